@@ -1,0 +1,85 @@
+"""Alarms: a run that has stopped learning, or gone wrong, says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One thing that can go wrong, seen in the metrics of a step."""
+
+    name: str
+    happened: Callable[[dict[str, float]], bool]
+    message: str
+
+
+ALARMS = [
+    Alarm(
+        "zero_gradient",
+        lambda metrics: metrics.get("grad_norm", 1.0) == 0.0,
+        "the gradient was zero: nothing was learnt. Where frac_reward_zero_std is 1, every group's rewards are "
+        "all equal; make the task easier or harder, sample more (model.num_generations) or at a higher "
+        "model.temperature.",
+    ),
+    Alarm(
+        "equal_rewards",
+        lambda metrics: metrics.get("frac_reward_zero_std", 0.0) == 1.0,
+        "all completions of every prompt got equal rewards, so no advantage differs from 0. Check the reward on a few "
+        "completions by hand, and whether the task is far too easy or too hard.",
+    ),
+    Alarm(
+        "not_finite",
+        lambda metrics: metrics.get("skipped_updates", 0.0) > 0,
+        "the loss or gradient was NaN or infinite and the update was skipped. Lower model.optimizer.lr, check "
+        "trainer.precision, and check that rewards are bounded.",
+    ),
+    Alarm(
+        "all_truncated",
+        lambda metrics: metrics.get("completions/clipped_ratio", 0.0) == 1.0,
+        "every completion ran into model.max_completion_length. Raise it, or check the end-of-sequence token and the "
+        "chat template.",
+    ),
+]
+
+
+class Alarms(Callback):
+    """Warns after a number of bad steps in a row, and stops the run after more.
+
+    Args:
+        warn_after: Bad steps in a row before a warning.
+        stop_after: Bad steps in a row before the run is stopped with an error; None never stops it.
+    """
+
+    def __init__(self, warn_after: int = 10, stop_after: int | None = None) -> None:
+        if warn_after < 1 or (stop_after is not None and stop_after < warn_after):
+            raise ValueError(f"Alarms: warn_after={warn_after} must be at least 1 and at most stop_after={stop_after}.")
+        self.warn_after = warn_after
+        self.stop_after = stop_after
+        self.in_a_row: dict[str, int] = {alarm.name: 0 for alarm in ALARMS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts this step; warns or stops."""
+        metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]  # the same on every rank
+        for alarm in ALARMS:
+            self.in_a_row[alarm.name] = self.in_a_row[alarm.name] + 1 if alarm.happened(metrics) else 0
+            count = self.in_a_row[alarm.name]
+            if self.stop_after is not None and count >= self.stop_after:
+                raise RuntimeError(f"Stopped by alarm {alarm.name}: in the last {count} steps {alarm.message}")
+            if count == self.warn_after:
+                rank_zero_warn(f"Alarm {alarm.name}: in the last {count} steps {alarm.message}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, so that an alarm is not delayed by a resume."""
+        return {"in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the counts."""
+        self.in_a_row.update(state_dict["in_a_row"])

@@ -1,0 +1,43 @@
+"""The plan of a run, printed before its first step: prompts, completions, tokens, steps, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+GIB = 2**30
+
+
+def run_plan(trainer: Trainer, module: Any) -> list[str]:
+    """Lines that say what the run will do, in the units users count in."""
+    ranks, sampling = trainer.world_size, module.sampling
+    prompts = trainer.datamodule.batch_size * ranks  # type: ignore[attr-defined]
+    completions = prompts * sampling.num_generations
+    tokens = completions * sampling.max_completion_length
+    per_epoch = int(trainer.num_training_batches)
+    steps = per_epoch * trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+    if trainer.max_steps > 0:
+        by_limit = -(-trainer.max_steps // module.num_updates)
+        steps = by_limit if steps is None else min(steps, by_limit)
+    trained = sum(p.numel() for p in module.policy.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in module.policy.parameters())
+    states = sum(3 * p.numel() * p.element_size() for p in module.policy.parameters() if p.requires_grad)
+    per_step = f"{prompts} prompts x {sampling.num_generations} = {completions} completions, up to {tokens:,} tokens"
+    return [
+        f"Each GRPO step: {per_step}; {module.num_updates} optimizer step(s), micro-batches of up to "
+        f"{module.max_tokens_per_microbatch:,} tokens; {ranks} rank(s).",
+        f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {per_epoch} steps over "
+        f"{per_epoch * prompts:,} prompts.",
+        f"{trained:,} trained parameters; weights {weights / GIB:.2f} GiB, gradients and two optimizer moments up to "
+        f"{states / GIB:.2f} GiB a rank, before sharding; activations come on top.",
+    ]
+
+
+class RunPlan(Callback):
+    """Prints the plan when training starts."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints on the first rank."""
+        if trainer.is_global_zero:
+            print("\n".join(run_plan(trainer, pl_module)), flush=True)

@@ -1,0 +1,130 @@
+"""Before and after: held-out accuracy on both sides of training, with samples, on the screen and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from grpo_lightning.callbacks.samples import sample_table, show
+
+
+class BeforeAfterSummary(Callback):
+    """Evaluates the held-out prompts before the first and after the last step, prints both and writes summary.json.
+
+    The file holds ``accuracy_before``, ``accuracy_after`` (lenient: the right answer can be found),
+    ``strict_before``, ``strict_after`` (the right answer in exactly the asked format), as fractions in [0, 1] of greedy
+    completions, ``steps`` and ``seconds`` (wall time of fit, both evaluations included, over all resumes).
+
+    Args:
+        path: The file; by default summary.json in trainer.default_root_dir.
+        lenient: The reward in model.rewards or model.eval_rewards behind ``accuracy_*``.
+        strict: The reward behind ``strict_*``.
+        num_samples: Held-out prompts shown.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        lenient: str = "accuracy_lenient",
+        strict: str = "accuracy_strict",
+        num_samples: int = 4,
+    ) -> None:
+        self.path = path
+        self.lenient = lenient
+        self.strict = strict
+        self.num_samples = num_samples
+        self.before: dict[str, Any] | None = None
+        self.seconds_before_resume = 0.0
+        self._started = time.perf_counter()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clock; an unknown reward name is an error before weights load."""
+        self._started = time.perf_counter()
+        names = pl_module.eval_reward_runner.names  # type: ignore[union-attr]
+        for setting in (self.lenient, self.strict):
+            if setting not in names:
+                raise ValueError(
+                    f"BeforeAfterSummary: no reward called {setting!r} in model.rewards or model.eval_rewards "
+                    f"({', '.join(names)})."
+                )
+
+    def _evaluate(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        was_training = module.policy.training
+        module.policy.eval()
+        means, samples = module.evaluation_means(), []
+        for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+            rows = module.evaluate_batch(batch, means)
+            samples += rows[: max(0, self.num_samples - len(samples))]
+        module.policy.train(was_training)
+        return {"metrics": means.compute(), "samples": samples}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluates the policy that training starts from; a resumed run remembers it."""
+        if self.before is None:
+            self.before = self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluates again, prints and writes the comparison."""
+        after = self._evaluate(trainer, pl_module)
+        if trainer.is_global_zero and self.before is not None:
+            summary = self._summary(self.before, after, pl_module.steps_done)  # type: ignore[arg-type]
+            path = Path(self.path) if self.path else Path(trainer.default_root_dir) / "summary.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            self._print(self.before, after, summary, path)
+
+    def _summary(self, before: dict[str, Any], after: dict[str, Any], steps: int) -> dict[str, Any]:
+        def fraction(evaluation: dict[str, Any], reward: str) -> float:
+            return round(evaluation["metrics"][f"rewards/{reward}"], 4)
+
+        return {
+            "accuracy_before": fraction(before, self.lenient),
+            "accuracy_after": fraction(after, self.lenient),
+            "strict_before": fraction(before, self.strict),
+            "strict_after": fraction(after, self.strict),
+            "steps": steps,
+            "seconds": round(self.seconds_before_resume + time.perf_counter() - self._started, 1),
+        }
+
+    def _print(self, before: dict[str, Any], after: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
+        samples = [
+            {
+                "prompt": old["prompt"],
+                "before": old["completion"],
+                "correct before": old["rewards"][self.strict],
+                "after": new["completion"],
+                "correct after": new["rewards"][self.strict],
+            }
+            for old, new in zip(before["samples"], after["samples"], strict=True)
+        ]
+        columns = ["prompt", "before", "correct before", "after", "correct after"]
+        scores = [
+            {
+                "held-out greedy accuracy": kind,
+                "before": f"{summary[f'{key}_before']:.1%}",
+                "after": f"{summary[f'{key}_after']:.1%}",
+            }
+            for kind, key in (
+                ("lenient (the answer is right)", "accuracy"),
+                ("strict (and the format is exact)", "strict"),
+            )
+        ]
+        show(
+            sample_table("The same held-out prompts before and after training", samples, columns),
+            sample_table("", scores, ["held-out greedy accuracy", "before", "after"]),
+            f"{summary['steps']} steps in {summary['seconds']} s; written to {path}",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured before training, and the time already spent."""
+        spent = self.seconds_before_resume + time.perf_counter() - self._started
+        return {"before": self.before, "seconds": spent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A resumed run compares with the start of the first one."""
+        self.before = state_dict["before"]
+        self.seconds_before_resume = state_dict["seconds"]

@@ -1,0 +1,96 @@
+"""The command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from grpo_lightning.callbacks import Alarms, HuggingFaceExport, RunPlan
+from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.modules import GRPOModule
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/grpo",
+    "num_sanity_val_steps": 0,  # it would generate before training; BeforeAfterSummary evaluates first when wanted
+    "use_distributed_sampler": False,  # prompts are split over ranks by data.*, in the same order for any rank count
+    "log_every_n_steps": 1,  # a step takes seconds, logging it microseconds
+    "callbacks": [RunPlan()],
+}
+
+
+class GRPOCLI(LightningCLI):
+    """LightningCLI for GRPO: one seed, checkpoints and logs under ``trainer.default_root_dir``, short errors.
+
+    Added to the Trainer's own options: ``checkpoint.*`` (ModelCheckpoint), ``alarms.*`` and ``export.*``.
+    """
+
+    def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
+        super().__init__(
+            GRPOModule,
+            GRPODataModule,
+            args=args,
+            run=run,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks that every run has, and values that several parts share."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.every_n_train_steps": 50,
+                "checkpoint.save_last": True,
+                "checkpoint.save_top_k": 1,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(Alarms, "alarms")
+        parser.add_lightning_class_args(HuggingFaceExport, "export")
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, ImportError, AttributeError) as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, its checkpoints and logs in places that a resumed run finds again."""
+        config = self._get(self.config_init, "trainer", default={})
+        root = config.get("default_root_dir") or os.getcwd()
+        if config.get("logger") in (None, True):
+            csv = CSVLogger(root, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(root, "checkpoints").absolute())
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; what the data refuses before any weights are loaded is a usage error too."""
+        try:
+            super()._run_subcommand(subcommand)
+        except ValueError as error:
+            if self.model.policy is not None:
+                raise
+            self.parser.error(str(error))
+
+
+def _seed(seed_everything: bool | int) -> int:
+    return int(seed_everything)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
+    GRPOCLI(args=args)

@@ -1,0 +1,113 @@
+"""What every shipped converter shares: the form of the prompt and the columns that travel along."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from grpo_lightning.types import Message, Prompt
+
+
+@dataclass
+class DatasetConverter(ABC):
+    """Turns one raw row into ``{"prompt": ..., **columns for the rewards}``.
+
+    Args:
+        system_prompt: Put before every prompt as a system message; prompts become conversational.
+        conversational: True makes a plain text prompt one user message, to which the chat template is applied.
+        pass_through: Which further columns reach the rewards: all (True), those of ``ALWAYS_PASSED`` only (False), or
+            those and the ones in this list.
+    """
+
+    ALWAYS_PASSED: ClassVar[tuple[str, ...]] = ("labels", "category", "metadata", "answer")
+
+    system_prompt: str | None = field(default=None, kw_only=True)
+    conversational: bool = field(default=False, kw_only=True)
+    pass_through: bool | list[str] = field(default=True, kw_only=True)
+
+    @abstractmethod
+    def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        """The converted row.
+
+        Raises:
+            ValueError: If the row does not hold what a prompt needs. Whoever reads the dataset adds the row's place.
+        """
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raises ValueError if a setting of this converter names a column that the dataset does not have."""
+        if isinstance(self.pass_through, list):
+            for name in self.pass_through:
+                require_columns(columns, {"a column of pass_through": name})
+
+    def make_row(
+        self, prompt: Prompt, example: Mapping[str, Any], used: Collection[str], **columns: Any
+    ) -> dict[str, Any]:
+        """The prompt in its final form, the new columns, then those of the row that pass through.
+
+        Args:
+            prompt: Text or messages.
+            example: The raw row.
+            used: Its columns that the prompt and the new columns were made from; they pass only if asked for by name.
+            columns: New columns; they win over columns of the row with the same name.
+        """
+        row = {"prompt": self._in_final_form(prompt), **columns}
+        for name, value in example.items():
+            if name not in row and self._passes(name, used):
+                row[name] = value
+        return row
+
+    def _passes(self, name: str, used: Collection[str]) -> bool:
+        if name in self.ALWAYS_PASSED:
+            return True
+        if isinstance(self.pass_through, list):
+            return name in self.pass_through
+        return self.pass_through and name not in used
+
+    def _in_final_form(self, prompt: Prompt) -> Prompt:
+        if isinstance(prompt, str):
+            if self.system_prompt is None and not self.conversational:
+                return prompt
+            prompt = [{"role": "user", "content": prompt}]
+        if self.system_prompt is None:
+            return prompt
+        if any(message["role"] == "system" for message in prompt):
+            raise ValueError("the row has a system message of its own. Remove system_prompt or that message.")
+        return [{"role": "system", "content": self.system_prompt}, *prompt]
+
+
+def require_columns(columns: Collection[str], settings: Mapping[str, str | None]) -> None:
+    """Raises ValueError for the first setting whose column is missing; None means that the setting is off."""
+    for setting, name in settings.items():
+        if name is not None and name not in columns:
+            raise ValueError(f"{setting}={name!r} is not a column. Keys found: {', '.join(columns) or 'none'}.")
+
+
+def as_prompt(value: Any, name: str) -> Prompt:
+    """A cell of a dataset as text or messages; an empty or absent cell is the empty text.
+
+    Args:
+        value: The cell.
+        name: Its column, for the error.
+
+    Raises:
+        ValueError: If the cell is neither.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list) and all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value):
+        return [_without_fillers(message) for message in value]
+    raise ValueError(
+        f"{name!r} holds {_shortened(value)}, neither text nor a list of messages with 'role' and 'content'."
+    )
+
+
+def _without_fillers(message: Mapping[str, Any]) -> Message:
+    # Arrow gives every message of a column the same keys; templates treat a key that holds None as present.
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
+
+
+def _shortened(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."

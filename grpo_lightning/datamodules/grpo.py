@@ -1,0 +1,255 @@
+"""GRPODataModule: which prompts a run trains and is evaluated on, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from transformers import PreTrainedTokenizerBase
+
+from grpo_lightning.datamodules.converters import Converter, DatasetConverter, get_dataset_converter
+from grpo_lightning.datamodules.data_config import ENTRY_KEYS, load_data_config
+from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
+from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.sources import DatasetSpec, DataSource, find_dataset
+
+EvalSpec = DatasetSpec | dict[str, DatasetSpec] | list[DatasetSpec]
+DEFAULT_CONVERTER = "grpo"
+
+
+class GRPODataModule(L.LightningDataModule):
+    """Prompts from a hub dataset, local files or a key of dataset_info.json, converted and tokenised before training.
+
+    Args:
+        dataset: What to train on: a key of dataset_info.json, a local JSON, JSONL, Parquet or CSV file or a directory,
+            ``owner/name`` on the hub, or a mapping like an entry of dataset_info.json (hf_hub_url or file_name, subset,
+            split, num_samples, converter, converter_args).
+        eval_dataset: What to validate on, in the same forms; or several, as a list or as a mapping of name to dataset.
+        test_dataset: What ``test`` and ``predict`` use; eval_dataset where not set.
+        split: Split of dataset; by default that of its entry, else train.
+        eval_split: Split of eval_dataset and test_dataset, likewise.
+        converter: Name or import path of the converter of every dataset, or class_path and init_args. By default what
+            dataset_info.json says, else grpo.
+        converter_args: Arguments of the converter; they win over those in dataset_info.json.
+        dataset_info: Path of dataset_info.json; by default that file in the working directory or its data/ directory.
+        batch_size: Prompts per device and step. Each gets model.num_generations completions.
+        eval_batch_size: Prompts per device at a time in evaluation; by default batch_size.
+        shuffle: Draw a new order of the training prompts for each epoch.
+        seed: Of that order.
+        max_prompt_length: Tokens, chat template included; by default there is no limit.
+        overlong_prompts: What happens to longer prompts: drop leaves them out and counts them, refuse is an error.
+        replace_text: Text to replace in every prompt, old by new.
+        load_from_cache_file: False reads or downloads datasets again instead of using the copy in the cache.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetSpec | None = None,
+        eval_dataset: EvalSpec | None = None,
+        test_dataset: EvalSpec | None = None,
+        split: str | None = None,
+        eval_split: str | None = None,
+        converter: str | DatasetConverter | None = None,
+        converter_args: dict[str, Any] | None = None,
+        dataset_info: str | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        max_prompt_length: int | None = None,
+        overlong_prompts: Literal["drop", "refuse"] = "drop",
+        replace_text: dict[str, str] | None = None,
+        load_from_cache_file: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.eval_dataset = eval_dataset
+        self.test_dataset = test_dataset
+        self.split = split
+        self.eval_split = eval_split
+        self.converter = converter
+        self.converter_args = converter_args or {}
+        self.dataset_info = dataset_info
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.max_prompt_length = max_prompt_length
+        self.overlong_prompts = overlong_prompts
+        self.replace_text = replace_text or {}
+        self.load_from_cache_file = load_from_cache_file
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        """By default that of the LightningModule; set it to use the data module on its own."""
+        self.train_prompts: PromptDataset | None = None
+        self.eval_prompts: dict[str, PromptDataset] = {}
+        """By name, in the order of the dataloaders."""
+        self.test_prompts: dict[str, PromptDataset] = {}
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "max_prompt_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name}={value} is not possible. Use 1 or more.")
+        if self.overlong_prompts not in ("drop", "refuse"):
+            raise ValueError(f"data.overlong_prompts={self.overlong_prompts!r} is neither 'drop' nor 'refuse'.")
+        if not isinstance(self.converter, str | None) and self.converter_args:
+            raise ValueError("data.converter_args has no effect on a converter with init_args. Put them there.")
+        if isinstance(self.converter, str):
+            get_dataset_converter(self.converter, **self.converter_args)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Downloads and parses into the cache, once per node, so that ``setup`` on every rank only opens files."""
+        for specs, split in self._specs().values():
+            for spec in specs.values():
+                if not _is_rows(spec):
+                    self._source(spec, split).load(self.load_from_cache_file)
+
+    def setup(self, stage: str) -> None:
+        """Converts and tokenises what the stage needs; mistakes in the data show here, before weights load."""
+        specs = self._specs()
+        if stage == "fit" and self.train_prompts is None:
+            if "train" not in specs:
+                raise ValueError("data.dataset is not set. Name the dataset to train on.")
+            self.train_prompts = self._read(*specs["train"])[""]
+            check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
+        if stage in ("fit", "validate") and not self.eval_prompts and "eval" in specs:
+            self.eval_prompts = self._read(*specs["eval"])
+        if stage in ("test", "predict") and not self.test_prompts and "test" in specs:
+            self.test_prompts = self._read(*specs["test"])
+        if (stage == "validate" and not self.eval_prompts) or (stage in ("test", "predict") and not self.test_prompts):
+            raise ValueError(f"data.eval_dataset is not set. Name the dataset to {stage} on.")
+
+    def _specs(self) -> dict[str, tuple[dict[str, DatasetSpec], str | None]]:
+        """What to read: role -> (datasets by name, split)."""
+        test_dataset = self.eval_dataset if self.test_dataset is None else self.test_dataset
+        roles = {
+            "train": (None if self.dataset is None else {"": self.dataset}, self.split),
+            "eval": (_named(self.eval_dataset), self.eval_split),
+            "test": (_named(test_dataset), self.eval_split),
+        }
+        return {role: (specs, split) for role, (specs, split) in roles.items() if specs}
+
+    def _read(self, specs: Mapping[str, DatasetSpec], split: str | None) -> dict[str, PromptDataset]:
+        return {name: self._prompts(spec, split) for name, spec in specs.items()}
+
+    def _prompts(self, spec: DatasetSpec, split: str | None) -> PromptDataset:
+        rows: Any
+        if _is_rows(spec):
+            source, rows, name = None, spec, "The dataset given from Python"
+        else:
+            source = self._source(spec, split)
+            name = str(source)
+            # prepare_data has read anew already where a Trainer runs this.
+            rows = source.load(self.load_from_cache_file or self.trainer is not None)
+        convert = self._converter(source)
+        if isinstance(convert, DatasetConverter) and len(rows):
+            columns = dict.fromkeys(key for row in rows for key in row) if source is None else rows.column_names
+            try:
+                convert.check_columns(columns)
+            except ValueError as error:
+                raise ValueError(f"{name} does not fit data.converter: {error}") from error
+        module = getattr(self.trainer, "lightning_module", None)
+        prompts = PromptDataset(
+            rows,
+            convert,
+            self._tokenizer(),
+            name,
+            getattr(module, "chat_template_kwargs", None),
+            self.replace_text,
+            self.max_prompt_length,
+            self.overlong_prompts,
+        )
+        limit = f" longer than data.max_prompt_length={self.max_prompt_length} tokens" if prompts.num_dropped else ""
+        rank_zero_info(f"{name}: {len(prompts)} prompts, {prompts.num_dropped} dropped{limit}")
+        return prompts
+
+    def _source(self, spec: DatasetSpec, split: str | None) -> DataSource:
+        assert not isinstance(spec, list)
+        return find_dataset(spec, split, load_data_config(self.dataset_info))
+
+    def _converter(self, source: DataSource | None) -> Converter:
+        if self.converter is not None and not isinstance(self.converter, str):
+            return self.converter
+        entry = source if source is not None and self.converter is None else None
+        name = self.converter or (entry.converter if entry else None) or DEFAULT_CONVERTER
+        return get_dataset_converter(name, **{**(entry.converter_args if entry else {}), **self.converter_args})
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = self.tokenizer or getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
+        if tokenizer is None:
+            raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
+        return tokenizer
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> TrainingLoader:
+        """This rank's share of the training prompts, epoch after epoch."""
+        assert self.train_prompts is not None
+        # trainer.overfit_batches asks for the same few batches in every epoch.
+        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        return TrainingLoader(
+            self.train_prompts,
+            self.batch_size,
+            *self._ranks(),
+            seed=self.seed,
+            shuffle=self.shuffle and not overfit,
+            batches_in_flight=partial(_batches_in_flight, self.trainer),
+        )
+
+    def val_dataloader(self) -> dict[str, EvaluationLoader]:
+        """One loader for each of ``eval_prompts``, by name; none where there is no eval_dataset."""
+        return self._evaluation_loaders(self.eval_prompts)
+
+    def test_dataloader(self) -> dict[str, EvaluationLoader]:
+        """One loader for each of ``test_prompts``, by name."""
+        return self._evaluation_loaders(self.test_prompts)
+
+    def predict_dataloader(self) -> dict[str, EvaluationLoader]:
+        """As for test."""
+        return self._evaluation_loaders(self.test_prompts)
+
+    def _evaluation_loaders(self, prompts: Mapping[str, PromptDataset]) -> dict[str, EvaluationLoader]:
+        # A dict, since Lightning warns of an empty list.
+        return {name: EvaluationLoader(one, self.eval_batch_size, *self._ranks()) for name, one in prompts.items()}
+
+    def _ranks(self) -> tuple[int, int]:
+        """(rank, number of ranks)."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _batches_in_flight(trainer: L.Trainer | None) -> int:
+    """Batches that the fit loop has fetched and whose training_step has not returned: 0 or 1."""
+    if trainer is None:
+        return 0
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # declared without the counter that it has
+    return current.ready - current.processed
+
+
+def _is_rows(spec: Any) -> bool:
+    """Whether the rows themselves were given (a list of rows or a datasets.Dataset) rather than where to find them."""
+    return not isinstance(spec, str | dict)
+
+
+def _is_entry(spec: Any) -> bool:
+    return isinstance(spec, dict) and not set(spec).isdisjoint(ENTRY_KEYS)
+
+
+def _named(spec: Any) -> dict[str, DatasetSpec] | None:
+    """One or several evaluation datasets, by the name that their metrics get; a single one has the empty name."""
+    if spec is None:
+        return None
+    if isinstance(spec, dict) and not _is_entry(spec):
+        return dict(spec)
+    several = isinstance(spec, Sequence) and not isinstance(spec, str)
+    if not several or all(isinstance(one, dict) and not _is_entry(one) for one in spec):  # one dataset, maybe its rows
+        return {"": spec}
+    names = [one if isinstance(one, str) else str(one.get("hf_hub_url") or one.get("file_name")) for one in spec]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data.eval_dataset lists {names}, not all different. Give each a name: name: dataset.")
+    return dict(zip(names, spec, strict=True))

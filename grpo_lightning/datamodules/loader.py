@@ -1,0 +1,160 @@
+"""Loaders of prompt batches. Not torch DataLoaders: Lightning would replace their samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from grpo_lightning.datamodules.order import (
+    epoch_permutation,
+    evaluation_rows,
+    num_evaluation_batches,
+    training_rows,
+)
+from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.types import PromptBatch
+
+
+class TrainingLoader:
+    """Batches of an endless sequence of epochs; the place in it is saved and restored with checkpoints.
+
+    The order is a function of (seed, epoch) alone. The incomplete last global batch of an epoch is left out. Lightning
+    sets the epoch before each one, and saves and loads the state; outside of Lightning, an epoch that was iterated to
+    its end is followed by the next.
+
+    Args:
+        prompts: What to draw from.
+        batch_size: Prompts on each rank in each step.
+        rank, world_size: Of this process.
+        seed: Of the order.
+        shuffle: False keeps the dataset's order in every epoch.
+        batches_in_flight: Says how many of the batches handed out have not been trained on yet. They are given out
+            again after a resume, so that a checkpoint written because a step failed loses no prompts.
+
+    Raises:
+        ValueError: If the prompts do not fill one global batch.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptDataset,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        batches_in_flight: Callable[[], int] = lambda: 0,
+    ) -> None:
+        check_fills_a_step(prompts, batch_size, world_size)
+        self.prompts = prompts
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.batches_in_flight = batches_in_flight
+        self.epoch = 0
+        self.next_batch = 0
+        self._permutation: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return len(self.prompts) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        # Lightning makes iterators that it does not use, and makes one before it sets the epoch: so creating one
+        # changes nothing, and every step reads the place anew.
+        while self.next_batch < len(self):
+            self.next_batch += 1
+            yield self._batch(self.next_batch - 1)
+        self.set_epoch(self.epoch + 1)
+
+    def _batch(self, batch: int) -> PromptBatch:
+        if self._permutation is None:
+            self._permutation = epoch_permutation(len(self.prompts), self.seed, self.epoch, self.shuffle)
+        places = training_rows(batch, self.batch_size, self.rank, self.world_size)
+        return self.prompts.batch(self._permutation[places.start : places.stop].tolist())
+
+    @property
+    def sampler(self) -> TrainingLoader:
+        """Itself: Lightning calls ``loader.sampler.set_epoch`` at the start of every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch, unless it is the current one: a resumed epoch goes on where it was."""
+        if epoch != self.epoch:
+            self.epoch, self.next_batch, self._permutation = epoch, 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
+        place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.batches_in_flight())}
+        return place | {"batches": len(self)} | self._identity()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved place.
+
+        Raises:
+            ValueError: If it lies inside an epoch and the data, the seed or the global batch are other ones now.
+        """
+        inside = 0 < state["next_batch"] < state["batches"]
+        changed = {key: (state[key], now) for key, now in self._identity().items() if state[key] != now}
+        if inside and changed:
+            found = ", ".join(f"{key} was {then} and is {now}" for key, (then, now) in changed.items())
+            raise ValueError(
+                f"The checkpoint was written inside epoch {state['epoch']}, and the rest of that epoch cannot be "
+                f"continued: {found}. Use the data settings and the number of devices of the first run."
+            )
+        self.epoch, self.next_batch, self._permutation = state["epoch"], state["next_batch"], None
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "prompts": len(self.prompts),
+            "prompts_per_step": self.batch_size * self.world_size,
+            "data.seed": self.seed,
+            "data.shuffle": self.shuffle,
+        }
+
+
+class EvaluationLoader:
+    """Each prompt exactly once over all ranks, in the dataset's order; nothing is repeated to fill a batch.
+
+    Every rank runs the same number of batches. Batches differ in size by at most one prompt per rank, and are empty on
+    some ranks only where there are fewer prompts than ranks (see ``evaluation_rows``).
+
+    Args:
+        prompts: What to evaluate on.
+        batch_size: At most so many prompts on each rank at a time.
+        rank, world_size: Of this process.
+    """
+
+    def __init__(self, prompts: PromptDataset, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.prompts = prompts
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return num_evaluation_batches(len(self.prompts), self.batch_size, self.world_size)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        for batch in range(len(self)):
+            yield self.prompts.batch(
+                evaluation_rows(batch, len(self.prompts), self.batch_size, self.rank, self.world_size)
+            )
+
+
+def check_fills_a_step(prompts: PromptDataset, batch_size: int, world_size: int) -> None:
+    """Raises ValueError, in the words of the config, if the prompts do not fill one global batch."""
+    needed = batch_size * world_size
+    if len(prompts) >= needed:
+        return
+    ranks = f" on each of {world_size} devices need {needed} prompts" if world_size > 1 else f" need {needed} prompts"
+    dropped = f" ({prompts.num_dropped} longer ones were dropped)" if prompts.num_dropped else ""
+    fitting = len(prompts) // world_size
+    advice = f"Set data.batch_size to at most {fitting}" if fitting else f"Use at most {len(prompts)} devices"
+    raise ValueError(
+        f"data.batch_size={batch_size} prompts{ranks} for a step, but {prompts.name} has {len(prompts)}{dropped}. "
+        f"{advice}, or bring more data."
+    )

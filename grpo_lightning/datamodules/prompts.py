@@ -1,0 +1,213 @@
+"""A dataset as prompts ready for generation: converted, templated, tokenised, checked for length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from grpo_lightning.datamodules.converters import Converter
+from grpo_lightning.types import Prompt, PromptBatch
+
+RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "completions_ids", "trainer_state")
+"""What rewards receive under these names is not a column of the dataset."""
+
+TOKENIZE_ROWS = 1024
+
+
+class PromptDataset:
+    """Prompts with their token ids and the columns for the rewards, held in memory.
+
+    Args:
+        rows: Raw rows, in the order that numbers them.
+        convert: Turns a raw row into one with ``prompt`` and further columns.
+        tokenizer: Of the policy.
+        name: Where the rows come from; errors quote it.
+        chat_template_kwargs: Passed to the chat template of conversational prompts.
+        replace_text: Text to replace in prompts, key by value, in the order given.
+        max_prompt_length: Tokens; None sets no limit.
+        overlong_prompts: What happens to longer prompts: ``drop`` leaves them out, ``refuse`` raises.
+
+    Raises:
+        ValueError: Naming the source and the row: if a row cannot be converted, has an empty prompt, or is too long and
+            refused; if nothing is left; if a column has a name that rewards receive something else under.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        convert: Converter,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        replace_text: Mapping[str, str] | None = None,
+        max_prompt_length: int | None = None,
+        overlong_prompts: Literal["drop", "refuse"] = "drop",
+    ) -> None:
+        self.name = name
+        converted = [convert_row(row, convert, f"{name}, row {index}") for index, row in enumerate(rows)]
+        if not converted:
+            raise ValueError(f"{name} has no rows.")
+        for row in converted:
+            row["prompt"] = replaced_text(row["prompt"], replace_text or {})
+        prompt_ids = tokenize_prompts([row["prompt"] for row in converted], tokenizer, chat_template_kwargs or {}, name)
+        kept = [
+            index
+            for index, ids in enumerate(prompt_ids)
+            if _fits(ids, f"{name}, row {index}", max_prompt_length, overlong_prompts)
+        ]
+        if not kept:
+            raise ValueError(
+                f"All {len(converted)} prompts of {name} are longer than data.max_prompt_length={max_prompt_length} "
+                f"tokens; the shortest has {min(map(len, prompt_ids))}. Raise data.max_prompt_length."
+            )
+        self.uids = kept
+        """Row numbers in the source, of the prompts that were kept."""
+        self.num_dropped = len(converted) - len(kept)
+        """Prompts left out as too long."""
+        self.columns = _column_names(converted, name)
+        """Names of the columns for the rewards."""
+        self.lengths = [len(prompt_ids[uid]) for uid in kept]
+        """Tokens of each kept prompt."""
+        self._rows = [converted[uid] for uid in kept]
+        # One tensor: a Python list of small lists takes five times the memory.
+        self._ids = torch.tensor([token for uid in kept for token in prompt_ids[uid]], dtype=torch.int32)
+        self._ends = torch.tensor(self.lengths).cumsum(0).tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, places: Sequence[int]) -> PromptBatch:
+        """The prompts at these places in [0, len(self)), with a column None where a row lacks it."""
+        rows = [self._rows[place] for place in places]
+        return PromptBatch(
+            prompts=[row["prompt"] for row in rows],
+            prompt_ids=[self._prompt_ids(place) for place in places],
+            uids=[self.uids[place] for place in places],
+            columns={name: [row.get(name) for row in rows] for name in self.columns},
+        )
+
+    def _prompt_ids(self, place: int) -> list[int]:
+        end = self._ends[place]
+        return self._ids[end - self.lengths[place] : end].tolist()
+
+
+def convert_row(row: Mapping[str, Any], convert: Converter, place: str) -> dict[str, Any]:
+    """The converted row; whatever goes wrong is a ValueError that quotes the place and the keys found."""
+    try:
+        converted = convert(row)
+    except Exception as error:  # a user's converter may raise anything; the cause stays attached
+        problem = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        keys = "" if "Keys found" in problem else f" {_keys(row)}"
+        raise ValueError(f"{place} cannot be converted: {problem}{keys}") from error
+    if not isinstance(converted, dict) or not isinstance(converted.get("prompt"), str | list):
+        raise ValueError(
+            f"{place}: the converter returned {converted!r}, not a dict with 'prompt' as text or messages. {_keys(row)}"
+        )
+    if not converted["prompt"]:
+        raise ValueError(f"{place} has an empty prompt. {_keys(row)}")
+    return dict(converted)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    return f"Keys found: {', '.join(map(str, row)) or 'none'}."
+
+
+def replaced_text(prompt: Prompt, replacements: Mapping[str, str]) -> Prompt:
+    """The prompt with each key replaced by its value, one after the other, in text and in the content of messages.
+
+    Example:
+        >>> replaced_text([{"role": "user", "content": "<hint> 1 + 1"}], {"<hint> ": ""})
+        [{'role': 'user', 'content': '1 + 1'}]
+    """
+    if not replacements:
+        return prompt
+    if isinstance(prompt, str):
+        for old, new in replacements.items():
+            prompt = prompt.replace(old, new)
+        return prompt
+    return [{**message, "content": _replaced_content(message["content"], replacements)} for message in prompt]
+
+
+def _replaced_content(content: Any, replacements: Mapping[str, str]) -> Any:
+    if isinstance(content, str):
+        return replaced_text(content, replacements)
+    if isinstance(content, list):  # parts, such as {"type": "text", "text": ...}
+        return [
+            {**part, "text": replaced_text(part["text"], replacements)} if "text" in part else part for part in content
+        ]
+    return content
+
+
+def tokenize_prompts(
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: Mapping[str, Any],
+    name: str,
+) -> list[list[int]]:
+    """Token ids as TRL's GRPO trainer makes them.
+
+    Conversations go through the chat template with the generation prompt added. Text is tokenised with the tokenizer's
+    own defaults, so a tokenizer that puts a beginning-of-sequence token first does so here.
+
+    Raises:
+        ValueError: If there are conversations and the tokenizer has no chat template, or its template fails on them.
+    """
+    ids: list[list[int]] = []
+    for start in range(0, len(prompts), TOKENIZE_ROWS):
+        chunk = prompts[start : start + TOKENIZE_ROWS]
+        texts = iter(_tokenized_texts([p for p in chunk if isinstance(p, str)], tokenizer))
+        chats = iter(
+            _tokenized_chats([p for p in chunk if not isinstance(p, str)], tokenizer, chat_template_kwargs, name)
+        )
+        ids.extend(next(texts) if isinstance(prompt, str) else next(chats) for prompt in chunk)
+    return ids
+
+
+def _tokenized_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    return tokenizer(text=texts)["input_ids"] if texts else []
+
+
+def _tokenized_chats(
+    chats: list[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any], name: str
+) -> list[list[int]]:
+    if not chats:
+        return []
+    if tokenizer.chat_template is None and "chat_template" not in kwargs:
+        raise ValueError(
+            f"{name} has conversational prompts, but the tokenizer {tokenizer.name_or_path!r} has no chat template. "
+            "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
+        )
+    options = {"add_generation_prompt": True, **kwargs, "tokenize": True, "return_dict": True}
+    try:
+        encoded: Any = tokenizer.apply_chat_template(chats, **options)
+        return encoded["input_ids"]
+    except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
+        raise ValueError(f"The chat template cannot be applied to the prompts of {name}: {error}") from error
+
+
+def _fits(ids: list[int], place: str, limit: int | None, overlong: str) -> bool:
+    if not ids:
+        raise ValueError(f"{place} has a prompt of no tokens.")
+    if limit is None or len(ids) <= limit:
+        return True
+    if overlong == "refuse":
+        raise ValueError(
+            f"{place} has a prompt of {len(ids)} tokens, above data.max_prompt_length={limit}. Raise it, or set "
+            "data.overlong_prompts to drop."
+        )
+    return False
+
+
+def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    """Names that any row has, in the order of first appearance."""
+    names = tuple(dict.fromkeys(column for row in rows for column in row if column != "prompt"))
+    taken = [column for column in names if column in RESERVED_COLUMNS]
+    if taken:
+        raise ValueError(
+            f"{name} has the column {taken[0]!r}, a name under which rewards receive something else. Rename it, or "
+            "list the columns that rewards need in data.converter_args.pass_through."
+        )
+    return names

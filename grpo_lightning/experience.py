@@ -1,0 +1,61 @@
+"""What one GRPO step learns from: rollouts with their advantages and the logprobs they are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.averaging import StepTotals
+from grpo_lightning.train_tokens import TrainTokens
+from grpo_lightning.types import Rollouts
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Completions of one forward and backward pass."""
+
+    rows: Tensor
+    """(M,) int64, CPU: completions in [0, N); empty where other ranks have more micro-batches than this one."""
+    totals: StepTotals
+    """Of the optimizer step that it belongs to, over all ranks."""
+    is_last: bool
+    """True for the last before the optimizer step: gradients are then reduced over ranks."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Rollouts on the CPU, beside them on the training device what the loss needs of each token."""
+
+    rollouts: Rollouts
+    advantages: Tensor
+    """(N,) float32."""
+    mask: Tensor
+    """(T,) bool: tokens that count in the loss."""
+    sampling_logprobs: Tensor
+    """(T,) float32 nats."""
+    old_logprobs: Tensor | None
+    """(T,) float32 nats at the weights that start the step; None where there is one update and they are the current."""
+    ref_logprobs: Tensor | None
+    """(T,) float32 nats under the reference; None where beta is 0."""
+    entropy_threshold: Tensor | None
+    """0-dim: tokens below this entropy (nats) are left out; None to keep all."""
+
+    def train_tokens(self, rows: Tensor) -> TrainTokens:
+        """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""
+        device = self.mask.device
+        index = self.rollouts.tokens_of(rows).to(device, non_blocking=True)
+        lengths = self.rollouts.completion_lengths[rows]
+        row_of_token = torch.repeat_interleave(torch.arange(len(rows)), lengths).to(device, non_blocking=True)
+        mask = self.mask[index]
+        return TrainTokens(
+            rows=row_of_token,
+            mask=mask,
+            lengths=torch.zeros(len(rows), device=device).index_add_(0, row_of_token, mask.float()),
+            advantages=self.advantages[rows.to(device, non_blocking=True)],
+            old_logprobs=None if self.old_logprobs is None else self.old_logprobs[index],
+            ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
+            sampling_logprobs=self.sampling_logprobs[index],
+            entropy_threshold=self.entropy_threshold,
+        )

@@ -1,0 +1,97 @@
+"""What every generator does: token ids in, ragged rollouts out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.types import Rollouts
+
+OnCompleted = Callable[[int, list[int]], None]
+"""Called as soon as completion n has ended, with n (prompt-major: prompt n // G) and its token ids."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn. Names as in TRL."""
+
+    num_generations: int = 8
+    """G, completions per prompt."""
+    max_completion_length: int = 256
+    """Tokens; a completion that reaches it is truncated."""
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy decoding."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probability reaches top_p; 1 keeps all."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Drop tokens less likely than min_p times the most likely one; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens of the prompt and of the completion so far become less likely (arXiv:1909.05858)."""
+    stop: tuple[str, ...] = ()
+    """The completion ends after the token with which its text first contains one of these strings."""
+    structured_outputs: dict[str, Any] = field(default_factory=dict)
+    """At most one of regex, json, grammar, choice, in vLLM's own form. Refused by generators without it."""
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, name: str, rule: str) -> None:
+            if not holds:
+                raise ValueError(f"{name}={getattr(self, name)!r} cannot be sampled with: {rule}.")
+
+        require(self.num_generations >= 1, "num_generations", "at least 1 completion per prompt")
+        require(self.max_completion_length >= 1, "max_completion_length", "at least 1 token")
+        require(self.temperature >= 0, "temperature", "0 (greedy) or more")
+        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        require(self.top_k >= 0, "top_k", "0 (off) or more")
+        require(0 <= self.min_p <= 1, "min_p", "between 0 and 1")
+        require(self.repetition_penalty > 0, "repetition_penalty", "above 0")
+
+    @property
+    def reshapes_distribution(self) -> bool:
+        """True where tokens come from another distribution than softmax(logits / temperature)."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0 or self.repetition_penalty != 1
+
+
+class Generator(ABC):
+    """Samples completions from the current policy.
+
+    A generator is made from a config before training, started once the policy's weights exist, and stopped at the end.
+    It is not a submodule of the LightningModule: it is neither wrapped, moved nor saved.
+    """
+
+    @abstractmethod
+    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
+        """Gets ready to sample from ``policy``; called on every rank, once, before the first ``generate``."""
+
+    @abstractmethod
+    def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Makes the next ``generate`` sample from ``policy`` as it is now.
+
+        Returns:
+            Metrics of the transfer for the log (seconds, bytes), or nothing where no transfer is needed.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """G completions for each of B prompts, in prompt-major order (``group`` is 0 * G, 1 * G, ...).
+
+        Args:
+            prompt_ids: B lists of token ids.
+            sampling: How to draw.
+            seeds: B integers in [0, 2**63); the G completions of a prompt depend on its seed, not on its neighbours.
+            on_completed: Called as completions end, so that scoring can start early; from this thread.
+        """
+
+    def stop(self) -> None:  # noqa: B027 - nothing to release by default
+        """Releases engines and memory; called at the end of fit and after an error."""

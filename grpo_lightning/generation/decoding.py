@@ -1,0 +1,166 @@
+"""The decode loop: prefill each prompt once, then one token for every unfinished completion at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.kv_cache import keep_rows, ragged_cache
+from grpo_lightning.generation.sampling import TokenSampler
+from grpo_lightning.generation.stopping import StopRule
+
+CHECK_EVERY = {"cpu": 1}
+"""Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """n completions of one call of ``decode``."""
+
+    completion_ids: list[list[int]]
+    """n lists of token ids."""
+    logprobs: Tensor
+    """(n, C) float32 on the CPU, nats; arbitrary beyond the end of a completion."""
+    truncated: list[bool]
+    """n flags: the completion ran into the length limit."""
+
+
+class Slots:
+    """The completions being decoded, one slot each: cache, mask and positions. Slot s holds completion ``rows[s]``.
+
+    Prompts are padded on the left with their own first token: attention does not see it there, and a repetition penalty,
+    which does, counts it anyway.
+
+    Args:
+        policy: Any causal language model of transformers.
+        prompt_ids: b lists of token ids; each is computed once, then repeated.
+        num_generations: G, completions per prompt.
+    """
+
+    def __init__(self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> None:
+        self.policy = policy
+        self.cache = ragged_cache(policy.config)
+        device = policy.device
+        self.width = max(map(len, prompt_ids))
+        padded = [[ids[0]] * (self.width - len(ids)) + list(ids) for ids in prompt_ids]
+        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+        self.prompts = torch.tensor(padded, device=device)  # (b, width)
+        self.positions = (torch.arange(self.width, device=device) - (self.width - lengths).unsqueeze(-1)).clamp_(min=0)
+        columns = torch.arange(self.width, device=device)
+        self.mask: Tensor | None = columns >= (self.width - lengths).unsqueeze(-1)  # (b, width)
+        self.padding = [self.width - len(ids) for ids in prompt_ids for _ in range(num_generations)]
+        self._drop_mask_if_unpadded()
+        self._forward(self.prompts)
+        self._repeat(num_generations)
+        self.rows = torch.arange(len(self.padding), device=device)
+
+    def feed(self, tokens: Tensor) -> None:
+        """Runs the policy on the next token of every slot, ``(n,)``, and leaves its ``logits``."""
+        self.positions = self.positions[:, -1:] + 1
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=-1)
+        self._forward(tokens.unsqueeze(-1))
+
+    def keep(self, alive: Sequence[int]) -> None:
+        """Keeps these slots, given in ascending order, and closes the gaps with slots from the end."""
+        kept = set(alive)
+        holes = [slot for slot in range(len(alive)) if slot not in kept]
+        order = list(range(len(alive)))
+        for hole, slot in zip(holes, alive[len(alive) - len(holes) :], strict=True):
+            order[hole] = slot
+        self.padding = [self.padding[slot] for slot in order]
+        index = torch.tensor(order, device=self.rows.device)
+        keep_rows(self.cache, index, torch.tensor(holes, dtype=torch.int64, device=self.rows.device))
+        self.rows, self.positions = self.rows[index], self.positions[index]
+        if self.mask is not None:
+            self.mask = self.mask[index]
+            self._drop_mask_if_unpadded()
+
+    def _forward(self, input_ids: Tensor) -> None:
+        output = self.policy(
+            input_ids=input_ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits = output.logits[:, -1]  # (n, V)
+
+    def _repeat(self, num_generations: int) -> None:
+        self.cache.batch_repeat_interleave(num_generations)
+        self.logits = self.logits.repeat_interleave(num_generations, 0)
+        self.positions = self.positions.repeat_interleave(num_generations, 0)
+        self.prompts = self.prompts.repeat_interleave(num_generations, 0)
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(num_generations, 0)
+
+    def _drop_mask_if_unpadded(self) -> None:
+        """Without a mask the model builds none and attention takes its fastest path."""
+        if not any(self.padding):
+            self.mask = None
+
+
+def decode(
+    policy: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+    uniforms: Tensor,
+    stop_rule: StopRule,
+    on_completed: Callable[[int, list[int]], None],
+) -> Decoded:
+    """G completions of each prompt, decoded together; a completion that ends leaves the batch.
+
+    Args:
+        policy: In evaluation mode; call without gradient.
+        prompt_ids: b lists of token ids.
+        sampling: How to draw.
+        uniforms: ``(b * G, C)`` float64 in [0, 1), one per token, prompt-major.
+        stop_rule: When a completion ends.
+        on_completed: Called with the row in ``uniforms`` and the token ids of each completion as it ends.
+    """
+    slots = Slots(policy, prompt_ids, sampling.num_generations)
+    sampler = TokenSampler(sampling)
+    uniforms = uniforms.to(slots.rows.device)
+    tokens = torch.zeros(uniforms.shape, dtype=torch.int64, device=uniforms.device)
+    logprobs = torch.zeros(uniforms.shape, dtype=torch.float32, device=uniforms.device)
+    completions: list[list[int]] = [[] for _ in range(len(uniforms))]
+    truncated = [False] * len(completions)
+    check_every, seen = CHECK_EVERY.get(uniforms.device.type, 8), 0
+    for step in range(limit := sampling.max_completion_length):
+        history = None
+        if sampler.needs_history:
+            history = torch.cat([slots.prompts[slots.rows], tokens[slots.rows, :step]], dim=-1)
+        tokens[slots.rows, step], logprobs[slots.rows, step] = sampler(slots.logits, uniforms[slots.rows, step], history)
+        if (step + 1) % check_every == 0 or step + 1 == limit:
+            alive = []
+            fresh = tokens[slots.rows, seen : step + 1].tolist()
+            seen = step + 1
+            for slot, (row, new) in enumerate(zip(slots.rows.tolist(), fresh, strict=True)):
+                if _extend(completions[row], new, stop_rule):
+                    on_completed(row, completions[row])
+                elif step + 1 == limit:
+                    truncated[row] = True
+                    on_completed(row, completions[row])
+                else:
+                    alive.append(slot)
+            if not alive:
+                break
+            if len(alive) < len(fresh):
+                slots.keep(alive)
+        slots.feed(tokens[slots.rows, step])
+    return Decoded(completions, logprobs.cpu(), truncated)
+
+
+def _extend(completion: list[int], tokens: Sequence[int], stop_rule: StopRule) -> bool:
+    """Appends tokens up to the one that ends the completion, and says whether there was one."""
+    for token in tokens:
+        completion.append(token)
+        if stop_rule.ends(completion):
+            return True
+    return False

@@ -1,0 +1,285 @@
+"""Log-probabilities and entropies of chosen tokens from hidden states, without ever holding all logits.
+
+The logits of T tokens over a vocabulary of V are the largest tensor of a GRPO step: 138,000 tokens of a 152,000-word
+vocabulary are 84 GB in float32. Here they exist one chunk of tokens at a time, in the forward pass and again, computed
+anew, in the backward pass. The policy, the old policy and the reference all go through these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
+"""Size of one chunk of float32 logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads
+the whole output matrix (and writes its gradient), so a chunk needs over a thousand tokens to be worth that traffic."""
+MIN_CHUNK_TOKENS = 64
+"""With a large vocabulary the traffic of the output matrix counts on a CPU too."""
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What lies between ``hidden @ weight.T + bias`` and the distribution that tokens are sampled from.
+
+    ``z = softcap * tanh(logit_scale * raw / softcap) / temperature``; without a softcap ``z = logit_scale * raw /
+    temperature``.
+    """
+
+    temperature: float = 1.0
+    """The sampling temperature. Scoring at another one puts every importance ratio off 1."""
+    logit_scale: float = 1.0
+    """Cohere's ``logit_scale``; the inverse of Granite's ``logits_scaling``."""
+    softcap: float | None = None
+    """Gemma 2's ``final_logit_softcapping``."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(
+                f"model.temperature={self.temperature} has no distribution to score. Sample at a positive temperature."
+            )
+
+    def apply(self, raw: Tensor) -> Tensor:
+        """z, from raw logits of the same shape, which may be overwritten."""
+        if self.softcap is None:
+            factor = self.logit_scale / self.temperature
+            return raw if factor == 1.0 else raw.mul_(factor)
+        return torch.tanh(raw * (self.logit_scale / self.softcap)) * (self.softcap / self.temperature)
+
+    def slope(self, z: Tensor) -> Tensor | float:
+        """d z / d raw, expressed in z."""
+        factor = self.logit_scale / self.temperature
+        if self.softcap is None:
+            return factor
+        return factor * (1.0 - (z * (self.temperature / self.softcap)).square())
+
+
+def chunk_length(vocab_size: int, device: torch.device, chunk_tokens: int | None = None) -> int:
+    """Tokens of one chunk: ``chunk_tokens`` where given, else what fits into ``CHUNK_BYTES`` of float32 logits."""
+    if chunk_tokens is not None:
+        if chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens={chunk_tokens} holds no token. Choose at least 1, or None for the default.")
+        return chunk_tokens
+    return max(MIN_CHUNK_TOKENS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
+
+
+def selected_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+    with_entropy: bool = False,
+    entropy_grad: bool = False,
+    float32_head: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each target, and the entropy of the distribution it was drawn from.
+
+    Gradients reach ``hidden``, ``weight`` and ``bias``, exactly as through ``log_softmax`` of the full logits, with the
+    logits of one chunk computed again in the backward pass. Under autocast the matrix products run in its dtype;
+    softmax and entropy are float32 always (float64 for float64 input).
+
+    Args:
+        hidden: ``(T, H)`` hidden states, each predicting the target of the same index.
+        weight: ``(V, H)``, the output matrix; tied or not makes no difference.
+        targets: ``(T,)`` int64 in [0, V).
+        bias: ``(V,)``.
+        temperature: The temperature that the targets were sampled at.
+        logit_scale: Multiplies the raw logits.
+        softcap: Bounds the scaled logits by ``softcap * tanh(logits / softcap)``.
+        chunk_tokens: Tokens whose logits exist at the same time. Default: what fits into ``CHUNK_BYTES``.
+        with_entropy: Also return entropies.
+        entropy_grad: Let gradient flow through the entropies; without it they are constants.
+        float32_head: Compute the raw logits in float32 from a lower-precision head (one float32 copy of ``weight``).
+
+    Returns:
+        Logprobs ``(T,)`` float32 nats, and entropies ``(T,)`` float32 nats or None.
+    """
+    if hidden.shape[0] != targets.shape[0]:
+        raise ValueError(f"{hidden.shape[0]} hidden states cannot score {targets.shape[0]} targets: one per target")
+    transform = LogitTransform(temperature, logit_scale, softcap)
+    dtype = _product_dtype(hidden, weight, float32_head)
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens)
+    with torch.autocast(hidden.device.type, enabled=False):
+        logprobs, entropy = _SelectedLogprobs.apply(
+            hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad
+        )
+    return logprobs, entropy if with_entropy else None
+
+
+def selected_logprobs_of_module(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    *,
+    vocab_size: int,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+    with_entropy: bool = False,
+    entropy_grad: bool = False,
+    float32_head: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The same as ``selected_logprobs`` for a head that is more than one matrix: LoRA on the head, a quantised head.
+
+    The head is called as a module on one chunk at a time inside a gradient checkpoint, so memory is as small; the
+    price is autograd's float32 temporaries of one chunk.
+
+    Args:
+        hidden: ``(T, H)``.
+        head: Maps ``(n, H)`` to raw logits ``(n, vocab_size)``.
+        targets: ``(T,)`` int64.
+        vocab_size: V, for the size of a chunk.
+        temperature, logit_scale, softcap, chunk_tokens, with_entropy, entropy_grad: As in ``selected_logprobs``.
+        float32_head: Call the head outside autocast on float32 hidden states; its weights must be float32.
+
+    Returns:
+        Logprobs ``(T,)`` float32 nats, and entropies ``(T,)`` float32 nats or None.
+    """
+    transform = LogitTransform(temperature, logit_scale, softcap)
+
+    def score(hidden_chunk: Tensor, target_chunk: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(
+            hidden.device.type, enabled=torch.is_autocast_enabled(hidden.device.type) and not float32_head
+        ):
+            raw = head(hidden_chunk.float() if float32_head else hidden_chunk)
+        logits = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+        logprobs = logits.log_softmax(-1)
+        entropy = torch.zeros_like(logprobs[:, 0])
+        if with_entropy:
+            with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+                entropy = -(logprobs.exp() * logprobs).sum(-1)
+        return logprobs.gather(-1, target_chunk[:, None])[:, 0], entropy
+
+    chunk = chunk_length(vocab_size, hidden.device, chunk_tokens)
+    chunks = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    scored = [checkpoint(score, h, y, use_reentrant=False) for h, y in chunks]
+    logprobs = torch.cat([logprobs for logprobs, _ in scored])
+    return logprobs, torch.cat([entropy for _, entropy in scored]) if with_entropy else None
+
+
+def _product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.dtype:
+    """The dtype that ``hidden`` meets ``weight`` in."""
+    if hidden.dtype == torch.float64:
+        return torch.float64
+    if float32_head:
+        return torch.float32
+    if torch.is_autocast_enabled(hidden.device.type):
+        return torch.get_autocast_dtype(hidden.device.type)
+    return torch.promote_types(hidden.dtype, weight.dtype)
+
+
+def _raw_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``(n, V)`` float32 (float64 for float64) raw logits of one chunk; the caller may overwrite them."""
+    raw = nn.functional.linear(hidden, weight, bias)
+    return raw if raw.dtype == torch.float64 else raw.float()
+
+
+class _SelectedLogprobs(torch.autograd.Function):
+    """Chunked forward that keeps one number per token, and a backward that computes each chunk's logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+        chunk: int,
+        with_entropy: bool,
+        entropy_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = hidden.new_empty(len(hidden), dtype=exact)
+        normalizers = torch.empty_like(logprobs)
+        entropy = torch.zeros_like(logprobs)
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            z = transform.apply(_raw_logits(hidden[part], weight, bias))
+            chosen = z.gather(-1, targets[part, None])[:, 0]
+            log_p = z.log_softmax(-1)
+            logprobs[part] = log_p.gather(-1, targets[part, None])[:, 0]
+            normalizers[part] = chosen - logprobs[part]
+            if with_entropy:
+                entropy[part] = torch.linalg.vecdot(log_p.exp(), log_p).neg_()
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropy if entropy_grad else None)
+        ctx.transform, ctx.chunk = transform, chunk
+        if not entropy_grad:
+            ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, normalizers, entropy = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        # Summing many chunks in bfloat16 would lose the small ones.
+        grad_weight = torch.zeros_like(weight, dtype=normalizers.dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
+        for start in range(0, len(hidden), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            z = ctx.transform.apply(_raw_logits(hidden[part], weight, bias))
+            slope = ctx.transform.slope(z)
+            grad = _logit_gradient(
+                z.sub_(normalizers[part, None]),
+                targets[part],
+                grad_logprobs[part],
+                None if entropy is None else (entropy[part], grad_entropy[part]),
+            ).mul_(slope)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad.t(), hidden[part])
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            *(None,) * 5,
+        )
+
+
+def _logit_gradient(
+    log_p: Tensor, targets: Tensor, grad_logprobs: Tensor, entropy: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Gradient with respect to z, ``(n, V)``; overwrites ``log_p``.
+
+    ``d logprob / d z_v = [v = target] - p_v`` and ``d entropy / d z_v = -p_v * (log p_v + entropy)``.
+
+    Args:
+        log_p: ``(n, V)``, all log-probabilities.
+        targets: ``(n,)``.
+        grad_logprobs: ``(n,)``, gradient of the loss with respect to the targets' logprobs.
+        entropy: The entropies ``(n,)`` and the loss's gradient with respect to them ``(n,)``; None without that term.
+    """
+    if entropy is None:
+        grad = log_p.exp_().mul_(-grad_logprobs[:, None])
+    else:
+        value, upstream = entropy
+        probabilities = log_p.exp()
+        grad = (
+            log_p.add_(value[:, None]).mul_(upstream[:, None]).add_(grad_logprobs[:, None]).mul_(probabilities).neg_()
+        )
+    return grad.scatter_add_(-1, targets[:, None], grad_logprobs[:, None])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right``, with the sum in the precision of ``total``."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

@@ -1,0 +1,104 @@
+"""Metrics as sums: added up over micro-batches and ranks, divided once at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MetricSums:
+    """Numbers that can be combined in any order. All tensors stay on the device until :meth:`result`.
+
+    Example:
+        >>> one = MetricSums(means={"kl": torch.tensor([6.0, 2.0])}, maxima={"gap": torch.tensor(0.5)})
+        >>> two = MetricSums(means={"kl": torch.tensor([0.0, 4.0])}, maxima={"gap": torch.tensor(0.25)})
+        >>> (one + two).result()
+        {'gap': 0.5, 'kl': 1.0}
+    """
+
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars that add up (tokens, the loss of the step)."""
+    means: Mapping[str, Tensor] = field(default_factory=dict)
+    """(2,) tensors: a sum, and how many entries it has."""
+    minima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars; inf where nothing was seen."""
+    maxima: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars; -inf where nothing was seen."""
+
+    def __add__(self, other: MetricSums) -> MetricSums:
+        """Both together; a name that only one of them has is taken over."""
+        return MetricSums(
+            totals=_merge(self.totals, other.totals, torch.add),
+            means=_merge(self.means, other.means, torch.add),
+            minima=_merge(self.minima, other.minima, torch.minimum),
+            maxima=_merge(self.maxima, other.maxima, torch.maximum),
+        )
+
+    def to_vector(self) -> Tensor:
+        """1-D: every number, names in sorted order, so that one gather over the ranks carries them all.
+
+        Raises:
+            RuntimeError: If there is no number at all.
+        """
+        parts = [values[name].reshape(-1) for values in self._kinds() for name in sorted(values)]
+        dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize, default=torch.float32)
+        return torch.cat([part.to(dtype) for part in parts])
+
+    def from_vector(self, vector: Tensor) -> MetricSums:
+        """The same names with the numbers of another rank's :meth:`to_vector`."""
+        kinds: list[dict[str, Tensor]] = []
+        for values in self._kinds():
+            names = sorted(values)
+            size = sum(values[name].numel() for name in names)
+            head, vector = vector[:size], vector[size:]
+            pieces = head.split([values[name].numel() for name in names])
+            kinds.append({name: piece.reshape(values[name].shape) for name, piece in zip(names, pieces, strict=True)})
+        return MetricSums(*kinds)
+
+    def over_ranks(self, gathered: Tensor) -> MetricSums:
+        """Combines a ``(P, len)`` gather of every rank's :meth:`to_vector`; all ranks must hold the same names."""
+        ranks = [self.from_vector(vector) for vector in gathered]
+        return sum(ranks[1:], ranks[0])
+
+    def result(self) -> dict[str, float]:
+        """Plain numbers by name: totals, means, minima, maxima. A metric that saw nothing is left out."""
+        if not any(self._kinds()):
+            return {}
+        totals, means, minima, maxima = self.from_vector(self.to_vector().cpu())._kinds()  # one copy to the host
+        numbers = {name: float(value) for name, value in totals.items()}
+        numbers |= {name: float(pair[0] / pair[1]) for name, pair in means.items() if pair[1] > 0}
+        numbers |= {name: float(value) for name, value in minima.items() if value < math.inf}
+        numbers |= {name: float(value) for name, value in maxima.items() if value > -math.inf}
+        return dict(sorted(numbers.items()))
+
+    def _kinds(self) -> list[dict[str, Tensor]]:
+        return [dict(self.totals), dict(self.means), dict(self.minima), dict(self.maxima)]
+
+
+def _merge(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], combine: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    both = {name: combine(left[name], right[name]) for name in left.keys() & right.keys()}
+    return {**left, **right, **both}
+
+
+def mean_over(values: Tensor, counted: Tensor) -> Tensor:
+    """``(2,)``: sum of the values where ``counted`` is True, and their number."""
+    kept = values.detach().masked_fill(~counted, 0.0)
+    return torch.stack([kept.sum(), counted.sum().to(kept.dtype)])
+
+
+def minimum_over(values: Tensor, counted: Tensor) -> Tensor:
+    """Scalar: smallest value where ``counted`` is True; inf where none is."""
+    return -maximum_over(-values, counted)
+
+
+def maximum_over(values: Tensor, counted: Tensor) -> Tensor:
+    """Scalar: largest value where ``counted`` is True; -inf where none is."""
+    floor = torch.full((1,), -math.inf, dtype=values.dtype, device=values.device)
+    return torch.cat([values.detach().masked_fill(~counted, -math.inf), floor]).amax()

@@ -1,0 +1,156 @@
+"""EvaluationModule: how good the policy is on held-out prompts, and its completions written down."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from grpo_lightning.advantages import combine_rewards
+from grpo_lightning.callbacks.predictions import PredictionWriter
+from grpo_lightning.evaluation import NamedMeans, pass_at_k
+from grpo_lightning.generation import SamplingSettings
+from grpo_lightning.modules.rollout import RolloutModule
+from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
+from grpo_lightning.types import PromptBatch, Rollouts
+
+
+class EvaluationModule(RolloutModule):
+    """Scores one greedy completion per held-out prompt, estimates pass@k from sampled ones, writes predictions.
+
+    Args:
+        num_generations_eval: Completions sampled per held-out prompt for pass@k; 0 for the greedy one only.
+        temperature_eval: Temperature of those samples.
+        top_p_eval: top_p of those samples.
+        eval_rewards: Further rewards that are reported in evaluation and never trained on.
+        success_reward: The reward that says whether a completion is correct (1 or more), for ``accuracy`` and
+            pass@k; by default the one called accuracy, else the first.
+        **rollout: Arguments of RolloutModule.
+    """
+
+    def __init__(
+        self,
+        num_generations_eval: int = 0,
+        temperature_eval: float = 1.0,
+        top_p_eval: float = 1.0,
+        eval_rewards: RewardSpec | None = None,
+        success_reward: str | None = None,
+        **rollout: Any,
+    ) -> None:
+        super().__init__(**rollout)
+        unchanged = {"max_completion_length": self.sampling.max_completion_length, "stop": self.sampling.stop}
+        unchanged |= {"structured_outputs": self.sampling.structured_outputs}
+        self.greedy = SamplingSettings(num_generations=1, temperature=0.0, **unchanged)
+        self.eval_sampling = (
+            SamplingSettings(num_generations_eval, temperature=temperature_eval, top_p=top_p_eval, **unchanged)
+            if num_generations_eval
+            else None
+        )
+        extra = resolve_rewards(eval_rewards, None) if eval_rewards else []
+        self.eval_reward_runner = RewardRunner([*self.reward_runner.rewards, *extra])
+        self.success_index = self._find_success_reward(success_reward)
+
+    def _find_success_reward(self, name: str | None) -> int:
+        names = self.eval_reward_runner.names
+        name = name or ("accuracy" if "accuracy" in names else names[0])
+        if name not in names:
+            raise ValueError(f"model.success_reward={name!r} is not among the rewards: {', '.join(names)}.")
+        return names.index(name)
+
+    def evaluation_means(self) -> NamedMeans:
+        """An empty accumulator for ``evaluate_batch``."""
+        names = [f"rewards/{name}" for name in self.eval_reward_runner.names]
+        names += ["reward", "accuracy", "completions/mean_length", "completions/clipped_ratio"]
+        if self.eval_sampling is not None:
+            names += [f"pass@{k}" for k in self._ks()]
+        return NamedMeans(names).to(self.device)
+
+    def _ks(self) -> list[int]:
+        """1, 2, 4, ... up to the number of samples."""
+        assert self.eval_sampling is not None
+        samples = self.eval_sampling.num_generations
+        return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+
+    def evaluate_batch(self, batch: PromptBatch, means: NamedMeans) -> list[dict[str, Any]]:
+        """Scores one greedy completion per prompt, and samples for pass@k, into ``means``.
+
+        Returns:
+            One row per prompt: prompt, greedy completion, the dataset columns and each reward.
+        """
+        if not len(batch):
+            return []
+        rollouts = self.sample_rollouts(batch, self.greedy)
+        table = self.score(batch, rollouts, self.eval_reward_runner)
+        lengths = rollouts.completion_lengths.double().tolist()
+        success = (table.values[:, self.success_index] >= 1).double()
+        means.update({f"rewards/{name}": table.values[:, r].tolist() for r, name in enumerate(table.names)})
+        trained_on = len(self.reward_runner.rewards)
+        totals = combine_rewards(table.values[:, :trained_on], table.weights[:trained_on])
+        means.update({"reward": totals.tolist(), "accuracy": success.tolist()})
+        clipped = rollouts.truncated.double().tolist()
+        means.update({"completions/mean_length": lengths, "completions/clipped_ratio": clipped})
+        if self.eval_sampling is not None:
+            means.update(self._pass_at_ks(batch, self.eval_sampling))
+        return self._rows(batch, rollouts, table)
+
+    def _pass_at_ks(self, batch: PromptBatch, sampling: SamplingSettings) -> dict[str, list[float]]:
+        rollouts = self.sample_rollouts(batch, sampling)
+        table = self.score(batch, rollouts, self.eval_reward_runner)
+        success = (table.values[:, self.success_index] >= 1).double()
+        correct = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rollouts.group, success)
+        samples = sampling.num_generations
+        return {f"pass@{k}": [pass_at_k(samples, int(c), k) for c in correct.tolist()] for k in self._ks()}
+
+    def _rows(self, batch: PromptBatch, rollouts: Rollouts, table: RewardTable) -> list[dict[str, Any]]:
+        texts = self.completion_texts(batch, rollouts)
+        rows = []
+        for n, b in enumerate(rollouts.group.tolist()):
+            scores = {name: _none_if_nan(table.values[n, r].item()) for r, name in enumerate(table.names)}
+            columns = {name: values[b] for name, values in batch.columns.items()}
+            identity = {"uid": batch.uids[b], "prompt": batch.prompts[b], "completion": texts[n]}
+            rows.append({**identity, **columns, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
+        return rows
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts empty accumulators."""
+        self._means = self.evaluation_means()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Greedy accuracy and pass@k of held-out prompts; leaves no trace in training."""
+        self.evaluate_batch(batch, self._means)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means as ``val/...``."""
+        self._log_means("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Starts empty accumulators."""
+        self._means = self.evaluation_means()
+
+    def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As validation, on the test split."""
+        self.evaluate_batch(batch, self._means)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the means as ``test/...``."""
+        self._log_means("test")
+
+    def _log_means(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self._means.compute().items()})
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """``num_generations`` completions per prompt with their rewards; PredictionWriter puts them into a file."""
+        rollouts = self.sample_rollouts(batch)
+        return self._rows(batch, rollouts, self.score(batch, rollouts, self.eval_reward_runner))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Predictions are written to disk unless the user brings another PredictionWriter."""
+        return [*super().configure_callbacks(), PredictionWriter()]
+
+    def teardown(self, stage: str) -> None:
+        """Ends the workers of the evaluation rewards too."""
+        super().teardown(stage)
+        self.eval_reward_runner.close()
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if value != value else value

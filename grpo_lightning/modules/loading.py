@@ -1,0 +1,108 @@
+"""Model directories and hub names -> tokenizer and policy, with errors in the words of the config."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+def weights_dtype(dtype: str, precision: str) -> torch.dtype:
+    """The dtype that weights are loaded in: as named, or for ``auto`` what ``trainer.precision`` computes with.
+
+    A checkpoint stored in bfloat16 is loaded in float32 under 32-bit and mixed precision: small updates (lr 1e-6) would
+    be rounded away in bfloat16 weights.
+
+    Example:
+        >>> weights_dtype("auto", "bf16-mixed"), weights_dtype("auto", "bf16-true")
+        (torch.float32, torch.bfloat16)
+    """
+    if dtype == "auto":
+        return TRAINER_DTYPES.get(precision, torch.float32)
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _where_to_look(name: str) -> str:
+    if os.path.isdir(name):
+        return "The directory exists: check that its files are complete."
+    offline = " HF_HUB_OFFLINE is set, so the hub is not asked." if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"No such directory, and not found as a hub name.{offline}"
+
+
+def load_config(model_name_or_path: str) -> PretrainedConfig:
+    """The model's configuration; a cheap check that the model can be read.
+
+    Raises:
+        ValueError: If there is no readable config.json.
+    """
+    try:
+        return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r} cannot be read. {_where_to_look(model_name_or_path)} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left; a missing pad token is replaced by the end-of-sequence token.
+
+    Raises:
+        ValueError: If it cannot be read, or has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {_where_to_look(name_or_path)} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {name_or_path!r} has no eos_token: completions could never end. "
+            "Set one in tokenizer_config.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(
+    model_name_or_path: str,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    **model_kwargs: Any,
+) -> PreTrainedModel:
+    """The causal language model, safetensors only, no code from the model directory is run.
+
+    Raises:
+        ValueError: If the weights cannot be read.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model_name_or_path,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **model_kwargs,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r}: the weights cannot be read. "
+            f"{_where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,135 @@
+"""RolloutModule: a policy that samples completions and has them scored."""
+
+from typing import Any
+
+import torch
+
+from grpo_lightning.generation import Generator, SamplingSettings, default_generator
+from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardState, RewardTable, resolve_rewards
+from grpo_lightning.seeds import derive_seed
+from grpo_lightning.types import Message, PromptBatch, Rollouts
+
+
+class RolloutModule(PolicyModule):
+    """Samples completions from the policy and has them scored.
+
+    Args:
+        rewards: What a completion is scored by: names of registered rewards ("accuracy,format"), import paths, or
+            class_path / init_args; one or a list.
+        reward_weights: Overrides the rewards' own weights; one number per reward.
+        generator: Samples completions; by default VLLMColocate where vLLM is installed, else TransformersGenerator.
+        num_generations: G, completions per prompt; advantages compare them with each other, so at least 2 in training.
+        max_completion_length: Tokens after which a completion is cut off.
+        temperature: Divides the logits when sampling and when scoring, so that the first ratio is 1.
+        top_p: Sample from the smallest set of tokens that holds this probability; 1 for all.
+        top_k: Sample from the k most likely tokens; 0 for all.
+        min_p: Never sample tokens less likely than min_p times the most likely one; 0 for all.
+        repetition_penalty: Above 1, tokens already used become less likely.
+        stop: Strings that end a completion; they stay part of it.
+        structured_outputs: One of regex, json, grammar or choice for the generator, in vLLM's form.
+        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
+        **policy: Arguments of PolicyModule.
+    """
+
+    def __init__(
+        self,
+        rewards: RewardSpec,
+        reward_weights: str | list[float] | None = None,
+        generator: Generator | None = None,
+        num_generations: int = 8,
+        max_completion_length: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: list[str] | None = None,
+        structured_outputs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        **policy: Any,
+    ) -> None:
+        super().__init__(**policy)
+        self.sampling = SamplingSettings(
+            num_generations=num_generations,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            structured_outputs=structured_outputs or {},
+        )
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        self.generator = generator or default_generator()
+        self._generator_started = False
+        self._generator_is_current = False
+
+        self.reward_runner = RewardRunner(resolve_rewards(rewards, reward_weights))
+        self.steps_done = 0
+        """GRPO steps finished; saved in checkpoints, and with the seed the source of all randomness."""
+
+    @torch.no_grad()
+    def sample_rollouts(self, batch: PromptBatch, sampling: SamplingSettings | None = None) -> Rollouts:
+        """Completions from the policy as it is now; the same for the same seed, step and prompt."""
+        assert self.policy is not None
+        if not self._generator_started:
+            self.generator.start(self.policy, self.tokenizer, self.model_name_or_path)
+            self._generator_started = True
+        if not self._generator_is_current:
+            self.generator_metrics = self.generator.update_weights(self.policy)
+            self._generator_is_current = True
+        stage = "train" if sampling is None else "eval"
+        seeds = [derive_seed(self.seed, stage, self.steps_done, uid) for uid in batch.uids]
+        return self.generator.generate(batch.prompt_ids, sampling or self.sampling, seeds)
+
+    def step_optimizer(self) -> torch.Tensor:
+        """One optimizer step; from here on the generator's weights are out of date."""
+        self._generator_is_current = False
+        return super().step_optimizer()
+
+    def teardown(self, stage: str) -> None:
+        """Releases the engine and the reward workers, also after an error."""
+        if self._generator_started:
+            self.generator.stop()
+        self._generator_started = self._generator_is_current = False
+        self.reward_runner.close()
+
+    def completion_texts(self, batch: PromptBatch, rollouts: Rollouts) -> list[str] | list[list[Message]]:
+        """N completions as rewards see them: text for text prompts, one assistant message for conversations."""
+        ids = [completion.tolist() for completion in rollouts.completions()]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if batch.prompts and isinstance(batch.prompts[0], list):
+            return [[{"role": "assistant", "content": text}] for text in texts]
+        return texts
+
+    def score(self, batch: PromptBatch, rollouts: Rollouts, runner: RewardRunner | None = None) -> RewardTable:
+        """(N, R) scores of the completions; NaN where a reward gave none."""
+        of_prompt = rollouts.group.tolist()
+        return (runner or self.reward_runner).score(
+            prompts=[batch.prompts[b] for b in of_prompt],
+            completions=self.completion_texts(batch, rollouts),
+            completions_ids=[completion.tolist() for completion in rollouts.completions()],
+            columns={name: [values[b] for b in of_prompt] for name, values in batch.columns.items()},
+            trainer_state=self.reward_state(),
+        )
+
+    def reward_state(self) -> RewardState:
+        """Where the run stands, for rewards with a curriculum."""
+        trainer = self._trainer
+        limit = self.sampling.max_completion_length
+        if trainer is None:
+            return RewardState(max_completion_length=limit)
+        return RewardState(trainer.global_step, trainer.max_steps, float(trainer.current_epoch), limit)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the step counter, from which every random number of the next steps follows."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["steps_done"] = self.steps_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the step counter; the generator must fetch the restored weights."""
+        super().on_load_checkpoint(checkpoint)
+        self.steps_done = checkpoint["steps_done"]
+        self._generator_is_current = False

@@ -1,0 +1,256 @@
+"""Rollouts to micro-batches of whole completions under a token budget, packed or padded.
+
+Packed: sequences lie end to end in one row. With shared prompts a group is ``prompt, completion 1, ..., completion G``;
+each completion attends to its prompt and to itself, so the prompt is computed once for the group. Positions restart at
+each prompt and go on from the prompt's end in each completion. Nothing here touches a model or a device kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.types import Rollouts
+
+Layout = Literal["packed", "padded"]
+
+
+def plan_micro_batches(
+    prompt_lengths: Tensor,
+    completion_lengths: Tensor,
+    group: Tensor,
+    rows: Tensor,
+    max_tokens: int,
+    layout: Layout = "packed",
+) -> list[Tensor]:
+    """Splits completions into micro-batches of at most ``max_tokens`` tokens, counted as the layout lays them out.
+
+    Packed: a group stays together where it fits, so that its prompt is computed once; a larger group is cut into parts
+    that each repeat the prompt; groups and parts then fill the micro-batches best-fit decreasing. Padded: rows sorted
+    by length, each micro-batch as many as fit at its longest. A completion that is longer than the budget with its
+    prompt becomes a micro-batch of its own. The largest micro-batch comes first: what does not fit into memory
+    fails at once.
+
+    Args:
+        prompt_lengths: ``(B,)`` int64 tokens.
+        completion_lengths: ``(N,)`` int64 tokens.
+        group: ``(N,)`` int64 in [0, B).
+        rows: The completions to place, int64 in [0, N), each once.
+        max_tokens: ``model.max_tokens_per_microbatch``.
+        layout: How tokens are counted.
+
+    Returns:
+        Disjoint int64 index tensors that cover ``rows``; no entry when ``rows`` is empty.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"model.max_tokens_per_microbatch={max_tokens} holds no token. Choose a positive number.")
+    chosen = rows.tolist()
+    completions = dict(zip(chosen, completion_lengths[rows].tolist(), strict=True))
+    prompts = dict(zip(chosen, prompt_lengths[group[rows]].tolist(), strict=True))
+    if layout == "padded":
+        bins = _plan_padded({row: prompts[row] + completions[row] for row in chosen}, max_tokens)
+    else:
+        members: dict[int, list[int]] = {}
+        for row, prompt in zip(chosen, group[rows].tolist(), strict=True):
+            members.setdefault(prompt, []).append(row)
+        bins = _plan_packed(list(members.values()), prompts, completions, max_tokens)
+    return [torch.tensor(rows_of_bin, dtype=torch.int64) for rows_of_bin in bins]
+
+
+def count_tokens(
+    prompt_lengths: Tensor, completion_lengths: Tensor, group: Tensor, rows: Tensor, layout: Layout = "packed"
+) -> int:
+    """Tokens that a micro-batch of these completions puts through the model.
+
+    Packed: each prompt once, each completion once. Padded: rows times the longest. The fill of a plan is the mean of
+    ``count_tokens(...) / max_tokens`` over its micro-batches.
+    """
+    if not len(rows):
+        return 0
+    if layout == "padded":
+        return len(rows) * int((prompt_lengths[group[rows]] + completion_lengths[rows]).max())
+    return int(completion_lengths[rows].sum()) + int(prompt_lengths[group[rows].unique()].sum())
+
+
+def _plan_padded(lengths: dict[int, int], max_tokens: int) -> list[list[int]]:
+    """Rows in order of falling length, cut where one more would exceed the budget."""
+    bins: list[list[int]] = []
+    for row in sorted(lengths, key=lengths.__getitem__, reverse=True):
+        if bins and (len(bins[-1]) + 1) * lengths[bins[-1][0]] <= max_tokens:
+            bins[-1].append(row)
+        else:
+            bins.append([row])
+    return bins
+
+
+def _plan_packed(
+    groups: list[list[int]], prompts: dict[int, int], completions: dict[int, int], max_tokens: int
+) -> list[list[int]]:
+    """Groups, cut where they exceed the budget, into bins of ``max_tokens``."""
+    parts: list[list[int]] = []
+    for rows in groups:
+        room = max_tokens - prompts[rows[0]]
+        parts += [[rows[i] for i in part] for part in _best_fit([completions[row] for row in rows], room)]
+    costs = [prompts[part[0]] + sum(completions[row] for row in part) for part in parts]
+    bins = sorted(_best_fit(costs, max_tokens), key=lambda bin_: -sum(costs[i] for i in bin_))
+    return [[row for i in bin_ for row in parts[i]] for bin_ in bins]
+
+
+def _best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Bins of indices into ``sizes``: largest first, each into the fullest bin with room, else into a new one."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        fitting = [(space, i) for i, space in enumerate(room) if space >= sizes[index]]
+        if fitting:
+            best = min(fitting)[1]
+            bins[best].append(index)
+            room[best] -= sizes[index]
+        else:
+            bins.append([index])
+            room.append(capacity - sizes[index])
+    return [sorted(bin_) for bin_ in bins]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Which keys each stretch of queries of a packed row attends to. CPU tensors, S segments.
+
+    The queries of segment s are packed tokens ``cu_seq_q[s]:cu_seq_q[s + 1]``; its keys are the packed tokens
+    ``key_index[cu_seq_k[s]:cu_seq_k[s + 1]]``, or the queries themselves where ``key_index`` is None. Its last query is
+    aligned with its last key: a segment has as many keys before its first query as its prefix has tokens.
+    """
+
+    cu_seq_q: Tensor
+    """(S + 1,) int32: where queries start, then the number of packed tokens."""
+    cu_seq_k: Tensor
+    """(S + 1,) int32: where keys start."""
+    key_index: Tensor | None
+    """(sum of key lengths,) int64 positions in the packed row; None where keys and queries are the same tokens."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One packed row of L tokens: some completions with their prompts."""
+
+    input_ids: Tensor
+    """(L,) int64."""
+    position_ids: Tensor
+    """(L,) int64: 0 at each prompt's first token."""
+    segments: Segments
+    score_index: Tensor
+    """(T,) int64 in [0, L): the token whose hidden state predicts each completion token, in the order of
+    ``rollouts.tokens_of(rows)``."""
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """M rows, right-padded to L tokens. Padding follows the last token, so no real token attends to it."""
+
+    input_ids: Tensor
+    """(M, L) int64, padded with 0."""
+    score_index: Tensor
+    """(T,) int64 into the flattened (M * L,) positions, as in ``PackedBatch``."""
+
+
+def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """``start, start + 1, ..., start + length - 1`` for each pair, end to end.
+
+    Example:
+        >>> ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    ends = lengths.cumsum(0)
+    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
+    return shift + torch.arange(shift.numel())
+
+
+def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
+    """Prompt and completion of each row, right-padded to the longest."""
+    prompt, completion, prompt_start, completion_start = _sources(rollouts, rows)
+    lengths = prompt + completion
+    longest = int(lengths.max()) if len(rows) else 0
+    first = torch.arange(len(rows)) * longest
+    input_ids = torch.zeros(len(rows) * longest, dtype=torch.int64)
+    input_ids[ranges(first, prompt)] = rollouts.prompt_ids[ranges(prompt_start, prompt)]
+    input_ids[ranges(first + prompt, completion)] = rollouts.completion_ids[ranges(completion_start, completion)]
+    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion))
+
+
+def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> PackedBatch:
+    """These completions and their prompts end to end, each prompt once or (unshared) once per completion."""
+    prompt, completion, prompt_start, completion_start = _sources(rollouts, rows)
+    source = torch.cat([rollouts.prompt_ids, rollouts.completion_ids])
+    completion_start = completion_start + rollouts.prompt_ids.numel()
+    if not share_prompts:
+        starts, lengths = _interleave(prompt_start, completion_start), _interleave(prompt, completion)
+        total = prompt + completion
+        packed_start = total.cumsum(0) - total
+        return PackedBatch(
+            input_ids=source[ranges(starts, lengths)],
+            position_ids=ranges(torch.zeros_like(total), total),
+            segments=Segments(_offsets(total), _offsets(total), None),
+            score_index=ranges(packed_start + prompt - 1, completion),
+        )
+    return _pack_shared(rollouts.group[rows], source, (prompt, completion, prompt_start, completion_start))
+
+
+def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Tensor, Tensor]) -> PackedBatch:
+    """Group by group: the prompt as one segment, then each completion as a segment with the prompt as prefix.
+
+    Args:
+        group: ``(M,)``, the group of each row.
+        source: All prompt and completion tokens, which the starts refer to.
+        places: ``(M,)`` each: prompt lengths, completion lengths, prompt starts, completion starts.
+    """
+    order = group.argsort(stable=True)
+    prompt, completion, prompt_start, completion_start = (place[order] for place in places)
+    # A segment for the prompt before the first completion of each group: where it is not the first, one of no tokens.
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = group[order][1:] != group[order][:-1]
+    opening = torch.where(first, prompt, 0)
+    lengths = _interleave(opening, completion)
+    packed_start = lengths.cumsum(0) - lengths
+    leader = first.cumsum(0) - 1  # (M,), which group of this micro-batch the row belongs to
+    prompt_at = packed_start[0::2][first][leader]
+    completion_at = packed_start[1::2]
+    kept = torch.stack([first, torch.ones_like(first)], dim=1).flatten()
+    key_lengths = _interleave(opening, prompt + completion)[kept]
+    key_starts = torch.stack([prompt_at, torch.zeros_like(prompt_at), prompt_at, completion_at], dim=1).flatten()
+    key_counts = torch.stack([opening, torch.zeros_like(opening), prompt, completion], dim=1).flatten()
+    score_start, score_first = torch.empty_like(order), torch.empty_like(order)
+    score_start[order], score_first[order] = completion_at - 1, prompt_at + prompt - 1
+    score_index = ranges(score_start, places[1])
+    score_index[places[1].cumsum(0) - places[1]] = score_first  # the prompt's last token predicts the first token
+    return PackedBatch(
+        input_ids=source[ranges(_interleave(prompt_start, completion_start), lengths)],
+        position_ids=ranges(_interleave(torch.zeros_like(prompt), prompt), lengths),
+        segments=Segments(_offsets(lengths[kept]), _offsets(key_lengths), ranges(key_starts, key_counts)),
+        score_index=score_index,
+    )
+
+
+def _sources(rollouts: Rollouts, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(M,)`` each: prompt lengths, completion lengths, starts in ``prompt_ids``, starts in ``completion_ids``."""
+    group = rollouts.group[rows]
+    prompt_start = rollouts.prompt_lengths.cumsum(0) - rollouts.prompt_lengths
+    completion_start = rollouts.completion_lengths.cumsum(0) - rollouts.completion_lengths
+    prompt = rollouts.prompt_lengths[group]
+    if len(rows) and int(prompt.min()) < 1:
+        empty = int(group[prompt.argmin()])
+        raise ValueError(f"prompt {empty} has no tokens, so nothing predicts the first token of its completions")
+    return prompt, rollouts.completion_lengths[rows], prompt_start[group], completion_start[rows]
+
+
+def _interleave(left: Tensor, right: Tensor) -> Tensor:
+    """Returns ``left[0], right[0], left[1], right[1]`` and so on."""
+    return torch.stack([left, right], dim=1).flatten()
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    """(S + 1,) int32: 0, then the running sum."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)

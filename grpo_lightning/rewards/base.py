@@ -1,0 +1,148 @@
+"""What a reward is: a named, weighted callable over a batch of completions."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpo_lightning.types import Message, Prompt
+
+Completion = str | list[Message]
+"""Plain text, or the assistant's messages where the prompt is a conversation."""
+
+RewardValues = Sequence[float | None]
+
+RESERVED = frozenset(
+    {"prompts", "completions", "completions_ids", "completion_ids", "trainer_state"}
+    | {"log_extra", "log_metric", "log_error"}
+)
+"""Argument names that a dataset column must not have."""
+
+UNNAMED = "base_reward"
+"""The seeds' default name; replaced by the registered name or the class name when a reward is made from a config."""
+
+
+class RewardContractError(ValueError):
+    """A reward or its data break the contract (wrong count, NaN, missing column). Stops the run: no retry mends it."""
+
+
+@dataclass(frozen=True)
+class RewardState:
+    """Where training stands, for curricula. Attribute names as in transformers' ``TrainerState``."""
+
+    global_step: int = 0
+    """Optimizer steps so far."""
+    max_steps: int = -1
+    """Optimizer steps of the whole run; -1 where unknown."""
+    epoch: float = 0.0
+    """Passes over the training data so far."""
+    max_completion_length: int | None = None
+    """Tokens; the run's ``model.max_completion_length``, the default limit of length rewards."""
+
+
+@dataclass
+class BaseRewardFunction(ABC):
+    """Base class for rewards: settings as fields, one pure ``__call__``.
+
+    ``__call__`` may be an ``async def``. It may also name any of ``log_extra(column, values)`` (one value per
+    completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics) and
+    ``log_error(row, message)`` (a completion that could not be scored: return None for it as well).
+
+    Args:
+        name: What metrics and errors call this reward.
+        weight: Factor in the total reward; ``model.reward_weights`` overrides it.
+
+    Example:
+        >>> class Short(BaseRewardFunction):
+        ...     def __call__(self, prompts, completions, completions_ids=None, trainer_state=None, **columns):
+        ...         return [1.0 if len(completion_text(completion)) < 10 else 0.0 for completion in completions]
+        >>> Short()(prompts=["p", "p"], completions=["yes", "a long answer"])
+        [1.0, 0.0]
+    """
+
+    name: str = UNNAMED
+    weight: float = 1.0
+
+    @abstractmethod
+    def __call__(
+        self,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        completions_ids: list[list[int]] | None = None,
+        trainer_state: Any | None = None,
+        **columns: Any,
+    ) -> RewardValues | None:
+        """One float or None per completion, or None where the reward does not apply to this batch.
+
+        Args:
+            prompts: One per completion, text or conversation as the dataset has it.
+            completions: Text, or a list with the assistant's messages.
+            completions_ids: The completions' token ids.
+            trainer_state: ``global_step``, ``max_steps``, ``epoch``.
+            columns: Further dataset columns, a list with one entry per completion each.
+        """
+
+    @property
+    def processing_class(self) -> Any | None:
+        """The tokenizer of a model-based reward; None for all others."""
+        return None
+
+    @property
+    def is_async(self) -> bool:
+        """True where ``__call__`` returns a coroutine and belongs on an event loop."""
+        return inspect.iscoroutinefunction(type(self).__call__)
+
+    def close(self) -> None:  # noqa: B027 - nothing to release by default
+        """Releases processes, sessions or models. The reward may be called again afterwards."""
+
+
+def completion_text(completion: Completion) -> str:
+    """The text that the policy wrote: a string as it is, or the contents of the assistant's messages joined.
+
+    Example:
+        >>> completion_text([{"role": "assistant", "content": "4"}, {"role": "tool", "content": "9"}])
+        '4'
+    """
+    if isinstance(completion, str):
+        return completion
+    texts: list[str] = []
+    for message in completion:
+        if message.get("role", "assistant") != "assistant":
+            continue
+        content = message.get("content") or ""  # None in a message that only calls tools
+        parts = [{"text": content}] if isinstance(content, str) else content
+        texts.extend(str(part.get("text", "")) for part in parts)
+    return "".join(texts)
+
+
+def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], reward: str) -> dict[str, Any]:
+    """The arguments that ``function`` takes: all of them with ``**kwargs``, else those that it names.
+
+    Args:
+        function: A reward's function or ``__call__``.
+        arguments: Everything on offer.
+        reward: The reward's name, for the error.
+
+    Raises:
+        RewardContractError: If the function needs an argument that is not on offer.
+
+    Example:
+        >>> on_offer = {"prompts": ["p"], "completions": ["a"], "answer": ["b"]}
+        >>> accepted_arguments(lambda completions, answer: None, on_offer, reward="mine")
+        {'completions': ['a'], 'answer': ['b']}
+    """
+    parameters = inspect.signature(function).parameters.values()
+    by_keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    missing = [name for name, p in by_keyword.items() if p.default is p.empty and name not in arguments]
+    if missing:
+        columns = ", ".join(sorted(set(arguments) - RESERVED)) or "no further columns"
+        raise RewardContractError(
+            f"Reward '{reward}' needs the column {' and '.join(missing)}, but the data has {columns}. "
+            "Rename the argument, give it a default, or add the column to the dataset."
+        )
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(arguments)
+    return {name: value for name, value in arguments.items() if name in by_keyword}

@@ -1,0 +1,58 @@
+"""Decides when a reward that fails is a reason to stop the run."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+WINDOW = 64
+"""Completions, at least, over which the share of failures is taken: one bad batch of two is no verdict."""
+
+
+class RewardFailedError(RuntimeError):
+    """A reward fails on too many completions to train on; the text holds the first traceback."""
+
+
+@dataclass
+class FailureWatch:
+    """The recent failures of one reward.
+
+    Args:
+        name: The reward's.
+        max_share: Stops when more than this share of the last ``WINDOW`` completions failed, or all of them.
+    """
+
+    name: str
+    max_share: float
+    first: str = ""
+    """Where, and with which traceback, it failed first."""
+    _gave_value: bool = False
+    _recent: deque[tuple[int, int]] = field(default_factory=deque)  # (completions, failures) of each batch
+
+    def record(self, completions: int, failures: int, raised: int, first: str) -> bool:
+        """Takes in a batch; True where it is the first one with a failure.
+
+        Args:
+            completions: In the batch.
+            failures: Completions that could not be scored, ``raised`` of them by an exception.
+            raised: Completions on which the reward raised.
+            first: Report of the batch's first failure.
+
+        Raises:
+            RewardFailedError: If the reward has raised on everything so far, or fails too often.
+        """
+        self._gave_value |= failures < completions
+        is_news = bool(failures) and not self.first
+        self.first = self.first or first
+        self._recent.append((completions, failures))
+        while sum(seen for seen, _ in self._recent) - self._recent[0][0] >= WINDOW:
+            self._recent.popleft()
+        seen, failed = (sum(counts) for counts in zip(*self._recent, strict=True))
+        never_worked = raised == completions and not self._gave_value
+        too_often = seen >= WINDOW and (failed > self.max_share * seen or failed == seen)
+        if never_worked or too_often:
+            raise RewardFailedError(
+                f"Reward '{self.name}' failed on {failed} of the last {seen} completions, so there is nothing to train on "
+                f"(max_error_share={self.max_share:g}). The first failure was {self.first}"
+            )
+        return is_news

@@ -1,0 +1,91 @@
+"""A plain function, or an ``async def``, as a reward."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo_lightning.rewards.base import (
+    UNNAMED,
+    BaseRewardFunction,
+    Completion,
+    RewardValues,
+    accepted_arguments,
+)
+from grpo_lightning.types import Prompt
+
+
+@dataclass
+class FunctionReward(BaseRewardFunction):
+    """Wraps a function in TRL's form; it receives the arguments that it names, or all of them with ``**kwargs``.
+
+    Both spellings of the token ids are on offer: ``completions_ids`` (here) and ``completion_ids`` (TRL).
+
+    Args:
+        name: Defaults to the function's own name.
+        weight: Factor in the total reward.
+        function: Called with lists of one entry per completion.
+        settings: Further keyword arguments, the same at every call.
+
+    Example:
+        >>> def is_short(completions, limit=3):
+        ...     return [float(len(text) <= limit) for text in completions]
+        >>> reward = FunctionReward(function=is_short, settings={"limit": 4})
+        >>> reward.name, reward(prompts=["p", "p"], completions=["four", "fives"])
+        ('is_short', [1.0, 0.0])
+    """
+
+    function: Callable[..., Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"FunctionReward wraps a function, got {self.function!r}.")
+        if self.name == UNNAMED:
+            self.name = function_name(self.function)
+        signature = inspect.signature(self.function)
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        unknown = set() if open_ended else set(self.settings) - set(signature.parameters)
+        if unknown:
+            raise ValueError(
+                f"Reward '{self.name}' has no argument {', '.join(sorted(unknown))}; its signature is {signature}."
+            )
+
+    @property
+    def is_async(self) -> bool:
+        """True for ``async def``, for a ``partial`` of one, and for an object whose ``__call__`` is one."""
+        inner: Any = self.function
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+    def __call__(
+        self,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        completions_ids: list[list[int]] | None = None,
+        trainer_state: Any | None = None,
+        **columns: Any,
+    ) -> RewardValues | None:
+        """Calls the function; a coroutine function's coroutine is returned as it is."""
+        assert self.function is not None  # checked on construction
+        arguments = {
+            "prompts": prompts,
+            "completions": completions,
+            "completions_ids": completions_ids,
+            "completion_ids": completions_ids,
+            "trainer_state": trainer_state,
+            **columns,
+            **self.settings,
+        }
+        return self.function(**accepted_arguments(self.function, arguments, self.name))
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """A function's own name; that of the inner one for a ``partial``, of the class for a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)

@@ -1,0 +1,111 @@
+"""Rewards by name: the registry, and import paths as names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
+from grpo_lightning.rewards.function import FunctionReward
+
+Registrable = type[BaseRewardFunction] | Callable[..., Any]
+
+REWARD_FUNCTIONS: dict[str, Registrable] = {}
+"""Registered name -> reward class or plain function."""
+
+
+def register_reward(name: str) -> Callable[[Registrable], Registrable]:
+    """Decorator that registers a reward class or a plain function under ``name``.
+
+    Raises:
+        ValueError: If the name is taken.
+        TypeError: If a class is not a ``BaseRewardFunction``.
+    """
+
+    def decorator(reward: Registrable) -> Registrable:
+        if name in REWARD_FUNCTIONS:
+            raise ValueError(f"Reward function '{name}' is already registered.")
+        REWARD_FUNCTIONS[name] = _checked(reward, name)
+        return reward
+
+    return decorator
+
+
+def get_reward_function(name: str, **kwargs: Any) -> BaseRewardFunction:
+    """The reward registered as ``name``, or found at that import path, made with ``kwargs``.
+
+    Raises:
+        ValueError: If nothing has that name. The text lists what is available.
+    """
+    if name in REWARD_FUNCTIONS:
+        return make_reward(REWARD_FUNCTIONS[name], name, **kwargs)
+    if "." in name:
+        return make_reward(import_reward(name), name.rpartition(".")[2], **kwargs)
+    available = ", ".join(REWARD_FUNCTIONS) or "none"
+    raise ValueError(f"Reward function '{name}' not found. Available reward functions: {available}")
+
+
+def get_reward_functions(names: str | list[str], **kwargs: Any) -> list[BaseRewardFunction]:
+    """Several rewards by name, each made with ``kwargs``.
+
+    Args:
+        names: A list, or one string with commas: ``"accuracy,format"``.
+        kwargs: Settings given to every one of them.
+    """
+    return [get_reward_function(name, **kwargs) for name in split_names(names)]
+
+
+def list_reward_functions() -> list[str]:
+    """The registered names, in order of registration."""
+    return list(REWARD_FUNCTIONS)
+
+
+def split_names(names: str | list[str]) -> list[str]:
+    """``"a, b"`` as ``["a", "b"]``; a list stays as it is."""
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
+def make_reward(reward: Registrable, fallback_name: str, **kwargs: Any) -> BaseRewardFunction:
+    """An instance of a reward class, or a function wrapped; kwargs of a function become its fixed arguments."""
+    if isinstance(reward, type):
+        made: BaseRewardFunction = reward(**kwargs)
+        if made.name == UNNAMED:
+            made.name = fallback_name
+        return made
+    name, weight = kwargs.pop("name", fallback_name), kwargs.pop("weight", 1.0)
+    return FunctionReward(name=name, weight=weight, function=reward, settings=kwargs)
+
+
+def import_reward(path: str) -> Registrable:
+    """The class or function at ``package.module.attribute``.
+
+    Raises:
+        ValueError: Saying whether the module or the attribute is missing.
+    """
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A missing dependency inside the user's own module is not a misspelt path: let that one through.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"Reward '{path}' not found: there is no module '{error.name}'. Check the spelling, and that the command "
+            f"runs where the module can be imported. Registered rewards: {', '.join(REWARD_FUNCTIONS) or 'none'}"
+        ) from error
+    if not hasattr(module, attribute):
+        has = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_") or "nothing"
+        raise ValueError(
+            f"Reward '{path}' not found: module '{module_name}' has no attribute '{attribute}'. It has: {has}"
+        )
+    return _checked(getattr(module, attribute), path)
+
+
+def _checked(reward: Any, name: str) -> Registrable:
+    if inspect.isclass(reward) and not issubclass(reward, BaseRewardFunction):
+        raise TypeError(f"Reward '{name}' is the class {reward.__name__}, which is not a BaseRewardFunction.")
+    if not callable(reward):
+        raise TypeError(f"Reward '{name}' is a {type(reward).__name__}, neither a reward class nor a function.")
+    return reward

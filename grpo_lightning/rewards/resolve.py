@@ -1,0 +1,124 @@
+"""From what a config or a script says to a list of rewards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
+from grpo_lightning.rewards.function import FunctionReward, function_name
+from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, split_names
+
+RewardSpec = list[BaseRewardFunction | str | dict[str, Any]] | str
+"""Type of ``model.rewards`` in a config: ``accuracy,format``, or a list of names, import paths and class_path entries.
+
+The list comes first, else the command line's ``[accuracy,format]`` would be read as one string. The dict takes entries
+whose ``class_path`` is a registered name or a plain function.
+"""
+
+
+RewardEntry = str | BaseRewardFunction | Callable[..., Any] | dict[str, Any]
+
+
+def resolve_rewards(
+    spec: RewardEntry | Sequence[RewardEntry],
+    weights: str | Sequence[float] | None = None,
+) -> list[BaseRewardFunction]:
+    """The rewards that ``spec`` names, with unique names and their final weights.
+
+    A name that occurs twice gets a suffix (``accuracy``, ``accuracy_2``), so that each has its own metrics.
+
+    Args:
+        spec: Registered names (``"accuracy,format"``), import paths, reward objects, plain or async functions,
+            ``{"class_path": ..., "init_args": {...}}``, or a list that mixes them.
+        weights: One per reward, ``"1.0,0.5"`` or numbers; None keeps the rewards' own.
+
+    Raises:
+        ValueError: If there is no reward, one cannot be found, or weights and rewards differ in number.
+    """
+    several = isinstance(spec, Sequence) and not isinstance(spec, str)
+    entries: Sequence[Any] = spec if several else [spec]
+    rewards = [reward for entry in entries for reward in _resolve_entry(entry)]
+    if not rewards:
+        raise ValueError("model.rewards is empty: name at least one reward, for example accuracy,format.")
+    return _with_weights(_with_unique_names(rewards), parse_weights(weights))
+
+
+def parse_weights(weights: str | Sequence[float] | None) -> list[float] | None:
+    """Numbers from ``"1.0,0.5"`` or a list; None stays None."""
+    if weights is None:
+        return None
+    parts: Sequence[Any] = split_names(weights) if isinstance(weights, str) else weights
+    try:
+        return [float(part) for part in parts]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.reward_weights={weights!r} is not a list of numbers, for example 1.0,0.5.") from error
+
+
+def _resolve_entry(entry: Any) -> list[BaseRewardFunction]:
+    if isinstance(entry, str):
+        return [get_reward_function(name) for name in split_names(entry)]
+    if isinstance(entry, BaseRewardFunction):
+        if entry.name != UNNAMED:
+            return [entry]
+        renamed = copy.copy(entry)
+        renamed.name = type(entry).__name__
+        return [renamed]
+    if isinstance(entry, dict):
+        return [_resolve_class_path(entry)]
+    if isinstance(entry, type) or not callable(entry):
+        hint = " Give an instance, not the class." if isinstance(entry, type) else ""
+        raise ValueError(f"model.rewards holds {entry!r}, which is neither a name, a reward nor a function.{hint}")
+    return [FunctionReward(name=function_name(entry), function=entry)]
+
+
+def _resolve_class_path(entry: dict[str, Any]) -> BaseRewardFunction:
+    unknown = set(entry) - {"class_path", "init_args"}
+    if unknown or "class_path" not in entry:
+        raise ValueError(f"model.rewards holds {entry!r}: a reward has the keys class_path and init_args.")
+    path, settings = entry["class_path"], entry.get("init_args") or {}
+    name = path if "." in path else _registered_name(path)
+    try:
+        return get_reward_function(name, **settings)
+    except TypeError as error:
+        raise ValueError(f"model.rewards: {path} cannot be made with init_args={settings!r}: {error}") from error
+
+
+def _registered_name(path: str) -> str:
+    """A registered name as it is; for the short name of a registered class, the name it is registered under."""
+    by_class = {getattr(reward, "__name__", ""): name for name, reward in REWARD_FUNCTIONS.items()}
+    return path if path in REWARD_FUNCTIONS else by_class.get(path, path)
+
+
+def _with_unique_names(rewards: list[BaseRewardFunction]) -> list[BaseRewardFunction]:
+    taken: set[str] = set()
+    unique = []
+    for reward in rewards:
+        name, number = reward.name, 2
+        while name in taken:
+            name, number = f"{reward.name}_{number}", number + 1
+        taken.add(name)
+        unique.append(_changed(reward, name=name))
+    return unique
+
+
+def _with_weights(rewards: list[BaseRewardFunction], weights: list[float] | None) -> list[BaseRewardFunction]:
+    if weights is None:
+        return rewards
+    if len(weights) != len(rewards):
+        raise ValueError(
+            f"Number of reward_weights ({len(weights)}) must match number of reward_funcs ({len(rewards)}): "
+            f"{', '.join(reward.name for reward in rewards)}"
+        )
+    return [_changed(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=True)]
+
+
+def _changed(reward: BaseRewardFunction, **attributes: Any) -> BaseRewardFunction:
+    """The reward itself where nothing changes, else a copy: the caller's object is not ours to write to."""
+    if all(getattr(reward, key) == value for key, value in attributes.items()):
+        return reward
+    changed = copy.copy(reward)
+    for key, value in attributes.items():
+        setattr(changed, key, value)
+    return changed

@@ -1,0 +1,90 @@
+"""What one step tells about itself: times of its phases and metrics as sums, read once at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.advantages import batch_std
+from grpo_lightning.metric_sums import MetricSums
+from grpo_lightning.rewards import RewardTable
+from grpo_lightning.types import Rollouts
+
+
+class StepReport:
+    """Collects while a step runs; tensors stay where they are until ``MetricSums.result``."""
+
+    def __init__(self) -> None:
+        self.metrics = MetricSums()
+        self.seconds: dict[str, float] = {}
+        self.num_updates = 0
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the wall time of the block to ``time/<name>``."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def add(self, metrics: MetricSums) -> None:
+        """Adds sums of a micro-batch, of the rewards, ..."""
+        self.metrics = self.metrics + metrics
+
+    def add_mean(self, name: str, values: Tensor) -> None:
+        """Adds the entries of ``values`` to the mean called ``name``; NaN entries do not count."""
+        seen = values[~values.isnan()].double()
+        self.add(MetricSums(means={name: torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])}))
+
+    def add_rewards(self, rewards: RewardTable, values: Tensor) -> None:
+        """Adds each reward's mean and standard deviation over ``values``, (N, R) of all ranks, NaN for None."""
+        for r, name in enumerate(rewards.names):
+            self.add_mean(f"rewards/{name}/mean", values[:, r])
+            self.add_mean(f"rewards/{name}/std", batch_std(values[:, r]).reshape(1))
+
+    def add_update(self, grad_norm: Tensor) -> None:
+        """Counts an optimizer step; a gradient that is not finite was skipped."""
+        self.num_updates += 1
+        finite = torch.isfinite(grad_norm)
+        norm = torch.stack([torch.where(finite, grad_norm, 0.0).double(), finite.double()]).cpu()
+        skipped = (~finite).double().cpu()
+        self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": skipped}))
+
+    def add_rollouts(self, rollouts: Rollouts) -> None:
+        """Adds lengths, tokens and the share of completions that were cut off."""
+        lengths, truncated = rollouts.completion_lengths.double(), rollouts.truncated
+        self.add_mean("completions/mean_length", lengths)
+        self.add_mean("completions/mean_terminated_length", lengths.masked_fill(truncated, torch.nan))
+        self.add_mean("completions/clipped_ratio", truncated.double())
+        infinity = torch.tensor(torch.inf, dtype=torch.float64)
+        ended = lengths[~truncated]
+        self.add(
+            MetricSums(
+                totals={
+                    "tokens/completion": lengths.sum(),
+                    "tokens/prompt_and_completion": (
+                        lengths.sum() + rollouts.prompt_lengths[rollouts.group].sum().double()
+                    ),
+                },
+                minima={
+                    "completions/min_length": lengths.min(),
+                    "completions/min_terminated_length": ended.min() if len(ended) else infinity,
+                },
+                maxima={
+                    "completions/max_length": lengths.max(),
+                    "completions/max_terminated_length": ended.max() if len(ended) else -infinity,
+                },
+            )
+        )
+
+    def close(self) -> MetricSums:
+        """All metrics, with ``time/<phase>`` and ``step_time`` in seconds: over ranks, the slowest counts."""
+        times = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
+        times["step_time"] = time.perf_counter() - self._started
+        return self.metrics + MetricSums(
+            maxima={name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in times.items()}
+        )

@@ -1,0 +1,147 @@
+"""What flows through a GRPO step: prompts in, rollouts out.
+
+Axis letters, used in every docstring of the package:
+
+    B  prompts of this rank's step            G  completions per prompt
+    N  completions of this rank's step        T  completion tokens of all N completions, end to end
+    M  completions of one micro-batch         R  reward functions
+    V  vocabulary                             H  hidden size
+
+Rollouts stay ragged: sequences are stored end to end in one flat tensor beside their lengths. Nothing is padded until
+a model that needs padding asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Message = dict[str, Any]
+Prompt = str | list[Message]
+"""Plain text, or a conversation as a list of ``{"role": ..., "content": ...}``."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """The B prompts of one step on one rank. Lives on the CPU."""
+
+    prompts: list[Prompt]
+    """B prompts as the dataset has them; rewards receive them in this form."""
+    prompt_ids: list[list[int]]
+    """B lists of token ids, chat template applied, unpadded."""
+    uids: list[int]
+    """B row numbers in the dataset. With the run's seed and the step they seed the sampling of that prompt."""
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    """Further dataset columns for the rewards, B entries each (``ground_truth``, ``answer``, ...)."""
+
+    def __post_init__(self) -> None:
+        sizes = {"prompts": len(self.prompts), "prompt_ids": len(self.prompt_ids), "uids": len(self.uids)}
+        sizes |= {name: len(values) for name, values in self.columns.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"a prompt batch needs one entry per prompt in every field, got {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """Returns itself: Lightning moves batches, and this one holds nothing that belongs on an accelerator."""
+        return self
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """N completions of B prompts, as sampled. CPU tensors, ragged: flat tokens beside lengths."""
+
+    prompt_ids: Tensor
+    """(sum of prompt_lengths,) int64: the B prompts end to end."""
+    prompt_lengths: Tensor
+    """(B,) int64 tokens."""
+    completion_ids: Tensor
+    """(T,) int64: the N completions end to end; the end-of-sequence token is included where one was sampled."""
+    completion_lengths: Tensor
+    """(N,) int64 tokens, each at least 1."""
+    group: Tensor
+    """(N,) int64 in [0, B): the prompt that completion n belongs to. Groups need not be equal in size."""
+    sampling_logprobs: Tensor
+    """(T,) float32 nats: what the sampler gave each token, at the sampling temperature."""
+    truncated: Tensor
+    """(N,) bool: True where the completion ran into the length limit instead of ending."""
+    completion_mask: Tensor
+    """(T,) bool: True where the policy chose the token; tokens of tools or environments are False."""
+
+    def __post_init__(self) -> None:
+        tokens, completions = self.completion_ids.numel(), self.completion_lengths.numel()
+        checks = {
+            "prompt_ids": (self.prompt_ids.numel(), int(self.prompt_lengths.sum())),
+            "completion_ids": (tokens, int(self.completion_lengths.sum())),
+            "sampling_logprobs": (self.sampling_logprobs.numel(), tokens),
+            "completion_mask": (self.completion_mask.numel(), tokens),
+            "group": (self.group.numel(), completions),
+            "truncated": (self.truncated.numel(), completions),
+        }
+        for name, (found, expected) in checks.items():
+            if found != expected:
+                raise ValueError(f"rollouts.{name} has {found} entries, expected {expected}")
+        if completions and int(self.completion_lengths.min()) < 1:
+            raise ValueError("a completion has at least one token; a generator returned an empty one")
+
+    @classmethod
+    def from_lists(
+        cls,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Sequence[Sequence[int]],
+        sampling_logprobs: Sequence[Sequence[float]],
+        truncated: Sequence[bool],
+        group: Sequence[int],
+    ) -> Rollouts:
+        """Rollouts from Python lists, one entry per prompt or per completion.
+
+        Example:
+            >>> rollouts = Rollouts.from_lists([[5, 6]], [[7], [8, 9]], [[-0.1], [-0.2, -0.3]], [False, True], [0, 0])
+            >>> rollouts.completion_ids.tolist(), rollouts.completion_lengths.tolist()
+            ([7, 8, 9], [1, 2])
+        """
+        flat_ids = [token for ids in completion_ids for token in ids]
+        return cls(
+            prompt_ids=torch.tensor([token for ids in prompt_ids for token in ids], dtype=torch.int64),
+            prompt_lengths=torch.tensor([len(ids) for ids in prompt_ids], dtype=torch.int64),
+            completion_ids=torch.tensor(flat_ids, dtype=torch.int64),
+            completion_lengths=torch.tensor([len(ids) for ids in completion_ids], dtype=torch.int64),
+            group=torch.tensor(group, dtype=torch.int64),
+            sampling_logprobs=torch.tensor([lp for row in sampling_logprobs for lp in row], dtype=torch.float32),
+            truncated=torch.tensor(truncated, dtype=torch.bool),
+            completion_mask=torch.ones(len(flat_ids), dtype=torch.bool),
+        )
+
+    @property
+    def num_completions(self) -> int:
+        """N."""
+        return self.completion_lengths.numel()
+
+    @property
+    def num_prompts(self) -> int:
+        """B."""
+        return self.prompt_lengths.numel()
+
+    def prompts(self) -> list[Tensor]:
+        """B views of ``prompt_ids``."""
+        return list(self.prompt_ids.split(self.prompt_lengths.tolist()))
+
+    def completions(self) -> list[Tensor]:
+        """N views of ``completion_ids``."""
+        return list(self.completion_ids.split(self.completion_lengths.tolist()))
+
+    def token_rows(self) -> Tensor:
+        """(T,) int64: the completion in [0, N) that each token belongs to."""
+        return torch.repeat_interleave(torch.arange(self.num_completions), self.completion_lengths)
+
+    def tokens_of(self, rows: Tensor) -> Tensor:
+        """(sum of their lengths,) int64: where the tokens of these completions lie in the flat tensors, in row order."""
+        starts = (self.completion_lengths.cumsum(0) - self.completion_lengths)[rows]
+        lengths = self.completion_lengths[rows]
+        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        return torch.repeat_interleave(starts, lengths) + within

@@ -1,0 +1,41 @@
+"""What every test shares: an offline, quiet, single-threaded process and one toy model directory."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports transformers or tokenizers: both read these once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The suite gives the same numbers on every machine. CUDA_VISIBLE_DEVICES=0 runs the tests marked gpu as well.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from toy_models import save_toy_model
+
+# Toy matrices are faster on one thread than on several, and their sums do not depend on the machine's core count.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a cache of converted datasets of its own: what an earlier run left behind cannot decide a test."""
+    cache = tempfile.TemporaryDirectory(prefix="datasets-cache-", ignore_cleanup_errors=True)
+    config.add_cleanup(cache.cleanup)
+    os.environ["HF_DATASETS_CACHE"] = cache.name
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_in_any_order() -> None:
+    """Seed torch before each test, so that no test depends on the ones before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random float32 Qwen2 model with its tokenizer and chat template; shared, so do not write to it."""
+    return save_toy_model(tmp_path_factory.mktemp("tiny_model"))

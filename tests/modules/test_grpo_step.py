@@ -1,0 +1,250 @@
+"""One GRPO step against the formulas, written out here without any code of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo_lightning.types import PromptBatch, Rollouts
+
+LEARNING_RATE = 0.1
+
+
+def record(module):
+    """Keeps what the module samples."""
+    seen = []
+    original = module.sample_rollouts
+
+    def sample(batch, *args, **kwargs):
+        rollouts = original(batch, *args, **kwargs)
+        seen.append((batch, rollouts))
+        return rollouts
+
+    module.sample_rollouts = sample
+    return seen
+
+
+def token_logprobs(model: torch.nn.Module, rollouts: Rollouts) -> list[Tensor]:
+    """Logprobs of each completion's tokens, one unpadded sequence at a time."""
+    rows = []
+    for completion, group in zip(rollouts.completions(), rollouts.group.tolist(), strict=True):
+        prompt = rollouts.prompts()[group]
+        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        rows.append(logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0])
+    return rows
+
+
+def hand_advantages(rollouts: Rollouts, tokenizer) -> Tensor:
+    rewards = share_of_digits([tokenizer.decode(ids, skip_special_tokens=True) for ids in rollouts.completions()])
+    groups = torch.tensor(rewards, dtype=torch.float64).view(rollouts.num_prompts, -1)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    return (centred / (groups.std(dim=1, keepdim=True) + 1e-4)).flatten()
+
+
+def descend(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= LEARNING_RATE * parameter.grad
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_a_step_moves_the_weights_along_the_gradient_of_the_paper(tiny_model_dir, tmp_path, loss_type):
+    seen: list[tuple[PromptBatch, Rollouts]] = []
+    module = fit(tiny_model_dir, tmp_path, on_module=lambda m: seen.append(record(m)), loss_type=loss_type)
+    ((_, rollouts),) = seen[0]
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    advantages = hand_advantages(rollouts, AutoTokenizer.from_pretrained(tiny_model_dir))
+    assert advantages.abs().max() > 0.5
+    rows = token_logprobs(model, rollouts)
+    # At the first update the ratio is 1 and its gradient that of the logprob.
+    terms = [-a * (lp - lp.detach()).exp() for a, lp in zip(advantages, rows, strict=True)]
+    if loss_type == "dapo":
+        loss = sum(term.sum() for term in terms) / sum(len(lp) for lp in rows)
+    elif loss_type == "grpo":
+        loss = sum(term.mean() for term in terms) / len(rows)
+    else:
+        loss = sum(term.sum() for term in terms) / (len(rows) * 8)
+    expected = descend(model, loss)
+    torch.testing.assert_close(weights(module), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_second_iteration_uses_the_ratio_to_the_weights_that_sampled(tiny_model_dir, tmp_path):
+    seen = []
+    module = fit(
+        tiny_model_dir, tmp_path, max_steps=2, on_module=lambda m: seen.append(record(m)), num_iterations=2, epsilon=0.01
+    )
+    ((_, rollouts),) = seen[0]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    advantages = hand_advantages(rollouts, AutoTokenizer.from_pretrained(tiny_model_dir)).float()
+    old = [lp.detach() for lp in token_logprobs(model, rollouts)]
+    tokens = sum(len(lp) for lp in old)
+    expected, clipped = {}, 0
+    for _ in range(2):
+        loss = torch.zeros(())
+        for a, new, before in zip(advantages, token_logprobs(model, rollouts), old, strict=True):
+            ratio = (new - before).exp()
+            clipped += int((ratio > 1.01).sum() + (ratio < 0.99).sum())
+            loss = loss - torch.minimum(ratio * a, ratio.clamp(0.99, 1.01) * a).sum() / tokens
+        expected = descend(model, loss)
+    assert clipped > 0  # otherwise the clip was not put to the test
+    torch.testing.assert_close(weights(module), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_kl_pulls_towards_the_first_weights_by_the_k3_estimator(tiny_model_dir, tmp_path):
+    seen = []
+    module = fit(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=2,
+        on_module=lambda m: seen.append(record(m)),
+        beta=0.5,
+        use_bias_correction_kl=False,
+    )
+    rollouts_of_steps = [rollouts for _, rollouts in seen[0]]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    expected = {}
+    for rollouts in rollouts_of_steps:
+        advantages = hand_advantages(rollouts, tokenizer).float()
+        new = token_logprobs(model, rollouts)
+        with torch.no_grad():
+            ref = token_logprobs(reference, rollouts)
+        tokens = sum(len(lp) for lp in new)
+        loss = torch.zeros(())
+        for a, lp, ref_lp in zip(advantages, new, ref, strict=True):
+            kl = (ref_lp - lp).exp() - (ref_lp - lp) - 1
+            loss = loss + (-(lp - lp.detach()).exp() * a + 0.5 * kl).sum() / tokens
+        expected = descend(model, loss)
+    torch.testing.assert_close(weights(module), expected, rtol=1e-4, atol=1e-6)
+    assert module.step_metrics["kl"] > 0
+
+
+@pytest.mark.parametrize("setting", [{"max_tokens_per_microbatch": 24}, {"microbatch_layout": "padded"}])
+def test_neither_micro_batches_nor_layout_change_a_step(tiny_model_dir, tmp_path, setting):
+    whole = fit(tiny_model_dir, tmp_path, max_steps=2)
+    split = fit(tiny_model_dir, tmp_path, max_steps=2, **setting)
+    torch.testing.assert_close(weights(split), weights(whole), rtol=1e-4, atol=1e-6)
+    ignored = {"tokens_per_second", "step_time"}
+    numbers = {k: v for k, v in whole.step_metrics.items() if not k.startswith("time/") and k not in ignored}
+    assert numbers.keys() >= {"loss", "reward", "entropy", "grad_norm", "clip_ratio/low_mean"}
+    for name, value in numbers.items():
+        assert split.step_metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_minibatches_take_one_optimizer_step_each_and_cover_every_group_once(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir, num_minibatches=2, num_iterations=2)
+    steps = []
+    module.step_optimizer, original = lambda: steps.append(1) or original(), module.step_optimizer
+    make_trainer(tmp_path, max_steps=4).fit(module, datamodule=make_data(tmp_path))
+    assert len(steps) == 4
+    assert module.steps_done == 1
+    rollouts = Rollouts.from_lists([[1], [2], [3]], [[4]] * 6, [[0.0]] * 6, [False] * 6, [0, 0, 1, 1, 2, 2])
+    parts = module.minibatches(rollouts, iteration=0)
+    assert sorted(torch.cat(parts).tolist()) == list(range(6))
+    assert all(rollouts.group[part].bincount().max() == 2 for part in parts)
+
+
+def test_minibatches_need_as_many_prompts(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"data.batch_size=3 prompts cannot be dealt out to\s+model.num_minibatches=4"):
+        fit(tiny_model_dir, tmp_path, max_steps=4, num_minibatches=4)
+
+
+def test_weights_stay_bit_equal_when_every_completion_is_truncated_and_masked(tiny_model_dir, tmp_path):
+    before = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    module = fit(tiny_model_dir, tmp_path, max_completion_length=1, mask_truncated_completions=True)
+    assert module.step_metrics["completions/clipped_ratio"] == 1.0
+    assert module.step_metrics["loss"] == 0.0
+    assert module.step_metrics["grad_norm"] == 0.0
+    for name, parameter in before.named_parameters():
+        assert torch.equal(weights(module)[name], parameter), name
+
+
+def test_equal_rewards_leave_the_weights_alone_but_momentum_goes_on(tiny_model_dir, tmp_path):
+    calls = []
+
+    def rewarded_once(completions, **columns):
+        calls.append(1)
+        return share_of_digits(completions) if len(calls) == 1 else [1.0] * len(completions)
+
+    after = []
+    module = make_module(
+        tiny_model_dir, rewards=[rewarded_once], optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5)
+    )
+    module.end_step, original = lambda report: (after.append(weights(module)), original(report)), module.end_step
+    make_trainer(tmp_path, max_steps=2).fit(module, datamodule=make_data(tmp_path))
+    start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
+    for name, first in after[0].items():
+        torch.testing.assert_close(after[1][name] - first, 0.5 * (first - start[name]), rtol=1e-3, atol=1e-7)
+    assert module.step_metrics["frac_reward_zero_std"] == 1.0
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir)
+    start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
+    original = module.policy_loss
+    module.policy_loss = lambda *args: original(*args) * float("nan")
+    trainer = make_trainer(tmp_path, max_steps=-1, max_epochs=1, limit_train_batches=1)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    assert module.step_metrics["skipped_updates"] == 1.0
+    for name, parameter in start.items():
+        assert torch.equal(weights(module)[name], parameter), name
+
+
+def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
+    start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
+    kept = fit(tiny_model_dir, tmp_path, max_steps=2, beta=0.1)
+    for name, parameter in kept.reference.model.named_parameters():
+        assert torch.equal(parameter, start[name]), name
+    moved = fit(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=2,
+        beta=0.1,
+        sync_ref_model=True,
+        ref_model_sync_steps=2,
+        ref_model_mixup_alpha=0.25,
+    )
+    mixed = {name: 0.25 * value + 0.75 * start[name] for name, value in weights(moved).items()}
+    torch.testing.assert_close(dict(moved.reference.model.named_parameters()), mixed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_generations": 1}, "model.num_generations=1"),
+        ({"temperature": 0.0}, "model.temperature=0"),
+        ({"sync_ref_model": True}, "model.sync_ref_model needs a reference"),
+        ({"num_iterations": 0}, "model.num_iterations=0"),
+        ({"max_grad_norm": -1.0}, "model.max_grad_norm=-1.0"),
+        ({"dtype": "int8"}, "model.dtype='int8'"),
+        ({"model_name_or_path": "/nowhere"}, "model.model_name_or_path='/nowhere' cannot be read"),
+        ({"rewards": "accuracy,nothing"}, "Reward function 'nothing' not found. Available reward functions: .*accuracy"),
+        ({"reward_weights": "1,2"}, "reward_weights"),
+        ({"success_reward": "fluency"}, "model.success_reward='fluency' is not among the rewards"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(tiny_model_dir, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_module(tiny_model_dir, **settings)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"gradient_clip_val": 1.0}, "model.max_grad_norm"),
+        ({"accumulate_grad_batches": 2}, "max_tokens_per_microbatch"),
+    ],
+)
+def test_trainer_settings_without_effect_are_refused_with_ours(tiny_model_dir, tmp_path, trainer, message):
+    with pytest.raises(Exception, match=message):
+        fit(tiny_model_dir, tmp_path, trainer=trainer)

@@ -1,0 +1,84 @@
+"""Short real runs for tests: a toy model, a few prompts, a Trainer on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from grpo_lightning import GRPODataModule, GRPOModule
+
+
+def share_of_digits(completions: Sequence[str], **columns: Any) -> list[float]:
+    """A dense reward in [0, 1] that a random model earns differently for each completion."""
+    return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
+
+
+def write_prompts(path: Path, count: int = 12) -> Path:
+    """Additions as text prompts of different lengths with their results."""
+    rows = [{"prompt": "0" * (i % 3) + f"{i}+{i + 1}=", "ground_truth": str(2 * i + 1)} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_module(model_dir: str | Path, **settings: Any) -> GRPOModule:
+    """A GRPOModule on the toy model: 4 completions of up to 8 tokens, plain SGD unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "model_name_or_path": str(model_dir),
+        "rewards": [share_of_digits],
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "optimizer": lambda params: torch.optim.SGD(params, lr=0.1),
+        "max_grad_norm": 0.0,
+    }
+    return GRPOModule(**(defaults | settings))
+
+
+def make_data(tmp_path: Path, **settings: Any) -> GRPODataModule:
+    """Three prompts a step."""
+    defaults: dict[str, Any] = {"dataset": str(write_prompts(tmp_path / "train.jsonl")), "batch_size": 3}
+    return GRPODataModule(**(defaults | settings))
+
+
+def make_trainer(tmp_path: Path, max_steps: int = 1, **settings: Any) -> L.Trainer:
+    """A silent Trainer on one CPU process."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": max_steps,
+        "default_root_dir": str(tmp_path),
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+    }
+    return L.Trainer(**(defaults | settings))
+
+
+def fit(
+    model_dir: str | Path,
+    tmp_path: Path,
+    max_steps: int = 1,
+    trainer: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    on_module: Callable[[GRPOModule], None] | None = None,
+    **settings: Any,
+) -> GRPOModule:
+    """Trains for ``max_steps`` optimizer steps and returns the module."""
+    module = make_module(model_dir, **settings)
+    if on_module:
+        on_module(module)
+    make_trainer(tmp_path, max_steps, **(trainer or {})).fit(module, datamodule=make_data(tmp_path, **(data or {})))
+    return module
+
+
+def weights(module: GRPOModule) -> dict[str, torch.Tensor]:
+    """Copies of the policy's parameters."""
+    assert module.policy is not None
+    return {name: parameter.detach().clone() for name, parameter in module.policy.named_parameters()}
