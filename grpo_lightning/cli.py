@@ -1,9 +1,12 @@
 """The command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
+import transformers
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -69,7 +72,7 @@ class GRPOCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or os.getcwd()
         if config.get("logger") in (None, True):
-            csv = CSVLogger(root, name="logs")
+            csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
@@ -87,10 +90,20 @@ class GRPOCLI(LightningCLI):
             self.parser.error(str(error))
 
 
+def _quiet() -> None:
+    """Silences messages that would send users the wrong way; everything else stays."""
+    # The state after the step is the one to resume from: the next step starts there.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
 def _seed(seed_everything: bool | int) -> int:
     return int(seed_everything)
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
+    _quiet()
     GRPOCLI(args=args)

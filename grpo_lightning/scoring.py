@@ -86,6 +86,9 @@ class Scorer:
         if not self._checked:
             self.check(next(self.model.parameters()).device)
         sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
+        if not self.share_prompts:  # then every completion is a group of its own
+            prompt_lengths = rollouts.prompt_lengths[rollouts.group]
+            sizes = (prompt_lengths, rollouts.completion_lengths, torch.arange(rollouts.num_completions))
         plan = plan_micro_batches(*sizes, rows, max_tokens, self._layout)
         if plan and not self._warned_oversize:
             largest = max(count_tokens(*sizes, part, self._layout) for part in plan)

@@ -130,6 +130,7 @@ def test_a_model_with_packed_attention_gives_the_same_logits_in_unpacked_calls(p
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("share_prompts", [True, False])
 @pytest.mark.parametrize("window", [None, 5])
 def test_the_flash_kernel_equals_the_float64_blocks(share_prompts, window):

@@ -56,9 +56,10 @@ class BeforeAfterSummary(Callback):
         was_training = module.policy.training
         module.policy.eval()
         means, samples = module.evaluation_means(), []
-        for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-            rows = module.evaluate_batch(batch, means)
-            samples += rows[: max(0, self.num_samples - len(samples))]
+        for loader in trainer.datamodule.val_dataloader().values():  # type: ignore[attr-defined]
+            for batch in loader:
+                rows = module.evaluate_batch(batch, means)
+                samples += rows[: max(0, self.num_samples - len(samples))]
         module.policy.train(was_training)
         return {"metrics": means.compute(), "samples": samples}
 

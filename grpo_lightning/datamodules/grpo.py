@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter, DatasetConverter, get_dataset_converter
-from grpo_lightning.datamodules.data_config import ENTRY_KEYS, load_data_config
+from grpo_lightning.datamodules.data_config import load_data_config
 from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.datamodules.sources import DatasetSpec, DataSource, find_dataset
+from grpo_lightning.datamodules.sources import DataSource, find_dataset
+from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows
 
-EvalSpec = DatasetSpec | dict[str, DatasetSpec] | list[DatasetSpec]
+EvaluationLoaders = EvaluationLoader | dict[str, EvaluationLoader]
 DEFAULT_CONVERTER = "grpo"
 
 
@@ -85,7 +86,7 @@ class GRPODataModule(L.LightningDataModule):
         """By default that of the LightningModule; set it to use the data module on its own."""
         self.train_prompts: PromptDataset | None = None
         self.eval_prompts: dict[str, PromptDataset] = {}
-        """By name, in the order of the dataloaders."""
+        """By name, in the order of the dataloaders; a single one has the name UNNAMED."""
         self.test_prompts: dict[str, PromptDataset] = {}
         self._check_settings()
 
@@ -107,7 +108,7 @@ class GRPODataModule(L.LightningDataModule):
         """Downloads and parses into the cache, once per node, so that ``setup`` on every rank only opens files."""
         for specs, split in self._specs().values():
             for spec in specs.values():
-                if not _is_rows(spec):
+                if not is_rows(spec):
                     self._source(spec, split).load(self.load_from_cache_file)
 
     def setup(self, stage: str) -> None:
@@ -116,8 +117,11 @@ class GRPODataModule(L.LightningDataModule):
         if stage == "fit" and self.train_prompts is None:
             if "train" not in specs:
                 raise ValueError("data.dataset is not set. Name the dataset to train on.")
-            self.train_prompts = self._read(*specs["train"])[""]
+            self.train_prompts = self._read(*specs["train"])[UNNAMED]
             check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
+        if stage == "fit" and "eval" not in specs:
+            # Lightning asks whether the hook is overridden; an overridden one that returns nothing makes it warn.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         if stage in ("fit", "validate") and not self.eval_prompts and "eval" in specs:
             self.eval_prompts = self._read(*specs["eval"])
         if stage in ("test", "predict") and not self.test_prompts and "test" in specs:
@@ -129,9 +133,9 @@ class GRPODataModule(L.LightningDataModule):
         """What to read: role -> (datasets by name, split)."""
         test_dataset = self.eval_dataset if self.test_dataset is None else self.test_dataset
         roles = {
-            "train": (None if self.dataset is None else {"": self.dataset}, self.split),
-            "eval": (_named(self.eval_dataset), self.eval_split),
-            "test": (_named(test_dataset), self.eval_split),
+            "train": (None if self.dataset is None else {UNNAMED: self.dataset}, self.split),
+            "eval": (by_name(self.eval_dataset), self.eval_split),
+            "test": (by_name(test_dataset), self.eval_split),
         }
         return {role: (specs, split) for role, (specs, split) in roles.items() if specs}
 
@@ -140,8 +144,13 @@ class GRPODataModule(L.LightningDataModule):
 
     def _prompts(self, spec: DatasetSpec, split: str | None) -> PromptDataset:
         rows: Any
-        if _is_rows(spec):
+        if is_rows(spec):
             source, rows, name = None, spec, "The dataset given from Python"
+            if not hasattr(rows, "__len__"):
+                raise ValueError(
+                    f"{name} is a stream ({type(rows).__name__}). Shuffling, length limits and exact resume need all rows: "
+                    "use a datasets.Dataset or a list; a split such as train[:10000], or num_samples, takes a part."
+                )
         else:
             source = self._source(spec, split)
             name = str(source)
@@ -202,21 +211,21 @@ class GRPODataModule(L.LightningDataModule):
             batches_in_flight=partial(_batches_in_flight, self.trainer),
         )
 
-    def val_dataloader(self) -> dict[str, EvaluationLoader]:
-        """One loader for each of ``eval_prompts``, by name; none where there is no eval_dataset."""
+    def val_dataloader(self) -> EvaluationLoaders:
+        """The loader of eval_dataset; where there are several, one for each by name."""
         return self._evaluation_loaders(self.eval_prompts)
 
-    def test_dataloader(self) -> dict[str, EvaluationLoader]:
-        """One loader for each of ``test_prompts``, by name."""
+    def test_dataloader(self) -> EvaluationLoaders:
+        """The loader of test_dataset, else of eval_dataset; where there are several, one for each by name."""
         return self._evaluation_loaders(self.test_prompts)
 
-    def predict_dataloader(self) -> dict[str, EvaluationLoader]:
+    def predict_dataloader(self) -> EvaluationLoaders:
         """As for test."""
         return self._evaluation_loaders(self.test_prompts)
 
-    def _evaluation_loaders(self, prompts: Mapping[str, PromptDataset]) -> dict[str, EvaluationLoader]:
-        # A dict, since Lightning warns of an empty list.
-        return {name: EvaluationLoader(one, self.eval_batch_size, *self._ranks()) for name, one in prompts.items()}
+    def _evaluation_loaders(self, prompts: Mapping[str, PromptDataset]) -> EvaluationLoaders:
+        loaders = {name: EvaluationLoader(one, self.eval_batch_size, *self._ranks()) for name, one in prompts.items()}
+        return loaders[UNNAMED] if list(loaders) == [UNNAMED] else loaders
 
     def _ranks(self) -> tuple[int, int]:
         """(rank, number of ranks)."""
@@ -229,27 +238,3 @@ def _batches_in_flight(trainer: L.Trainer | None) -> int:
         return 0
     current: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # declared without the counter that it has
     return current.ready - current.processed
-
-
-def _is_rows(spec: Any) -> bool:
-    """Whether the rows themselves were given (a list of rows or a datasets.Dataset) rather than where to find them."""
-    return not isinstance(spec, str | dict)
-
-
-def _is_entry(spec: Any) -> bool:
-    return isinstance(spec, dict) and not set(spec).isdisjoint(ENTRY_KEYS)
-
-
-def _named(spec: Any) -> dict[str, DatasetSpec] | None:
-    """One or several evaluation datasets, by the name that their metrics get; a single one has the empty name."""
-    if spec is None:
-        return None
-    if isinstance(spec, dict) and not _is_entry(spec):
-        return dict(spec)
-    several = isinstance(spec, Sequence) and not isinstance(spec, str)
-    if not several or all(isinstance(one, dict) and not _is_entry(one) for one in spec):  # one dataset, maybe its rows
-        return {"": spec}
-    names = [one if isinstance(one, str) else str(one.get("hf_hub_url") or one.get("file_name")) for one in spec]
-    if len(set(names)) < len(names):
-        raise ValueError(f"data.eval_dataset lists {names}, not all different. Give each a name: name: dataset.")
-    return dict(zip(names, spec, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -81,7 +82,8 @@ class PromptDataset:
 
     def batch(self, places: Sequence[int]) -> PromptBatch:
         """The prompts at these places in [0, len(self)), with a column None where a row lacks it."""
-        rows = [self._rows[place] for place in places]
+        # Copies: a reward that changes a message or a list in place would change it for all later epochs.
+        rows = [deepcopy(self._rows[place]) for place in places]
         return PromptBatch(
             prompts=[row["prompt"] for row in rows],
             prompt_ids=[self._prompt_ids(place) for place in places],
@@ -153,28 +155,29 @@ def tokenize_prompts(
     own defaults, so a tokenizer that puts a beginning-of-sequence token first does so here.
 
     Raises:
-        ValueError: If there are conversations and the tokenizer has no chat template, or its template fails on them.
+        ValueError: If text and conversations are mixed, or there are conversations and the tokenizer has no chat
+            template or its template fails on them.
     """
+    conversational = isinstance(prompts[0], list)
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, list) != conversational:
+            kinds = ("a conversation", "text") if conversational else ("text", "a conversation")
+            raise ValueError(
+                f"{name}: the prompt of row 0 is {kinds[0]}, that of row {index} is {kinds[1]}. Use one form."
+            )
     ids: list[list[int]] = []
     for start in range(0, len(prompts), TOKENIZE_ROWS):
-        chunk = prompts[start : start + TOKENIZE_ROWS]
-        texts = iter(_tokenized_texts([p for p in chunk if isinstance(p, str)], tokenizer))
-        chats = iter(
-            _tokenized_chats([p for p in chunk if not isinstance(p, str)], tokenizer, chat_template_kwargs, name)
-        )
-        ids.extend(next(texts) if isinstance(prompt, str) else next(chats) for prompt in chunk)
+        chunk: Any = prompts[start : start + TOKENIZE_ROWS]
+        if conversational:
+            ids.extend(_tokenized_chats(chunk, tokenizer, chat_template_kwargs, name))
+        else:
+            ids.extend(tokenizer(text=chunk)["input_ids"])
     return ids
-
-
-def _tokenized_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return tokenizer(text=texts)["input_ids"] if texts else []
 
 
 def _tokenized_chats(
     chats: list[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any], name: str
 ) -> list[list[int]]:
-    if not chats:
-        return []
     if tokenizer.chat_template is None and "chat_template" not in kwargs:
         raise ValueError(
             f"{name} has conversational prompts, but the tokenizer {tokenizer.name_or_path!r} has no chat template. "

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from grpo_lightning.datamodules.data_config import check_entry, load_data_config
-
-DatasetSpec: TypeAlias = str | dict[str, Any] | list[dict[str, Any]]
-"""A name or path, an entry as in dataset_info.json, or the rows themselves."""
 
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 DEFAULT_SPLIT = "train"  # also what the datasets library calls the rows of a single local file

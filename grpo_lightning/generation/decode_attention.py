@@ -18,7 +18,7 @@ NAME = "grpo_lightning_decode"
 def decode_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' ``sdpa`` attention, with a shortcut for one query per row and fewer key heads than query heads.
+    """The ``sdpa`` of transformers, with a shortcut for one query per row and fewer key heads than query heads.
 
     With a padding mask, transformers copies the keys and values once per query head of their group, at every token:
     on a CPU that takes over ten times as long as the attention itself. Here the query heads of a group become the
@@ -27,7 +27,8 @@ def decode_attention(
     Args:
         module: The attention layer.
         query: ``(n, heads, q, head size)``.
-        key, value: ``(n, key heads, length, head size)``.
+        key: ``(n, key heads, length, head size)``.
+        value: As ``key``.
         attention_mask: ``(n, 1, q, length)``, True or 0 where a key is visible, or None for all.
         kwargs: As transformers passes them.
 

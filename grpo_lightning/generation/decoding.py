@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,23 +17,69 @@ CHECK_EVERY = {"cpu": 1}
 """Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """n completions of one call of ``decode``."""
+class Transcript:
+    """What has been sampled for n completions, on the policy's device, and as lists once it has been looked at.
 
-    completion_ids: list[list[int]]
-    """n lists of token ids."""
-    logprobs: Tensor
-    """(n, C) float32 on the CPU, nats; arbitrary beyond the end of a completion."""
-    truncated: list[bool]
-    """n flags: the completion ran into the length limit."""
+    Args:
+        size: n.
+        limit: C, tokens a completion may have.
+        device: Of the policy.
+        stop_rule: When a completion ends.
+        on_completed: Called with the row and the token ids of each completion as it ends.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        limit: int,
+        device: torch.device,
+        stop_rule: StopRule,
+        on_completed: Callable[[int, list[int]], None],
+    ) -> None:
+        self.tokens = torch.zeros(size, limit, dtype=torch.int64, device=device)
+        """(n, C); arbitrary beyond the end of a completion, like the logprobs."""
+        self.logprobs = torch.zeros(size, limit, dtype=torch.float32, device=device)
+        """(n, C) nats."""
+        self.completion_ids: list[list[int]] = [[] for _ in range(size)]
+        self.truncated = [False] * size
+        self._limit = limit
+        self._seen = 0
+        self._stop_rule = stop_rule
+        self._on_completed = on_completed
+
+    def end_completions(self, rows: Tensor, length: int) -> list[int]:
+        """Looks at the tokens sampled for ``rows`` since the last look, up to ``length``, and ends what has ended.
+
+        Returns:
+            Places in ``rows`` of the completions that go on, ascending.
+        """
+        fresh = self.tokens[rows, self._seen : length].tolist()
+        self._seen = length
+        going_on = []
+        for place, (row, tokens) in enumerate(zip(rows.tolist(), fresh, strict=True)):
+            completion = self.completion_ids[row]
+            ended = self._extend(completion, tokens)
+            if not ended and length < self._limit:
+                going_on.append(place)
+                continue
+            self.truncated[row] = not ended
+            self._on_completed(row, completion)
+        return going_on
+
+    def _extend(self, completion: list[int], tokens: Sequence[int]) -> bool:
+        """Appends tokens up to the one that ends the completion, and says whether there was one."""
+        for token in tokens:
+            completion.append(token)
+            if self._stop_rule.ends(completion):
+                return True
+        return False
 
 
 class Slots:
     """The completions being decoded, one slot each: cache, mask and positions. Slot s holds completion ``rows[s]``.
 
-    Prompts are padded on the left with their own first token: attention does not see it there, and a repetition penalty,
-    which does, counts it anyway.
+    Prompts are padded on the left with their own first token: attention does not see it there, and a repetition
+    penalty, which does, counts it anyway.
 
     Args:
         policy: Any causal language model of transformers.
@@ -68,6 +113,8 @@ class Slots:
 
     def keep(self, alive: Sequence[int]) -> None:
         """Keeps these slots, given in ascending order, and closes the gaps with slots from the end."""
+        if len(alive) == len(self.rows):
+            return
         kept = set(alive)
         holes = [slot for slot in range(len(alive)) if slot not in kept]
         order = list(range(len(alive)))
@@ -113,7 +160,7 @@ def decode(
     uniforms: Tensor,
     stop_rule: StopRule,
     on_completed: Callable[[int, list[int]], None],
-) -> Decoded:
+) -> Transcript:
     """G completions of each prompt, decoded together; a completion that ends leaves the batch.
 
     Args:
@@ -126,41 +173,21 @@ def decode(
     """
     slots = Slots(policy, prompt_ids, sampling.num_generations)
     sampler = TokenSampler(sampling)
-    uniforms = uniforms.to(slots.rows.device)
-    tokens = torch.zeros(uniforms.shape, dtype=torch.int64, device=uniforms.device)
-    logprobs = torch.zeros(uniforms.shape, dtype=torch.float32, device=uniforms.device)
-    completions: list[list[int]] = [[] for _ in range(len(uniforms))]
-    truncated = [False] * len(completions)
-    check_every, seen = CHECK_EVERY.get(uniforms.device.type, 8), 0
-    for step in range(limit := sampling.max_completion_length):
+    device, limit = slots.rows.device, sampling.max_completion_length
+    uniforms = uniforms.to(device)
+    transcript = Transcript(len(uniforms), limit, device, stop_rule, on_completed)
+    check_every = CHECK_EVERY.get(device.type, 8)
+    for step in range(limit):
         history = None
         if sampler.needs_history:
-            history = torch.cat([slots.prompts[slots.rows], tokens[slots.rows, :step]], dim=-1)
-        tokens[slots.rows, step], logprobs[slots.rows, step] = sampler(slots.logits, uniforms[slots.rows, step], history)
+            history = torch.cat([slots.prompts[slots.rows], transcript.tokens[slots.rows, :step]], dim=-1)
+        tokens, logprobs = sampler(slots.logits, uniforms[slots.rows, step], history)
+        transcript.tokens[slots.rows, step] = tokens
+        transcript.logprobs[slots.rows, step] = logprobs
         if (step + 1) % check_every == 0 or step + 1 == limit:
-            alive = []
-            fresh = tokens[slots.rows, seen : step + 1].tolist()
-            seen = step + 1
-            for slot, (row, new) in enumerate(zip(slots.rows.tolist(), fresh, strict=True)):
-                if _extend(completions[row], new, stop_rule):
-                    on_completed(row, completions[row])
-                elif step + 1 == limit:
-                    truncated[row] = True
-                    on_completed(row, completions[row])
-                else:
-                    alive.append(slot)
-            if not alive:
+            going_on = transcript.end_completions(slots.rows, step + 1)
+            if not going_on:
                 break
-            if len(alive) < len(fresh):
-                slots.keep(alive)
-        slots.feed(tokens[slots.rows, step])
-    return Decoded(completions, logprobs.cpu(), truncated)
-
-
-def _extend(completion: list[int], tokens: Sequence[int], stop_rule: StopRule) -> bool:
-    """Appends tokens up to the one that ends the completion, and says whether there was one."""
-    for token in tokens:
-        completion.append(token)
-        if stop_rule.ends(completion):
-            return True
-    return False
+            slots.keep(going_on)
+        slots.feed(transcript.tokens[slots.rows, step])
+    return transcript

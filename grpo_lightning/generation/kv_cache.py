@@ -13,48 +13,56 @@ ROOM = 64
 
 
 class BufferedLayer(DynamicLayer):
-    """transformers' growing layer with room to grow into.
+    """The growing layer of transformers, with room to grow into.
 
     ``DynamicLayer`` concatenates at every token, which copies the whole cache. This one writes the token into a buffer;
     ``keys`` and ``values``, ``(rows, heads, length, head size)``, are views of what is filled.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: list[Tensor] = []  # keys and values, each (at least rows, heads, at least length, head size)
+        self._rows = self._length = 0
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Appends the new tokens and returns all of them."""
+        rows, _, new, _ = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys = self._key_buffer = key_states
-            self.values = self._value_buffer = value_states
-            return key_states, value_states
-        start = self.keys.shape[-2]
-        stop = start + key_states.shape[-2]
-        if stop > self._key_buffer.shape[-2]:
-            self._key_buffer = _with_room(self.keys, stop + ROOM)
-            self._value_buffer = _with_room(self.values, stop + ROOM)
-        rows = self.keys.shape[0]
-        self._key_buffer[:rows, :, start:stop] = key_states
-        self._value_buffer[:rows, :, start:stop] = value_states
-        self.keys, self.values = self._key_buffer[:rows, :, :stop], self._value_buffer[:rows, :, :stop]
-        return self.keys, self.values
+            self._buffers = [key_states, value_states]
+            return self._show(rows, new)
+        start, stop = self._length, self._length + new
+        if stop > self._buffers[0].shape[-2]:
+            self._buffers = [_with_room(filled, stop + ROOM) for filled in self._show(rows, start)]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:rows, :, start:stop] = states
+        return self._show(rows, stop)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats every row, as the G completions of a prompt need; they no longer share memory."""
-        length = self.get_seq_length()
-        self._key_buffer = _with_room(self.keys, length + ROOM, repeats)
-        self._value_buffer = _with_room(self.values, length + ROOM, repeats)
-        self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
+        self._buffers = [
+            _with_room(filled, self._length + ROOM, repeats) for filled in self._show(self._rows, self._length)
+        ]
+        self._show(self._rows * repeats, self._length)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps some rows, in any order."""
-        super().batch_select_indices(indices)
-        self._key_buffer, self._value_buffer = self.keys, self.values
+        """Keeps these rows, in this order."""
+        self._buffers = [filled[indices] for filled in self._show(self._rows, self._length)]
+        self._show(len(indices), self._length)
 
     def move_rows(self, order: Tensor, moved: Tensor) -> None:
         """Puts row ``order[t]`` into place t for each t in ``moved``, and forgets all rows from ``len(order)`` on."""
         if len(moved):
-            self.keys[moved] = self.keys[order[moved]]
-            self.values[moved] = self.values[order[moved]]
-        self.keys, self.values = self.keys[: len(order)], self.values[: len(order)]
+            for filled in self._show(self._rows, self._length):
+                filled[moved] = filled[order[moved]]
+        self._show(len(order), self._length)
+
+    def _show(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Makes the first ``rows`` rows and ``length`` tokens of the buffers the contents of the layer."""
+        self._rows, self._length = rows, length
+        keys, values = (buffer[:rows, :, :length] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def _with_room(states: Tensor, capacity: int, repeats: int = 1) -> Tensor:
@@ -95,5 +103,5 @@ def keep_rows(cache: DynamicCache, order: Tensor, moved: Tensor) -> None:
     for layer in cache.layers:
         if isinstance(layer, BufferedLayer):
             layer.move_rows(order, moved)
-        else:
+        elif isinstance(layer, DynamicLayer):
             layer.batch_select_indices(order)

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.decode_attention import fast_decode_attention
-from grpo_lightning.generation.decoding import Decoded, decode
+from grpo_lightning.generation.decoding import Transcript, decode
 from grpo_lightning.generation.kv_cache import ragged_cache
 from grpo_lightning.generation.sampling import prompt_uniforms
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
@@ -47,16 +50,19 @@ class TransformersGenerator(Generator):
         """Remembers the policy, after checking that it can be decoded here.
 
         Raises:
-            ValueError: If the model's forward or cache differs from that of a causal transformer.
+            ValueError: If the model's forward or cache differs from that of a causal transformer, or its weights are
+                spread over ranks.
         """
-        model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+        model = policy.get_base_model() if isinstance(policy, PeftModel) else policy
         missing = [name for name in FORWARD_ARGUMENTS if name not in inspect.signature(model.forward).parameters]
         if missing:
             raise ValueError(
                 f"model.model_name_or_path={model_name_or_path!r} is a {type(model).__name__}, whose forward does not "
-                f"take {', '.join(missing)}: TransformersGenerator cannot decode it. Use VLLMColocate as model.generator."
+                f"take {', '.join(missing)}: TransformersGenerator cannot decode it. "
+                "Use VLLMColocate as model.generator."
             )
         ragged_cache(policy.config)
+        _refuse_sharded(policy)
         self._policy, self._tokenizer = policy, tokenizer
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
@@ -86,7 +92,7 @@ class TransformersGenerator(Generator):
         self._check(self._policy, prompt_ids, sampling, seeds)
         stop_rule = StopRule(end_of_sequence_ids(self._policy, self._tokenizer), sampling.stop, self._tokenizer)
         size = sampling.num_generations
-        decoded: list[tuple[list[int], Decoded]] = []
+        decoded: list[tuple[list[int], Transcript]] = []
         with _sampling_mode(self._policy):
             for chunk in self._chunks(prompt_ids, size):
                 uniforms = [prompt_uniforms(seeds[n], size, sampling.max_completion_length) for n in chunk]
@@ -116,8 +122,8 @@ class TransformersGenerator(Generator):
     ) -> None:
         if sampling.structured_outputs:
             raise ValueError(
-                f"model.structured_outputs={sampling.structured_outputs!r}, but TransformersGenerator has no structured "
-                "outputs. Use VLLMColocate as model.generator, or leave structured_outputs out."
+                f"model.structured_outputs={sampling.structured_outputs!r}, but TransformersGenerator has none. "
+                "Use VLLMColocate as model.generator, or leave structured_outputs out."
             )
         if self.max_batch_size is not None and self.max_batch_size < sampling.num_generations:
             raise ValueError(
@@ -128,15 +134,25 @@ class TransformersGenerator(Generator):
             raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
         limit = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
         for n, ids in enumerate(prompt_ids):
+            longest = len(ids) + sampling.max_completion_length
             if len(ids) == 0:
                 raise ValueError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
-            if limit is not None and len(ids) + sampling.max_completion_length > limit:
+            if limit is not None and longest > limit:
                 raise ValueError(
-                    f"prompt {n} of the batch has {len(ids)} tokens; with model.max_completion_length="
-                    f"{sampling.max_completion_length} it may reach {len(ids) + sampling.max_completion_length}, and the "
-                    f"model has {limit} positions (max_position_embeddings). Lower model.max_completion_length or leave "
-                    "out long prompts."
+                    f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
+                    f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
+                    "positions (max_position_embeddings). Lower model.max_completion_length or leave out long prompts."
                 )
+
+
+def _refuse_sharded(policy: PreTrainedModel) -> None:
+    """Ranks gather sharded weights together at every forward; as they sample different numbers of tokens, they hang."""
+    sharded = any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in policy.parameters())
+    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in policy.modules()):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and TransformersGenerator needs them whole on "
+            "every rank. Use trainer.strategy=ddp, or VLLMColocate as model.generator."
+        )
 
 
 @contextmanager
@@ -160,13 +176,13 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
 
 
 def _collect(
-    prompt_ids: Sequence[Sequence[int]], num_generations: int, decoded: Sequence[tuple[list[int], Decoded]]
+    prompt_ids: Sequence[Sequence[int]], num_generations: int, decoded: Sequence[tuple[list[int], Transcript]]
 ) -> Rollouts:
     """Rollouts in prompt-major order from chunks in any order."""
     completions: dict[int, tuple[list[int], Tensor, bool]] = {}
     for rows, output in decoded:
         for row, ids, logprobs, truncated in zip(
-            rows, output.completion_ids, output.logprobs, output.truncated, strict=True
+            rows, output.completion_ids, output.logprobs.cpu(), output.truncated, strict=True
         ):
             completions[row] = (ids, logprobs[: len(ids)], truncated)
     ordered = [completions[n] for n in range(len(prompt_ids) * num_generations)]

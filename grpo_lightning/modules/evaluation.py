@@ -111,31 +111,35 @@ class EvaluationModule(RolloutModule):
         return rows
 
     def on_validation_epoch_start(self) -> None:
-        """Starts empty accumulators."""
-        self._means = self.evaluation_means()
+        """Starts with empty accumulators, one per held-out dataset."""
+        self._means: dict[int, NamedMeans] = {}
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy accuracy and pass@k of held-out prompts; leaves no trace in training."""
-        self.evaluate_batch(batch, self._means)
+        self.evaluate_batch(batch, self._means.setdefault(dataloader_idx, self.evaluation_means()))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the means as ``val/...``."""
+        """Logs the means as ``val/...``, or ``val/<dataset>/...`` where there are several."""
         self._log_means("val")
 
     def on_test_epoch_start(self) -> None:
-        """Starts empty accumulators."""
-        self._means = self.evaluation_means()
+        """As for validation."""
+        self.on_validation_epoch_start()
 
     def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As validation, on the test split."""
-        self.evaluate_batch(batch, self._means)
+        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Logs the means as ``test/...``."""
         self._log_means("test")
 
     def _log_means(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self._means.compute().items()})
+        loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
+        names = list(loaders) if isinstance(loaders, dict) else []
+        for index, means in self._means.items():
+            prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
+            self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """``num_generations`` completions per prompt with their rewards; PredictionWriter puts them into a file."""

@@ -83,12 +83,7 @@ class PolicyModule(L.LightningModule):
         policy = load_causal_lm(self.model_name_or_path, dtype, self.attn_implementation)
         if self.gradient_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy = policy
-
-    def on_fit_start(self) -> None:
-        """Hugging Face models load in eval mode and fit() does not switch them; checkpointing would stay off."""
-        assert self.policy is not None
-        self.policy.train()
+        self.policy = policy.train()  # loaded in eval mode, in which gradient checkpointing stays off
 
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.extraction import last_boxed, lenient_answer, reference_answer, strict_answer
 from grpo_lightning.rewards.numeric import only_number
 from grpo_lightning.rewards.registry import register_reward
@@ -30,9 +30,9 @@ Verdict = bool | str
 @register_reward("accuracy")
 @dataclass
 class AccuracyReward(BaseRewardFunction):
-    """1.0 where the completion's final answer equals the reference, else 0.0; None for a row without reference.
+    r"""1.0 where the completion's final answer equals the reference, else 0.0; None for a row without reference.
 
-    Worked references are understood: ``... #### 42`` (GSM8K) and ``\\boxed{42}`` (MATH). A list of references means
+    Worked references are understood: ``... #### 42`` (GSM8K) and ``\boxed{42}`` (MATH). A list of references means
     that any of them will do.
 
     Args:
@@ -42,7 +42,7 @@ class AccuracyReward(BaseRewardFunction):
             value counts, so ``2+3`` is right for ``5``), ``numeric`` compares one number (thousands separators,
             fractions, percent, currency, units), ``exact`` compares text.
         extraction: ``strict`` takes only what stands in the one ``<answer>...</answer>``; ``lenient`` takes the last
-            such tag, else the last ``\\boxed{}``, else what follows ``####``, else the last number.
+            such tag, else the last ``\boxed{}``, else what follows ``####``, else the last number.
         answer_key: Dataset column with the reference. By default ``ground_truth``, ``answer`` or ``solution``,
             whichever is found first.
         tolerance: Largest difference that still counts as equal, for ``numeric``.
@@ -119,9 +119,10 @@ class AccuracyReward(BaseRewardFunction):
         for key in wanted:
             if key in columns:
                 return key
+        found = ", ".join(sorted(set(columns) - RESERVED)) or "no further columns"
         raise RewardContractError(
-            f"Reward '{self.name}' finds no reference: looked for the column {' or '.join(wanted)}, the data has "
-            f"{sorted(columns) or 'no further columns'}. Set answer_key to the column that holds the reference."
+            f"Reward '{self.name}' finds no reference: looked for the column {' or '.join(wanted)}, the data has {found}. "
+            "Set answer_key to the column that holds the reference."
         )
 
     def _verdicts(self, pairs: list[tuple[Any, str | None]]) -> list[Verdict | None]:
@@ -158,8 +159,12 @@ class AccuracyReward(BaseRewardFunction):
 
     def _compare_as_mathematics(self, tasks: list[tuple[str, str]]) -> list[Verdict]:
         assert self._pool is not None  # made on construction in this mode
-        replies = self._pool.map([(reference, _unboxed(answer)) for reference, answer in tasks])
-        return [self._math_verdict(reply, task) for reply, task in zip(replies, tasks, strict=True)]
+        verdicts: list[Verdict | None] = [_whole_verdict(*task) for task in tasks]
+        hard = [index for index, verdict in enumerate(verdicts) if verdict is None]
+        replies = self._pool.map([(tasks[index][0], _unboxed(tasks[index][1])) for index in hard])
+        for index, reply in zip(hard, replies, strict=True):
+            verdicts[index] = self._math_verdict(reply, tasks[index])
+        return [verdict for verdict in verdicts if verdict is not None]
 
     def _math_verdict(self, reply: str | WorkerError, task: tuple[str, str]) -> Verdict:
         if reply == "unreadable reference":
@@ -182,6 +187,11 @@ def _quick_verdict(reference: str, answer: str | None) -> bool | None:
         return False
     if answer == reference:
         return True
+    return None
+
+
+def _whole_verdict(reference: str, answer: str) -> bool | None:
+    """Two whole numbers need no mathematics, and are most of what arithmetic tasks compare."""
     if _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(reference):
         return int(answer) == int(reference)
     return None

@@ -9,6 +9,9 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 BOXED = "\\boxed"
 FINAL = "####"
 
+MAX_SPAN = 10_000
+"""Characters within which a box must close, and at the end of a text in which a bare number is looked for."""
+
 
 def strict_answer(text: str) -> str | None:
     """What stands between the only ``<answer>`` and the only ``</answer>``; None where the tags are not in order.
@@ -44,7 +47,7 @@ def lenient_answer(text: str) -> str | None:
         ('42', '$1,200')
     """
     text = text.rpartition(THINK_CLOSE)[2]
-    for find in (_last_tagged, last_boxed, after_final_mark, last_number_text):
+    for find in (_last_tagged, last_boxed, after_final_mark, _last_number):
         answer = find(text)
         if answer is not None:
             return answer
@@ -74,7 +77,7 @@ def last_boxed(text: str) -> str | None:
     if not text.startswith("{", opening):
         return None
     depth = 0
-    for position in range(opening, len(text)):
+    for position in range(opening, min(len(text), opening + MAX_SPAN)):
         escaped = text[position - 1] == "\\"
         if text[position] == "{" and not escaped:
             depth += 1
@@ -89,6 +92,10 @@ def after_final_mark(text: str) -> str | None:
     """What follows the last ``####`` on its line, the mark of GSM8K's answers."""
     _, mark, after = text.rpartition(FINAL)
     return after.strip().partition("\n")[0].strip() if mark else None
+
+
+def _last_number(text: str) -> str | None:
+    return last_number_text(text[-MAX_SPAN:])
 
 
 def _last_tagged(text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import regex
+import regex  # type: ignore[import-untyped]  # ships no types
 
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, completion_text
 from grpo_lightning.rewards.extraction import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
@@ -17,7 +17,7 @@ from grpo_lightning.types import Prompt
 @register_reward("format")
 @dataclass
 class FormatReward(BaseRewardFunction):
-    """1.0 where the completion is ``<think>...</think><answer>...</answer>`` and nothing else, else 0.0.
+    r"""1.0 where the completion is ``<think>...</think><answer>...</answer>`` and nothing else, else 0.0.
 
     Each tag occurs once; white space may surround the two blocks; the answer is not empty.
 
@@ -31,7 +31,7 @@ class FormatReward(BaseRewardFunction):
 
     Example:
         >>> reward = FormatReward()
-        >>> reward(prompts=["p"] * 2, completions=["<think>6 * 7</think>\\n<answer>42</answer>", "42"])
+        >>> reward(prompts=["p"] * 2, completions=["<think>6 * 7</think>\n<answer>42</answer>", "42"])
         [1.0, 0.0]
     """
 

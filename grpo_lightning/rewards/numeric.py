@@ -42,10 +42,10 @@ class Number:
 
 
 def numbers_in(text: str) -> list[Number]:
-    """Every number in ``text``, in order.
+    r"""Every number in ``text``, in order.
 
     Example:
-        >>> [str(number.value) for number in numbers_in("-$1,234.50, then 1 1/2 of \\\\frac{3}{4}")]
+        >>> [str(number.value) for number in numbers_in("-$1,234.50, then 1 1/2 of \\frac{3}{4}")]
         ['-2469/2', '3/2', '3/4']
     """
     numbers = (_read(match) for match in _NUMBER.finditer(_plain(text)))

@@ -37,8 +37,7 @@ def resolve_rewards(
     Raises:
         ValueError: If there is no reward, one cannot be found, or weights and rewards differ in number.
     """
-    several = isinstance(spec, Sequence) and not isinstance(spec, str)
-    entries: Sequence[Any] = spec if several else [spec]
+    entries = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
     rewards = [reward for entry in entries for reward in _resolve_entry(entry)]
     if not rewards:
         raise ValueError("model.rewards is empty: name at least one reward, for example accuracy,format.")

@@ -79,7 +79,7 @@ def _as_sequence(result: Any, name: str) -> Sequence[Any]:
 def _as_float(value: Any, row: int, name: str) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+    if isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0):
         value = value.item()
     if not isinstance(value, Real):
         raise RewardContractError(

@@ -54,7 +54,7 @@ def test_the_entry_of_dataset_info_names_the_converter_of_its_dataset_alone(tmp_
     }
     (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
     data = made(dataset="maths", eval_dataset="texts", dataset_info=str(tmp_path), batch_size=3)
-    train, evaluation = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()[""]))
+    train, evaluation = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
     assert train.prompts[0][0] == {"role": "system", "content": "Think."}
     assert evaluation.columns["ground_truth"] == [0, 1, 2]
 
@@ -86,17 +86,17 @@ def test_rows_and_datasets_may_be_given_from_python() -> None:
     data = made(dataset=TEXTS, eval_dataset={"a": datasets.Dataset.from_list(TEXTS[:2])}, batch_size=2)
     assert sorted(uids(data.train_dataloader())) == [0, 1, 2, 3, 4, 5]
     assert uids(data.val_dataloader()["a"]) == [0, 1]
-    assert uids(made("validate", eval_dataset=TEXTS[:3]).val_dataloader()[""]) == [0, 1, 2]
+    assert uids(made("validate", eval_dataset=TEXTS[:3]).val_dataloader()) == [0, 1, 2]
 
 
 def test_test_and_predict_use_the_test_dataset_else_the_evaluation_dataset() -> None:
-    assert uids(made("test", eval_dataset=TEXTS[:3]).test_dataloader()[""]) == [0, 1, 2]
+    assert uids(made("test", eval_dataset=TEXTS[:3]).test_dataloader()) == [0, 1, 2]
     data = made("predict", eval_dataset=TEXTS[:3], test_dataset=TEXTS[:2])
-    assert uids(data.predict_dataloader()[""]) == [0, 1]
+    assert uids(data.predict_dataloader()) == [0, 1]
 
 
 def test_evaluation_keeps_the_last_incomplete_batch_and_its_own_batch_size() -> None:
-    loader = made("validate", eval_dataset=TEXTS[:5], eval_batch_size=2).val_dataloader()[""]
+    loader = made("validate", eval_dataset=TEXTS[:5], eval_batch_size=2).val_dataloader()
     assert [len(batch) for batch in loader] == [1, 2, 2]
     assert len(loader) == 3
 
@@ -131,6 +131,7 @@ def test_settings_are_checked_on_construction(settings: dict[str, Any], message:
         ({}, "fit", "data.dataset is not set"),
         ({"dataset": TEXTS}, "validate", "data.eval_dataset is not set. Name the dataset to validate on"),
         ({"dataset": TEXTS}, "predict", "data.eval_dataset is not set. Name the dataset to predict on"),
+        ({"dataset": (row for row in TEXTS)}, "fit", r"is a stream \(generator\). Shuffling, .* need all rows"),
         ({"dataset": []}, "fit", "The dataset given from Python has no rows"),
         (
             {"dataset": TEXTS, "batch_size": 8},

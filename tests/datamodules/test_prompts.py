@@ -48,11 +48,18 @@ def test_chat_template_kwargs_reach_the_template() -> None:
     assert TOKENIZER.decode(batch.prompt_ids[0]) == "calm:hi"
 
 
-def test_text_and_conversations_may_alternate() -> None:
-    rows = [{"prompt": "plain"}, {"prompt": chat("talk")}, {"prompt": "plain again"}]
-    decoded = [TOKENIZER.decode(ids) for ids in prompts(rows).batch([0, 1, 2]).prompt_ids]
-    assert decoded[0] == "plain" and decoded[2] == "plain again"
-    assert decoded[1].startswith("<|im_start|>user\ntalk")
+def test_a_mixture_of_text_and_conversations_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"row 0 is text, that of row 2 is a conversation"):
+        prompts([{"prompt": "plain"}, {"prompt": "plain"}, {"prompt": chat("talk")}])
+
+
+def test_a_reward_that_changes_its_batch_does_not_change_the_next_one() -> None:
+    data = prompts([{"prompt": chat("1 + 1"), "answers": ["2"]}])
+    batch = data.batch([0])
+    batch.prompts[0].append({"role": "assistant", "content": "2"})
+    batch.columns["answers"][0].clear()
+    again = data.batch([0])
+    assert (again.prompts, again.columns) == ([chat("1 + 1")], {"answers": [["2"]]})
 
 
 def test_rows_beyond_one_tokeniser_call_keep_their_places() -> None:

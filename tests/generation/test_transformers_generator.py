@@ -7,6 +7,9 @@ import random
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy_models import build_model, build_tokenizer
 from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedModel, Qwen3NextConfig
 from transformers.models.qwen3_next import Qwen3NextForCausalLM
@@ -125,6 +128,14 @@ def test_a_completion_depends_on_its_prompt_and_seed_and_not_on_the_batch(policy
                 assert logprobs == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2"])
+def test_growing_the_cache_changes_nothing(architecture, monkeypatch):
+    policy = ending_model(architecture, tie_word_embeddings=False)
+    expected = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
+    monkeypatch.setattr("grpo_lightning.generation.kv_cache.ROOM", 2)
+    assert rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS)) == expected
+
+
 def test_checking_for_ends_every_8_tokens_changes_nothing(policy, monkeypatch):
     expected = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
     monkeypatch.setattr("grpo_lightning.generation.decoding.CHECK_EVERY", {"cpu": 8})
@@ -156,7 +167,13 @@ def test_first_tokens_follow_the_distribution_of_the_policy(policy):
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.3}, {"repetition_penalty": 1.7}, {"top_k": 9, "top_p": 0.8, "min_p": 0.05}],
+    [
+        {"top_k": 5},
+        {"top_p": 0.6},
+        {"min_p": 0.3},
+        {"repetition_penalty": 1.7},
+        {"top_k": 9, "top_p": 0.8, "min_p": 0.05},
+    ],
 )
 def test_reshaped_distributions_are_those_of_transformers(policy, options):
     settings = SamplingSettings(num_generations=4, max_completion_length=10, temperature=0.8, **options)
@@ -203,7 +220,9 @@ def test_stop_strings_end_a_completion_with_the_token_that_completes_them(policy
     free = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
     ids = max((ids for ids, _, _ in free), key=len)
     stop = TOKENIZER.decode(ids[4:6])  # two tokens: no single token can show it
-    settings = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=(stop, "never there"))
+    settings = SamplingSettings(
+        num_generations=3, max_completion_length=12, temperature=0.7, stop=(stop, "never there")
+    )
     found = rows(generator(policy).generate(PROMPTS, settings, SEEDS))
     assert [ids[:6], False] in [[row_ids, truncated] for row_ids, _, truncated in found]
     for (free_ids, _, _), (stopped_ids, _, _) in zip(free, found, strict=True):
@@ -347,3 +366,14 @@ def test_updated_weights_are_sampled_from_without_a_transfer():
     assert ids != before[0][0]
     expected = teacher_forced(policy, PROMPTS[0], ids, 0.7).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
     torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_spread_over_ranks_are_refused_before_they_can_hang():
+    policy = ending_model()
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        fully_shard(policy, mesh=init_device_mesh("cpu", (2,)))
+        with pytest.raises(ValueError, match=r"trainer\.strategy"):
+            generator(policy)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,145 @@
+"""A run that is killed goes on as if nothing had happened: same numbers, same weights, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import write_prompts
+from safetensors.torch import load_file
+
+STEPS = 9
+"""The prompts are seen 2.25 times, so epochs end before, at and after the kill."""
+REWARDS = """
+import os, random, time
+
+def digits(completions, trainer_state, **columns):
+    '''Share of digits plus noise from the global generator; waits at a step so that the test can kill it there.'''
+    if os.environ.get("STOP_AT") == str(trainer_state.global_step):
+        open("reached", "w").close()
+        time.sleep(60)
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) + 0.1 * random.random() for text in completions]
+"""
+
+
+def write_config(folder: Path, model_dir: str | Path) -> Path:
+    (folder / "resume_rewards.py").write_text(REWARDS)
+    config = {
+        "seed_everything": 3,
+        "trainer": {
+            "default_root_dir": str(folder / "run"),
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": STEPS,
+            "enable_progress_bar": False,
+            "val_check_interval": 2,
+        },
+        "model": {
+            "model_name_or_path": str(model_dir),
+            "rewards": ["resume_rewards.digits"],
+            "num_generations": 4,
+            "max_completion_length": 8,
+            "beta": 0.05,
+            "sync_ref_model": True,
+            "ref_model_sync_steps": 2,
+            "num_generations_eval": 2,
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+            "lr_scheduler": {
+                "class_path": "grpo_lightning.schedules.WarmupSchedule",
+                "init_args": {"warmup_steps": 3, "total_steps": 20, "shape": "cosine"},
+            },
+        },
+        "data": {
+            "dataset": str(write_prompts(folder / "train.jsonl")),
+            "eval_dataset": str(write_prompts(folder / "eval.jsonl", 4)),
+            "batch_size": 3,
+        },
+        "checkpoint": {"every_n_train_steps": 1},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    path = os.pathsep.join([str(folder), str(Path(__file__).parent.parent)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(folder / "run.yaml"), *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def logged(folder: Path) -> dict[int, dict[str, str]]:
+    """Every logged number but times, as text, by step; later launches overwrite what they repeat."""
+    rows: dict[int, dict[str, str]] = {}
+    for file in sorted(folder.glob("run/logs/version_*/metrics.csv")):
+        with file.open() as lines:
+            for row in csv.DictReader(lines):
+                timed = ("time", "tokens_per_second", "seconds")
+                numbers = {k: v for k, v in row.items() if v and not any(word in k for word in timed)}
+                rows.setdefault(int(row["step"]), {}).update(numbers)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model_dir, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    write_config(folder, tiny_model_dir)
+    finish(start(folder))
+    return folder
+
+
+@pytest.mark.parametrize("kill_at", [4, 7])
+def test_a_killed_run_resumes_bit_for_bit(tiny_model_dir, tmp_path, uninterrupted, kill_at):
+    write_config(tmp_path, tiny_model_dir)
+    process = start(tmp_path, STOP_AT=str(kill_at))
+    while not (tmp_path / "reached").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish(start(tmp_path, "--ckpt_path", "last"))
+
+    assert logged(tmp_path) == logged(uninterrupted)
+    assert len(logged(tmp_path)) == STEPS
+    whole, resumed = (load_file(folder / "run/hf/last/model.safetensors") for folder in (uninterrupted, tmp_path))
+    assert whole.keys() == resumed.keys()
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
+
+
+def test_a_checkpoint_holds_what_training_needs_and_no_more(uninterrupted):
+    checkpoint = torch.load(uninterrupted / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["steps_done"] == STEPS
+    assert len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
+    assert all(name.startswith("policy.") for name in checkpoint["state_dict"])
+    assert checkpoint["reference"].keys() == {name.removeprefix("policy.") for name in checkpoint["state_dict"]}
+
+
+def test_a_run_from_another_model_is_refused(tmp_path, uninterrupted):
+    from toy_models import save_toy_model
+
+    other = save_toy_model(tmp_path / "other", num_hidden_layers=1)
+    write_config(tmp_path, other)
+    process = start(tmp_path, "--ckpt_path", str(uninterrupted / "run/checkpoints/last.ckpt"))
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "The checkpoint holds other weights than this config trains" in output
