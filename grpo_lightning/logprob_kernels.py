@@ -10,16 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch for CPUs comes without triton; the module can be imported, its kernels cannot be launched
+    triton = tl = None
 
 if TYPE_CHECKING:
     from grpo_lightning.logprobs import LogitTransform
 
+AVAILABLE = triton is not None
 BLOCK = 4096
 """Logits of a row that one program holds at a time."""
 WARPS = 8
+_jit = triton.jit if AVAILABLE else lambda function: function
 
 
 def softmax_statistics(raw: Tensor, targets: Tensor, transform: LogitTransform) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,8 +86,8 @@ def logit_gradient_(
 
 def _constants(transform: LogitTransform) -> dict[str, Any]:
     return {
-        "scale": transform.logit_scale,
-        "temperature": transform.temperature,
+        "scale": float(transform.logit_scale),
+        "temperature": float(transform.temperature),
         "softcap": transform.softcap if transform.softcap is not None else 0.0,
         "HAS_SOFTCAP": transform.softcap is not None,
         "BLOCK": BLOCK,
@@ -89,7 +95,7 @@ def _constants(transform: LogitTransform) -> dict[str, Any]:
     }
 
 
-@triton.jit
+@_jit
 def _tanh(x):
     # From the exponential of a number that is never positive, so that it cannot overflow.
     small = tl.exp(-2.0 * tl.abs(x))
@@ -97,7 +103,7 @@ def _tanh(x):
     return tl.where(x < 0, -magnitude, magnitude)
 
 
-@triton.jit
+@_jit
 def _transformed(raw, scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr):
     """The logits z and d z / d raw."""
     if HAS_SOFTCAP:
@@ -110,7 +116,7 @@ def _transformed(raw, scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr):
     return z, slope
 
 
-@triton.jit
+@_jit
 def _statistics_kernel(
     raw, stride, targets, logprobs, normalizers, entropy, vocab_size: tl.constexpr,
     scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
@@ -139,7 +145,7 @@ def _statistics_kernel(
     tl.store(entropy + row, normalizer - weighted / total)
 
 
-@triton.jit
+@_jit
 def _gradient_kernel(
     raw, stride, targets, normalizers, grad_logprobs, entropy, grad_entropy, vocab_size: tl.constexpr,
     scale, temperature, softcap, HAS_ENTROPY: tl.constexpr, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,

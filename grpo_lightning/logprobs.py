@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from grpo_lightning import logprob_kernels
+
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
 """Size of one chunk of float32 logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads
 the whole output matrix (and writes its gradient), so a chunk needs over a thousand tokens to be worth that traffic."""
@@ -51,7 +53,7 @@ class LogitTransform:
         return torch.tanh(raw * (self.logit_scale / self.softcap)) * (self.softcap / self.temperature)
 
     def slope(self, z: Tensor) -> Tensor | float:
-        """d z / d raw, expressed in z."""
+        """D z / d raw, expressed in z."""
         factor = self.logit_scale / self.temperature
         if self.softcap is None:
             return factor
@@ -180,14 +182,8 @@ def _product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.
     return torch.promote_types(hidden.dtype, weight.dtype)
 
 
-def _raw_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``(n, V)`` float32 (float64 for float64) raw logits of one chunk; the caller may overwrite them."""
-    raw = nn.functional.linear(hidden, weight, bias)
-    return raw if raw.dtype == torch.float64 else raw.float()
-
-
 class _SelectedLogprobs(torch.autograd.Function):
-    """Chunked forward that keeps one number per token, and a backward that computes each chunk's logits again."""
+    """Chunked forward that keeps three numbers per token, and a backward that computes each chunk's logits again."""
 
     @staticmethod
     def forward(
@@ -201,19 +197,16 @@ class _SelectedLogprobs(torch.autograd.Function):
         with_entropy: bool,
         entropy_grad: bool,
     ) -> tuple[Tensor, Tensor]:
-        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs = hidden.new_empty(len(hidden), dtype=exact)
-        normalizers = torch.empty_like(logprobs)
-        entropy = torch.zeros_like(logprobs)
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs, normalizers, entropy = hidden.new_zeros(3, len(hidden), dtype=dtype).unbind()
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            z = transform.apply(_raw_logits(hidden[part], weight, bias))
-            chosen = z.gather(-1, targets[part, None])[:, 0]
-            log_p = z.log_softmax(-1)
-            logprobs[part] = log_p.gather(-1, targets[part, None])[:, 0]
-            normalizers[part] = chosen - logprobs[part]
-            if with_entropy:
-                entropy[part] = torch.linalg.vecdot(log_p.exp(), log_p).neg_()
+            raw = nn.functional.linear(hidden[part], weight, bias)
+            if _fused(raw):
+                statistics = logprob_kernels.softmax_statistics(raw, targets[part], transform)
+            else:
+                statistics = _softmax_statistics(raw, targets[part], transform, with_entropy)
+            logprobs[part], normalizers[part], entropy[part] = statistics
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropy if entropy_grad else None)
         ctx.transform, ctx.chunk = transform, chunk
         if not entropy_grad:
@@ -221,7 +214,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers, entropy = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -230,17 +223,12 @@ class _SelectedLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            z = ctx.transform.apply(_raw_logits(hidden[part], weight, bias))
-            slope = ctx.transform.slope(z)
-            grad = _logit_gradient(
-                z.sub_(normalizers[part, None]),
-                targets[part],
-                grad_logprobs[part],
-                None if entropy is None else (entropy[part], grad_entropy[part]),
-            ).mul_(slope)
+            raw = nn.functional.linear(hidden[part], weight, bias)
+            gradient = logprob_kernels.logit_gradient_ if _fused(raw) else _logit_gradient_
+            of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
+            grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            grad = grad.to(weight.dtype)
+                grad_bias += grad.sum(0, dtype=grad_bias.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[part])
             if grad_weight is not None:
@@ -253,28 +241,62 @@ class _SelectedLogprobs(torch.autograd.Function):
         )
 
 
-def _logit_gradient(
-    log_p: Tensor, targets: Tensor, grad_logprobs: Tensor, entropy: tuple[Tensor, Tensor] | None
+def _fused(raw: Tensor) -> bool:
+    return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
+
+
+def _softmax_statistics(
+    raw: Tensor, targets: Tensor, transform: LogitTransform, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(n,)`` each: the targets' logprobs, the log-normalizers of z, and the entropies or zeros.
+
+    Args:
+        raw: ``(n, V)`` raw logits, overwritten.
+        targets: ``(n,)`` int64.
+        transform: From raw logits to z.
+        with_entropy: Whether the entropies are wanted.
+    """
+    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+    log_p = z.log_softmax(-1)
+    logprobs = log_p.gather(-1, targets[:, None])[:, 0]
+    normalizers = z.gather(-1, targets[:, None])[:, 0] - logprobs
+    entropy = torch.linalg.vecdot(log_p.exp(), log_p).neg_() if with_entropy else torch.zeros_like(logprobs)
+    return logprobs, normalizers, entropy
+
+
+def _logit_gradient_(
+    raw: Tensor,
+    targets: Tensor,
+    normalizers: Tensor,
+    grad_logprobs: Tensor,
+    entropy: tuple[Tensor, Tensor] | None,
+    transform: LogitTransform,
 ) -> Tensor:
-    """Gradient with respect to z, ``(n, V)``; overwrites ``log_p``.
+    """Gradient of the loss with respect to raw logits, ``(n, V)`` in their dtype.
 
     ``d logprob / d z_v = [v = target] - p_v`` and ``d entropy / d z_v = -p_v * (log p_v + entropy)``.
 
     Args:
-        log_p: ``(n, V)``, all log-probabilities.
-        targets: ``(n,)``.
-        grad_logprobs: ``(n,)``, gradient of the loss with respect to the targets' logprobs.
-        entropy: The entropies ``(n,)`` and the loss's gradient with respect to them ``(n,)``; None without that term.
+        raw: ``(n, V)`` raw logits, overwritten.
+        targets: ``(n,)`` int64.
+        normalizers: ``(n,)``, from ``_softmax_statistics``.
+        grad_logprobs: ``(n,)``, gradient with respect to the targets' logprobs.
+        entropy: The entropies and the gradient with respect to them, ``(n,)`` each; None without that term.
+        transform: From raw logits to z.
     """
+    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+    slope = transform.slope(z)
+    log_p = z.sub_(normalizers[:, None])
     if entropy is None:
         grad = log_p.exp_().mul_(-grad_logprobs[:, None])
     else:
         value, upstream = entropy
-        probabilities = log_p.exp()
-        grad = (
-            log_p.add_(value[:, None]).mul_(upstream[:, None]).add_(grad_logprobs[:, None]).mul_(probabilities).neg_()
-        )
-    return grad.scatter_add_(-1, targets[:, None], grad_logprobs[:, None])
+        p = log_p.exp()
+        grad = log_p.add_(value[:, None]).mul_(upstream[:, None]).add_(grad_logprobs[:, None]).mul_(p).neg_()
+    grad.scatter_add_(-1, targets[:, None], grad_logprobs[:, None])
+    if isinstance(slope, Tensor) or slope != 1.0:
+        grad.mul_(slope)
+    return grad.to(raw.dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -64,12 +64,12 @@ def test_a_group_is_told_by_its_id_wherever_its_members_stand_and_however_many_t
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_unanimous_group_has_advantages_of_exactly_zero_in_spite_of_rounding(scale: str):
-    values = torch.tensor([0.1] * 7 + [0.7] * 7 + [0.0, 1.0], dtype=torch.float32).unsqueeze(1)
-    groups = torch.tensor([0] * 7 + [1] * 7 + [2] * 2)
-    result = AdvantageEstimator(scale)(values, groups, torch.ones(1))
-    assert result.advantages[:14].eq(0).all()
-    assert result.advantages.dtype == torch.float32
-    assert result.metrics().result()["frac_reward_zero_std"] == 14 / 16
+    values = torch.tensor([0.1] * 3 + [0.7] * 3 + [0.0, 1.0], dtype=torch.float64).unsqueeze(1)
+    assert values[:3].mean() != 0.1  # 0.1 + 0.1 + 0.1 is not 0.3
+    groups = torch.tensor([0] * 3 + [1] * 3 + [2] * 2)
+    result = AdvantageEstimator(scale)(values, groups, ONE)
+    assert result.advantages[:6].eq(0).all()
+    assert result.metrics().result()["frac_reward_zero_std"] == 6 / 8
 
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
@@ -134,6 +134,15 @@ def test_gdpo_normalises_each_reward_in_its_group_then_the_sum_over_the_batch():
     totals = weights(-unit - 2 * wide_50, unit + 2 * wide_50, -unit + 2 * wide_100, unit - 2 * wide_100)
     torch.testing.assert_close(result.advantages, (totals - totals.mean()) / (totals.std() + 1e-4))
     torch.testing.assert_close(result.rewards, weights(0.0, 201.0, 600.0, 201.0))  # logged as plain totals
+
+
+def test_gdpo_centres_on_the_batch_where_renormalized_partial_rows_have_moved_the_mean():
+    values = rewards([1.0, 1.0], [0.0, NAN], [0.0, 0.0], [0.0, 1.0])
+    estimator = AdvantageEstimator(multi_objective_aggregation="normalize_then_sum", partial_rewards="renormalize")
+    result = estimator(values, TWO_PAIRS, weights(1.0, 1.0))
+    unit = 0.5 / (math.sqrt(0.5) + 1e-4)
+    totals = weights(unit, -2 * unit, -unit, unit)  # row 1: its one reward counts for both
+    torch.testing.assert_close(result.advantages, (totals + unit / 4) / (totals.std() + 1e-4))
 
 
 def test_gdpo_with_a_reward_that_nobody_has_equals_gdpo_without_it():

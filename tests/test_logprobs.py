@@ -208,3 +208,26 @@ def test_settings_without_meaning_are_refused():
         selected_logprobs(hidden, weight, targets, chunk_tokens=0)
     with pytest.raises(ValueError, match="23 hidden states cannot score 22 targets"):
         selected_logprobs(hidden, weight, targets[1:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("entropy_grad", [False, True])
+@pytest.mark.parametrize("vocab", [37, 10_007])
+def test_the_fused_kernels_equal_log_softmax_in_float64(transform, entropy_grad, vocab):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((50, 8), (vocab, 8), (vocab,)))
+    targets = torch.randint(0, vocab, (50,), generator=generator)
+    exact = [tensor.double().requires_grad_() for tensor in (hidden, weight, bias)]
+    single = [tensor.cuda().requires_grad_() for tensor in (hidden, weight, bias)]
+    options = {"chunk_tokens": 16, "with_entropy": True, "entropy_grad": entropy_grad, **transform}
+    logprobs, entropy = selected_logprobs(single[0], single[1], targets.cuda(), bias=single[2], **options)
+    expected, expected_entropy = plain(*exact, targets, **transform)
+    torch.testing.assert_close(logprobs.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(entropy.cpu().double(), expected_entropy, rtol=1e-4, atol=1e-4)
+    loss, wanted = (
+        lp.sin().sum() + entropy_grad * h.sum() for lp, h in ((logprobs, entropy), (expected, expected_entropy))
+    )
+    for found, reference in zip(gradients(loss, *single), gradients(wanted, *exact), strict=True):
+        assert (found.cpu().double() - reference).norm() < 1e-4 * reference.norm()

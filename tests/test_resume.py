@@ -40,7 +40,7 @@ def write_config(folder: Path, model_dir: str | Path) -> Path:
             "devices": 1,
             "max_steps": STEPS,
             "enable_progress_bar": False,
-            "val_check_interval": 2,
+            "val_check_interval": 3,
         },
         "model": {
             "model_name_or_path": str(model_dir),
@@ -107,7 +107,7 @@ def uninterrupted(tiny_model_dir, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kill_at", [4, 7])
+@pytest.mark.parametrize("kill_at", [4, 6])
 def test_a_killed_run_resumes_bit_for_bit(tiny_model_dir, tmp_path, uninterrupted, kill_at):
     write_config(tmp_path, tiny_model_dir)
     process = start(tmp_path, STOP_AT=str(kill_at))

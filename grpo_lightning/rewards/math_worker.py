@@ -6,6 +6,7 @@ are ``(reference, answer)`` pairs; replies are "equal", "different", "unreadable
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import signal
@@ -39,17 +40,20 @@ def compare(reference: str, answer: str) -> str:
 
 
 def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
-    """Answers requests until the other end closes the connection."""
+    """Sets the limits of this process, then answers requests until the other end closes the connection."""
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGALRM, _raise_out_of_time)
     connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, ConnectionError):  # the trainer ended or was killed
+        serve(connection, seconds)
+
+
+def serve(connection: Connection, seconds: float) -> None:
+    """Answers requests, one at a time."""
     connection.send("ready")
     while True:
-        try:
-            reference, answer = connection.recv()
-        except EOFError:
-            return
+        reference, answer = connection.recv()
         # The alarm interrupts Python code. Code that it cannot interrupt is killed by the pool, or, where the
         # trainer itself was killed, by the limit on processor time, whose signal has no handler.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
