@@ -84,7 +84,7 @@ class GRPOCLI(LightningCLI):
         """Runs it; what the data refuses before any weights are loaded is a usage error too."""
         try:
             super()._run_subcommand(subcommand)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             if self.model.policy is not None:
                 raise
             self.parser.error(str(error))

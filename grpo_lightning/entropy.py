@@ -58,7 +58,7 @@ class AdaptiveEntropyCoefficient:
     minimum: float
     maximum: float
     step: float
-    """Change per optimizer step."""
+    """Change per GRPO step."""
     target: float
     """Nats, mean per token."""
     last_entropy: float = math.inf

@@ -41,6 +41,8 @@ class Experience:
     """(T,) float32 nats under the reference; None where beta is 0."""
     entropy_threshold: Tensor | None
     """0-dim: tokens below this entropy (nats) are left out; None to keep all."""
+    is_uncertain: Tensor | None
+    """(T,) bool: tokens that reach the threshold; None to keep all."""
 
     def train_tokens(self, rows: Tensor) -> TrainTokens:
         """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""

@@ -52,7 +52,7 @@ class Objective:
     entropy_coef_max: float = 1.0
     """Upper bound of the adaptive coefficient."""
     entropy_coef_delta: float = 0.005
-    """Change of the adaptive coefficient per optimizer step."""
+    """Change of the adaptive coefficient per GRPO step."""
     entropy_target: float = 0.2
     """Nats per token."""
     sapo_temperature_pos: float = 1.0

@@ -56,7 +56,8 @@ class BeforeAfterSummary(Callback):
         was_training = module.policy.training
         module.policy.eval()
         means, samples = module.evaluation_means(), []
-        for loader in trainer.datamodule.val_dataloader().values():  # type: ignore[attr-defined]
+        loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        for loader in loaders.values() if isinstance(loaders, dict) else [loaders]:
             for batch in loader:
                 rows = module.evaluate_batch(batch, means)
                 samples += rows[: max(0, self.num_samples - len(samples))]

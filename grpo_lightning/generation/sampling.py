@@ -62,11 +62,11 @@ def draw_tokens(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 def _first_above(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """First entry of each row of ``cumulative`` (n, k) above ``target`` (n, 1), and how far the target lies inside it.
 
-    Rounding may carry a target to the very end or below 0. Brought back between 0 and just under the last sum, it
-    lies in an entry that adds something, so a token of probability 0 is never found.
+    A target at the very end, where rounding may carry it, is brought back to just under the last sum. It then lies in
+    an entry that adds something, so a token of probability 0 is never found.
     """
     last = cumulative[:, -1:]
-    target = torch.minimum(target.clamp(min=0), torch.nextafter(last, torch.zeros_like(last)))
+    target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     index = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
     before = F.pad(cumulative, (1, 0)).gather(-1, index)
     return index, target - before

@@ -55,8 +55,8 @@ class StopRule:
         known = self._can_complete.get(token)
         if known is None:
             text = self._decode([token])
-            # U+FFFD is a piece of a character, and a lone space may be stripped: neither rules anything out.
-            uncertain = not text or "\ufffd" in text or any(last.isspace() for last in self._last_characters)
+            # U+FFFD is a piece of a character, and a lone token may lose its spaces: neither rules anything out.
+            uncertain = "\ufffd" in text or any(last.isspace() for last in self._last_characters)
             known = uncertain or any(last in text for last in self._last_characters)
             self._can_complete[token] = known
         return known

@@ -163,8 +163,8 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
-    # Autocast keeps the weights it has cast. Those cast here carry no gradient, and a training forward in the same
-    # autocast region would reuse them; those cast before an optimizer step are of other weights.
+    # Autocast keeps the weights it has cast until its region ends: those cast before an optimizer step are stale here,
+    # and those cast here carry no gradient in some versions of torch, where a training forward would reuse them.
     torch.clear_autocast_cache()
     try:
         with torch.no_grad(), fast_decode_attention(policy):

@@ -45,8 +45,8 @@ class EvaluationModule(RolloutModule):
             if num_generations_eval
             else None
         )
-        extra = resolve_rewards(eval_rewards, None) if eval_rewards else []
-        self.eval_reward_runner = RewardRunner([*self.reward_runner.rewards, *extra])
+        extra = resolve_rewards(eval_rewards) if eval_rewards else []
+        self.eval_reward_runner = RewardRunner(resolve_rewards([*self.reward_runner.rewards, *extra]))
         self.success_index = self._find_success_reward(success_reward)
 
     def _find_success_reward(self, name: str | None) -> int:

@@ -127,15 +127,24 @@ class GRPOModule(ObjectiveModule):
 
         Completions that can have no gradient are left out, but counted in the totals that averages divide by.
         """
-        tokens = torch.zeros(experience.rollouts.num_completions, dtype=torch.int64)
-        tokens.index_add_(0, experience.rollouts.token_rows(), experience.mask.cpu().long())
+        tokens = self._tokens_per_completion(experience, experience.mask)
+        uncertain = (
+            tokens
+            if experience.is_uncertain is None
+            else self._tokens_per_completion(experience, experience.is_uncertain)
+        )
         trained = rows[(tokens[rows] > 0) & self.has_gradient(experience)[rows]]
         plan = self.scorer.plan(experience.rollouts, trained, self.max_tokens_per_microbatch)
-        ranks = gather_objects((len(rows), int(tokens[rows].sum()), len(plan)))
-        totals = StepTotals(completions=sum(rank[0] for rank in ranks), tokens=sum(rank[1] for rank in ranks))
+        ranks = gather_objects((len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum())))
+        totals = StepTotals(*(sum(rank[i] for rank in ranks) for i in (0, 1, 3)))
         count = max(rank[2] for rank in ranks)
         plan += [rows[:0]] * (count - len(plan))
         return [MicroBatch(rows, totals, is_last=i == count - 1) for i, rows in enumerate(plan)]
+
+    def _tokens_per_completion(self, experience: Experience, flags: Tensor) -> Tensor:
+        """(N,) int64, CPU: tokens of each completion with a True flag."""
+        counts = torch.zeros(experience.rollouts.num_completions, dtype=torch.int64)
+        return counts.index_add_(0, experience.rollouts.token_rows(), flags.cpu().long())
 
     def has_gradient(self, experience: Experience) -> Tensor:
         """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""
@@ -160,14 +169,16 @@ class GRPOModule(ObjectiveModule):
         if self.trainer.world_size > 1:
             metrics = metrics.over_ranks(self.all_gather(metrics.to_vector().to(self.device)))
         numbers = self.objective.summarize(metrics)
-        numbers["loss"] = numbers.get("loss", 0.0) / self.num_updates
+        for name in ("loss", "policy_loss"):  # means over the optimizer steps of this GRPO step
+            numbers[name] = numbers.get(name, 0.0) / self.num_updates
         completion_tokens = numbers.pop("tokens/completion")
         self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
         numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": self.optimizers().param_groups[0]["lr"]}
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
         if self.entropy_controller is not None:
             numbers["entropy_coef"] = self.entropy_controller.coefficient
-            self.entropy_controller.update(numbers["entropy_of_trained_tokens"])
+            if "entropy_of_trained_tokens" in numbers:
+                self.entropy_controller.update(numbers["entropy_of_trained_tokens"])
         self.step_metrics = numbers
         shown = {name for name in ("reward", "loss", "tokens_per_second") if name in numbers}
         self.log_dict({name: value for name, value in numbers.items() if name not in shown})

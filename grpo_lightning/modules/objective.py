@@ -39,7 +39,7 @@ class ObjectiveModule(EvaluationModule):
         use_adaptive_entropy: Raises the coefficient while entropy is at or below entropy_target, lowers it above.
         entropy_coef_min: Lower bound of the adaptive coefficient.
         entropy_coef_max: Upper bound of the adaptive coefficient.
-        entropy_coef_delta: Change of the adaptive coefficient per optimizer step.
+        entropy_coef_delta: Change of the adaptive coefficient per GRPO step.
         entropy_target: Nats per token.
         sapo_temperature_pos: Sharpness of SAPO's gate for tokens with positive advantage.
         sapo_temperature_neg: Sharpness of SAPO's gate for the others.
@@ -57,8 +57,8 @@ class ObjectiveModule(EvaluationModule):
         sync_ref_model: Move the reference towards the policy every ref_model_sync_steps steps.
         ref_model_mixup_alpha: Share of the policy in that move.
         ref_model_sync_steps: GRPO steps between moves.
-        max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It changes neither
-            gradients nor metrics.
+        max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
+            gradient.
         microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
         **evaluation: Arguments of EvaluationModule.
     """
@@ -134,12 +134,13 @@ class ObjectiveModule(EvaluationModule):
         if self.mask_truncated_completions:
             mask = mask & ~rollouts.truncated[rollouts.token_rows()]
         needs_threshold = self.objective.needs_entropy_threshold
-        old_logprobs = ref_logprobs = threshold = None
+        old_logprobs = ref_logprobs = threshold = is_uncertain = None
         if self.objective.needs_old_logprobs_pass(num_updates) or needs_threshold:
             old_logprobs, entropy = self.score_tokens(self.scorer, rollouts, with_entropy=needs_threshold)
             if needs_threshold:
                 entropies = torch.cat(gather_objects(entropy[mask.to(self.device)].cpu())).to(self.device)
                 threshold = entropy_threshold(entropies, self.objective.top_entropy_quantile)
+                is_uncertain = (entropy >= threshold) & mask.to(self.device)
         if self.objective.needs_reference:
             ref_logprobs, _ = self.score_tokens(self.reference_scorer, rollouts)
         return Experience(
@@ -150,6 +151,7 @@ class ObjectiveModule(EvaluationModule):
             old_logprobs=old_logprobs if num_updates > 1 else None,
             ref_logprobs=ref_logprobs,
             entropy_threshold=threshold,
+            is_uncertain=is_uncertain,
         )
 
     @torch.no_grad()

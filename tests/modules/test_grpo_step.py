@@ -80,7 +80,12 @@ def test_a_step_moves_the_weights_along_the_gradient_of_the_paper(tiny_model_dir
 def test_a_second_iteration_uses_the_ratio_to_the_weights_that_sampled(tiny_model_dir, tmp_path):
     seen = []
     module = fit(
-        tiny_model_dir, tmp_path, max_steps=2, on_module=lambda m: seen.append(record(m)), num_iterations=2, epsilon=0.01
+        tiny_model_dir,
+        tmp_path,
+        max_steps=2,
+        on_module=lambda m: seen.append(record(m)),
+        num_iterations=2,
+        epsilon=0.01,
     )
     ((_, rollouts),) = seen[0]
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
@@ -228,7 +233,10 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ({"max_grad_norm": -1.0}, "model.max_grad_norm=-1.0"),
         ({"dtype": "int8"}, "model.dtype='int8'"),
         ({"model_name_or_path": "/nowhere"}, "model.model_name_or_path='/nowhere' cannot be read"),
-        ({"rewards": "accuracy,nothing"}, "Reward function 'nothing' not found. Available reward functions: .*accuracy"),
+        (
+            {"rewards": "accuracy,nothing"},
+            "Reward function 'nothing' not found. Available reward functions: .*accuracy",
+        ),
         ({"reward_weights": "1,2"}, "reward_weights"),
         ({"success_reward": "fluency"}, "model.success_reward='fluency' is not among the rewards"),
     ],
@@ -248,3 +256,28 @@ def test_settings_that_cannot_work_are_refused_by_name(tiny_model_dir, settings,
 def test_trainer_settings_without_effect_are_refused_with_ours(tiny_model_dir, tmp_path, trainer, message):
     with pytest.raises(Exception, match=message):
         fit(tiny_model_dir, tmp_path, trainer=trainer)
+
+
+def test_an_entropy_bonus_on_the_uncertain_tokens_only_raises_their_entropy(tiny_model_dir, tmp_path):
+    def nothing(completions, **columns):
+        return [0.0] * len(completions)
+
+    settings = {"entropy_coef": 1.0, "top_entropy_quantile": 0.5, "rewards": [nothing]}
+    module = fit(tiny_model_dir, tmp_path, max_steps=1, **settings)
+    assert module.step_metrics["grad_norm"] > 0
+    assert module.step_metrics["policy_loss"] == 0.0
+    assert module.step_metrics["loss"] == pytest.approx(-module.step_metrics["entropy_of_trained_tokens"], rel=1e-5)
+
+
+def test_an_adaptive_entropy_coefficient_rises_while_entropy_is_low_and_survives_in_the_checkpoint(
+    tiny_model_dir, tmp_path
+):
+    settings = {"use_adaptive_entropy": True, "entropy_target": 100.0, "entropy_coef_delta": 0.25}
+    module = fit(tiny_model_dir, tmp_path, max_steps=3, **settings)
+    assert module.entropy_controller.coefficient == pytest.approx(0.75)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    other = fit(tiny_model_dir, tmp_path, max_steps=1, **settings)
+    other.on_load_checkpoint(checkpoint)
+    assert other.entropy_controller.coefficient == pytest.approx(0.75)
+    assert (other.steps_done, other.num_tokens) == (3, module.num_tokens)

@@ -1,0 +1,87 @@
+"""A dead run says that it is dead."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from runs import fit
+
+from grpo_lightning.callbacks import Alarms
+
+
+SOME_END = list("etaoinshrdlu0123456789 ")
+"""Stop strings that end some of the random completions."""
+
+
+def all_equal(completions, **columns):
+    return [0.5] * len(completions)
+
+
+def test_equal_rewards_are_warned_of_and_then_stop_the_run(tiny_model_dir, tmp_path):
+    alarms = Alarms(warn_after=2, stop_after=3)
+    with (
+        pytest.warns(UserWarning, match="Alarm equal_rewards: in the last 2 steps all completions of every prompt got"),
+        pytest.raises(RuntimeError, match="Stopped by alarm zero_gradient: in the last 3 steps the gradient was zero"),
+    ):
+        fit(tiny_model_dir, tmp_path, max_steps=9, trainer={"callbacks": [alarms]}, rewards=[all_equal])
+
+
+def test_truncation_of_everything_names_the_setting(tiny_model_dir, tmp_path):
+    with pytest.warns(UserWarning, match=r"every completion ran into model.max_completion_length"):
+        fit(
+            tiny_model_dir,
+            tmp_path,
+            max_steps=2,
+            max_completion_length=1,
+            trainer={"callbacks": [Alarms(warn_after=2)]},
+        )
+
+
+def test_nan_gradients_stop_the_run(tiny_model_dir, tmp_path):
+    def break_loss(module):
+        original = module.policy_loss
+        module.policy_loss = lambda *arguments: original(*arguments) * float("nan")
+
+    with pytest.raises(RuntimeError, match="Stopped by alarm not_finite: in the last 2 steps the loss or gradient"):
+        fit(
+            tiny_model_dir,
+            tmp_path,
+            max_steps=9,
+            trainer={"callbacks": [Alarms(warn_after=1, stop_after=2)]},
+            on_module=break_loss,
+        )
+
+
+def test_a_healthy_run_is_silent(tiny_model_dir, tmp_path):
+    def characters(completions, **columns):
+        return [float(len(text)) for text in completions]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Alarm")
+        fit(
+            tiny_model_dir,
+            tmp_path,
+            max_steps=3,
+            trainer={"callbacks": [Alarms(warn_after=1)]},
+            stop=SOME_END,
+            rewards=[characters],
+        )
+
+
+def test_a_good_step_in_between_resets_the_count(tiny_model_dir, tmp_path):
+    alarms = Alarms(warn_after=2, stop_after=2)
+    calls = []
+
+    def every_other_step(completions, **columns):
+        calls.append(1)
+        return [float(len(text)) for text in completions] if len(calls) % 2 else [0.0] * len(completions)
+
+    rewards = [every_other_step]
+    fit(tiny_model_dir, tmp_path, max_steps=4, trainer={"callbacks": [alarms]}, rewards=rewards, stop=SOME_END)
+    assert alarms.in_a_row["equal_rewards"] == 1
+
+
+def test_limits_the_wrong_way_round_are_refused():
+    with pytest.raises(ValueError, match="warn_after=5 must be at least 1 and at most stop_after=3"):
+        Alarms(warn_after=5, stop_after=3)

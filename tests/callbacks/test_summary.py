@@ -1,0 +1,53 @@
+"""Before and after: measured on held-out prompts, printed, written down."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from runs import fit, write_prompts
+
+from grpo_lightning.callbacks import BeforeAfterSummary
+
+
+def test_the_summary_holds_both_accuracies_and_is_printed(tiny_model_dir, tmp_path, capsys):
+    calls = []
+
+    def judged_once(completions, **columns):
+        """0.25 of the held-out prompts right the first time, all right the second."""
+        calls.append(len(completions))
+        return [1.0, 0.0, 0.0, 0.0] if len(calls) == 1 else [1.0] * len(completions)
+
+    def constant(completions, **columns):
+        return [0.5] * len(completions)
+
+    summary = BeforeAfterSummary(lenient="constant", strict="judged_once")
+    fit(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=2,
+        trainer={"callbacks": [summary]},
+        data={"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4)), "eval_batch_size": 4},
+        eval_rewards=[judged_once, constant],
+        success_reward="judged_once",
+    )
+    written = json.loads((tmp_path / "summary.json").read_text())
+    seconds = written.pop("seconds")
+    assert seconds > 0
+    assert written == {
+        "accuracy_before": 0.5,
+        "accuracy_after": 0.5,
+        "strict_before": 0.25,
+        "strict_after": 1.0,
+        "steps": 2,
+    }
+    assert calls == [4, 4]
+    printed = capsys.readouterr().out
+    assert "25.0%" in printed
+    assert "100.0%" in printed
+    assert "02+3=" in printed  # a sample
+
+
+def test_an_unknown_reward_is_refused_before_weights_load(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match="no reward called 'accuracy_lenient'"):
+        fit(tiny_model_dir, tmp_path, trainer={"callbacks": [BeforeAfterSummary()]})

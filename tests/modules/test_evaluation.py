@@ -1,0 +1,73 @@
+"""Evaluation measures what it says and leaves no trace in training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from runs import fit, make_data, make_module, make_trainer, weights, write_prompts
+
+from grpo_lightning.evaluation import NamedMeans, pass_at_k
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():
+    from itertools import combinations
+
+    samples = [True, False, False, True, False]
+    for k in range(1, 6):
+        subsets = list(combinations(samples, k))
+        expected = sum(any(subset) for subset in subsets) / len(subsets)
+        assert pass_at_k(5, 2, k) == pytest.approx(expected)
+
+
+def test_pass_at_more_than_was_sampled_is_refused():
+    with pytest.raises(ValueError, match="pass@3 needs at least 3 completions per prompt, got 2"):
+        pass_at_k(2, 1, 3)
+
+
+def test_means_weigh_entries_and_not_batches():
+    means = NamedMeans(["accuracy"])
+    means.update({"accuracy": [1.0]})
+    means.update({"accuracy": [0.0, 0.0, float("nan")]})
+    assert means.compute() == {"accuracy": pytest.approx(1 / 3)}
+
+
+def test_training_is_the_same_with_and_without_validation(tiny_model_dir, tmp_path):
+    held_out = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4))}
+    plain = fit(tiny_model_dir, tmp_path, max_steps=4)
+    checked = fit(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=4,
+        trainer={"val_check_interval": 1},
+        data=held_out,
+        num_generations_eval=2,
+    )
+    assert checked.trainer.callback_metrics["val/pass@2"] is not None
+    for name, weight in weights(plain).items():
+        assert torch.equal(weight, weights(checked)[name]), name
+
+
+def test_accuracy_is_greedy_and_pass_at_k_sampled(tiny_model_dir, tmp_path):
+    lengths = []
+
+    def right_when_sampled(completions, **columns):
+        """Right for all but the first of several completions of a prompt: never for a greedy one alone."""
+        lengths.append(len(completions))
+        per_prompt = len(completions) // 4
+        return [float(i % per_prompt > 0) for i in range(len(completions))]
+
+    module = make_module(tiny_model_dir, rewards=[right_when_sampled], num_generations_eval=4)
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)), eval_batch_size=4)
+    (metrics,) = make_trainer(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert lengths == [4, 16]
+    assert metrics["val/accuracy"] == 0.0
+    assert metrics["val/pass@1"] == pytest.approx(0.75)
+    assert metrics["val/pass@2"] == metrics["val/pass@4"] == 1.0
+
+
+def test_several_held_out_datasets_are_logged_by_name(tiny_model_dir, tmp_path):
+    paths = {name: str(write_prompts(tmp_path / f"{name}.jsonl", 3)) for name in ("easy", "hard")}
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path)
+    trainer.validate(module, datamodule=make_data(tmp_path, eval_dataset=paths), verbose=False)
+    assert {"val/easy/accuracy", "val/hard/accuracy"} <= set(trainer.callback_metrics)
