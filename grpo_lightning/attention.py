@@ -159,10 +159,10 @@ def packed_attention(
     window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")
     packing.windows.append(window)
     scale = kwargs["scaling"] if kwargs.get("scaling") is not None else query.shape[-1] ** -0.5
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (L, heads, D)
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (L, heads, D)
     if _varlen_fits(query, softcap):
-        return _varlen(*flat, packing, scale, window)[None], None
-    return _in_blocks(*flat, packing, scale, window, softcap)[None], None
+        return _varlen(q, k, v, packing, scale, window)[None], None
+    return _in_blocks(q, k, v, packing, scale, window, softcap)[None], None
 
 
 def _refuse_unsupported(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> None:
@@ -195,7 +195,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
             key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     # transformers counts the query's own position into the window, flash counts the keys before it.
     left = -1 if window is None else window - 1
-    return varlen_attn(
+    output = varlen_attn(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
@@ -207,6 +207,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
         window_size=(left, 0),
         **options,
     )
+    assert isinstance(output, Tensor)  # the normalizers come along only when asked for
+    return output
 
 
 def _in_blocks(

@@ -1,7 +1,9 @@
 """The command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
+import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,  # a step takes seconds, logging it microseconds
     "callbacks": [RunPlan()],
 }
+
+
+COMMANDS = ("chat", "export", "migrate", "report", "rewards", "serve")
+"""Commands beside Lightning's; each is a module of grpo_lightning.commands."""
 
 
 class GRPOCLI(LightningCLI):
@@ -105,5 +111,9 @@ def _seed(seed_everything: bool | int) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
+    arguments = sys.argv[1:] if args is None else args
+    if arguments and arguments[0] in COMMANDS:
+        command = import_module(f"grpo_lightning.commands.{arguments[0]}")
+        raise SystemExit(command.main(arguments[1:]))
     _quiet()
     GRPOCLI(args=args)

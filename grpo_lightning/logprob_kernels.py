@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-def, import-not-found"
+# triton types a kernel's arguments itself, and is missing where torch is built for CPUs.
 """Fused CUDA kernels for one chunk of logits: softmax statistics forward, the gradient of the logits backward.
 
 Written out in torch, each of these passes over a [chunk, vocabulary] tensor half a dozen times, and at a vocabulary of

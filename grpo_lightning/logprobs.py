@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from grpo_lightning import logprob_kernels
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
-"""Size of one chunk of float32 logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads
-the whole output matrix (and writes its gradient), so a chunk needs over a thousand tokens to be worth that traffic."""
+"""Size of one chunk of logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads the
+whole output matrix and writes its gradient, so a chunk needs thousands of tokens to be worth that traffic."""
 MIN_CHUNK_TOKENS = 64
 """With a large vocabulary the traffic of the output matrix counts on a CPU too."""
 
@@ -60,13 +60,15 @@ class LogitTransform:
         return factor * (1.0 - (z * (self.temperature / self.softcap)).square())
 
 
-def chunk_length(vocab_size: int, device: torch.device, chunk_tokens: int | None = None) -> int:
-    """Tokens of one chunk: ``chunk_tokens`` where given, else what fits into ``CHUNK_BYTES`` of float32 logits."""
+def chunk_length(
+    vocab_size: int, device: torch.device, chunk_tokens: int | None = None, bytes_per_logit: int = 4
+) -> int:
+    """Tokens of one chunk: ``chunk_tokens`` where given, else what fits into ``CHUNK_BYTES`` of logits."""
     if chunk_tokens is not None:
         if chunk_tokens < 1:
             raise ValueError(f"chunk_tokens={chunk_tokens} holds no token. Choose at least 1, or None for the default.")
         return chunk_tokens
-    return max(MIN_CHUNK_TOKENS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
+    return max(MIN_CHUNK_TOKENS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (bytes_per_logit * vocab_size))
 
 
 def selected_logprobs(
@@ -111,7 +113,8 @@ def selected_logprobs(
     dtype = _product_dtype(hidden, weight, float32_head)
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens)
+    bytes_per_logit = dtype.itemsize if _fused(hidden) else 4  # written out, softmax is float32
+    chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
     with torch.autocast(hidden.device.type, enabled=False):
         logprobs, entropy = _SelectedLogprobs.apply(
             hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad
@@ -242,6 +245,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 
 
 def _fused(raw: Tensor) -> bool:
+    """Whether the kernels of ``logprob_kernels`` take these logits."""
     return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
 
 
@@ -303,5 +307,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """``total += left @ right``, with the sum in the precision of ``total``."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += left @ right

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from grpo_lightning.logprobs import selected_logprobs, selected_logprobs_of_module
 
@@ -29,13 +30,15 @@ class OutputHead:
         """Logprobs ``(T,)`` and entropies ``(T,)`` or None; options are those of ``selected_logprobs``."""
         options |= {"logit_scale": self.logit_scale, "softcap": self.softcap}
         if self.is_one_matrix:
-            return selected_logprobs(hidden, self.module.weight, targets, bias=self.module.bias, **options)
+            matrix = cast(nn.Linear, self.module)
+            return selected_logprobs(hidden, matrix.weight, targets, bias=matrix.bias, **options)
         return selected_logprobs_of_module(hidden, self.module, targets, vocab_size=self.vocab_size, **options)
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, adapters still injected; any other model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    return cast(PreTrainedModel, unwrap() if unwrap is not None else model)
 
 
 def output_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.attention import Packing, activate_flash_attention_3, install_packed_attention
+from grpo_lightning.layout_check import (
+    computes_in_float32,
+    disagreement,
+    evaluating,
+    packing_obstacle,
+    probe_rollouts,
+    windows_obstacle,
+)
 from grpo_lightning.logprobs import selected_logprobs_of_module
 from grpo_lightning.output_head import base_model, output_head
 from grpo_lightning.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.types import Rollouts
 
 logger = logging.getLogger(__name__)
-
-EXACT_TOLERANCE = 1e-4
-"""Nats by which float32 logprobs of two layouts may differ on average; rounding stays two orders below."""
-ROUNDED_TOLERANCE = 0.15
-"""The same for lower precision. Rounding alone gives a few hundredths, another context gives nats."""
 
 
 class TokenScores(NamedTuple):
@@ -36,12 +38,21 @@ class TokenScores(NamedTuple):
 class Scorer:
     """Scores completion tokens under a model, packed where the model's attention allows it.
 
-    The first call checks the chosen layout and the shortcut around the full logits against plain forward passes of the
-    model on a few random tokens. What disagrees is replaced by the next slower way, said once: packed, padded,
-    full logits row by row.
+    The first call compares the layout, and the way around the full logits, with plain forward passes of the model on a
+    few random tokens. What disagrees is replaced by the next slower way, which is said once: packed, padded, full
+    logits row by row.
+
+    Args:
+        model: A transformers causal language model, or a PEFT model whose adapters are injected into one. The weights
+            may be loaded or changed later.
+        temperature: The sampling temperature.
+        layout: ``packed`` insists and raises where ``auto`` falls back to ``padded``.
+        share_prompts: Compute the prompt of a group once per micro-batch (packed layout only).
+        chunk_tokens: Tokens whose logits exist at the same time; by default what suits the device.
+        float32_head: Compute logits in float32.
 
     Example:
-        >>> scorer = Scorer(model, temperature=0.7)                                         # doctest: +SKIP
+        >>> scorer = Scorer(model, temperature=0.7)                                           # doctest: +SKIP
         >>> for rows in scorer.plan(rollouts, torch.arange(rollouts.num_completions), 8192):  # doctest: +SKIP
         ...     logprobs, entropy = scorer.score(rollouts, rows, "cuda", with_entropy=True)
     """
@@ -55,30 +66,20 @@ class Scorer:
         chunk_tokens: int | None = None,
         float32_head: bool = False,
     ) -> None:
-        """Args:
-        model: A transformers causal language model, or a PEFT model around one (adapters that are injected into its
-            layers). Its weights may be loaded or changed later.
-        temperature: The sampling temperature.
-        layout: ``packed`` insists and raises where ``auto`` falls back.
-        share_prompts: Compute the prompt of a group once per micro-batch (packed layout only).
-        chunk_tokens: Tokens whose logits exist at the same time; default by device.
-        float32_head: Compute logits in float32.
-        """
         self.model = model
         self.temperature = temperature
         self.share_prompts = share_prompts
-        self.head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
+        self._head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
         self._requested = layout
         self._layout: Layout = "padded" if layout == "padded" else "packed"
         self._full_logits = False
         self._checked = False
         self._warned_oversize = False
-        if self._layout == "packed":
-            self._previous_attention = install_packed_attention(base_model(model))
+        self._previous_attention = install_packed_attention(base_model(model)) if self._layout == "packed" else None
 
     @property
     def layout(self) -> Layout:
-        """The layout in use; ``auto`` is settled by the first check."""
+        """The layout in use; the first check may change it where ``auto`` was asked for."""
         return self._layout
 
     def plan(self, rollouts: Rollouts, rows: Tensor, max_tokens: int) -> list[Tensor]:
@@ -90,16 +91,15 @@ class Scorer:
             prompt_lengths = rollouts.prompt_lengths[rollouts.group]
             sizes = (prompt_lengths, rollouts.completion_lengths, torch.arange(rollouts.num_completions))
         plan = plan_micro_batches(*sizes, rows, max_tokens, self._layout)
-        if plan and not self._warned_oversize:
-            largest = max(count_tokens(*sizes, part, self._layout) for part in plan)
-            if largest > max_tokens:
-                self._warned_oversize = True
-                logger.warning(
-                    "A completion and its prompt have %d tokens, more than model.max_tokens_per_microbatch=%d; it is "
-                    "trained in a micro-batch of its own. Raise the budget, or lower model.max_completion_length.",
-                    largest,
-                    max_tokens,
-                )
+        largest = max((count_tokens(*sizes, part, self._layout) for part in plan), default=0)
+        if largest > max_tokens and not self._warned_oversize:
+            self._warned_oversize = True
+            logger.warning(
+                "A completion and its prompt have %d tokens, more than model.max_tokens_per_microbatch=%d, and make a "
+                "micro-batch of their own. Raise the budget, or lower model.max_completion_length.",
+                largest,
+                max_tokens,
+            )
         return plan
 
     def score(
@@ -110,21 +110,22 @@ class Scorer:
         with_entropy: bool = False,
         entropy_grad: bool = False,
     ) -> TokenScores:
-        """Logprobs (and entropies) of the completion tokens of ``rows``, in one forward pass.
+        """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
 
         Args:
             rollouts: On the CPU.
-            rows: ``(M,)`` int64, the completions of one micro-batch.
+            rows: ``(M,)`` int64 on the CPU, at least one completion.
             device: Where the model is.
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
         """
+        device = torch.device(device)
         if not self._checked:
             self.check(device)
-        return self._score(rollouts, rows, torch.device(device), with_entropy, entropy_grad)
+        return self._score(rollouts, rows, device, {"with_entropy": with_entropy, "entropy_grad": entropy_grad})
 
     def check(self, device: torch.device | str) -> None:
-        """Settles the layout on random tokens. ``score`` calls it once; call it earlier to fail early.
+        """Settles the layout. The first ``plan`` or ``score`` calls it; call it before them to fail early.
 
         Raises:
             ValueError: If ``layout='packed'`` was asked for and the model does not support it.
@@ -132,13 +133,9 @@ class Scorer:
         self._checked = True
         device = torch.device(device)
         name = type(base_model(self.model)).__name__
-        with torch.no_grad(), _evaluating(self.model):
+        with evaluating(self.model):
             if self._layout == "packed":
-                faster = activate_flash_attention_3(device)
-                reason = self._packed_obstacle(device) or self._disagreement(device)
-                if reason is not None and faster:
-                    torch.nn.attention.restore_flash_attention_impl()
-                    reason = self._packed_obstacle(device) or self._disagreement(device)
+                reason = self._fastest_packed(device)
                 if reason is None:
                     return
                 self._leave_packed(name, reason)
@@ -147,28 +144,21 @@ class Scorer:
             self._full_logits = True
             logger.warning("%s is scored from its full logits, which needs more memory: %s.", name, reason)
 
-    def _leave_packed(self, name: str, reason: str) -> None:
-        if self._requested == "packed":
-            raise ValueError(
-                f"layout='packed' does not work with {name}: {reason}. Choose 'auto' or 'padded', which trains padded "
-                "micro-batches sorted by length."
-            )
-        base_model(self.model).set_attn_implementation(self._previous_attention)
-        self._layout = "padded"
-        logger.warning("%s is trained on padded micro-batches, which is slower than packed: %s.", name, reason)
+    def _fastest_packed(self, device: torch.device) -> str | None:
+        """Tries packing, with FlashAttention 3 first where there is one; returns what is wrong with it."""
+        faster = activate_flash_attention_3(device)
+        reason = self._packed_obstacle(device)
+        if reason is not None and faster:
+            restore_flash_attention_impl()
+            reason = self._packed_obstacle(device)
+        return reason
 
     def _packed_obstacle(self, device: torch.device) -> str | None:
-        """What keeps the model's layers from being packed: each has to ask for its attention exactly as configured."""
-        config = base_model(self.model).config.get_text_config()
-        for name in ("attention_dropout", "attn_pdrop"):
-            if getattr(config, name, 0.0):
-                return f"the packed kernels have no dropout and the model's config has {name}={getattr(config, name)}"
-        window = getattr(config, "sliding_window", None)
-        layers = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-        unknown = set(layers) - {"full_attention", "sliding_attention"}
-        if unknown:
-            return f"its layers of type {', '.join(sorted(unknown))} look across the sequences of a pack"
-        rollouts = _probe(config.vocab_size)
+        model = base_model(self.model)
+        obstacle = packing_obstacle(model)
+        if obstacle is not None:
+            return obstacle
+        rollouts = probe_rollouts(model.config.get_text_config().vocab_size)
         batch = pack(rollouts, torch.arange(rollouts.num_completions), self.share_prompts)
         packing = Packing(batch.segments, device)
         try:
@@ -177,30 +167,31 @@ class Scorer:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
             return f"{type(error).__name__}: {error}"
-        expected = [window if layer == "sliding_attention" else None for layer in layers]
-        if packing.windows != expected:
-            return f"its layers asked for packed attention with windows {packing.windows}, not {expected}"
-        return None
+        return windows_obstacle(model, packing.windows) or self._disagreement(device)
 
     def _disagreement(self, device: torch.device) -> str | None:
-        """How the scores differ from log_softmax of the plain model's logits on random tokens, if they do."""
-        rollouts = _probe(base_model(self.model).config.get_text_config().vocab_size)
+        """How the scores of random tokens differ from log_softmax of the plain model's logits, if they do."""
+        rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
         rows = torch.arange(rollouts.num_completions)
-        scores = self._score(rollouts, rows, device, with_entropy=False, entropy_grad=False)
-        targets = _to_device(rollouts.completion_ids, device)
-        expected = self._score_full_logits(rollouts, rows, targets, {}).logprobs
-        difference = float((scores.logprobs - expected).abs().mean())
-        tolerance = EXACT_TOLERANCE if _computes_in_float32(self.model, device) else ROUNDED_TOLERANCE
-        # Written so that NaN disagrees.
-        if difference <= tolerance:
-            return None
-        return f"{self._layout} logprobs differ from the plain model's by {difference:.2g} nats on average"
+        scores = self._score(rollouts, rows, device, {})
+        expected = self._score_full_logits(rollouts, rows, _to_device(rollouts.completion_ids, device), {})
+        exact = computes_in_float32(self.model, device)
+        return disagreement(self._layout, scores.logprobs, expected.logprobs, exact)
 
-    def _score(
-        self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_entropy: bool, entropy_grad: bool
-    ) -> TokenScores:
+    def _leave_packed(self, name: str, reason: str) -> None:
+        if self._requested == "packed":
+            raise ValueError(
+                f"layout='packed' does not work with {name}: {reason}. Choose 'auto' or 'padded', which trains padded "
+                "micro-batches sorted by length."
+            )
+        assert self._previous_attention is not None
+        base_model(self.model).set_attn_implementation(self._previous_attention)
+        self._layout = "padded"
+        logger.warning("%s is trained on padded micro-batches, which is slower than packed: %s.", name, reason)
+
+    def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         targets = _to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
-        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, **self.head_options}
+        options = options | self._head_options
         if self._full_logits:
             return self._score_full_logits(rollouts, rows, targets, options)
         decoder, head = output_head(self.model)
@@ -230,38 +221,18 @@ class Scorer:
     def _score_full_logits(
         self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
     ) -> TokenScores:
-        """The plain model row by row, with all its logits in its own precision and a chunk at a time in float32."""
+        """The plain model row by row, with all logits in its own precision and a chunk at a time in float32."""
         model = base_model(self.model)
         prompts, completions = rollouts.prompts(), rollouts.completions()
         logits = []
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
-            ids = torch.cat([prompt, completions[row]])[None]
-            row_logits = model(input_ids=_to_device(ids, targets.device), use_cache=False).logits[0]
-            logits.append(row_logits[len(prompt) - 1 : -1])
+            input_ids = _to_device(torch.cat([prompt, completions[row]])[None], targets.device)
+            logits.append(model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
         flat = torch.cat(logits)
-        return TokenScores(
-            *selected_logprobs_of_module(
-                flat, torch.clone, targets, vocab_size=flat.shape[1], temperature=self.temperature, **options
-            )
-        )
-
-
-def _probe(vocab_size: int) -> Rollouts:
-    """Two groups of short random completions of unequal length."""
-    generator = torch.Generator().manual_seed(0)
-    prompts, completions = (
-        [torch.randint(vocab_size, (n,), generator=generator).tolist() for n in lengths]
-        for lengths in ((5, 3), (4, 7, 2, 6, 1))
-    )
-    logprobs = [[0.0] * len(ids) for ids in completions]
-    return Rollouts.from_lists(prompts, completions, logprobs, [False] * 5, [0, 0, 0, 1, 1])
-
-
-def _computes_in_float32(model: nn.Module, device: torch.device) -> bool:
-    if torch.is_autocast_enabled(device.type) or next(model.parameters()).dtype != torch.float32:
-        return False
-    return device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
+        options = {"vocab_size": flat.shape[1], "temperature": self.temperature, **options}
+        # Cloned, because the head's output may be overwritten.
+        return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, **options))
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -269,15 +240,3 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each submodule's own mode again outside."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -13,6 +13,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "grpo_lightning_decode"
+SDPA_NAMES = ("sdpa", "packed_sdpa")
+"""Attentions that compute what ``sdpa`` does while sampling: the second is a policy's after its first training pass."""
 
 
 def decode_attention(
@@ -56,11 +58,12 @@ def fast_decode_attention(policy: PreTrainedModel) -> Iterator[None]:
     Models of several parts (vision and text) keep theirs too.
     """
     config = policy.config
-    if config._attn_implementation != "sdpa" or config.sub_configs:
+    previous = config._attn_implementation
+    if previous not in SDPA_NAMES or config.sub_configs:
         yield
         return
     policy.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        policy.set_attn_implementation("sdpa")
+        policy.set_attn_implementation(previous)

@@ -14,6 +14,7 @@ from grpo_lightning.gather import gather_objects
 from grpo_lightning.modules.objective import ObjectiveModule
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.seeds import derive_seed, seed_everything
+from grpo_lightning.step_record import StepRecord
 from grpo_lightning.step_report import StepReport
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -62,6 +63,18 @@ class GRPOModule(ObjectiveModule):
         """Prompt and completion tokens of all completions so far, over all ranks."""
         self.step_metrics: dict[str, float] = {}
         """What the last step logged, the same on every rank."""
+        self.last_step: StepRecord | None = None
+        """What the last step generated, for callbacks."""
+
+    def setup(self, stage: str) -> None:
+        """Checks the batch size against the minibatches before weights load."""
+        super().setup(stage)
+        prompts = getattr(getattr(self.trainer, "datamodule", None), "batch_size", self.num_minibatches)
+        if stage == "fit" and prompts < self.num_minibatches:
+            raise ValueError(
+                f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
+                f"{self.num_minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
+            )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One iteration of Algorithm 1 of DeepSeekMath: sample, score, compare inside groups, improve."""
@@ -72,15 +85,14 @@ class GRPOModule(ObjectiveModule):
             rewards = self.score(batch, rollouts)  # (N, R)
             advantages = self.advantages(rollouts, rewards, report)  # (N,)
         with report.phase("old_and_reference"):
-            experience = self.experience(
-                rollouts, advantages, self.num_updates
-            )  # with old and reference logprobs, no gradient
+            experience = self.experience(rollouts, advantages, self.num_updates)  # old and reference logprobs
         with report.phase("train"):
             for micro_batches in self.updates(experience):
                 for micro_batch in micro_batches:
                     loss = self.policy_loss(experience, micro_batch, report)
                     self.accumulate_gradient(loss, micro_batch)
                 report.add_update(self.step_optimizer())
+        self.last_step = StepRecord(batch, rollouts, rewards, advantages)
         self.end_step(report)
 
     def begin_step(self) -> StepReport:
@@ -113,11 +125,6 @@ class GRPOModule(ObjectiveModule):
         """Completion indices of each optimizer step of a pass; whole groups, dealt out at random."""
         if self.num_minibatches == 1:
             return [torch.arange(rollouts.num_completions)]
-        if rollouts.num_prompts < self.num_minibatches:
-            raise ValueError(
-                f"data.batch_size={rollouts.num_prompts} prompts cannot be dealt out to "
-                f"model.num_minibatches={self.num_minibatches}: a group stays in one minibatch. Use fewer."
-            )
         seed = derive_seed(self.seed, "minibatches", self.steps_done, iteration, self.global_rank)
         order = torch.randperm(rollouts.num_prompts, generator=torch.Generator().manual_seed(seed))
         return [torch.isin(rollouts.group, prompts).nonzero()[:, 0] for prompts in order.chunk(self.num_minibatches)]

@@ -106,6 +106,7 @@ class PolicyModule(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
         if torch.isfinite(norm):
             optimizer.step()
+            torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
             scheduler = self.lr_schedulers()
             if scheduler is not None:
                 scheduler.step()

@@ -160,7 +160,7 @@ def test_minibatches_take_one_optimizer_step_each_and_cover_every_group_once(tin
 
 
 def test_minibatches_need_as_many_prompts(tiny_model_dir, tmp_path):
-    with pytest.raises(ValueError, match=r"data.batch_size=3 prompts cannot be dealt out to\s+model.num_minibatches=4"):
+    with pytest.raises(ValueError, match=r"data.batch_size=3 prompts cannot be dealt out to model.num_minibatches=4"):
         fit(tiny_model_dir, tmp_path, max_steps=4, num_minibatches=4)
 
 
@@ -281,3 +281,32 @@ def test_an_adaptive_entropy_coefficient_rises_while_entropy_is_low_and_survives
     other.on_load_checkpoint(checkpoint)
     assert other.entropy_controller.coefficient == pytest.approx(0.75)
     assert (other.steps_done, other.num_tokens) == (3, module.num_tokens)
+
+
+def test_under_autocast_a_second_update_sees_the_weights_of_the_first(tiny_model_dir, tmp_path):
+    """torch keeps cast weights for a whole autocast region, and Lightning's spans the training step."""
+
+    def freeze_embeddings(module):  # the output head is cast anew in any case
+        load = module.configure_model
+
+        def load_and_freeze():
+            load()
+            module.policy.get_input_embeddings().requires_grad_(False)
+            module.policy.get_output_embeddings().requires_grad_(False)
+
+        module.configure_model = load_and_freeze
+
+    settings = {"num_iterations": 2, "optimizer": lambda params: torch.optim.SGD(params, lr=50.0)}
+    precision = {"precision": "bf16-mixed"}
+    module = fit(tiny_model_dir, tmp_path, max_steps=2, trainer=precision, on_module=freeze_embeddings, **settings)
+    assert module.step_metrics["clip_ratio/region_mean"] > 0.1
+
+
+def test_sampling_keeps_its_fast_attention_after_the_first_training_pass(tiny_model_dir, tmp_path):
+    from grpo_lightning.generation.decode_attention import NAME, fast_decode_attention
+
+    module = fit(tiny_model_dir, tmp_path)
+    assert module.policy.config._attn_implementation == "packed_sdpa"
+    with fast_decode_attention(module.policy):
+        assert module.policy.config._attn_implementation == NAME
+    assert module.policy.config._attn_implementation == "packed_sdpa"

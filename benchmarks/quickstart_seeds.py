@@ -1,0 +1,105 @@
+"""Does the quickstart learn, whatever the seed? Runs it once per seed and records both accuracies and the curve.
+
+python benchmarks/quickstart_seeds.py            # seeds 0, 1, 2; writes benchmarks/results/quickstart_seeds.json
+python benchmarks/quickstart_seeds.py --plot docs/images/quickstart.png      # draws the recorded curves
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CLAIM = {"start_at_least": 0.25, "start_at_most": 0.60, "gain_at_least": 0.30, "seconds_at_most": 180.0}
+
+
+def run_seed(seed: int, config: str, arguments: list[str]) -> dict:
+    """One run in its own process; wall and processor seconds include start-up."""
+    folder = ROOT / "runs" / f"quickstart-seed{seed}"
+    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", config, f"--seed_everything={seed}"]
+    command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false", *arguments]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    summary = json.loads((folder / "summary.json").read_text())
+    newest = max(folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    with newest.open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row.get("rewards/accuracy/mean")]
+    curve = {name: [round(float(row[name]), 4) for row in rows] for name in ("rewards/accuracy/mean", "reward")}
+    return {"seed": seed, **summary, "process_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "curve": curve}
+
+
+def holds(run: dict) -> bool:
+    """True if a run keeps the quickstart's promise, start-up included."""
+    start = CLAIM["start_at_least"] <= run["strict_before"] <= CLAIM["start_at_most"]
+    gain = min(run[f"{kind}_after"] - run[f"{kind}_before"] for kind in ("strict", "accuracy"))
+    return start and gain >= CLAIM["gain_at_least"] and run["process_seconds"] <= CLAIM["seconds_at_most"]
+
+
+def plot(results: dict, path: Path) -> None:
+    """Sampled training accuracy by step, one line a seed, held-out greedy accuracy at both ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    colours = ["#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf"]
+    for run, colour in zip(results["runs"], colours, strict=False):
+        curve = run["curve"]["rewards/accuracy/mean"]
+        smooth = [sum(curve[max(0, i - 4) : i + 1]) / len(curve[max(0, i - 4) : i + 1]) for i in range(len(curve))]
+        axes.plot(curve, color=colour, alpha=0.22, linewidth=1)
+        axes.plot(smooth, color=colour, linewidth=1.8, label=f"seed {run['seed']}")
+        ends = ([0, len(curve)], [run["strict_before"], run["strict_after"]])
+        axes.plot(*ends, "o", color=colour, markersize=6)
+    axes.set(xlabel="GRPO step", ylabel="accuracy", ylim=(0, 1.02), xlim=(-1.5, None))
+    axes.set_title("sampled training accuracy (lines, mean of 5 steps) and held-out greedy accuracy (dots)", fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Returns 1 if a run does not keep the promise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/quickstart_seeds.json")
+    parser.add_argument("--plot", type=Path, help="draw the recorded curves instead of running")
+    arguments, passed_on = parser.parse_known_args()
+    if arguments.plot:
+        plot(json.loads(arguments.out.read_text()), arguments.plot)
+        return 0
+    runs = [run_seed(seed, arguments.config, passed_on) for seed in arguments.seeds]
+    results = {
+        "command": " ".join(["python", "benchmarks/quickstart_seeds.py", *sys.argv[1:]]),
+        "claim": CLAIM,
+        "holds": all(holds(run) for run in runs),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "lightning")},
+        "runs": runs,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    for run in runs:
+        print(
+            {name: value for name, value in run.items() if name != "curve"}, "holds" if holds(run) else "DOES NOT HOLD"
+        )
+    return 0 if results["holds"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

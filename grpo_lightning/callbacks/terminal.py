@@ -1,0 +1,73 @@
+"""A small table of prompts, completions, rewards and advantages every n steps, on the screen or in a log file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from grpo_lightning.callbacks.completion_rows import completion_text
+from grpo_lightning.callbacks.samples import sample_table, show
+from grpo_lightning.step_record import StepRecord
+
+SHOWN_METRICS = {
+    "reward": "reward {:.3f}",
+    "completions/mean_length": "length {:.0f}",
+    "completions/clipped_ratio": "cut off {:.0%}",
+    "frac_reward_zero_std": "groups without spread {:.0%}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
+
+
+class SampleTable(Callback):
+    """Prints the best and the worst completion of a few prompts, with a line of numbers, every n GRPO steps.
+
+    Without a terminal it is plain text, so a log file shows how the run goes.
+
+    Args:
+        every_n_steps: GRPO steps between tables, the first step included; 0 for none.
+        num_prompts: Prompts shown each time.
+    """
+
+    def __init__(self, every_n_steps: int = 20, num_prompts: int = 2) -> None:
+        if every_n_steps < 0 or num_prompts < 1:
+            raise ValueError(
+                f"samples.every_n_steps={every_n_steps} must be 0 or more and samples.num_prompts={num_prompts} at least 1."
+            )
+        self.every_n_steps = every_n_steps
+        self.num_prompts = num_prompts
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints on the first rank."""
+        step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
+        record: StepRecord | None = pl_module.last_step  # type: ignore[assignment]
+        if not self.every_n_steps or step % self.every_n_steps or record is None or not trainer.is_global_zero:
+            return
+        texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
+        rows = sample_rows(record, texts, self.num_prompts)
+        metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]
+        numbers = [form.format(metrics[name]) for name, form in SHOWN_METRICS.items() if name in metrics]
+        columns = ["prompt", "completion", *record.rewards.names, "advantage", "tokens"]
+        show(sample_table(f"Step {step}: {', '.join(numbers)}", rows, columns))
+
+
+def sample_rows(record: StepRecord, texts: list[Any], num_prompts: int) -> list[dict[str, Any]]:
+    """Rows of the completions with the highest and lowest advantage of each of the first prompts."""
+    rows = []
+    for b in range(min(num_prompts, len(record.batch))):
+        members = [n for n, other in enumerate(record.rollouts.group.tolist()) if other == b]
+        members.sort(key=lambda n: -record.advantages[n].item())
+        for n in dict.fromkeys([members[0], members[-1]]):
+            cut_off = " (cut off)" if record.rollouts.truncated[n] else ""
+            rows.append(
+                {
+                    "prompt": record.batch.prompts[b],
+                    "completion": completion_text(texts[n]),
+                    "advantage": record.advantages[n].item(),
+                    "tokens": f"{int(record.rollouts.completion_lengths[n])}{cut_off}",
+                }
+                | {name: record.rewards.values[n, r].item() for r, name in enumerate(record.rewards.names)}
+            )
+    return rows

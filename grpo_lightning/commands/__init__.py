@@ -1,0 +1,1 @@
+"""Commands beside fit, validate, test and predict: one module each, with ``main(args) -> exit status``."""

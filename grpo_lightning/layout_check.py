@@ -1,0 +1,98 @@
+"""Whether a model can be scored the fast way: asked of the model itself, on a few random tokens, before training.
+
+A list of supported architectures would be out of date with the next release of transformers, and a layout that the
+model only half supports trains on wrong numbers without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grpo_lightning.types import Rollouts
+
+EXACT_TOLERANCE = 1e-4
+"""Nats by which float32 logprobs of two layouts may differ on average; rounding stays two orders below."""
+ROUNDED_TOLERANCE = 0.15
+"""The same for lower precision. Rounding alone gives a few hundredths, another context gives nats."""
+
+
+def probe_rollouts(vocab_size: int) -> Rollouts:
+    """Two groups of short random completions of unequal length, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    prompts, completions = (
+        [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in lengths]
+        for lengths in ((5, 3), (4, 7, 2, 6, 1))
+    )
+    logprobs = [[0.0] * len(ids) for ids in completions]
+    return Rollouts.from_lists(prompts, completions, logprobs, [False] * 5, [0, 0, 0, 1, 1])
+
+
+def packing_obstacle(model: PreTrainedModel) -> str | None:
+    """What in the model's config rules packing out, whatever a short probe would show."""
+    config = model.config.get_text_config()
+    for name in ("attention_dropout", "attn_pdrop"):
+        if getattr(config, name, 0.0):
+            return f"the packed kernels have no dropout and the model's config has {name}={getattr(config, name)}"
+    unknown = set(_layer_types(model)) - {"full_attention", "sliding_attention"}
+    if unknown:
+        return f"its layers of type {', '.join(sorted(unknown))} look across the sequences of a pack"
+    return None
+
+
+def windows_obstacle(model: PreTrainedModel, windows: list[int | None]) -> str | None:
+    """How the windows that the layers asked for differ from the configured ones; a probe is shorter than a window.
+
+    Args:
+        model: The model that ran.
+        windows: ``Packing.windows`` after one forward pass. Empty if the attention was never called.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    expected = [window if layer == "sliding_attention" else None for layer in _layer_types(model)]
+    if windows == expected:
+        return None
+    return f"its layers asked for packed attention with windows {windows} where the config says {expected}"
+
+
+def disagreement(name: str, logprobs: Tensor, expected: Tensor, exact: bool) -> str | None:
+    """How two scorings of the same tokens differ, if they do by more than rounding.
+
+    Args:
+        name: Of the layout in question.
+        logprobs, expected: ``(T,)`` nats.
+        exact: Whether both were computed in float32.
+    """
+    difference = float((logprobs - expected).abs().mean())
+    # Written so that NaN disagrees.
+    if difference <= (EXACT_TOLERANCE if exact else ROUNDED_TOLERANCE):
+        return None
+    return f"{name} logprobs differ from the plain model's by {difference:.2g} nats on average"
+
+
+def computes_in_float32(model: nn.Module, device: torch.device) -> bool:
+    """Whether matrix products are neither in half precision nor in TF32."""
+    if torch.is_autocast_enabled(device.type) or next(model.parameters()).dtype != torch.float32:
+        return False
+    return device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradient inside; each submodule's own mode again outside."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _layer_types(model: PreTrainedModel) -> list[str]:
+    config = model.config.get_text_config()
+    return getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from runs import fit, make_data, make_module, make_trainer
+
+from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows
+from grpo_lightning.callbacks.completions import CompletionWriter
+from grpo_lightning.callbacks.terminal import SampleTable
+
+
+def steps_of(directory: Path) -> list[int]:
+    return sorted(int(path.name.split(".")[0].removeprefix("step-")) for path in directory.glob("*.parquet"))
+
+
+def test_files_hold_what_the_step_sampled_scored_and_trained_on(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=2, trainer={"callbacks": [CompletionWriter()]})
+    table = pq.read_table(tmp_path / "completions" / "step-00000001.rank0.parquet")
+    assert table.column_names == [*COLUMNS, "rewards/share_of_digits"]
+    record = module.last_step
+    rows = table.to_pylist()
+    assert len(rows) == 12 and {row["step"] for row in rows} == {1}
+    assert [row["uid"] for row in rows] == [record.batch.uids[b] for b in record.rollouts.group]
+    assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 3
+    for n, row in enumerate(rows):
+        ids = record.rollouts.completions()[n]
+        assert row["completion"] == module.tokenizer.decode(ids, skip_special_tokens=True)
+        assert row["length"] == len(ids)
+        assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.values[n, 0].item()
+        assert row["advantage"] == record.advantages[n].item()
+        assert row["truncated"] == record.rollouts.truncated[n].item()
+        assert json.loads(row["columns"])["ground_truth"] == record.batch.columns["ground_truth"][n // 4]
+    first = record.rollouts.sampling_logprobs[: rows[0]["length"]].mean().item()
+    assert rows[0]["mean_logprob"] == pytest.approx(first)
+
+
+def test_a_resumed_run_repeats_no_step_and_a_run_from_the_start_replaces_all(tiny_model_dir, tmp_path):
+    def run(steps: int, **settings: Any) -> None:
+        trainer = make_trainer(tmp_path, steps, callbacks=[CompletionWriter()])
+        trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path), **settings)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+
+    directory = tmp_path / "completions"
+    run(2)
+    run(4, ckpt_path=tmp_path / "2.ckpt")
+    before = pq.read_table(directory).to_pylist()
+    (directory / "step-00000003.rank0.parquet.part").write_bytes(b"torn")
+    run(3, ckpt_path=tmp_path / "2.ckpt", weights_only=False)
+    assert steps_of(directory) == [0, 1, 2] and not list(directory.glob("*.part"))
+    assert pq.read_table(directory).to_pylist() == [row for row in before if row["step"] < 3]
+    run(1)
+    assert steps_of(directory) == [0]
+
+
+def test_the_size_limit_thins_out_steps_but_keeps_the_first_and_the_last(tiny_model_dir, tmp_path):
+    one_file = 7000 / 2**20
+    writer = CompletionWriter(max_mib=4 * one_file)
+    fit(tiny_model_dir, tmp_path, max_steps=9, trainer={"callbacks": [writer]})
+    steps = steps_of(tmp_path / "completions")
+    size = sum(path.stat().st_size for path in (tmp_path / "completions").iterdir())
+    assert steps[0] == 0 and steps[-1] == 8 and 2 < len(steps) < 9
+    assert size <= writer.max_mib * 2**20
+
+
+def test_every_n_steps_and_rows_per_step_bound_what_is_written(tiny_model_dir, tmp_path):
+    writer = CompletionWriter(every_n_steps=2, max_rows_per_step=9)
+    fit(tiny_model_dir, tmp_path, max_steps=4, trainer={"callbacks": [writer]})
+    assert steps_of(tmp_path / "completions") == [0, 2]
+    rows = pq.read_table(tmp_path / "completions" / "step-00000002.rank0.parquet").to_pylist()
+    assert len(rows) == 8 and len({row["uid"] for row in rows}) == 2  # two whole groups of four
+
+
+def test_the_same_prompts_are_kept_whatever_their_neighbours():
+    kept = chosen_rows([0, 0, 1, 1, 2, 2], uids=[30, 10, 20], max_rows=2)
+    uid = [30, 10, 20][kept[0] // 2]
+    others = [99, uid, 98]
+    first_of_pair = chosen_rows([0, 0, 1, 1], uids=[uid, next(u for u in (30, 10, 20) if u != uid)], max_rows=2)
+    assert first_of_pair == [0, 1]
+    assert len(chosen_rows([0, 0, 1, 1, 2, 2], uids=others, max_rows=1)) == 1
+
+
+def test_rewards_without_a_value_are_null(tiny_model_dir, tmp_path):
+    def only_first(completions: list[str], **_: Any) -> list[float | None]:
+        return [float(len(text)) if n % 4 == 0 else None for n, text in enumerate(completions)]
+
+    fit(tiny_model_dir, tmp_path, trainer={"callbacks": [CompletionWriter()]}, rewards=[only_first])
+    rows = pq.read_table(tmp_path / "completions").to_pylist()
+    assert [row["reward"] is None for row in rows] == [False, True, True, True] * 3
+    assert all(torch.isfinite(torch.tensor(row["advantage"])) for row in rows)
+
+
+def test_settings_that_would_write_nothing_or_everything_are_refused():
+    with pytest.raises(ValueError, match="every_n_steps=-1"):
+        CompletionWriter(every_n_steps=-1)
+    with pytest.raises(ValueError, match="max_rows_per_step=0"):
+        CompletionWriter(max_rows_per_step=0)
+
+
+def test_sample_table_prints_the_best_and_the_worst_completion(tiny_model_dir, tmp_path, capsys):
+    module = fit(tiny_model_dir, tmp_path, max_steps=3, trainer={"callbacks": [SampleTable(2, num_prompts=1)]})
+    out = capsys.readouterr().out
+    assert "Step 0: reward" in out and "Step 2: reward" in out and "Step 1" not in out
+    assert "share_of_digits" in out and "advantage" in out
+    best = module.last_step.advantages[:4].max().item()
+    assert f"{best:.2f}" in out
