@@ -44,7 +44,8 @@ class BeforeAfterSummary(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock; an unknown reward name is an error before weights load."""
         self._started = time.perf_counter()
-        names = pl_module.eval_reward_runner.names  # type: ignore[union-attr]
+        module: Any = pl_module
+        names: tuple[str, ...] = module.eval_reward_runner.names
         for setting in (self.lenient, self.strict):
             if setting not in names:
                 raise ValueError(
@@ -55,7 +56,8 @@ class BeforeAfterSummary(Callback):
     def _evaluate(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         was_training = module.policy.training
         module.policy.eval()
-        means, samples = module.evaluation_means(), []
+        means = module.evaluation_means()
+        samples: list[dict[str, Any]] = []
         loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         for loader in loaders.values() if isinstance(loaders, dict) else [loaders]:
             for batch in loader:

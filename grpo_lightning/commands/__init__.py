@@ -1,1 +1,1 @@
-"""Commands beside fit, validate, test and predict: one module each, with ``main(args) -> exit status``."""
+"""Commands beside Lightning's: report, migrate, export, chat. Each has ``main(args) -> int``, the exit status."""

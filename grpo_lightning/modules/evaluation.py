@@ -1,5 +1,6 @@
 """EvaluationModule: how good the policy is on held-out prompts, and its completions written down."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,14 +38,12 @@ class EvaluationModule(RolloutModule):
         **rollout: Any,
     ) -> None:
         super().__init__(**rollout)
-        unchanged = {"max_completion_length": self.sampling.max_completion_length, "stop": self.sampling.stop}
-        unchanged |= {"structured_outputs": self.sampling.structured_outputs}
-        self.greedy = SamplingSettings(num_generations=1, temperature=0.0, **unchanged)
-        self.eval_sampling = (
-            SamplingSettings(num_generations_eval, temperature=temperature_eval, top_p=top_p_eval, **unchanged)
-            if num_generations_eval
-            else None
-        )
+        plain = replace(self.sampling, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+        self.greedy = replace(plain, num_generations=1, temperature=0.0)
+        self.eval_sampling: SamplingSettings | None = None
+        if num_generations_eval:
+            sampled = {"num_generations": num_generations_eval, "temperature": temperature_eval, "top_p": top_p_eval}
+            self.eval_sampling = replace(plain, **sampled)  # type: ignore[arg-type]  # names of its fields
         extra = resolve_rewards(eval_rewards) if eval_rewards else []
         self.eval_reward_runner = RewardRunner(resolve_rewards([*self.reward_runner.rewards, *extra]))
         self.success_index = self._find_success_reward(success_reward)

@@ -1,7 +1,7 @@
 """GRPOModule: the order of a GRPO step."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
@@ -174,13 +174,16 @@ class GRPOModule(ObjectiveModule):
         self.move_reference()
         metrics = report.close()
         if self.trainer.world_size > 1:
-            metrics = metrics.over_ranks(self.all_gather(metrics.to_vector().to(self.device)))
+            metrics = metrics.over_ranks(cast(Tensor, self.all_gather(metrics.to_vector().to(self.device))))
         numbers = self.objective.summarize(metrics)
         for name in ("loss", "policy_loss"):  # means over the optimizer steps of this GRPO step
             numbers[name] = numbers.get(name, 0.0) / self.num_updates
         completion_tokens = numbers.pop("tokens/completion")
         self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
-        numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": self.optimizers().param_groups[0]["lr"]}
+        numbers |= {
+            "num_tokens": float(self.num_tokens),
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+        }
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
         if self.entropy_controller is not None:
             numbers["entropy_coef"] = self.entropy_controller.coefficient

@@ -1,12 +1,14 @@
 """PolicyModule: which weights are trained, how they are stepped, and what a checkpoint holds of them."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from grpo_lightning.modules.loading import load_causal_lm, load_config, load_tokenizer, weights_dtype
@@ -98,7 +100,7 @@ class PolicyModule(L.LightningModule):
         Returns:
             The 2-norm of the gradient before clipping, a 0-dim tensor; not finite where the step was skipped.
         """
-        optimizer = self.optimizers()
+        optimizer = cast(LightningOptimizer, self.optimizers())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
@@ -107,7 +109,7 @@ class PolicyModule(L.LightningModule):
         if torch.isfinite(norm):
             optimizer.step()
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
-            scheduler = self.lr_schedulers()
+            scheduler = cast(LRScheduler | None, self.lr_schedulers())
             if scheduler is not None:
                 scheduler.step()
         optimizer.zero_grad(set_to_none=True)

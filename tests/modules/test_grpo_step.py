@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.types import PromptBatch, Rollouts
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
 
 LEARNING_RATE = 0.1
 
@@ -284,7 +282,7 @@ def test_an_adaptive_entropy_coefficient_rises_while_entropy_is_low_and_survives
 
 
 def test_under_autocast_a_second_update_sees_the_weights_of_the_first(tiny_model_dir, tmp_path):
-    """torch keeps cast weights for a whole autocast region, and Lightning's spans the training step."""
+    """Torch keeps cast weights for a whole autocast region, and Lightning's spans the training step."""
 
     def freeze_embeddings(module):  # the output head is cast anew in any case
         load = module.configure_model

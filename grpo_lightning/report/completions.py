@@ -1,0 +1,112 @@
+"""The completions of a run, from Parquet to the columns that the page reads."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+REWARD_PREFIX = "rewards/"
+
+
+def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
+    """Columns of at most ``max_rows`` completions: whole steps, evenly spaced, the first and the last among them.
+
+    Files that vanish or cannot be read (the run may still be writing and thinning out) are passed over.
+
+    Returns:
+        None where the run has none. Otherwise lists of equal length under ``step``, ``uid``, ``sample``, ``prompt``,
+        ``completion``, ``reward``, ``advantage``, ``length``, ``truncated``, ``dead``, ``columns`` and, under
+        ``rewards``, one list per reward; ``prompt`` and ``columns`` are indices into ``prompts`` and ``extras``.
+        ``total`` counts the completions on disk.
+    """
+    files: dict[int, list[Path]] = defaultdict(list)
+    for path in sorted((run / "completions").glob("step-*.parquet")):
+        files[int(re.split(r"[-.]", path.name)[1])].append(path)
+    counts = {step: sum(_num_rows(path) for path in paths) for step, paths in files.items()}
+    steps = evenly_spaced_steps(counts, max_rows)
+    tables = [table for step in steps for path in files[step] if (table := _read(path)) is not None]
+    if not tables:
+        return None
+    rows = pa.concat_tables(tables, promote_options="permissive").to_pydict()
+    return _columns(rows) | {"total": sum(counts.values())}
+
+
+def evenly_spaced_steps(counts: dict[int, int], max_rows: int) -> list[int]:
+    """Steps, ascending, whose ``counts`` add up to at most ``max_rows``; always the first and the last one.
+
+    Example:
+        >>> evenly_spaced_steps({0: 10, 1: 10, 2: 10, 3: 10, 4: 10}, max_rows=30)
+        [0, 2, 4]
+    """
+    steps = sorted(counts)
+    every = 1
+    while True:
+        kept = [step for i, step in enumerate(steps) if i % every == 0 or i == len(steps) - 1]
+        if sum(counts[step] for step in kept) <= max_rows or len(kept) <= 2:
+            return kept
+        every += 1
+
+
+def _num_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowInvalid):
+        return 0
+
+
+def _read(path: Path) -> pa.Table | None:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def _columns(rows: dict[str, list[Any]]) -> dict[str, Any]:
+    prompts, prompt_of = _index(rows["prompt"])
+    extras, extra_of = _index(rows["columns"])
+    names = [name for name in rows if name.startswith(REWARD_PREFIX)]
+    return {
+        **{name: rows[name] for name in ("step", "uid", "sample", "completion", "length")},
+        "prompts": prompts,
+        "prompt": prompt_of,
+        "extras": extras,
+        "columns": extra_of,
+        "truncated": [int(flag) for flag in rows["truncated"]],
+        "dead": dead_groups(rows["step"], rows["uid"], rows["advantage"], rows["reward"]),
+        **{name: _rounded(rows[name]) for name in ("reward", "advantage", "mean_logprob")},
+        "rewards": {name.removeprefix(REWARD_PREFIX): _rounded(rows[name]) for name in names},
+    }
+
+
+def dead_groups(
+    steps: Sequence[int], uids: Sequence[int], advantages: Sequence[float], rewards: Sequence[float | None]
+) -> list[int]:
+    """1 for completions of a group that taught nothing: several completions, all with equal rewards.
+
+    A group without a single reward is dead as well.
+    """
+    spread: dict[tuple[int, int], set[float | None]] = defaultdict(set)
+    moved: dict[tuple[int, int], bool] = defaultdict(bool)
+    for step, uid, advantage, reward in zip(steps, uids, advantages, rewards, strict=True):
+        spread[step, uid].add(reward)
+        moved[step, uid] |= advantage != 0
+    return [
+        int(len(spread[key] - {None}) <= 1 and not moved[key]) for key in zip(steps, uids, strict=True)
+    ]
+
+
+def _index(values: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The distinct values, and for each entry the place of its value among them."""
+    places: dict[str, int] = {}
+    indices = [places.setdefault(value, len(places)) for value in values]
+    return list(places), indices
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None or value != value else round(value, 4) for value in values]

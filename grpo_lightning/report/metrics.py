@@ -1,0 +1,85 @@
+"""The metrics of a run, over all its launches."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Series:
+    """One metric: a value at each of some steps, ascending."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def edge_means(self, share: float) -> tuple[float, float]:
+        """Means over the first and over the last ``share`` of the points, at least one each.
+
+        Example:
+            >>> Series([0, 1, 2, 3], [0.0, 2.0, 4.0, 6.0]).edge_means(0.5)
+            (1.0, 5.0)
+        """
+        count = max(1, round(len(self.values) * share))
+        first, last = self.values[:count], self.values[-count:]
+        return sum(first) / len(first), sum(last) / len(last)
+
+
+def launch_directories(run: Path) -> list[Path]:
+    """Directories with a metrics.csv, one per launch, oldest first: ``logs/version_0``, ``logs/version_1``, ..."""
+    found = [path.parent for path in run.glob("**/metrics.csv")]
+
+    def age(path: Path) -> tuple[int, str]:
+        version = re.search(r"version_(\d+)$", path.name)
+        return (int(version[1]) if version else -1, str(path))
+
+    return sorted(found, key=age)
+
+
+def read_metrics(launches: list[Path]) -> dict[str, Series]:
+    """Each metric over all launches. Where a launch repeats steps of an earlier one, its own values count.
+
+    A launch that resumed at step 50 replaces what the launch before wrote from step 50 on, and one that started again
+    from the beginning replaces everything.
+    """
+    merged: dict[str, dict[int, float]] = {}
+    for launch in launches:
+        rows = _rows(launch / "metrics.csv")
+        if not rows:
+            continue
+        first = min(step for step, _ in rows)
+        for points in merged.values():
+            for step in [step for step in points if step >= first]:
+                del points[step]
+        for step, values in rows:
+            for name, value in values.items():
+                merged.setdefault(name, {})[step] = value
+    return {
+        name: Series(sorted(points), [points[step] for step in sorted(points)])
+        for name, points in sorted(merged.items())
+        if points
+    }
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, float]]]:
+    """(step, metrics) of the complete lines; a line that is being written is left for the next time."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        lines = [dict(zip(header, line, strict=True)) for line in reader if len(line) == len(header)]
+    rows = []
+    for line in lines:
+        step = line.pop("step", "")
+        if step.isdigit():
+            rows.append((int(step), {name: float(text) for name, text in line.items() if _is_finite(text)}))
+    return rows
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
