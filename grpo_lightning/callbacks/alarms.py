@@ -54,13 +54,18 @@ class Alarms(Callback):
     Args:
         warn_after: Bad steps in a row before a warning.
         stop_after: Bad steps in a row before the run is stopped with an error; None never stops it.
+        stop_after_not_finite: The same for NaN and infinite gradients. Their updates are skipped, and skipped updates
+            do not count towards trainer.max_steps: such a run would never end.
     """
 
-    def __init__(self, warn_after: int = 10, stop_after: int | None = None) -> None:
+    def __init__(
+        self, warn_after: int = 10, stop_after: int | None = None, stop_after_not_finite: int | None = 20
+    ) -> None:
         if warn_after < 1 or (stop_after is not None and stop_after < warn_after):
             raise ValueError(f"Alarms: warn_after={warn_after} must be at least 1 and at most stop_after={stop_after}.")
         self.warn_after = warn_after
         self.stop_after = stop_after
+        self.stop_after_not_finite = stop_after_not_finite
         self.in_a_row: dict[str, int] = {alarm.name: 0 for alarm in ALARMS}
 
     def on_train_batch_end(
@@ -71,7 +76,8 @@ class Alarms(Callback):
         for alarm in ALARMS:
             self.in_a_row[alarm.name] = self.in_a_row[alarm.name] + 1 if alarm.happened(metrics) else 0
             count = self.in_a_row[alarm.name]
-            if self.stop_after is not None and count >= self.stop_after:
+            limits = [self.stop_after, self.stop_after_not_finite if alarm.name == "not_finite" else None]
+            if any(limit is not None and count >= limit for limit in limits):
                 raise RuntimeError(f"Stopped by alarm {alarm.name}: in the last {count} steps {alarm.message}")
             if count == self.warn_after:
                 rank_zero_warn(f"Alarm {alarm.name}: in the last {count} steps {alarm.message}")

@@ -47,7 +47,7 @@ def test_nan_gradients_stop_the_run(tiny_model_dir, tmp_path):
             tiny_model_dir,
             tmp_path,
             max_steps=9,
-            trainer={"callbacks": [Alarms(warn_after=1, stop_after=2)]},
+            trainer={"callbacks": [Alarms(warn_after=1, stop_after_not_finite=2)]},
             on_module=break_loss,
         )
 
