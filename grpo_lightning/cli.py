@@ -13,8 +13,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from grpo_lightning.callbacks import Alarms, HuggingFaceExport, RunPlan
+from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.modules import GRPOModule
 
@@ -81,6 +83,8 @@ class GRPOCLI(LightningCLI):
             csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
         trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(root, "checkpoints").absolute())

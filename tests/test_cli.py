@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.cli import GRPOCLI
 from runs import write_prompts
 
@@ -86,6 +87,15 @@ def test_arguments_override_the_file(config, tmp_path):
     assert cli.model.objective.epsilon_high == 0.28
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
     assert cli.datamodule.batch_size == 2
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
+    cli = run_in_process(config, tmp_path)
+    assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == [
+        "epoch=0-step=2.ckpt",
+        "last.ckpt",
+    ]
 
 
 def test_one_seed_reaches_model_and_data(config, tmp_path):

@@ -1,0 +1,43 @@
+"""Checkpoints appear whole or not at all, also when the run is killed or the disk fills up while one is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, then renames.
+
+    Lightning's own way writes to the system's temporary directory and moves the file: a copy where that is another
+    file system, so that a kill or a full disk leaves half a file in place of the last good checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Saves to a local path; remote ones (``s3://...``) go Lightning's way.
+
+        Raises:
+            OSError: If it cannot be written; what was at ``path`` before is still there.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as either
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"The checkpoint {target} could not be written ({error}). An earlier one of that name is untouched. Free "
+                "disk space, then go on with --ckpt_path last."
+            ) from error

@@ -1,0 +1,34 @@
+"""A checkpoint that cannot be written costs nothing but itself."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+
+from grpo_lightning.checkpoint_io import AtomicCheckpointIO
+
+
+@pytest.fixture
+def small_files_only():
+    """Lets this process write files of at most 64 KiB: a real failed write, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3.0)}, tmp_path / "new/last.ckpt")
+    assert torch.load(tmp_path / "new/last.ckpt", weights_only=True)["weights"].tolist() == [0.0, 1.0, 2.0]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["last.ckpt"]
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint_and_no_rest(tmp_path, small_files_only):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    with pytest.raises(OSError, match=r"last.ckpt could not be written .*An earlier one of that name is untouched"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
