@@ -77,7 +77,10 @@ def accuracy(
     """Shares of right answers: strict (exact tags), and lenient (the last number, wherever it stands)."""
     torch.manual_seed(0)
     inputs = tokenizer([chat_prompt(tokenizer, problem) for problem in problems], padding=True, return_tensors="pt")
-    ids = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, do_sample=not greedy)
+    # The annotation of generate's self is a protocol that mypy does not find in any concrete model.
+    ids = model.generate(  # type: ignore[misc]
+        inputs.input_ids, attention_mask=inputs.attention_mask, do_sample=not greedy
+    )
     texts = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     strict = lenient = 0
     for problem, text in zip(problems, texts, strict=True):

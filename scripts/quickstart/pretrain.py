@@ -80,4 +80,4 @@ def encode(
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> str:
     """The prompt as the chat template writes it, up to where the assistant's turn begins."""
     messages = [{"role": "user", "content": problem.prompt}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
