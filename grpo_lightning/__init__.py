@@ -8,7 +8,7 @@ from grpo_lightning.datamodules import (
     get_dataset_converter,
     load_data_config,
 )
-from grpo_lightning.modules import GRPOModule
+from grpo_lightning.modules import GRPOModule, SFTModule
 from grpo_lightning.rewards import (
     REWARD_FUNCTIONS,
     BaseRewardFunction,
@@ -25,6 +25,7 @@ __all__ = [
     "GRPODataModule",
     "GRPODatasetConverter",
     "GRPOModule",
+    "SFTModule",
     "get_dataset",
     "get_dataset_converter",
     "get_reward_function",

@@ -15,7 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from grpo_lightning.callbacks import Alarms, HuggingFaceExport, RunPlan
+from grpo_lightning.callbacks import (
+    Alarms,
+    CompletionWriter,
+    HuggingFaceExport,
+    RunPlan,
+    SampleTable,
+    SystemRecord,
+)
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.modules import GRPOModule
@@ -25,18 +32,19 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,  # it would generate before training; BeforeAfterSummary evaluates first when wanted
     "use_distributed_sampler": False,  # prompts are split over ranks by data.*, in the same order for any rank count
     "log_every_n_steps": 1,  # a step takes seconds, logging it microseconds
-    "callbacks": [RunPlan()],
+    "callbacks": [RunPlan(), SystemRecord()],
 }
 
 
-COMMANDS = ("chat", "export", "migrate", "report", "rewards", "serve")
+COMMANDS = ("chat", "export", "migrate", "report", "rewards", "serve", "sft")
 """Commands beside Lightning's; each is a module of grpo_lightning.commands."""
 
 
 class GRPOCLI(LightningCLI):
     """LightningCLI for GRPO: one seed, checkpoints and logs under ``trainer.default_root_dir``, short errors.
 
-    Added to the Trainer's own options: ``checkpoint.*`` (ModelCheckpoint), ``alarms.*`` and ``export.*``.
+    Added to the Trainer's own options: ``checkpoint.*`` (ModelCheckpoint), ``alarms.*``, ``export.*``,
+    ``completions.*`` and ``samples.*``.
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
@@ -65,6 +73,8 @@ class GRPOCLI(LightningCLI):
         )
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(HuggingFaceExport, "export")
+        parser.add_lightning_class_args(CompletionWriter, "completions")
+        parser.add_lightning_class_args(SampleTable, "samples")
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
 

@@ -17,7 +17,7 @@ class MicroBatch:
     """Completions of one forward and backward pass."""
 
     rows: Tensor
-    """(M,) int64, CPU: completions in [0, N); empty where other ranks have more micro-batches than this one."""
+    """(M,) int64, CPU: completions in [0, N); empty in a pass that only other ranks need."""
     totals: StepTotals
     """Of the optimizer step that it belongs to, over all ranks."""
     is_last: bool

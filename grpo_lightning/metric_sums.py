@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from grpo_lightning.gather import gather_objects
+
 
 @dataclass(frozen=True)
 class MetricSums:
@@ -40,17 +42,19 @@ class MetricSums:
         )
 
     def to_vector(self) -> Tensor:
-        """1-D: every number, names in sorted order, so that one gather over the ranks carries them all.
+        """1-D, CPU: every number, names in sorted order; one copy takes those on an accelerator to the host.
 
         Raises:
             RuntimeError: If there is no number at all.
         """
         parts = [values[name].reshape(-1) for values in self._kinds() for name in sorted(values)]
         dtype = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize, default=torch.float32)
-        return torch.cat([part.to(dtype) for part in parts])
+        remote = [part.to(dtype) for part in parts if part.device.type != "cpu"]
+        copied = iter(torch.cat(remote).cpu().split([part.numel() for part in remote]) if remote else ())
+        return torch.cat([part.to(dtype) if part.device.type == "cpu" else next(copied) for part in parts])
 
     def from_vector(self, vector: Tensor) -> MetricSums:
-        """The same names with the numbers of another rank's :meth:`to_vector`."""
+        """The same names with the numbers of a :meth:`to_vector`, wherever it is."""
         kinds: list[dict[str, Tensor]] = []
         for values in self._kinds():
             names = sorted(values)
@@ -60,16 +64,17 @@ class MetricSums:
             kinds.append({name: piece.reshape(values[name].shape) for name, piece in zip(names, pieces, strict=True)})
         return MetricSums(*kinds)
 
-    def over_ranks(self, gathered: Tensor) -> MetricSums:
-        """Combines a ``(P, len)`` gather of every rank's :meth:`to_vector`; all ranks must hold the same names."""
-        ranks = [self.from_vector(vector) for vector in gathered]
-        return sum(ranks[1:], ranks[0])
+    def over_ranks(self) -> MetricSums:
+        """All ranks' numbers together, on the CPU, in one collective; ranks may hold different names."""
+        if not any(self._kinds()):
+            return sum(gather_objects(self), MetricSums())
+        return sum(gather_objects(self.from_vector(self.to_vector())), MetricSums())
 
     def result(self) -> dict[str, float]:
         """Plain numbers by name: totals, means, minima, maxima. A metric that saw nothing is left out."""
         if not any(self._kinds()):
             return {}
-        totals, means, minima, maxima = self.from_vector(self.to_vector().cpu())._kinds()  # one copy to the host
+        totals, means, minima, maxima = self.from_vector(self.to_vector())._kinds()  # one copy to the host
         numbers = {name: float(value) for name, value in totals.items()}
         numbers |= {name: float(pair[0] / pair[1]) for name, pair in means.items() if pair[1] > 0}
         numbers |= {name: float(value) for name, value in minima.items() if value < math.inf}

@@ -21,9 +21,12 @@ from grpo_lightning.layout_check import (
 from grpo_lightning.logprobs import selected_logprobs_of_module
 from grpo_lightning.output_head import base_model, output_head
 from grpo_lightning.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.sharding import call_gathered, is_sharded
 from grpo_lightning.types import Rollouts
 
 logger = logging.getLogger(__name__)
+
+ONE_TOKEN = Rollouts.from_lists([[0]], [[0]], [[0.0]], [False], [0])
 
 
 class TokenScores(NamedTuple):
@@ -122,7 +125,17 @@ class Scorer:
         device = torch.device(device)
         if not self._checked:
             self.check(device)
-        return self._score(rollouts, rows, device, {"with_entropy": with_entropy, "entropy_grad": entropy_grad})
+        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad}
+        scores = call_gathered(self.model, self._score, rollouts, rows, device, options)
+        if not torch.is_grad_enabled():
+            # Autocast keeps the weights it has cast. In some versions of torch a pass with gradient in the same region
+            # would take these, and no gradient would reach the weights themselves.
+            torch.clear_autocast_cache()
+        return scores
+
+    def idle(self, device: torch.device | str) -> Tensor:
+        """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
+        return self.score(ONE_TOKEN, torch.tensor([0]), device).logprobs.sum() * 0.0
 
     def check(self, device: torch.device | str) -> None:
         """Settles the layout. The first ``plan`` or ``score`` calls it; call it before them to fail early.
@@ -140,6 +153,11 @@ class Scorer:
                     return
                 self._leave_packed(name, reason)
             reason = self._disagreement(device)
+        if reason is not None and is_sharded(self.model):
+            raise ValueError(
+                f"{name} has to be scored from its full logits, one completion at a time ({reason}), which weights "
+                "spread over ranks do not allow: ranks have different numbers of them. Use trainer.strategy=ddp."
+            )
         if reason is not None:
             self._full_logits = True
             logger.warning("%s is scored from its full logits, which needs more memory: %s.", name, reason)
@@ -162,7 +180,7 @@ class Scorer:
         batch = pack(rollouts, torch.arange(rollouts.num_completions), self.share_prompts)
         packing = Packing(batch.segments, device)
         try:
-            self._decode_packed(batch, packing, device)
+            call_gathered(self.model, self._decode_packed, batch, packing, device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
@@ -173,8 +191,9 @@ class Scorer:
         """How the scores of random tokens differ from log_softmax of the plain model's logits, if they do."""
         rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
         rows = torch.arange(rollouts.num_completions)
-        scores = self._score(rollouts, rows, device, {})
-        expected = self._score_full_logits(rollouts, rows, _to_device(rollouts.completion_ids, device), {})
+        targets = _to_device(rollouts.completion_ids, device)
+        scores = call_gathered(self.model, self._score, rollouts, rows, device, {})
+        expected = call_gathered(self.model, self._score_full_logits, rollouts, rows, targets, {})
         exact = computes_in_float32(self.model, device)
         return disagreement(self._layout, scores.logprobs, expected.logprobs, exact)
 

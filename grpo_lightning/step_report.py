@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,9 +16,14 @@ from grpo_lightning.types import Rollouts
 
 
 class StepReport:
-    """Collects while a step runs; tensors stay where they are until ``MetricSums.result``."""
+    """Collects while a step runs; tensors stay where they are until ``MetricSums.result``.
 
-    def __init__(self) -> None:
+    Args:
+        on_phase: Called with the name of each phase as it begins.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda name: None) -> None:
+        self._on_phase = on_phase
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
         self.num_updates = 0
@@ -27,6 +32,7 @@ class StepReport:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the wall time of the block to ``time/<name>``."""
+        self._on_phase(name)
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
@@ -71,11 +77,11 @@ class StepReport:
                     ),
                 },
                 minima={
-                    "completions/min_length": lengths.min(),
+                    "completions/min_length": lengths.min() if len(lengths) else infinity,
                     "completions/min_terminated_length": ended.min() if len(ended) else infinity,
                 },
                 maxima={
-                    "completions/max_length": lengths.max(),
+                    "completions/max_length": lengths.max() if len(lengths) else -infinity,
                     "completions/max_terminated_length": ended.max() if len(ended) else -infinity,
                 },
             )

@@ -25,7 +25,7 @@ Prompt = str | list[Message]
 """Plain text, or a conversation as a list of ``{"role": ..., "content": ...}``."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning's half-precision plugins rebuild batches and refuse frozen dataclasses
 class PromptBatch:
     """The B prompts of one step on one rank. Lives on the CPU."""
 

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from grpo_lightning import GRPODataModule, GRPOModule
+from grpo_lightning.generation import TransformersGenerator
 
 
 def share_of_digits(completions: Sequence[str], **columns: Any) -> list[float]:
@@ -32,6 +33,7 @@ def make_module(model_dir: str | Path, **settings: Any) -> GRPOModule:
         "rewards": [share_of_digits],
         "num_generations": 4,
         "max_completion_length": 8,
+        "generator": TransformersGenerator(),  # also where vLLM is installed: its engine takes seconds to start
         "optimizer": lambda params: torch.optim.SGD(params, lr=0.1),
         "max_grad_norm": 0.0,
     }

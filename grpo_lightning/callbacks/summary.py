@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.samples import sample_table, show
+from grpo_lightning.evaluation import NamedMeans
+from grpo_lightning.gather import gather_objects
 
 
 class BeforeAfterSummary(Callback):
@@ -56,15 +59,17 @@ class BeforeAfterSummary(Callback):
     def _evaluate(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         was_training = module.policy.training
         module.policy.eval()
-        means = module.evaluation_means()
-        samples: list[dict[str, Any]] = []
+        means: NamedMeans = module.evaluation_means()
+        samples: list[tuple[int, int, dict[str, Any]]] = []
         loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        for loader in loaders.values() if isinstance(loaders, dict) else [loaders]:
+        for number, loader in enumerate(loaders.values() if isinstance(loaders, dict) else [loaders]):
             for batch in loader:
                 rows = module.evaluate_batch(batch, means)
-                samples += rows[: max(0, self.num_samples - len(samples))]
+                samples += [(number, row["uid"], row) for row in rows[: max(0, self.num_samples - len(samples))]]
         module.policy.train(was_training)
-        return {"metrics": means.compute(), "samples": samples}
+        # The first prompts of the data, whichever rank had them: a run may go on with another number of ranks.
+        shown = sorted((sample for rank in gather_objects(samples) for sample in rank), key=itemgetter(0, 1))
+        return {"metrics": means.compute(), "samples": [row for *_, row in shown[: self.num_samples]]}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates the policy that training starts from; a resumed run remembers it."""

@@ -41,9 +41,11 @@ class SampleTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints on the first rank."""
+        record: StepRecord | None = getattr(pl_module, "last_step", None)
+        if not self.every_n_steps or record is None or not trainer.is_global_zero:
+            return
         step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
-        record: StepRecord | None = pl_module.last_step  # type: ignore[assignment]
-        if not self.every_n_steps or step % self.every_n_steps or record is None or not trainer.is_global_zero:
+        if step % self.every_n_steps:
             return
         texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
         rows = sample_rows(record, texts, self.num_prompts)

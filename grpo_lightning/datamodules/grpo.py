@@ -42,7 +42,7 @@ class GRPODataModule(L.LightningDataModule):
         seed: Of that order.
         max_prompt_length: Tokens, chat template included; by default there is no limit.
         overlong_prompts: What happens to longer prompts: drop leaves them out and counts them, refuse is an error.
-        replace_text: Text to replace in every prompt, old by new.
+        replace_text: Text to replace in every prompt, old by new; model.replace_text does the same and comes first.
         load_from_cache_file: False reads or downloads datasets again instead of using the copy in the cache.
     """
 
@@ -170,7 +170,7 @@ class GRPODataModule(L.LightningDataModule):
             self._tokenizer(),
             name,
             getattr(module, "chat_template_kwargs", None),
-            self.replace_text,
+            {**(getattr(module, "replace_text", None) or {}), **self.replace_text},
             self.max_prompt_length,
             self.overlong_prompts,
         )

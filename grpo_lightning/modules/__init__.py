@@ -1,5 +1,6 @@
 """LightningModules: policy, then rollouts, then evaluation, then the objective, then the GRPO step."""
 
 from grpo_lightning.modules.grpo import GRPOModule
+from grpo_lightning.modules.sft import SFTModule
 
-__all__ = ["GRPOModule"]
+__all__ = ["GRPOModule", "SFTModule"]

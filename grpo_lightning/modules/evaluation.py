@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 
 from grpo_lightning.advantages import combine_rewards
 from grpo_lightning.callbacks.predictions import PredictionWriter
+from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.evaluation import NamedMeans, pass_at_k
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.modules.rollout import RolloutModule
@@ -76,6 +77,7 @@ class EvaluationModule(RolloutModule):
             One row per prompt: prompt, greedy completion, the dataset columns and each reward.
         """
         if not len(batch):
+            self.sample_nothing(self.greedy, self.eval_sampling)
             return []
         rollouts = self.sample_rollouts(batch, self.greedy)
         table = self.score(batch, rollouts, self.eval_reward_runner)
@@ -113,6 +115,7 @@ class EvaluationModule(RolloutModule):
         """Starts with empty accumulators, one per held-out dataset."""
         self._means: dict[int, NamedMeans] = {}
 
+    @with_float32_defaults
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy accuracy and pass@k of held-out prompts; leaves no trace in training."""
         self.evaluate_batch(batch, self._means.setdefault(dataloader_idx, self.evaluation_means()))
@@ -125,6 +128,7 @@ class EvaluationModule(RolloutModule):
         """As for validation."""
         self.on_validation_epoch_start()
 
+    @with_float32_defaults
     def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As validation, on the test split."""
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -140,8 +144,12 @@ class EvaluationModule(RolloutModule):
             prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
             self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
 
+    @with_float32_defaults
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """``num_generations`` completions per prompt with their rewards; PredictionWriter puts them into a file."""
+        if not len(batch):
+            self.sample_nothing(self.sampling)
+            return []
         rollouts = self.sample_rollouts(batch)
         return self._rows(batch, rollouts, self.score(batch, rollouts, self.eval_reward_runner))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,26 +11,33 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from grpo_lightning.adapter_files import refuse_adapter_directory
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
-def weights_dtype(dtype: str, precision: str) -> torch.dtype:
+def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.dtype:
     """The dtype that weights are loaded in: as named, or for ``auto`` what ``trainer.precision`` computes with.
 
     A checkpoint stored in bfloat16 is loaded in float32 under 32-bit and mixed precision: small updates (lr 1e-6) would
-    be rounded away in bfloat16 weights.
+    be rounded away in bfloat16 weights. Frozen weights see no updates and are held as mixed precision computes.
 
     Example:
         >>> weights_dtype("auto", "bf16-mixed"), weights_dtype("auto", "bf16-true")
         (torch.float32, torch.bfloat16)
+        >>> weights_dtype("auto", "bf16-mixed", is_frozen=True)
+        torch.bfloat16
     """
     if dtype == "auto":
+        if is_frozen and precision == "bf16-mixed":
+            return torch.bfloat16
         return TRAINER_DTYPES.get(precision, torch.float32)
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype={dtype!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
@@ -47,8 +55,9 @@ def load_config(model_name_or_path: str) -> PretrainedConfig:
     """The model's configuration; a cheap check that the model can be read.
 
     Raises:
-        ValueError: If there is no readable config.json.
+        ValueError: If there is no readable config.json, or the directory holds an adapter instead of a model.
     """
+    refuse_adapter_directory(model_name_or_path)
     try:
         return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -79,6 +88,18 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def causal_lm_without_weights(
+    model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The same model as ``load_causal_lm`` gives, on the meta device: for a rank that is sent its part of the weights."""
+    config = load_config(model_name_or_path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    with suppress(OSError):  # a directory without one: the model has made it from its config
+        model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
+    return model.eval()
 
 
 def load_causal_lm(

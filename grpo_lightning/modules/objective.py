@@ -4,16 +4,18 @@ from dataclasses import fields
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
+from grpo_lightning.dropout import has_dropout
 from grpo_lightning.entropy import entropy_threshold
 from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.gather import gather_objects
 from grpo_lightning.modules.evaluation import EvaluationModule
-from grpo_lightning.modules.reference import FrozenReference
+from grpo_lightning.modules.loading import DTYPES
+from grpo_lightning.modules.reference import FrozenReference, Reference, make_reference
 from grpo_lightning.objective import Objective
 from grpo_lightning.scoring import Scorer
+from grpo_lightning.sharding import is_sharded
 from grpo_lightning.step_report import StepReport
 from grpo_lightning.types import Rollouts
 
@@ -57,6 +59,9 @@ class ObjectiveModule(EvaluationModule):
         sync_ref_model: Move the reference towards the policy every ref_model_sync_steps steps.
         ref_model_mixup_alpha: Share of the policy in that move.
         ref_model_sync_steps: GRPO steps between moves.
+        ref_model_device: Where the copy lives that full training compares with (cpu, cuda:1); None for the policy's
+            device. Adapters need no copy.
+        ref_model_dtype: float32, bfloat16 or float16: what that copy is held in; None for the policy's.
         max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
             gradient.
         microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
@@ -94,6 +99,8 @@ class ObjectiveModule(EvaluationModule):
         sync_ref_model: bool = False,
         ref_model_mixup_alpha: float = 0.6,
         ref_model_sync_steps: int = 512,
+        ref_model_device: str | None = None,
+        ref_model_dtype: str | None = None,
         max_tokens_per_microbatch: int = 16384,
         microbatch_layout: Literal["auto", "packed", "padded"] = "auto",
         **evaluation: Any,
@@ -113,19 +120,49 @@ class ObjectiveModule(EvaluationModule):
         self.ref_model_sync_steps = ref_model_sync_steps
         self.max_tokens_per_microbatch = max_tokens_per_microbatch
         self.microbatch_layout = microbatch_layout
-        self.reference: FrozenReference | None = None
+        self.ref_model_device, self.ref_model_dtype = self._reference_placement(ref_model_device, ref_model_dtype)
+        self.reference: Reference | None = None
+        self.has_dropout = False
+
+    def _reference_placement(
+        self, device: str | None, dtype: str | None
+    ) -> tuple[torch.device | None, torch.dtype | None]:
+        for name, value in (("ref_model_device", device), ("ref_model_dtype", dtype)):
+            if value is not None and (self.finetuning.has_adapters or not self.objective.needs_reference):
+                reason = (
+                    "adapters need no copy of the model" if self.finetuning.has_adapters else "model.beta=0 needs none"
+                )
+                raise ValueError(f"model.{name}={value!r} has no effect: {reason}. Leave it out.")
+        if dtype is not None and dtype not in DTYPES:
+            raise ValueError(f"model.ref_model_dtype={dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
+        try:
+            return None if device is None else torch.device(device), None if dtype is None else DTYPES[dtype]
+        except RuntimeError as error:
+            raise ValueError(f"model.ref_model_device={device!r} is no device: {error}") from error
 
     def on_fit_start(self) -> None:
         """Copies the reference and makes the scorers, once the weights are what training starts from."""
         super().on_fit_start()
         assert self.policy is not None
         self.scorer = self._make_scorer(self.policy)
+        self.has_dropout = has_dropout(self.policy)
         if self.objective.needs_reference and self.reference is None:
-            self.reference = FrozenReference(self.policy)
+            self.reference = self._make_reference()
         if self.reference is not None:
-            self.reference_scorer = self._make_scorer(self.reference.model)
+            self.reference.to(self.device)
+            shared = self.reference.model is self.policy
+            self.reference_scorer = self.scorer if shared else self._make_scorer(self.reference.model)
 
-    def _make_scorer(self, model: PreTrainedModel) -> Scorer:
+    def _make_reference(self) -> Reference:
+        assert self.policy is not None
+        if self.is_sharded and not self.finetuning.has_adapters:  # shards cannot be copied as a module
+            return FrozenReference(self.load_policy(), self.ref_model_device, self.ref_model_dtype, is_own=True)
+        is_continued = self.finetuning.adapter_name_or_path is not None
+        return make_reference(
+            self.policy, self.sync_ref_model, is_continued, self.ref_model_device, self.ref_model_dtype
+        )
+
+    def _make_scorer(self, model: nn.Module) -> Scorer:
         return Scorer(model, self.sampling.temperature, self.microbatch_layout)
 
     def experience(self, rollouts: Rollouts, advantages: Tensor, num_updates: int = 1) -> Experience:
@@ -135,20 +172,24 @@ class ObjectiveModule(EvaluationModule):
             mask = mask & ~rollouts.truncated[rollouts.token_rows()]
         needs_threshold = self.objective.needs_entropy_threshold
         old_logprobs = ref_logprobs = threshold = is_uncertain = None
-        if self.objective.needs_old_logprobs_pass(num_updates) or needs_threshold:
+        # With dropout the current logprobs are noisy, and what the sampler is compared with must not be.
+        needs_old = self.has_dropout or self.objective.needs_old_logprobs_pass(num_updates)
+        if needs_old or needs_threshold:
             old_logprobs, entropy = self.score_tokens(self.scorer, rollouts, with_entropy=needs_threshold)
             if needs_threshold:
                 entropies = torch.cat(gather_objects(entropy[mask.to(self.device)].cpu())).to(self.device)
                 threshold = entropy_threshold(entropies, self.objective.top_entropy_quantile)
                 is_uncertain = (entropy >= threshold) & mask.to(self.device)
         if self.objective.needs_reference:
-            ref_logprobs, _ = self.score_tokens(self.reference_scorer, rollouts)
+            assert self.reference is not None
+            with self.reference.active():
+                ref_logprobs, _ = self.score_tokens(self.reference_scorer, rollouts)
         return Experience(
             rollouts=rollouts,
             advantages=advantages.to(self.device, non_blocking=True),
             mask=mask.to(self.device, non_blocking=True),
             sampling_logprobs=rollouts.sampling_logprobs.to(self.device, non_blocking=True),
-            old_logprobs=old_logprobs if num_updates > 1 else None,
+            old_logprobs=old_logprobs if needs_old else None,
             ref_logprobs=ref_logprobs,
             entropy_threshold=threshold,
             is_uncertain=is_uncertain,
@@ -159,21 +200,26 @@ class ObjectiveModule(EvaluationModule):
         """(T,) logprobs and (T,) entropies, or an empty tensor, of all completion tokens; dropout off."""
         logprobs = torch.empty(rollouts.completion_ids.numel(), device=self.device)
         entropy = torch.empty_like(logprobs) if with_entropy else logprobs[:0]
+        device = next(scorer.model.parameters()).device  # of a reference it may be another
         was_training = scorer.model.training
         scorer.model.eval()
-        for rows in scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens_per_microbatch):
+        plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens_per_microbatch)
+        if is_sharded(scorer.model):  # ranks gather the weights of every pass together
+            for _ in range(max(gather_objects(len(plan))) - len(plan)):
+                scorer.idle(device)
+        for rows in plan:
             index = rollouts.tokens_of(rows).to(self.device)
-            scores = scorer.score(rollouts, rows, self.device, with_entropy)
-            logprobs[index] = scores.logprobs
+            scores = scorer.score(rollouts, rows, device, with_entropy)
+            logprobs[index] = scores.logprobs.to(self.device)
             if scores.entropy is not None:
-                entropy[index] = scores.entropy
+                entropy[index] = scores.entropy.to(self.device)
         scorer.model.train(was_training)
         return logprobs, entropy
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the loss, times the number of ranks, over which strategies take the mean."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
-            return self.scorer.score(experience.rollouts, torch.tensor([0]), self.device).logprobs.sum() * 0.0
+            return self.scorer.idle(self.device)
         logprobs, entropy = self.scorer.score(
             experience.rollouts,
             micro_batch.rows,
@@ -209,6 +255,7 @@ class ObjectiveModule(EvaluationModule):
         if self.entropy_controller:
             self.entropy_controller.load_state_dict(checkpoint["entropy_controller"])
         if self.objective.needs_reference:
-            assert self.policy is not None
-            self.reference = FrozenReference(self.policy)  # weights of model_name_or_path: not restored yet
+            if not self.is_sharded:  # shards are restored after on_fit_start, which has made it
+                self.reference = self._make_reference()  # weights that training started from: not restored yet
+            assert self.reference is not None
             self.reference.load_state_dict(checkpoint["reference"])

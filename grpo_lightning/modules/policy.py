@@ -1,5 +1,6 @@
 """PolicyModule: which weights are trained, how they are stepped, and what a checkpoint holds of them."""
 
+from dataclasses import fields
 from typing import Any, cast
 
 import lightning as L
@@ -7,11 +8,27 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
-from grpo_lightning.modules.loading import load_causal_lm, load_config, load_tokenizer, weights_dtype
+from grpo_lightning.adapter_files import adapter_record, check_record, load_adapter
+from grpo_lightning.callbacks.rank_watch import RankWatch
+from grpo_lightning.experience import MicroBatch
+from grpo_lightning.finetuning import COMPUTE_DTYPES, FinetuningSettings, keep_trainable_layout
+from grpo_lightning.modules.loading import (
+    causal_lm_without_weights,
+    load_causal_lm,
+    load_config,
+    load_tokenizer,
+    weights_dtype,
+)
+from grpo_lightning.seeds import forked_seed
+from grpo_lightning.sharding import is_sharded, shard, whole
+from grpo_lightning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
+from grpo_lightning.strategies import check_strategy
 
 
 class PolicyModule(L.LightningModule):
@@ -23,8 +40,30 @@ class PolicyModule(L.LightningModule):
     Args:
         model_name_or_path: Directory or hub name of the policy, in Hugging Face format with safetensors weights.
         tokenizer_name_or_path: The tokenizer, where it is not beside the model.
+        finetuning_type: full trains every weight; lora trains low-rank adapters on the frozen model; qlora the same on
+            a 4-bit copy of it (bitsandbytes).
+        lora_rank: Rank of the adapters: the columns of B and rows of A in ``W + lora_alpha / lora_rank * B A``.
+        lora_alpha: Scale of the adapters, see lora_rank.
+        lora_dropout: Probability that an input of an adapter is dropped in training passes. Sampling, old and reference
+            logprobs have none, so above 0 each step needs one more forward pass for the old logprobs.
+        lora_target: Layers with adapters: all linear ones but the output head (all), names (q_proj,v_proj or a list), or
+            a regular expression over full names.
+        peft_config: Any peft configuration by class path, in place of lora_rank, lora_alpha and lora_dropout: DoRA,
+            modules_to_save (a head or embeddings trained beside LoRA), ranks by layer, ...
+        adapter_name_or_path: An adapter to continue from; the reference of beta is then the model with this adapter.
+        load_in_4bit: With lora: the same as qlora.
+        bnb_4bit_compute_dtype: bfloat16, float16 or float32: what 4-bit weights are multiplied in. With dtype auto, the
+            rest of a 4-bit base is held in it too.
+        bnb_4bit_quant_type: nf4 or fp4.
+        bnb_4bit_use_double_quant: Quantise the scales of the 4-bit blocks as well: 0.4 bits less per weight.
+        init_special_tokens: Add the tokens of new_special_tokens_config to tokenizer and model. Under LoRA their rows of
+            the embeddings are trained, and no others.
+        new_special_tokens_config: Token -> description; its embeddings start at the mean of the description's.
+        replace_text: Text to replace in every prompt, old by new; the same as data.replace_text.
+        template: Model family (llama3, qwen3) whose special tokens are added where new_special_tokens_config is not set.
         dtype: auto, float32, bfloat16 or float16: what the weights are held in. ``auto`` follows trainer.precision:
-            bfloat16 for bf16-true, else float32 (bf16-mixed computes in bfloat16 over float32 weights).
+            bfloat16 for bf16-true, else float32 (bf16-mixed computes in bfloat16 over float32 weights); a base that
+            adapters freeze is held in bfloat16 under bf16-mixed too.
         attn_implementation: Attention of transformers for generation and padded passes; None lets transformers choose.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         optimizer: Class path and arguments of the optimizer.
@@ -37,6 +76,21 @@ class PolicyModule(L.LightningModule):
         self,
         model_name_or_path: str,
         tokenizer_name_or_path: str | None = None,
+        finetuning_type: str = "full",
+        lora_rank: int = 8,
+        lora_alpha: int = 16,
+        lora_dropout: float = 0.05,
+        lora_target: str | list[str] = "all",
+        peft_config: PeftConfig | None = None,
+        adapter_name_or_path: str | None = None,
+        load_in_4bit: bool = False,
+        bnb_4bit_compute_dtype: str = "bfloat16",
+        bnb_4bit_quant_type: str = "nf4",
+        bnb_4bit_use_double_quant: bool = True,
+        init_special_tokens: bool = False,
+        new_special_tokens_config: dict[str, str] | None = None,
+        replace_text: dict[str, str] | None = None,
+        template: str | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
@@ -45,12 +99,18 @@ class PolicyModule(L.LightningModule):
         max_grad_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
+        names = {field.name for field in fields(FinetuningSettings) if field.init}
+        finetuning = FinetuningSettings(**{name: value for name, value in locals().items() if name in names})
         super().__init__()
+        self.finetuning = finetuning
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds trained weights only; on_load_checkpoint checks them itself
         self.model_name_or_path = model_name_or_path
         self.model_config = load_config(model_name_or_path)
         self.tokenizer = load_tokenizer(tokenizer_name_or_path or model_name_or_path)
+        descriptions = special_token_descriptions(init_special_tokens, new_special_tokens_config, template)
+        self.new_tokens = add_special_tokens(self.tokenizer, descriptions, self.model_config)
+        self.replace_text = replace_text
         weights_dtype(dtype, "32-true")  # an unknown name is an error now
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
@@ -62,6 +122,7 @@ class PolicyModule(L.LightningModule):
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.policy: PreTrainedModel | None = None
+        self.rank_watch = RankWatch()
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings without effect; the only hook before Lightning refuses them in its own words."""
@@ -75,17 +136,64 @@ class PolicyModule(L.LightningModule):
             )
         if str(trainer.precision) == "16-mixed":
             raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")
-        return []
+        check_strategy(trainer.strategy)
+        if isinstance(trainer.strategy, ModelParallelStrategy) and self.finetuning.is_quantized:
+            raise ValueError(
+                "model.finetuning_type=qlora: 4-bit weights cannot be sharded. Use trainer.strategy=ddp, or lora."
+            )
+        return [self.rank_watch]
 
     def configure_model(self) -> None:
         """Loads the weights, once."""
-        if self.policy is not None:
-            return
-        dtype = weights_dtype(self.dtype_name, str(self.trainer.precision))
-        policy = load_causal_lm(self.model_name_or_path, dtype, self.attn_implementation)
+        if self.policy is None:
+            self.policy = self.load_policy()
+
+    def load_policy(self) -> PreTrainedModel:
+        """The weights that training starts from, with the adapter on; in parts where the strategy shards them."""
+        settings, precision = self.finetuning, str(self.trainer.precision)
+        dtype = weights_dtype(self.dtype_name, precision, is_frozen=settings.has_adapters)
+        if settings.is_quantized and self.dtype_name == "auto":
+            dtype = COMPUTE_DTYPES[settings.bnb_4bit_compute_dtype]
+        loading = settings.quantized_loading(self.trainer.strategy.root_device)
+        if self._is_sent_weights():
+            policy = causal_lm_without_weights(self.model_name_or_path, dtype, self.attn_implementation)
+        else:
+            policy = load_causal_lm(self.model_name_or_path, dtype, self.attn_implementation, **loading)
+        if settings.is_quantized:
+            keep_trainable_layout(policy)
+        start_embeddings(policy, self.new_tokens, len(self.tokenizer))
         if self.gradient_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy = policy.train()  # loaded in eval mode, in which gradient checkpointing stays off
+        if settings.has_adapters:
+            policy = self._with_adapter(policy)
+            if precision.endswith("mixed"):  # autocast computes in the base's dtype; updates need more digits
+                for parameter in policy.parameters():
+                    if parameter.requires_grad:
+                        parameter.data = parameter.data.float()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            policy = shard(policy, self.trainer.strategy.device_mesh["data_parallel"], precision == "bf16-mixed")
+        return policy.train()  # loaded in eval mode, in which gradient checkpointing stays off
+
+    def _is_sent_weights(self) -> bool:
+        """Whether another rank reads the weights for this one; new tokens are started from weights on every rank."""
+        is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        return is_sharded and self.global_rank > 0 and not self.new_tokens
+
+    def _with_adapter(self, policy: PreTrainedModel) -> PeftModel:
+        """The frozen policy with a fresh adapter, or with the one to continue from."""
+        if self.finetuning.adapter_name_or_path is not None:
+            return load_adapter(policy, self.finetuning.adapter_name_or_path, self.model_name_or_path)
+        config = self.finetuning.make_peft_config(policy, self.new_tokens)
+        with forked_seed(self.seed, "adapter"):  # the same adapter on every rank and after a resume
+            try:
+                return get_peft_model(policy, config)
+            except ValueError as error:
+                raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether ranks hold parts of the weights, and so have to run every pass together."""
+        return self.policy is not None and is_sharded(self.policy)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler."""
@@ -93,6 +201,15 @@ class PolicyModule(L.LightningModule):
         if self.lr_scheduler_factory is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler_factory(optimizer)}
+
+    def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
+        """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
+        strategy = self.trainer.strategy
+        if micro_batch.is_last or not isinstance(strategy, ParallelStrategy):
+            self.manual_backward(loss)
+        else:
+            with strategy.block_backward_sync():
+                self.manual_backward(loss)
 
     def step_optimizer(self) -> Tensor:
         """One optimizer step on the accumulated gradients, clipped; a gradient with NaN or inf is dropped instead.
@@ -105,7 +222,7 @@ class PolicyModule(L.LightningModule):
         for parameter in parameters:
             if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
                 parameter.grad = torch.zeros_like(parameter)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
         if torch.isfinite(norm):
             optimizer.step()
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
@@ -122,15 +239,21 @@ class PolicyModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps trained weights only; frozen ones are read from model_name_or_path again."""
         trained = self.trained_names()
-        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        if not self.is_sharded:  # Lightning loads sharded checkpoints by the names of the whole module
+            checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["trained_names"] = sorted(trained)
         checkpoint["model_name_or_path"] = self.model_name_or_path
+        if isinstance(self.policy, PeftModel) and self.global_rank == 0:  # which writes it
+            checkpoint["adapter"] = adapter_record(self.policy, self.model_name_or_path)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed."""
-        saved, trained = set(checkpoint["state_dict"]), self.trained_names()
+        saved, trained = set(checkpoint.get("trained_names") or checkpoint["state_dict"]), self.trained_names()
         if saved != trained:
             missing, unknown = sorted(trained - saved)[:3], sorted(saved - trained)[:3]
             raise ValueError(
                 f"The checkpoint holds other weights than this config trains: missing {missing}, unknown {unknown}. "
                 f"It was made from model_name_or_path={checkpoint.get('model_name_or_path')!r}; use its config.yaml."
             )
+        if isinstance(self.policy, PeftModel):
+            check_record(checkpoint["adapter"], self.policy, self.model_name_or_path)

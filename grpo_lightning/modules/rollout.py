@@ -1,14 +1,31 @@
 """RolloutModule: a policy that samples completions and has them scored."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
+from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.generation import Generator, SamplingSettings, default_generator
+from grpo_lightning.generation.base import OnCompleted
 from grpo_lightning.modules.policy import PolicyModule
-from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardState, RewardTable, resolve_rewards
+from grpo_lightning.rewards import (
+    RewardComposition,
+    RewardRunner,
+    RewardRuntime,
+    RewardSpec,
+    RewardState,
+    RewardTable,
+    resolve_rewards,
+)
 from grpo_lightning.seeds import derive_seed
-from grpo_lightning.types import Message, PromptBatch, Rollouts
+from grpo_lightning.strategies import check_generator
+from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
+
+DEFAULT_RUNTIME = RewardRuntime()
+DEFAULT_COMPOSITION = RewardComposition()
 
 
 class RolloutModule(PolicyModule):
@@ -18,6 +35,8 @@ class RolloutModule(PolicyModule):
         rewards: What a completion is scored by: names of registered rewards ("accuracy,format"), import paths, or
             class_path / init_args; one or a list.
         reward_weights: Overrides the rewards' own weights; one number per reward.
+        reward_runtime: How rewards are run: workers, time limits, how many failures stop the run.
+        reward_composition: How rewards become a total: gates, and sum, product or minimum.
         generator: Samples completions; by default VLLMColocate where vLLM is installed, else TransformersGenerator.
         num_generations: G, completions per prompt; advantages compare them with each other, so at least 2 in training.
         max_completion_length: Tokens after which a completion is cut off.
@@ -36,6 +55,8 @@ class RolloutModule(PolicyModule):
         self,
         rewards: RewardSpec,
         reward_weights: str | list[float] | None = None,
+        reward_runtime: RewardRuntime = DEFAULT_RUNTIME,
+        reward_composition: RewardComposition = DEFAULT_COMPOSITION,
         generator: Generator | None = None,
         num_generations: int = 8,
         max_completion_length: int = 256,
@@ -65,14 +86,17 @@ class RolloutModule(PolicyModule):
         self.generator = generator or default_generator()
         self._generator_started = False
         self._generator_is_current = False
+        self.generator_metrics: dict[str, float] = {}
+        """Time and size of the last transfer of weights to the generator, on this rank."""
 
-        self.reward_runner = RewardRunner(resolve_rewards(rewards, reward_weights))
+        self.reward_runner = RewardRunner(resolve_rewards(rewards, reward_weights), **asdict(reward_runtime))
+        self.compose_rewards = reward_composition
+        self.compose_rewards.check(self.reward_runner.names, [reward.weight for reward in self.reward_runner.rewards])
         self.steps_done = 0
         """GRPO steps finished; saved in checkpoints, and with the seed the source of all randomness."""
 
-    @torch.no_grad()
-    def sample_rollouts(self, batch: PromptBatch, sampling: SamplingSettings | None = None) -> Rollouts:
-        """Completions from the policy as it is now; the same for the same seed, step and prompt."""
+    def prepare_generator(self) -> None:
+        """Starts the generator and gives it the current weights, where it is not up to date; on all ranks together."""
         assert self.policy is not None
         if not self._generator_started:
             self.generator.start(self.policy, self.tokenizer, self.model_name_or_path)
@@ -80,14 +104,37 @@ class RolloutModule(PolicyModule):
         if not self._generator_is_current:
             self.generator_metrics = self.generator.update_weights(self.policy)
             self._generator_is_current = True
-        stage = "train" if sampling is None else "eval"
+
+    @torch.no_grad()
+    def sample_rollouts(
+        self,
+        batch: PromptBatch,
+        sampling: SamplingSettings | None = None,
+        on_completed: OnCompleted | None = None,
+        stage: str | None = None,
+    ) -> Rollouts:
+        """Completions from the policy as it is now; the same for the same seed, stage, step and prompt."""
+        self.prepare_generator()
+        stage = stage or ("train" if sampling is None else "eval")
         seeds = [derive_seed(self.seed, stage, self.steps_done, uid) for uid in batch.uids]
-        return self.generator.generate(batch.prompt_ids, sampling or self.sampling, seeds)
+        return self.generator.generate(batch.prompt_ids, sampling or self.sampling, seeds, on_completed)
+
+    def sample_nothing(self, *settings: SamplingSettings | None) -> None:
+        """The part of a rank without a prompt: sharded weights and shared engines need every rank, once per setting."""
+        self.prepare_generator()
+        for sampling in settings:
+            if sampling is not None and getattr(self.generator, "tensor_parallel_size", 1) > 1:
+                self.generator.generate([], sampling, [])
 
     def step_optimizer(self) -> torch.Tensor:
         """One optimizer step; from here on the generator's weights are out of date."""
         self._generator_is_current = False
         return super().step_optimizer()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds the one that calls ``teardown`` after an error; refuses a generator that the strategy leaves no weights."""
+        check_generator(self.trainer.strategy, self.generator)
+        return [*super().configure_callbacks(), ReleaseOnError()]
 
     def teardown(self, stage: str) -> None:
         """Releases the engine and the reward workers, also after an error."""
@@ -104,24 +151,49 @@ class RolloutModule(PolicyModule):
             return [[{"role": "assistant", "content": text}] for text in texts]
         return texts
 
+    def sample_and_score(self, batch: PromptBatch, stage: str = "train") -> tuple[Rollouts, Callable[[], RewardTable]]:
+        """Completions, and a function that waits for their (N, R) rewards, which run from the first completion on."""
+        of_prompt = [b for b in range(len(batch)) for _ in range(self.sampling.num_generations)]
+        prompts, columns = self._per_completion(batch, of_prompt)
+        job = self.reward_runner.start(prompts, of_prompt, columns, self.reward_state())
+
+        def completed(n: int, ids: list[int]) -> None:
+            text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+            is_chat = isinstance(prompts[n], list)
+            job.add(n, [{"role": "assistant", "content": text}] if is_chat else text, ids)
+
+        rollouts = self.sample_rollouts(batch, on_completed=completed, stage=stage)
+        completions = rollouts.completions()
+        for n in job.missing():  # of a generator that does not report completions
+            completed(n, completions[n].tolist())
+        return rollouts, lambda: self.reward_runner.finish(job)
+
     def score(self, batch: PromptBatch, rollouts: Rollouts, runner: RewardRunner | None = None) -> RewardTable:
         """(N, R) scores of the completions; NaN where a reward gave none."""
         of_prompt = rollouts.group.tolist()
+        prompts, columns = self._per_completion(batch, of_prompt)
         return (runner or self.reward_runner).score(
-            prompts=[batch.prompts[b] for b in of_prompt],
+            prompts=prompts,
             completions=self.completion_texts(batch, rollouts),
             completions_ids=[completion.tolist() for completion in rollouts.completions()],
-            columns={name: [values[b] for b in of_prompt] for name, values in batch.columns.items()},
+            columns=columns,
             trainer_state=self.reward_state(),
+            group=of_prompt,
         )
+
+    def _per_completion(self, batch: PromptBatch, of_prompt: list[int]) -> tuple[list[Prompt], dict[str, list[Any]]]:
+        """The prompt and the columns of each completion, given the prompt that it belongs to."""
+        columns = {name: [values[b] for b in of_prompt] for name, values in batch.columns.items()}
+        return [batch.prompts[b] for b in of_prompt], columns
 
     def reward_state(self) -> RewardState:
         """Where the run stands, for rewards with a curriculum."""
         trainer = self._trainer
         limit = self.sampling.max_completion_length
+        name = self.model_name_or_path
         if trainer is None:
-            return RewardState(max_completion_length=limit)
-        return RewardState(trainer.global_step, trainer.max_steps, float(trainer.current_epoch), limit)
+            return RewardState(max_completion_length=limit, model_name_or_path=name)
+        return RewardState(trainer.global_step, trainer.max_steps, float(trainer.current_epoch), limit, name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the step counter, from which every random number of the next steps follows."""

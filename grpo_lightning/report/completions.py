@@ -96,9 +96,7 @@ def dead_groups(
     for step, uid, advantage, reward in zip(steps, uids, advantages, rewards, strict=True):
         spread[step, uid].add(reward)
         moved[step, uid] |= advantage != 0
-    return [
-        int(len(spread[key] - {None}) <= 1 and not moved[key]) for key in zip(steps, uids, strict=True)
-    ]
+    return [int(len(spread[key] - {None}) <= 1 and not moved[key]) for key in zip(steps, uids, strict=True)]
 
 
 def _index(values: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-import grpo_lightning
 from grpo_lightning.report.notices import notices
 from grpo_lightning.report.run import Run
 
@@ -33,7 +33,7 @@ def render_page(runs: Sequence[Run]) -> str:
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     overview = {
         "runs": [_overview(run) for run in runs],
-        "version": grpo_lightning.__version__,
+        "version": _version(),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     page = Template(_asset("page.html"))
@@ -71,6 +71,13 @@ def _overview(run: Run) -> dict[str, Any]:
 def _short(value: float) -> float:
     """Six significant digits: more than a curve shows, half the bytes."""
     return float(f"{value:.6g}")
+
+
+def _version() -> str:
+    try:
+        return version("grpo-lightning")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
 
 
 def _script() -> str:

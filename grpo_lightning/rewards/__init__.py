@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import (
+    CALLING,
     BaseRewardFunction,
     Completion,
     RewardContractError,
     RewardState,
     completion_text,
 )
+from grpo_lightning.rewards.code_execution import CodeExecutionReward
+from grpo_lightning.rewards.composition import RewardComposition
 from grpo_lightning.rewards.failures import RewardFailedError
+from grpo_lightning.rewards.fluency import FluencyReward
 from grpo_lightning.rewards.format import FormatReward
 from grpo_lightning.rewards.function import FunctionReward
+from grpo_lightning.rewards.job import ScoringJob
+from grpo_lightning.rewards.json_schema import JSONSchemaReward
+from grpo_lightning.rewards.judge import LLMJudgeReward
+from grpo_lightning.rewards.language import LanguageReward
 from grpo_lightning.rewards.length import LengthReward
+from grpo_lightning.rewards.no_hallucination import NoHallucinationReward
+from grpo_lightning.rewards.pattern import RegexReward
 from grpo_lightning.rewards.registry import (
     REWARD_FUNCTIONS,
     get_reward_function,
@@ -21,11 +31,15 @@ from grpo_lightning.rewards.registry import (
     list_reward_functions,
     register_reward,
 )
+from grpo_lightning.rewards.remote_reward_model import RemoteRewardModelReward
+from grpo_lightning.rewards.repetition import RepetitionReward
 from grpo_lightning.rewards.resolve import RewardSpec, parse_weights, resolve_rewards
-from grpo_lightning.rewards.runner import RewardRunner
+from grpo_lightning.rewards.reward_model import RewardModelReward
+from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
 from grpo_lightning.rewards.table import RewardTable
 
 __all__ = [
+    "CALLING",
     "REWARD_FUNCTIONS",
     "AccuracyReward",
     "BaseRewardFunction",
@@ -33,12 +47,25 @@ __all__ = [
     "FormatReward",
     "FunctionReward",
     "LengthReward",
+    "RewardComposition",
     "RewardContractError",
     "RewardFailedError",
     "RewardRunner",
+    "RewardRuntime",
     "RewardSpec",
     "RewardState",
     "RewardTable",
+    "ScoringJob",
+    "CodeExecutionReward",
+    "FluencyReward",
+    "LLMJudgeReward",
+    "JSONSchemaReward",
+    "LanguageReward",
+    "NoHallucinationReward",
+    "RegexReward",
+    "RemoteRewardModelReward",
+    "RepetitionReward",
+    "RewardModelReward",
     "completion_text",
     "get_reward_function",
     "get_reward_functions",

@@ -68,6 +68,10 @@ class AccuracyReward(BaseRewardFunction):
     workers: int = 2
     _pool: WorkerPool | None = field(default=None, init=False, repr=False, compare=False)
 
+    scope = "completion"
+    batched = True
+    call_time_limit = 300.0  # the first call also waits for the processes to start
+
     def __post_init__(self) -> None:
         if self.mode not in ("math", "numeric", "exact"):
             raise ValueError(f"{self.name}: mode={self.mode!r} is unknown. Choose math, numeric or exact.")
@@ -82,6 +86,7 @@ class AccuracyReward(BaseRewardFunction):
         if self.mode == "math":
             script = Path(__file__).with_name("math_worker.py")
             self._pool = WorkerPool(script, size=self.workers, time_limit=self.time_limit)
+            self.concurrency = self.workers  # more calls would only wait for the processes, in slots that others need
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ RESERVED = frozenset(
     | {"log_extra", "log_metric", "log_error"}
 )
 """Argument names that a dataset column must not have."""
+
+SCOPES = ("completion", "group", "batch")
+ISOLATIONS = ("thread", "process")
+CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
+"""Attributes that say how a reward may be called."""
 
 UNNAMED = "base_reward"
 """The seeds' default name; replaced by the registered name or the class name when a reward is made from a config."""
@@ -41,11 +46,26 @@ class RewardState:
     """Passes over the training data so far."""
     max_completion_length: int | None = None
     """Tokens; the run's ``model.max_completion_length``, the default limit of length rewards."""
+    model_name_or_path: str | None = None
+    """Where the run's first weights are, which are the frozen reference."""
 
 
 @dataclass
 class BaseRewardFunction(ABC):
     """Base class for rewards: settings as fields, one pure ``__call__``.
+
+    Five attributes, set on the class, say how the runner may call it:
+
+    - ``scope``: ``"batch"`` (as in TRL: one call with all completions of the step), ``"group"`` (calls with all G
+      completions of a prompt, never with fewer: for rewards that compare them) or ``"completion"`` (each stands alone).
+      The last two start while other completions are still being generated.
+    - ``batched``: With scope completion, score a whole group per call: cheaper for quick rewards and for models. By
+      default each completion has a call of its own, and a slow one delays no other.
+    - ``concurrency``: Calls of this reward that run at the same time; 0 for as many as the runner allows. 1 for a reward
+      that is not thread-safe.
+    - ``isolation``: ``"thread"``, or ``"process"`` for graders that use much processor time, may hang or may crash: only
+      a process can be stopped.
+    - ``call_time_limit``: Seconds per call; 0 for the runner's.
 
     ``__call__`` may be an ``async def``. It may also name any of ``log_extra(column, values)`` (one value per
     completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics) and
@@ -66,6 +86,13 @@ class BaseRewardFunction(ABC):
     name: str = UNNAMED
     weight: float = 1.0
 
+    # Without annotation, so that these are attributes of the class and no arguments of the constructor.
+    scope = "batch"
+    batched = False
+    concurrency = 0
+    isolation = "thread"
+    call_time_limit = 0.0
+
     @abstractmethod
     def __call__(
         self,
@@ -74,7 +101,7 @@ class BaseRewardFunction(ABC):
         completions_ids: list[list[int]] | None = None,
         trainer_state: Any | None = None,
         **columns: Any,
-    ) -> RewardValues | None:
+    ) -> RewardValues | Awaitable[RewardValues | None] | None:
         """One float or None per completion, or None where the reward does not apply to this batch.
 
         Args:

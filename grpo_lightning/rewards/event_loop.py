@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class EventLoopThread:
-    """Started by the first ``run``; a process forked afterwards starts its own."""
+    """Started by the first ``start``; a process forked afterwards starts its own."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -23,30 +24,35 @@ class EventLoopThread:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result; works whether or not the caller's thread runs a loop itself."""
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Runs the coroutine; works whether or not the caller's thread runs a loop itself."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
         if self._loop is None or self._pid != os.getpid():
-            self._start()
-        assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C in the caller must not leave rewards running
-            raise
+            self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
+            self._thread.start()
+        return self._loop
 
     def close(self) -> None:
-        """Stops the loop and its thread; a later ``run`` starts new ones."""
+        """Cancels what still runs, stops the loop and its thread; a later ``start`` starts new ones."""
         if self._loop is not None and self._thread is not None and self._pid == os.getpid():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            asyncio.run_coroutine_threadsafe(_end(self._loop), self._loop)
+            self._thread.join(timeout=5.0)  # a coroutine that blocks the loop must not keep the process from ending
+            if not self._thread.is_alive():
+                self._loop.close()
         self._loop = self._thread = None
 
-    def _start(self) -> None:
-        self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
-        self._thread.start()
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others, timeout=2.0) if others else None
+    loop.stop()
 
 
 async def in_thread(function: Callable[[], T]) -> T:
@@ -58,8 +64,37 @@ async def in_thread(function: Callable[[], T]) -> T:
             return
         try:
             future.set_result(function())
-        except BaseException as error:
+        except Exception as error:
             future.set_exception(error)
+        except BaseException as error:  # SystemExit and the like would end the loop of all rewards
+            future.set_exception(RuntimeError(f"raised {error!r}"))
 
-    threading.Thread(target=work, name="reward", daemon=True).start()
+    _THREADS.run(work)
     return await asyncio.wrap_future(future)
+
+
+class _DaemonThreads:
+    """Threads that are used again once their work is done; work never waits for a thread that hangs."""
+
+    def __init__(self) -> None:
+        self._lock, self._idle, self._waiting, self._pid = threading.Lock(), 0, SimpleQueue[Callable[[], None]](), 0
+
+    def run(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._pid != os.getpid():  # threads do not survive a fork
+                self._idle, self._waiting, self._pid = 0, SimpleQueue(), os.getpid()
+            if self._idle:
+                self._idle -= 1
+                self._waiting.put(work)
+                return
+        threading.Thread(target=self._serve, args=(work, self._waiting), name="reward", daemon=True).start()
+
+    def _serve(self, work: Callable[[], None], waiting: SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            work()
+            with self._lock:
+                self._idle += 1
+            work = waiting.get()
+
+
+_THREADS = _DaemonThreads()

@@ -42,6 +42,9 @@ class FormatReward(BaseRewardFunction):
     time_limit: float = 1.0
     _compiled: Any = field(default=None, init=False, repr=False, compare=False)
 
+    scope = "completion"
+    batched = True
+
     def __post_init__(self) -> None:
         if self.match not in ("full", "search"):
             raise ValueError(f"{self.name}: match={self.match!r} is unknown. Choose full or search.")

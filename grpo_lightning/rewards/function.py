@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.rewards.base import (
+    CALLING,
     UNNAMED,
     BaseRewardFunction,
     Completion,
@@ -29,6 +30,12 @@ class FunctionReward(BaseRewardFunction):
         weight: Factor in the total reward.
         function: Called with lists of one entry per completion.
         settings: Further keyword arguments, the same at every call.
+        scope: How it may be called, like the next four; see BaseRewardFunction. Attributes of the same names on the
+            function itself are the defaults.
+        batched: As there.
+        concurrency: As there.
+        isolation: As there.
+        call_time_limit: As there.
 
     Example:
         >>> def is_short(completions, limit=3):
@@ -40,12 +47,20 @@ class FunctionReward(BaseRewardFunction):
 
     function: Callable[..., Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    scope: str = ""
+    batched: bool | None = None  # type: ignore[assignment]  # a bool once constructed, as are the others' types
+    concurrency: int | None = None  # type: ignore[assignment]
+    isolation: str = ""
+    call_time_limit: float | None = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"FunctionReward wraps a function, got {self.function!r}.")
         if self.name == UNNAMED:
             self.name = function_name(self.function)
+        for setting in CALLING:
+            if getattr(self, setting) in (None, ""):
+                setattr(self, setting, getattr(self.function, setting, getattr(BaseRewardFunction, setting)))
         signature = inspect.signature(self.function)
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
         unknown = set() if open_ended else set(self.settings) - set(signature.parameters)

@@ -85,6 +85,9 @@ class LengthReward(BaseRewardFunction):
     target_length: int | None = None
     width: int | None = None
 
+    scope = "completion"
+    batched = True
+
     def __post_init__(self) -> None:
         if self.shape not in SHAPE_SETTINGS:
             raise ValueError(f"{self.name}: shape={self.shape!r} is unknown. Choose {', '.join(SHAPE_SETTINGS)}.")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
+from grpo_lightning.rewards.base import CALLING, UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward
 
 Registrable = type[BaseRewardFunction] | Callable[..., Any]
@@ -16,18 +16,26 @@ REWARD_FUNCTIONS: dict[str, Registrable] = {}
 """Registered name -> reward class or plain function."""
 
 
-def register_reward(name: str) -> Callable[[Registrable], Registrable]:
+def register_reward(name: str, **calling: Any) -> Callable[[Registrable], Registrable]:
     """Decorator that registers a reward class or a plain function under ``name``.
+
+    Args:
+        name: What configs call it.
+        calling: How it may be called, set as attributes on it: ``scope="completion"``, ... (see BaseRewardFunction).
 
     Raises:
         ValueError: If the name is taken.
-        TypeError: If a class is not a ``BaseRewardFunction``.
+        TypeError: If a class is not a ``BaseRewardFunction``, or ``calling`` has other names.
     """
+    if set(calling) - set(CALLING):
+        raise TypeError(f"register_reward takes {', '.join(CALLING)}; got {', '.join(calling)}.")
 
     def decorator(reward: Registrable) -> Registrable:
         if name in REWARD_FUNCTIONS:
             raise ValueError(f"Reward function '{name}' is already registered.")
         REWARD_FUNCTIONS[name] = _checked(reward, name)
+        for setting, value in calling.items():
+            setattr(reward, setting, value)
         return reward
 
     return decorator
@@ -74,8 +82,10 @@ def make_reward(reward: Registrable, fallback_name: str, **kwargs: Any) -> BaseR
         if made.name == UNNAMED:
             made.name = fallback_name
         return made
+    own = inspect.signature(reward).parameters
+    calling = {setting: kwargs.pop(setting) for setting in CALLING if setting in kwargs and setting not in own}
     name, weight = kwargs.pop("name", fallback_name), kwargs.pop("weight", 1.0)
-    return FunctionReward(name=name, weight=weight, function=reward, settings=kwargs)
+    return FunctionReward(name=name, weight=weight, function=reward, settings=kwargs, **calling)
 
 
 def import_reward(path: str) -> Registrable:

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from grpo_lightning.rewards.base import RewardContractError
@@ -27,7 +28,29 @@ class RewardTable:
     extra: dict[str, list[Any]] = field(default_factory=dict)
     """Columns that rewards logged for the table of samples, N entries each, None where a reward gave none."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """``rewards/<name>/seconds``, ``rewards/<name>/errors`` (completions not scored), and what rewards logged."""
+    """Seconds that rewards added to the step (``time/rewards/wait``); for each reward seconds per call (mean
+    ``time/rewards/<name>``, ``time/rewards/<name>/max``), completions not scored (``rewards/<name>/errors``), calls that
+    ran out of time (``rewards/<name>/timeouts``); and what rewards logged."""
+
+    def take(self, rows: Tensor) -> RewardTable:
+        """The table of these completions; metrics stay those of all."""
+        chosen = rows.tolist()
+        extra = {column: [entries[row] for row in chosen] for column, entries in self.extra.items()}
+        return RewardTable(self.values[rows], self.names, self.weights, extra, self.metrics)
+
+    @classmethod
+    def joined(cls, tables: Sequence[RewardTable]) -> RewardTable:
+        """Tables of the same rewards, one after the other; metrics are averaged over those that have them."""
+        first = tables[0]
+        columns = dict.fromkeys(column for table in tables for column in table.extra)
+        extra = {
+            column: [e for table in tables for e in table.extra.get(column, [None] * len(table.values))]
+            for column in columns
+        }
+        names = dict.fromkeys(name for table in tables for name in table.metrics)
+        found = {name: [table.metrics[name] for table in tables if name in table.metrics] for name in names}
+        metrics = {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
+        return cls(torch.cat([table.values for table in tables]), first.names, first.weights, extra, metrics)
 
     def column(self, name: str) -> Tensor:
         """(N,) the values of one reward."""

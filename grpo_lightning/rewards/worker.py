@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import Pipe, connection
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -24,121 +23,143 @@ class WorkerError(RuntimeError):
 
 
 @dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    pipe: Any
-    deadline: float
-    request: int | None = None
-    """Index of the request that it works on."""
-    idle: bool = False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
-
-
-@dataclass
 class WorkerPool:
     """Runs requests in child processes; one that exceeds the limit is killed and replaced.
 
-    Works from any thread (no signals in this process) and is safe beside CUDA and threads (children are executed
-    afresh, not forked). Children start with the first request and end with ``close`` or with this process.
+    Works from any thread, from several at once (no signals in this process), and is safe beside CUDA and threads
+    (children are executed afresh, not forked). A request that hangs holds one child and its caller; all others go on.
+    Children start with the first requests and end with ``close`` or with this process.
 
     Args:
         script: Run as ``python -P script FD SECONDS BYTES``; sends ``"ready"``, then one reply per request.
-        size: Number of children; a request that hangs occupies one and leaves the others working.
+        size: Number of children.
         time_limit: Wall-clock seconds per request.
         memory_bytes: Address space that a child may use.
+        greeting: Sent to each child before it says that it is ready; None for scripts that expect none.
     """
 
     script: Path
     size: int = 2
     time_limit: float = 5.0
     memory_bytes: int = 4 * 2**30
-    _workers: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
-    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    greeting: Any = None
+    _idle: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
+    _all: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
+    _starting: int = field(default=0, init=False, repr=False, compare=False)
+    _changed: Any = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.script, self.size, self.time_limit, self.memory_bytes)
+        return type(self), (self.script, self.size, self.time_limit, self.memory_bytes, self.greeting)
+
+    def call(self, request: Any) -> Any:
+        """The child's reply, as soon as a child is free for it.
+
+        Raises:
+            WorkerError: If the child ran out of time, or died.
+            RuntimeError: If the script cannot be started.
+        """
+        worker = self._take()
+        try:
+            reply = worker.ask(request, self.time_limit + GRACE)
+        except BaseException as error:  # also Ctrl-C: a reply still on the way would answer the next request
+            self._drop(worker)
+            if isinstance(error, TimeoutError):
+                raise WorkerError(f"the grading process was killed after {self.time_limit:g} s") from error
+            if isinstance(error, EOFError | OSError):
+                raise WorkerError("the grading process died (out of memory, or crashed)") from error
+            raise
+        with self._changed:
+            self._idle.append(worker)
+            self._changed.notify()
+        return reply
 
     def map(self, requests: Sequence[Any]) -> list[Any]:
         """One reply per request, in order; a ``WorkerError`` in place of a reply that never came."""
-        with self._lock:
-            replies: list[Any] = [None] * len(requests)
-            waiting = deque(range(len(requests)))
-            try:
-                self._drain(requests, waiting, replies)
-            except BaseException:
-                self._kill_all()  # replies still on the way would answer the next call's requests
-                raise
-            return replies
+        if len(requests) < 2:
+            return [self._call_or_error(request) for request in requests]
+        with ThreadPoolExecutor(min(self.size, len(requests))) as threads:
+            return list(threads.map(self._call_or_error, requests))
 
     def close(self) -> None:
         """Ends the children; the next request starts new ones."""
-        with self._lock:
-            self._kill_all()
+        with self._changed:
+            self._idle.clear()
+            workers, self._all = self._all, []
+            self._changed.notify_all()
+        for worker in workers:
+            worker.kill()
 
-    def _kill_all(self) -> None:
-        while self._workers:
-            self._workers.pop().kill()
+    def _call_or_error(self, request: Any) -> Any:
+        try:
+            return self.call(request)
+        except WorkerError as error:
+            return error
 
-    def _drain(self, requests: Sequence[Any], waiting: deque[int], replies: list[Any]) -> None:
-        while waiting or any(worker.request is not None for worker in self._workers):
-            while len(self._workers) < min(self.size, len(waiting) + self._busy()):
-                self._workers.append(self._start())
-            for worker in self._workers:
-                if worker.idle and waiting:
-                    self._assign(worker, waiting.popleft(), requests)
-            active = [worker for worker in self._workers if not worker.idle]
-            patience = max(0.0, min(worker.deadline for worker in active) - time.monotonic())
-            ready = connection.wait([worker.pipe for worker in active], patience)
-            for worker in active:
-                if worker.pipe in ready:
-                    self._receive(worker, replies)
-                elif time.monotonic() > worker.deadline:
-                    self._bury(worker, replies, f"killed after {self.time_limit:g} s")
+    def _take(self) -> _Worker:
+        with self._changed:
+            self._changed.wait_for(lambda: self._idle or len(self._all) + self._starting < self.size)
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.process.poll() is None:
+                    return worker
+                self._all.remove(worker)  # it died while idle, which is no request's fault
+            self._starting += 1
+        started: list[_Worker] = []
+        try:
+            started.append(_Worker(self))
+            return started[0]
+        finally:
+            with self._changed:
+                self._starting -= 1
+                self._all.extend(started)
+                self._changed.notify()
 
-    def _busy(self) -> int:
-        return sum(worker.request is not None for worker in self._workers)
+    def _drop(self, worker: _Worker) -> None:
+        worker.kill()
+        with self._changed:
+            if worker in self._all:
+                self._all.remove(worker)
+            self._changed.notify()
 
-    def _start(self) -> _Worker:
-        ours, theirs = Pipe()
-        limits = [str(theirs.fileno()), str(self.time_limit), str(self.memory_bytes)]
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(self.script), *limits],
+
+class _Worker:
+    """One child that has said that it is ready."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pipe, theirs = Pipe()
+        limits = [str(theirs.fileno()), str(pool.time_limit), str(pool.memory_bytes)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(pool.script), *limits],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the trainer
         )
         theirs.close()
-        return _Worker(process, ours, deadline=time.monotonic() + START_LIMIT)
-
-    def _assign(self, worker: _Worker, index: int, requests: Sequence[Any]) -> None:
-        worker.idle, worker.request = False, index
-        worker.deadline = time.monotonic() + self.time_limit + GRACE
         try:
-            worker.pipe.send(requests[index])
-        except BrokenPipeError:
-            worker.deadline = time.monotonic()  # it died while idle; the next wait reads the end of its pipe
-
-    def _receive(self, worker: _Worker, replies: list[Any]) -> None:
-        try:
-            reply = worker.pipe.recv()
-        except (EOFError, OSError):
-            self._bury(worker, replies, "died (out of memory, or crashed)")
-            return
-        if worker.request is not None:
-            replies[worker.request] = reply
-        worker.idle, worker.request = True, None
-
-    def _bury(self, worker: _Worker, replies: list[Any], reason: str) -> None:
-        self._workers.remove(worker)
-        worker.kill()
-        if worker.request is None:
+            if pool.greeting is not None:
+                self.pipe.send(pool.greeting)
+            self._receive(START_LIMIT)
+        except (EOFError, OSError, TimeoutError) as error:
+            self.kill()
             raise RuntimeError(
-                f"{self.script.name} did not start: exit code {worker.process.returncode}, after at most "
+                f"{pool.script.name} did not start: exit code {self.process.returncode}, after at most "
                 f"{START_LIMIT:g} s. Its own message is on stderr."
-            )
-        replies[worker.request] = WorkerError(f"the grading process {reason}")
+            ) from error
+        except BaseException:
+            self.kill()
+            raise
+
+    def ask(self, request: Any, seconds: float) -> Any:
+        self.pipe.send(request)
+        return self._receive(seconds)
+
+    def _receive(self, seconds: float) -> Any:
+        if not self.pipe.poll(seconds):
+            raise TimeoutError
+        return self.pipe.recv()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from runs import fit
 
 from grpo_lightning.callbacks import Alarms
-from runs import fit
 
 SOME_END = list("etaoinshrdlu0123456789 ")
 """Stop strings that end some of the random completions."""

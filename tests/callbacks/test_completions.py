@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from runs import fit, make_data, make_module, make_trainer
 
 from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows
 from grpo_lightning.callbacks.completions import CompletionWriter
+from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable
 
 
@@ -108,3 +110,10 @@ def test_sample_table_prints_the_best_and_the_worst_completion(tiny_model_dir, t
     assert "share_of_digits" in out and "advantage" in out
     best = module.last_step.advantages[:4].max().item()
     assert f"{best:.2f}" in out
+
+
+def test_the_system_is_written_down_without_naming_the_machine(tiny_model_dir, tmp_path):
+    fit(tiny_model_dir, tmp_path, trainer={"callbacks": [SystemRecord()]})
+    system = json.loads((tmp_path / "system.json").read_text())
+    assert system["ranks"] == 1 and system["packages"]["torch"] == torch.__version__ and system["cpu_cores"] >= 1
+    assert socket.gethostname() not in (tmp_path / "system.json").read_text()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from runs import fit, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks import HuggingFaceExport
 from grpo_lightning.callbacks.export import export
-from runs import fit, weights
 
 
 def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path):

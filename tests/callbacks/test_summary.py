@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from runs import fit, write_prompts
 
 from grpo_lightning.callbacks import BeforeAfterSummary
-from runs import fit, write_prompts
 
 
 def test_the_summary_holds_both_accuracies_and_is_printed(tiny_model_dir, tmp_path, capsys):

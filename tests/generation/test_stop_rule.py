@@ -19,7 +19,7 @@ def end(rule: StopRule, ids: list[int]) -> int | None:
 
 def ids_of(text: str) -> list[int]:
     """One token a byte, whatever merges the tokenizer has."""
-    return [TOKENIZER.convert_tokens_to_ids(piece) for byte in text for piece in TOKENIZER.backend_tokenizer.pre_tokenizer.pre_tokenize_str(byte)[0][0]]  # fmt: skip  # noqa: E501
+    return [TOKENIZER.convert_tokens_to_ids(piece) for byte in text for piece in TOKENIZER.backend_tokenizer.pre_tokenizer.pre_tokenize_str(byte)[0][0]]  # fmt: skip
 
 
 @pytest.mark.parametrize(("configured", "expected"), [(None, {2}), (7, {2, 7}), ([7, 8], {2, 7, 8}), ((2,), {2})])

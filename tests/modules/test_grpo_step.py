@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.types import PromptBatch, Rollouts
-from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
 
 LEARNING_RATE = 0.1
 
@@ -308,3 +308,30 @@ def test_sampling_keeps_its_fast_attention_after_the_first_training_pass(tiny_mo
     with fast_decode_attention(module.policy):
         assert module.policy.config._attn_implementation == NAME
     assert module.policy.config._attn_implementation == "packed_sdpa"
+
+
+def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(tiny_model_dir, tmp_path):
+    """Under bf16-true Lightning makes bfloat16 the default dtype of a step, and refuses frozen dataclasses as batches."""
+
+    def many_digits(completions, **columns):
+        return [257.0 + i for i in range(len(completions))]  # 257 rounds to 256 in bfloat16
+
+    dtypes = []
+
+    def watch(module):
+        original = module.policy_loss
+
+        def policy_loss(experience, micro_batch, report):
+            tokens = experience.train_tokens(micro_batch.rows)
+            dtypes.extend([tokens.advantages.dtype, tokens.lengths.dtype, tokens.sampling_logprobs.dtype])
+            return original(experience, micro_batch, report)
+
+        module.policy_loss = policy_loss
+
+    module = fit(
+        tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, rewards=[many_digits], on_module=watch, beta=0.1
+    )
+    assert module.policy.dtype == torch.bfloat16
+    assert set(dtypes) == {torch.float32}
+    assert module.step_metrics["reward"] == 257.0 + 5.5
+    assert module.step_metrics["grad_norm"] > 0

@@ -65,7 +65,9 @@ def test_a_table_holds_one_row_per_completion_and_one_column_per_reward(score: C
     assert table.names == ("length", "has_a", "never")
     assert table.weights.tolist() == [1.0, 0.5, 2.0]
     torch.testing.assert_close(table.column("length"), torch.tensor([2.0, 0.0, 3.0], dtype=torch.float64))
-    assert {f"rewards/{name}/{what}" for name in table.names for what in ("seconds", "errors")} == set(table.metrics)
+    of_each = ("time/rewards/{}", "time/rewards/{}/max", "rewards/{}/errors", "rewards/{}/timeouts")
+    expected_names = {metric.format(name) for name in table.names for metric in of_each}
+    assert set(table.metrics) == expected_names | {"time/rewards/wait"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from grpo_lightning.datamodules.converters.registry import (
     get_dataset_converter,
     register_converter,
 )
+from grpo_lightning.datamodules.converters.sft import SFTDatasetConverter
 from grpo_lightning.datamodules.converters.squad import SquadDatasetConverter
 from grpo_lightning.datamodules.converters.text import TextDatasetConverter
 
@@ -18,6 +19,7 @@ __all__ = [
     "DatasetConverter",
     "GRPODatasetConverter",
     "GSM8KDatasetConverter",
+    "SFTDatasetConverter",
     "SquadDatasetConverter",
     "TextDatasetConverter",
     "get_dataset_converter",

@@ -1,0 +1,172 @@
+"""How a step scales: DDP at fixed work per GPU, and FSDP2 of a larger shape with its peak memory.
+
+python benchmarks/multi_gpu.py --gpus 1 2 --shape 0.5b                 # DDP: 1 GPU against 2, the same prompts per GPU
+python benchmarks/multi_gpu.py --gpus 2 --shape 7b --strategy fsdp2    # FSDP2: seconds and GiB a step
+python benchmarks/multi_gpu.py --gpus 1 2 --shape nano --device cpu    # a minute, to see that it runs
+
+The model is random. ``tokens_per_second`` counts completion tokens on all GPUs, median over the steps after the warm-up;
+``efficiency`` is that of n GPUs over n times that of one. ``phases`` are seconds of the slowest rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from sides.command import this_command
+from sides.make_model import SHAPES, make_model
+from sides.workload import word_problems
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES.setdefault(
+    "7b",
+    {
+        "vocab_size": 151936,
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+)
+SIZES = {  # prompts per GPU and step, completions per prompt, their limit and mean length in tokens
+    "nano": (2, 4, 16, 8),
+    "0.5b": (64, 8, 1024, 220),
+    "1.5b": (64, 8, 1024, 220),
+    "7b": (16, 8, 1024, 220),
+}
+
+
+class PeakMemory(Callback):
+    """Writes the most memory that torch held on this rank's GPU, in GiB.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes at the end."""
+        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+        Path(self.folder, f"peak{trainer.global_rank}.json").write_text(json.dumps(peak))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2], help="numbers of processes, one run each")
+    parser.add_argument("--shape", choices=SIZES, default="0.5b")
+    parser.add_argument("--strategy", choices=("ddp", "fsdp2"), default="ddp")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--steps", type=int, default=5, help="that count, after --warmup-steps")
+    parser.add_argument("--warmup-steps", type=int, default=2)
+    parser.add_argument("--max-tokens-per-microbatch", type=int, default=16384)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--generator", default="{}", help="JSON: class_path and init_args; VLLMColocate on a GPU")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "multi_gpu")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/multi_gpu_<strategy>_<shape>.json")
+    return parser.parse_args()
+
+
+def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path, prompts: Path) -> Path:
+    batch, generations, limit, _ = SIZES[options.shape]
+    on_gpu = options.device == "cuda"
+    generator = json.loads(options.generator) or {
+        "class_path": f"grpo_lightning.generation.{'VLLMColocate' if on_gpu else 'TransformersGenerator'}",
+        "init_args": {"max_model_length": limit + 1024} if on_gpu else {},
+    }
+    config: dict[str, Any] = {
+        "trainer": {
+            "default_root_dir": str(run),
+            "accelerator": "gpu" if on_gpu else "cpu",
+            "devices": gpus,
+            "strategy": options.strategy if gpus > 1 or options.strategy == "fsdp2" else "auto",
+            "precision": options.precision if on_gpu else "32-true",
+            "max_steps": options.warmup_steps + options.steps,
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "multi_gpu.PeakMemory", "init_args": {"folder": str(run)}}],
+        },
+        "model": {
+            "model_name_or_path": str(model),
+            "rewards": ["sides.workload.even_fraction"],
+            "generator": generator,
+            "num_generations": generations,
+            "max_completion_length": limit,
+            "max_tokens_per_microbatch": options.max_tokens_per_microbatch,
+            "gradient_checkpointing": options.gradient_checkpointing,
+        },
+        "data": {"dataset": str(prompts), "batch_size": batch},
+        "checkpoint": {"save_top_k": 0, "save_last": False},
+    }
+    path = run / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) -> dict[str, Any]:
+    """Figures of one run."""
+    run = options.folder / f"{options.strategy}_{options.shape}_{gpus}"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    config = write_config(options, gpus, run, model, prompts)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
+    subprocess.run(command, env=environment, check=True)
+    with next(run.glob("logs/version_*/metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+    phases = [name for name in rows[0] if name.startswith("time/")]
+    peaks = [json.loads(path.read_text()) for path in sorted(run.glob("peak*.json"))]
+    return {
+        "gpus": gpus,
+        "tokens_per_second": median(rows, "tokens_per_second"),
+        "step_seconds": median(rows, "step_time"),
+        "phases": {name.removeprefix("time/"): median(rows, name) for name in phases},
+        "peak_memory_gib": [round(peak, 2) for peak in peaks],
+    }
+
+
+def median(rows: list[dict[str, str]], name: str) -> float:
+    return round(statistics.median(float(row[name]) for row in rows if row[name]), 4)
+
+
+def main() -> None:
+    options = parse()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    prompts, model = options.folder / "prompts.jsonl", options.folder / f"model_{options.shape}"
+    batch, _, _, mean_length = SIZES[options.shape]
+    count = batch * max(options.gpus) * (options.warmup_steps + options.steps)
+    rows = list(word_problems(count))
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_model(options.shape, prompts, model, mean_length)
+    runs = [train(options, gpus, model, prompts) for gpus in options.gpus]
+    alone = next((run["tokens_per_second"] for run in runs if run["gpus"] == 1), None)
+    for run in runs if alone else ():
+        run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
+    result = {
+        "command": this_command("benchmarks/multi_gpu.py"),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "options": {name: str(value) for name, value in vars(options).items() if name not in ("folder", "out")},
+        "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
+        "runs": runs,
+    }
+    out = options.out or ROOT / "benchmarks" / "results" / f"multi_gpu_{options.strategy}_{options.shape}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(runs, indent=1))
+
+
+if __name__ == "__main__":
+    main()

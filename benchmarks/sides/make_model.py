@@ -1,0 +1,143 @@
+"""A random Qwen2 model directory with a tokenizer of its own: no download, and the same from the same arguments.
+
+A random model hardly ever samples one particular token, so all its completions would run into the limit. Therefore
+about one token in ``mean_length`` is listed as an end-of-sequence id in generation_config.json: tokens are drawn almost
+uniformly, so lengths are close to geometric with that mean, as ragged as those of real rollouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "nano": {
+        "vocab_size": 1024,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 176,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+    "tiny": {
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "intermediate_size": 688,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "0.5b": {
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "intermediate_size": 4864,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "1.5b": {
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+}
+"""The last two are the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B."""
+TOKENIZER_SIZE = 8192
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def texts(prompts: Path) -> Iterator[str]:
+    """Contents of all messages of a JSONL file of conversations."""
+    with prompts.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield from (message["content"] for message in json.loads(line)["prompt"])
+
+
+def train_tokenizer(prompts: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer with a chat template; smaller than asked where the text gives no more merges."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(prompts), trainer)
+    learnt = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=[tuple(merge) for merge in learnt["merges"]],
+        unk_token=None,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[START],
+        padding_side="left",
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int = 0) -> None:
+    """Writes the directory, unless it already holds what these arguments make.
+
+    Args:
+        shape: A key of SHAPES; large shapes are stored in bfloat16, the others in float32.
+        prompts: JSONL of conversations, on whose text the tokenizer is trained.
+        out: The directory.
+        mean_length: Tokens; 0 for one end-of-sequence id only.
+        seed: Of the weights.
+    """
+    arguments = {"shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
+    made_with = out / "made_with.json"
+    if made_with.exists() and json.loads(made_with.read_text()) == arguments:
+        return
+    vocab_size = SHAPES[shape]["vocab_size"]
+    tokenizer = train_tokenizer(prompts, min(vocab_size, TOKENIZER_SIZE))
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen2Config(**SHAPES[shape], **ids, max_position_embeddings=32768, tie_word_embeddings=True)
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(config).to(torch.bfloat16 if vocab_size > 100_000 else torch.float32)
+    ends = round(vocab_size / mean_length) if mean_length else 1
+    eos_ids = [tokenizer.eos_token_id, *range(vocab_size - ends + 1, vocab_size)]
+    model.generation_config = GenerationConfig(
+        eos_token_id=eos_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    made_with.write_text(json.dumps(arguments) + "\n")
+
+
+def hash_of(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file."""
+    return sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--prompts", type=Path, required=True, help="JSONL of conversations")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mean-length", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_model(arguments.shape, arguments.prompts, arguments.out, arguments.mean_length, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""One run of grpo_lightning on a workload: ``python -m sides.our_side WORKLOAD.json RECORD.json``.
+
+The module runs unchanged. Phases are measured by overriding its steps with themselves inside a phase.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+import transformers
+from torch import Tensor
+
+from grpo_lightning import GRPODataModule, GRPOModule
+from grpo_lightning.generation import Generator, TransformersGenerator
+from grpo_lightning.packing import count_tokens
+from grpo_lightning.step_report import StepReport
+from grpo_lightning.types import Rollouts
+from sides.clock import PhaseClock
+from sides.record import save_record
+from sides.workload import Workload, even_fraction
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true", "mixed": "bf16-mixed"}
+
+STEP_PHASES = {"train": "forward"}
+"""The step's own phases that have another name here: backward passes and optimizer steps have phases inside train."""
+
+
+class MeasuredReport(StepReport):
+    """A StepReport whose phases are the clock's too."""
+
+    clock: PhaseClock
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """As always, and charged."""
+        with self.clock.phase(STEP_PHASES.get(name, name)), super().phase(name):
+            yield
+
+
+def measured_module(clock: PhaseClock) -> type[GRPOModule]:
+    """GRPOModule that charges each part of its training step to a phase."""
+
+    class MeasuredModule(GRPOModule):
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            self.generator.update_weights = clock.timed("weight_sync", self.generator.update_weights)
+            clock.start()
+
+        def training_step(self, *args: Any, **kwargs: Any) -> None:
+            super().training_step(*args, **kwargs)
+            clock.end_step()
+
+        def begin_step(self) -> StepReport:
+            report = super().begin_step()
+            report.__class__, report.clock = MeasuredReport, clock
+            return report
+
+        def sample_rollouts(self, *args: Any, **kwargs: Any) -> Rollouts:
+            rollouts = super().sample_rollouts(*args, **kwargs)
+            clock.count(
+                completions=rollouts.num_completions,
+                prompt_tokens=rollouts.prompt_lengths[rollouts.group].sum(),
+                completion_tokens=rollouts.completion_ids.numel(),
+                longest_completion=rollouts.completion_lengths.max(),
+            )
+            return rollouts
+
+        def policy_loss(self, experience: Any, micro_batch: Any, *args: Any, **kwargs: Any) -> Tensor:
+            rollouts = experience.rollouts
+            sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
+            clock.count(trained_tokens=count_tokens(*sizes, micro_batch.rows, self.scorer.layout), micro_batches=1)
+            return super().policy_loss(experience, micro_batch, *args, **kwargs)
+
+        def accumulate_gradient(self, *args: Any, **kwargs: Any) -> None:
+            with clock.phase("backward"):
+                super().accumulate_gradient(*args, **kwargs)
+
+        def step_optimizer(self) -> Tensor:
+            with clock.phase("optimizer"):
+                return super().step_optimizer()
+
+    return MeasuredModule
+
+
+def make_generator(workload: Workload) -> Generator:
+    """What TRL uses on the same device: vLLM in this process, or transformers."""
+    if workload.device != "cuda":
+        return TransformersGenerator(**workload.engine_options)
+    from grpo_lightning.generation import VLLMColocate
+
+    return VLLMColocate(gpu_memory_utilization=workload.gpu_memory_utilization, **workload.engine_options)
+
+
+def make_module(workload: Workload, module: type[GRPOModule]) -> GRPOModule:
+    """The module with TRL's defaults where it trains something else, and its own everywhere else."""
+    return module(
+        model_name_or_path=workload.model,
+        rewards=[even_fraction],
+        generator=make_generator(workload),
+        num_generations=workload.num_generations,
+        max_completion_length=workload.max_completion_length,
+        temperature=workload.temperature,
+        beta=workload.beta,
+        importance_sampling_correction=workload.device == "cuda",  # TRL corrects vLLM's logprobs only
+        max_tokens_per_microbatch=workload.max_tokens_per_microbatch,
+        gradient_checkpointing=workload.gradient_checkpointing,
+        max_grad_norm=workload.max_grad_norm,
+        optimizer=lambda parameters: torch.optim.AdamW(
+            parameters, lr=workload.learning_rate, weight_decay=0.0, fused=True
+        ),
+        seed=workload.seed,
+    )
+
+
+def train(workload: Workload, clock: PhaseClock) -> GRPOModule:
+    """Runs all steps of the workload."""
+    if workload.device == "cpu":
+        torch.set_num_threads(workload.threads)
+    module = make_module(workload, measured_module(clock))
+    data = GRPODataModule(dataset=workload.prompts, batch_size=workload.prompts_per_step, shuffle=False)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            accelerator="gpu" if workload.device == "cuda" else "cpu",
+            devices=1,
+            precision=PRECISIONS[workload.dtype],
+            max_steps=workload.warmup_steps + workload.steps,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, datamodule=data)
+    return module
+
+
+def main(workload: Workload, record: str) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    clock = PhaseClock(workload.device)
+    module = train(workload, clock)
+    save_record(record, "grpo_lightning", clock, module.policy)
+
+
+if __name__ == "__main__":
+    main(Workload.load(sys.argv[1]), sys.argv[2])
+    sys.stdout.flush()
+    os._exit(0)  # an engine in this process may hang at exit

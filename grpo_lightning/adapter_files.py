@@ -1,0 +1,158 @@
+"""Adapters on disk: saved with the identity of their base, continued on that base only, exported merged."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from torch import nn
+from transformers import PreTrainedModel
+
+from grpo_lightning.adapters import merged_state_dict, plain_config
+from grpo_lightning.base_identity import BaseIdentity, identify_base
+from grpo_lightning.output_head import base_model
+from grpo_lightning.sharding import is_first_rank, is_sharded, on_first_rank, whole
+from grpo_lightning.special_tokens import embedding_rows
+
+logger = logging.getLogger(__name__)
+
+FREE_OPTIONS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+    "task_type",
+}
+"""Of a peft configuration: they may change without the same weights meaning another model."""
+
+
+def refuse_adapter_directory(model_name_or_path: str) -> None:
+    """Raises ValueError where an adapter is given as the model: transformers would add it to its base unasked."""
+    path = Path(model_name_or_path) / ADAPTER_CONFIG_NAME
+    if path.is_file():
+        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r} is an adapter. Set it to the adapter's base ({base!r}) and "
+            "model.adapter_name_or_path to the adapter."
+        )
+
+
+def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str) -> PeftModel:
+    """The policy with the adapter on it, to be trained further.
+
+    Raises:
+        ValueError: If the adapter cannot be read, or was trained on another base.
+    """
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.adapter_name_or_path={adapter!r} holds no adapter that can be read. "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    check_base(adapter, config, model_name_or_path)
+    rows = embedding_rows(policy)
+    trained = getattr(config, "trainable_token_indices", None) or []
+    ids = [i for part in trained.values() for i in part] if isinstance(trained, dict) else trained
+    if ids and max(ids) >= rows:
+        raise ValueError(
+            f"model.adapter_name_or_path={adapter!r} trained the row of token {max(ids)}, but the model has {rows}. Set "
+            "model.init_special_tokens and model.new_special_tokens_config as in the run that made it."
+        )
+    return PeftModel.from_pretrained(policy, adapter, is_trainable=True, config=config)
+
+
+def check_base(adapter: str, config: PeftConfig, model_name_or_path: str) -> None:
+    """Raises ValueError if the adapter says that it was trained on another base; warns if it says nothing."""
+    stored = BaseIdentity.load(adapter)
+    if stored is not None:
+        difference = identify_base(model_name_or_path).difference(stored)
+        if difference:
+            raise ValueError(
+                f"model.adapter_name_or_path={adapter!r} was trained on {stored.model_name_or_path!r}, not on "
+                f"model.model_name_or_path={model_name_or_path!r}: {difference}. Use that base; if the model has the "
+                "adapter merged in already, leave the adapter out."
+            )
+    elif config.base_model_name_or_path != model_name_or_path:
+        logger.warning(
+            "The adapter %s does not say which weights it was trained on, only the name %r; model.model_name_or_path is "
+            "%r. Make sure that they are the same model.",
+            adapter,
+            config.base_model_name_or_path,
+            model_name_or_path,
+        )
+
+
+def save_adapter(model: PeftModel, path: Path, model_name_or_path: str) -> None:
+    """Writes the adapter in peft's format, and beside it the identity of its base; sharded, from all ranks together."""
+    if is_sharded(model):
+        trained = {name: whole(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+        if is_first_rank():
+            model.save_pretrained(path, save_embedding_layers=False, state_dict=trained)
+    else:
+        model.save_pretrained(path, save_embedding_layers=False)
+    if not is_first_rank():
+        return
+    config = PeftConfig.from_pretrained(path)
+    config.base_model_name_or_path = model_name_or_path
+    config.save_pretrained(path)
+    identify_base(model_name_or_path).save(path)
+
+
+def save_merged(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes the model with its adapter added in as a plain model that transformers and vLLM load.
+
+    4-bit weights are written dequantised, in their compute dtype. Sharded weights are gathered one at a time, on all
+    ranks together, and collected in the ordinary memory of the first, which writes.
+    """
+    policy: Any = base_model(model)
+    weights = {name: gathered.cpu() for name, gathered in on_first_rank(merged_state_dict(model))}
+    if not weights:
+        return
+    config = copy.deepcopy(policy.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = type(policy)(config)
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    plain.generation_config = copy.deepcopy(policy.generation_config)
+    plain.config.dtype = next(iter(weights.values())).dtype
+    plain.save_pretrained(path)
+
+
+def adapter_record(model: PeftModel, model_name_or_path: str) -> dict[str, Any]:
+    """What a checkpoint keeps beside the adapter's weights to refuse what would make another model of them."""
+    base = identify_base(model_name_or_path)
+    return {
+        "peft_config": plain_config(model.peft_config[model.active_adapter]),
+        "base": {"name": base.model_name_or_path, "weights_sha256": base.weights_sha256, "config": base.config},
+    }
+
+
+def check_record(record: dict[str, Any], model: PeftModel, model_name_or_path: str) -> None:
+    """Raises ValueError if a checkpoint's adapter belongs to another base, or would mean something else on this one."""
+    stored = BaseIdentity(record["base"]["name"], record["base"]["weights_sha256"], record["base"]["config"])
+    difference = identify_base(model_name_or_path).difference(stored)
+    if difference:
+        raise ValueError(
+            f"The checkpoint's adapter was trained on {stored.model_name_or_path!r}, not on model.model_name_or_path="
+            f"{model_name_or_path!r}: {difference}. Use that base."
+        )
+    now, then = plain_config(model.peft_config[model.active_adapter]), record["peft_config"]
+    shared = (now.keys() & then.keys()) - FREE_OPTIONS
+    changed = [f"{name} was {then[name]!r}, is {now[name]!r}" for name in sorted(shared) if now[name] != then[name]]
+    if changed:
+        raise ValueError(
+            f"The checkpoint's adapter has other settings than this config: {'; '.join(changed)}. Use the config.yaml "
+            "of its run."
+        )

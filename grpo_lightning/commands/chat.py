@@ -1,0 +1,136 @@
+"""``python -m grpo_lightning chat SOURCE``: type prompts, read completions; or pipe one prompt per line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.commands.saved_policy import load_for_chat
+
+COMMANDS = "/new starts a new conversation, /quit ends."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="grpo_lightning chat",
+        description="Tries a policy. Without a terminal each line of standard input is a prompt of its own.",
+    )
+    parser.add_argument("source", type=Path, help="a .ckpt file, a run directory, or a Hugging Face directory")
+    parser.add_argument("--config", type=Path, help="the run's config; by default the config.yaml of its last launch")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
+    parser.add_argument("--max_completion_length", type=int, default=512, help="tokens (default 512)")
+    parser.add_argument("--system", help="system prompt; by default that of the run's converter")
+    parser.add_argument("--plain", action="store_true", help="no chat template: the prompt as it is typed")
+    parser.add_argument("--seed", type=int, default=0, help="of sampled tokens (default 0)")
+    return parser
+
+
+def system_prompt(config: dict[str, Any]) -> str | None:
+    """The system prompt that the run trained with, where its converter has one."""
+    data = config.get("data") or {}
+    converter = data.get("converter")
+    arguments = [data.get("converter_args"), converter.get("init_args") if isinstance(converter, dict) else None]
+    return next((a["system_prompt"] for a in arguments if a and a.get("system_prompt")), None)
+
+
+class Chat:
+    """A conversation with a policy.
+
+    Args:
+        policy: In Hugging Face format, in memory.
+        tokenizer: Its tokenizer; without a chat template prompts are plain text.
+        system: System prompt, or None.
+        plain: Use no chat template.
+        temperature: 0 for greedy.
+        max_completion_length: Tokens.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str | None = None,
+        plain: bool = False,
+        temperature: float = 0.0,
+        max_completion_length: int = 512,
+    ) -> None:
+        self.policy: Any = policy.eval()
+        self.tokenizer: Any = tokenizer
+        self.is_plain = plain or not tokenizer.chat_template
+        self.system = system
+        self.sampling: dict[str, Any] = {"max_new_tokens": max_completion_length, "do_sample": temperature > 0}
+        if temperature > 0:  # all tokens, as in training: other defaults of the generation config are switched off
+            self.sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the conversation."""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+
+    @torch.no_grad()
+    def answer(self, prompt: str) -> str:
+        """The completion of the conversation with ``prompt`` added to it."""
+        self.messages.append({"role": "user", "content": prompt})
+        text = prompt
+        if not self.is_plain:
+            text = self.tokenizer.apply_chat_template(self.messages, tokenize=False, add_generation_prompt=True)
+        inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=self.is_plain)
+        ids = inputs["input_ids"].to(self.policy.device)
+        output = self.policy.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+            **self.sampling,
+        )
+        completion = str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+        self.messages.append({"role": "assistant", "content": completion})
+        return completion
+
+
+def typed_prompts(chat: Chat) -> Iterator[str]:
+    """Prompts from the keyboard until /quit or the end of input."""
+    print(COMMANDS)
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if line in ("/quit", "/exit"):
+            return
+        if line == "/new":
+            chat.reset()
+        elif line:
+            yield line
+
+
+def piped_prompts(chat: Chat) -> Iterator[str]:
+    """Prompts of standard input, each a conversation of its own."""
+    for line in sys.stdin:
+        if line.strip():
+            chat.reset()
+            yield line.rstrip("\n")
+
+
+def main(args: list[str]) -> int:
+    """Runs the command; 1 where the source cannot be loaded."""
+    options = build_parser().parse_args(args)
+    try:
+        policy, tokenizer, config = load_for_chat(options.source, options.config)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    system = options.system or system_prompt(config)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    chat = Chat(policy, tokenizer, system, options.plain, options.temperature, options.max_completion_length)
+    torch.manual_seed(options.seed)
+    for prompt in typed_prompts(chat) if sys.stdin.isatty() else piped_prompts(chat):
+        print(chat.answer(prompt), flush=True)
+    return 0

@@ -1,0 +1,61 @@
+"""``python -m grpo_lightning migrate old.yaml``: TRL's or the seeds' config -> ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from grpo_lightning.migration import Migration, migrate, read_source
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's own options; everything else is read as TRL's."""
+    parser = argparse.ArgumentParser(
+        prog="grpo_lightning migrate",
+        usage="%(prog)s [OLD_YAML] [--output NEW_YAML] [--devices N] [--total_steps N] [--KEY VALUE ...]",
+        description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command line of "
+        "`trl grpo`) or from the flat YAML of GRPOArguments, and lists what has no counterpart. Further options are taken "
+        "as settings of theirs and win over the file: --beta 0.04 --reward_funcs my.module.reward.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
+    parser.add_argument("--devices", type=int, default=1, help="devices the run was made for (default 1)")
+    parser.add_argument(
+        "--total_steps", type=int, help="optimizer steps, where the rate decays and max_steps is not set"
+    )
+    return parser
+
+
+def summary(result: Migration) -> str:
+    """What went where, for the terminal."""
+    lines = [f"{len(result.mapped.keys() & result.given)} of {len(result.given)} settings have a place here."]
+    if result.lost():
+        lines.append("Without a counterpart:")
+        lines += [f"  {key}: {reason}" for key, reason in result.lost().items()]
+    if result.off():
+        lines.append(f"Without a counterpart, and off: {', '.join(result.off())}.")
+    missing = [key for key in ("model.model_name_or_path", "model.rewards", "data.dataset") if key not in result.config]
+    if missing:
+        lines.append(f"Still to be set, since the config does not say: {', '.join(missing)}.")
+    return "\n".join(lines)
+
+
+def main(args: list[str]) -> int:
+    """Runs the command; 1 where the source cannot be read."""
+    source = Path(args[0]) if args and not args[0].startswith("-") else None
+    options, theirs = build_parser().parse_known_args(args[source is not None :])
+    try:
+        if source is None and not theirs:
+            raise ValueError("Give a YAML file or settings such as --beta 0.04.")
+        result = migrate(read_source(source, theirs), options.devices, options.total_steps)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    text = result.to_yaml(source.name if source else "the command line")
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    print(summary(result), file=sys.stderr)
+    return 0

@@ -1,0 +1,106 @@
+"""A checkpoint, a run directory or a Hugging Face directory -> policy and tokenizer."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.modules.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.report.metrics import launch_directories
+
+TRAINING_ONLY = {"optimizer", "lr_scheduler"}
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint file that ``path`` means: itself, or the newest of a run directory.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is a sharded checkpoint, which is a directory.
+    """
+    if path.is_file():
+        return path
+    if (path / ".metadata").exists():
+        raise ValueError(
+            f"{path} is a sharded checkpoint. Make one file of it with "
+            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that."
+        )
+    last = path / "checkpoints" / "last.ckpt"
+    candidates = [last] if last.is_file() else sorted(path.glob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not candidates:
+        raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
+    return candidates[-1]
+
+
+def find_config(checkpoint: Path) -> Path:
+    """config.yaml of the run that a checkpoint lies in: that of its last launch.
+
+    Raises:
+        FileNotFoundError: If the checkpoint does not lie in a run directory.
+    """
+    for parent in checkpoint.resolve().parents[:3]:
+        configs = [launch / "config.yaml" for launch in launch_directories(parent / "logs")]
+        found = [config for config in configs if config.exists()]
+        if found:
+            return found[-1]
+    raise FileNotFoundError(
+        f"{checkpoint}: no logs/version_*/config.yaml near it. Name the run's config with --config."
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config as nested dictionaries."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> PolicyModule:
+    """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
+
+    Raises:
+        ValueError: If the checkpoint does not fit the config.
+    """
+    names = [name for name in inspect.signature(PolicyModule).parameters if name not in TRAINING_ONLY]
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PolicyModule, "model", skip=set(TRAINING_ONLY))
+    settings = {name: value for name, value in config.get("model", {}).items() if name in names}
+    module: PolicyModule = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    precision: Any = config.get("trainer", {}).get("precision") or "32-true"
+    module.trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module.configure_model()
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.on_load_checkpoint(saved)
+    module.load_state_dict(saved["state_dict"], strict=False)
+    return module
+
+
+def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Policy, tokenizer and, where there is one, the run's config."""
+    if (source / "config.json").exists():
+        return load_causal_lm(str(source), torch.float32), load_tokenizer(str(source)), {}
+    if (source / "adapter_config.json").exists():
+        base = str(PeftConfig.from_pretrained(str(source)).base_model_name_or_path)
+        policy: Any = PeftModel.from_pretrained(load_causal_lm(base, torch.float32), str(source))
+        return policy, load_tokenizer(str(source)), {}
+    checkpoint = find_checkpoint(source)
+    run_config = read_config(config or find_config(checkpoint))
+    module = load_checkpoint(checkpoint, run_config)
+    assert module.policy is not None
+    return module.policy, module.tokenizer, run_config

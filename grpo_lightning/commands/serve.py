@@ -1,0 +1,105 @@
+"""``python -m grpo_lightning serve --model DIR``: a plain vLLM server for ``model.generator: VLLMServer``, supervised."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from types import FrameType
+
+from transformers import AutoConfig
+
+from grpo_lightning.generation.vllm_client import VLLMClient
+from grpo_lightning.generation.vllm_compat import why_unusable
+from grpo_lightning.generation.vllm_server_process import ServerProcess, server_command
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="grpo_lightning serve",
+        description="Starts vLLM's own server with the endpoints that training needs, and starts it again when it dies. "
+        "Options of vLLM follow after --, for example: -- --enforce-eager --enable-lora --max-lora-rank 16",
+    )
+    parser.add_argument("--model", required=True, help="directory or hub name; the run's model.model_name_or_path")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen; anyone who reaches it can change weights")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16; by default what the checkpoint is stored in")
+    parser.add_argument("--max_model_length", type=int, help="tokens of a prompt with its completion")
+    parser.add_argument("--gpus", help='CUDA devices, such as "7" or "6,7"; all visible ones by default')
+    parser.add_argument("--weight_transfer", choices=("nccl", "files"), default="files", help="as in the run's config")
+    parser.add_argument("--restarts", type=int, default=5, help="how often a server that dies is started again")
+    parser.add_argument("vllm_options", nargs="*", metavar="-- VLLM_OPTION", help="passed on to vLLM")
+    return parser
+
+
+def stored_dtype(model: str) -> str:
+    """What the checkpoint is stored in; vLLM's own choice would turn float32 into bfloat16."""
+    dtype = getattr(AutoConfig.from_pretrained(model), "dtype", None)
+    return "bfloat16" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
+    """Runs the server until it ends well or is told to stop; starts it again when it dies, later each time.
+
+    Returns:
+        The exit status: 0 after a request to stop, else that of the server's last death.
+    """
+    process.start()
+    announced = 0
+    while True:
+        status = process.wait(0.5)
+        if status is None:
+            if announced < process.starts and client.is_healthy():
+                announced = process.starts
+                print(f"vLLM is ready at {client.address} (process {process.pid})", flush=True)
+            continue
+        if status == 0 or process.starts > restarts:
+            return status
+        pause = min(2.0 ** (process.starts - 1), 60.0)
+        print(f"vLLM died with status {status}; starting it again in {pause:.0f} s", file=sys.stderr, flush=True)
+        time.sleep(pause)
+        process.start()
+
+
+class Stopped(Exception):
+    """SIGTERM or SIGINT."""
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def main(args: list[str]) -> int:
+    """Entry point of ``python -m grpo_lightning serve``."""
+    options = build_parser().parse_args(args)
+    reason = why_unusable()
+    if reason is not None:
+        print(f"grpo_lightning serve: {reason}.", file=sys.stderr)
+        return 2
+    if options.host not in LOOPBACK:
+        print(
+            f"--host {options.host}: whoever reaches this address can change the model's weights and run its methods. "
+            "Keep it inside a trusted network.",
+            file=sys.stderr,
+        )
+    further = list(options.vllm_options)
+    if options.max_model_length is not None:
+        further += ["--max-model-len", str(options.max_model_length)]
+    if options.weight_transfer == "nccl":
+        further += ["--weight-transfer-config", '{"backend": "nccl"}']
+    dtype = options.dtype or stored_dtype(options.model)
+    command = server_command(options.model, options.host, options.port, dtype, further)
+    process = ServerProcess(command, options.gpus)
+    client = VLLMClient("127.0.0.1" if options.host == "0.0.0.0" else options.host, options.port, request_timeout=10.0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        return supervise(process, client, options.restarts)
+    except Stopped:
+        return 0
+    finally:
+        process.stop()

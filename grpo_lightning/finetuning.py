@@ -1,0 +1,227 @@
+"""What of a policy is trained: everything, adapters on the frozen model, or adapters on a 4-bit copy of it."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from grpo_lightning.special_tokens import NewToken
+
+FINETUNING_TYPES = ("full", "lora", "qlora")
+COMPUTE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
+QUANTIZATION_SETTINGS = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+
+
+@dataclass(frozen=True)
+class FinetuningSettings:
+    """The ``model.*`` settings of the same names, checked against each other on construction.
+
+    Raises:
+        ValueError: If a setting has no effect beside another one, or a value is not possible.
+    """
+
+    finetuning_type: str = "full"
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_target: str | list[str] = "all"
+    peft_config: PeftConfig | None = None
+    adapter_name_or_path: str | None = None
+    load_in_4bit: bool = False
+    bnb_4bit_compute_dtype: str = "bfloat16"
+    bnb_4bit_quant_type: str = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    targets: str | list[str] = field(init=False, repr=False, default="all-linear")
+    """``lora_target`` in peft's form."""
+
+    def __post_init__(self) -> None:
+        if self.finetuning_type not in FINETUNING_TYPES:
+            raise ValueError(
+                f"model.finetuning_type={self.finetuning_type!r} is none of {', '.join(FINETUNING_TYPES)}."
+            )
+        if not self.has_adapters:
+            names = (*LORA_SETTINGS, "peft_config", "adapter_name_or_path", "load_in_4bit", *QUANTIZATION_SETTINGS)
+            self._refuse(names, "with model.finetuning_type=full, which trains every weight. Set it to lora or qlora")
+        if not self.is_quantized:
+            self._refuse(QUANTIZATION_SETTINGS, "on a base that is not in 4 bits. Set model.finetuning_type=qlora")
+        if self.adapter_name_or_path is not None:
+            reason = "beside model.adapter_name_or_path, whose own settings continue. Leave it out"
+            self._refuse((*LORA_SETTINGS, "peft_config"), reason)
+        if self.peft_config is not None:
+            self._refuse(LORA_SETTINGS[:3], "beside model.peft_config. Set it there")
+            self._check_peft_config(self.peft_config)
+        self._check_values()
+        object.__setattr__(self, "targets", _parse_targets(self.lora_target))
+        if self.is_quantized and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "model.finetuning_type=qlora needs bitsandbytes, which is not installed. Install it with "
+                "pip install 'grpo-lightning[qlora]', or set model.finetuning_type=lora."
+            )
+
+    def _refuse(self, names: Sequence[str], reason: str) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"model.{name} has no effect {reason}.")
+
+    def _check_values(self) -> None:
+        if self.lora_rank < 1:
+            raise ValueError(f"model.lora_rank={self.lora_rank} leaves nothing to train. Use 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"model.lora_dropout={self.lora_dropout} is not a probability in [0, 1).")
+        if self.bnb_4bit_compute_dtype not in COMPUTE_DTYPES:
+            known = ", ".join(COMPUTE_DTYPES)
+            raise ValueError(f"model.bnb_4bit_compute_dtype={self.bnb_4bit_compute_dtype!r} is none of {known}.")
+        if self.bnb_4bit_quant_type not in ("nf4", "fp4"):
+            raise ValueError(f"model.bnb_4bit_quant_type={self.bnb_4bit_quant_type!r} is neither nf4 nor fp4.")
+
+    def _check_peft_config(self, config: PeftConfig) -> None:
+        if config.is_prompt_learning or config.is_adaption_prompt:
+            raise ValueError(
+                f"model.peft_config: {type(config).__name__} puts tokens or prompts before the model's own, which cannot "
+                "be packed or merged. Use LoRA or another method on the weights."
+            )
+        if getattr(config, "bias", "none") != "none":
+            raise ValueError(
+                f"model.peft_config has bias={config.bias!r}, which trains biases of the base itself: with the adapter "
+                "off it would no longer be the base. Use bias: none."
+            )
+        if self.is_quantized and not isinstance(config, LoraConfig):
+            raise ValueError(
+                f"model.peft_config: {type(config).__name__} cannot be merged from 4-bit weights. Use peft.LoraConfig, or "
+                "model.finetuning_type=lora."
+            )
+
+    @property
+    def has_adapters(self) -> bool:
+        """True for lora and qlora."""
+        return self.finetuning_type != "full"
+
+    @property
+    def is_quantized(self) -> bool:
+        """True where the base is held in 4 bits."""
+        return self.finetuning_type == "qlora" or (self.has_adapters and self.load_in_4bit)
+
+    def quantized_loading(self, device: torch.device) -> dict[str, Any]:
+        """What ``from_pretrained`` needs to load the base in 4 bits on a device; nothing otherwise."""
+        if not self.is_quantized:
+            return {}
+        import bitsandbytes
+
+        if device.type not in bitsandbytes.supported_torch_devices:
+            supported = ", ".join(sorted(bitsandbytes.supported_torch_devices))
+            raise ValueError(
+                f"model.finetuning_type=qlora: bitsandbytes {bitsandbytes.__version__} does not run on {device.type} "
+                f"({supported}). Set trainer.accelerator, or model.finetuning_type=lora."
+            )
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=COMPUTE_DTYPES[self.bnb_4bit_compute_dtype],
+            bnb_4bit_quant_type=self.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=self.bnb_4bit_use_double_quant,
+        )
+        return {"quantization_config": config, "device_map": {"": device}}
+
+    def make_peft_config(self, policy: PreTrainedModel, new_tokens: Sequence[NewToken] = ()) -> PeftConfig:
+        """The configuration of a fresh adapter on ``policy``; of its embeddings, the rows of new tokens are trained."""
+        config = copy.deepcopy(self.peft_config) if self.peft_config is not None else self._lora_config()
+        config.task_type = "CAUSAL_LM"
+        if getattr(config, "target_modules", "") is None:
+            config.target_modules = self.targets
+        elif self.peft_config is not None and self.lora_target != "all":
+            raise ValueError("model.lora_target has no effect beside target_modules in model.peft_config. Use one.")
+        _check_tied_modules(policy, config)
+        if new_tokens:
+            _train_rows(policy, config, [token.id for token in new_tokens])
+        return config
+
+    def _lora_config(self) -> LoraConfig:
+        return LoraConfig(r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout)
+
+
+def keep_trainable_layout(policy: PreTrainedModel) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    Its layers (0.50) repack themselves in their first pass in evaluation mode, in place, for a kernel that rounds to
+    bfloat16 and has no gradient. After the first rollouts such a policy could not be trained any more.
+    """
+    for module in policy.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
+def _parse_targets(lora_target: str | list[str]) -> str | list[str]:
+    """``all``, names as a list or with commas between them, or a regular expression over full module names."""
+    if isinstance(lora_target, list):
+        names = lora_target
+    elif lora_target == "all":
+        return "all-linear"
+    else:
+        names = [name.strip() for name in lora_target.split(",")]
+        if not all(re.fullmatch(r"[\w.]+", name) for name in names):
+            try:
+                re.compile(lora_target)
+            except re.error as error:
+                raise ValueError(f"model.lora_target={lora_target!r} is no regular expression: {error}.") from error
+            return lora_target
+    if not names or not all(names):
+        raise ValueError(f"model.lora_target={lora_target!r} names no layer. Use all, or names such as q_proj,v_proj.")
+    return names
+
+
+def module_name(model: nn.Module, module: nn.Module | None) -> str | None:
+    """The name of a submodule inside a model."""
+    return next((name for name, candidate in model.named_modules() if candidate is module), None)
+
+
+def _is_tied(policy: PreTrainedModel) -> bool:
+    head = policy.get_output_embeddings()
+    return head is not None and head.weight is policy.get_input_embeddings().weight
+
+
+def _check_tied_modules(policy: PreTrainedModel, config: PeftConfig) -> None:
+    """Training one of two tied matrices unties them: the model would no longer be the one that its config describes."""
+    saved = set(getattr(config, "modules_to_save", None) or ())
+    if not saved or not _is_tied(policy) or getattr(config, "ensure_weight_tying", False):
+        return
+    names = [module_name(policy, m) or "" for m in (policy.get_input_embeddings(), policy.get_output_embeddings())]
+    trained = sorted(entry for entry in saved if any(name.endswith(entry) for name in names))
+    if trained:
+        raise ValueError(
+            f"model.peft_config trains {', '.join(trained)}, which share one matrix with {' / '.join(names)}. Set "
+            "ensure_weight_tying: true beside modules_to_save, so that they go on sharing it."
+        )
+
+
+def _train_rows(policy: PreTrainedModel, config: PeftConfig, ids: list[int]) -> None:
+    if not isinstance(config, LoraConfig):
+        raise ValueError(
+            f"model.peft_config: {type(config).__name__} cannot train the rows of new special tokens. Use "
+            "peft.LoraConfig, or model.init_special_tokens=false."
+        )
+    if config.trainable_token_indices:
+        raise ValueError(
+            "model.peft_config has trainable_token_indices, which model.new_special_tokens_config sets. Use one of them."
+        )
+    head = policy.get_output_embeddings()
+    whole = set(config.modules_to_save or ())
+    names = [module_name(policy, policy.get_input_embeddings())]
+    if head is not None and not _is_tied(policy):
+        if getattr(head, "bias", None) is not None:
+            raise ValueError(
+                f"{type(policy).__name__} has a bias on its output head, beside which rows of single tokens cannot be "
+                "trained. Add the head to modules_to_save in model.peft_config."
+            )
+        names.append(module_name(policy, head))
+    rows = {name: ids for name in names if name and not any(name.endswith(entry) for entry in whole)}
+    config.trainable_token_indices = rows or None

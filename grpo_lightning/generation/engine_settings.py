@@ -1,0 +1,121 @@
+"""Settings of a vLLM engine that follow from the policy, and those that a config may not override."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.adapters import adapter_rank, hot_load_obstacle, is_adapted
+
+LoraSync = Literal["auto", "hot", "merge"]
+WHOLE_PROMPTS = {"enable_chunked_prefill": False}
+"""On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
+"""What vLLM accepts as max_lora_rank, in all versions."""
+OWN_ARGUMENTS = {
+    "model": "model.model_name_or_path",
+    "tokenizer": "model.tokenizer_name_or_path",
+    "dtype": "dtype",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "kv_cache_memory_bytes": "kv_cache_memory_gb",
+    "max_model_len": "max_model_length",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "enable_sleep_mode": "enable_sleep_mode",
+    "enforce_eager": "enforce_eager",
+    "seed": "model.seed",
+    "enable_lora": "lora_sync",
+    "max_lora_rank": "lora_sync",
+}
+FIXED_ARGUMENTS = (
+    "logprobs_mode",
+    "stream_interval",
+    "distributed_executor_backend",
+    "generation_config",
+    "load_format",
+)
+
+
+def check_engine_kwargs(engine_kwargs: dict[str, Any]) -> None:
+    """Refuses engine arguments that have a setting of their own, or that correctness depends on.
+
+    Raises:
+        ValueError: Naming the setting to use.
+    """
+    for name, value in engine_kwargs.items():
+        if name in OWN_ARGUMENTS:
+            raise ValueError(
+                f"model.generator.init_args.engine_kwargs has {name}={value!r}, which has a setting of its own: "
+                f"{OWN_ARGUMENTS[name]}. Use that."
+            )
+        if name in FIXED_ARGUMENTS:
+            raise ValueError(
+                f"model.generator.init_args.engine_kwargs has {name}={value!r}, which is set for correct logprobs and "
+                "weights. Leave it out."
+            )
+
+
+def plain_model(policy: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model inside the adapters, or the policy itself."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
+def engine_dtype(setting: str, policy: PreTrainedModel) -> str:
+    """The name of the dtype the engine computes in.
+
+    ``auto`` is what the policy computes in: autocast's dtype inside autocast (trainer.precision=bf16-mixed), else that
+    of its weights. vLLM's own "auto" would turn a float32 checkpoint into bfloat16.
+    """
+    if setting != "auto":
+        return setting
+    model = plain_model(policy)
+    device = model.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    return str(dtype).removeprefix("torch.")
+
+
+def save_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes the policy's configuration and tokenizer as they are now: what an engine is built from, less the weights.
+
+    The directory that the policy was loaded from lacks tokens that were added since, and a quantized policy is sent
+    dequantised.
+    """
+    model = plain_model(policy)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.get_text_config().vocab_size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    config.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def uses_hot_adapter(setting: LoraSync, policy: PreTrainedModel) -> bool:
+    """Whether the engine adds the adapter to its own copy of the base, rather than getting merged weights.
+
+    Raises:
+        ValueError: If the setting asks for what the policy's adapter does not allow.
+    """
+    obstacle = hot_load_obstacle(policy)
+    if setting == "hot" and obstacle is not None:
+        raise ValueError(
+            f"model.generator.init_args.lora_sync=hot, but {obstacle}, which vLLM does not load as an adapter. "
+            "Use lora_sync=merge, or auto."
+        )
+    return setting != "merge" and is_adapted(policy) and obstacle is None
+
+
+def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:
+    """Engine arguments for one adapter of the policy's rank."""
+    rank = adapter_rank(policy)
+    if rank > LORA_RANKS[-1]:
+        raise ValueError(
+            f"the adapter has rank {rank}, and vLLM loads at most {LORA_RANKS[-1]}. "
+            "Set model.generator.init_args.lora_sync=merge."
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}

@@ -1,0 +1,105 @@
+"""HTTP to a vLLM server: its completions endpoint, and the development endpoints that move weights."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+
+class ServerUnavailable(ConnectionError):
+    """The server is gone, starting or broken; the same call may work later."""
+
+
+class ServerRefused(RuntimeError):
+    """The server is well and says no; the same call will not work later."""
+
+
+class VLLMClient:
+    """Calls one server. Safe to use from several threads: every call has a connection of its own.
+
+    Args:
+        host: Name or address.
+        port: TCP port.
+        request_timeout: Seconds that a single call may take.
+    """
+
+    def __init__(self, host: str, port: int, request_timeout: float) -> None:
+        self.host = host
+        self.port = port
+        self.request_timeout = request_timeout
+
+    @property
+    def address(self) -> str:
+        """``http://host:port``."""
+        return f"http://{self.host}:{self.port}"
+
+    def call(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> Any:
+        """The decoded answer, or None where it is empty.
+
+        Raises:
+            ServerUnavailable: If there is no answer, or one that blames the server (500 and above).
+            ServerRefused: If the answer blames the call.
+        """
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout or self.request_timeout)
+        try:
+            payload = None if body is None else json.dumps(body)
+            connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerUnavailable(f"{method} {self.address}{path}: {type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            message = f"{method} {self.address}{path} was answered with {response.status}: {text[:500]}"
+            raise ServerUnavailable(message) if response.status >= 500 else ServerRefused(message)
+        try:
+            return json.loads(text) if text.strip() else None
+        except json.JSONDecodeError:
+            return text
+
+    def post(self, path: str, body: Any = None, **query: str) -> Any:
+        """POST with a JSON body."""
+        question = "?" + "&".join(f"{name}={quote(value)}" for name, value in query.items()) if query else ""
+        return self.call("POST", path + question, body)
+
+    def is_healthy(self) -> bool:
+        """Whether the server answers and its engine lives."""
+        try:
+            self.call("GET", "/health", timeout=5.0)
+        except (ServerUnavailable, ServerRefused):
+            return False
+        return True
+
+    def wait_until_healthy(self, seconds: float, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Asks again and again, less and less often, up to every 2 seconds.
+
+        Args:
+            seconds: Until it gives up.
+            while_waiting: Called before every question; may raise.
+
+        Raises:
+            TimeoutError: If the server was not healthy by then.
+        """
+        deadline, pause = time.monotonic() + seconds, 0.05
+        while True:
+            while_waiting()
+            if self.is_healthy():
+                return
+            if time.monotonic() + pause > deadline:
+                raise TimeoutError(
+                    f"no healthy vLLM server at {self.address} within {seconds:.0f} s "
+                    "(model.generator.init_args.timeout). Start one with: python -m grpo_lightning serve "
+                    f"--model ... --port {self.port}; or set model.generator.init_args.launch=true. Its own output says "
+                    "why it died."
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+
+    def collective_rpc(self, method: str, **kwargs: Any) -> Any:
+        """Calls a method of every worker of the engine."""
+        return self.post("/collective_rpc", {"method": method, "kwargs": kwargs})

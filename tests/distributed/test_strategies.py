@@ -1,0 +1,40 @@
+"""Strategies that cannot train are refused by name, before weights load."""
+
+from __future__ import annotations
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies.fsdp import FSDPStrategy
+from runs import fit
+
+from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.strategies import FSDP2Strategy, check_generator, check_strategy
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (FSDPStrategy(), "trainer.strategy=fsdp is FSDP1.*Use trainer.strategy=fsdp2"),
+        (ModelParallelStrategy(), "tensor_parallel_size=auto.*Use trainer.strategy=fsdp2"),
+        (ModelParallelStrategy(2, 2), "tensor_parallel_size=2"),
+    ],
+)
+def test_strategies_that_cannot_train_are_refused_with_the_one_that_can(strategy, message):
+    with pytest.raises(ValueError, match=message):
+        check_strategy(strategy)
+
+
+def test_ddp_fsdp2_and_single_devices_train():
+    for strategy in (DDPStrategy(), FSDP2Strategy(), ModelParallelStrategy(2, 1), SingleDeviceStrategy("cpu")):
+        check_strategy(strategy)
+
+
+def test_a_generator_that_needs_whole_weights_is_refused_before_they_load(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"model.generator=TransformersGenerator needs them whole"):
+        fit(tiny_model_dir, tmp_path, trainer={"strategy": "fsdp2"}, generator=TransformersGenerator())
+    check_generator(DDPStrategy(), TransformersGenerator())
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_strategies_are_found_by_name(name):
+    assert isinstance(StrategyRegistry.get(name), DDPStrategy if name == "ddp" else FSDP2Strategy)

@@ -1,0 +1,206 @@
+"""Every command, config and script on the site runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from doc_blocks import PAGES, ROOT, Block, blocks
+from runs import write_prompts
+
+from grpo_lightning import cli
+from grpo_lightning.cli import COMMANDS, GRPOCLI
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+BASE = "model: {model_name_or_path: some/model, rewards: accuracy}\ndata: {dataset: train.jsonl}\n"
+TOY = ["--trainer.max_steps", "2", "--data.batch_size", "4", "--data.eval_dataset", "null"]
+WRITER = "grpo_lightning.callbacks.completions.CompletionWriter"
+
+
+class ParserOnly(GRPOCLI):
+    """Parses and stops: instantiating would read the model."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a reader has after cloning and running the quickstart: two steps of it, and another run."""
+    root = tmp_path_factory.mktemp("workspace")
+    for name in ("assets", "configs", "examples", "Makefile", "pyproject.toml"):
+        (root / name).symlink_to(ROOT / name)
+    write_prompts(root / "train.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        config = ["fit", "--config", "configs/quickstart.yaml", "--trainer.callbacks", WRITER, *TOY]
+        cli.main(config)
+        shutil.copytree("runs/quickstart", "runs/other")
+    return root
+
+
+@pytest.fixture
+def at(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(workspace))
+    return workspace
+
+
+def all_blocks(language: str) -> list[object]:
+    found = [block for page in PAGES for block in blocks(page) if block.language == language]
+    return [pytest.param(block, id=f"{block.page}-{n}") for n, block in enumerate(found)]
+
+
+def run_command(line: str, block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs one line of a shell block, in this process where it is ours."""
+    piped = re.fullmatch(r'echo "(.*?)" \| (.*)', line)
+    if piped:
+        monkeypatch.setattr("sys.stdin", io.StringIO(piped[1] + "\n"))
+        line = piped[2]
+    words = shlex.split(line)
+    if words[:2] == ["pip", "install"]:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        for names in re.findall(r"\[(.*?)\]", line):
+            assert set(names.split(",")) <= extras.keys(), line
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", Path("Makefile").read_text(), re.MULTILINE), line
+    elif words[:3] == ["python", "-m", "grpo_lightning"]:
+        run_ours(words[3:] + block.extra, is_parsed_only=block.how == "parse")
+    else:
+        assert words[0] == "python", f"no test knows how to run {line!r}"
+        monkeypatch.setattr("sys.argv", words[1:])
+        call(lambda: runpy.run_path(words[1], run_name="__main__"))
+
+
+def run_ours(arguments: list[str], is_parsed_only: bool) -> None:
+    if is_parsed_only or arguments[0] == "serve":  # a server runs until it is stopped
+        if arguments[0] in COMMANDS:
+            importlib.import_module(f"grpo_lightning.commands.{arguments[0]}").build_parser().parse_args(arguments[1:])
+            return
+        assert arguments[0] in ("fit", "validate", "test", "predict")
+        ParserOnly(args=arguments[1:], run=False)
+    elif arguments[0] in COMMANDS:
+        command = importlib.import_module(f"grpo_lightning.commands.{arguments[0]}")
+        assert command.main(arguments[1:]) == 0
+    else:
+        call(lambda: cli.main(arguments))
+
+
+def call(action) -> None:
+    """Calls what may end with a successful exit."""
+    try:
+        action()
+    except SystemExit as ended:
+        assert ended.code in (None, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", all_blocks("bash"))
+def test_commands_of_the_documentation_run(block: Block, at: Path, monkeypatch: pytest.MonkeyPatch):
+    for line in block.commands():
+        run_command(line, block, monkeypatch)
+
+
+@pytest.mark.parametrize("block", all_blocks("python"))
+def test_python_of_the_documentation_runs(block: Block, at: Path):
+    path = at / (block.title or "snippet.py")
+    path.write_text(block.code)
+    runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"))
+def test_configs_of_the_documentation_parse(block: Block, at: Path):
+    for other in (b for page in PAGES if page.name == block.page for b in blocks(page) if b.language == "python"):
+        if other.title:
+            (at / other.title).write_text(other.code)  # what the config names by import path
+    (at / "base.yaml").write_text(BASE)
+    (at / "block.yaml").write_text(block.code)
+    ParserOnly(args=["--config", "base.yaml", "--config", "block.yaml"], run=False)
+
+
+def test_pages_show_no_shell_block_that_the_tests_do_not_see():
+    for page in PAGES:
+        fences = len(re.findall(r"^```\w", page.read_text(), re.MULTILINE))
+        assert fences == len(blocks(page)), page.name
+
+
+@pytest.mark.parametrize("script", ["configuration", "from_trl", "performance"])
+def test_generated_pages_are_up_to_date(script: str):
+    spec = importlib.util.spec_from_file_location(f"docs_{script}", ROOT / "scripts" / "docs" / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.render(), f"run python scripts/docs/{script}.py"
+
+
+def test_the_table_of_columns_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("docs_schema", ROOT / "scripts" / "docs" / "report_schema.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert page == module.render(page), "run python scripts/docs/report_schema.py"
+    assert "| `advantage` |" in page
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_site_has_every_page_and_builds(tmp_path: Path):
+    import yaml
+
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = set(re.findall(r"[\w-]+\.md", text))
+    assert {page.name for page in PAGES} <= named
+    assert yaml.safe_load(text)["strict"] is True
+    if importlib.util.find_spec("material") is None:
+        pytest.skip("mkdocs-material is not installed; pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path), "-f", str(ROOT / "mkdocs.yml")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_parse(config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    if config.parent.name == "trl":
+        from grpo_lightning.migration import migrate, read_source
+
+        assert migrate(read_source(config)).config["data.batch_size"] == 16
+        return
+    ParserOnly(args=["--config", str(config)], run=False)
+
+
+@pytest.mark.slow
+def test_the_script_trains_on_a_local_file(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = "".join(f'{{"question": "{i}+1=", "answer": "so\\n#### {i + 1}"}}\n' for i in range(8))
+    (tmp_path / "train.jsonl").write_text(rows)
+    script = runpy.run_path(str(ROOT / "examples" / "gsm8k_0.5b.py"))
+    module = script["make_module"](str(tiny_model_dir))
+    assert (module.sampling.num_generations, module.reward_runner.names) == (8, ("accuracy", "format"))
+    arguments = [
+        "--model",
+        str(tiny_model_dir),
+        "--dataset",
+        str(tmp_path / "train.jsonl"),
+        "--root",
+        str(tmp_path / "run"),
+    ]
+    script["main"](
+        [*arguments, "--max_steps", "1", "--batch_size", "2", "--precision", "32-true", "--max_completion_length", "16"]
+    )
+    assert (tmp_path / "run" / "hf" / "last" / "config.json").exists()
+    assert len(list((tmp_path / "run" / "completions").glob("*.parquet"))) == 1

@@ -1,0 +1,145 @@
+"""HTTP calls and supervision, against real sockets and processes; no vLLM needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
+from grpo_lightning.generation import VLLMServer
+from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm_server_process import ServerProcess, server_command, server_environment
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every call with the next of the server's statuses, then with 200, and echoes the body."""
+
+    def do_GET(self):
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.calls.append((self.command, self.path))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.statuses, server.calls = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def client(server):
+    return VLLMClient("127.0.0.1", server.server_address[1], request_timeout=10)
+
+
+def test_answers_are_decoded_and_queries_quoted(server, client):
+    assert client.post("/x", {"a": [1, 2]}, mode="keep it") == {"a": [1, 2]}
+    assert client.call("GET", "/health") is None
+    assert server.calls == [("POST", "/x?mode=keep%20it"), ("GET", "/health")]
+
+
+def test_a_refusal_differs_from_a_server_that_is_unavailable(server, client):
+    server.statuses = [400, 503]
+    with pytest.raises(ServerRefused, match=r"POST http://127.0.0.1:\d+/x was answered with 400: .*why"):
+        client.post("/x", {"why": 1})
+    with pytest.raises(ServerUnavailable, match="503"):
+        client.post("/x")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ServerUnavailable, match="ConnectionRefusedError"):
+        client.post("/x")
+
+
+def test_waiting_asks_until_the_server_is_healthy(server, client):
+    server.statuses = [503, 503, 503]
+    waits: list[float] = []
+    client.wait_until_healthy(30, lambda: waits.append(time.monotonic()))
+    assert len(server.calls) == len(waits) == 4
+    pauses = [after - before for before, after in pairwise(waits)]
+    assert pauses[-1] > 0.1 > 0.04 < pauses[0]  # less and less often
+
+
+def test_waiting_ends_with_what_to_start_and_set(server, client):
+    server.statuses = [503] * 1000
+    with pytest.raises(TimeoutError, match=r"within 0 s .*timeout.*grpo_lightning serve.*launch=true"):
+        client.wait_until_healthy(0.1)
+
+
+def test_a_server_that_dies_is_started_again_as_often_as_allowed(tmp_path):
+    process = ServerProcess(
+        [sys.executable, "-c", "print('last words'); raise SystemExit(3)"], log_file=tmp_path / "log"
+    )
+    assert supervise(process, VLLMClient("127.0.0.1", 9, 1), restarts=1) == 3
+    assert process.starts == 2
+    assert process.log_tail().splitlines() == ["last words", "last words"]
+
+
+def test_stopping_ends_the_server_and_what_it_started(tmp_path):
+    script = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    process = ServerProcess(
+        [sys.executable, "-c", script + "print('up', flush=True); time.sleep(600)"], None, tmp_path / "l"
+    )
+    process.start()
+    while "up" not in process.log_tail():
+        time.sleep(0.02)
+    group = process.pid
+    process.stop(patience=5)
+    assert not process.is_alive() and process.pid is None
+    assert group is not None and members(group) == []
+
+
+def members(group: int) -> list[str]:
+    """Living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] != "Z" and int(fields[2]) == group:
+            found.append(stat.parent.name)
+    return found
+
+
+def test_a_server_gets_the_development_endpoints_and_nothing_of_the_training_ranks(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    environment = server_environment(gpus="2,3")
+    assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "RANK" not in environment
+    command = server_command("dir", "127.0.0.1", 8000, "float32", ["--enforce-eager"])
+    text = " ".join(command[1:])
+    assert "--host 127.0.0.1" in text and "--dtype float32" in text and text.endswith("--enforce-eager")
+    assert "--logprobs-mode processed_logprobs" in text
+
+
+def test_serve_listens_on_loopback_and_keeps_the_checkpoints_dtype(tiny_model_dir):
+    options = build_parser().parse_args(["--model", "m", "--", "--enforce-eager"])
+    assert (options.host, options.port, options.vllm_options) == ("127.0.0.1", 8000, ["--enforce-eager"])
+    assert stored_dtype(str(tiny_model_dir)) == "float32"
+
+
+def test_settings_of_a_launched_server_are_refused_for_another(tmp_path):
+    with pytest.raises(ValueError, match=r"init_args\.dtype='float32' has no effect .* launch=true"):
+        VLLMServer(dtype="float32")
+    with pytest.raises(ValueError, match=r"init_args\.launch_gpus='1' has no effect"):
+        VLLMServer(launch_gpus="1")
+    assert json.dumps(VLLMServer().client.address) == '"http://127.0.0.1:8000"'

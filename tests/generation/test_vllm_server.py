@@ -1,0 +1,160 @@
+"""A real vLLM server on loopback, started by `grpo_lightning serve`: completions, weights, and a death in mid-step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import fit
+from toy_models import save_toy_model
+from vllm_cases import (
+    LONG_PROMPT,
+    PROMPTS,
+    SEEDS,
+    SETTINGS,
+    TOKENIZER,
+    eager_torch,
+    ending_model,
+    even_tokens,
+    mismatch,
+    needs_vllm,
+    rows,
+    shift_weights,
+)
+
+from grpo_lightning.canary import MISMATCH
+from grpo_lightning.generation import SamplingSettings, VLLMServer
+
+pytestmark = [*needs_vllm, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager():
+    with eager_torch():
+        yield
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Port and process of `python -m grpo_lightning serve`."""
+    model = save_toy_model(tmp_path_factory.mktemp("served"))
+    port = free_port()
+    command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(model), "--port", str(port)]
+    log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")
+    process = subprocess.Popen(
+        [*command, "--max_model_length", "256", "--", *SMALL], cwd=ROOT, stdout=log, stderr=log, env=dict(os.environ)
+    )
+    yield port, process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # vLLM ended with its supervisor
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return ending_model()
+
+
+@pytest.fixture(scope="module")
+def generator(served, policy):
+    generator = VLLMServer(port=served[0], timeout=200)
+    generator.start(policy, TOKENIZER, "toy")
+    generator.update_weights(policy)
+    yield generator
+    generator.stop()
+
+
+def test_sampling_logprobs_equal_those_of_a_forward_pass(generator, policy):
+    rollouts = generator.generate(PROMPTS, SETTINGS, SEEDS)
+    assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert len(set(rollouts.completion_lengths.tolist())) > 2
+    assert mismatch(policy, rollouts) < 1e-4
+
+
+def test_new_weights_are_sampled_from_only_after_an_update(generator, policy):
+    generator.generate([LONG_PROMPT], SETTINGS, [1])
+    shift_weights(policy)
+    assert mismatch(policy, generator.generate([LONG_PROMPT], SETTINGS, [1])) > 1.0
+    metrics = generator.update_weights(policy)
+    assert mismatch(policy, generator.generate([LONG_PROMPT], SETTINGS, [1])) < 1e-4
+    assert metrics["weight_sync/megabytes"] == pytest.approx(0.461056)
+
+
+def test_greedy_structured_and_stopped_completions_are_as_in_this_process(generator, policy):
+    greedy = generator.generate(
+        PROMPTS, SamplingSettings(num_generations=2, temperature=0, max_completion_length=6), SEEDS
+    )
+    expected = policy.generate(torch.tensor([PROMPTS[0]]), do_sample=False, max_new_tokens=6, pad_token_id=0)
+    assert rows(greedy)[0][0] == rows(greedy)[1][0] == expected[0, len(PROMPTS[0]) :].tolist()
+    choice = SamplingSettings(num_generations=4, max_completion_length=12, structured_outputs={"choice": ["yes", "no"]})
+    texts = {TOKENIZER.decode(ids[:-1]) for ids, _, _ in rows(generator.generate(PROMPTS[:2], choice, SEEDS[:2]))}
+    assert texts <= {"yes", "no"}
+    free = max((ids for ids, _, _ in rows(generator.generate(PROMPTS, SETTINGS, SEEDS))), key=len)
+    stop = TOKENIZER.decode(free[4:6])
+    settings = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=(stop,))
+    found = rows(generator.generate(PROMPTS, settings, SEEDS))
+    assert [free[:6], False] in [[ids, truncated] for ids, _, truncated in found]
+
+
+def test_a_prompt_that_the_server_cannot_hold_is_refused(generator):
+    with pytest.raises(ValueError, match=r"prompt 0 .*holds 256 \(max_model_len of the server\)"):
+        generator.generate(PROMPTS, SamplingSettings(max_completion_length=250), SEEDS)
+
+
+def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswered_prompts(served, generator, policy):
+    prompts, seeds = PROMPTS * 6, [seed + n for n, seed in enumerate(SEEDS * 6)]
+    expected = generator.generate(prompts, SETTINGS, seeds)
+    calls: list[int] = []
+    (vllm,) = children(served[1].pid)
+
+    def kill_after_some(n: int, ids: list[int]) -> None:
+        calls.append(n)
+        if len(calls) == 6:
+            os.killpg(vllm, signal.SIGKILL)
+
+    generator.max_concurrent_requests = 4
+    found = generator.generate(prompts, SETTINGS, seeds, kill_after_some)
+    assert sorted(calls) == list(range(72))  # every completion once
+    assert torch.equal(found.completion_ids, expected.completion_ids)  # from the weights that were sent, not the disk's
+    assert mismatch(policy, found) < 1e-4
+    assert children(served[1].pid) != [vllm]
+
+
+def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_path):
+    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL, max_model_length=64)
+    module = fit(
+        tiny_model_dir, tmp_path, max_steps=3, generator=generator, finetuning_type="lora", rewards=[even_tokens]
+    )
+    assert module.step_metrics[MISMATCH] < 1e-4
+    assert module.step_metrics["weight_sync/megabytes"] < 0.2  # the adapter alone
+    assert generator.launched is None  # ended with the run
+
+
+def test_a_server_that_stays_away_is_an_error_after_the_deadline(served, generator):
+    served[1].send_signal(signal.SIGTERM)
+    served[1].wait(60)
+    generator.timeout, started = 2.0, time.monotonic()
+    with pytest.raises(TimeoutError, match=r"no healthy vLLM server at http://127.0.0.1:\d+ within 2 s"):
+        generator.generate(PROMPTS, SETTINGS, SEEDS)
+    assert time.monotonic() - started < 60

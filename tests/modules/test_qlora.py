@@ -1,0 +1,129 @@
+"""QLoRA for real: bitsandbytes on this device, 4-bit weights that stay as they are, exports with the trained logprobs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from runs import fit, make_module, make_trainer
+from test_lora import adapter_weights, keep_rollouts, run, token_logprobs
+from transformers import AutoModelForCausalLM
+
+from grpo_lightning.adapters import adapter_state, dequantized, merged_state_dict
+from grpo_lightning.callbacks.export import export
+from grpo_lightning.finetuning import FinetuningSettings
+
+QLORA = {"finetuning_type": "qlora", "lora_dropout": 0.0, "bnb_4bit_compute_dtype": "float32"}
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+
+
+def packed_weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in policy.named_parameters() if p.dtype == torch.uint8}
+
+
+@needs_bitsandbytes
+def test_adapters_are_trained_on_4_bit_weights_that_stay_bit_identical(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir, **QLORA)
+    module.trainer = make_trainer(tmp_path)
+    module.configure_model()
+    start = packed_weights(module.policy)
+    assert len(start) == 7 * 2  # every linear layer of both blocks, the head not
+    assert {type(p).__name__ for p in module.policy.parameters() if p.dtype == torch.uint8} == {"Params4bit"}
+    trained = fit(tiny_model_dir, tmp_path, max_steps=3, **QLORA)
+    for _ in range(10):
+        dict(merged_state_dict(trained.policy))
+        adapter_state(trained.policy)
+    assert all(torch.equal(w, start[name]) for name, w in packed_weights(trained.policy).items())
+    assert all(w.abs().max() > 0 for name, w in adapter_weights(trained.policy).items() if "lora_B" in name)
+
+
+@needs_bitsandbytes
+def test_the_settings_reach_bitsandbytes_with_the_seeds_defaults(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir, finetuning_type="lora", load_in_4bit=True)  # the same as qlora
+    module.trainer = make_trainer(tmp_path)
+    module.configure_model()
+    config = module.policy.config.quantization_config
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    assert module.policy.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert {p.dtype for p in module.policy.parameters() if p.requires_grad} == {torch.float32}
+
+
+@needs_bitsandbytes
+def test_rollouts_come_from_the_model_with_its_linear_weights_rounded_to_nf4(tiny_model_dir, tmp_path):
+    import bitsandbytes
+
+    seen = []
+    fit(tiny_model_dir, tmp_path, on_module=lambda m: seen.append(keep_rollouts(m)), **QLORA)
+    ((rollouts,),) = seen
+    full = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    unquantised = torch.cat(token_logprobs(full, rollouts))
+    for name, weight in full.named_parameters():
+        if "proj.weight" in name:
+            packed = bitsandbytes.functional.quantize_4bit(weight.data, compress_statistics=True, quant_type="nf4")
+            weight.data = bitsandbytes.functional.dequantize_4bit(*packed)
+    expected = torch.cat(token_logprobs(full, rollouts)).detach()
+    torch.testing.assert_close(rollouts.sampling_logprobs, expected, rtol=0, atol=1e-4)
+    assert (unquantised - expected).abs().max() > 1e-2  # 4 bits make a difference
+
+
+@needs_bitsandbytes
+def test_a_merged_tensor_is_the_dequantised_weight_plus_the_adapter(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=2, lora_rank=2, lora_alpha=6, **QLORA)
+    layer = module.policy.get_base_model().model.layers[0].mlp.down_proj
+    b, a = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+    expected = dequantized(layer.base_layer.weight) + 6 / 2 * b @ a
+    merged = dict(merged_state_dict(module.policy))["model.layers.0.mlp.down_proj.weight"]
+    torch.testing.assert_close(merged, expected.detach())
+
+
+@needs_bitsandbytes
+def test_a_merged_export_of_a_4_bit_run_is_a_plain_model_with_the_trained_logprobs(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=2, **QLORA)
+    export(module, tmp_path / "export")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    assert not hasattr(loaded.config, "quantization_config")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = module.policy.eval()(ids).logits.log_softmax(-1)
+        torch.testing.assert_close(loaded(ids).logits.log_softmax(-1), expected, rtol=0, atol=1e-4)
+    assert (tmp_path / "export-adapter/base_identity.json").is_file()
+
+
+@needs_bitsandbytes
+def test_a_resumed_4_bit_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, tmp_path):
+    settings = {**QLORA, "lora_dropout": 0.3, "sync_ref_model": False}
+    whole = adapter_weights(run(tiny_model_dir, tmp_path, 4, **settings).policy)
+    resumed = adapter_weights(run(tiny_model_dir, tmp_path, 4, resume_from=2, **settings).policy)
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    stored = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in stored)
+
+
+def test_without_bitsandbytes_the_setting_is_refused_with_what_to_install(tiny_model_dir, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    with pytest.raises(ValueError, match=r"model.finetuning_type=qlora needs bitsandbytes.*grpo-lightning\[qlora\]"):
+        make_module(tiny_model_dir, finetuning_type="qlora")
+
+
+@needs_bitsandbytes
+def test_a_device_that_bitsandbytes_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"bitsandbytes .* does not run on xla \(.*cuda"):
+        FinetuningSettings(finetuning_type="qlora").quantized_loading(torch.device("xla"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bnb_4bit_compute_dtype": "int4"}, "model.bnb_4bit_compute_dtype='int4' is none of bfloat16"),
+        ({"bnb_4bit_quant_type": "int4"}, "model.bnb_4bit_quant_type='int4' is neither nf4 nor fp4"),
+    ],
+)
+def test_unknown_4_bit_settings_are_refused(tiny_model_dir, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_module(tiny_model_dir, finetuning_type="qlora", **settings)

@@ -1,0 +1,180 @@
+"""Imitation against plain cross-entropy of the completion tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import make_trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo_lightning import GRPODataModule
+from grpo_lightning.demonstrations import demonstrations
+from grpo_lightning.modules.sft import SFTModule
+from grpo_lightning.types import PromptBatch
+
+ROWS = [
+    {"prompt": "0" * (i % 3) + f"{i}+{i}=", "completion": f"<answer>{2 * i}</answer>" * (1 + i % 2)} for i in range(6)
+]
+
+
+def write_rows(path: Path, rows: list[dict] = ROWS) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def train(model_dir: Path, folder: Path, max_steps: int = 1, data: dict | None = None, **settings) -> SFTModule:
+    trainer_settings = settings.pop("trainer", {})
+    resume_from = settings.pop("resume_from", None)
+    defaults = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_grad_norm": 0.0}
+    module = SFTModule(model_name_or_path=str(model_dir), **(defaults | settings))
+    source = {"dataset": str(write_rows(folder / "rows.jsonl")), "batch_size": 3, "converter": "sft", "shuffle": False}
+    datamodule = GRPODataModule(**(source | (data or {})))
+    make_trainer(folder, max_steps, **trainer_settings).fit(module, datamodule=datamodule, ckpt_path=resume_from)
+    return module
+
+
+def completion_losses(model, tokenizer, rows: list[dict]) -> torch.Tensor:
+    """Cross-entropy of each completion token and the end-of-sequence token, one row at a time."""
+    losses = []
+    for row in rows:
+        prompt = tokenizer(row["prompt"]).input_ids
+        completion = [*tokenizer(row["completion"]).input_ids, tokenizer.eos_token_id]
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="none"))
+    return torch.cat(losses)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_tokens_per_microbatch": 30}, {"microbatch_layout": "padded"}])
+def test_a_step_descends_the_mean_cross_entropy_of_completion_tokens(tiny_model_dir, tmp_path, settings):
+    module = train(tiny_model_dir, tmp_path, **settings)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    loss = completion_losses(model, AutoTokenizer.from_pretrained(tiny_model_dir), ROWS[:3]).mean()
+    loss.backward()
+    expected = {name: (p - 0.1 * p.grad).detach() for name, p in model.named_parameters()}
+    trained = {name: p.detach() for name, p in module.policy.named_parameters()}
+    torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6)
+    assert module.step_metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_validation_reports_the_mean_over_tokens_of_all_batches(tiny_model_dir, tmp_path):
+    module = SFTModule(model_name_or_path=str(tiny_model_dir))
+    path = str(write_rows(tmp_path / "rows.jsonl"))
+    data = GRPODataModule(eval_dataset=path, eval_batch_size=4, converter="sft")
+    (metrics,) = make_trainer(tmp_path).validate(module, datamodule=data, verbose=False)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    with torch.no_grad():
+        losses = completion_losses(model, AutoTokenizer.from_pretrained(tiny_model_dir), ROWS)
+    assert metrics["val/loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_lora_learns_by_heart_and_resumes_bit_for_bit(tiny_model_dir, tmp_path):
+    settings = {
+        "finetuning_type": "lora",
+        "lora_dropout": 0.1,
+        "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2),
+        "trainer": {
+            "callbacks": [ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=10)],
+            "enable_checkpointing": True,
+        },
+    }
+    first = train(tiny_model_dir, tmp_path, 1, **{**settings, "trainer": {}}).step_metrics["loss"]
+    whole = train(tiny_model_dir, tmp_path, 30, **settings)
+    assert whole.step_metrics["loss"] < 0.3 * first
+    resumed = train(tiny_model_dir, tmp_path, 30, resume_from=str(tmp_path / "step=20.ckpt"), **settings)
+    assert resumed.steps_done == 30
+    for name, parameter in whole.policy.named_parameters():
+        assert torch.equal(parameter, resumed.policy.get_parameter(name)), name
+
+
+# ---- completions as tokens
+
+
+def batch(tokenizer, prompt, completion) -> PromptBatch:
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt).input_ids
+    else:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return PromptBatch([prompt], [ids], [7], {"completion": [completion]})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+def test_text_is_followed_by_the_end_of_sequence_token(tokenizer):
+    rollouts = demonstrations(batch(tokenizer, "2+3=", "5"), tokenizer, {}, 10)
+    assert tokenizer.decode(rollouts.completion_ids) == "5<|im_end|>"
+    assert not rollouts.truncated.any()
+
+
+@pytest.mark.parametrize("completion", ["It is 5", [{"role": "assistant", "content": "It is 5"}]])
+def test_a_chat_completion_ends_where_generation_would(tokenizer, completion):
+    prompt = [{"role": "user", "content": "2+3?"}]
+    rollouts = demonstrations(batch(tokenizer, prompt, completion), tokenizer, {}, 100)
+    assert tokenizer.decode(rollouts.completion_ids) == "It is 5<|im_end|>"
+    whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": "It is 5"}], tokenize=False)
+    both = tokenizer.decode(torch.cat([rollouts.prompt_ids, rollouts.completion_ids]))
+    assert whole == both + "\n"
+
+
+def test_a_long_completion_is_cut_and_not_ended(tokenizer):
+    rollouts = demonstrations(batch(tokenizer, "1+1=", "123456"), tokenizer, {}, 3)
+    assert tokenizer.decode(rollouts.completion_ids) == "123"
+    assert rollouts.truncated.tolist() == [True]
+
+
+def test_a_template_that_writes_the_prompt_otherwise_is_refused(tokenizer):
+    import copy
+
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    prompt = [{"role": "user", "content": "2+3?"}]
+    with pytest.raises(ValueError, match=r"row 7: with the completion behind it, the chat template writes the prompt"):
+        demonstrations(batch(thinking, prompt, "5"), thinking, {}, 100)
+
+
+@pytest.mark.parametrize(
+    ("rows", "converter", "message"),
+    [
+        ([{"prompt": "a"}], "sft", "completion_key='completion' is not a column"),
+        ([{"prompt": "a", "completion": ""}], "sft", "row 0 cannot be converted: the row has no completion"),
+        ([{"prompt": "a", "answer": "b"}], "grpo", "The dataset has no column 'completion' to learn from, only answer"),
+    ],
+)
+def test_rows_without_a_completion_are_refused(tiny_model_dir, tmp_path, rows, converter, message):
+    path = write_rows(tmp_path / "bad.jsonl", rows)
+    with pytest.raises(ValueError, match=message):
+        train(tiny_model_dir, tmp_path, data={"dataset": str(path), "converter": converter, "batch_size": 1})
+
+
+def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path):
+    seen = []
+    module = SFTModule(model_name_or_path=str(tiny_model_dir))
+    module.imitation_loss, original = (
+        lambda rollouts, micro: seen.append(rollouts) or original(rollouts, micro),
+        module.imitation_loss,
+    )
+    path = str(write_rows(tmp_path / "rows.jsonl"))
+    data = GRPODataModule(dataset=path, batch_size=6, replace_text={"answer": "a"}, shuffle=False)
+    make_trainer(tmp_path).fit(module, datamodule=data)
+    assert "<a>2</a>" in module.tokenizer.decode(seen[0].completion_ids)
+
+
+def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
+    from grpo_lightning.commands.sft import main
+
+    config = {
+        "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 2},
+        "model": {"model_name_or_path": str(tiny_model_dir), "optimizer": {"class_path": "torch.optim.AdamW"}},
+        "data": {"dataset": str(write_rows(tmp_path / "rows.jsonl")), "batch_size": 3},
+    }
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
+    assert main(["--config", str(tmp_path / "sft.yaml"), "--trainer.enable_progress_bar=false"]) == 0
+    assert (tmp_path / "run/hf/last/model.safetensors").is_file()
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import console_errors, needs_chromium, open_browser, open_page, texts, type_into, wait
+from report_runs import completion_row, write_completions, write_large_run, write_metrics
+
+from grpo_lightning.commands.report import main
+
+pytestmark = needs_chromium
+
+HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title="hacked"</script>'
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps with one healthy, one dead and one hostile group, seen at steps 0 and 5."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    metrics = [
+        {"step": s, "reward": s / 5, "entropy": 0.5, "kl": 0.1, "step_time": 1.5, "time/train": 1.0, "val/accuracy": 0.5,
+         "completions/mean_length": 4 + s, "frac_reward_zero_std": 0.9, "rewards/accuracy/errors": 2.0}
+        for s in range(6)
+    ]  # fmt: skip
+    write_metrics(run, 0, metrics)
+    (run / "logs" / "version_0" / "config.yaml").write_text("model:\n  beta: 0.04\n")
+    rows = []
+    for step in (0, 5):
+        says = ["the answer is six", "it must be seven"] if step == 0 else ["the answer is nine", "it is surely nine"]
+        rows += [completion_row(step, 11, s, completion=says[s], reward=float(s), advantage=s - 0.5) for s in range(2)]
+        rows += [completion_row(step, 12, s, reward=0.25, advantage=0.0, truncated=s == 0) for s in range(2)]
+        rows += [completion_row(step, 13, s, prompt=HOSTILE, completion=HOSTILE, reward=None) for s in range(2)]
+    write_completions(run, rows)
+    return run
+
+
+def report(tmp_path: Path, *runs: Path) -> Path:
+    page = tmp_path / "report.html"
+    assert main([*map(str, runs), "--output", str(page)]) == 0
+    return page
+
+
+def steps_listed(driver: Any) -> list[str]:
+    return texts(driver, "#rows .row .step")
+
+
+def test_the_page_draws_curves_notices_and_settings_without_an_error(driver, small, tmp_path):
+    open_page(driver, report(tmp_path, small))
+    titles = texts(driver, ".card .name")
+    assert {"Reward", "Length", "Entropy", "KL to the reference", "Step time", "Dead groups"} <= set(titles)
+    wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
+    drawn = """const canvas = document.querySelector('[data-metric=reward] canvas');
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return pixels.some(value => value !== 0)"""
+    assert driver.execute_script(drawn)
+    assert "Reward errors" in texts(driver, "#notices")[0] and "Dead groups" in texts(driver, "#notices")[0]
+    assert "beta: 0.04" in texts(driver, "pre.config")[0]
+    assert console_errors(driver) == []
+
+
+def test_completions_are_text_whatever_they_contain(driver, small, tmp_path):
+    open_page(driver, report(tmp_path, small))
+    type_into(driver, "#uid", "13")
+    wait(driver, "document.querySelector('#count').textContent.startsWith('4 of')")
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    assert HOSTILE in texts(driver, "#detail .text")[1]
+    assert driver.execute_script("return document.querySelectorAll('img').length") == 0
+    assert "hacked" not in driver.title and driver.title.startswith("small")
+    assert console_errors(driver) == []
+
+
+def test_filters_narrow_the_list_and_clear_brings_it_back(driver, small, tmp_path):
+    open_page(driver, report(tmp_path, small))
+    assert len(steps_listed(driver)) == 12
+    type_into(driver, "#search", "SURELY")
+    wait(driver, "document.querySelector('#count').textContent === '1 of 12'")
+    assert texts(driver, "#rows .row .completion") == ["it is surely nine"]
+    driver.execute_script("document.querySelector('#filters button').click()")
+    wait(driver, "document.querySelector('#count').textContent === '12 of 12'")
+    type_into(driver, "#from-step", "1")
+    type_into(driver, "#from-reward", "0.5")
+    wait(driver, "document.querySelector('#count').textContent === '1 of 12'")
+    driver.execute_script("document.querySelector('#filters button').click()")
+    for box, count in (("dead", 4), ("truncated", 2), ("missing", 4)):
+        driver.execute_script(f"document.querySelector('#{box}').click()")
+        wait(driver, f"document.querySelector('#count').textContent === '{count} of 12'")
+        driver.execute_script(f"document.querySelector('#{box}').click()")
+
+
+def test_a_column_sorts_both_ways_and_missing_rewards_come_last(driver, small, tmp_path):
+    open_page(driver, report(tmp_path, small))
+    click = "document.querySelector('[data-sort=reward]').click()"
+    driver.execute_script(click)
+    assert texts(driver, "#rows .row .reward") == ["1", "1", *["0.25"] * 4, "0", "0", *["–"] * 4]
+    driver.execute_script(click)
+    assert texts(driver, "#rows .row .reward") == ["0", "0", *["0.25"] * 4, "1", "1", *["–"] * 4]
+
+
+def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(driver, small, tmp_path):
+    open_page(driver, report(tmp_path, small))
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    # The best are "it must be seven" (step 0) and "it is surely nine" (step 5).
+    parts = driver.execute_script(
+        "return [...document.querySelector('#diff').childNodes].map(n => [n.nodeName.toLowerCase(), n.textContent])"
+    )
+    without = {kind: "".join(text for name, text in parts if name != kind) for kind in ("del", "ins")}
+    assert without["ins"] == "it must be seven" and without["del"] == "it is surely nine"
+    assert parts[0] == ["#text", "it "]
+    driver.execute_script(
+        "const to = document.querySelector('#diff-to'); to.value = '0'; to.dispatchEvent(new Event('change'))"
+    )
+    assert texts(driver, "#diff") == ["it must be seven"]
+    assert driver.execute_script("return document.querySelectorAll('#diff ins, #diff del').length") == 0
+
+
+def test_several_runs_are_overlaid_and_can_be_switched_off(driver, small, tmp_path):
+    other = tmp_path / "other"
+    write_metrics(other, 0, [{"step": s, "reward": 1.0} for s in range(3)])
+    (other / "logs" / "version_0" / "config.yaml").write_text("model:\n  beta: 0.1\n")
+    write_completions(other, [completion_row(0, 1, 0)])
+    open_page(driver, report(tmp_path, small, other))
+    assert len(texts(driver, "#runs label")) == 2
+    assert [text.strip() for text in texts(driver, "#summary tbody tr td:first-child")] == ["small", "other"]
+    differing = driver.execute_script("return document.querySelector('#configs table').textContent")
+    assert "model.beta" in differing and "0.04" in differing and "0.1" in differing
+    values = "document.querySelectorAll('[data-metric=reward] .now .dot').length"
+    wait(driver, f"{values} === 2")
+    driver.execute_script("document.querySelector('#runs input').click()")
+    wait(driver, f"{values} === 1")
+    assert len(steps_listed(driver)) == 1
+    assert console_errors(driver) == []
+
+
+def test_a_phone_sees_everything_without_scrolling_sideways(driver, small, tmp_path):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        open_page(driver, report(tmp_path, small))
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        driver.execute_script("document.querySelector('#rows .row').click()")
+        box = driver.execute_script("return document.querySelector('#detail').getBoundingClientRect().toJSON()")
+        assert (box["left"], box["width"], box["height"]) == (0, 390, 844)
+        driver.execute_script("document.querySelector('#detail .close').click()")
+        assert driver.execute_script("return getComputedStyle(document.querySelector('#detail')).display") == "none"
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_completions_are_listed_searched_and_sorted(driver, tmp_path):
+    page = report(tmp_path, write_large_run(tmp_path / "large", steps=50, prompts=250, samples=8))
+    open_page(driver, page)
+    assert driver.execute_script("return document.querySelector('#count').textContent") == "100,000 of 100,000"
+    assert driver.execute_script("return document.querySelectorAll('#rows .row').length") < 60
+    driver.execute_script("document.querySelector('#rows').scrollTop = 1e9")
+    wait(driver, "[...document.querySelectorAll('#rows .row')].some(e => e.dataset.at === '99999')")
+    driver.execute_script("document.querySelector('[data-sort=reward]').click()")
+    assert texts(driver, "#rows .row .reward")[0] == "1"
+    type_into(driver, "#search", "word7 word77 ")
+    wait(driver, "!document.querySelector('#count').textContent.startsWith('100,000')")
+    shown = texts(driver, "#rows .row .completion")
+    assert shown and all("word7 word77 " in text for text in shown)
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    assert len(texts(driver, "#detail mark")) >= 1
+    assert console_errors(driver) == []

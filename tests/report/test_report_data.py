@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from importlib.resources import files
+
+import pytest
+from report_runs import completion_row, write_completions, write_metrics
+
+from grpo_lightning.commands.report import main
+from grpo_lightning.report import read_run, render_page
+from grpo_lightning.report.completions import evenly_spaced_steps, read_completions
+from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
+from grpo_lightning.report.notices import notices
+
+
+def test_a_resumed_launch_replaces_the_steps_it_repeats(tmp_path):
+    write_metrics(tmp_path, 0, [{"step": s, "reward": 0.1 * s} for s in range(5)])
+    write_metrics(tmp_path, 1, [{"step": s, "reward": 1.0} for s in (3, 4, 5)])
+    write_metrics(tmp_path, 10, [{"step": 5, "reward": 2.0}])
+    series = read_metrics(launch_directories(tmp_path))["reward"]
+    assert series.steps == [0, 1, 2, 3, 4, 5]
+    assert series.values == pytest.approx([0.0, 0.1, 0.2, 1.0, 1.0, 2.0])  # version_10 comes after version_1
+
+
+def test_a_run_that_started_again_replaces_everything(tmp_path):
+    write_metrics(tmp_path, 0, [{"step": s, "reward": 0.5, "kl": 0.1} for s in range(5)])
+    write_metrics(tmp_path, 1, [{"step": 0, "reward": 0.7}])
+    metrics = read_metrics(launch_directories(tmp_path))
+    assert metrics["reward"].steps == [0] and "kl" not in metrics
+
+
+def test_a_line_that_is_being_written_and_values_that_are_not_numbers_are_left_out(tmp_path):
+    rows = [{"step": 0, "reward": 1.0, "kl": "nan"}, {"step": 1, "reward": "", "val/accuracy": 0.5}]
+    write_metrics(tmp_path, 0, rows, tail="0.3,0.")
+    metrics = read_metrics(launch_directories(tmp_path))
+    assert {name: (s.steps, s.values) for name, s in metrics.items()} == {
+        "reward": ([0], [1.0]),
+        "val/accuracy": ([1], [0.5]),
+    }
+
+
+def test_groups_with_equal_rewards_are_marked_dead_and_others_are_not(tmp_path):
+    rows = [completion_row(0, 7, s, reward=1.0, advantage=0.0) for s in range(2)]
+    rows += [completion_row(0, 8, s, reward=float(s), advantage=2.0 * s - 1) for s in range(2)]
+    rows += [completion_row(1, 7, s, reward=float(s), advantage=2.0 * s - 1) for s in range(2)]
+    rows += [completion_row(1, 9, s, reward=None, advantage=0.0) for s in range(2)]
+    write_completions(tmp_path, rows)
+    columns = read_completions(tmp_path, max_rows=100)
+    assert columns["dead"] == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert columns["reward"][-1] is None and columns["rewards"] == {"accuracy": columns["reward"]}
+    assert columns["prompts"] == ["What is 7?", "What is 8?", "What is 9?"]
+    assert columns["prompt"] == [0, 0, 1, 1, 0, 0, 2, 2]
+
+
+def test_too_many_completions_are_thinned_by_whole_steps(tmp_path):
+    write_completions(tmp_path, [completion_row(step, 1, s) for step in range(10) for s in range(2)])
+    columns = read_completions(tmp_path, max_rows=11)
+    assert sorted(set(columns["step"])) == [0, 3, 6, 9] and columns["total"] == 20
+    assert evenly_spaced_steps({0: 50, 1: 50, 2: 50}, max_rows=10) == [0, 2]
+
+
+def test_an_unreadable_file_of_a_running_run_is_passed_over(tmp_path):
+    write_completions(tmp_path, [completion_row(0, 1, 0)])
+    (tmp_path / "completions" / "step-00000001.rank0.parquet").write_bytes(b"PAR1 torn")
+    (tmp_path / "completions" / "step-00000002.rank0.parquet.part").write_bytes(b"")
+    assert read_completions(tmp_path, max_rows=10)["step"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "title", "level"),
+    [
+        ("frac_reward_zero_std", [0.0] * 8 + [0.6, 0.6], "Dead groups", "warn"),
+        ("frac_reward_zero_std", [1.0] * 10, "Dead groups", "bad"),
+        ("completions/clipped_ratio", [0.0] * 8 + [0.2, 0.2], "Truncated completions", "warn"),
+        ("rewards/accuracy/errors", [0.0, 3.0], "Reward errors", "bad"),
+        ("frac_reward_none", [0.25], "Completions without a reward", "bad"),
+        ("skipped_updates", [0.0, 1.0], "Skipped updates", "bad"),
+        ("sampling/sampling_logp_difference/mean", [0.1], "Sampler and trainer disagree", "warn"),
+        ("reward", [0.5] * 10 + [0.4] * 10, "Reward has not risen", "warn"),
+        ("entropy", [1.0] * 10 + [0.01] * 10, "Entropy has collapsed", "warn"),
+    ],
+)
+def test_what_stands_out_is_said(metric, values, title, level):
+    (notice,) = notices({metric: Series(list(range(len(values))), values)})
+    assert (notice.title, notice.level) == (title, level)
+
+
+def test_a_healthy_run_has_no_notice():
+    rising = Series(list(range(20)), [i / 20 for i in range(20)])
+    flat = Series(list(range(20)), [0.1] * 20)
+    healthy = {
+        "reward": rising,
+        "entropy": rising,
+        "frac_reward_zero_std": flat,
+        "rewards/a/errors": Series([0], [0.0]),
+    }
+    assert notices(healthy) == []
+
+
+def embedded(page: str, name: str):
+    text = re.search(rf'id="data-{name}">([^<]*)</script>', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_page_embeds_the_data_and_allows_its_own_script_alone(tmp_path):
+    write_metrics(tmp_path / "one", 0, [{"step": 0, "reward": 0.123456789}])
+    write_completions(tmp_path / "one", [completion_row(0, 1, 0, completion="</script><b>hi</b>")])
+    page = render_page([read_run(tmp_path / "one")])
+    assert embedded(page, "overview")["runs"][0]["metrics"] == {"reward": [[0], [0.123457]]}
+    assert embedded(page, "completions")[0]["completion"] == ["</script><b>hi</b>"]
+    assert "<b>hi</b>" not in page
+    script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(script) == 1  # no part of it holds </script>
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+
+
+def test_the_command_writes_the_page_into_the_run_and_refuses_a_directory_without_one(tmp_path, capsys):
+    write_metrics(tmp_path / "one", 0, [{"step": 0, "reward": 0.5}])
+    assert main([str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 1
+    assert "no metrics.csv" in capsys.readouterr().err
+
+
+def test_the_plotting_library_is_the_one_from_its_package():
+    folder = files("grpo_lightning.report") / "vendor" / "uplot"
+    manifest = json.loads((folder / "package.json").read_text())
+    for name, checksum in manifest["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
+    assert "MIT" in (folder / "LICENSE").read_text()

@@ -1,0 +1,164 @@
+"""The benchmarks' arithmetic by hand, and both commands at the smallest size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from profile_step import kind_of, phase_boundaries  # noqa: E402
+from sides.clock import PhaseClock  # noqa: E402
+from sides.compare import ratios, summarize  # noqa: E402
+from sides.workload import NANO, Workload, conversations, even_fraction, word_problems  # noqa: E402
+
+PROMISED = ("step_ratio", "training_ratio", "generation_ratio", "peak_memory_ratio", "step_cpu_ratio")
+
+
+def record(scale: float, peak: int) -> dict[str, Any]:
+    steps = [
+        {
+            "wall_s": {"generate": 4 * s, "forward": 2 * s, "backward": 3 * s, "optimizer": s, "other": 0.5 * s},
+            "cpu_s": {"generate": 2 * s, "forward": s, "backward": s, "optimizer": s, "other": s},
+            "peak_bytes": {"generate": peak, "backward": peak // 2},
+            "counts": {
+                "completions": 4,
+                "prompt_tokens": 40,
+                "completion_tokens": 60,
+                "trained_tokens": 150,
+                "longest_completion": 30,
+            },
+        }
+        for s in (scale, 3 * scale, 2 * scale)
+    ]
+    described = {"program": "some", "device": "d", "versions": {}, "parameters": 10**9}
+    return described | {"bytes_before_training": 100, "reserved_bytes": 0, "steps": steps}
+
+
+def test_a_summary_takes_medians_of_seconds_and_totals_of_tokens():
+    found = summarize(record(1.0, 500), record(1.0, 500)["steps"])
+    assert (found["step_s"], found["generation_s"], found["training_s"]) == (21.0, 8.0, 12.0)
+    assert (found["step_cpu_s"], found["training_cpu_s"]) == (12.0, 6.0)
+    assert (found["peak_bytes"], found["training_peak_bytes"]) == (500, 250)
+    assert found["tokens"]["trained_per_useful_token"] == 1.5
+    assert found["completion_tokens_per_s"] == round(180 / 63, 2)
+    assert found["training_tflops_on_useful_tokens"] == round(6e-12 * 1e9 * 300 / 36, 4)
+
+
+def test_ratios_are_trls_figure_over_ours():
+    trl, ours = (summarize(made, made["steps"]) for made in (record(2.0, 900), record(0.5, 300)))
+    found = ratios(trl, ours)
+    assert found["step_ratio"] == found["generation_ratio"] == found["training_cpu_ratio"] == 4.0
+    assert found["peak_memory_ratio"] == found["training_peak_memory_ratio"] == 3.0
+    assert found["added_memory_ratio"] == 4.0  # 900 - 100 over 300 - 100
+    assert found["step_ratio_per_token"] == pytest.approx(4.0, abs=0.01)
+    assert set(PROMISED) <= found.keys()
+
+
+def test_the_clock_charges_a_nested_phase_to_itself_alone_and_forgets_a_finished_step():
+    clock = PhaseClock("cpu")
+    clock.start()
+    started = time.perf_counter()
+    with clock.phase("outer"), clock.phase("inner"):
+        time.sleep(0.02)
+    clock.count(tokens=3)
+    clock.end_step()
+    total = time.perf_counter() - started
+    clock.end_step()
+    first, second = clock.steps
+    assert first["wall_s"].keys() == {"other", "outer", "inner"}
+    assert 0.02 <= first["wall_s"]["inner"] <= sum(first["wall_s"].values()) <= total
+    assert first["counts"] == {"tokens": 3}
+    assert second["wall_s"].keys() == {"other"}
+    assert second["counts"] == {}
+
+
+def test_marks_of_a_trace_become_the_innermost_phase_at_any_time():
+    def mark(name: str, start: float, end: float) -> SimpleNamespace:
+        return SimpleNamespace(name=f"phase:{name}", time_range=SimpleNamespace(start=start, end=end))
+
+    times, names = phase_boundaries([mark("inner", 20.0, 30.0), mark("outer", 10.0, 40.0)])
+    assert times == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert names == ["other", "outer", "inner", "outer", "other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::mm", "matrix products"),
+        ("aten::addmm", "matrix products"),
+        ("aten::mul", "elementwise and other"),
+        ("aten::t", "views and allocations"),
+        ("aten::to", "elementwise and other"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("void cutlass::device_kernel<flash::enable_sm90>", "attention"),
+        ("nvjet_tst_128x256_64x4", "matrix products"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies and indexing"),
+    ],
+)
+def test_operators_and_kernels_are_sorted_by_what_they_do(name, kind):
+    assert kind_of(name) == kind
+
+
+def test_both_sides_are_given_the_same_workload_and_reward(tmp_path):
+    NANO.save(tmp_path / "workload.json")
+    assert Workload.load(tmp_path / "workload.json") == NANO
+    ids = [[2, 3, 4], [1]]
+    expected = [pytest.approx(2 / 3), 0.0]
+    assert even_fraction(["a", "b"], completions_ids=ids) == expected  # ours
+    assert even_fraction(["a", "b"], completion_ids=ids) == expected  # TRL's
+    assert word_problems(3) == word_problems(3)
+    rows = conversations(iter(['{"question": "1+1?", "answer": "2"}', '{"prompt": "x"}']), limit=1)
+    assert rows == [{"prompt": [{"role": "user", "content": "1+1?"}]}]
+
+
+def run(*command: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(tmp_path):
+    out = tmp_path / "result.json"
+    sizes = ("--device=cpu", "--shape=nano", "--steps=1")
+    table = run("benchmarks/vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    assert "step_cpu_ratio" in table
+    found = json.loads(out.read_text())
+    assert all(found[name] > 0 for name in PROMISED)
+    assert found["command"].startswith("python benchmarks/vs_trl.py --device=cpu --shape=nano")
+    assert str(tmp_path) not in out.read_text()
+    assert found["options"]["max_completion_length"] == 16
+    for side in (found["trl"], found["grpo_lightning"]):
+        assert {"generate", "forward", "backward", "optimizer", "rewards", "other"} <= side["phase_s"].keys()
+        assert side["phase_s"].keys() == side["phase_cpu_s"].keys()
+        assert side["tokens"]["completions"] == 8
+        assert side["versions"]["trl"] == "1.16.0"
+        assert side["peak_bytes"] > side["bytes_before_training"] > 0
+        assert side["completion_tokens_per_s"] > 0
+    prompts = [side["tokens"]["prompt_tokens"] for side in (found["trl"], found["grpo_lightning"])]
+    assert prompts[0] == prompts[1] > 0
+
+
+@pytest.mark.slow
+def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
+    out = tmp_path / "profile.json"
+    run("benchmarks/profile_step.py", "--shape=nano", "--steps=1", f"--folder={tmp_path}", f"--out={out}")
+    found = json.loads(out.read_text())
+    assert {"generate", "forward", "backward", "optimizer", "other"} <= found["phases"].keys()
+    assert sum(phase["ms"] for phase in found["phases"].values()) == pytest.approx(found["step_ms"], rel=1e-3)
+    for name in ("generate", "forward", "backward"):
+        kinds = found["phases"][name]["profiled_ms_by_kind"]
+        assert kinds["matrix products"] > 0
+        assert kinds["attention"] > 0
+        assert sum(kinds.values()) == pytest.approx(found["phases"][name]["profiled_ms"], rel=0.05)
