@@ -59,7 +59,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def run_variant(name: str, beta: float, steps: int) -> dict[str, float]:
+def run_variant(name: str, setting: str, steps: int) -> dict[str, float]:
     """Slow and quick steps of one variant in this process."""
     sys.path.insert(0, str(ROOT / "tests"))
     import torch
@@ -69,6 +69,7 @@ def run_variant(name: str, beta: float, steps: int) -> dict[str, float]:
     from grpo_lightning.rewards import FunctionReward
 
     function, calling = VARIANTS[name]
+    beta, stop = SETTINGS[setting]
     folder = Path(tempfile.mkdtemp())
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
     module = make_module(
@@ -76,7 +77,7 @@ def run_variant(name: str, beta: float, steps: int) -> dict[str, float]:
         rewards=[FunctionReward(name="reward", function=function, **calling)],
         num_generations=COMPLETIONS // PROMPTS,
         max_completion_length=128,
-        stop=["e", "7"],  # lengths of all kinds, as real completions have them
+        stop=stop,
         beta=beta,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
     )
@@ -94,6 +95,11 @@ def run_variant(name: str, beta: float, steps: int) -> dict[str, float]:
     return found | {"added_s": found["step_s"] - median(step["step_time"] for step in quick)}
 
 
+SETTINGS: dict[str, tuple[float, list[str]]] = {
+    "no reference, lengths of all kinds": (0.0, ["e", "7"]),
+    "reference, lengths of all kinds": (0.04, ["e", "7"]),
+    "reference, all of full length": (0.04, []),
+}
 KEYS = {
     "step_s": "step_time",
     "generate_s": "time/generate",
@@ -106,21 +112,21 @@ KEYS = {
 def main() -> None:
     """Runs every variant with and without a reference, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=13)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "reward_overlap_cpu.json")
-    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "BETA"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SETTING"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print("RESULT " + json.dumps(run_variant(options.one[0], float(options.one[1]), options.steps)))
+        print("RESULT " + json.dumps(run_variant(*options.one, options.steps)))
         return
     results = []
-    for beta in (0.04, 0.0):
+    for setting in SETTINGS:
         for name in VARIANTS:
-            command = [sys.executable, __file__, "--one", name, str(beta), "--steps", str(options.steps)]
+            command = [sys.executable, __file__, "--one", name, setting, "--steps", str(options.steps)]
             environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
             line = next(line for line in output.splitlines() if line.startswith("RESULT "))
-            results.append({"reward": name, "beta": beta} | json.loads(line.removeprefix("RESULT ")))
+            results.append({"reward": name, "step": setting} | json.loads(line.removeprefix("RESULT ")))
             print(json.dumps(results[-1]), flush=True)
     import torch
 

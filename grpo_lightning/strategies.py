@@ -49,7 +49,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         All nodes see the directory, as sharded checkpoints need.
         """
         if not self._save_distributed_checkpoint:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
+            super().save_checkpoint(checkpoint, Path(filepath), storage_options)
             return
         path = Path(self.broadcast(str(filepath)))
         part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.dropout import has_dropout
+from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.rewards import AccuracyReward
 
 LORA = {"finetuning_type": "lora", "lora_dropout": 0.0}
@@ -169,6 +170,7 @@ def test_the_quickstart_learns_with_lora(tmp_path):
         model_name_or_path=str(root / "model"),
         rewards=[AccuracyReward(mode="exact", extraction="strict")],
         max_completion_length=64,
+        generator=TransformersGenerator(),
         lora_rank=16,
         lora_alpha=32,
         optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
