@@ -1,7 +1,8 @@
 """Code blocks of the documentation, with what a test is told about them.
 
 A comment before a block says how it is tested: ``<!-- test: parse -->`` only parses a command (it needs a GPU or a
-download), ``<!-- test: add --trainer.max_steps 1 -->`` runs it with further options.
+download), ``<!-- test: add --trainer.max_steps 1 -->`` runs it with further options, ``<!-- test: script -->`` checks the
+shell syntax of a launch script and parses our commands in it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ class Block:
         """Lines of a shell block, comments and continuations resolved."""
         joined = self.code.replace("\\\n", " ")
         return [line for line in (re.sub(r"\s+#.*$", "", line).strip() for line in joined.splitlines()) if line]
+
+    def our_commands(self) -> list[list[str]]:
+        """Arguments of each ``grpo_lightning`` command in a launch script, shell variables replaced by their names."""
+        plain = re.sub(r"\$\{?(\w+)(\[\w+\])?\}?", r"\1", "\n".join(self.commands()))
+        return [
+            shlex.split(line.split("grpo_lightning ", 1)[1].rstrip("& "))
+            for line in plain.splitlines()
+            if "-m grpo" in line
+        ]
 
 
 def blocks(page: Path) -> list[Block]:

@@ -107,6 +107,12 @@ def call(action) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", all_blocks("bash"))
 def test_commands_of_the_documentation_run(block: Block, at: Path, monkeypatch: pytest.MonkeyPatch):
+    if block.how == "script":
+        subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
+        assert block.our_commands()
+        for arguments in block.our_commands():
+            run_ours(arguments, is_parsed_only=True)
+        return
     for line in block.commands():
         run_command(line, block, monkeypatch)
 
