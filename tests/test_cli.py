@@ -33,7 +33,9 @@ def config(tiny_model_dir, tmp_path) -> dict:
             "rewards": "accuracy,format",
             "num_generations": 4,
             "max_completion_length": 6,
-            "generator": {"class_path": "TransformersGenerator"},  # also where vLLM is installed: its engine is slow to start
+            "generator": {
+                "class_path": "TransformersGenerator"
+            },  # also where vLLM is installed: its engine is slow to start
             "eval_rewards": "runs.share_of_digits",
         },
         "data": {

@@ -1,6 +1,6 @@
 """EvaluationModule: how good the policy is on held-out prompts, and its completions written down."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,9 @@ class EvaluationModule(RolloutModule):
             sampled = {"num_generations": num_generations_eval, "temperature": temperature_eval, "top_p": top_p_eval}
             self.eval_sampling = replace(plain, **sampled)  # type: ignore[arg-type]  # names of its fields
         extra = resolve_rewards(eval_rewards) if eval_rewards else []
-        self.eval_reward_runner = RewardRunner(resolve_rewards([*self.reward_runner.rewards, *extra]))
+        self.eval_reward_runner = RewardRunner(
+            resolve_rewards([*self.reward_runner.rewards, *extra]), **asdict(self.reward_runner.runtime)
+        )
         self.success_index = self._find_success_reward(success_reward)
 
     def _find_success_reward(self, name: str | None) -> int:
@@ -85,7 +87,8 @@ class EvaluationModule(RolloutModule):
         success = (table.values[:, self.success_index] >= 1).double()
         means.update({f"rewards/{name}": table.values[:, r].tolist() for r, name in enumerate(table.names)})
         trained_on = len(self.reward_runner.rewards)
-        totals = combine_rewards(table.values[:, :trained_on], table.weights[:trained_on])
+        trained = (table.values[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
+        totals = combine_rewards(*self.compose_rewards(*trained))
         means.update({"reward": totals.tolist(), "accuracy": success.tolist()})
         clipped = rollouts.truncated.double().tolist()
         means.update({"completions/mean_length": lengths, "completions/clipped_ratio": clipped})
