@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Experience:
 
     rollouts: Rollouts
     advantages: Tensor
-    """(N,) float32."""
+    """(N,) float32; 0 until the rewards are known."""
     mask: Tensor
     """(T,) bool: tokens that count in the loss."""
     sampling_logprobs: Tensor
@@ -43,6 +43,10 @@ class Experience:
     """0-dim: tokens below this entropy (nats) are left out; None to keep all."""
     is_uncertain: Tensor | None
     """(T,) bool: tokens that reach the threshold; None to keep all."""
+
+    def with_advantages(self, advantages: Tensor) -> Experience:
+        """The same with the (N,) advantages, which are known once all rewards are."""
+        return replace(self, advantages=advantages.to(self.mask.device, non_blocking=True))
 
     def train_tokens(self, rows: Tensor) -> TrainTokens:
         """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""

@@ -1,7 +1,6 @@
 """GRPOModule: the order of a GRPO step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -135,15 +134,16 @@ class GRPOModule(ObjectiveModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One iteration of Algorithm 1 of DeepSeekMath: sample, score, compare inside groups, improve."""
         report = self.begin_step()
-        with report.phase("generate"):  # rewards run from the first completion on, and go on below
-            batch, rollouts, await_rewards = self.sample_groups(batch, report)
+        with report.phase("generate"):
+            batch, rollouts, await_rewards = self.sample_groups(
+                batch, report
+            )  # scoring starts with the first completion
         with report.phase("old_and_reference"):
-            unknown = torch.zeros(rollouts.num_completions)
-            experience = self.experience(rollouts, unknown, self.num_updates)  # old and reference logprobs
+            experience = self.experience(rollouts, self.num_updates)  # old and reference logprobs, no gradient
         with report.phase("rewards"):
             rewards = await_rewards()  # (N, R)
             advantages = self.advantages(rollouts, rewards, report)  # (N,)
-            experience = replace(experience, advantages=advantages.to(self.device))
+            experience = experience.with_advantages(advantages)
         with report.phase("train"):
             for micro_batches in self.updates(experience):
                 for micro_batch in micro_batches:

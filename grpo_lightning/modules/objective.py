@@ -165,8 +165,8 @@ class ObjectiveModule(EvaluationModule):
     def _make_scorer(self, model: nn.Module) -> Scorer:
         return Scorer(model, self.sampling.temperature, self.microbatch_layout)
 
-    def experience(self, rollouts: Rollouts, advantages: Tensor, num_updates: int = 1) -> Experience:
-        """Moves the step to the device; adds old and reference logprobs where the objective needs them."""
+    def experience(self, rollouts: Rollouts, num_updates: int = 1) -> Experience:
+        """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored."""
         mask = rollouts.completion_mask
         if self.mask_truncated_completions:
             mask = mask & ~rollouts.truncated[rollouts.token_rows()]
@@ -186,7 +186,7 @@ class ObjectiveModule(EvaluationModule):
                 ref_logprobs, _ = self.score_tokens(self.reference_scorer, rollouts)
         return Experience(
             rollouts=rollouts,
-            advantages=advantages.to(self.device, non_blocking=True),
+            advantages=torch.zeros(rollouts.num_completions, device=self.device),
             mask=mask.to(self.device, non_blocking=True),
             sampling_logprobs=rollouts.sampling_logprobs.to(self.device, non_blocking=True),
             old_logprobs=old_logprobs if needs_old else None,
