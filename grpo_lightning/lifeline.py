@@ -57,7 +57,8 @@ class Lifeline:
         self._lock = threading.RLock()
         self._closed = False
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.create_server(("", 0), backlog=4096) if rank == 0 else None
+        host = address if address in ("127.0.0.1", "localhost") else ""  # one node: nobody else can connect
+        self._listener = socket.create_server((host, 0), backlog=4096) if rank == 0 else None
         port = self._listener.getsockname()[1] if self._listener else None
         port, self._token = share((port, secrets.token_hex(16)))
         if self._listener:

@@ -45,6 +45,7 @@ def write_config(folder: Path, model_dir: str | Path) -> Path:
         "model": {
             "model_name_or_path": str(model_dir),
             "rewards": ["resume_rewards.digits"],
+            "generator": {"class_path": "TransformersGenerator"},
             "num_generations": 4,
             "max_completion_length": 8,
             "beta": 0.05,
