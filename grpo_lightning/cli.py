@@ -40,6 +40,10 @@ COMMANDS = ("chat", "export", "migrate", "report", "rewards", "serve", "sft")
 """Commands beside Lightning's; each is a module of grpo_lightning.commands."""
 
 
+DESCRIPTION = f"""GRPO on PyTorch Lightning. Beside fit, validate, test and predict there are {", ".join(COMMANDS)};
+python -m grpo_lightning COMMAND --help says what each does."""
+
+
 class GRPOCLI(LightningCLI):
     """LightningCLI for GRPO: one seed, checkpoints and logs under ``trainer.default_root_dir``, short errors.
 
@@ -57,6 +61,7 @@ class GRPOCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"description": DESCRIPTION},
             **kwargs,
         )
 

@@ -48,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: list[str]) -> int:
     """Runs the command; 1 where a reward fails, 2 for a mistake in the options or the config."""
+    if args[:1] in (["-h"], ["--help"]):
+        print("usage: grpo_lightning rewards            lists all rewards with their arguments")
+        print("       grpo_lightning rewards NAME ...   says what is known about each argument")
+        print("       grpo_lightning rewards try ...    scores a completion without a model; see try --help")
+        return 0
     if args[:1] != ["try"]:
         return list_rewards(args)
     options, rest = build_parser().parse_known_args(args[1:])

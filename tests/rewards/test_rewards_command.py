@@ -30,6 +30,11 @@ def test_every_registered_reward_is_listed_with_its_arguments(capsys: pytest.Cap
     assert "mode='math', extraction='lenient'" in shown and "_pool" not in shown
 
 
+def test_help_names_the_three_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "rewards try ..." in capsys.readouterr().out
+
+
 def test_one_reward_is_shown_with_what_each_argument_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repetition"]) == 0
     shown = capsys.readouterr().out
