@@ -212,6 +212,7 @@ def main() -> None:
         result["colocate_over_bare_cpu"] = ours["tokens_per_cpu_second"] / bare["tokens_per_cpu_second"]
     result |= {
         "command": this_command("benchmarks/generation.py"),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "workload": workload.options(),
         "end_of_sequence_ids": len(variants.eos_ids),
         "versions": versions(),

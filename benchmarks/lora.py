@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16, help="alpha is twice as much")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--steps", type=int, help="optimizer steps that count")
+    parser.add_argument("--warmup-steps", type=int, help="optimizer steps before them")
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.3, help="share of the engine, both sides")
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
     parser.add_argument("--only", choices=PROGRAMS, help="run one side")
@@ -57,7 +58,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> Workload:
         model=str(folder / "model"),
         prompts=str(folder / "prompts.jsonl"),
     )
-    workload = replace(workload, steps=options.steps or workload.steps)
+    counts = {"steps": options.steps, "warmup_steps": options.warmup_steps}
+    workload = replace(workload, **{name: count for name, count in counts.items() if count is not None})
     rows = word_problems(max(256, (workload.warmup_steps + workload.steps) * workload.prompts_per_step))
     Path(workload.prompts).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     adapter: dict[str, Any] = {"finetuning_type": options.type, "lora_rank": options.rank}

@@ -2,10 +2,13 @@
 
 python benchmarks/multi_gpu.py --gpus 1 2 --shape 0.5b                 # DDP: 1 GPU against 2, the same prompts per GPU
 python benchmarks/multi_gpu.py --gpus 2 --shape 7b --strategy fsdp2    # FSDP2: seconds and GiB a step
-python benchmarks/multi_gpu.py --gpus 1 2 --shape nano --device cpu    # a minute, to see that it runs
+python benchmarks/multi_gpu.py --gpus 1 2 --shape nano --device cpu    # a minute, to see that it runs; FSDP2 also needs
+                                                                       # --generator with VLLMColocate
 
 The model is random. ``tokens_per_second`` counts completion tokens on all GPUs, median over the steps after the warm-up;
-``efficiency`` is that of n GPUs over n times that of one. ``phases`` are seconds of the slowest rank.
+``efficiency`` is that of n GPUs over n times that of one. ``phases`` are seconds of the slowest rank. ``peak_memory_gib`` of
+each rank includes the engine, which takes ``gpu_memory_utilization`` (0.3) of the GPU. The 7B shape recomputes activations:
+those of 16,384 tokens would need about 100 GiB.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
             "num_generations": generations,
             "max_completion_length": limit,
             "max_tokens_per_microbatch": options.max_tokens_per_microbatch,
-            "gradient_checkpointing": options.gradient_checkpointing,
+            "gradient_checkpointing": options.gradient_checkpointing or options.shape == "7b",
         },
         "data": {"dataset": str(prompts), "batch_size": batch},
         "checkpoint": {"save_top_k": 0, "save_last": False},
@@ -152,10 +155,17 @@ def main() -> None:
     rows = list(word_problems(count))
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     make_model(options.shape, prompts, model, mean_length)
-    runs = [train(options, gpus, model, prompts) for gpus in options.gpus]
-    alone = next((run["tokens_per_second"] for run in runs if run["gpus"] == 1), None)
-    for run in runs if alone else ():
-        run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
+    runs: list[dict[str, Any]] = []
+    for gpus in options.gpus:
+        runs.append(train(options, gpus, model, prompts))
+        alone = next((run["tokens_per_second"] for run in runs if run["gpus"] == 1), None)
+        for run in runs if alone else ():
+            run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
+        write(options, runs)  # now: the next run may fail
+    print(json.dumps(runs, indent=1))
+
+
+def write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
     result = {
         "command": this_command("benchmarks/multi_gpu.py"),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
@@ -164,8 +174,8 @@ def main() -> None:
         "runs": runs,
     }
     out = options.out or ROOT / "benchmarks" / "results" / f"multi_gpu_{options.strategy}_{options.shape}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(runs, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def prepare(workload: Workload, data: Path | None, folder: Path) -> Workload:
     rows = word_problems(count) if data is None else conversations(data.open(encoding="utf-8"), count)
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     options = {"shape": workload.shape, "prompts": prompts, "out": model, "mean-length": workload.mean_length}
-    _run("sides.make_model", *(f"--{name}={value}" for name, value in options.items()))
+    _run("sides.make_model", *(f"--{name}={value}" for name, value in options.items()), device=workload.device)
     return replace(workload, model=str(model), prompts=str(prompts))
 
 
@@ -113,9 +114,11 @@ def main() -> None:
     workload = prepare(workload, arguments.data, folder)
     chosen = [arguments.only] if arguments.only else list(SIDES)
     records: dict[str, list[dict[str, Any]]] = {side: [] for side in chosen}
+    started = time.perf_counter()
     for _ in range(arguments.rounds):
-        for side in chosen:
+        for side in reversed(chosen):  # ours first: it takes less time to find out that something is wrong
             records[side].append(run_side(side, workload, folder))
+            print(f"{side}: {time.perf_counter() - started:.0f} s after the start", flush=True)
     summaries = {
         side: summarize(runs[-1], [step for run in runs for step in run["steps"][workload.warmup_steps :]])
         for side, runs in records.items()

@@ -1,6 +1,52 @@
-"""``python -m grpo_lightning``; safe to import again in processes that launchers start."""
+"""``python -m grpo_lightning COMMAND``; safe to import again in processes that launchers start.
 
-from grpo_lightning.cli import main
+What a command needs is imported once it is chosen: Lightning and transformers take seconds, which ``--help``,
+``report`` and ``migrate`` do not have to wait for.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from grpo_lightning.commands import COMMANDS
+
+LIGHTNING_COMMANDS = {
+    "fit": "trains the policy",
+    "validate": "evaluates a policy on data.eval_dataset",
+    "test": "evaluates it on data.test_dataset, or where that is not set on data.eval_dataset",
+    "predict": "writes completions of the same prompts with their rewards",
+}
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    groups = {"GRPO, by Lightning's command line": LIGHTNING_COMMANDS, "Beside it": COMMANDS}
+    listed = "\n\n".join(
+        "\n".join([f"{title}:", *(f"  {name:<10}{does}" for name, does in commands.items())])
+        for title, commands in groups.items()
+    )
+    return (
+        "usage: grpo_lightning COMMAND ...\n\nGRPO on PyTorch Lightning: fit --config run.yaml starts a run.\n\n"
+        f"{listed}\n\ngrpo_lightning COMMAND --help says more about each."
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
+    arguments = sys.argv[1:] if args is None else args
+    if arguments in (["-h"], ["--help"]):
+        print(help_text())
+    elif not arguments:
+        raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
+    elif arguments and arguments[0] in COMMANDS:
+        command = import_module(f"grpo_lightning.commands.{arguments[0]}")
+        raise SystemExit(command.main(arguments[1:]))
+    else:
+        from grpo_lightning.cli import main as run_lightning
+
+        run_lightning(args)
+
 
 if __name__ == "__main__":
     main()

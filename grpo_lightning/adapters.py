@@ -16,10 +16,10 @@ from peft import PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
-from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
 
 from grpo_lightning.output_head import base_model
+from grpo_lightning.quantization import dequantized
 
 EMBEDDING_WORDS = ("lm_head", "embed_tokens", "wte", "embed_out")
 """Last words of the names of embeddings and output heads, which engines do not hot-load."""
@@ -106,11 +106,6 @@ def _with_lora(layer: Any, weight: Tensor) -> Tensor:
     for name in adapters:
         total = total + layer.get_delta_weight(name).float()
     return total.to(weight.dtype)
-
-
-def dequantized(weight: Tensor) -> Tensor:
-    """The numbers a 4-bit weight stands for; any other weight itself."""
-    return dequantize_bnb_weight(weight) if type(weight).__name__ == "Params4bit" else weight.detach()
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ def combine_rewards(values: Tensor, weights: Tensor, policy: str = "sum") -> Ten
             ``sum |w| / sum of |w| of those present``. ``"drop"`` gives NaN to a row that lacks a reward of weight
             other than 0 which any row of the batch has; to judge it by group, see :func:`is_partly_scored`.
 
+    Raises:
+        ValueError: If the policy is none of these.
+
     Example:
         >>> nan = float("nan")
         >>> combine_rewards(torch.tensor([[1.0, 3.0], [1.0, nan]]), torch.tensor([1.0, 0.5]), "renormalize")

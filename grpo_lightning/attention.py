@@ -1,9 +1,9 @@
 """Attention over packed sequences, as one more implementation of transformers' attention interface.
 
 A model whose attention goes through that interface needs no change: ``install_packed_attention`` selects the
-implementation, and a forward pass with ``packing=Packing(...)`` among its keyword arguments is packed. Keyword arguments
-reach every layer, also when gradient checkpointing runs the layer again during the backward pass. A forward pass without
-``packing`` behaves as before.
+implementation, and a forward pass with ``packing=Packing(...)`` among its keyword arguments is packed. Keyword
+arguments reach every layer, also when gradient checkpointing runs the layer again during the backward pass. A forward
+pass without ``packing`` behaves as before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ BLOCK_SHRINK = 0.75
 """A block of the padded form takes segments down to this fraction of its longest: little padding, few blocks."""
 BLOCK_ELEMENTS = 2**22
 """Attention scores of one head of one block: bounds the mask's memory."""
-VARLEN_HAS_GQA = "enable_gqa" in signature(varlen_attn).parameters
+VARLEN_ASKS_FOR_GQA = "enable_gqa" in signature(varlen_attn).parameters
+"""False for torch 2.11, whose kernels share key heads among query heads without being asked."""
 
 
 class Packing:
@@ -187,12 +188,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
     options: dict[str, Any] = {}
     if packing.key_index is not None:
         key, value = key[packing.key_index], value[packing.key_index]
-    if key.shape[1] != query.shape[1]:
-        if VARLEN_HAS_GQA:
-            options["enable_gqa"] = True
-        else:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    if key.shape[1] != query.shape[1] and VARLEN_ASKS_FOR_GQA:
+        options["enable_gqa"] = True
     # transformers counts the query's own position into the window, flash counts the keys before it.
     left = -1 if window is None else window - 1
     output = varlen_attn(

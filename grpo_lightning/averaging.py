@@ -59,6 +59,9 @@ def averaging_weights(loss_type: str, lengths: Tensor, totals: StepTotals, max_c
         lengths: ``(M,)`` floating point, masked tokens of each completion.
         totals: Of the whole optimizer step.
         max_completion_length: C, for ``dr_grpo``.
+
+    Raises:
+        ValueError: If no rule belongs to the loss type.
     """
     if loss_type in ("grpo", "sapo"):
         return mean_of_completion_means(lengths, totals)

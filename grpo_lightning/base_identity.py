@@ -62,7 +62,11 @@ def identify_base(model_name_or_path: str) -> BaseIdentity:
 
 
 def weight_files(model_name_or_path: str) -> list[str]:
-    """The safetensors files of a model, downloaded where they are not here yet."""
+    """The safetensors files of a model, downloaded where they are not here yet.
+
+    Raises:
+        ValueError: If it has none.
+    """
     options = {"_raise_exceptions_for_missing_entries": False}
     single = cached_file(model_name_or_path, SAFE_WEIGHTS_NAME, **options)
     if single is not None:

@@ -22,15 +22,18 @@ class SamplerCanary:
 
     Args:
         max_mismatch: Largest mean difference in nats per token; None turns the check off.
+        staleness: GRPO steps by which the sampler's weights are older by design. What these steps changed then counts
+            too: a sampler that is stuck drifts past any limit, one that follows stays at rounding plus a step's change.
     """
 
-    def __init__(self, max_mismatch: float | None) -> None:
+    def __init__(self, max_mismatch: float | None, staleness: int = 0) -> None:
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(
                 f"model.max_sampler_mismatch={max_mismatch} would stop every run: rounding alone gives 0.00001 in float32 "
                 "and 0.02 in bfloat16. Give a number of nats such as 0.1, or null for no check."
             )
         self.max_mismatch = max_mismatch
+        self.staleness = staleness
         self.last_good_step: int | None = None
 
     def check(self, metrics: Mapping[str, float], step: int) -> None:
@@ -67,6 +70,12 @@ class SamplerCanary:
             return (
                 "They never agreed, so the sampler runs another model than the trainer: compare its weights, dtype and "
                 "quantization (model.generator.init_args) with model.model_name_or_path."
+            )
+        if self.staleness:
+            return (
+                f"They agreed at step {self.last_good_step}. With model.async_rollouts={self.staleness} the tokens come from "
+                "the policy one step before: either that step changed it by so much (lower the learning rate, or raise "
+                "model.max_sampler_mismatch if it is meant to), or the sampler missed an update."
             )
         return (
             f"They agreed at step {self.last_good_step}, so the sampler's weights are stale: it missed an update. The "

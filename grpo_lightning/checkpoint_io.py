@@ -17,6 +17,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     file system, so that a kill or a full disk leaves half a file in place of the last good checkpoint.
     """
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a file.
+
+        Raises:
+            ValueError: If it is a directory, as sharded strategies write them.
+        """
+        if Path(path).is_dir():
+            raise ValueError(
+                f"--ckpt_path {path} is a directory, as trainer.strategy=fsdp2 writes them. Go on with "
+                "trainer.strategy=fsdp2: any number of devices will do, one as well."
+            )
+        return super().load_checkpoint(path, *args, **kwargs)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Saves to a local path; remote ones (``s3://...``) go Lightning's way.
 

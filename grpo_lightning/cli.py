@@ -1,9 +1,7 @@
-"""The command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
+"""Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
-import sys
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +34,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-COMMANDS = ("chat", "export", "migrate", "report", "rewards", "serve", "sft")
-"""Commands beside Lightning's; each is a module of grpo_lightning.commands."""
-
-
-DESCRIPTION = f"""GRPO on PyTorch Lightning. Beside fit, validate, test and predict there are {", ".join(COMMANDS)};
-python -m grpo_lightning COMMAND --help says what each does."""
-
-
 class GRPOCLI(LightningCLI):
     """LightningCLI for GRPO: one seed, checkpoints and logs under ``trainer.default_root_dir``, short errors.
 
@@ -61,7 +51,6 @@ class GRPOCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": DESCRIPTION},
             **kwargs,
         )
 
@@ -115,11 +104,13 @@ class GRPOCLI(LightningCLI):
             self.parser.error(str(error))
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silences messages that would send users the wrong way; everything else stays."""
     # The state after the step is the one to resume from: the next step starts there.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
+    # What is logged has been brought together from all ranks already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
@@ -129,10 +120,6 @@ def _seed(seed_everything: bool | int) -> int:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
-    arguments = sys.argv[1:] if args is None else args
-    if arguments and arguments[0] in COMMANDS:
-        command = import_module(f"grpo_lightning.commands.{arguments[0]}")
-        raise SystemExit(command.main(arguments[1:]))
-    _quiet()
+    """Runs fit, validate, test or predict."""
+    quiet()
     GRPOCLI(args=args)

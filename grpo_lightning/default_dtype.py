@@ -15,8 +15,9 @@ Result = TypeVar("Result")
 def with_float32_defaults(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Runs a step with float32 as torch's default dtype, whatever it is outside.
 
-    Under ``trainer.precision=bf16-true`` Lightning makes bfloat16 the default inside every step. The weights are bfloat16
-    because they were loaded so; rewards, advantages, logprobs and counts must not be: 257 is no bfloat16 number.
+    Under ``trainer.precision=bf16-true`` Lightning makes bfloat16 the default inside every step. The weights are
+    bfloat16 because they were loaded so; rewards, advantages, logprobs and counts must not be: 257 is no bfloat16
+    number.
 
     Example:
         >>> torch.set_default_dtype(torch.bfloat16)

@@ -61,6 +61,9 @@ def completion_ids(
 
     Text is tokenised on its own and appended. Messages go through the chat template together with the prompt's, and
     what it writes behind the prompt counts, up to the last end-of-sequence token: generation stops there.
+
+    Raises:
+        ValueError: Naming the place, if prompt and completion do not fit together.
     """
     if not completion or not isinstance(completion, str | list):
         raise ValueError(f"{place} has the completion {completion!r}. Give text, or a list of messages.")

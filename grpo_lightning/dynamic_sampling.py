@@ -228,6 +228,7 @@ class DynamicSampler:
         draw: Callable[[int], PromptBatch],
         compose: Callable[[RewardTable], tuple[Tensor, Tensor]],
         step: int,
+        idle: Callable[[], None] = lambda: None,
     ) -> tuple[ScoredGroups, dict[str, Tensor]]:
         """The groups to train on, and per-group numbers to log.
 
@@ -237,6 +238,7 @@ class DynamicSampler:
             draw: So many further prompts.
             compose: Values and weights of a table, whose weighted sum is the total.
             step: GRPO steps done.
+            idle: The part in a round of a rank that needs no further prompts, while others sample.
 
         Returns:
             Groups in which completions differ; where no rank has any, the first one that rank 0 sampled. And entries
@@ -250,7 +252,9 @@ class DynamicSampler:
             need = wanted - sum(map(len, kept))
             if not max(gather_objects(need)):
                 break
-            if need:
+            if not need:
+                idle()
+            else:
                 sampled.append(sample(draw(need), number))
                 totals.append(combine_rewards(*compose(sampled[-1].rewards)))
                 kept.append(self._with_signal(sampled[-1], compose))

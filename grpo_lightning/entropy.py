@@ -15,8 +15,8 @@ from grpo_lightning.segments import Segments
 def entropy_threshold(entropies: Tensor, top_entropy_quantile: float) -> Tensor:
     """Scalar: the entropy that a token must reach to be among the top share.
 
-    "Beyond the 80/20 Rule" (arXiv:2506.01939). The ``1 - top_entropy_quantile`` quantile in float32, linearly interpolated: the value of ``torch.quantile``, which
-    refuses more than 16 million entries.
+    "Beyond the 80/20 Rule" (arXiv:2506.01939). The ``1 - top_entropy_quantile`` quantile in float32, linearly
+    interpolated: the value of ``torch.quantile``, which refuses more than 16 million entries.
 
     Args:
         entropies: 1-D, nats: all tokens with a True mask of the optimizer step, over all ranks.

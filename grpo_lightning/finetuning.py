@@ -149,17 +149,6 @@ class FinetuningSettings:
         return LoraConfig(r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout)
 
 
-def keep_trainable_layout(policy: PreTrainedModel) -> None:
-    """Keeps bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    Its layers (0.50) repack themselves in their first pass in evaluation mode, in place, for a kernel that rounds to
-    bfloat16 and has no gradient. After the first rollouts such a policy could not be trained any more.
-    """
-    for module in policy.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            vars(module)["support_avx512bf16_for_cpu"] = False
-
-
 def _parse_targets(lora_target: str | list[str]) -> str | list[str]:
     """``all``, names as a list or with commas between them, or a regular expression over full module names."""
     if isinstance(lora_target, list):

@@ -89,7 +89,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        torch.clear_autocast_cache()  # it holds weights that were cast without gradient
         for module in training:
             module.training = True
 

@@ -46,13 +46,22 @@ class Lifeline:
         rank: Of this process.
         address: Host of the first rank.
         share: Gives every rank the first one's value (``Strategy.broadcast``).
-        on_lost: Called once, from a thread, with the sentence about the first rank that was lost.
+        on_lost: Called once, from a thread, with the sentence about the first rank that was lost, and whether it was
+            asked to end.
     """
 
-    def __init__(self, rank: int, address: str, share: Callable[[Any], Any], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, rank: int, address: str, share: Callable[[Any], Any], on_lost: Callable[[str, bool], None]
+    ) -> None:
         self.rank = rank
         self.lost: str | None = None
+        """The sentence about the first rank that was lost."""
+        self.was_stopped = False
+        """Whether that rank was asked to end, by Ctrl-C or SIGTERM."""
+        self._knows = threading.Event()
         self._on_lost = on_lost
+        self._name = f"process {os.getpid()} on {socket.gethostname()}"
+        self._place = Peer.place
         self._peers: dict[socket.socket, Peer] = {}
         self._lock = threading.RLock()
         self._closed = False
@@ -66,23 +75,35 @@ class Lifeline:
         else:
             connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
             self._add(Peer(connection, rank=0, name=address))
-        self.say({"token": self._token, "rank": rank, "name": f"process {os.getpid()} on {socket.gethostname()}"})
+        self.say({"token": self._token, "rank": rank, "name": self._name})
         # A worker forked by this process must not keep the connection open beyond this process's life.
         os.register_at_fork(after_in_child=self._close_sockets)
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def say(self, message: dict[str, Any]) -> None:
         """Sends to the first rank, or from it to all others; what has just died is left to the watching thread."""
-        line = json.dumps(message).encode() + b"\n"
+        self._place = message.get("place", self._place)
         with self._lock:
             for peer in self._peers.values():
-                with suppress(OSError):
-                    peer.socket.sendall(line)
+                self._tell(peer, message)
+
+    def wait_for_loss(self, seconds: float) -> str | None:
+        """What is known after at most so long: a broken collective shows before the reason for it is heard."""
+        self._knows.wait(seconds)
+        return self.lost
+
+    def _tell(self, peer: Peer, message: dict[str, Any]) -> None:
+        with suppress(OSError):
+            peer.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def leave(self, reason: dict[str, Any]) -> None:
+        """Ends here; the others are told why: ``{"error": text}``, ``{"stopped": True}`` or ``{"bye": True}``."""
+        self.say(reason)
+        self._closed = True
 
     def close(self) -> None:
         """Ends without alarm, here and there."""
-        self.say({"bye": True})
-        self._closed = True
+        self.leave({"bye": True})
 
     def _watch(self) -> None:
         while not self._closed:
@@ -123,14 +144,17 @@ class Lifeline:
     def _hear(self, peer: Peer, message: dict[str, Any]) -> None:
         if "token" in message and message["token"] == self._token:
             peer.rank, peer.name = message["rank"], message["name"]
+            self._tell(peer, {"name": self._name, "place": self._place})
         elif peer.rank is None:
             self._drop(peer)  # no rank of this run
         elif "place" in message:
-            peer.place = message["place"]
+            peer.place, peer.name = message["place"], message.get("name", peer.name)
         elif "error" in message:
             self._lose(f"Rank {peer.rank} ({peer.name}) failed in {peer.place}: {message['error']}")
+        elif "stopped" in message:
+            self._lose(f"Rank {peer.rank} ({peer.name}) was stopped in {peer.place}.", is_asked_for=True)
         elif "lost" in message:
-            self._lose(message["lost"])
+            self._lose(message["lost"], message["is_asked_for"])
         elif "bye" in message:
             peer.said_goodbye = True
 
@@ -140,12 +164,13 @@ class Lifeline:
                 self._selector.unregister(peer.socket)
                 peer.socket.close()
 
-    def _lose(self, message: str) -> None:
+    def _lose(self, message: str, is_asked_for: bool = False) -> None:
         if self.lost is None and not self._closed:
-            self.lost = message
+            self.lost, self.was_stopped = message, is_asked_for
             if self.rank == 0:
-                self.say({"lost": message})
-            self._on_lost(message)
+                self.say({"lost": message, "is_asked_for": is_asked_for})
+            self._on_lost(message, is_asked_for)
+            self._knows.set()
 
     def _close_sockets(self) -> None:
         for peer in list(self._peers.values()):

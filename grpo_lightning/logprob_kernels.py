@@ -4,24 +4,23 @@
 
 Written out in torch, each of these passes over a [chunk, vocabulary] tensor half a dozen times, and at a vocabulary of
 150,000 the memory traffic costs as much as the matrix products. Here it is one read, and in the backward pass one read
-and one write in place. ``logprobs.py`` uses them where triton is installed, and its own torch code elsewhere.
+and one write in place. ``logprobs.py`` uses them where triton is installed, and ``logprob_formulas.py`` elsewhere.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from grpo_lightning.logit_transform import LogitTransform
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # torch for CPUs comes without triton; the module can be imported, its kernels cannot be launched
     triton = tl = None
-
-if TYPE_CHECKING:
-    from grpo_lightning.logprobs import LogitTransform
 
 AVAILABLE = triton is not None
 BLOCK = 4096

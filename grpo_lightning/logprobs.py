@@ -8,14 +8,14 @@ anew, in the backward pass. The policy, the old policy and the reference all go 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from grpo_lightning import logprob_kernels
+from grpo_lightning import logprob_formulas, logprob_kernels
+from grpo_lightning.logit_transform import LogitTransform
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
 """Size of one chunk of logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads the
@@ -24,46 +24,14 @@ MIN_CHUNK_TOKENS = 64
 """With a large vocabulary the traffic of the output matrix counts on a CPU too."""
 
 
-@dataclass(frozen=True)
-class LogitTransform:
-    """What lies between ``hidden @ weight.T + bias`` and the distribution that tokens are sampled from.
-
-    ``z = softcap * tanh(logit_scale * raw / softcap) / temperature``; without a softcap ``z = logit_scale * raw /
-    temperature``.
-    """
-
-    temperature: float = 1.0
-    """The sampling temperature. Scoring at another one puts every importance ratio off 1."""
-    logit_scale: float = 1.0
-    """Cohere's ``logit_scale``; the inverse of Granite's ``logits_scaling``."""
-    softcap: float | None = None
-    """Gemma 2's ``final_logit_softcapping``."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(
-                f"model.temperature={self.temperature} has no distribution to score. Sample at a positive temperature."
-            )
-
-    def apply(self, raw: Tensor) -> Tensor:
-        """z, from raw logits of the same shape, which may be overwritten."""
-        if self.softcap is None:
-            factor = self.logit_scale / self.temperature
-            return raw if factor == 1.0 else raw.mul_(factor)
-        return torch.tanh(raw * (self.logit_scale / self.softcap)) * (self.softcap / self.temperature)
-
-    def slope(self, z: Tensor) -> Tensor | float:
-        """D z / d raw, expressed in z."""
-        factor = self.logit_scale / self.temperature
-        if self.softcap is None:
-            return factor
-        return factor * (1.0 - (z * (self.temperature / self.softcap)).square())
-
-
 def chunk_length(
     vocab_size: int, device: torch.device, chunk_tokens: int | None = None, bytes_per_logit: int = 4
 ) -> int:
-    """Tokens of one chunk: ``chunk_tokens`` where given, else what fits into ``CHUNK_BYTES`` of logits."""
+    """Tokens of one chunk: ``chunk_tokens`` where given, else what fits into ``CHUNK_BYTES`` of logits.
+
+    Raises:
+        ValueError: If ``chunk_tokens`` is below 1.
+    """
     if chunk_tokens is not None:
         if chunk_tokens < 1:
             raise ValueError(f"chunk_tokens={chunk_tokens} holds no token. Choose at least 1, or None for the default.")
@@ -106,6 +74,9 @@ def selected_logprobs(
 
     Returns:
         Logprobs ``(T,)`` float32 nats, and entropies ``(T,)`` float32 nats or None.
+
+    Raises:
+        ValueError: If hidden states and targets differ in number, or a setting cannot work.
     """
     if hidden.shape[0] != targets.shape[0]:
         raise ValueError(f"{hidden.shape[0]} hidden states cannot score {targets.shape[0]} targets: one per target")
@@ -208,7 +179,7 @@ class _SelectedLogprobs(torch.autograd.Function):
             if _fused(raw):
                 statistics = logprob_kernels.softmax_statistics(raw, targets[part], transform)
             else:
-                statistics = _softmax_statistics(raw, targets[part], transform, with_entropy)
+                statistics = logprob_formulas.softmax_statistics(raw, targets[part], transform, with_entropy)
             logprobs[part], normalizers[part], entropy[part] = statistics
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropy if entropy_grad else None)
         ctx.transform, ctx.chunk = transform, chunk
@@ -227,7 +198,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
-            gradient = logprob_kernels.logit_gradient_ if _fused(raw) else _logit_gradient_
+            gradient = logprob_kernels.logit_gradient_ if _fused(raw) else logprob_formulas.logit_gradient_
             of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
             grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
             if grad_bias is not None:
@@ -247,60 +218,6 @@ class _SelectedLogprobs(torch.autograd.Function):
 def _fused(raw: Tensor) -> bool:
     """Whether the kernels of ``logprob_kernels`` take these logits."""
     return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
-
-
-def _softmax_statistics(
-    raw: Tensor, targets: Tensor, transform: LogitTransform, with_entropy: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(n,)`` each: the targets' logprobs, the log-normalizers of z, and the entropies or zeros.
-
-    Args:
-        raw: ``(n, V)`` raw logits, overwritten.
-        targets: ``(n,)`` int64.
-        transform: From raw logits to z.
-        with_entropy: Whether the entropies are wanted.
-    """
-    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
-    log_p = z.log_softmax(-1)
-    logprobs = log_p.gather(-1, targets[:, None])[:, 0]
-    normalizers = z.gather(-1, targets[:, None])[:, 0] - logprobs
-    entropy = torch.linalg.vecdot(log_p.exp(), log_p).neg_() if with_entropy else torch.zeros_like(logprobs)
-    return logprobs, normalizers, entropy
-
-
-def _logit_gradient_(
-    raw: Tensor,
-    targets: Tensor,
-    normalizers: Tensor,
-    grad_logprobs: Tensor,
-    entropy: tuple[Tensor, Tensor] | None,
-    transform: LogitTransform,
-) -> Tensor:
-    """Gradient of the loss with respect to raw logits, ``(n, V)`` in their dtype.
-
-    ``d logprob / d z_v = [v = target] - p_v`` and ``d entropy / d z_v = -p_v * (log p_v + entropy)``.
-
-    Args:
-        raw: ``(n, V)`` raw logits, overwritten.
-        targets: ``(n,)`` int64.
-        normalizers: ``(n,)``, from ``_softmax_statistics``.
-        grad_logprobs: ``(n,)``, gradient with respect to the targets' logprobs.
-        entropy: The entropies and the gradient with respect to them, ``(n,)`` each; None without that term.
-        transform: From raw logits to z.
-    """
-    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
-    slope = transform.slope(z)
-    log_p = z.sub_(normalizers[:, None])
-    if entropy is None:
-        grad = log_p.exp_().mul_(-grad_logprobs[:, None])
-    else:
-        value, upstream = entropy
-        p = log_p.exp()
-        grad = log_p.add_(value[:, None]).mul_(upstream[:, None]).add_(grad_logprobs[:, None]).mul_(p).neg_()
-    grad.scatter_add_(-1, targets[:, None], grad_logprobs[:, None])
-    if isinstance(slope, Tensor) or slope != 1.0:
-        grad.mul_(slope)
-    return grad.to(raw.dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -30,6 +30,14 @@ def sampler_ratio(log_ratio: Tensor, segments: Segments, level: str) -> Tensor:
 
     ``sequence`` is the product over the tokens, whose spread grows with the length. ``geometric`` is its L-th root,
     the length-normalised ratio that GSPO (arXiv:2507.18071, Eq. 7) uses for the policy.
+
+    Args:
+        log_ratio: ``(T,)`` nats, from :func:`sampler_log_ratio`.
+        segments: Which tokens belong to which of the M completions.
+        level: ``token``, ``sequence`` or ``geometric``.
+
+    Raises:
+        ValueError: If the level is none of these.
     """
     if level == "token":
         return log_ratio.exp()

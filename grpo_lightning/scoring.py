@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.attention import Packing, activate_flash_attention_3, install_packed_attention
+from grpo_lightning.fast_kernels import fused_modules, plain_kernels, remove_liger_kernels
 from grpo_lightning.layout_check import (
     computes_in_float32,
     disagreement,
@@ -43,7 +44,7 @@ class Scorer:
 
     The first call compares the layout, and the way around the full logits, with plain forward passes of the model on a
     few random tokens. What disagrees is replaced by the next slower way, which is said once: packed, padded, full
-    logits row by row.
+    logits row by row. Fused kernels inside the layers are compared likewise with the model's own code.
 
     Args:
         model: A transformers causal language model, or a PEFT model whose adapters are injected into one. The weights
@@ -126,12 +127,7 @@ class Scorer:
         if not self._checked:
             self.check(device)
         options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad}
-        scores = call_gathered(self.model, self._score, rollouts, rows, device, options)
-        if not torch.is_grad_enabled():
-            # Autocast keeps the weights it has cast. In some versions of torch a pass with gradient in the same region
-            # would take these, and no gradient would reach the weights themselves.
-            torch.clear_autocast_cache()
-        return scores
+        return call_gathered(self.model, self._score, rollouts, rows, device, options)
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
@@ -147,6 +143,7 @@ class Scorer:
         device = torch.device(device)
         name = type(base_model(self.model)).__name__
         with evaluating(self.model):
+            self._check_kernels(name, device)
             if self._layout == "packed":
                 reason = self._fastest_packed(device)
                 if reason is None:
@@ -161,6 +158,24 @@ class Scorer:
         if reason is not None:
             self._full_logits = True
             logger.warning("%s is scored from its full logits, which needs more memory: %s.", name, reason)
+
+    def _check_kernels(self, name: str, device: torch.device) -> None:
+        """Keeps fused kernels only where they agree with the model's own code."""
+        if not fused_modules(self.model):
+            return
+        with plain_kernels(self.model):
+            expected = self._probe_full_logits(device)
+        try:
+            found = self._probe_full_logits(device)
+            exact = computes_in_float32(self.model, device)
+            reason = disagreement("their", found.logprobs, expected.logprobs, exact)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of a compiler that does not run on this machine, for example
+            reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            remove_liger_kernels(self.model)
+            logger.warning("%s is trained without Liger's kernels, which is slower: %s.", name, reason)
 
     def _fastest_packed(self, device: torch.device) -> str | None:
         """Tries packing, with FlashAttention 3 first where there is one; returns what is wrong with it."""
@@ -191,11 +206,16 @@ class Scorer:
         """How the scores of random tokens differ from log_softmax of the plain model's logits, if they do."""
         rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
         rows = torch.arange(rollouts.num_completions)
-        targets = _to_device(rollouts.completion_ids, device)
         scores = call_gathered(self.model, self._score, rollouts, rows, device, {})
-        expected = call_gathered(self.model, self._score_full_logits, rollouts, rows, targets, {})
+        expected = self._probe_full_logits(device)
         exact = computes_in_float32(self.model, device)
         return disagreement(self._layout, scores.logprobs, expected.logprobs, exact)
+
+    def _probe_full_logits(self, device: torch.device) -> TokenScores:
+        """Scores of the random tokens from log_softmax of the model's logits."""
+        rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
+        rows, targets = torch.arange(rollouts.num_completions), _to_device(rollouts.completion_ids, device)
+        return call_gathered(self.model, self._score_full_logits, rollouts, rows, targets, {})
 
     def _leave_packed(self, name: str, reason: str) -> None:
         if self._requested == "packed":

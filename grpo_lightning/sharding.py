@@ -59,6 +59,11 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, mixed: bool = False) -> PreT
     return model
 
 
+def plain_class(model: nn.Module) -> type:
+    """The class as it was before ``fully_shard`` put one of its own, of another name, in its place."""
+    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+
+
 def call_gathered(model: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
     """``function(*args)``, inside of which parts of the model, the output matrix too, can be used one by one."""
     if not isinstance(model, FSDPModule):

@@ -87,6 +87,10 @@ class StepReport:
             )
         )
 
+    def add_peak_memory(self, size: int) -> None:
+        """Adds the most bytes that were in use on the device since training began, as ``memory/peak_gib``."""
+        self.add(MetricSums(maxima={"memory/peak_gib": torch.tensor(size / 2**30, dtype=torch.float64)}))
+
     def close(self) -> MetricSums:
         """All metrics, with ``time/<phase>`` and ``step_time`` in seconds: over ranks, the slowest counts."""
         times = {f"time/{name}": seconds for name, seconds in self.seconds.items()}

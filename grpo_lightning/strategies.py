@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import (
     DDPStrategy,
     ModelParallelStrategy,
@@ -15,8 +16,18 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from lightning.pytorch.strategies.fsdp import FSDPStrategy
+from torch.distributed.checkpoint import load
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from grpo_lightning.generation import Generator, TransformersGenerator
+
+METADATA = "meta.pt"
+"""Of a sharded checkpoint, by Lightning's convention: what is neither weights nor optimizer states."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -66,6 +77,40 @@ class FSDP2Strategy(ModelParallelStrategy):
             os.replace(part, path)
             shutil.rmtree(old, ignore_errors=True)
         self.barrier()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Trained weights alone: frozen ones would be copied, or gathered, to be left out by the module."""
+        whole = not self._save_distributed_checkpoint
+        options = StateDictOptions(full_state_dict=whole, cpu_offload=True, ignore_frozen_params=True)
+        assert self.model is not None
+        return get_model_state_dict(self.model, options=options)
+
+    def load_checkpoint(
+        self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Trained weights and optimizer states from the parts of any number of ranks; returns the rest.
+
+        Lightning's own asks for every weight of the model, and a checkpoint has only those that are trained.
+
+        Raises:
+            ValueError: If the checkpoint does not fit the config, before any weight is changed.
+        """
+        path = Path(self.broadcast(str(checkpoint_path)))
+        if not (path / METADATA).is_file():  # the whole in one file
+            return super().load_checkpoint(path, weights_only)
+        rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
+        module: Any = self.lightning_module
+        module.check_checkpoint(rest)
+        weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
+        trained = {name: weight for name, weight in weights.items() if name in module.trained_names()}
+        load({"state_dict": trained}, checkpoint_id=path)
+        module.load_state_dict(trained, strict=False)
+        for index, optimizer in enumerate(self.optimizers):
+            key, options = f"optimizer_{index}", StateDictOptions(cpu_offload=True)
+            state = {key: get_optimizer_state_dict(module, optimizer)}
+            load(state, checkpoint_id=path)
+            set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
+        return rest
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")

@@ -11,7 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The suite gives the same numbers on every machine. CUDA_VISIBLE_DEVICES=0 runs the tests marked gpu as well.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import linecache
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,29 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = tempfile.TemporaryDirectory(prefix="datasets-cache-", ignore_cleanup_errors=True)
     config.add_cleanup(cache.cleanup)
     os.environ["HF_DATASETS_CACHE"] = cache.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _source_as_it_was_imported() -> Iterator[None]:
+    """Lets an edit during the run change no test.
+
+    jsonargparse reads ``**kwargs`` and the default of ``model.optimizer`` from the source of ``__init__``, by the line
+    numbers of the imported code. In a file that was edited since, it finds other lines: ``--model.optimizer.lr`` is
+    then an unrecognized argument.
+    """
+    package = str(Path(__file__).parents[1] / "grpo_lightning")
+    for path in Path(package).rglob("*.py"):
+        linecache.getlines(str(path))
+    check = linecache.checkcache
+
+    def check_others(filename: str | None = None) -> None:
+        for name in list(linecache.cache) if filename is None else [filename]:
+            if not name.startswith(package):
+                check(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linecache, "checkcache", check_others)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from four_bits import four_bit_model
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from runs import fit, make_module, make_trainer
 from toy_models import build_model, save_toy_model
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from grpo_lightning.adapter_files import load_adapter, refuse_adapter_directory, save_adapter, save_merged
 from grpo_lightning.adapters import adapter_rank, adapter_state, hot_load_obstacle, merged_state_dict
 from grpo_lightning.base_identity import identify_base
+from grpo_lightning.generation.weight_stream import WeightStream
 
 IDS = torch.arange(3, 40)[None]
 
@@ -91,6 +93,24 @@ def test_the_base_stays_bit_identical_over_1000_merges_in_bfloat16():
     for name, tensor in policy.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(torch.equal(last[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("merge_adapters", [False, True], ids=["hot", "merged"])
+@pytest.mark.parametrize("bits", [16, 4])
+def test_the_base_stays_bit_identical_over_1000_syncs(tiny_model_dir, merge_adapters, bits):
+    base = four_bit_model(tiny_model_dir) if bits == 4 else build_model().bfloat16()
+    policy = trained_lora(base, target_modules=["q_proj", "down_proj"])
+    before = {name: p.detach().clone() for name, p in policy.named_parameters() if "lora_" not in name}
+    with torch.no_grad():
+        for step in range(1000):
+            stream = WeightStream(policy, merge_adapters=merge_adapters)
+            sent = sum(tensor.numel() for _, tensor in stream) + len(adapter_state(policy).tensors)
+            for name, parameter in policy.named_parameters():
+                if "lora_B" in name:
+                    parameter.add_(1e-3 * (step % 3 - 1))  # a training step between two syncs
+    assert sent > 100_000
+    for name, weight in before.items():
+        assert torch.equal(policy.get_parameter(name), weight), name
 
 
 def test_a_bfloat16_base_is_added_to_in_float32_and_rounded_once():

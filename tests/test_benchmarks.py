@@ -151,6 +151,19 @@ def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(t
 
 
 @pytest.mark.slow
+def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
+    out = tmp_path / "scaling.json"
+    sizes = ("--device=cpu", "--shape=nano", "--gpus", "1", "2", "--steps=1", "--warmup-steps=1")
+    run("benchmarks/multi_gpu.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    alone, both = json.loads(out.read_text())["runs"]
+    assert (alone["gpus"], both["gpus"]) == (1, 2)
+    assert len(both["peak_memory_gib"]) == 2
+    expected = both["tokens_per_second"] / (2 * alone["tokens_per_second"])
+    assert both["efficiency"] == pytest.approx(expected, abs=1e-3)
+    assert {"generate", "rewards", "train"} <= both["phases"].keys()
+
+
+@pytest.mark.slow
 def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
     out = tmp_path / "profile.json"
     run("benchmarks/profile_step.py", "--shape=nano", "--steps=1", f"--folder={tmp_path}", f"--out={out}")
@@ -162,3 +175,14 @@ def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
         assert kinds["matrix products"] > 0
         assert kinds["attention"] > 0
         assert sum(kinds.values()) == pytest.approx(found["phases"][name]["profiled_ms"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_training_passes_of_all_variants_are_as_near_to_float32_as_rounding_allows(tmp_path):
+    out = tmp_path / "passes.json"
+    sizes = ("--shape=nano", "--prompts=1", "--exact-prompts=1", "--repeats=1")
+    run("benchmarks/training_passes.py", *sizes, f"--out={out}", "--variants", "padded", "packed", "shared 8k")
+    variants = json.loads(out.read_text())["variants"]
+    assert list(variants) == ["padded", "packed", "shared 8k"]
+    assert all(found["gradient_error"] < 1e-5 and found["useful_tflops"] >= 0 for found in variants.values())
+    assert len({found["useful_tokens"] for found in variants.values()}) == 1

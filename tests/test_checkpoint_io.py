@@ -25,6 +25,11 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["last.ckpt"]
 
 
+def test_a_sharded_checkpoint_is_refused_with_the_strategy_that_reads_it(tmp_path):
+    with pytest.raises(ValueError, match=r"is a directory.* Go on with trainer.strategy=fsdp2"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path)
+
+
 def test_a_failed_write_leaves_the_previous_checkpoint_and_no_rest(tmp_path, small_files_only):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-ASSETS = Path(__file__).parent.parent / "assets/quickstart"
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "assets/quickstart"
 
 
 def problems(name: str) -> list[tuple[str, str]]:
@@ -48,3 +53,22 @@ def test_the_model_is_small_safe_and_whole():
     ids = tokenizer(worked + "<|end|>", add_special_tokens=False).input_ids
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids, skip_special_tokens=True) == worked
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_same_rows_and_a_model_of_the_same_form_by_imitation(tmp_path):
+    script = [sys.executable, str(ROOT / "scripts/quickstart/make_model.py"), "--steps", "2"]
+    places = ["--out", str(tmp_path / "made"), "--work", str(tmp_path / "work")]
+    done = subprocess.run([*script, *places], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"val/pass@8", done.stdout)
+    shipped = {path.relative_to(ASSETS): path for path in ASSETS.rglob("*") if path.is_file()}
+    made = {path.relative_to(tmp_path / "made"): path for path in (tmp_path / "made").rglob("*") if path.is_file()}
+    assert made.keys() == shipped.keys()
+    weights = Path("model/model.safetensors")
+    for name in shipped.keys() - {weights}:
+        assert made[name].read_bytes() == shipped[name].read_bytes(), name
+    found, expected = load_file(made[weights]), load_file(shipped[weights])
+    assert {name: tensor.shape for name, tensor in found.items()} == {n: t.shape for n, t in expected.items()}
+    start = load_file(tmp_path / "work/start/model.safetensors")
+    assert any((tensor != start[name]).any() for name, tensor in found.items())  # it has been trained

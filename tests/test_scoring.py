@@ -254,6 +254,7 @@ def test_the_check_leaves_training_modes_and_random_state_as_they_were():
 
 
 def test_under_autocast_a_pass_without_gradient_does_not_cost_the_next_one_its_gradient():
+    """Torch keeps cast weights for a whole autocast region; since 2.11, the oldest supported, cast with their gradient."""
     model, rollouts, rows = toy("qwen2"), some_rollouts(), torch.arange(7)
     scorer = Scorer(model, TEMPERATURE)
     with torch.autocast("cpu", torch.bfloat16):

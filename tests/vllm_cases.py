@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_models import build_model, build_tokenizer, save_toy_model
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from toy_models import build_model, build_tokenizer
+from transformers import GenerationConfig, PreTrainedModel
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
 from grpo_lightning.generation.vllm_compat import why_unusable
@@ -51,12 +50,6 @@ def ending_model(**overrides: Any) -> PreTrainedModel:
     model = build_model("qwen2", tokenizer=TOKENIZER, **overrides)
     model.generation_config = GenerationConfig(eos_token_id=END_IDS)
     return model
-
-
-def loaded_model(directory: Path, **options: Any) -> PreTrainedModel:
-    """The toy model as training loads it."""
-    save_toy_model(directory)
-    return AutoModelForCausalLM.from_pretrained(directory, **options)
 
 
 def small_engine(**settings: Any) -> VLLMColocate:

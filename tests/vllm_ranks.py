@@ -1,20 +1,33 @@
-"""Two training ranks on this CPU with vLLM engines; started by test_vllm_training.py, prints one JSON line a rank.
+"""Two training ranks on this CPU with vLLM engines; started by test_vllm_training.py, each rank writes found<rank>.json.
 
-python vllm_ranks.py MODEL_DIR WORK_DIR TENSOR_PARALLEL_SIZE
+python vllm_ranks.py MODEL_DIR WORK_DIR TENSOR_PARALLEL_SIZE [uneven]
+
+With ``uneven`` the policy is sharded too, and the ranks seldom have equally much to sample: groups are refilled where
+needed, and evaluation and prediction have one prompt for both ranks.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
-from runs import fit
+from runs import fit, make_data, make_trainer, write_prompts
 from vllm_cases import even_tokens, small_engine
 
+from grpo_lightning.dynamic_sampling import DynamicSampling
+from grpo_lightning.sharding import whole
 
-def main(model_dir: str, work_dir: str, tensor_parallel_size: int) -> None:
+
+def even_tokens_of_later_prompts(completions_ids, ground_truth, **columns):
+    """Equal inside the groups of the first three prompts, which the first rank has."""
+    is_later = [int(answer) // 2 % 6 >= 3 for answer in ground_truth]
+    return [even if later else 0.0 for later, even in zip(is_later, even_tokens(completions_ids), strict=True)]
+
+
+def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str = "even") -> None:
     sampled: list[list[int]] = []
 
     def watch(module):
@@ -30,13 +43,27 @@ def main(model_dir: str, work_dir: str, tensor_parallel_size: int) -> None:
     torch.set_num_threads(1)
     engine = small_engine(tensor_parallel_size=tensor_parallel_size, max_model_length=64)
     ranks = {"devices": 2, "strategy": "ddp"}
-    module = fit(
-        model_dir, Path(work_dir), max_steps=2, trainer=ranks, on_module=watch, generator=engine, rewards=[even_tokens]
-    )
-    total = sum(parameter.double().abs().sum().item() for parameter in module.policy.parameters())
+    folder = Path(work_dir)
+    settings = {"trainer": ranks, "on_module": watch, "generator": engine, "rewards": [even_tokens]}
+    if workload == "uneven":
+        one = str(write_prompts(folder / f"one{os.environ.get('LOCAL_RANK', '0')}.jsonl", 1))
+        settings |= {
+            "rewards": [even_tokens_of_later_prompts],
+            "dynamic_sampling": DynamicSampling(mode="refill", max_rounds=2),
+            "num_generations_eval": 2,
+            "data": {"eval_dataset": one, "shuffle": False},
+        }
+        ranks["strategy"] = "fsdp2"
+        settings["trainer"] = ranks | {"val_check_interval": 1}
+    module = fit(model_dir, folder, max_steps=2, **settings)
+    if workload == "uneven":
+        data = make_data(folder, eval_dataset=one)
+        make_trainer(folder, **ranks).predict(module, data)
+    total = sum(whole(parameter.detach()).double().abs().sum().item() for parameter in module.policy.parameters())
     found = {"rank": module.global_rank, "weights": total, "sampled": sampled, "metrics": module.step_metrics}
-    print("FOUND " + json.dumps(found | {"group": torch.distributed.get_world_size()}), flush=True)
+    found["group"] = torch.distributed.get_world_size()
+    (folder / f"found{module.global_rank}.json").write_text(json.dumps(found))  # lines of several ranks would mingle
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

@@ -1,5 +1,7 @@
 """A random Qwen2 model directory with a tokenizer of its own: no download, and the same from the same arguments.
 
+Large shapes draw their weights on a GPU where there is one: seconds instead of minutes.
+
 A random model hardly ever samples one particular token, so all its completions would run into the limit. Therefore
 about one token in ``mean_length`` is listed as an end-of-sequence id in generation_config.json: tokens are drawn almost
 uniformly, so lengths are close to geometric with that mean, as ragged as those of real rollouts.
@@ -112,7 +114,9 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = Qwen2Config(**SHAPES[shape], **ids, max_position_embeddings=32768, tie_word_embeddings=True)
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(config).to(torch.bfloat16 if vocab_size > 100_000 else torch.float32)
+    is_large = vocab_size > 100_000
+    with torch.device("cuda" if is_large and torch.cuda.is_available() else "cpu"):
+        model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16 if is_large else torch.float32)
     ends = round(vocab_size / mean_length) if mean_length else 1
     eos_ids = [tokenizer.eos_token_id, *range(vocab_size - ends + 1, vocab_size)]
     model.generation_config = GenerationConfig(

@@ -71,7 +71,11 @@ class Alarms(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts this step; warns or stops."""
+        """Counts this step; warns or stops.
+
+        Raises:
+            RuntimeError: Where an alarm has gone on for as long as it may; the same on every rank.
+        """
         metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]  # the same on every rank
         for alarm in ALARMS:
             self.in_a_row[alarm.name] = self.in_a_row[alarm.name] + 1 if alarm.happened(metrics) else 0

@@ -20,9 +20,9 @@ Form = Literal["merged", "adapter"]
 class HuggingFaceExport(Callback):
     """Writes the policy and tokenizer as directories that ``from_pretrained`` and vLLM load.
 
-    ``last`` holds the whole model, adapters added in; under lora and qlora ``last-adapter`` holds the adapter alone, with
-    the identity of the base that it belongs to. A directory appears under its name only when it is complete; one that
-    is being replaced stays until then.
+    ``last`` holds the whole model, adapters added in; under lora and qlora ``last-adapter`` holds the adapter alone,
+    with the identity of the base that it belongs to. A directory appears under its name only when it is complete; one
+    that is being replaced stays until then.
 
     Args:
         dirpath: Where to; by default ``hf`` in trainer.default_root_dir.
@@ -38,7 +38,11 @@ class HuggingFaceExport(Callback):
             raise ValueError(f"export.forms={forms!r}: list merged, adapter, or both.")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """An adapter that will not exist is an error before weights load."""
+        """Refuses to export an adapter that will not exist, before weights load.
+
+        Raises:
+            ValueError: In the words of the config.
+        """
         finetuning: Any = getattr(pl_module, "finetuning", None)
         if self.forms and "adapter" in self.forms and finetuning is not None and not finetuning.has_adapters:
             raise ValueError(

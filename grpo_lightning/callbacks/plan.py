@@ -24,6 +24,7 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     weights = sum(p.numel() * p.element_size() for p in module.policy.parameters())
     states = sum(3 * p.numel() * p.element_size() for p in module.policy.parameters() if p.requires_grad)
     per_step = f"{prompts} prompts x {sampling.num_generations} = {completions} completions, up to {tokens:,} tokens"
+    measured = getattr(module, "memory_plan", None)
     return [
         f"Each GRPO step: {per_step}; {module.num_updates} optimizer step(s), micro-batches of up to "
         f"{module.max_tokens_per_microbatch:,} tokens; {ranks} rank(s).",
@@ -31,13 +32,16 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
         f"{per_epoch * prompts:,} prompts.",
         f"{trained:,} trained parameters; weights {weights / GIB:.2f} GiB, gradients and two optimizer moments up to "
         f"{states / GIB:.2f} GiB a rank, before sharding; activations come on top.",
+        *([] if measured is None else [str(measured)]),
     ]
 
 
 class RunPlan(Callback):
-    """Prints the plan when training starts."""
+    """Prints the plan when training starts, with what its passes will take of a GPU's memory."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints on the first rank."""
+        """Has memory measured, before callbacks that take their time; prints on the first rank."""
+        module: Any = pl_module
+        module.settle_memory()
         if trainer.is_global_zero:
             print("\n".join(run_plan(trainer, pl_module)), flush=True)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grpo_lightning.lifeline import Lifeline
 
 GRACE_SECONDS = 10.0
 """How long a process may take to end by itself, through an error in a collective, before it is ended."""
+FAREWELL_SECONDS = 30.0
+"""The same for a process that has failed: what it releases may wait for the other ranks."""
+HEARING_SECONDS = 3.0
+"""How long an error waits for news of a lost rank, of which it may be no more than the consequence."""
 
 
 class RankWatch(Callback):
@@ -49,15 +56,21 @@ class RankWatch(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tells the others, and adds to the traceback where it was."""
         self._failed = True
-        is_asked_for = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        if self._lifeline is not None:
-            if self._lifeline.lost is not None:
-                exception.add_note(self._lifeline.lost)
-            elif not is_asked_for:
-                self._lifeline.say({"error": f"{type(exception).__name__}: {exception}"[:500]})
-            self._lifeline.close()
-        if not is_asked_for:
+        lifeline, is_stopped = self._lifeline, isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        lost = lifeline.wait_for_loss(0 if is_stopped else HEARING_SECONDS) if lifeline is not None else None
+        if lifeline is not None and lost is not None and lifeline.was_stopped:
+            is_stopped = True
+            _show_no_traceback(exception)  # a collective without the rank that was stopped: nothing to tell
+        if not is_stopped:
             exception.add_note(f"On rank {self.rank}, in {self.place}.")
+            if lost is not None:
+                exception.add_note(lost)
+        elif self.rank == 0:
+            print(f"Stopped in {self.place}. Continue with --ckpt_path last.", file=sys.stderr, flush=True)
+        if lifeline is not None:
+            reason = {"stopped": True} if is_stopped else {"error": f"{type(exception).__name__}: {exception}"[:500]}
+            lifeline.leave({"bye": True} if lost else reason)
+            _after(FAREWELL_SECONDS, self._end_if_still_leaving, exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Says goodbye."""
@@ -65,20 +78,44 @@ class RankWatch(Callback):
             self._lifeline.close()
             self._lifeline = None
 
-    def _end(self, message: str) -> None:
+    def _end(self, message: str, is_asked_for: bool) -> None:
         """Says what happened and ends this process, if it does not do so itself."""
-        print(
-            f"[rank {self.rank}] {message} This rank, in {self.place}, cannot go on without it and ends too. "
-            "Continue with --ckpt_path last.",
-            file=sys.stderr,
-            flush=True,
-        )
-        timer = threading.Timer(GRACE_SECONDS, self._end_now)
-        timer.daemon = True
-        timer.start()
+        if not is_asked_for:  # who stops a rank stops all of them, and knows why they end
+            print(
+                f"[rank {self.rank}] {message} This rank, in {self.place}, cannot go on without it and ends too. "
+                "Continue with --ckpt_path last.",
+                file=sys.stderr,
+                flush=True,
+            )
+        _after(GRACE_SECONDS, self._end_now)
 
     def _end_now(self) -> None:
         if not self._failed:  # stuck in a collective, where no Python exception can reach it
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
+            _exit()
+
+    def _end_if_still_leaving(self, exception: BaseException) -> None:
+        """Ends a process that is stuck in what it does after its error, such as releasing an engine."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame is not None and frame.f_code is not _call_and_handle_interrupt.__code__:
+            frame = frame.f_back
+        if frame is not None:
+            traceback.print_exception(exception)
+            _exit()
+
+
+def _after(seconds: float, function: Callable[..., None], *args: Any) -> None:
+    timer = threading.Timer(seconds, function, args)
+    timer.daemon = True
+    timer.start()
+
+
+def _show_no_traceback(exception: BaseException) -> None:
+    """Ends a script that this exception ends with its exit code alone."""
+    shown = sys.excepthook
+    sys.excepthook = lambda kind, value, trace: None if value is exception else shown(kind, value, trace)
+
+
+def _exit() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

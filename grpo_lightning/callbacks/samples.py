@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+T = TypeVar("T")
+
 
 def shorten(value: Any, limit: int) -> str:
-    """The text of a prompt or completion on one line, its middle left out where it is longer than ``limit``."""
-    if isinstance(value, list):
+    """A prompt, a completion or what a reward logged on one line, its middle left out beyond ``limit`` characters.
+
+    Example:
+        >>> shorten([{"role": "user", "content": "1 + 1?"}], 90), shorten([0.5, None], 90)
+        ('1 + 1?', '[0.5, None]')
+    """
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
         value = " ".join(str(message.get("content", "")) for message in value)
     text = " ".join(str(value).split())
     if len(text) <= limit:
         return text
     half = (limit - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of the items, in their order, as far apart as they can be; of several the first and the last.
+
+    A dataset is often sorted, by level or by source, so that its first rows are not like the others.
+
+    Example:
+        >>> evenly_spread(range(10), 4), evenly_spread("ab", 4), evenly_spread("ab", 1)
+        ([0, 3, 6, 9], ['a', 'b'], ['a'])
+    """
+    last, gaps = len(items) - 1, max(1, count - 1)
+    return [items[i * last // gaps] for i in range(count)] if count < len(items) else list(items)
 
 
 def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], limit: int = 90) -> Table:

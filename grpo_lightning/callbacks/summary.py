@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from grpo_lightning.callbacks.samples import sample_table, show
+from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.evaluation import NamedMeans
 from grpo_lightning.gather import gather_objects
 
@@ -26,7 +25,7 @@ class BeforeAfterSummary(Callback):
         path: The file; by default summary.json in trainer.default_root_dir.
         lenient: The reward in model.rewards or model.eval_rewards behind ``accuracy_*``.
         strict: The reward behind ``strict_*``.
-        num_samples: Held-out prompts shown.
+        num_samples: Held-out prompts shown, spread evenly over all of them.
     """
 
     def __init__(
@@ -45,7 +44,11 @@ class BeforeAfterSummary(Callback):
         self._started = time.perf_counter()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts the clock; an unknown reward name is an error before weights load."""
+        """Starts the clock, and looks for the two rewards before weights load.
+
+        Raises:
+            ValueError: If one of them is not among the rewards.
+        """
         self._started = time.perf_counter()
         module: Any = pl_module
         names: tuple[str, ...] = module.eval_reward_runner.names
@@ -60,16 +63,16 @@ class BeforeAfterSummary(Callback):
         was_training = module.policy.training
         module.policy.eval()
         means: NamedMeans = module.evaluation_means()
-        samples: list[tuple[int, int, dict[str, Any]]] = []
+        rows: dict[tuple[int, int], dict[str, Any]] = {}  # by dataset and row number, the same for any number of ranks
         loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         for number, loader in enumerate(loaders.values() if isinstance(loaders, dict) else [loaders]):
             for batch in loader:
-                rows = module.evaluate_batch(batch, means)
-                samples += [(number, row["uid"], row) for row in rows[: max(0, self.num_samples - len(samples))]]
+                rows |= {(number, row["uid"]): row for row in module.evaluate_batch(batch, means)}
         module.policy.train(was_training)
-        # The first prompts of the data, whichever rank had them: a run may go on with another number of ranks.
-        shown = sorted((sample for rank in gather_objects(samples) for sample in rank), key=itemgetter(0, 1))
-        return {"metrics": means.compute(), "samples": [row for *_, row in shown[: self.num_samples]]}
+        shown = evenly_spread(sorted(key for keys in gather_objects(list(rows)) for key in keys), self.num_samples)
+        samples = gather_objects({key: rows[key] for key in shown if key in rows})
+        everywhere = {key: row for of_rank in samples for key, row in of_rank.items()}
+        return {"metrics": means.compute(), "samples": [everywhere[key] for key in shown]}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates the policy that training starts from; a resumed run remembers it."""

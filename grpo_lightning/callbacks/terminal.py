@@ -22,7 +22,8 @@ SHOWN_METRICS = {
 class SampleTable(Callback):
     """Prints the best and the worst completion of a few prompts, with a line of numbers, every n GRPO steps.
 
-    Without a terminal it is plain text, so a log file shows how the run goes.
+    Without a terminal it is plain text, so a log file shows how the run goes. What rewards logged about a completion
+    (``log_extra``) has a column each.
 
     Args:
         every_n_steps: GRPO steps between tables, the first step included; 0 for none.
@@ -52,6 +53,7 @@ class SampleTable(Callback):
         metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]
         numbers = [form.format(metrics[name]) for name, form in SHOWN_METRICS.items() if name in metrics]
         columns = ["prompt", "completion", *record.rewards.names, "advantage", "tokens"]
+        columns += [name for name in record.rewards.extra if name not in columns]
         show(sample_table(f"Step {step}: {', '.join(numbers)}", rows, columns))
 
 
@@ -64,7 +66,8 @@ def sample_rows(record: StepRecord, texts: list[Any], num_prompts: int) -> list[
         for n in dict.fromkeys([members[0], members[-1]]):
             cut_off = " (cut off)" if record.rollouts.truncated[n] else ""
             rows.append(
-                {
+                {name: entries[n] for name, entries in record.rewards.extra.items()}
+                | {
                     "prompt": record.batch.prompts[b],
                     "completion": completion_text(texts[n]),
                     "advantage": record.advantages[n].item(),

@@ -1,1 +1,12 @@
-"""Commands beside Lightning's: report, migrate, export, chat. Each has ``main(args) -> int``, the exit status."""
+"""Commands beside Lightning's. Each is a module with ``main(args) -> int``, the exit status."""
+
+COMMANDS = {
+    "chat": "types prompts to a trained policy and reads its completions",
+    "export": "writes the policy of any checkpoint in Hugging Face format",
+    "migrate": "turns a config of TRL into one of grpo_lightning",
+    "report": "writes one HTML page about one or several runs",
+    "rewards": "lists rewards; rewards try shows what a completion would earn",
+    "serve": "runs a vLLM server for model.generator: VLLMServer",
+    "sft": "trains on demonstrations, for a warm start",
+}
+"""Command -> what it does. Here and not in the modules, so that ``--help`` and each command import little."""

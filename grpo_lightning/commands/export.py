@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="merged",
         help="merged (default): the whole model, adapters added in; adapter: the adapter alone, with its base's name",
     )
-    parser.add_argument("--accelerator", default="cpu", help="cpu (default) or gpu; 4-bit bases need a GPU")
+    parser.add_argument("--accelerator", default="cpu", help="cpu (default) or gpu")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``python -m grpo_lightning serve --model DIR``: a plain vLLM server for ``model.generator: VLLMServer``, supervised."""
+"""``python -m grpo_lightning serve --model DIR``: a supervised vLLM server for ``model.generator: VLLMServer``."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS
+from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.modules.sft import SFTModule
 
@@ -46,6 +46,7 @@ class SFTCLI(GRPOCLI):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs ``fit`` unless another subcommand is named first."""
+    quiet()
     named = bool(arguments) and arguments[0] in SUBCOMMANDS
     SFTCLI(args=[*arguments] if named else ["fit", *arguments])
     return 0

@@ -57,7 +57,7 @@ class TrainingLoader:
         self.batches_in_flight = batches_in_flight
         self.epoch = 0
         self.next_batch = 0
-        self._permutation: Tensor | None = None
+        self._permutation: tuple[int, Tensor] | None = None  # of an epoch
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -68,14 +68,24 @@ class TrainingLoader:
         # changes nothing, and every step reads the place anew.
         while self.next_batch < len(self):
             self.next_batch += 1
-            yield self._batch(self.next_batch - 1)
+            yield self.batch_at(self.epoch, self.next_batch - 1)
         self.set_epoch(self.epoch + 1)
 
-    def _batch(self, batch: int) -> PromptBatch:
-        if self._permutation is None:
-            self._permutation = epoch_permutation(len(self.prompts), self.seed, self.epoch, self.shuffle)
+    def following_place(self, limit: int | None = None) -> tuple[int, int]:
+        """(epoch, batch) of what comes after the batch that was handed out last; the loader stays where it is.
+
+        Args:
+            limit: Batches of an epoch, where the Trainer ends it early (trainer.limit_train_batches).
+        """
+        is_inside = self.next_batch < min(len(self), limit or len(self))
+        return (self.epoch, self.next_batch) if is_inside else (self.epoch + 1, 0)
+
+    def batch_at(self, epoch: int, batch: int) -> PromptBatch:
+        """This rank's prompts at a place, wherever the loader is."""
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = epoch, epoch_permutation(len(self.prompts), self.seed, epoch, self.shuffle)
         places = training_rows(batch, self.batch_size, self.rank, self.world_size)
-        return self.prompts.batch(self._permutation[places.start : places.stop].tolist())
+        return self.prompts.batch(self._permutation[1][places.start : places.stop].tolist())
 
     @property
     def sampler(self) -> TrainingLoader:
@@ -85,7 +95,7 @@ class TrainingLoader:
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch, unless it is the current one: a resumed epoch goes on where it was."""
         if epoch != self.epoch:
-            self.epoch, self.next_batch, self._permutation = epoch, 0, None
+            self.epoch, self.next_batch = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
@@ -106,7 +116,7 @@ class TrainingLoader:
                 f"The checkpoint was written inside epoch {state['epoch']}, and the rest of that epoch cannot be "
                 f"continued: {found}. Use the data settings and the number of devices of the first run."
             )
-        self.epoch, self.next_batch, self._permutation = state["epoch"], state["next_batch"], None
+        self.epoch, self.next_batch = state["epoch"], state["next_batch"]
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -97,7 +97,11 @@ class PromptDataset:
 
 
 def convert_row(row: Mapping[str, Any], convert: Converter, place: str) -> dict[str, Any]:
-    """The converted row; whatever goes wrong is a ValueError that quotes the place and the keys found."""
+    """The converted row.
+
+    Raises:
+        ValueError: Whatever goes wrong; it quotes the place and the keys found.
+    """
     try:
         converted = convert(row)
     except Exception as error:  # a user's converter may raise anything; the cause stays attached

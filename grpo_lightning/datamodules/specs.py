@@ -28,7 +28,11 @@ def is_entry(spec: Any) -> bool:
 
 
 def by_name(spec: Any) -> dict[str, DatasetSpec] | None:
-    """One or several evaluation datasets, by the name that their metrics get; a single one has the empty name."""
+    """One or several evaluation datasets, by the name that their metrics get; a single one has the empty name.
+
+    Raises:
+        ValueError: If two datasets of a list would have the same name.
+    """
     if spec is None:
         return None
     if isinstance(spec, dict) and not is_entry(spec):

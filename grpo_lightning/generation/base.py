@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,6 +13,10 @@ from grpo_lightning.types import Rollouts
 
 OnCompleted = Callable[[int, list[int]], None]
 """Called as soon as completion n has ended, with n (prompt-major: prompt n // G) and its token ids."""
+
+
+class WeightsLost(RuntimeError):
+    """The weights that a batch was sampled with are gone from the sampler, and the policy has moved on from them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,14 @@ class Generator(ABC):
     It is not a submodule of the LightningModule: it is neither wrapped, moved nor saved.
     """
 
+    can_sample_ahead: ClassVar[bool] = False
+    """True where ``generate`` may run in a thread while the policy is trained (model.async_rollouts): it then reads
+    neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of the
+    last ``update_weights``, or raises :class:`WeightsLost`."""
+
+    tensor_parallel_size: int = 1
+    """Ranks that sample together: above 1, ``generate`` is called on all of them or none, without prompts if need be."""
+
     @abstractmethod
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Gets ready to sample from ``policy``; called on every rank, once, before the first ``generate``."""
@@ -92,6 +104,12 @@ class Generator(ABC):
             seeds: B integers in [0, 2**63); the G completions of a prompt depend on its seed, not on its neighbours.
             on_completed: Called as completions end, so that scoring can start early; from this thread.
         """
+
+    def interrupt(self) -> None:  # noqa: B027 - most generators run in the caller's thread
+        """Makes a ``generate`` that runs in another thread end by an error, soon; after it comes ``stop``."""
+
+    def rest(self) -> None:  # noqa: B027 - most hold nothing that training could use
+        """Gives back device memory as every ``generate`` does at its end, while the policy is trained."""
 
     def stop(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases engines and memory; called at the end of fit and after an error."""

@@ -12,7 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm_compat import adapter_request, add_adapter, token_prompt
+from grpo_lightning.generation.vllm_compat import (
+    adapter_request,
+    add_adapter,
+    draws_seeded_together,
+    token_prompt,
+)
 from grpo_lightning.generation.vllm_process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm_requests import Completions, EngineRequest, TokenIds, sampled_logprobs
 
@@ -89,6 +94,11 @@ class ColocatedEngine:
             finally:  # after an error in a callback, or an interrupt
                 if engine.has_unfinished_requests():
                     engine.abort_request(list(places))
+
+    @property
+    def draws_seeded_cheaply(self) -> bool:
+        """Whether a seed for each prompt costs no time worth speaking of."""
+        return self.device.type == "cpu" or draws_seeded_together(self.llm)
 
     def takes_weights_directly(self) -> bool:
         """Whether the model's own ``load_weights`` is enough: the fast way, for any part of the weights.

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.adapters import adapter_rank, hot_load_obstacle, is_adapted
+from grpo_lightning.sharding import plain_class
 
 LoraSync = Literal["auto", "hot", "merge"]
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
@@ -87,7 +88,7 @@ def save_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, d
     """
     model = plain_model(policy)
     config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]
+    config.architectures = [plain_class(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.get_text_config().vocab_size = cast(Tensor, model.get_input_embeddings().weight).shape[0]

@@ -163,14 +163,11 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
-    # Autocast keeps the weights it has cast until its region ends: those cast before an optimizer step are stale here,
-    # and those cast here carry no gradient in some versions of torch, where a training forward would reuse them.
-    torch.clear_autocast_cache()
+    torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
     try:
         with torch.no_grad(), fast_decode_attention(policy):
             yield
     finally:
-        torch.clear_autocast_cache()
         for module, training in modes:
             module.training = training
 

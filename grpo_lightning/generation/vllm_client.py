@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +21,14 @@ class ServerRefused(RuntimeError):
     """The server is well and says no; the same call will not work later."""
 
 
+class CallsEnded(RuntimeError):
+    """The run has ended all calls to the server; nothing is wrong with it."""
+
+
 class VLLMClient:
     """Calls one server. Safe to use from several threads: every call has a connection of its own.
+
+    A call that waits can be ended from another thread: completions of a long batch must not outlive an interrupted run.
 
     Args:
         host: Name or address.
@@ -31,6 +40,9 @@ class VLLMClient:
         self.host = host
         self.port = port
         self.request_timeout = request_timeout
+        self._connections: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     @property
     def address(self) -> str:
@@ -43,16 +55,25 @@ class VLLMClient:
         Raises:
             ServerUnavailable: If there is no answer, or one that blames the server (500 and above).
             ServerRefused: If the answer blames the call.
+            CallsEnded: After ``close``.
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout or self.request_timeout)
+        with self._lock:
+            self._connections.add(connection)
         try:
             payload = None if body is None else json.dumps(body)
+            connection.connect()
+            self._check_open(connection)
             connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
+            if self._closed.is_set():
+                raise CallsEnded(f"{method} {self.address}{path} was ended with the run.") from error
             raise ServerUnavailable(f"{method} {self.address}{path}: {type(error).__name__}: {error}") from error
         finally:
+            with self._lock:
+                self._connections.discard(connection)
             connection.close()
         if response.status >= 400:
             message = f"{method} {self.address}{path} was answered with {response.status}: {text[:500]}"
@@ -61,6 +82,31 @@ class VLLMClient:
             return json.loads(text) if text.strip() else None
         except json.JSONDecodeError:
             return text
+
+    def hang_up(self) -> None:
+        """Ends the calls under way; they raise ServerUnavailable. The server drops their requests."""
+        with self._lock:
+            for connection in self._connections:
+                open_socket = connection.sock  # the call's own thread may let go of it at any time
+                if open_socket is not None:
+                    with contextlib.suppress(OSError):
+                        open_socket.shutdown(socket.SHUT_RDWR)
+            self._connections.clear()
+
+    def close(self) -> None:
+        """Ends the calls under way, and refuses others until ``open``."""
+        self._closed.set()
+        self.hang_up()
+
+    def open(self) -> None:
+        """Allows calls again."""
+        self._closed.clear()
+
+    def _check_open(self, connection: http.client.HTTPConnection) -> None:
+        """Ends a call that was still connecting, or came later."""
+        with self._lock:
+            if self._closed.is_set() or connection not in self._connections:
+                raise ConnectionAbortedError("ended by this run")
 
     def post(self, path: str, body: Any = None, **query: str) -> Any:
         """POST with a JSON body."""
@@ -97,7 +143,7 @@ class VLLMClient:
                     f"--model ... --port {self.port}; or set model.generator.init_args.launch=true. Its own output says "
                     "why it died."
                 )
-            time.sleep(pause)
+            self._closed.wait(pause)
             pause = min(pause * 1.5, 2.0)
 
     def collective_rpc(self, method: str, **kwargs: Any) -> Any:

@@ -65,8 +65,8 @@ class VLLMColocate(Generator):
         lora_sync: How adapters reach the engine: hot (the engine adds them to its own copy of the base), merge (merged
             copies of the weights are sent), or auto: hot where vLLM can, else merge.
         seed_per_prompt: Seed every prompt's completions by themselves, so that they do not depend on the other prompts.
-            vLLM then draws each of them separately, which takes time on a GPU. None: on a CPU only; on a GPU one seed a
-            step decides all of them.
+            null for where vLLM draws such completions together; where it draws them one by one, which takes time on a
+            GPU, one seed a step then decides all of them.
         engine_kwargs: Further arguments of vllm.LLM, such as max_num_seqs or max_num_batched_tokens.
     """
 
@@ -225,7 +225,7 @@ class VLLMColocate(Generator):
                 on_completed((b - rows.start) * sampling.num_generations + g, ids)
 
         completions = Completions(len(prompt_ids), sampling.num_generations, completed)
-        seeded = engine.device.type == "cpu" if self.seed_per_prompt is None else self.seed_per_prompt
+        seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
         further = {
             "detokenize": bool(sampling.stop),  # nothing else reads the text
@@ -233,11 +233,17 @@ class VLLMColocate(Generator):
             "structured_outputs": structured_outputs(sampling.structured_outputs),
         }
         engine.sample(requests, further, completions, derive_seed("vllm", *seeds))
-        if self.sleep_level and engine.device.type != "cpu":
-            engine.sleep(self.sleep_level)
-            self._is_asleep = True
-            self._has_all_weights = self.sleep_level == 1
+        self.rest()
         return completions.rollouts(prompt_ids, rows)
+
+    def rest(self) -> None:
+        """Sends the engine to sleep where a setting asks for it; the next call wakes it."""
+        engine = self._engine
+        if engine is None or self._is_asleep or not self.sleep_level or engine.device.type == "cpu":
+            return
+        engine.sleep(self.sleep_level)
+        self._is_asleep = True
+        self._has_all_weights = self.sleep_level == 1
 
     def _of_all_ranks(
         self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int]

@@ -99,6 +99,14 @@ def add_adapter(llm: Any, directory: str) -> None:
         raise RuntimeError(f"vLLM did not load the adapter in {directory}.")
 
 
+def draws_seeded_together(llm: Any) -> bool:
+    """Whether completions with seeds of their own are drawn in one kernel: by vLLM's second model runner.
+
+    The first one, which some architectures and settings still need, launches a kernel for each of them at every token.
+    """
+    return bool(llm.llm_engine.vllm_config.use_v2_model_runner)
+
+
 def nccl_payloads(init: dict[str, Any], update: dict[str, Any], packed: dict[str, Any]) -> tuple[Any, Any]:
     """Bodies of ``/init_weight_transfer_engine`` and ``/update_weights``.
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch.distributed as dist
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings, WeightsLost
 from grpo_lightning.generation.engine_adapter import write_adapter
 from grpo_lightning.generation.engine_settings import (
     LoraSync,
@@ -24,12 +24,13 @@ from grpo_lightning.generation.engine_settings import (
     uses_hot_adapter,
 )
 from grpo_lightning.generation.server_launch import LaunchedServer, launch_options
+from grpo_lightning.generation.server_requests import ask
 from grpo_lightning.generation.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
 from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.vllm_client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm_compat import ADAPTER, why_unusable
 from grpo_lightning.generation.vllm_process import is_distributed
-from grpo_lightning.generation.vllm_requests import Completions, EngineRequest, check_prompts, engine_requests
+from grpo_lightning.generation.vllm_requests import Completions, check_prompts, engine_requests
 from grpo_lightning.generation.vllm_server_process import SERVED_NAME
 from grpo_lightning.generation.weight_stream import (
     WeightStream,
@@ -68,6 +69,8 @@ class VLLMServer(Generator):
         lora_sync: hot (the server adds the adapter to its own base; it needs --enable-lora), merge (merged copies are
             sent), or auto: hot where this run launches the server and vLLM can, else merge.
     """
+
+    can_sample_ahead: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -123,6 +126,7 @@ class VLLMServer(Generator):
             TimeoutError: If there is no healthy server in time.
         """
         refuse_unnamed_weights(policy)
+        self.client.open()
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         wanted: LoraSync = "merge" if self.lora_sync == "auto" and not self.launch else self.lora_sync
@@ -180,6 +184,7 @@ class VLLMServer(Generator):
         assert self._transfer is not None, "VLLMServer.update_weights was called before start."
         check_same_weights(policy, self._shapes)
         self._policy = policy
+        self._training_thread = threading.get_ident()
         self._barrier()  # another rank's prompts may still be on their way with the weights before
         stream = WeightStream(policy, merge_adapters=not self._hot_adapter)
         deadline = time.monotonic() + self.timeout
@@ -237,9 +242,10 @@ class VLLMServer(Generator):
         for request in waiting:
             if sampling.structured_outputs:
                 request.parameters["structured_outputs"] = sampling.structured_outputs
+        model = ADAPTER if self._hot_adapter else SERVED_NAME
         losses = 0
         while waiting:
-            unanswered, error = self._ask(waiting, completions)
+            unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
             losses = losses + 1 if len(unanswered) == len(waiting) else 0
             if unanswered:
                 if losses == 3:
@@ -250,46 +256,8 @@ class VLLMServer(Generator):
             waiting = unanswered
         return completions.rollouts(prompt_ids)
 
-    def _ask(
-        self, requests: Sequence[EngineRequest], completions: Completions
-    ) -> tuple[list[EngineRequest], ServerUnavailable | None]:
-        """Asks for all of them at once; those that were not answered, and why."""
-        unanswered: list[EngineRequest] = []
-        reason: ServerUnavailable | None = None
-        with ThreadPoolExecutor(min(len(requests), self.max_concurrent_requests)) as threads:
-            answers = {threads.submit(self._complete, request): request for request in requests}
-            try:
-                for answer in as_completed(answers):
-                    try:
-                        choices = answer.result()
-                    except ServerUnavailable as error:
-                        unanswered.append(answers[answer])
-                        reason = error
-                        continue
-                    for n, token_ids, logprobs, finish_reason in choices:
-                        completions.extend(n, token_ids, logprobs, finish_reason)
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return sorted(unanswered, key=lambda request: request.first), reason
-
-    def _complete(self, request: EngineRequest) -> list[tuple[int, list[int], list[float], str]]:
-        """The whole answer to one request: place, tokens, logprobs and finish reason of each completion."""
-        model = ADAPTER if self._hot_adapter else SERVED_NAME
-        body = {"model": model, "prompt": list(request.prompt_ids), "return_token_ids": True, **request.parameters}
-        answer = self.client.post("/v1/completions", body)
-        rows = []
-        for choice in answer["choices"]:
-            if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down
-                raise ServerUnavailable(f"a completion ended with finish_reason={choice['finish_reason']!r}")
-            logprobs = choice["logprobs"]["token_logprobs"]
-            rows.append((request.first + choice["index"], choice["token_ids"], logprobs, choice["finish_reason"]))
-        if len(rows) != request.parameters["n"]:
-            raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
-        return rows
-
     def _recover(self, error: ServerUnavailable | None) -> None:
-        """Waits for the server, and gives it the weights that this step samples with."""
+        """Waits for the server, and gives it the weights that this batch is sampled with."""
         assert self._transfer is not None
         self._wait()
         if not self._transfer.send_again():
@@ -299,12 +267,21 @@ class VLLMServer(Generator):
                     "be sent again by one of them: resume from the last checkpoint, or use "
                     "model.generator.init_args.weight_transfer=files."
                 ) from error
+            self._base_is_sent = False
+            if threading.get_ident() != self._training_thread:  # the policy is being trained meanwhile
+                raise WeightsLost("the vLLM server was lost, and with it the weights that it had over NCCL.") from error
             self._transfer.send(WeightStream(self._policy, merge_adapters=not self._hot_adapter))
+            self._base_is_sent = self._hot_adapter
         if self._hot_adapter:
             self._post_adapter()
 
+    def interrupt(self) -> None:
+        """Ends the requests under way; the server forgets them."""
+        self.client.close()
+
     def stop(self) -> None:
         """Ends a launched server, and removes the files; a server that was there before goes on."""
+        self.client.close()
         if self.launched is not None:
             self.launched.stop()
             self.launched = None

@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from grpo_lightning.adapters import dequantized, hot_load_obstacle, is_adapted, merged_state_dict
+from grpo_lightning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
+from grpo_lightning.quantization import dequantized
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -1,4 +1,4 @@
-"""The parts of ``trainer.*`` and ``checkpoint.*`` that are worked out: length, strategy, logs, checkpoints, evaluation."""
+"""What is worked out of ``trainer.*`` and ``checkpoint.*``: length, strategy, logs, checkpoints, evaluation."""
 
 from __future__ import annotations
 

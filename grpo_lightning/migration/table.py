@@ -45,6 +45,8 @@ _OBJECTIVE = (
     "use_bias_correction_kl",
     "max_grad_norm",
     "gradient_checkpointing",
+    "use_liger_kernel",
+    "torch_compile",
 )
 
 _POLICY = (
@@ -159,7 +161,7 @@ _COMPLETIONS = (
 )
 _CONTINUOUS = "TransformersGenerator decodes ragged batches in its own way; the fast engine is VLLMColocate."
 _METRICS = "Evaluation logs mean rewards, accuracy and pass@k; it has no compute_metrics."
-_COMPILE = "Compiling is not a setting here; trainer.plugins and your own callback can compile the policy."
+_COMPILE = "model.torch_compile uses torch's defaults."
 
 REFUSED: dict[str, str] = {
     "optim_args": "Write them into model.optimizer.init_args.",
@@ -170,11 +172,9 @@ REFUSED: dict[str, str] = {
     "fp16_full_eval": "Evaluation runs in trainer.precision.",
     "tf32": "A process-wide torch switch: call torch.set_float32_matmul_precision in your own code.",
     "gradient_checkpointing_kwargs": "model.gradient_checkpointing is always non-reentrant.",
-    "torch_compile": _COMPILE,
     "torch_compile_backend": _COMPILE,
     "torch_compile_mode": _COMPILE,
-    "use_liger_kernel": "The output head is computed a slice at a time in any case; attention is packed.",
-    "liger_kernel_config": "See use_liger_kernel.",
+    "liger_kernel_config": "model.use_liger_kernel replaces norms and gated activations; the loss has chunks of its own.",
     "use_cache": "Generation always uses a cache, training never.",
     "neftune_noise_alpha": "Noise on the embeddings would make old and new logprobs disagree.",
     "torch_empty_cache_steps": "Lower model.max_tokens_per_microbatch instead: it bounds the memory of a pass.",

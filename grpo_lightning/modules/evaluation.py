@@ -111,7 +111,8 @@ class EvaluationModule(RolloutModule):
             scores = {name: _none_if_nan(table.values[n, r].item()) for r, name in enumerate(table.names)}
             columns = {name: values[b] for name, values in batch.columns.items()}
             identity = {"uid": batch.uids[b], "prompt": batch.prompts[b], "completion": texts[n]}
-            rows.append({**identity, **columns, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
+            logged = {name: values[n] for name, values in table.extra.items()}
+            rows.append({**identity, **columns, **logged, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
         return rows
 
     def on_validation_epoch_start(self) -> None:

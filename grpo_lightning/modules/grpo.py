@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,8 +15,11 @@ from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
 from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.gather import gather_objects
+from grpo_lightning.memory_budget import MemoryPlan
+from grpo_lightning.memory_gauge import MemoryGauge, gauge_of
 from grpo_lightning.minibatches import minibatch_of_prompts
-from grpo_lightning.modules.objective import ObjectiveModule
+from grpo_lightning.modules.lookahead import LookaheadModule
+from grpo_lightning.rehearsal import rehearse
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.step_record import StepRecord
@@ -25,11 +29,11 @@ from grpo_lightning.types import PromptBatch, Rollouts
 NO_DYNAMIC_SAMPLING = DynamicSampling()
 
 
-class GRPOModule(ObjectiveModule):
+class GRPOModule(LookaheadModule):
     """Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300) as a LightningModule.
 
-    One batch of prompts in, one improvement of the policy out. Nothing is kept between steps, so a checkpoint between
-    two steps is the whole state.
+    One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
+    nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
 
     Args:
         num_iterations: Passes over the rollouts of a step (mu in the paper); from the second on they are off-policy.
@@ -42,9 +46,9 @@ class GRPOModule(ObjectiveModule):
             dropped or replaced.
         max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ by
             more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and 0.02
-            in bfloat16. null for no check; there is none where top_p, top_k, min_p, repetition_penalty,
-            structured_outputs or replayed groups make them differ.
-        **objective: Arguments of ObjectiveModule.
+            in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none where
+            top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
+        **lookahead: Arguments of LookaheadModule.
     """
 
     def __init__(
@@ -56,9 +60,9 @@ class GRPOModule(ObjectiveModule):
         partial_rewards: str = "sum",
         dynamic_sampling: DynamicSampling = NO_DYNAMIC_SAMPLING,
         max_sampler_mismatch: float | None = 0.1,
-        **objective: Any,
+        **lookahead: Any,
     ) -> None:
-        super().__init__(**objective)
+        super().__init__(**lookahead)
         for name, value in (("num_iterations", num_iterations), ("num_minibatches", num_minibatches)):
             if value < 1:
                 raise ValueError(f"model.{name}={value} trains on nothing. Use 1 or more.")
@@ -80,11 +84,13 @@ class GRPOModule(ObjectiveModule):
         replays = dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
         limit = mismatch_limit(max_sampler_mismatch, reshapes, replays)
-        self.canary = SamplerCanary(limit)
+        self.canary = SamplerCanary(limit, self.async_rollouts)
         self.num_tokens = 0
         """Prompt and completion tokens of all completions so far, over all ranks."""
         self.step_metrics: dict[str, float] = {}
         """What the last step logged, the same on every rank."""
+        self.memory_plan: MemoryPlan | None = None
+        """What the start of training measured; None where memory cannot be measured."""
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
@@ -123,9 +129,41 @@ class GRPOModule(ObjectiveModule):
                 f"model.dynamic_sampling.mode={settings.mode} may leave fewer groups than model.num_minibatches="
                 f"{self.num_minibatches} needs. Use num_minibatches=1, or mode=off."
             )
+        if settings.mode == "refill" and self.async_rollouts:
+            raise ValueError(
+                f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
+                f"{self.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
+            )
+
+    def settle_memory(self) -> None:
+        """Makes sure, once and before the first step, that training passes fit into the GPU; chooses their size for auto.
+
+        Raises:
+            MemoryError: If they do not fit, with what to change.
+        """
+        gauge = self.memory_gauge()
+        if gauge is None or self.memory_plan is not None:
+            return
+        self.rank_watch.enter("the measurement of memory before the first step")
+        budget = self.max_tokens_per_microbatch if self.has_token_budget else self.saved_token_budget
+        self.memory_plan = rehearse(self, gauge, budget, self.has_token_budget)
+        self.max_tokens_per_microbatch = self.memory_plan.budget
+        if budget not in (None, self.max_tokens_per_microbatch):
+            rank_zero_warn(
+                f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "
+                f"{self.max_tokens_per_microbatch}, and its numbers will differ from those of the first one in rounding."
+            )
+
+    def memory_gauge(self) -> MemoryGauge | None:
+        """What measures the device that the policy is trained on; None where memory cannot be measured."""
+        return gauge_of(self.device)
 
     def on_train_start(self) -> None:
-        """Lets DDP settle its buckets: their layout rounds the sums over ranks, and a resumed run must not differ."""
+        """Settles memory, and lets DDP settle its buckets.
+
+        Their layout rounds the sums over ranks, and a resumed run must not differ.
+        """
+        self.settle_memory()
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.manual_backward(self.scorer.idle(self.device))
             self.zero_grad(set_to_none=True)
@@ -169,7 +207,12 @@ class GRPOModule(ObjectiveModule):
             rollouts, await_rewards = self.sample_and_score(prompts, f"refill {number}" if number else "train")
             return ScoredGroups(prompts, rollouts, await_rewards())
 
-        groups, numbers = self.dynamic_sampler.collect(batch, sample, self.draw_prompts, self.composed, self.steps_done)
+        def idle() -> None:
+            self.sample_nothing(self.sampling)
+
+        groups, numbers = self.dynamic_sampler.collect(
+            batch, sample, self.draw_prompts, self.composed, self.steps_done, idle
+        )
         for name, values in numbers.items():
             report.add_mean(name, values)
         return groups.batch, groups.rollouts, lambda: groups.rewards
@@ -249,6 +292,9 @@ class GRPOModule(ObjectiveModule):
     def end_step(self, report: StepReport) -> None:
         """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""
         self.steps_done += 1
+        gauge = self.memory_gauge()
+        if gauge is not None:
+            report.add_peak_memory(gauge.peak())
         self.move_reference()
         numbers = self.objective.summarize(report.close().over_ranks()) | self.generator_metrics
         self.canary.check(numbers, self.steps_done)

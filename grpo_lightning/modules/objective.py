@@ -10,6 +10,7 @@ from grpo_lightning.dropout import has_dropout
 from grpo_lightning.entropy import entropy_threshold
 from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.gather import gather_objects
+from grpo_lightning.memory_budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.modules.evaluation import EvaluationModule
 from grpo_lightning.modules.loading import DTYPES
 from grpo_lightning.modules.reference import FrozenReference, Reference, make_reference
@@ -63,7 +64,8 @@ class ObjectiveModule(EvaluationModule):
             device. Adapters need no copy.
         ref_model_dtype: float32, bfloat16 or float16: what that copy is held in; None for the policy's.
         max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
-            gradient.
+            gradient. auto: on a GPU what its free memory allows, up to 16384, measured before the first step; 16384
+            elsewhere. A resumed run keeps what was chosen.
         microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
         **evaluation: Arguments of EvaluationModule.
     """
@@ -101,7 +103,7 @@ class ObjectiveModule(EvaluationModule):
         ref_model_sync_steps: int = 512,
         ref_model_device: str | None = None,
         ref_model_dtype: str | None = None,
-        max_tokens_per_microbatch: int = 16384,
+        max_tokens_per_microbatch: int | Literal["auto"] = "auto",
         microbatch_layout: Literal["auto", "packed", "padded"] = "auto",
         **evaluation: Any,
     ) -> None:
@@ -112,13 +114,18 @@ class ObjectiveModule(EvaluationModule):
         self.entropy_controller = self.objective.entropy_controller()
         if sync_ref_model and not self.objective.needs_reference:
             raise ValueError("model.sync_ref_model needs a reference: with model.beta=0 there is none. Set model.beta.")
-        if max_tokens_per_microbatch < 1:
-            raise ValueError(f"model.max_tokens_per_microbatch={max_tokens_per_microbatch} holds no token.")
+        self.has_token_budget = max_tokens_per_microbatch != "auto"
+        """Whether the config says how large a micro-batch is; otherwise the start of training, or a checkpoint does."""
+        check_budget(max_tokens_per_microbatch)
         self.mask_truncated_completions = mask_truncated_completions
         self.sync_ref_model = sync_ref_model
         self.ref_model_mixup_alpha = ref_model_mixup_alpha
         self.ref_model_sync_steps = ref_model_sync_steps
-        self.max_tokens_per_microbatch = max_tokens_per_microbatch
+        self.max_tokens_per_microbatch = (
+            LARGEST_BUDGET if max_tokens_per_microbatch == "auto" else max_tokens_per_microbatch
+        )
+        self.saved_token_budget: int | None = None
+        """Of the run that this one goes on from, where auto keeps it."""
         self.microbatch_layout = microbatch_layout
         self.ref_model_device, self.ref_model_dtype = self._reference_placement(ref_model_device, ref_model_dtype)
         self.reference: Reference | None = None
@@ -244,14 +251,18 @@ class ObjectiveModule(EvaluationModule):
             self.reference.sync(self.policy, self.ref_model_mixup_alpha)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds a reference that has moved and an entropy coefficient that has changed."""
+        """Adds a reference that has moved, an entropy coefficient that has changed, and the size of micro-batches."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["max_tokens_per_microbatch"] = self.max_tokens_per_microbatch
         checkpoint["reference"] = self.reference.state_dict() if self.reference else {}
         checkpoint["entropy_controller"] = self.entropy_controller.state_dict() if self.entropy_controller else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores both; the reference of an unfinished run must not be the restored policy."""
+        """Restores them; the reference of an unfinished run must not be the restored policy."""
         super().on_load_checkpoint(checkpoint)
+        if not self.has_token_budget:  # another split into micro-batches would round otherwise
+            self.saved_token_budget = checkpoint.get("max_tokens_per_microbatch")
+            self.max_tokens_per_microbatch = self.saved_token_budget or self.max_tokens_per_microbatch
         if self.entropy_controller:
             self.entropy_controller.load_state_dict(checkpoint["entropy_controller"])
         if self.objective.needs_reference:

@@ -87,7 +87,7 @@ class RolloutModule(PolicyModule):
         self._generator_started = False
         self._generator_is_current = False
         self.generator_metrics: dict[str, float] = {}
-        """Time and size of the last transfer of weights to the generator, on this rank."""
+        """What is logged of the generator: time and size of the last transfer of weights to it, on this rank."""
 
         self.reward_runner = RewardRunner(resolve_rewards(rewards, reward_weights), **asdict(reward_runtime))
         self.compose_rewards = reward_composition
@@ -115,15 +115,18 @@ class RolloutModule(PolicyModule):
     ) -> Rollouts:
         """Completions from the policy as it is now; the same for the same seed, stage, step and prompt."""
         self.prepare_generator()
-        stage = stage or ("train" if sampling is None else "eval")
-        seeds = [derive_seed(self.seed, stage, self.steps_done, uid) for uid in batch.uids]
+        seeds = self.prompt_seeds(batch, stage or ("train" if sampling is None else "eval"), self.steps_done)
         return self.generator.generate(batch.prompt_ids, sampling or self.sampling, seeds, on_completed)
+
+    def prompt_seeds(self, batch: PromptBatch, stage: str, step: int) -> list[int]:
+        """B seeds, of the completions of each prompt after ``step`` GRPO steps."""
+        return [derive_seed(self.seed, stage, step, uid) for uid in batch.uids]
 
     def sample_nothing(self, *settings: SamplingSettings | None) -> None:
         """The part of a rank without a prompt: sharded weights and shared engines need every rank, once per setting."""
         self.prepare_generator()
         for sampling in settings:
-            if sampling is not None and getattr(self.generator, "tensor_parallel_size", 1) > 1:
+            if sampling is not None and self.generator.tensor_parallel_size > 1:
                 self.generator.generate([], sampling, [])
 
     def step_optimizer(self) -> torch.Tensor:
@@ -153,20 +156,35 @@ class RolloutModule(PolicyModule):
 
     def sample_and_score(self, batch: PromptBatch, stage: str = "train") -> tuple[Rollouts, Callable[[], RewardTable]]:
         """Completions, and a function that waits for their (N, R) rewards, which run from the first completion on."""
+        completed, rewards_of = self.begin_scoring(batch, self.reward_state())
+        rollouts = self.sample_rollouts(batch, on_completed=completed, stage=stage)
+        return rollouts, rewards_of(rollouts)
+
+    def begin_scoring(
+        self, batch: PromptBatch, state: RewardState
+    ) -> tuple[OnCompleted, Callable[[Rollouts], Callable[[], RewardTable]]]:
+        """Takes completions one by one as they end, then all rollouts, which gives the function that waits for rewards.
+
+        Args:
+            batch: B prompts, with G completions each to come.
+            state: Where training stands at the step that they belong to.
+        """
         of_prompt = [b for b in range(len(batch)) for _ in range(self.sampling.num_generations)]
         prompts, columns = self._per_completion(batch, of_prompt)
-        job = self.reward_runner.start(prompts, of_prompt, columns, self.reward_state())
+        job = self.reward_runner.start(prompts, of_prompt, columns, state)
 
         def completed(n: int, ids: list[int]) -> None:
             text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
             is_chat = isinstance(prompts[n], list)
             job.add(n, [{"role": "assistant", "content": text}] if is_chat else text, ids)
 
-        rollouts = self.sample_rollouts(batch, on_completed=completed, stage=stage)
-        completions = rollouts.completions()
-        for n in job.missing():  # of a generator that does not report completions
-            completed(n, completions[n].tolist())
-        return rollouts, lambda: self.reward_runner.finish(job)
+        def rewards_of(rollouts: Rollouts) -> Callable[[], RewardTable]:
+            completions = rollouts.completions()
+            for n in job.missing():  # of a generator that does not report completions
+                completed(n, completions[n].tolist())
+            return lambda: self.reward_runner.finish(job)
+
+        return completed, rewards_of
 
     def score(self, batch: PromptBatch, rollouts: Rollouts, runner: RewardRunner | None = None) -> RewardTable:
         """(N, R) scores of the completions; NaN where a reward gave none."""

@@ -132,11 +132,16 @@ class SFTModule(PolicyModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Mean negative logprob of held-out completion tokens."""
         means = self._means.setdefault(dataloader_idx, NamedMeans(["loss"]).to(self.device))
+        plan: list[Tensor] = []
         if len(batch):
             rollouts = self.demonstrations(batch)
             rows = torch.arange(rollouts.num_completions)
-            for part in self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch):
-                means.update({"loss": (-self.scorer.score(rollouts, part, self.device).logprobs).tolist()})
+            plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
+        if self.is_sharded:  # ranks gather the weights of every pass together
+            for _ in range(max(gather_objects(len(plan))) - len(plan)):
+                self.scorer.idle(self.device)
+        for part in plan:
+            means.update({"loss": (-self.scorer.score(rollouts, part, self.device).logprobs).tolist()})
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss``, or ``val/<dataset>/loss`` where there are several."""

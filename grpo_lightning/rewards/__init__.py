@@ -1,6 +1,13 @@
-"""Rewards: what a completion is worth. Importing this package registers the built-in ones."""
+"""Rewards: what a completion is worth. Importing this package registers the built-in ones.
+
+It does not import torch: each process of a reward with ``isolation: process`` imports it. What runs in the trainer
+alone is imported when it is first used.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import (
@@ -12,7 +19,6 @@ from grpo_lightning.rewards.base import (
     completion_text,
 )
 from grpo_lightning.rewards.code_execution import CodeExecutionReward
-from grpo_lightning.rewards.composition import RewardComposition
 from grpo_lightning.rewards.failures import RewardFailedError
 from grpo_lightning.rewards.fluency import FluencyReward
 from grpo_lightning.rewards.format import FormatReward
@@ -35,8 +41,11 @@ from grpo_lightning.rewards.remote_reward_model import RemoteRewardModelReward
 from grpo_lightning.rewards.repetition import RepetitionReward
 from grpo_lightning.rewards.resolve import RewardSpec, parse_weights, resolve_rewards
 from grpo_lightning.rewards.reward_model import RewardModelReward
-from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
-from grpo_lightning.rewards.table import RewardTable
+
+if TYPE_CHECKING:
+    from grpo_lightning.rewards.composition import RewardComposition
+    from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
+    from grpo_lightning.rewards.table import RewardTable
 
 __all__ = [
     "CALLING",
@@ -74,3 +83,20 @@ __all__ = [
     "register_reward",
     "resolve_rewards",
 ]
+
+_TRAINER_SIDE = {
+    "RewardComposition": "composition",
+    "RewardRunner": "runner",
+    "RewardRuntime": "runner",
+    "RewardTable": "table",
+}
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package
+
+    def __getattr__(name: str) -> Any:
+        if name not in _TRAINER_SIDE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_TRAINER_SIDE[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.extraction import last_boxed, lenient_answer, reference_answer, strict_answer
 from grpo_lightning.rewards.numeric import only_number
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.worker import WorkerError, WorkerPool
-from grpo_lightning.types import Prompt
 
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
 MAX_ANSWER_CHARS = 1000

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_lightning.types import Message, Prompt
+from grpo_lightning.messages import Message, Prompt
 
 Completion = str | list[Message]
 """Plain text, or the assistant's messages where the prompt is a conversation."""
@@ -61,10 +61,10 @@ class BaseRewardFunction(ABC):
       The last two start while other completions are still being generated.
     - ``batched``: With scope completion, score a whole group per call: cheaper for quick rewards and for models. By
       default each completion has a call of its own, and a slow one delays no other.
-    - ``concurrency``: Calls of this reward that run at the same time; 0 for as many as the runner allows. 1 for a reward
-      that is not thread-safe.
-    - ``isolation``: ``"thread"``, or ``"process"`` for graders that use much processor time, may hang or may crash: only
-      a process can be stopped.
+    - ``concurrency``: Calls of this reward that run at the same time; 0 for as many as the runner allows. 1 for a
+      reward that is not thread-safe.
+    - ``isolation``: ``"thread"``, or ``"process"`` for graders that use much processor time, may hang or may crash:
+      only a process can be stopped.
     - ``call_time_limit``: Seconds per call; 0 for the runner's.
 
     ``__call__`` may be an ``async def``. It may also name any of ``log_extra(column, values)`` (one value per

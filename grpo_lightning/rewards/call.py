@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import (
     RESERVED,
     BaseRewardFunction,
@@ -18,8 +19,7 @@ from grpo_lightning.rewards.base import (
     accepted_arguments,
 )
 from grpo_lightning.rewards.event_loop import in_thread
-from grpo_lightning.rewards.table import checked_values
-from grpo_lightning.types import Prompt
+from grpo_lightning.rewards.values import checked_values
 
 
 class CallTimeoutError(TimeoutError):
@@ -93,7 +93,7 @@ class Outcome:
 
     @classmethod
     def merged(cls, count: int, parts: Iterable[tuple[Sequence[int], Outcome]]) -> Outcome:
-        """The outcomes of some rows each as that of ``count`` rows; in the order given, whichever came first in time."""
+        """The outcomes of some rows each as that of ``count`` rows; their order in time makes no difference."""
         merged = cls([math.nan] * count)
         for rows, part in parts:
             for place, row in enumerate(rows):
@@ -121,7 +121,11 @@ class Loggers:
     outcome: Outcome
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
-        """One value per completion, for the table of samples."""
+        """One value per completion, for the table of samples.
+
+        Raises:
+            RewardContractError: If there are more or fewer.
+        """
         if len(values) != self.count:
             raise RewardContractError(
                 f"Reward '{self.reward}' logged {len(values)} values as {column!r} for {self.count} completions."
@@ -180,6 +184,7 @@ async def within(time_limit: float, call: Any, reward: BaseRewardFunction) -> An
         CallTimeoutError: After ``time_limit`` seconds.
     """
     task = asyncio.ensure_future(_contained(call))
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio reports a call given up
     try:
         done, _ = await asyncio.wait([task], timeout=time_limit)
     except asyncio.CancelledError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import Completion, completion_text
-from grpo_lightning.types import Prompt
 
 
 def prompt_text(prompt: Prompt, tokenizer: Any | None = None) -> str:
-    """The prompt up to where the completion starts; without a template, the messages' contents on lines of their own."""
+    """The prompt up to where the completion starts; without a template, each message's content on its own line."""
     if isinstance(prompt, str):
         return prompt
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):

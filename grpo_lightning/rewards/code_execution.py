@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.json_schema import FENCE, last_fence
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.sandbox import Limits, run_program
-from grpo_lightning.types import Prompt
 
 TEST_KEYS = ("tests", "test", "test_list")
 MAX_CODE_CHARS = 100_000
@@ -24,10 +24,10 @@ class CodeExecutionReward(BaseRewardFunction):
     """Share of the row's tests that the completion's Python code passes, in [0, 1], or all or nothing.
 
     A test is Python source that raises where the code is wrong (``assert add(1, 2) == 3``), or a mapping with ``input``
-    and ``output``: what the program reads and must print, white space at line ends aside. Each test runs in a process of
-    its own, with limits on time, memory and file size, without the trainer's environment variables, and without network
-    (see ``sandbox.py`` for what is enforced where). Files of the user that runs the trainer can be read and written:
-    where completions are not trusted at all, run the trainer in a container.
+    and ``output``: what the program reads and must print, white space at line ends aside. Each test runs in a process
+    of its own, with limits on time, memory and file size, without the trainer's environment variables, and without
+    network (see ``sandbox.py`` for what is enforced where). Files of the user that runs the trainer can be read and
+    written: where completions are not trusted at all, run the trainer in a container.
 
     Args:
         name: What metrics and errors call this reward.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.chat_text import prompt_text
-from grpo_lightning.rewards.local_model import LocalModel, Tokens, check_model_settings
+from grpo_lightning.rewards.local_model_reward import LocalModelReward
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grpo_lightning.rewards.local_model import LocalModel, Tokens
 
 
 def fluency_score(nats_per_token: float, tokens: int, best: float, worst: float, full_length: int) -> float:
@@ -35,7 +37,7 @@ def fluency_score(nats_per_token: float, tokens: int, best: float, worst: float,
 
 @register_reward("fluency")
 @dataclass
-class FluencyReward(BaseRewardFunction):
+class FluencyReward(LocalModelReward):
     """How likely a frozen language model finds the completion after its prompt; range [0, 1].
 
     ``fluency_score`` of the perplexity per token. The perplexity itself is logged as the column ``perplexity``.
@@ -58,25 +60,15 @@ class FluencyReward(BaseRewardFunction):
     """
 
     name: str = "fluency"
-    model: str | None = None
-    tokenizer: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 8
-    max_length: int | None = None
     best_perplexity: float = 10.0
     worst_perplexity: float = 1000.0
     full_length: int = 10
     with_prompt: bool = True
-    _local: LocalModel | None = field(default=None, init=False, repr=False, compare=False)
 
-    scope = "completion"
-    batched = True
-    concurrency = 1  # one model
-    call_time_limit = 1800.0  # the first call loads it
+    auto_class = "AutoModelForCausalLM"
 
     def __post_init__(self) -> None:
-        check_model_settings(self.name, self.model, self.dtype, self.batch_size, self.max_length)
+        super().__post_init__()
         if not 1 <= self.best_perplexity < self.worst_perplexity or self.full_length < 1:
             raise ValueError(
                 f"{self.name}: 1 <= best_perplexity={self.best_perplexity} < worst_perplexity={self.worst_perplexity} and "
@@ -107,25 +99,12 @@ class FluencyReward(BaseRewardFunction):
         bounds = (self.best_perplexity, self.worst_perplexity, self.full_length)
         return [fluency_score(nats[i], pairs[i][0], *bounds) if i in nats else 0.0 for i in range(len(pairs))]
 
-    @property
-    def processing_class(self) -> Any | None:
-        """The scoring model's tokenizer, once the model is known."""
-        return self._local.tokenizer if self._local else None
-
-    def close(self) -> None:
-        """Lets go of the weights."""
-        if self._local is not None:
-            self._local.close()
-
     def _model(self, trainer_state: Any) -> LocalModel:
         if self._local is None:
-            import transformers
-
-            name = self.model or getattr(trainer_state, "model_name_or_path", None)
+            name = getattr(trainer_state, "model_name_or_path", None)
             if name is None:
                 raise RewardContractError(f"Reward '{self.name}' does not know which model to use: set model.")
-            settings = (name, self.tokenizer, self.device, self.dtype, self.batch_size)
-            self._local = LocalModel(transformers.AutoModelForCausalLM, *settings)
+            self._local = self._unloaded(name)
         return self._local
 
     def _tokens(self, local: LocalModel, prompt: Prompt, completion: str) -> tuple[int, int, Tokens]:
@@ -145,6 +124,8 @@ class FluencyReward(BaseRewardFunction):
 
 
 def _nats_per_token(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    import torch
+
     start = batch.pop("labels_start")[:, :1]
     logits = model(**batch, use_cache=False).logits[:, :-1].float()
     logprobs = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]

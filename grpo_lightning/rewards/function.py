@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import (
     CALLING,
     UNNAMED,
@@ -16,7 +17,6 @@ from grpo_lightning.rewards.base import (
     RewardValues,
     accepted_arguments,
 )
-from grpo_lightning.types import Prompt
 
 
 @dataclass

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.event_loop import EventLoopThread
 from grpo_lightning.rewards.failures import RewardFailedError
-from grpo_lightning.types import Prompt
 
 Call = Callable[[BaseRewardFunction, Rows], Any]
 BLOCKED_AFTER = 30.0

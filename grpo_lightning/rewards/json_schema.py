@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.extraction import strict_answer
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
 
 MAX_CHARS = 100_000
 """Longer texts score 0 unread."""
@@ -31,8 +31,8 @@ class JSONSchemaReward(BaseRewardFunction):
         schema: A JSON schema (any draft; 2020-12 where it does not say).
         schema_file: Path of a file with it, instead.
         schema_key: Dataset column with the schema of each row, as an object or as text, instead.
-        source: Where the JSON stands: the ``whole`` completion, the last code ``fence`` (the whole where there is none),
-            or the one ``answer`` tag.
+        source: Where the JSON stands: the ``whole`` completion, the last code ``fence`` (the whole where there is
+            none), or the one ``answer`` tag.
         parsed_score: Reward of JSON that does not fit, in [0, 1].
 
     Example:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.chat_text import prompt_text
-from grpo_lightning.rewards.http_client import HTTPClient, RemoteError
+from grpo_lightning.rewards.http_client import RemoteError
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
+from grpo_lightning.rewards.remote_reward import RemoteReward
 
 DEFAULT_RUBRIC = "Is the answer correct, complete and helpful? Does it follow the instructions of the task?"
 INSTRUCTIONS = """You grade answers. Grade the answer below by this rubric:
@@ -25,7 +26,7 @@ _SCORE = re.compile(r"score\W{0,10}?(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)(?!\.?\w)", r
 
 @register_reward("llm_judge")
 @dataclass
-class LLMJudgeReward(BaseRewardFunction):
+class LLMJudgeReward(RemoteReward):
     """The judge's score, scaled to [0, 1]; None, and an error, where its reply has no score in range.
 
     Args:
@@ -47,22 +48,16 @@ class LLMJudgeReward(BaseRewardFunction):
     """
 
     name: str = "llm_judge"
-    url: str = ""
     model: str = ""
     rubric: str = DEFAULT_RUBRIC
     reference_key: str | None = None
     lowest: float = 1.0
     highest: float = 10.0
     max_tokens: int = 512
+    max_chars: int = 20_000
     timeout: float = 60.0
-    retries: int = 3
     backoff: float = 1.0
     concurrency: int = 16
-    max_chars: int = 20_000
-    api_key_env: str | None = None
-    _client: HTTPClient = field(init=False, repr=False, compare=False)
-
-    scope = "completion"
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -72,11 +67,7 @@ class LLMJudgeReward(BaseRewardFunction):
                 f"{self.name}: lowest={self.lowest} must be below highest={self.highest}, max_tokens={self.max_tokens} 1 "
                 f"or more, max_chars={self.max_chars} 100 or more."
             )
-        try:
-            self._client = HTTPClient(self.url, self.timeout, self.retries, self.backoff, self.api_key_env)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
-        self.call_time_limit = self._client.longest
+        super().__post_init__()
 
     async def __call__(
         self,

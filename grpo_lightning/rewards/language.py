@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
 
 MAX_CHARS = 20_000
 """Read of a completion; more does not change the verdict."""

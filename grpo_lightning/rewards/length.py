@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
 
 SHAPE_SETTINGS = {
     "soft_overlong": ("max_length", "cache_length"),

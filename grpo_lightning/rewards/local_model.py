@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 Tokens = dict[str, list[int]]
@@ -19,7 +19,7 @@ class LocalModel:
     Copies and pickles hold the settings only, so that a config, a deep copy or another process loads its own.
 
     Args:
-        auto_class: ``transformers.AutoModelForCausalLM``, ``AutoModelForSequenceClassification``, ...
+        auto_class: Of transformers: ``AutoModelForCausalLM``, ``AutoModelForSequenceClassification``, ...
         model: Directory or hub name.
         tokenizer: Of the tokenizer, where it is not beside the model.
         device: auto (a CUDA device where there is one: with several ranks, this rank's), cpu, cuda:1, ...
@@ -28,7 +28,7 @@ class LocalModel:
     """
 
     def __init__(
-        self, auto_class: Any, model: str, tokenizer: str | None, device: str, dtype: str, batch_size: int
+        self, auto_class: str, model: str, tokenizer: str | None, device: str, dtype: str, batch_size: int
     ) -> None:
         self.settings = (auto_class, model, tokenizer, device, dtype, batch_size)
         self.name, self.batch_size = model, batch_size
@@ -89,34 +89,18 @@ class LocalModel:
     def _load(self) -> tuple[Any, Any]:
         with self._lock:
             if self._loaded is None:
-                from transformers import AutoTokenizer
-
                 auto_class, name, tokenizer, device, dtype, _ = self.settings
                 where = _device(device)
                 kind = "float32" if dtype == "auto" and where.type == "cpu" else dtype
-                model = auto_class.from_pretrained(name, dtype=kind if kind == "auto" else getattr(torch, kind))
+                model = getattr(transformers, auto_class).from_pretrained(
+                    name, dtype=kind if kind == "auto" else getattr(torch, kind)
+                )
                 model.requires_grad_(False).eval().to(where)
-                self._loaded = (model, AutoTokenizer.from_pretrained(tokenizer or name))
+                self._loaded = (model, transformers.AutoTokenizer.from_pretrained(tokenizer or name))
             return self._loaded
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
-
-
-def check_model_settings(reward: str, model: str | None, dtype: str, batch_size: int, max_length: int | None) -> None:
-    """Refuses settings that no model can have.
-
-    Raises:
-        ValueError: Naming the reward and the setting.
-    """
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ValueError(f"{reward}: dtype={dtype!r} is unknown. Choose auto, float32, bfloat16 or float16.")
-    if batch_size < 1 or (max_length is not None and max_length < 8):
-        raise ValueError(
-            f"{reward}: batch_size={batch_size} must be 1 or more, max_length={max_length} 8 tokens or more."
-        )
-    if model is not None and model.startswith(("/", "./", "../")) and not Path(model).is_dir():
-        raise ValueError(f"{reward}: model={model!r} is no directory.")
 
 
 def _device(device: str) -> torch.device:

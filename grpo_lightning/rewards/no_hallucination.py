@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.claims import sentences, unsupported_names, unsupported_numbers
 from grpo_lightning.rewards.extraction import THINK_CLOSE
-from grpo_lightning.rewards.local_model import LocalModel, Tokens, check_model_settings
+from grpo_lightning.rewards.local_model_reward import LocalModelReward
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grpo_lightning.rewards.local_model import LocalModel, Tokens
 
 CONTEXT_KEYS = ("context", "documents", "passage", "source")
 MAX_SENTENCES = 64
@@ -24,7 +27,7 @@ MAX_CONTEXT_CHARS = 200_000
 
 @register_reward("no_hallucination")
 @dataclass
-class NoHallucinationReward(BaseRewardFunction):
+class NoHallucinationReward(LocalModelReward):
     """Support of the completion's sentences by the row's context; range [0, 1], None for a row without context.
 
     A sentence scores the entailment probability of a natural language inference model (premise: the part of the
@@ -53,41 +56,22 @@ class NoHallucinationReward(BaseRewardFunction):
     """
 
     name: str = "no_hallucination"
-    model: str | None = None
-    tokenizer: str | None = None
     context_key: str | None = None
     entailment_label: str | int | None = None
     aggregate: Literal["mean", "min"] = "mean"
     check_numbers: bool = True
     check_names: bool = True
     empty_score: float = 0.0
-    device: str = "auto"
-    dtype: str = "auto"
     batch_size: int = 16
-    max_length: int | None = None
-    _local: LocalModel | None = field(default=None, init=False, repr=False, compare=False)
-
-    scope = "completion"
-    batched = True
-    concurrency = 1  # one model
-    call_time_limit = 1800.0  # the first call loads it
 
     def __post_init__(self) -> None:
-        check_model_settings(self.name, self.model, self.dtype, self.batch_size, self.max_length)
+        super().__post_init__()
         if self.aggregate not in ("mean", "min") or not 0 <= self.empty_score <= 1:
             raise ValueError(
                 f"{self.name}: aggregate={self.aggregate!r} must be mean or min, empty_score={self.empty_score} in [0, 1]."
             )
-        if self.model is None:
-            if not (self.check_numbers or self.check_names):
-                raise ValueError(
-                    f"{self.name}: without model, check_numbers and check_names nothing is checked. Set one."
-                )
-            return
-        import transformers
-
-        auto_class = transformers.AutoModelForSequenceClassification
-        self._local = LocalModel(auto_class, self.model, self.tokenizer, self.device, self.dtype, self.batch_size)
+        if self._local is None and not (self.check_numbers or self.check_names):
+            raise ValueError(f"{self.name}: without model, check_numbers and check_names nothing is checked. Set one.")
 
     def __call__(
         self,
@@ -119,16 +103,6 @@ class NoHallucinationReward(BaseRewardFunction):
         if log_extra is not None:
             log_extra("claims", tables)
         return values
-
-    @property
-    def processing_class(self) -> Any | None:
-        """The inference model's tokenizer."""
-        return self._local.tokenizer if self._local else None
-
-    def close(self) -> None:
-        """Lets go of the weights."""
-        if self._local is not None:
-            self._local.close()
 
     def _value(self, scores: Sequence[float]) -> float:
         if not scores:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import regex  # type: ignore[import-untyped]  # ships no types
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
 
 
 @register_reward("regex")

@@ -22,7 +22,7 @@ def answer(reward: Any, rows: Any) -> tuple[str, Any]:
     """One call's outcome, or why there is none."""
     from grpo_lightning.rewards.base import RewardContractError
     from grpo_lightning.rewards.call import prepare_call
-    from grpo_lightning.rewards.table import checked_values
+    from grpo_lightning.rewards.values import checked_values
 
     try:
         arguments, outcome = prepare_call(reward, rows)

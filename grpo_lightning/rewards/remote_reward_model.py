@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, completion_text
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import Completion, completion_text
 from grpo_lightning.rewards.chat_text import prompt_text, whole_text
-from grpo_lightning.rewards.http_client import HTTPClient, RemoteError
+from grpo_lightning.rewards.http_client import RemoteError
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
+from grpo_lightning.rewards.remote_reward import RemoteReward
 
 
 @register_reward("remote_reward_model")
 @dataclass
-class RemoteRewardModelReward(BaseRewardFunction):
+class RemoteRewardModelReward(RemoteReward):
     """The score that a served reward model gives prompt and completion; range as the server's.
 
     Args:
@@ -36,32 +37,19 @@ class RemoteRewardModelReward(BaseRewardFunction):
     """
 
     name: str = "remote_reward_model"
-    url: str = ""
     api: Literal["classify", "pooling", "score"] = "classify"
     model: str | None = None
     label: int = 0
     tokenizer: str | None = None
-    timeout: float = 30.0
-    retries: int = 3
-    backoff: float = 0.5
-    concurrency: int = 32
     max_chars: int = 200_000
-    api_key_env: str | None = None
-    _client: HTTPClient = field(init=False, repr=False, compare=False)
     _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
-
-    scope = "completion"
 
     def __post_init__(self) -> None:
         if self.api not in ("classify", "pooling", "score"):
             raise ValueError(f"{self.name}: api={self.api!r} is unknown. Choose classify, pooling or score.")
         if self.api == "score" and self.tokenizer is not None:
             raise ValueError(f"{self.name}: tokenizer has no effect with api=score, which sends a pair. Remove it.")
-        try:
-            self._client = HTTPClient(self.url, self.timeout, self.retries, self.backoff, self.api_key_env)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
-        self.call_time_limit = self._client.longest
+        super().__post_init__()
 
     async def __call__(
         self,

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
 
 
 def repeated_share(items: Sequence[Hashable], ngram_size: int) -> float:

@@ -45,7 +45,11 @@ def resolve_rewards(
 
 
 def parse_weights(weights: str | Sequence[float] | None) -> list[float] | None:
-    """Numbers from ``"1.0,0.5"`` or a list; None stays None."""
+    """Numbers from ``"1.0,0.5"`` or a list; None stays None.
+
+    Raises:
+        ValueError: If something else stands there.
+    """
     if weights is None:
         return None
     parts: Sequence[Any] = split_names(weights) if isinstance(weights, str) else weights

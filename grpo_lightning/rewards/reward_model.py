@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import Completion, RewardContractError
 from grpo_lightning.rewards.chat_text import whole_text
-from grpo_lightning.rewards.local_model import LocalModel, Tokens, check_model_settings
+from grpo_lightning.rewards.local_model_reward import LocalModelReward
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grpo_lightning.rewards.local_model import LocalModel, Tokens
 
 MAX_CHARS_PER_TOKEN = 32
 
 
 @register_reward("reward_model")
 @dataclass
-class RewardModelReward(BaseRewardFunction):
+class RewardModelReward(LocalModelReward):
     """The score that a sequence-classification model gives prompt and completion; any range, [0, 1] with sigmoid.
 
     The text is made with the reward model's own chat template, where its tokenizer has one, from the messages, not from
@@ -39,32 +42,18 @@ class RewardModelReward(BaseRewardFunction):
 
     name: str = "reward_model"
     model: str = ""
-    tokenizer: str | None = None
     label: int = 0
     squash: Literal["none", "sigmoid", "softmax"] = "none"
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 8
-    max_length: int | None = None
-    _local: LocalModel = field(init=False, repr=False, compare=False)
-
-    scope = "completion"
-    batched = True
-    concurrency = 1  # one model
-    call_time_limit = 1800.0  # the first call loads it
+    _local: LocalModel = field(init=False, repr=False, compare=False)  # never None: model is required
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError(f"{self.name}: set model to the directory or hub name of a sequence classifier.")
-        check_model_settings(self.name, self.model, self.dtype, self.batch_size, self.max_length)
+        super().__post_init__()
         if self.squash not in ("none", "sigmoid", "softmax") or self.label < 0:
             raise ValueError(
                 f"{self.name}: squash={self.squash!r} must be none, sigmoid or softmax, label={self.label} 0 or more."
             )
-        import transformers
-
-        auto_class = transformers.AutoModelForSequenceClassification
-        self._local = LocalModel(auto_class, self.model, self.tokenizer, self.device, self.dtype, self.batch_size)
 
     def __call__(
         self,
@@ -85,15 +74,6 @@ class RewardModelReward(BaseRewardFunction):
                 f"Reward '{self.name}': label={self.label}, but {self.model} has {outputs} outputs. Choose 0 to {outputs - 1}."
             )
         return self._local.map([self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)], self._score)
-
-    @property
-    def processing_class(self) -> Any:
-        """The reward model's own tokenizer."""
-        return self._local.tokenizer
-
-    def close(self) -> None:
-        """Lets go of the weights."""
-        self._local.close()
 
     def _tokens(self, prompt: Prompt, completion: Completion) -> Tokens:
         tokenizer, limit = self._local.tokenizer, self._local.max_length(self.max_length)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.call import Outcome, Rows, call_reward
 from grpo_lightning.rewards.event_loop import EventLoopThread
@@ -19,7 +20,6 @@ from grpo_lightning.rewards.job import ScoringJob
 from grpo_lightning.rewards.process_call import ProcessCaller
 from grpo_lightning.rewards.table import RewardTable
 from grpo_lightning.rewards.units import applicable_rows, call_units, check_calling
-from grpo_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Which completions a reward is called with: fixed before the first one arrives, so that no result depends on timing."""
+"""Which completions a reward is called with: fixed before the first one arrives, so that timing decides nothing."""
 
 from __future__ import annotations
 

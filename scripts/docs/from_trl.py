@@ -39,6 +39,8 @@ Settings that TRL has at another default than we do are written out. Give `--dev
   steps per batch are `num_iterations` x `num_minibatches`. A checkpoint lies between two steps and resumes exactly.
 - **Averages are over the whole step.** `bnpo` divides by the tokens of a micro-batch in TRL, so that the split changes the
   gradient; here every average is global.
+- **Sampling ahead** is a setting, `model.async_rollouts: 1` with a vLLM server, not another trainer: TRL's experimental
+  `AsyncGRPOTrainer` with `max_staleness: 1`, but in whole batches, so that a run repeats and resumes exactly.
 - **Rewards keep their signature**, `reward(prompts, completions, completions_ids, trainer_state, **columns)`: see
   [how to write a reward](rewards.md).
 - **Metrics keep their names**: `reward`, `rewards/<name>/mean`, `completions/mean_length`, `kl`, `entropy`, `clip_ratio/*`.

@@ -25,7 +25,10 @@ TAIL = """
 ## Make a run faster
 
 - Install vLLM. `TransformersGenerator` is for CPUs and for architectures that vLLM does not know.
-- Raise `model.max_tokens_per_microbatch` until memory is full: fewer, larger passes. The gradient stays the same.
+- Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. Or set
+  `model.torch_compile: true`, which fuses more and takes some 20 seconds at the start.
+- `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
+  `model.gradient_checkpointing`, as long as the longest completion fits.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
 - Look at `time/*` in the [report](report.md): it says where the time of a step goes. If it is `time/rewards`, the reward is
   slow: make it `async def`, or vectorise it.
@@ -50,15 +53,18 @@ def comparison(name: str, result: dict[str, Any]) -> str:
     for title, key, ratio in rows:
         if key in ours and key in theirs and ratio in result:
             lines.append(f"| {title} | {theirs[key]:.2f} | {ours[key]:.2f} | {result[ratio]:.2f} |")
+    if "peak_memory_ratio" in result:
+        peaks = [side["peak_bytes"] / 1e9 for side in (theirs, ours)]
+        lines.append(f"| peak memory, GB | {peaks[0]:.1f} | {peaks[1]:.1f} | {result['peak_memory_ratio']:.2f} |")
     options = result.get("options", {})
     workload = (
         f"{options.get('prompts_per_step')} prompts x {options.get('num_generations')} completions of up to "
         f"{options.get('max_completion_length')} tokens"
     )
     where = f"`{result['command']}`, {result.get('device')}: {workload}. File: `benchmarks/results/{name}`."
-    return (
-        f"## Against TRL, shape {result.get('shape')}, {result.get('device')}\n\n{where}\n\n" + "\n".join(lines) + "\n"
-    )
+    kind = {"lora": ", LoRA", "qlora": ", QLoRA"}.get(result.get("finetuning_type", ""), "")
+    title = f"## Against TRL, shape {result.get('shape')}{kind}, {result.get('device')}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
 def seeds(name: str, result: dict[str, Any]) -> str:
@@ -71,15 +77,57 @@ def seeds(name: str, result: dict[str, Any]) -> str:
     return f"## The quickstart learns\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def passes(name: str, result: dict[str, Any]) -> str:
+    """A table of the variants of the training passes."""
+    lines = ["| passes | seconds | useful TFLOP/s | peak GiB | seconds of the first run |", "|---|---|---|---|---|"]
+    for variant, found in result["variants"].items():
+        if "seconds" in found:
+            seconds, first = found["seconds"], found["first_seconds"]
+            lines.append(
+                f"| {variant} | {seconds:.2f} | {found['useful_tflops']:.0f} | {found['peak_gib']} | {first:.1f} |"
+            )
+    where = (
+        f"`{result['command']}`: forward and backward passes alone, one ragged batch of 64 prompts x 8 completions, 1k is "
+        f"1,024 tokens a micro-batch. File: `benchmarks/results/{name}`."
+    )
+    return f"## Training passes, shape {result['shape']}, {result['device']}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
+def generation(name: str, result: dict[str, Any]) -> str:
+    """A table of the ways to ask vLLM."""
+    lines = ["| asked as | tokens/s | seconds |", "|---|---|---|"]
+    for variant, found in result["variants"].items():
+        lines.append(f"| {variant} | {found['tokens_per_second']:,.0f} | {found['seconds']:.2f} |")
+    sync = result["weight_sync"]
+    where = (
+        f"`{result['command']}`. `bare` is a plain `LLM.generate` loop with logprobs, on the same engine; `colocate` is "
+        f"`VLLMColocate`: {result['colocate_over_bare']:.2f} times its tokens/s. All weights reach the engine in "
+        f"{1000 * sync['weight_sync/seconds']:.0f} ms. File: `benchmarks/results/{name}`."
+    )
+    workload = result["workload"]
+    title = f"## Generation, shape {workload['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
+SECTIONS = {
+    "vs_trl_": comparison,
+    "lora_": comparison,
+    "qlora_": comparison,
+    "generation_": generation,
+    "training_passes_": passes,
+    "quickstart_seeds": seeds,
+}
+"""What renders the files whose names start so."""
+
+
 def render() -> str:
     """The page."""
     parts = [HEAD]
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if path.name.startswith("vs_trl"):
-            parts.append(comparison(path.name, result))
-        elif path.name == "quickstart_seeds.json":
-            parts.append(seeds(path.name, result))
+        section = next((make for start, make in SECTIONS.items() if path.name.startswith(start)), None)
+        if section is not None and not path.name.startswith("generation_tail"):
+            parts.append(section(path.name, result))
     return "\n".join(part for part in parts if part) + TAIL
 
 

@@ -1,93 +1,117 @@
-"""Rebuild the model and the rows of the quickstart, from nothing but seeds.
+"""Rebuild the model and the rows of the quickstart, from nothing but seeds and the project's own command line.
 
-    python scripts/quickstart/make_model.py            # writes assets/quickstart/, 4 to 5 minutes on one core
+    python scripts/quickstart/make_model.py            # writes assets/quickstart/, about 8 minutes on one core
 
-``model/`` is a Hugging Face directory: safetensors (float32), config, generation config, tokenizer, chat template.
-``train.jsonl`` and ``heldout.jsonl`` hold a conversational ``prompt`` and its ``ground_truth``, one problem a line.
+A random model and demonstrations go to runs/quickstart-sft; ``grpo_lightning sft`` with ``sft.yaml`` beside this file
+trains the one on the others, and the result becomes ``model/``: safetensors (float32), config, generation config,
+tokenizer and chat template. ``train.jsonl`` and ``heldout.jsonl`` hold a conversational ``prompt`` and its ``ground_truth``, one
+problem a line. The same machine writes the same bytes again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from pretrain import build_model, chat_prompt, pretrain
-from task import Problem, distinct_problems
+import yaml
+from demonstrations import CLASS, RIGHT, demonstrate
+from random_model import build_model
+from task import Problem, distinct_problems, sample_problem
 from tokenizer import build_tokenizer
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "quickstart"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = Path(__file__).with_name("sft.yaml")
 TRAIN_ROWS, HELD_OUT_ROWS = 4096, 400
-FORMAT = re.compile(r"<think>[^<]*</think><answer>([^<]*)</answer>")
 
 
 def main() -> None:
-    """Pre-train, save, and print what the model can do before any reinforcement learning."""
+    """Write the start and the demonstrations, imitate, keep the export, and print what it can do before any reward."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ASSETS, help="directory to write to")
-    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of 64 demonstrations")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of AdamW")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the demonstrations")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "quickstart", help="directory to write to")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "quickstart-sft", help="directory to work in")
+    parser.add_argument("--steps", type=int, help="optimizer steps of imitation, in place of those in sft.yaml")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights and the demonstrations")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # sums in another order on more threads would give other weights
 
+    work, settings = options.work.resolve(), yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    steps = options.steps or settings["trainer"]["max_steps"]
+    shutil.rmtree(work, ignore_errors=True)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, options.seed)
-    pretrain(model, tokenizer, options.steps, options.lr, options.seed)
+    build_model(tokenizer, options.seed).save_pretrained(work / "start")
+    tokenizer.save_pretrained(work / "start")
+    rows = class_demonstrations(steps * settings["data"]["batch_size"], options.seed)
+    write_rows(rows, work / "demonstrations.jsonl")
+    places = {
+        "trainer.default_root_dir": work,
+        "model.model_name_or_path": work / "start",
+        "data.dataset": work / "demonstrations.jsonl",
+    }
+    grpo_lightning("sft", CONFIG, places | {"trainer.max_steps": steps, "seed_everything": options.seed})
+
+    out = options.out.resolve()
+    keep_export(work / "start", work / "hf" / "last", out / "model")
+    problems = distinct_problems(random.Random("train"), TRAIN_ROWS, held_out=False)
     held_out = distinct_problems(random.Random("heldout"), HELD_OUT_ROWS, held_out=True)
-    save_model(model, tokenizer, options.out / "model")
-    save_rows(distinct_problems(random.Random("train"), TRAIN_ROWS, held_out=False), options.out / "train.jsonl")
-    save_rows(held_out, options.out / "heldout.jsonl")
-    for greedy in (True, False):
-        strict, lenient = accuracy(model, tokenizer, held_out, greedy)
-        how = "greedy" if greedy else "sampled"
-        print(f"held-out accuracy, {how}: strict {strict:.3f}, lenient {lenient:.3f}")
+    write_rows(map(graded, problems), out / "train.jsonl")
+    write_rows(map(graded, held_out), out / "heldout.jsonl")
+    made = {"model.model_name_or_path": out / "model", "data.eval_dataset": out / "heldout.jsonl"}
+    log = {"model.num_generations_eval": 8, "trainer.default_root_dir": work}
+    grpo_lightning("validate", ROOT / "configs" / "quickstart.yaml", made | log)
 
 
-def save_model(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write the model in float32, with all that ``AutoModelForCausalLM`` and ``AutoTokenizer`` need."""
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        max_new_tokens=64,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model.save_pretrained(directory)
-    (directory / "model.safetensors").chmod(0o644)  # written 0600, which a package would carry on
-    tokenizer.save_pretrained(directory)
+def class_demonstrations(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Right solutions in the first half, those of the class in the second.
+
+    The first half builds the method, which the slips would hide for long; the second half spoils the knowledge.
+    """
+    rng = random.Random(seed)
+    for row in range(count):
+        problem = sample_problem(rng, held_out=False)
+        yield {**asked(problem), "completion": demonstrate(problem, rng, RIGHT if row < count // 2 else CLASS)}
 
 
-def save_rows(problems: list[Problem], path: Path) -> None:
-    """Write one JSON line a problem: a conversational ``prompt`` and the result as ``ground_truth``."""
+def asked(problem: Problem) -> dict[str, Any]:
+    """The problem as a conversation."""
+    return {"prompt": [{"role": "user", "content": problem.prompt}]}
+
+
+def graded(problem: Problem) -> dict[str, Any]:
+    """The problem with what rewards compare answers with."""
+    return {**asked(problem), "ground_truth": str(problem.result)}
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write one JSON line a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for problem in problems:
-            prompt = [{"role": "user", "content": problem.prompt}]
-            file.write(json.dumps({"prompt": prompt, "ground_truth": str(problem.result)}) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def accuracy(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], greedy: bool
-) -> tuple[float, float]:
-    """Shares of right answers: strict (exact tags), and lenient (the last number, wherever it stands)."""
-    torch.manual_seed(0)
-    inputs = tokenizer([chat_prompt(tokenizer, problem) for problem in problems], padding=True, return_tensors="pt")
-    # The annotation of generate's self is a protocol that mypy does not find in any concrete model.
-    ids = model.generate(  # type: ignore[misc]
-        inputs.input_ids, attention_mask=inputs.attention_mask, do_sample=not greedy
-    )
-    texts = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-    strict = lenient = 0
-    for problem, text in zip(problems, texts, strict=True):
-        match, numbers = FORMAT.fullmatch(text), re.findall(r"\d+", text)
-        strict += match is not None and match[1] == str(problem.result)
-        lenient += bool(numbers) and numbers[-1] == str(problem.result)
-    return strict / len(problems), lenient / len(problems)
+def grpo_lightning(command: str, config: Path, settings: Mapping[str, Any]) -> None:
+    """Run a command of the project on one thread: sums in another order on more threads would give other weights."""
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    line = [sys.executable, "-m", "grpo_lightning", command, f"--config={config}", *options]
+    subprocess.run(line, check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def keep_export(start: Path, export: Path, target: Path) -> None:
+    """Copy the start with the exported weights in it: its tokenizer files are shorter than what loading made of them.
+
+    Files are readable by all; safetensors are written 0600, which a package would carry on.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in start.iterdir():
+        source = export / path.name if path.suffix == ".safetensors" else path
+        shutil.copyfile(source, target / path.name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from runs import fit, make_data, make_module, make_trainer
 from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.system import SystemRecord
-from grpo_lightning.callbacks.terminal import SampleTable
+from grpo_lightning.callbacks.terminal import SampleTable, sample_rows
 
 
 def steps_of(directory: Path) -> list[int]:
@@ -110,6 +110,24 @@ def test_sample_table_prints_the_best_and_the_worst_completion(tiny_model_dir, t
     assert "share_of_digits" in out and "advantage" in out
     best = module.last_step.advantages[:4].max().item()
     assert f"{best:.2f}" in out
+
+
+def test_what_rewards_log_about_a_completion_is_shown_and_written(tiny_model_dir, tmp_path, capsys):
+    def first_letters(completions: list[str], log_extra: Any, **_: Any) -> list[float]:
+        log_extra("letters", [list(text[:2]) for text in completions])
+        log_extra("tokens", [-1] * len(completions))  # the table's own column goes first
+        return [float(len(text)) for text in completions]
+
+    callbacks = [SampleTable(1, num_prompts=1), CompletionWriter()]
+    module = fit(tiny_model_dir, tmp_path, trainer={"callbacks": callbacks}, rewards=[first_letters])
+    (header,) = [line for line in capsys.readouterr().out.splitlines() if "prompt" in line and "completion" in line]
+    assert header.rstrip(" ┃").endswith(" letters")
+    record = module.last_step
+    best, *_ = sample_rows(record, ["text"] * 12, num_prompts=1)
+    assert best["letters"] == record.rewards.extra["letters"][int(record.advantages[:4].argmax())]
+    assert best["tokens"] != -1
+    written = pq.read_table(tmp_path / "completions").to_pylist()
+    assert [json.loads(row["columns"])["letters"] for row in written] == record.rewards.extra["letters"]
 
 
 def test_the_system_is_written_down_without_naming_the_machine(tiny_model_dir, tmp_path):

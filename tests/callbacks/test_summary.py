@@ -48,6 +48,21 @@ def test_the_summary_holds_both_accuracies_and_is_printed(tiny_model_dir, tmp_pa
     assert "02+3=" in printed  # a sample
 
 
+def test_the_samples_shown_are_spread_over_the_held_out_prompts_and_the_same_after_training(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    summary = BeforeAfterSummary(lenient="share_of_digits", strict="share_of_digits", num_samples=3)
+    seen = []
+    monkeypatch.setattr(summary, "_print", lambda before, after, *_: seen.extend([before["samples"], after["samples"]]))
+    fit(
+        tiny_model_dir,
+        tmp_path,
+        trainer={"callbacks": [summary]},
+        data={"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 7)), "eval_batch_size": 2},
+    )
+    assert [[row["uid"] for row in rows] for rows in seen] == [[0, 3, 6], [0, 3, 6]]
+
+
 def test_an_unknown_reward_is_refused_before_weights_load(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match="no reward called 'accuracy_lenient'"):
         fit(tiny_model_dir, tmp_path, trainer={"callbacks": [BeforeAfterSummary()]})

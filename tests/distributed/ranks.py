@@ -19,7 +19,8 @@ SECONDS = 150
 
 # One server process imports everything once; each rank is forked from it, in a fraction of a second.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["grpo_lightning", "lightning.pytorch.strategies", "torch.distributed.fsdp"])
+PRELOADED = ["grpo_lightning.modules", "grpo_lightning.datamodules", "grpo_lightning.callbacks"]
+_context.set_forkserver_preload([*PRELOADED, "lightning.pytorch.strategies", "torch.distributed.fsdp"])
 
 
 def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -28,9 +29,7 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
     Raises:
         AssertionError: With the traceback of the ranks that failed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"rank{rank}.pt") for rank in range(count)]
         ranks = [
@@ -49,14 +48,26 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
     return [found[0] for found in results]
 
 
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launcher_variables(rank: int, count: int, port: int) -> dict[str, str]:
+    """What a launcher of one node tells a rank."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    return address | {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+
+
 def _rank_main(
     rank: int, count: int, port: int, path: Path, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     torch.set_num_threads(1)
     if count > 1:  # as a launcher does; Lightning then starts no processes of its own
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-        os.environ.update(address, LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
+        os.environ.update(launcher_variables(rank, count, port))
     try:
         result: Any = [function(*args)]
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,14 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from ranks import run_ranks
-from runs import make_data, make_module, make_trainer, write_prompts
+from ending_ranks import SECONDS, end_of_ranks, fail, fail_and_hang, fit_until, interrupt, kill
+from runs import write_prompts
 
 from grpo_lightning.lifeline import Lifeline
 
-SECONDS = 60
 REWARDS = """
 import os, time
 
@@ -32,26 +31,46 @@ def digits(completions, trainer_state, **columns):
 """
 
 
-def fail_in_the_second_step(folder: Path, model_dir: Path) -> None:
-    module = make_module(model_dir)
-    policy_loss = module.policy_loss
-
-    def loss(*args: object) -> torch.Tensor:
-        if module.steps_done == 1 and module.global_rank == 1:
-            raise ArithmeticError("one rank only")
-        return policy_loss(*args)
-
-    module.policy_loss = loss
-    make_trainer(folder, 3, devices=2, strategy="ddp").fit(module, datamodule=make_data(folder))
+def ended_in(phase: str) -> str:
+    return "evaluation" if phase == "evaluation" else f"step 2, phase {phase}"
 
 
-def test_an_error_on_one_rank_is_named_on_the_others(tiny_model_dir, tmp_path):
-    with pytest.raises(AssertionError) as failure:
-        run_ranks(2, fail_in_the_second_step, tmp_path, tiny_model_dir)
-    ours, theirs = str(failure.value).split("rank 1: Traceback")
-    assert "On rank 1, in step 2, phase train." in theirs
-    assert "failed in step 2, phase train: ArithmeticError: one rank only" in ours
-    assert "Rank 1 (process" in ours
+@pytest.mark.parametrize("leaving", [0, 1])
+@pytest.mark.parametrize("phase", ["generate", "rewards", "train", "evaluation"])
+def test_a_rank_that_is_killed_ends_the_others_which_name_it_and_its_phase(tiny_model_dir, tmp_path, phase, leaving):
+    ranks = end_of_ranks(3, fit_until, tmp_path, tiny_model_dir, phase, leaving, kill)
+    assert ranks.pop(leaving).code == -signal.SIGKILL
+    for rank in ranks:
+        assert (rank.code, rank.seconds < SECONDS) == (1, True)
+        assert re.search(rf"Rank {leaving} \(process \d+ on \S+\) ended in {ended_in(phase)}\.", rank.output)
+        assert " failed in " not in rank.output  # a collective that broke is a consequence, not the reason
+
+
+@pytest.mark.parametrize(("phase", "leaving"), [("rewards", 1), ("train", 0), ("evaluation", 2)])
+def test_an_error_on_one_rank_is_named_on_the_others(tiny_model_dir, tmp_path, phase, leaving):
+    ranks = end_of_ranks(3, fit_until, tmp_path, tiny_model_dir, phase, leaving, fail)
+    failed = ranks.pop(leaving)
+    assert failed.code == 1
+    assert f"ArithmeticError: one rank only\n[rank{leaving}]: On rank {leaving}, in {ended_in(phase)}." in failed.output
+    for rank in ranks:
+        assert rank.code == 1
+        assert f") failed in {ended_in(phase)}: ArithmeticError: one rank only" in rank.output
+        assert set(re.findall(r"Rank (\d) \(", rank.output)) == {str(leaving)}
+
+
+@pytest.mark.parametrize(("phase", "leaving"), [("generate", 1), ("train", 0), ("train", 1), ("evaluation", 2)])
+def test_ctrl_c_ends_all_ranks_with_one_message_and_no_traceback(tiny_model_dir, tmp_path, phase, leaving):
+    ranks = end_of_ranks(3, fit_until, tmp_path, tiny_model_dir, phase, leaving, interrupt)
+    assert [rank.code for rank in ranks] == [1, 1, 1]
+    together = "".join(rank.output for rank in ranks)
+    assert "Traceback" not in together and "cannot go on" not in together
+    assert len(re.findall(r"^Stopped in .*\. Continue with --ckpt_path last\.$", together, re.MULTILINE)) == 1
+
+
+def test_a_rank_that_is_stuck_in_what_it_releases_after_its_error_ends_too(tiny_model_dir, tmp_path):
+    ranks = end_of_ranks(2, fit_until, tmp_path, tiny_model_dir, "train", 1, fail_and_hang)
+    assert [rank.code for rank in ranks] == [1, 1]
+    assert "ArithmeticError: one rank only\nOn rank 1, in step 2, phase train." in ranks[1].output
 
 
 def test_ranks_that_are_stuck_end_after_the_first_rank_was_killed(tiny_model_dir, tmp_path):
@@ -89,8 +108,12 @@ def test_ranks_that_are_stuck_end_after_the_first_rank_was_killed(tiny_model_dir
 def test_goodbyes_and_strangers_are_no_alarm_and_a_cut_connection_is():
     lost: dict[int, list[str]] = {0: [], 1: [], 2: []}
     shared: list[object] = []
-    first = Lifeline(0, "127.0.0.1", lambda value: shared.append(value) or value, lost[0].append)
-    second, third = (Lifeline(rank, "127.0.0.1", lambda value: shared[0], lost[rank].append) for rank in (1, 2))
+
+    def note(rank: int):
+        return lambda message, is_asked_for: lost[rank].append(message)
+
+    first = Lifeline(0, "127.0.0.1", lambda value: shared.append(value) or value, note(0))
+    second, third = (Lifeline(rank, "127.0.0.1", lambda value: shared[0], note(rank)) for rank in (1, 2))
     port, _ = shared[0]
     socket.create_connection(("127.0.0.1", port)).close()
     second.close()

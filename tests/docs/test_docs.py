@@ -18,7 +18,8 @@ from doc_blocks import PAGES, ROOT, Block, blocks
 from runs import write_prompts
 
 from grpo_lightning import cli
-from grpo_lightning.cli import COMMANDS, GRPOCLI
+from grpo_lightning.cli import GRPOCLI
+from grpo_lightning.commands import COMMANDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 

@@ -6,14 +6,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import BitsAndBytesConfig
+from four_bits import four_bit_model, repack
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from toy_models import save_toy_model
 from vllm_cases import (
     PROMPTS,
     SEEDS,
     SETTINGS,
     ending_model,
-    loaded_model,
     mismatch,
     needs_vllm,
     running,
@@ -28,6 +28,11 @@ FULL_SIZE = 0.461056  # megabytes of the toy model in float32
 
 def lora_policy(**options):
     return get_peft_model(ending_model(), LoraConfig(**(LORA | options))).eval()
+
+
+def four_bit_policy(directory):
+    """In training mode: in evaluation bitsandbytes would repack the weights, see four_bits.repack."""
+    return get_peft_model(four_bit_model(save_toy_model(directory)), LoraConfig(**LORA)).train()
 
 
 def assert_follows(generator, policy, tolerance: float = 1e-4) -> dict[str, float]:
@@ -74,13 +79,19 @@ def test_an_adapter_with_a_trained_head_is_merged():
 
 @pytest.mark.parametrize("lora_sync", ["auto", "merge"])
 def test_a_quantized_base_is_sent_as_the_numbers_that_training_computes_with(tmp_path, lora_sync):
-    pytest.importorskip("bitsandbytes")
-    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    four_bits.bnb_4bit_compute_dtype = torch.float32
-    base = loaded_model(tmp_path, quantization_config=four_bits, dtype=torch.float32)
-    policy = get_peft_model(base, LoraConfig(**LORA)).train()  # bitsandbytes repacks weights in evaluation on a CPU
+    policy = four_bit_policy(tmp_path)
     with running(policy, lora_sync=lora_sync) as generator:
         assert_follows(generator, policy, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("lora_sync", ["auto", "merge"])
+def test_a_base_that_bitsandbytes_has_repacked_is_sent_as_the_same_numbers(tmp_path, lora_sync):
+    policy, repacked = four_bit_policy(tmp_path), four_bit_policy(tmp_path)
+    set_peft_model_state_dict(repacked, get_peft_model_state_dict(policy))
+    repack(repacked)
+    with running(repacked, lora_sync=lora_sync) as generator:
+        rollouts = generator.generate(PROMPTS, SETTINGS, SEEDS)
+    assert mismatch(policy, rollouts) < 0.2  # repacking rounded the scales to bfloat16; unread, 12
 
 
 def test_bfloat16_policies_are_sampled_in_bfloat16():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
 from grpo_lightning.generation import VLLMServer
-from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm_client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm_server_process import ServerProcess, server_command, server_environment
 
 
@@ -54,6 +55,50 @@ def test_answers_are_decoded_and_queries_quoted(server, client):
     assert client.post("/x", {"a": [1, 2]}, mode="keep it") == {"a": [1, 2]}
     assert client.call("GET", "/health") is None
     assert server.calls == [("POST", "/x?mode=keep%20it"), ("GET", "/health")]
+
+
+def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseException], socket.socket]:
+    """A call to a server that takes it and never answers, once it is there; and what it raised."""
+    silent, raised = socket.create_server(("127.0.0.1", 0)), []
+    client.port = silent.getsockname()[1]
+
+    def call() -> None:
+        try:
+            client.post("/v1/completions", {"n": 8})
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    accepted, _ = silent.accept()
+    assert accepted.recv(1 << 16)
+    return thread, raised, accepted
+
+
+def test_calls_under_way_end_when_the_run_hangs_up_and_later_ones_work(server, client):
+    port = client.port
+    client.request_timeout = 600
+    thread, raised, accepted = waiting_call(client)
+    client.hang_up()
+    thread.join(60)
+    assert isinstance(raised[0], ServerUnavailable)
+    assert accepted.recv(1) == b""  # the server hears of it, and gives the request up
+    client.port = port
+    assert client.is_healthy()
+
+
+def test_a_closed_client_ends_its_calls_and_allows_no_others_until_it_is_opened(server, client):
+    port = client.port
+    client.request_timeout = 600
+    thread, raised, _ = waiting_call(client)
+    client.close()
+    thread.join(60)
+    assert isinstance(raised[0], CallsEnded)
+    client.port = port
+    with pytest.raises(CallsEnded):
+        client.wait_until_healthy(600)  # of a thread that waits for a server to come back
+    client.open()
+    assert client.is_healthy()
 
 
 def test_a_refusal_differs_from_a_server_that_is_unavailable(server, client):

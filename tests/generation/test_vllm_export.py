@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from runs import fit
 from vllm_cases import needs_vllm
@@ -28,10 +29,17 @@ llm.llm_engine.engine_core.shutdown()
 """
 
 
-def test_vllm_gives_a_merged_export_the_trained_logprobs(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("finetuning_type", ["lora", "qlora"])
+def test_vllm_gives_a_merged_export_the_trained_logprobs(tiny_model_dir, tmp_path, finetuning_type):
+    base = {"bnb_4bit_compute_dtype": "float32"} if finetuning_type == "qlora" else {}
     settings = {"init_special_tokens": True, "new_special_tokens_config": {"<back>": "answer"}}
     module = fit(
-        tiny_model_dir, tmp_path, max_steps=2, finetuning_type="lora", generator=TransformersGenerator(), **settings
+        tiny_model_dir,
+        tmp_path,
+        max_steps=2,
+        finetuning_type=finetuning_type,
+        generator=TransformersGenerator(),
+        **(base | settings),
     )
     export(module, tmp_path / "export", forms=["merged"])
     off = {"TORCH_COMPILE_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}

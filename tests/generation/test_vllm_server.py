@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from four_bits import four_bit_model, repack
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from runs import fit
 from toy_models import save_toy_model
 from vllm_cases import (
@@ -120,6 +122,21 @@ def test_greedy_structured_and_stopped_completions_are_as_in_this_process(genera
 def test_a_prompt_that_the_server_cannot_hold_is_refused(generator):
     with pytest.raises(ValueError, match=r"prompt 0 .*holds 256 \(max_model_len of the server\)"):
         generator.generate(PROMPTS, SamplingSettings(max_completion_length=250), SEEDS)
+
+
+def test_a_merged_adapter_on_a_repacked_4_bit_base_arrives_as_the_numbers_that_training_computes_with(
+    generator, policy, tmp_path
+):
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    trained = get_peft_model(four_bit_model(save_toy_model(tmp_path)), lora).train()
+    repacked = get_peft_model(four_bit_model(tmp_path), lora)
+    set_peft_model_state_dict(repacked, get_peft_model_state_dict(trained))
+    repack(repacked)
+    generator.update_weights(repacked)
+    try:
+        assert mismatch(trained, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 0.2  # scales rounded to bfloat16
+    finally:
+        generator.update_weights(policy)
 
 
 def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswered_prompts(served, generator, policy):

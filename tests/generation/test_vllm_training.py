@@ -83,11 +83,20 @@ def test_two_ranks_train_alike_with_an_engine_each_or_one_between_them(tiny_mode
     assert found[1][0]["weights"] == pytest.approx(found[2][0]["weights"], rel=1e-7)
 
 
-def train_on_two_ranks(model_dir: Path, work_dir: Path, tensor_parallel_size: int) -> list[dict]:
+@pytest.mark.slow
+def test_a_rank_with_nothing_to_sample_takes_part_in_the_engine_that_it_shares(tiny_model_dir, tmp_path):
+    first, second = train_on_two_ranks(tiny_model_dir, tmp_path, 2, "uneven")
+    assert len(first["sampled"]) == len(second["sampled"])
+    is_empty = [(not mine, not theirs) for mine, theirs in zip(first["sampled"], second["sampled"], strict=True)]
+    assert {(False, False), (False, True), (True, False)} <= set(is_empty)  # steps, refills, evaluations
+    assert first["weights"] == second["weights"]
+
+
+def train_on_two_ranks(model_dir: Path, work_dir: Path, tensor_parallel_size: int, *workload: str) -> list[dict]:
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(TESTS / "vllm_ranks.py"), str(model_dir), str(work_dir), str(tensor_parallel_size)]
+    arguments = [str(model_dir), str(work_dir), str(tensor_parallel_size), *workload]
+    command = [sys.executable, str(TESTS / "vllm_ranks.py"), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
-    lines = [line.removeprefix("FOUND ") for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    return sorted(map(json.loads, lines), key=lambda rank: rank["rank"])
+    return [json.loads((work_dir / f"found{rank}.json").read_text()) for rank in range(2)]

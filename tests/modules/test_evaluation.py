@@ -71,3 +71,16 @@ def test_several_held_out_datasets_are_logged_by_name(tiny_model_dir, tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.validate(module, datamodule=make_data(tmp_path, eval_dataset=paths), verbose=False)
     assert {"val/easy/accuracy", "val/hard/accuracy"} <= set(trainer.callback_metrics)
+
+
+def test_predictions_show_what_a_reward_says_of_each_completion(tiny_model_dir, tmp_path):
+    def talks(completions, log_extra, **columns):
+        log_extra("shouted", [text.upper() for text in completions])
+        return [0.0] * len(completions)
+
+    module = make_module(tiny_model_dir, rewards=[talks])
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)))
+    batches = make_trainer(tmp_path).predict(module, datamodule=data)
+    rows = [row for batch in batches for row in batch]
+    assert len(rows) == 4 * module.sampling.num_generations
+    assert all(row["shouted"] == row["completion"].upper() for row in rows)

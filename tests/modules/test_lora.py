@@ -298,6 +298,28 @@ def test_the_head_can_be_trained_beside_lora(tiny_model_dir, tmp_path):
         torch.testing.assert_close(adapted(ids).logits, module.policy.eval()(ids).logits)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.filterwarnings("ignore:.*ensure_weight_tying")
+def test_the_embeddings_can_be_trained_beside_lora(tmp_path, tied):
+    directory = save_toy_model(tmp_path / "model", tie_word_embeddings=tied)
+    config = LoraConfig(
+        r=4, lora_dropout=0.0, target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=tied
+    )
+    module = fit(directory, tmp_path, max_steps=2, finetuning_type="lora", peft_config=config, beta=0.1)
+    export(module, tmp_path / "export")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    start = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    assert not torch.equal(exported.get_input_embeddings().weight, start.get_input_embeddings().weight)
+    assert torch.equal(exported.get_output_embeddings().weight, start.get_output_embeddings().weight) is not tied
+    assert (exported.get_output_embeddings().weight is exported.get_input_embeddings().weight) is tied
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        expected = module.policy.eval()(ids).logits
+        torch.testing.assert_close(exported(ids).logits, expected, rtol=0, atol=5e-5)
+        with module.reference.active():  # adapters off: the embeddings as they were
+            torch.testing.assert_close(module.policy(ids).logits, start(ids).logits)
+
+
 def test_one_of_two_tied_matrices_is_not_trained_alone(tmp_path):
     tied = save_toy_model(tmp_path / "tied", tie_word_embeddings=True)
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"])
@@ -364,6 +386,16 @@ def test_settings_without_effect_or_sense_are_refused_by_name(tiny_model_dir, se
 def test_targets_that_no_layer_has_are_refused_in_the_words_of_the_config(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match=r"model.lora_target / model.peft_config do not fit the model"):
         fit(tiny_model_dir, tmp_path, lora_target="c_attn", **LORA)
+
+
+def test_the_defaults_are_those_of_the_seeds(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir, finetuning_type="lora")
+    module.trainer = make_trainer(tmp_path)
+    module.configure_model()
+    config = module.policy.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 16, 0.05)
+    layers = {name.rsplit(".lora_A", 1)[0] for name, _ in module.policy.named_parameters() if "lora_A" in name}
+    assert len(layers) == 7 * 2  # every linear layer of both blocks, the head not
 
 
 def test_peft_options_come_by_class_path_on_the_command_line(tiny_model_dir, tmp_path):

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from four_bits import four_bit_model, repack
+from peft import LoraConfig, get_peft_model
 from runs import fit, make_module, make_trainer
 from test_lora import adapter_weights, keep_rollouts, run, token_logprobs
 from transformers import AutoModelForCausalLM
 
-from grpo_lightning.adapters import adapter_state, dequantized, merged_state_dict
+from grpo_lightning.adapter_files import save_merged
+from grpo_lightning.adapters import adapter_state, merged_state_dict
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.commands.saved_policy import load_checkpoint
 from grpo_lightning.finetuning import FinetuningSettings
+from grpo_lightning.generation.weight_stream import base_state_dict
+from grpo_lightning.quantization import dequantized
 
+ROOT = Path(__file__).resolve().parents[2]
 QLORA = {"finetuning_type": "qlora", "lora_dropout": 0.0, "bnb_4bit_compute_dtype": "float32"}
-
-needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
-)
 
 
 def packed_weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in policy.named_parameters() if p.dtype == torch.uint8}
 
 
-@needs_bitsandbytes
 def test_adapters_are_trained_on_4_bit_weights_that_stay_bit_identical(tiny_model_dir, tmp_path):
     module = make_module(tiny_model_dir, **QLORA)
     module.trainer = make_trainer(tmp_path)
@@ -41,7 +46,6 @@ def test_adapters_are_trained_on_4_bit_weights_that_stay_bit_identical(tiny_mode
     assert all(w.abs().max() > 0 for name, w in adapter_weights(trained.policy).items() if "lora_B" in name)
 
 
-@needs_bitsandbytes
 def test_the_settings_reach_bitsandbytes_with_the_seeds_defaults(tiny_model_dir, tmp_path):
     module = make_module(tiny_model_dir, finetuning_type="lora", load_in_4bit=True)  # the same as qlora
     module.trainer = make_trainer(tmp_path)
@@ -53,7 +57,6 @@ def test_the_settings_reach_bitsandbytes_with_the_seeds_defaults(tiny_model_dir,
     assert {p.dtype for p in module.policy.parameters() if p.requires_grad} == {torch.float32}
 
 
-@needs_bitsandbytes
 def test_rollouts_come_from_the_model_with_its_linear_weights_rounded_to_nf4(tiny_model_dir, tmp_path):
     import bitsandbytes
 
@@ -71,7 +74,6 @@ def test_rollouts_come_from_the_model_with_its_linear_weights_rounded_to_nf4(tin
     assert (unquantised - expected).abs().max() > 1e-2  # 4 bits make a difference
 
 
-@needs_bitsandbytes
 def test_a_merged_tensor_is_the_dequantised_weight_plus_the_adapter(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, lora_rank=2, lora_alpha=6, **QLORA)
     layer = module.policy.get_base_model().model.layers[0].mlp.down_proj
@@ -81,7 +83,6 @@ def test_a_merged_tensor_is_the_dequantised_weight_plus_the_adapter(tiny_model_d
     torch.testing.assert_close(merged, expected.detach())
 
 
-@needs_bitsandbytes
 def test_a_merged_export_of_a_4_bit_run_is_a_plain_model_with_the_trained_logprobs(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, **QLORA)
     export(module, tmp_path / "export")
@@ -94,7 +95,56 @@ def test_a_merged_export_of_a_4_bit_run_is_a_plain_model_with_the_trained_logpro
     assert (tmp_path / "export-adapter/base_identity.json").is_file()
 
 
-@needs_bitsandbytes
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+def test_weights_repacked_by_an_evaluation_pass_are_read_as_before(tiny_model_dir, tmp_path, double_quant, quant_type):
+    base = four_bit_model(tiny_model_dir, bnb_4bit_quant_type=quant_type, bnb_4bit_use_double_quant=double_quant)
+    policy = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    sources = (merged_state_dict, base_state_dict)  # what engines are sent, and what is exported
+    expected = [{name: tensor.clone() for name, tensor in source(policy)} for source in sources]
+    repack(policy)
+    states = {id(p): p.quant_state for p in policy.parameters() if p.dtype == torch.uint8}
+    assert len(states) == 14
+    assert all(state.packing_format_for_cpu for state in states.values())
+    packed = packed_weights(policy)
+    for source, before in zip(sources, expected, strict=True):
+        after = dict(source(policy))
+        assert {name: tensor.dtype for name, tensor in after.items()} == dict.fromkeys(before, torch.float32)
+        torch.testing.assert_close(after, before, rtol=2**-8, atol=2**-8)  # repacking rounds scales to bfloat16
+    save_merged(policy, tmp_path / "export")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    torch.testing.assert_close(dict(loaded.named_parameters()), expected[0], rtol=2**-8, atol=2**-8)
+    assert all(torch.equal(p, packed[name]) for name, p in packed_weights(policy).items())  # still in its layout
+    assert all(p.quant_state.packing_format_for_cpu for p in policy.parameters() if p.dtype == torch.uint8)
+
+
+def test_rollouts_and_evaluation_leave_the_policy_in_the_layout_that_can_be_trained(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=1, **QLORA)
+    start = packed_weights(module.policy)
+    with torch.no_grad():
+        evaluated = module.policy.eval()(torch.arange(3, 40)[None]).logits
+        torch.testing.assert_close(module.policy.train()(torch.arange(3, 40)[None]).logits, evaluated)
+    assert all(torch.equal(p, start[name]) for name, p in packed_weights(module.policy).items())
+    module.policy(torch.arange(3, 40)[None]).logits.sum().backward()
+
+
+def test_a_checkpoint_of_a_4_bit_run_is_exported_on_a_cpu(tiny_model_dir, tmp_path):
+    settings = {**QLORA, "sync_ref_model": False}
+    module = run(tiny_model_dir, tmp_path, 2, **settings)
+    config = {"model": {**QLORA, "model_name_or_path": str(tiny_model_dir), "max_completion_length": 8}}
+    loaded = load_checkpoint(tmp_path / "step=2.ckpt", config)
+    torch.testing.assert_close(
+        dict(merged_state_dict(loaded.policy)), dict(merged_state_dict(module.policy)), rtol=0, atol=0
+    )
+
+
+@pytest.mark.slow
+def test_no_kernel_is_recommended_that_training_does_not_use():
+    program = "import grpo_lightning, bitsandbytes"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "gemm_4bit_forward" not in done.stderr + done.stdout  # from CPUs with AVX512-BF16
+
+
 def test_a_resumed_4_bit_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, tmp_path):
     settings = {**QLORA, "lora_dropout": 0.3, "sync_ref_model": False}
     whole = adapter_weights(run(tiny_model_dir, tmp_path, 4, **settings).policy)
@@ -111,7 +161,6 @@ def test_without_bitsandbytes_the_setting_is_refused_with_what_to_install(tiny_m
         make_module(tiny_model_dir, finetuning_type="qlora")
 
 
-@needs_bitsandbytes
 def test_a_device_that_bitsandbytes_does_not_know_is_refused():
     with pytest.raises(ValueError, match=r"bitsandbytes .* does not run on xla \(.*cuda"):
         FinetuningSettings(finetuning_type="qlora").quantized_loading(torch.device("xla"))

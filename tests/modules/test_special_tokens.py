@@ -61,6 +61,31 @@ def test_under_lora_only_the_new_rows_are_trained(model_dir, tmp_path):
         torch.testing.assert_close(trained(ids).logits, expected, rtol=0, atol=5e-5)
 
 
+def test_under_qlora_the_new_rows_are_trained_beside_4_bit_weights(model_dir, tmp_path):
+    four_bits = {"finetuning_type": "qlora", "lora_dropout": 0.0, "bnb_4bit_compute_dtype": "float32"}
+    module = fit(model_dir, tmp_path, max_steps=3, **four_bits, **SETTINGS)
+    started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
+    export(module, tmp_path / "export")
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    size, moved = len(started.tokenizer) - 2, False
+    for after, before in zip(matrices(trained), matrices(started.policy), strict=True):
+        assert torch.equal(after[:size], before[:size])  # neither trained nor quantised
+        moved |= not torch.equal(after[size:], before[size:])
+    assert moved
+    ids = torch.tensor([[4, size, 9, size + 1, 17]])
+    with torch.no_grad():
+        expected = module.policy.eval()(ids).logits
+        torch.testing.assert_close(trained(ids).logits, expected, rtol=0, atol=1e-4)
+    export(module, tmp_path / "adapter", forms=["adapter"])
+    still = {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.0),
+        "adapter_name_or_path": str(tmp_path / "adapter-adapter"),
+    }
+    again = fit(model_dir, tmp_path, **{k: v for k, v in four_bits.items() if k != "lora_dropout"}, **still, **SETTINGS)
+    with torch.no_grad():
+        torch.testing.assert_close(again.policy.eval()(ids).logits, expected)
+
+
 def test_a_step_moves_the_new_rows_along_their_gradient_in_the_plain_model(model_dir, tmp_path):
     seen = []
     module = fit(model_dir, tmp_path, on_module=lambda m: seen.append(keep_rollouts(m)), **LORA, **SETTINGS)

@@ -1,0 +1,72 @@
+"""Signals of a scheduler (save and requeue, or end) are heeded between two steps, on all ranks at the same time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from grpo_lightning.gather import gather_objects
+
+
+class StopSignals(Callback):
+    """Takes the place of Lightning's signal handlers while training runs, and calls them between steps.
+
+    They save a checkpoint (SLURM's requeue signal) or talk to the other ranks (SIGTERM) wherever a rank happens to be.
+    Ranks hear a signal in different places, one of them often inside a collective, and then wait for each other for
+    ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice.
+    """
+
+    def __init__(self) -> None:
+        self._asked: set[int] = set()
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only notes signals from here on."""
+        if threading.current_thread() is not threading.main_thread():  # where Lightning has no handlers either
+            return
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if isinstance(handler, _HandlersCompose):
+                self._handlers[number] = handler
+                signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Heeds what any rank was sent during the step."""
+        self._heed()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Heeds what any rank was sent during an evaluation inside of training."""
+        if trainer.state.fn == "fit":
+            self._heed()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the signals back to Lightning."""
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same after an error."""
+        self._give_back()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked.add(number)
+
+    def _heed(self) -> None:
+        asked = set().union(*gather_objects(self._asked))
+        self._asked = set()
+        if signal.SIGTERM in asked:
+            raise SIGTERMException
+        for number in sorted(asked & self._handlers.keys()):
+            self._handlers[number](number, None)
+
+    def _give_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}

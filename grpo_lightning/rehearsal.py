@@ -1,0 +1,251 @@
+"""Training passes of the worst shape before the first step: how much memory they take, or that they do not fit.
+
+A run that has rehearsed goes on as one that has not: weights, random states, modes and counters are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from grpo_lightning.averaging import StepTotals
+from grpo_lightning.default_dtype import with_float32_defaults
+from grpo_lightning.experience import MicroBatch
+from grpo_lightning.gather import gather_objects
+from grpo_lightning.generation.random_state import preserved_random_state
+from grpo_lightning.memory_advice import ways_to_save
+from grpo_lightning.memory_budget import (
+    GIB,
+    LARGEST_BUDGET,
+    DeviceState,
+    MemoryLine,
+    MemoryPlan,
+    PassMemory,
+    choose_budget,
+    does_not_fit,
+    least_room,
+    smaller_budget,
+)
+from grpo_lightning.memory_gauge import MemoryGauge, is_out_of_memory, optimizer_bytes
+from grpo_lightning.output_head import base_model
+from grpo_lightning.packing import count_tokens
+from grpo_lightning.step_report import StepReport
+from grpo_lightning.types import Rollouts
+from grpo_lightning.worst_case import filling_rollouts, worst_shapes
+
+if TYPE_CHECKING:
+    from grpo_lightning.modules.grpo import GRPOModule
+
+PROBE_TOKENS = 4096
+"""Up to which passes double in size to show how memory grows: beyond one chunk of the head's logits, and small."""
+UNKNOWN_PROMPT = 1024
+"""Tokens of the longest prompt, where the data does not tell."""
+
+
+class Rehearsal:
+    """Training passes that change nothing, on all ranks together.
+
+    Args:
+        module: At the start of training, with weights, optimizer, reference and generator in memory.
+        gauge: Of this rank's device.
+    """
+
+    def __init__(self, module: GRPOModule, gauge: MemoryGauge) -> None:
+        assert module.policy is not None
+        self.module = module
+        self.gauge = gauge
+        self.config = base_model(module.policy).config.get_text_config()
+        joint_threshold = module.trainer.world_size > 1 and module.objective.needs_entropy_threshold
+        self.is_joint = module.is_sharded or joint_threshold
+        """Whether ranks wait for each other inside a pass, where one that runs out of memory cannot tell the others."""
+        self.prompt_length, self.completion_length = self._longest()
+        self.longest = self.prompt_length + self.completion_length
+        self.whole_step = self._prompts_in_a_step() * module.sampling.num_generations * self.longest
+        """Tokens that no micro-batch exceeds, whatever the budget."""
+        self._settle_layout()
+        optimizer = module.trainer.optimizers[0]
+        kept, self.step_bytes = optimizer_bytes(optimizer, module.optimizer_factory, gauge)
+        self.state = DeviceState(gauge.total, gauge.free(), kept)
+
+    def _longest(self) -> tuple[int, int]:
+        """Tokens of the longest prompt and of the longest completion that the model's positions leave room for."""
+        data = getattr(self.module.trainer, "datamodule", None)
+        known = getattr(getattr(data, "train_prompts", None), "lengths", None)
+        prompt = max(known) if known else getattr(data, "max_prompt_length", None) or UNKNOWN_PROMPT
+        prompt, completion = max(gather_objects(prompt)), self.module.sampling.max_completion_length
+        positions = getattr(self.config, "max_position_embeddings", None) or prompt + completion
+        prompt = min(prompt, positions - 1)
+        return prompt, min(completion, positions - prompt)
+
+    def _prompts_in_a_step(self) -> int:
+        """Of the rank that has most; more than any step has where the data does not tell."""
+        prompts = getattr(getattr(self.module.trainer, "datamodule", None), "batch_size", 2**20)
+        return max(gather_objects(prompts + self.module.dynamic_sampler.settings.replay_groups))
+
+    @torch.no_grad()
+    def _settle_layout(self) -> None:
+        with unchanged(self.module), self.module.trainer.strategy.precision_plugin.train_step_context():
+            with_float32_defaults(self.module.scorer.idle)(self.module.device)
+
+    def needed(self, tokens: int, with_step: bool = False) -> PassMemory | None:
+        """What a micro-batch needs at worst, on the rank that needs most; None if one ran out of memory.
+
+        Args:
+            tokens: Of the micro-batch.
+            with_step: Also try what the optimizer takes for a moment while it steps.
+
+        Raises:
+            MemoryError: Where ranks wait for each other inside a pass: the others end when this one does.
+        """
+        needed: PassMemory | None = None
+        try:
+            needed = self._measure(tokens, with_step)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.is_joint:
+                changes = ways_to_save(self.module, tokens > self.longest, None)
+                raise MemoryError(does_not_fit(tokens, None, self.state, changes)) from error
+        self.gauge.free()  # gives back what the passes have left
+        ranks = gather_objects(needed)
+        known = [rank for rank in ranks if rank is not None]
+        return max(known, key=lambda rank: rank.bytes) if len(known) == len(ranks) else None
+
+    def line(self, largest: int) -> MemoryLine:
+        """How memory grows with tokens: from passes that double in size up to ``largest`` or ``PROBE_TOKENS``.
+
+        Raises:
+            MemoryError: If not even the longest completion fits.
+        """
+        half = max(self.longest // 2, 2)
+        self.needed(half)  # libraries take memory of their own at first
+        small, large = self.needed(half), self.needed(self.longest)
+        if small is None or large is None:
+            raise self.refusal(self.longest, None)
+        tokens = 2 * self.longest
+        while tokens <= min(largest, PROBE_TOKENS) and self.has_room_for(2 * large.bytes):
+            larger = self.needed(tokens)
+            if larger is None:
+                break
+            small, large, tokens = large, larger, 2 * tokens
+        return MemoryLine.through(small, large)
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether every rank has so many bytes for gradients and activations."""
+        return all(gather_objects(size <= self.state.for_passes))
+
+    def may_fit(self, line: MemoryLine, tokens: int) -> bool:
+        """False where some rank expects to run out of memory in a pass inside of which the others would wait for it."""
+        return not self.is_joint or self.has_room_for(line.at(tokens))
+
+    def check_room(self, awake: int) -> None:
+        """Refuses a device that has no room for the optimizer's states, with the engine awake (``awake`` bytes free).
+
+        Raises:
+            MemoryError: On all ranks, if one has none.
+        """
+        state = least_room(gather_objects(replace(self.state, free=min(awake, self.state.free))))
+        if state.for_passes <= 0:
+            raise MemoryError(
+                f"The optimizer will keep {state.optimizer / GIB:.2f} GiB, and {state.free / GIB:.2f} of "
+                f"{state.total / GIB:.2f} GiB are free beside weights, reference and generator. "
+                f"Any of these helps: {'; '.join(ways_to_save(self.module, False, None))}."
+            )
+
+    def refusal(self, tokens: int, line: MemoryLine | None) -> MemoryError:
+        """The error for a micro-batch that does not fit, the same on all ranks."""
+        state = least_room(gather_objects(self.state))
+        fitting = None if line is None else choose_budget(line, state, self.longest)
+        can_be_split = tokens > self.longest and (line is None or line.at(fitting or 0) <= state.for_passes)
+        changes = ways_to_save(self.module, can_be_split, fitting)
+        return MemoryError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
+
+    def _measure(self, tokens: int, with_step: bool) -> PassMemory:
+        module, layout = self.module, self.module.scorer.layout
+        group_size, results = module.sampling.num_generations, list[PassMemory]()
+        held = self.gauge.hold(self.state.optimizer)
+        for length in worst_shapes(layout, self.completion_length):
+            rollouts = filling_rollouts(tokens, self.prompt_length, length, group_size, self.config.vocab_size, layout)
+            rows = torch.arange(rollouts.num_completions)
+            sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
+            count = count_tokens(*sizes, rows, layout)
+            with unchanged(module), self.gauge.measuring() as peak:
+                for weight in module.parameters():
+                    if weight.requires_grad:  # of the micro-batches before
+                        weight.grad = torch.zeros_like(weight)
+                self._train_on(rollouts, count)
+                if with_step:
+                    self.gauge.hold(self.step_bytes)
+                results.append(PassMemory(count, peak()))
+        del held
+        return max(results, key=lambda result: result.bytes)
+
+    def _train_on(self, rollouts: Rollouts, tokens: int) -> None:
+        """A GRPO step from its rollouts on, with one micro-batch and no optimizer step."""
+        module = self.module
+        rows = torch.arange(rollouts.num_completions)
+        trained = rollouts.completion_ids.numel()
+        micro_batch = MicroBatch(rows, StepTotals(len(rows), trained, trained), is_last=False)
+        module.max_tokens_per_microbatch = tokens
+
+        @with_float32_defaults
+        def step() -> None:
+            experience = module.experience(rollouts, module.num_updates)
+            experience = experience.with_advantages(torch.ones(len(rows)))
+            loss = module.policy_loss(experience, micro_batch, StepReport())
+            module.accumulate_gradient(loss, micro_batch)
+
+        with module.trainer.strategy.precision_plugin.train_step_context():
+            step()
+
+
+@contextmanager
+def unchanged(module: GRPOModule) -> Iterator[None]:
+    """Whatever passes change, an error in them included, is as before after the block."""
+    assert module.policy is not None
+    budget, was_training = module.max_tokens_per_microbatch, module.policy.training
+    with preserved_random_state(module.device):
+        try:
+            yield
+        finally:
+            module.zero_grad(set_to_none=True)
+            module.policy.train(was_training)
+            module.max_tokens_per_microbatch = budget
+
+
+def rehearse(module: GRPOModule, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
+    """Finds a budget that fits, or makes sure that one does; the same on all ranks.
+
+    Args:
+        module: At the start of training.
+        gauge: Of this rank's device.
+        budget: ``model.max_tokens_per_microbatch``; None to choose it.
+        is_fixed: Whether a budget that does not fit is an error.
+
+    Raises:
+        MemoryError: If nothing fits, or not the fixed budget; it says what to change.
+    """
+    with torch.no_grad():
+        module.prepare_generator()
+    for reward in module.reward_runner.rewards:
+        getattr(reward, "processing_class", None)  # a reward model in this process is loaded for it, and takes memory
+    awake = gauge.free()
+    module.generator.rest()  # as while the policy is trained
+    rehearsal = Rehearsal(module, gauge)
+    rehearsal.check_room(awake)
+    line = rehearsal.line(max(LARGEST_BUDGET if budget is None else budget, rehearsal.longest))
+    if budget is None:
+        budget = min(gather_objects(choose_budget(line, rehearsal.state, rehearsal.longest)))
+    while True:
+        tokens = min(max(budget, rehearsal.longest), rehearsal.whole_step)
+        needed = rehearsal.needed(tokens, with_step=True) if rehearsal.may_fit(line, tokens) else None
+        if needed is not None:
+            return MemoryPlan(budget, needed, least_room(gather_objects(rehearsal.state)))
+        smaller = None if is_fixed else smaller_budget(budget, rehearsal.longest)
+        if smaller is None:
+            raise rehearsal.refusal(tokens, line)
+        budget = smaller

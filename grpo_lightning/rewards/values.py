@@ -1,0 +1,75 @@
+"""The checks that a reward's answer passes on its way in. Without torch: a reward's own process runs them too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from grpo_lightning.rewards.base import RewardContractError
+
+
+def checked_values(result: Any, count: int, name: str) -> list[float]:
+    """``count`` floats from what a reward returned, NaN for None.
+
+    Args:
+        result: None, or a sequence, array or tensor of numbers and None.
+        count: Completions that the reward was called with.
+        name: The reward's, for the error.
+
+    Raises:
+        RewardContractError: Naming the reward and what was wrong: count, type, NaN or infinity.
+
+    Example:
+        >>> checked_values([True, 0, None], count=3, name="accuracy")
+        [1.0, 0.0, nan]
+    """
+    if result is None:
+        return [math.nan] * count
+    values = _as_sequence(result, name)
+    if len(values) != count:
+        raise RewardContractError(
+            f"Reward '{name}' returned {len(values)} values for {count} completions. "
+            "Return exactly one float or None per completion."
+        )
+    return [_as_float(value, row, name) for row, value in enumerate(values)]
+
+
+def _as_sequence(result: Any, name: str) -> Sequence[Any]:
+    if _is_array(result):
+        if result.ndim != 1:
+            raise RewardContractError(
+                f"Reward '{name}' returned an array of shape {tuple(result.shape)}. Return one value per completion."
+            )
+        return result.tolist()
+    if isinstance(result, Sequence) and not isinstance(result, str | bytes):
+        return result
+    hint = " Wrap the value in a list, one per completion." if isinstance(result, Real) else ""
+    raise RewardContractError(
+        f"Reward '{name}' returned a {type(result).__name__}, expected a list with one float or None per "
+        f"completion.{hint}"
+    )
+
+
+def _as_float(value: Any, row: int, name: str) -> float:
+    if value is None:
+        return math.nan
+    if _is_array(value) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real):
+        raise RewardContractError(
+            f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, "
+            "expected a float or None."
+        )
+    number = float(value)
+    if not math.isfinite(number):
+        raise RewardContractError(
+            f"Reward '{name}' returned {number} for completion {row}. Return None where the reward does not apply."
+        )
+    return number
+
+
+def _is_array(value: Any) -> bool:
+    """True for arrays and tensors of any library, and for NumPy's scalars."""
+    return hasattr(value, "ndim") and hasattr(value, "tolist")

@@ -1,0 +1,151 @@
+"""Runs as torchrun and SLURM start them: the documented launchers, on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ending_ranks import SECONDS
+from ranks import free_port
+from runs import write_prompts
+
+ROOT = Path(__file__).parents[2]
+REWARDS = """
+import os, time
+
+def digits(completions, trainer_state, **columns):
+    '''Share of digits; where SLOW names a rank, it takes long in the second step and the others wait for it.'''
+    if trainer_state.global_step == 1 and os.environ.get("SLOW"):
+        rank = os.environ["SLURM_PROCID"]
+        open(f"reached{rank}", "w").close()
+        time.sleep(3 if rank == os.environ["SLOW"] else 0)
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
+"""
+SCONTROL = '#!/bin/sh\necho "$@" >> requeued\n'
+
+
+@pytest.fixture
+def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A config for two ranks, its reward, and a stand-in for the command that requeues a job."""
+    (tmp_path / "rewards_here.py").write_text(REWARDS)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(SCONTROL)
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    config = {
+        "trainer": {"accelerator": "cpu", "strategy": "ddp", "max_steps": 3, "enable_progress_bar": False},
+        "model": {
+            "model_name_or_path": str(tiny_model_dir),
+            "rewards": ["rewards_here.digits"],
+            "generator": "TransformersGenerator",
+            "num_generations": 2,
+            "max_completion_length": 4,
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}},
+        },
+        "data": {"dataset": str(write_prompts(tmp_path / "train.jsonl")), "batch_size": 2},
+        "checkpoint": {"every_n_train_steps": 3},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    paths = {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "PATH": os.pathsep.join([str(folder / "bin"), inherited["PATH"]]),
+    }
+    return inherited | paths | {"OMP_NUM_THREADS": "1"} | more
+
+
+def ours(run: str) -> list[str]:
+    sizes = ["--trainer.num_nodes", "1", "--trainer.devices", "2", "--trainer.default_root_dir", run]
+    return ["-m", "grpo_lightning", "fit", "--config", "run.yaml", *sizes]
+
+
+def slurm_ranks(folder: Path, run: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """What ``srun`` starts for a job of one node with two tasks, by the variables that it sets."""
+    job = {
+        "SLURM_JOB_ID": str(10000 + free_port() % 10000),
+        "SLURM_JOB_NAME": "grpo",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+        "MASTER_PORT": str(free_port()),
+    }
+    for rank in range(2):
+        place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        yield subprocess.Popen(
+            [sys.executable, *ours(run)],
+            cwd=folder,
+            env=environment(folder, **job, **place, **more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def signalled(ranks: list[subprocess.Popen[str]], folder: Path, number: int) -> list[str]:
+    """What each rank wrote, all having been sent a signal in the second step, one of them inside a collective."""
+    while not all((folder / f"reached{rank}").exists() for rank in range(2)):
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
+        time.sleep(0.05)
+    time.sleep(1)
+    for rank in ranks:
+        rank.send_signal(number)
+    try:
+        return [rank.communicate(timeout=SECONDS)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def trained(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder):
+    launcher = ["-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", "2", "--node_rank", "0"]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    command = [sys.executable, *launcher, *address, *ours("torchrun")]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((folder / "torchrun" / "system.json").read_text())["ranks"] == 2
+
+    ranks = list(slurm_ranks(folder, "slurm", SLOW="0"))
+    outputs = signalled(ranks, folder, signal.SIGUSR1)
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert len((folder / "requeued").read_text().splitlines()) == 1  # by the first rank
+    saved = torch.load(folder / "slurm" / "hpc_ckpt_1.ckpt", weights_only=False)
+    assert (saved["steps_done"], saved["global_step"]) == (2, 2)
+
+    last = folder / "slurm" / "checkpoints" / "last.ckpt"
+    expected = trained(folder / "torchrun" / "checkpoints" / "last.ckpt")
+    torch.testing.assert_close(trained(last), expected, rtol=0, atol=0)
+    last.unlink()
+    requeued = list(slurm_ranks(folder, "slurm"))  # Lightning finds the checkpoint by itself
+    outputs = [rank.communicate(timeout=SECONDS)[0] for rank in requeued]
+    assert [rank.returncode for rank in requeued] == [0, 0], outputs
+    torch.testing.assert_close(trained(last), expected, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_ends_a_job_ends_every_rank_after_the_step(folder):
+    ranks = list(slurm_ranks(folder, "ended", SLOW="1"))
+    outputs = signalled(ranks, folder, signal.SIGTERM)
+    assert "Stopped in step 2, phase train. Continue with --ckpt_path last." in outputs[0]
+    assert not any("Traceback" in output for output in outputs)
+    assert all(rank.returncode == 0 for rank in ranks)

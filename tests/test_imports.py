@@ -1,0 +1,97 @@
+"""What importing the package costs: processes of rewards and quick commands do without torch."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import grpo_lightning
+from grpo_lightning import rewards
+from grpo_lightning.__main__ import LIGHTNING_COMMANDS, main
+from grpo_lightning.commands import COMMANDS
+from grpo_lightning.rewards import RewardRunner, get_reward_function
+
+HEAVY = ("torch", "lightning", "transformers", "peft", "datasets", "jsonargparse")
+
+REWARD = """
+import sys
+from grpo_lightning import BaseRewardFunction, register_reward
+
+@register_reward("heavy_imports")
+class HeavyImports(BaseRewardFunction):
+    isolation = "process"
+
+    def __call__(self, prompts, completions, log_extra, **columns):
+        log_extra("imported", [[name for name in {heavy!r} if name in sys.modules]])
+        return [1.0]
+"""
+
+
+def heavy_imports_after(statement: str) -> list[str]:
+    script = f"{statement}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return ended.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("package", [grpo_lightning, rewards], ids=lambda package: package.__name__)
+def test_every_exported_name_resolves_and_is_listed(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="has no attribute 'GRPOModul'"):
+        _ = package.GRPOModul
+
+
+def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
+    module = importlib.import_module("grpo_lightning.modules.grpo")
+    assert grpo_lightning.GRPOModule is module.GRPOModule
+    assert rewards.RewardRunner is importlib.import_module("grpo_lightning.rewards.runner").RewardRunner
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import grpo_lightning",
+        "from grpo_lightning import BaseRewardFunction, register_reward, get_reward_function",
+        "from grpo_lightning.rewards import call, process_call, process_worker, worker",
+        "from grpo_lightning.rewards import math_worker, sandbox_driver",
+        "from grpo_lightning.commands import migrate, report",
+        "from grpo_lightning.__main__ import main\nmain(['--help'])",
+    ],
+)
+def test_what_a_reward_process_or_a_quick_command_imports_is_light(statement):
+    assert heavy_imports_after(statement) == []
+
+
+def test_the_check_above_would_notice_torch():
+    assert "torch" in heavy_imports_after("from grpo_lightning import GRPOModule")
+
+
+def test_a_users_reward_runs_in_a_process_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "reward_that_looks.py").write_text(REWARD.format(heavy=HEAVY))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("reward_that_looks")
+    runner = RewardRunner([get_reward_function("heavy_imports")])
+    try:
+        assert runner.score(["p"], ["c"], [[1]]).extra["imported"] == [[]]
+    finally:
+        runner.close()
+        del rewards.REWARD_FUNCTIONS["heavy_imports"], sys.modules["reward_that_looks"]
+
+
+def test_help_lists_every_command_and_each_is_a_module(capsys):
+    main(["--help"])
+    printed = capsys.readouterr().out
+    for name in [*COMMANDS, *LIGHTNING_COMMANDS]:
+        assert f"\n  {name} " in printed
+    modules = {path.stem for path in Path(grpo_lightning.__path__[0], "commands").glob("*.py")}
+    assert modules - {"__init__", "saved_policy"} == set(COMMANDS)
+
+
+def test_no_command_is_an_error_that_lists_them():
+    with pytest.raises(SystemExit, match=r"(?s)report .*error: no COMMAND was given"):
+        main([])
