@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup-steps", type=int, help="optimizer steps before them")
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.3, help="share of the engine, both sides")
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
+    parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--only", choices=PROGRAMS, help="run one side")
     parser.add_argument("--folder", type=Path, default=vs_trl.ROOT / "runs" / "lora_benchmark")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<type>_<shape>_<device>.json")
@@ -66,16 +67,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> Workload:
     adapter |= {"lora_alpha": 2 * options.rank, "lora_dropout": options.dropout}
     (folder / "adapter.json").write_text(json.dumps(adapter), encoding="utf-8")
     workload.save(folder / "workload.json")
-    run("make", folder, workload)
+    made = ("sides.lora_side", "make", str(folder / "workload.json"), "")
+    vs_trl._run(*made, device=workload.device, threads=workload.threads)
     return workload
-
-
-def run(side: str, folder: Path, workload: Workload) -> Path:
-    """One side in a process of its own; returns where its record is."""
-    record = folder / f"{side}.json"
-    arguments = (side, str(folder / "workload.json"), str(record))
-    vs_trl._run("sides.lora_side", *arguments, device=workload.device, threads=workload.threads)
-    return record
 
 
 def main() -> None:
@@ -83,7 +77,10 @@ def main() -> None:
     folder = options.folder / f"{options.type}_{options.shape}_{options.device}"
     workload = prepare(options, folder)
     chosen = [options.only] if options.only else list(PROGRAMS)
-    records = {side: json.loads(run(side, folder, workload).read_text(encoding="utf-8")) for side in chosen}
+    seconds = options.seconds_per_side
+    records = {
+        side: vs_trl.run_side(side, workload, folder, seconds, ("sides.lora_side", side)) for side in reversed(chosen)
+    }
     summaries = {side: summarize(r, r["steps"][workload.warmup_steps :]) for side, r in records.items()}
     results: dict[str, Any] = {
         "command": this_command("benchmarks/lora.py"),

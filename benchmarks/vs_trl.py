@@ -37,6 +37,7 @@ def parse() -> tuple[argparse.Namespace, Workload]:
     parser.add_argument("--data", type=Path, help="JSONL with a question or prompt; by default made up and discarded")
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
     parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turn")
+    parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--only", choices=SIDES, help="run one side and print what it needed")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "vs_trl", help="model, prompts and records")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/vs_trl_<shape>_<device>.json")
@@ -67,15 +68,33 @@ def prepare(workload: Workload, data: Path | None, folder: Path) -> Workload:
     return replace(workload, model=str(model), prompts=str(prompts))
 
 
-def run_side(side: str, workload: Workload, folder: Path) -> dict[str, Any]:
-    """One run in its own process; returns its record."""
+def run_side(
+    side: str, workload: Workload, folder: Path, seconds: float | None, command: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """One run in its own process; returns its record, which after ``seconds`` has the steps that it came to.
+
+    Args:
+        side: A key of SIDES.
+        workload: What to run.
+        folder: For settings and record.
+        seconds: After which it is ended; None for never.
+        command: Module and first arguments of the process, in place of the side's own module.
+    """
     settings, record = folder / "workload.json", folder / f"{side}.json"
     workload.save(settings)
-    _run(SIDES[side], str(settings), str(record), device=workload.device, threads=workload.threads)
-    return json.loads(record.read_text(encoding="utf-8"))
+    record.unlink(missing_ok=True)
+    try:
+        limits: dict[str, Any] = {"device": workload.device, "threads": workload.threads, "seconds": seconds}
+        _run(*(command or (SIDES[side],)), str(settings), str(record), **limits)
+    except subprocess.TimeoutExpired:
+        print(f"{side} was ended after {seconds:.0f} s.")
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"steps": []}
+    if len(found["steps"]) <= workload.warmup_steps:
+        raise SystemExit(f"{side} came to no step that counts. Give it more time: --seconds-per-side.")
+    return found
 
 
-def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1) -> None:
+def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, seconds: float | None = None) -> None:
     """A Python module in a fresh process, its output shown if it fails."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]),
@@ -87,7 +106,7 @@ def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1) ->
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     if done.returncode:
         raise SystemExit(f"{module} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
 
@@ -117,7 +136,7 @@ def main() -> None:
     started = time.perf_counter()
     for _ in range(arguments.rounds):
         for side in reversed(chosen):  # ours first: it takes less time to find out that something is wrong
-            records[side].append(run_side(side, workload, folder))
+            records[side].append(run_side(side, workload, folder, arguments.seconds_per_side))
             print(f"{side}: {time.perf_counter() - started:.0f} s after the start", flush=True)
     summaries = {
         side: summarize(runs[-1], [step for run in runs for step in run["steps"][workload.warmup_steps :]])

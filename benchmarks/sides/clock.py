@@ -30,6 +30,8 @@ class PhaseClock:
         self.cuda = device == "cuda"
         self.detailed = detailed
         self.steps: list[dict[str, Any]] = []
+        self.after_step: Callable[[], None] = lambda: None
+        """Called between steps, in nobody's time."""
         self.bytes_before = 0
         """In use at the start of the first step: libraries, model, and on a GPU an engine that is already there."""
         self._running = [OTHER]
@@ -96,6 +98,7 @@ class PhaseClock:
         record = {"wall_s": self._wall, "cpu_s": self._cpu, "peak_bytes": self._peak, "counts": dict(self._counts)}
         self.steps.append(record)
         self._counts.clear()
+        self.after_step()
         self._reset()
 
 

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -120,11 +121,13 @@ def make_module(workload: Workload, module: type[GRPOModule]) -> GRPOModule:
     )
 
 
-def train(workload: Workload, clock: PhaseClock) -> GRPOModule:
-    """Runs all steps of the workload."""
+def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> GRPOModule:
+    """Runs all steps of the workload; the record is there after each of them."""
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
     module = make_module(workload, measured_module(clock))
+    if record is not None:
+        clock.after_step = partial(save_record, record, "grpo_lightning", clock, module)
     data = GRPODataModule(dataset=workload.prompts, batch_size=workload.prompts_per_step, shuffle=False)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
@@ -149,8 +152,7 @@ def main(workload: Workload, record: str) -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     clock = PhaseClock(workload.device)
-    module = train(workload, clock)
-    save_record(record, "grpo_lightning", clock, module.policy)
+    train(workload, clock, record)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,7 +18,7 @@ PACKAGES = ("torch", "transformers", "trl", "lightning", "grpo-lightning", "vllm
 
 
 def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | None) -> None:
-    """Writes the record as JSON."""
+    """Writes the record as JSON, in place of an earlier one."""
     assert model is not None
     record = {
         "program": program,
@@ -27,12 +29,23 @@ def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | N
         "reserved_bytes": torch.cuda.memory_reserved() if clock.cuda else resident_bytes(),
         "steps": clock.steps,
     }
-    Path(path).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    part = Path(path + ".part")
+    part.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that matter here; None for one that is not installed."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    """Of this project (a commit), Python, and the packages that matter here; None for what is not there."""
+    return {"commit": _commit(), "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _commit() -> str | None:
+    """What is measured; a + says that files were changed since. $MEASURED_COMMIT names it where there is no repository."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("MEASURED_COMMIT")
 
 
 def _version(name: str) -> str | None:

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import datasets
@@ -140,8 +141,8 @@ def main(workload: Workload, record: str) -> None:
         )
         trainer.remove_callback(PrinterCallback)
         wrap_phases(trainer, clock)
+        clock.after_step = partial(save_record, record, "trl", clock, trainer.model)
         trainer.train()
-    save_record(record, "trl", clock, trainer.model)
 
 
 if __name__ == "__main__":

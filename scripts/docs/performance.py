@@ -120,6 +120,12 @@ SECTIONS = {
 """What renders the files whose names start so."""
 
 
+def commit_of(result: dict[str, Any]) -> str:
+    """The commit that was measured, as half a sentence."""
+    versions = result.get("versions") or result.get("grpo_lightning", {}).get("versions", {})
+    return f" Measured at commit {versions['commit']}." if versions.get("commit") else ""
+
+
 def render() -> str:
     """The page."""
     parts = [HEAD]
@@ -127,7 +133,8 @@ def render() -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         section = next((make for start, make in SECTIONS.items() if path.name.startswith(start)), None)
         if section is not None and not path.name.startswith("generation_tail"):
-            parts.append(section(path.name, result))
+            text = section(path.name, result)
+            parts.append(text.replace(f"results/{path.name}`.", f"results/{path.name}`.{commit_of(result)}"))
     return "\n".join(part for part in parts if part) + TAIL
 
 
