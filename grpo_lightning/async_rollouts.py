@@ -1,4 +1,4 @@
-"""The batch in flight: sampled in a thread while the policy is trained on the batch before it, and kept in checkpoints."""
+"""The batch in flight: sampled in a thread while the policy is trained on the one before, and kept in checkpoints."""
 
 from __future__ import annotations
 

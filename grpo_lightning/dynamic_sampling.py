@@ -242,7 +242,8 @@ class DynamicSampler:
 
         Returns:
             Groups in which completions differ; where no rank has any, the first one that rank 0 sampled. And entries
-            to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of the groups wanted),
+            to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of the groups
+                wanted),
             ``replayed`` (of those trained on), ``reward_sampled`` (mean total reward before any choice).
         """
         wanted, sampled = len(batch), [sample(batch, 0)]

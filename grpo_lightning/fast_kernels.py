@@ -1,6 +1,7 @@
 """Faster arithmetic inside the layers of the policy: Liger's fused kernels, and torch.compile.
 
-What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms and gated
+What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms and
+    gated
 activations that read and write the same tensors many times. Both ways fuse them, which saves time and memory; how much
 is in docs/performance.md. torch.compile fuses more and takes its time at the start.
 """
@@ -35,7 +36,8 @@ def liger_obstacle(device: torch.device) -> str | None:
 def use_liger_kernels(model: nn.Module) -> bool:
     """Gives the norms and gated activations of a model Liger's forward passes; other models stay as they are.
 
-    The loss and the rotary embedding keep their own code: the one has chunks of its own here, and Liger would replace the
+    The loss and the rotary embedding keep their own code: the one has chunks of its own here, and Liger would replace
+        the
     other for every model of the architecture in this process.
 
     Args:
@@ -93,7 +95,7 @@ def remove_liger_kernels(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compiles the decoder's layers in place, for any number of tokens; attention runs as it is, between compiled parts.
+    """Compiles the decoder's layers in place, for any number of tokens; attention runs as it is between the parts.
 
     All layers share their code, so the first pass compiles one of them: half a minute, not minutes.
 

@@ -1,4 +1,4 @@
-"""One TCP connection from every rank to the first: the kernel ends it when a process dies, whatever the process was doing.
+"""One TCP connection from every rank to the first: the kernel ends it when a process dies, whatever that was doing.
 
 A collective in which a rank is missing fails with a message about a socket (gloo), or not before the time limit of the
 process group, half an hour (NCCL). Neither says who is missing. Here every rank tells where it is whenever it enters

@@ -40,7 +40,8 @@ class PassMemory:
 class MemoryLine:
     """Memory of a pass as a straight line: ``fixed + per_token * tokens`` bytes.
 
-    Packed attention and the head, which has its logits a chunk at a time, both keep as much for each token, however many.
+    Packed attention and the head, which has its logits a chunk at a time, both keep as much for each token, however
+    many.
     """
 
     fixed: float
@@ -96,8 +97,8 @@ def choose_budget(line: MemoryLine, state: DeviceState, longest: int) -> int:
         longest: Tokens of the longest completion with its prompt: a micro-batch holds at least one.
 
     Returns:
-        The largest multiple of ``BUDGET_STEP``, up to ``LARGEST_BUDGET``, whose pass leaves ``SAFETY_SHARE`` of the memory
-        free; ``longest`` where that is more, whether it fits or not.
+        The largest multiple of ``BUDGET_STEP``, up to ``LARGEST_BUDGET``, whose pass leaves ``SAFETY_SHARE`` of the
+        memory free; ``longest`` where that is more, whether it fits or not.
 
     Example:
         >>> line = MemoryLine(fixed=2.0 * GIB, per_token=2.0**20)

@@ -31,7 +31,7 @@ METADATA = "meta.pt"
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Shards weights, gradients and optimizer states over all ranks (``fully_shard`` of torch), ``trainer.strategy=fsdp2``.
+    """Shards weights, gradients and optimizer states over all ranks (torch's ``fully_shard``): trainer.strategy=fsdp2.
 
     Lightning's ModelParallelStrategy with its sizes filled in: all ranks share the data, none splits a tensor.
 
@@ -55,7 +55,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Writes beside the place and then moves there: a directory that a kill leaves half overwritten mixes two steps.
+        """Writes beside the place, then moves there: a directory that a kill leaves half overwritten mixes two steps.
 
         All nodes see the directory, as sharded checkpoints need.
         """

@@ -140,7 +140,7 @@ class Rollouts:
         return torch.repeat_interleave(torch.arange(self.num_completions), self.completion_lengths)
 
     def tokens_of(self, rows: Tensor) -> Tensor:
-        """(sum of their lengths,) int64: where the tokens of these completions lie in the flat tensors, row after row."""
+        """(sum of their lengths,) int64: where tokens of these completions lie in the flat tensors, row after row."""
         starts = (self.completion_lengths.cumsum(0) - self.completion_lengths)[rows]
         lengths = self.completion_lengths[rows]
         within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)

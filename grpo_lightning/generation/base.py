@@ -70,11 +70,11 @@ class Generator(ABC):
 
     can_sample_ahead: ClassVar[bool] = False
     """True where ``generate`` may run in a thread while the policy is trained (model.async_rollouts): it then reads
-    neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of the
-    last ``update_weights``, or raises :class:`WeightsLost`."""
+    neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of
+    the last ``update_weights``, or raises :class:`WeightsLost`."""
 
     tensor_parallel_size: int = 1
-    """Ranks that sample together: above 1, ``generate`` is called on all of them or none, without prompts if need be."""
+    """Ranks that sample together: above 1, all of them call ``generate`` or none, without prompts if need be."""
 
     @abstractmethod
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:

@@ -22,7 +22,7 @@ from grpo_lightning.generation.vllm_process import end_engine, engine_mode, make
 from grpo_lightning.generation.vllm_requests import Completions, EngineRequest, TokenIds, sampled_logprobs
 
 ONLY_FIRST_AND_LAST = 2**31 - 1
-"""Tokens between two outputs of a request: each completion is handed over once, when it ends, and not token by token."""
+"""Tokens between two outputs of a request: each completion is handed over once, when it ends, not token by token."""
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 """Warns at every update of layers that have no weights, such as rotary embeddings."""
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")

@@ -44,8 +44,9 @@ class GRPOModule(LookaheadModule):
             drop the completion.
         dynamic_sampling: What happens to groups whose completions all earn the same (DAPO): nothing, or they are
             dropped or replaced.
-        max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ by
-            more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and 0.02
+        max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ
+            by more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and
+                0.02
             in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none where
             top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
         **lookahead: Arguments of LookaheadModule.
@@ -136,7 +137,7 @@ class GRPOModule(LookaheadModule):
             )
 
     def settle_memory(self) -> None:
-        """Makes sure, once and before the first step, that training passes fit into the GPU; chooses their size for auto.
+        """Makes sure, once and before the first step, that training passes fit into the GPU; auto chooses their size.
 
         Raises:
             MemoryError: If they do not fit, with what to change.
@@ -173,9 +174,8 @@ class GRPOModule(LookaheadModule):
         """One iteration of Algorithm 1 of DeepSeekMath: sample, score, compare inside groups, improve."""
         report = self.begin_step()
         with report.phase("generate"):
-            batch, rollouts, await_rewards = self.sample_groups(
-                batch, report
-            )  # scoring starts with the first completion
+            # Scoring starts with the first completion that ends.
+            batch, rollouts, await_rewards = self.sample_groups(batch, report)
         with report.phase("old_and_reference"):
             experience = self.experience(rollouts, self.num_updates)  # old and reference logprobs, no gradient
         with report.phase("rewards"):
@@ -262,7 +262,8 @@ class GRPOModule(LookaheadModule):
     def micro_batches(self, experience: Experience, rows: Tensor) -> list[MicroBatch]:
         """The forward and backward passes of one optimizer step; at least one on every rank, unless none has any.
 
-        Sharded weights are gathered for each pass, so then every rank has equally many. Completions that can have no gradient are left out, but counted in the totals that averages divide by.
+        Sharded weights are gathered for each pass, so then every rank has equally many. Completions that can have no
+        gradient are left out, but counted in the totals that averages divide by.
         """
         tokens = self._tokens_per_completion(experience, experience.mask)
         uncertain = (

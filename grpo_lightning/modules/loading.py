@@ -93,7 +93,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 def causal_lm_without_weights(
     model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """The same model as ``load_causal_lm`` gives, on the meta device: for a rank that is sent its part of the weights."""
+    """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
     config = load_config(model_name_or_path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)

@@ -16,13 +16,13 @@ from grpo_lightning.types import PromptBatch, Rollouts
 class LookaheadModule(ObjectiveModule):
     """Overlaps sampling with training, one step off-policy, where a setting asks for it.
 
-    Step k waits for its batch, sends the weights of the moment to the idle server, launches batch k+1 and then trains on
-    batch k. So batch k+1 is sampled as a whole from the policy after step k-1, whatever takes how long.
+    Step k waits for its batch, sends the weights of the moment to the idle server, launches batch k+1 and then trains
+    on batch k. So batch k+1 is sampled as a whole from the policy after step k-1, whatever takes how long.
 
     Args:
-        async_rollouts: GRPO steps by which sampling runs ahead of training: 0 for none, or 1: while the policy is trained
-            on a batch, the server (VLLMServer) samples the next, from weights that are one step older. The importance
-            correction weighs its tokens.
+        async_rollouts: GRPO steps by which sampling runs ahead of training: 0 for none, or 1: while the policy is
+            trained on a batch, the server (VLLMServer) samples the next, from weights that are one step older. The
+            importance correction weighs its tokens.
         **objective: Arguments of ObjectiveModule.
     """
 

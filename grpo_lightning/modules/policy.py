@@ -50,8 +50,8 @@ class PolicyModule(L.LightningModule):
         lora_alpha: Scale of the adapters, see lora_rank.
         lora_dropout: Probability that an input of an adapter is dropped in training passes. Sampling, old and reference
             logprobs have none, so above 0 each step needs one more forward pass for the old logprobs.
-        lora_target: Layers with adapters: all linear ones but the output head (all), names (q_proj,v_proj or a list), or
-            a regular expression over full names.
+        lora_target: Layers with adapters: all linear ones but the output head (all), names (q_proj,v_proj or a list),
+            or a regular expression over full names.
         peft_config: Any peft configuration by class path, in place of lora_rank, lora_alpha and lora_dropout: DoRA,
             modules_to_save (a head or embeddings trained beside LoRA), ranks by layer, ...
         adapter_name_or_path: An adapter to continue from; the reference of beta is then the model with this adapter.
@@ -60,22 +60,24 @@ class PolicyModule(L.LightningModule):
             rest of a 4-bit base is held in it too.
         bnb_4bit_quant_type: nf4 or fp4.
         bnb_4bit_use_double_quant: Quantise the scales of the 4-bit blocks as well: 0.4 bits less per weight.
-        init_special_tokens: Add the tokens of new_special_tokens_config to tokenizer and model. Under LoRA their rows of
-            the embeddings are trained, and no others.
+        init_special_tokens: Add the tokens of new_special_tokens_config to tokenizer and model. Under LoRA their rows
+            of the embeddings are trained, and no others.
         new_special_tokens_config: Token -> description; its embeddings start at the mean of the description's.
         replace_text: Text to replace in every prompt, old by new; the same as data.replace_text.
-        template: Model family (llama3, qwen3) whose special tokens are added where new_special_tokens_config is not set.
+        template: Model family (llama3, qwen3) whose special tokens are added where new_special_tokens_config is not
+            set.
         dtype: auto, float32, bfloat16 or float16: what the weights are held in. ``auto`` follows trainer.precision:
             bfloat16 for bf16-true, else float32 (bf16-mixed computes in bfloat16 over float32 weights); a base that
             adapters freeze is held in bfloat16 under bf16-mixed too.
         attn_implementation: Attention of transformers for generation and padded passes; None lets transformers choose.
-        use_liger_kernel: Fused norms and gated activations (Liger): less time and memory per pass. null for where training
-            runs on a GPU, the package is installed and knows the architecture.
-        torch_compile: Compile the policy's layers, in place of Liger's kernels: faster passes for some 20 seconds at the
-            start.
+        use_liger_kernel: Fused norms and gated activations (Liger): less time and memory per pass. null for where
+            training runs on a GPU, the package is installed and knows the architecture.
+        torch_compile: Compile the policy's layers, in place of Liger's kernels: faster passes for some 20 seconds at
+            the start.
         gradient_checkpointing: Recompute activations in the backward pass; the gradient stays the same. true: all of
-            them, about a third more time; selective: those that are cheap to compute again, which saves about half of
-            the memory for little time; a number: true for that share of the layers (0.5 for every second one).
+            them, about a third more time; selective: all but the outputs of matrix products and attention, less memory
+            saved and less time on models that keep the GPU busy; a number: true for that share of the layers (0.5 for
+            every second one). Fewer tokens per micro-batch save memory for less time, as long as they suffice.
         optimizer: Class path and arguments of the optimizer.
         lr_scheduler: Class path and arguments of a scheduler that is stepped once per optimizer step.
         max_grad_norm: Gradients are scaled down to this global 2-norm; 0 leaves them alone.

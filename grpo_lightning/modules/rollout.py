@@ -135,7 +135,7 @@ class RolloutModule(PolicyModule):
         return super().step_optimizer()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds the one that calls ``teardown`` after an error; refuses a generator that the strategy leaves no weights."""
+        """Adds the one that calls ``teardown`` after an error; refuses generators that the strategy leaves no weights."""
         check_generator(self.trainer.strategy, self.generator)
         return [*super().configure_callbacks(), ReleaseOnError()]
 
