@@ -7,6 +7,7 @@ What a command needs is imported once it is chosen: Lightning and transformers t
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 from grpo_lightning.commands import COMMANDS
@@ -42,6 +43,10 @@ def main(args: list[str] | None = None) -> None:
     elif arguments and arguments[0] in COMMANDS:
         command = import_module(f"grpo_lightning.commands.{arguments[0]}")
         raise SystemExit(command.main(arguments[1:]))
+    elif not arguments[0].startswith("-") and arguments[0] not in LIGHTNING_COMMANDS:
+        near = get_close_matches(arguments[0], [*LIGHTNING_COMMANDS, *COMMANDS], 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise SystemExit(f"{help_text()}\n\nerror: {arguments[0]} is no COMMAND.{meant}")
     else:
         from grpo_lightning.cli import main as run_lightning
 

@@ -51,6 +51,7 @@ class GRPOCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "grpo_lightning"},
             **kwargs,
         )
 

@@ -95,3 +95,10 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
 def test_no_command_is_an_error_that_lists_them():
     with pytest.raises(SystemExit, match=r"(?s)report .*error: no COMMAND was given"):
         main([])
+
+
+def test_an_unknown_command_is_an_error_that_names_the_nearest():
+    with pytest.raises(
+        SystemExit, match=r"(?s)fit +trains the policy.*error: exprot is no COMMAND. Did you mean export\?"
+    ):
+        main(["exprot"])

@@ -29,6 +29,7 @@ class SFTCLI(GRPOCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "grpo_lightning sft"},
             **kwargs,
         )
 
