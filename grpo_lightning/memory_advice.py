@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from grpo_lightning.modules.reference import FrozenReference
 
 if TYPE_CHECKING:
-    from grpo_lightning.modules.grpo import GRPOModule
+    from grpo_lightning.modules.updates import UpdateModule
 
 
-def ways_to_save(module: GRPOModule, can_be_split: bool, fitting: int | None) -> list[str]:
+def ways_to_save(module: UpdateModule, can_be_split: bool, fitting: int | None) -> list[str]:
     """Settings that would help and are not at their most frugal already, what costs least first.
 
     Args:

@@ -38,7 +38,7 @@ from grpo_lightning.types import Rollouts
 from grpo_lightning.worst_case import filling_rollouts, worst_shapes
 
 if TYPE_CHECKING:
-    from grpo_lightning.modules.grpo import GRPOModule
+    from grpo_lightning.modules.updates import UpdateModule
 
 PROBE_TOKENS = 4096
 """Up to which passes double in size to show how memory grows: beyond one chunk of the head's logits, and small."""
@@ -54,7 +54,7 @@ class Rehearsal:
         gauge: Of this rank's device.
     """
 
-    def __init__(self, module: GRPOModule, gauge: MemoryGauge) -> None:
+    def __init__(self, module: UpdateModule, gauge: MemoryGauge) -> None:
         assert module.policy is not None
         self.module = module
         self.gauge = gauge
@@ -64,7 +64,9 @@ class Rehearsal:
         """Whether ranks wait for each other inside a pass, where one that runs out of memory cannot tell the others."""
         self.prompt_length, self.completion_length = self._longest()
         self.longest = self.prompt_length + self.completion_length
-        self.whole_step = self._prompts_in_a_step() * module.sampling.num_generations * self.longest
+        self.whole_step = (
+            max(gather_objects(module.prompts_in_a_step())) * module.sampling.num_generations * self.longest
+        )
         """Tokens that no micro-batch exceeds, whatever the budget."""
         self._settle_layout()
         optimizer = module.trainer.optimizers[0]
@@ -80,11 +82,6 @@ class Rehearsal:
         positions = getattr(self.config, "max_position_embeddings", None) or prompt + completion
         prompt = min(prompt, positions - 1)
         return prompt, min(completion, positions - prompt)
-
-    def _prompts_in_a_step(self) -> int:
-        """Of the rank that has most; more than any step has where the data does not tell."""
-        prompts = getattr(getattr(self.module.trainer, "datamodule", None), "batch_size", 2**20)
-        return max(gather_objects(prompts + self.module.dynamic_sampler.settings.replay_groups))
 
     @torch.no_grad()
     def _settle_layout(self) -> None:
@@ -204,7 +201,7 @@ class Rehearsal:
 
 
 @contextmanager
-def unchanged(module: GRPOModule) -> Iterator[None]:
+def unchanged(module: UpdateModule) -> Iterator[None]:
     """Whatever passes change, an error in them included, is as before after the block."""
     assert module.policy is not None
     budget, was_training = module.max_tokens_per_microbatch, module.policy.training
@@ -217,7 +214,7 @@ def unchanged(module: GRPOModule) -> Iterator[None]:
             module.max_tokens_per_microbatch = budget
 
 
-def rehearse(module: GRPOModule, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
+def rehearse(module: UpdateModule, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
     """Finds a budget that fits, or makes sure that one does; the same on all ranks.
 
     Args:

@@ -1,25 +1,17 @@
 """GRPOModule: the order of a GRPO step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from grpo_lightning.advantages import AdvantageEstimator
-from grpo_lightning.averaging import StepTotals
 from grpo_lightning.canary import SamplerCanary, mismatch_limit
 from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
-from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.gather import gather_objects
-from grpo_lightning.memory_budget import MemoryPlan
-from grpo_lightning.memory_gauge import MemoryGauge, gauge_of
-from grpo_lightning.minibatches import minibatch_of_prompts
 from grpo_lightning.modules.lookahead import LookaheadModule
-from grpo_lightning.rehearsal import rehearse
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.step_record import StepRecord
@@ -36,8 +28,6 @@ class GRPOModule(LookaheadModule):
     nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
 
     Args:
-        num_iterations: Passes over the rollouts of a step (mu in the paper); from the second on they are off-policy.
-        num_minibatches: Optimizer steps per pass; whole groups are dealt out to them at random.
         scale_rewards: What advantages are divided by: the standard deviation of the group, of the batch, or none.
         multi_objective_aggregation: sum_then_normalize, or normalize_then_sum (GDPO, arXiv:2601.05242).
         partial_rewards: For a completion that only some rewards scored: sum what is there, renormalize the weights, or
@@ -46,16 +36,13 @@ class GRPOModule(LookaheadModule):
             dropped or replaced.
         max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ
             by more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and
-                0.02
-            in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none where
-            top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
+            0.02 in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none
+            where top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
         **lookahead: Arguments of LookaheadModule.
     """
 
     def __init__(
         self,
-        num_iterations: int = 1,
-        num_minibatches: int = 1,
         scale_rewards: str | bool = "group",
         multi_objective_aggregation: str = "sum_then_normalize",
         partial_rewards: str = "sum",
@@ -64,9 +51,6 @@ class GRPOModule(LookaheadModule):
         **lookahead: Any,
     ) -> None:
         super().__init__(**lookahead)
-        for name, value in (("num_iterations", num_iterations), ("num_minibatches", num_minibatches)):
-            if value < 1:
-                raise ValueError(f"model.{name}={value} trains on nothing. Use 1 or more.")
         if self.sampling.num_generations < 2:
             raise ValueError(
                 f"model.num_generations={self.sampling.num_generations}: advantages compare the completions of a "
@@ -74,9 +58,6 @@ class GRPOModule(LookaheadModule):
             )
         if self.sampling.temperature == 0:
             raise ValueError("model.temperature=0 gives one completion many times over. Use 1.0 to train.")
-        self.num_iterations = num_iterations
-        self.num_minibatches = num_minibatches
-        self.num_updates = num_iterations * num_minibatches
         self.estimate_advantages = AdvantageEstimator(scale_rewards, multi_objective_aggregation, partial_rewards)
         self._check_composition(partial_rewards, multi_objective_aggregation)
         self._check_replay(dynamic_sampling)
@@ -90,26 +71,22 @@ class GRPOModule(LookaheadModule):
         """Prompt and completion tokens of all completions so far, over all ranks."""
         self.step_metrics: dict[str, float] = {}
         """What the last step logged, the same on every rank."""
-        self.memory_plan: MemoryPlan | None = None
-        """What the start of training measured; None where memory cannot be measured."""
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
     def setup(self, stage: str) -> None:
-        """Checks the batch size against the minibatches before weights load."""
+        """Checks that further prompts can be had where dynamic sampling asks for them."""
         super().setup(stage)
-        prompts = getattr(getattr(self.trainer, "datamodule", None), "batch_size", self.num_minibatches)
-        if stage == "fit" and prompts < self.num_minibatches:
-            raise ValueError(
-                f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
-                f"{self.num_minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
-            )
         refills = stage == "fit" and self.dynamic_sampler.settings.mode == "refill"
         if refills and getattr(getattr(self.trainer, "datamodule", None), "train_prompts", None) is None:
             raise ValueError(
                 "model.dynamic_sampling.mode=refill draws further prompts from GRPODataModule, and the Trainer has "
                 "another source of data. Use mode=drop, or GRPODataModule."
             )
+
+    def prompts_in_a_step(self) -> int:
+        """With those that are replayed."""
+        return super().prompts_in_a_step() + self.dynamic_sampler.settings.replay_groups
 
     def _check_composition(self, partial_rewards: str, aggregation: str) -> None:
         how = self.compose_rewards.how
@@ -135,39 +112,6 @@ class GRPOModule(LookaheadModule):
                 f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
                 f"{self.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
             )
-
-    def settle_memory(self) -> None:
-        """Makes sure, once and before the first step, that training passes fit into the GPU; auto chooses their size.
-
-        Raises:
-            MemoryError: If they do not fit, with what to change.
-        """
-        gauge = self.memory_gauge()
-        if gauge is None or self.memory_plan is not None:
-            return
-        self.rank_watch.enter("the measurement of memory before the first step")
-        budget = self.max_tokens_per_microbatch if self.has_token_budget else self.saved_token_budget
-        self.memory_plan = rehearse(self, gauge, budget, self.has_token_budget)
-        self.max_tokens_per_microbatch = self.memory_plan.budget
-        if budget not in (None, self.max_tokens_per_microbatch):
-            rank_zero_warn(
-                f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "
-                f"{self.max_tokens_per_microbatch}, and its numbers will differ from those of the first one in rounding."
-            )
-
-    def memory_gauge(self) -> MemoryGauge | None:
-        """What measures the device that the policy is trained on; None where memory cannot be measured."""
-        return gauge_of(self.device)
-
-    def on_train_start(self) -> None:
-        """Settles memory, and lets DDP settle its buckets.
-
-        Their layout rounds the sums over ranks, and a resumed run must not differ.
-        """
-        self.settle_memory()
-        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            self.manual_backward(self.scorer.idle(self.device))
-            self.zero_grad(set_to_none=True)
 
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -244,51 +188,6 @@ class GRPOModule(LookaheadModule):
         report.add_rewards(rewards, values)
         mine = sum(len(rank_values) for rank_values, *_ in ranks[: self.global_rank])
         return result.advantages[mine : mine + rollouts.num_completions].float()
-
-    def updates(self, experience: Experience) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of each optimizer step: num_iterations passes over num_minibatches."""
-        for iteration in range(self.num_iterations):
-            for rows in self.minibatches(experience.rollouts, iteration):
-                yield self.micro_batches(experience, rows)
-
-    def minibatches(self, rollouts: Rollouts, iteration: int) -> list[Tensor]:
-        """Completion indices of each optimizer step of a pass; whole groups, dealt out at random."""
-        if self.num_minibatches == 1:
-            return [torch.arange(rollouts.num_completions)]
-        first, seed = self.global_rank * rollouts.num_prompts, (self.seed, "minibatches", self.steps_done, iteration)
-        dealt = minibatch_of_prompts(first, rollouts.num_prompts, self.num_minibatches, *seed)
-        return [(dealt[rollouts.group] == i).nonzero()[:, 0] for i in range(self.num_minibatches)]
-
-    def micro_batches(self, experience: Experience, rows: Tensor) -> list[MicroBatch]:
-        """The forward and backward passes of one optimizer step; at least one on every rank, unless none has any.
-
-        Sharded weights are gathered for each pass, so then every rank has equally many. Completions that can have no
-        gradient are left out, but counted in the totals that averages divide by.
-        """
-        tokens = self._tokens_per_completion(experience, experience.mask)
-        uncertain = (
-            tokens
-            if experience.is_uncertain is None
-            else self._tokens_per_completion(experience, experience.is_uncertain)
-        )
-        trained = rows[(tokens[rows] > 0) & self.has_gradient(experience)[rows]]
-        plan = self.scorer.plan(experience.rollouts, trained, self.max_tokens_per_microbatch)
-        ranks = gather_objects((len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum())))
-        totals = StepTotals(*(sum(rank[i] for rank in ranks) for i in (0, 1, 3)))
-        passes = max(rank[2] for rank in ranks)
-        plan += [rows[:0]] * ((passes if self.is_sharded else min(passes, 1)) - len(plan))
-        return [MicroBatch(rows, totals, is_last=i == len(plan) - 1) for i, rows in enumerate(plan)]
-
-    def _tokens_per_completion(self, experience: Experience, flags: Tensor) -> Tensor:
-        """(N,) int64, CPU: tokens of each completion with a True flag."""
-        counts = torch.zeros(experience.rollouts.num_completions, dtype=torch.int64)
-        return counts.index_add_(0, experience.rollouts.token_rows(), flags.cpu().long())
-
-    def has_gradient(self, experience: Experience) -> Tensor:
-        """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""
-        if self.objective.needs_reference or self.objective.entropy_has_gradient:
-            return torch.ones_like(experience.advantages, dtype=torch.bool).cpu()
-        return (experience.advantages != 0).cpu()
 
     def end_step(self, report: StepReport) -> None:
         """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""

@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.async_rollouts import AsyncRollouts, Landed, Origin, Sampled
 from grpo_lightning.datamodules.loader import TrainingLoader
-from grpo_lightning.modules.objective import ObjectiveModule
+from grpo_lightning.modules.updates import UpdateModule
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
-class LookaheadModule(ObjectiveModule):
+class LookaheadModule(UpdateModule):
     """Overlaps sampling with training, one step off-policy, where a setting asks for it.
 
     Step k waits for its batch, sends the weights of the moment to the idle server, launches batch k+1 and then trains
@@ -23,14 +23,11 @@ class LookaheadModule(ObjectiveModule):
         async_rollouts: GRPO steps by which sampling runs ahead of training: 0 for none, or 1: while the policy is
             trained on a batch, the server (VLLMServer) samples the next, from weights that are one step older. The
             importance correction weighs its tokens.
-        **objective: Arguments of ObjectiveModule.
+        **updates: Arguments of UpdateModule.
     """
 
-    num_updates: int
-    """Optimizer steps of a GRPO step."""
-
-    def __init__(self, async_rollouts: int = 0, **objective: Any) -> None:
-        super().__init__(**objective)
+    def __init__(self, async_rollouts: int = 0, **updates: Any) -> None:
+        super().__init__(**updates)
         self.async_rollouts = async_rollouts
         self.lookahead = AsyncRollouts(self.sampling) if async_rollouts else None
         if async_rollouts:
