@@ -88,31 +88,6 @@ class GRPOModule(LookaheadModule):
         """With those that are replayed."""
         return super().prompts_in_a_step() + self.dynamic_sampler.settings.replay_groups
 
-    def _check_composition(self, partial_rewards: str, aggregation: str) -> None:
-        how = self.compose_rewards.how
-        if how != "sum" and (partial_rewards, aggregation) != ("sum", "sum_then_normalize"):
-            raise ValueError(
-                f"model.reward_composition.how={how} leaves one number per completion, so that model.partial_rewards="
-                f"{partial_rewards} or model.multi_objective_aggregation={aggregation} has no effect. Leave both out."
-            )
-
-    def _check_replay(self, settings: DynamicSampling) -> None:
-        if settings.replay_groups and not self.objective.importance_sampling_correction:
-            raise ValueError(
-                f"model.dynamic_sampling.replay_groups={settings.replay_groups} trains on tokens of an older policy, which "
-                "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
-            )
-        if settings.mode != "off" and self.num_minibatches > 1:
-            raise ValueError(
-                f"model.dynamic_sampling.mode={settings.mode} may leave fewer groups than model.num_minibatches="
-                f"{self.num_minibatches} needs. Use num_minibatches=1, or mode=off."
-            )
-        if settings.mode == "refill" and self.async_rollouts:
-            raise ValueError(
-                f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
-                f"{self.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
-            )
-
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One iteration of Algorithm 1 of DeepSeekMath: sample, score, compare inside groups, improve."""
@@ -228,3 +203,28 @@ class GRPOModule(LookaheadModule):
         self.num_tokens = checkpoint["num_tokens"]
         ranks = (self.global_rank, self.trainer.world_size)
         self.dynamic_sampler.load_state_dict(checkpoint["dynamic_sampler"], self.reward_runner.names, *ranks)
+
+    def _check_composition(self, partial_rewards: str, aggregation: str) -> None:
+        how = self.compose_rewards.how
+        if how != "sum" and (partial_rewards, aggregation) != ("sum", "sum_then_normalize"):
+            raise ValueError(
+                f"model.reward_composition.how={how} leaves one number per completion, so that model.partial_rewards="
+                f"{partial_rewards} or model.multi_objective_aggregation={aggregation} has no effect. Leave both out."
+            )
+
+    def _check_replay(self, settings: DynamicSampling) -> None:
+        if settings.replay_groups and not self.objective.importance_sampling_correction:
+            raise ValueError(
+                f"model.dynamic_sampling.replay_groups={settings.replay_groups} trains on tokens of an older policy, which "
+                "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
+            )
+        if settings.mode != "off" and self.num_minibatches > 1:
+            raise ValueError(
+                f"model.dynamic_sampling.mode={settings.mode} may leave fewer groups than model.num_minibatches="
+                f"{self.num_minibatches} needs. Use num_minibatches=1, or mode=off."
+            )
+        if settings.mode == "refill" and self.async_rollouts:
+            raise ValueError(
+                f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
+                f"{self.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
+            )
