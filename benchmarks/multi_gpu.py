@@ -21,7 +21,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sides.command import this_command
 from sides.make_model import SHAPES, make_model
+from sides.record import versions
 from sides.workload import word_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,7 @@ def write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
         "command": this_command("benchmarks/multi_gpu.py"),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "options": {name: str(value) for name, value in vars(options).items() if name not in ("folder", "out")},
-        "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
+        "versions": versions(),
         "runs": runs,
     }
     out = options.out or ROOT / "benchmarks" / "results" / f"multi_gpu_{options.strategy}_{options.shape}.json"

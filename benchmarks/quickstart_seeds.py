@@ -10,13 +10,14 @@ import argparse
 import csv
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from sides.command import this_command
+from sides.record import versions
 
 ROOT = Path(__file__).parent.parent
 CLAIM = {"start_at_least": 0.25, "start_at_most": 0.60, "gain_at_least": 0.30, "seconds_at_most": 180.0}
@@ -84,12 +85,11 @@ def main() -> int:
         return 0
     runs = [run_seed(seed, arguments.config, passed_on) for seed in arguments.seeds]
     results = {
-        "command": " ".join(["python", "benchmarks/quickstart_seeds.py", *sys.argv[1:]]),
+        "command": this_command("benchmarks/quickstart_seeds.py"),
         "claim": CLAIM,
         "holds": all(holds(run) for run in runs),
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "lightning")},
+        "versions": versions(),
         "runs": runs,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,9 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from sides.command import this_command
+from sides.record import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 1.0
@@ -128,10 +130,9 @@ def main() -> None:
             line = next(line for line in output.splitlines() if line.startswith("RESULT "))
             results.append({"reward": name, "step": setting} | json.loads(line.removeprefix("RESULT ")))
             print(json.dumps(results[-1]), flush=True)
-    import torch
-
-    about = {"python": platform.python_version(), "torch": torch.__version__, "cpu_threads": 1, "steps": options.steps}
-    options.out.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n", encoding="utf-8")
+    about = {"command": this_command("benchmarks/reward_overlap.py"), "threads": 1, "steps": options.steps}
+    record = about | {"versions": versions(), "results": results}
+    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
