@@ -24,6 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grpo_lightning.packing import Segments
+from grpo_lightning.row_gather import rows_at
 
 MAX_VARLEN_HEAD_DIM = 256
 """The flash kernels behind ``varlen_attn`` know no wider heads."""
@@ -187,7 +188,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
     """One flash kernel over all segments; keys are gathered so that each segment's lie together."""
     options: dict[str, Any] = {}
     if packing.key_index is not None:
-        key, value = key[packing.key_index], value[packing.key_index]
+        key, value = rows_at(key, packing.key_index), rows_at(value, packing.key_index)
     if key.shape[1] != query.shape[1] and VARLEN_ASKS_FOR_GQA:
         options["enable_gqa"] = True
     # transformers counts the query's own position into the window, flash counts the keys before it.
@@ -215,8 +216,8 @@ def _in_blocks(
     blocks, order = packing.blocks()
     outputs = []
     for index, block in enumerate(blocks):
-        q = query[block.query_index].transpose(1, 2)  # (n, heads, Q, D)
-        k, v = (tensor[block.key_index].transpose(1, 2) for tensor in (key, value))
+        q = rows_at(query, block.query_index).transpose(1, 2)  # (n, heads, Q, D)
+        k, v = (rows_at(tensor, block.key_index).transpose(1, 2) for tensor in (key, value))
         if softcap is not None:
             attended = _softcapped(q, k, v, packing.mask(index, window, q.dtype), scale, softcap)
         elif block.causal and (window is None or window >= packing.max_k):

@@ -22,6 +22,7 @@ from grpo_lightning.layout_check import (
 from grpo_lightning.logprobs import selected_logprobs_of_module
 from grpo_lightning.output_head import base_model, output_head
 from grpo_lightning.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.row_gather import rows_at
 from grpo_lightning.sharding import call_gathered, is_sharded
 from grpo_lightning.types import Rollouts
 
@@ -241,7 +242,7 @@ class Scorer:
             padded = pad(rollouts, rows)
             # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
             states = decoder(input_ids=_to_device(padded.input_ids, device), use_cache=False).last_hidden_state
-            hidden = states.flatten(0, 1)[_to_device(padded.score_index, device)]
+            hidden = rows_at(states.flatten(0, 1), _to_device(padded.score_index, device))
         return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
 
     def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
@@ -255,7 +256,7 @@ class Scorer:
             use_cache=False,
             packing=packing,
         ).last_hidden_state
-        return states[0][_to_device(batch.score_index, device)]
+        return rows_at(states[0], _to_device(batch.score_index, device))
 
     def _score_full_logits(
         self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
