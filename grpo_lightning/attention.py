@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from grpo_lightning.device_copy import to_device
 from grpo_lightning.packing import Segments
 from grpo_lightning.row_gather import rows_at
 
@@ -76,9 +77,7 @@ class Packing:
         return self._masks[index, window, dtype]
 
     def _move(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return to_device(tensor, self.device)
 
 
 @dataclass

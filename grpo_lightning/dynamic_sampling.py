@@ -192,8 +192,6 @@ class ReplayBuffer:
 
 Sample = Callable[[PromptBatch, int], ScoredGroups]
 """Completions of these prompts with their rewards; the second argument is the round, 0 for the step's own prompts."""
-DrawPrompts = Callable[[list[int]], PromptBatch]
-"""The prompts of these dataset rows."""
 
 
 class DynamicSampler:

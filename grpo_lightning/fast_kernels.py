@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from grpo_lightning.attention import packed_attention
-from grpo_lightning.output_head import base_model
+from grpo_lightning.output_head import base_model, decoder_layers
 
 LIGER = "liger_kernel"
 
@@ -102,10 +102,10 @@ def compile_layers(model: nn.Module) -> None:
     Raises:
         ValueError: If the model does not say what its layers are.
     """
-    base = base_model(model)
-    layers = [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
+    layers = decoder_layers(model)
     if not layers:
-        raise ValueError(f"model.torch_compile: {type(base).__name__} does not name its layers (_no_split_modules).")
+        name = type(base_model(model)).__name__
+        raise ValueError(f"model.torch_compile: {name} does not name its layers (_no_split_modules).")
     for name in ("sdpa", "eager"):  # its tensors have sizes and indices of their own in every micro-batch
         uncompiled = torch.compiler.disable(partial(packed_attention, name), recursive=True)
         AttentionInterface.register(f"packed_{name}", uncompiled)

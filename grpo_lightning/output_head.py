@@ -41,6 +41,12 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, unwrap() if unwrap is not None else model)
 
 
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the decoder, by the class names that transformers keeps whole; empty where it names none."""
+    base = base_model(model)
+    return [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
+
+
 def output_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:
     """The decoder, which returns hidden states, and the head that belongs behind it.
 

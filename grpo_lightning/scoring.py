@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.attention import Packing, activate_flash_attention_3, install_packed_attention
+from grpo_lightning.device_copy import to_device
 from grpo_lightning.fast_kernels import fused_modules, plain_kernels, remove_liger_kernels
 from grpo_lightning.layout_check import (
     computes_in_float32,
@@ -215,7 +216,7 @@ class Scorer:
     def _probe_full_logits(self, device: torch.device) -> TokenScores:
         """Scores of the random tokens from log_softmax of the model's logits."""
         rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
-        rows, targets = torch.arange(rollouts.num_completions), _to_device(rollouts.completion_ids, device)
+        rows, targets = torch.arange(rollouts.num_completions), to_device(rollouts.completion_ids, device)
         return call_gathered(self.model, self._score_full_logits, rollouts, rows, targets, {})
 
     def _leave_packed(self, name: str, reason: str) -> None:
@@ -230,7 +231,7 @@ class Scorer:
         logger.warning("%s is trained on padded micro-batches, which is slower than packed: %s.", name, reason)
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
-        targets = _to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
+        targets = to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
         options = options | self._head_options
         if self._full_logits:
             return self._score_full_logits(rollouts, rows, targets, options)
@@ -241,22 +242,22 @@ class Scorer:
         else:
             padded = pad(rollouts, rows)
             # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-            states = decoder(input_ids=_to_device(padded.input_ids, device), use_cache=False).last_hidden_state
-            hidden = rows_at(states.flatten(0, 1), _to_device(padded.score_index, device))
+            states = decoder(input_ids=to_device(padded.input_ids, device), use_cache=False).last_hidden_state
+            hidden = rows_at(states.flatten(0, 1), to_device(padded.score_index, device))
         return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
 
     def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
         """(T, H) hidden states that predict the completion tokens of one packed row."""
         decoder, _ = output_head(self.model)
         states = decoder(
-            input_ids=_to_device(batch.input_ids[None], device),
-            position_ids=_to_device(batch.position_ids[None], device),
+            input_ids=to_device(batch.input_ids[None], device),
+            position_ids=to_device(batch.position_ids[None], device),
             # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
             attention_mask=torch.zeros(1, 1, 1, 1, device=device),
             use_cache=False,
             packing=packing,
         ).last_hidden_state
-        return rows_at(states[0], _to_device(batch.score_index, device))
+        return rows_at(states[0], to_device(batch.score_index, device))
 
     def _score_full_logits(
         self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
@@ -267,16 +268,9 @@ class Scorer:
         logits = []
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
-            input_ids = _to_device(torch.cat([prompt, completions[row]])[None], targets.device)
+            input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
             logits.append(model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
         flat = torch.cat(logits)
         options = {"vocab_size": flat.shape[1], "temperature": self.temperature, **options}
         # Cloned, because the head's output may be overwritten.
         return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, **options))
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy from pinned memory, so that the host does not wait for the accelerator."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from grpo_lightning.gather import gather_objects
-from grpo_lightning.output_head import base_model
+from grpo_lightning.output_head import base_model, decoder_layers
 
 Result = TypeVar("Result")
 
@@ -40,12 +40,11 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, mixed: bool = False) -> PreT
     Raises:
         ValueError: If the model does not say what its layers are.
     """
-    base = base_model(model)
-    layers = [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
+    layers = decoder_layers(model)
     if not layers:
         raise ValueError(
-            f"{type(base).__name__} does not name its layers (_no_split_modules), so its weights cannot be sharded. "
-            "Use trainer.strategy=ddp."
+            f"{type(base_model(model)).__name__} does not name its layers (_no_split_modules), so its weights cannot be "
+            "sharded. Use trainer.strategy=ddp."
         )
     _check_same_layout(model)
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
