@@ -23,7 +23,9 @@ from sides.command import this_command
 from sides.compare import ratios, summarize
 from sides.workload import LARGE, WORKLOADS, Workload, word_problems
 
-SHAPES = WORKLOADS | {"7b": replace(LARGE, shape="7b", prompts_per_step=16, per_device_batch=4)}
+SHAPES = WORKLOADS | {
+    "7b": replace(LARGE, shape="7b", prompts_per_step=16, per_device_batch=4, max_tokens_per_microbatch=4096)
+}
 PROGRAMS = ("trl", "grpo_lightning")
 
 
@@ -37,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--steps", type=int, help="optimizer steps that count")
     parser.add_argument("--warmup-steps", type=int, help="optimizer steps before them")
+    parser.add_argument("--max-tokens-per-microbatch", type=int, help="of ours, in one forward and backward pass")
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.3, help="share of the engine, both sides")
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
     parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
@@ -59,7 +62,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> Workload:
         model=str(folder / "model"),
         prompts=str(folder / "prompts.jsonl"),
     )
-    counts = {"steps": options.steps, "warmup_steps": options.warmup_steps}
+    counts = {name: getattr(options, name) for name in ("steps", "warmup_steps", "max_tokens_per_microbatch")}
     workload = replace(workload, **{name: count for name, count in counts.items() if count is not None})
     rows = word_problems(max(256, (workload.warmup_steps + workload.steps) * workload.prompts_per_step))
     Path(workload.prompts).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
