@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpo_lightning.segments import Segments
-
 
 @torch.no_grad()
 def entropy_threshold(entropies: Tensor, top_entropy_quantile: float) -> Tensor:
@@ -31,10 +29,10 @@ def entropy_threshold(entropies: Tensor, top_entropy_quantile: float) -> Tensor:
 
 
 @torch.no_grad()
-def high_entropy_mask(entropies: Tensor, threshold: Tensor, segments: Segments) -> Tensor:
+def high_entropy_mask(entropies: Tensor, threshold: Tensor, mask: Tensor) -> Tensor:
     """``(T,)`` bool: True for masked tokens whose entropy is at least the threshold."""
     # In the threshold's own float32: in float64 the token that sets the threshold could fall below its rounded value.
-    return (entropies.float() >= threshold) & segments.mask
+    return (entropies.float() >= threshold) & mask
 
 
 @dataclass

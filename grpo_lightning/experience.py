@@ -39,10 +39,8 @@ class Experience:
     """(T,) float32 nats at the weights that start the step; None where there is one update and they are the current."""
     ref_logprobs: Tensor | None
     """(T,) float32 nats under the reference; None where beta is 0."""
-    entropy_threshold: Tensor | None
-    """0-dim: tokens below this entropy (nats) are left out; None to keep all."""
     is_uncertain: Tensor | None
-    """(T,) bool: tokens that reach the threshold; None to keep all."""
+    """(T,) bool: tokens among the step's most uncertain at the weights that start it; None to train all."""
 
     def with_advantages(self, advantages: Tensor) -> Experience:
         """The same with the (N,) advantages, which are known once all rewards are."""
@@ -63,5 +61,5 @@ class Experience:
             old_logprobs=None if self.old_logprobs is None else self.old_logprobs[index],
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             sampling_logprobs=self.sampling_logprobs[index],
-            entropy_threshold=self.entropy_threshold,
+            is_uncertain=None if self.is_uncertain is None else self.is_uncertain[index],
         )

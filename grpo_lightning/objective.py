@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grpo_lightning import losses, objective_checks, objective_metrics
 from grpo_lightning.averaging import StepTotals, averaging_weights
-from grpo_lightning.entropy import AdaptiveEntropyCoefficient, high_entropy_mask
+from grpo_lightning.entropy import AdaptiveEntropyCoefficient
 from grpo_lightning.metric_sums import MetricSums
 from grpo_lightning.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
 from grpo_lightning.train_tokens import LossTerms, TrainTokens
@@ -101,11 +101,6 @@ class Objective:
         """True if entropies of the whole optimizer step have to be known before its first loss."""
         return self.top_entropy_quantile < 1
 
-    @property
-    def needs_entropy(self) -> bool:
-        """True if :meth:`loss` cannot do without the entropy; it is always welcome as a metric."""
-        return self.entropy_has_gradient or self.needs_entropy_threshold
-
     def needs_old_logprobs_pass(self, num_updates: int) -> bool:
         """True if the rollouts' logprobs have to be computed before the ``num_updates`` optimizer steps on them.
 
@@ -176,11 +171,8 @@ class Objective:
                 self.importance_sampling_correction,
                 tokens.sampling_logprobs,
             ),
-            "the entropy for its bonus or for model.top_entropy_quantile": (self.needs_entropy, entropy),
-            "entropy_threshold for model.top_entropy_quantile": (
-                self.needs_entropy_threshold,
-                tokens.entropy_threshold,
-            ),
+            "the entropy for its bonus": (self.entropy_has_gradient, entropy),
+            "is_uncertain for model.top_entropy_quantile": (self.needs_entropy_threshold, tokens.is_uncertain),
             "totals.high_entropy_tokens for the entropy bonus": (bonus_on_some, totals.high_entropy_tokens),
             "entropy_coef from the controller of model.use_adaptive_entropy": (self.use_adaptive_entropy, entropy_coef),
         }
@@ -197,8 +189,8 @@ class Objective:
         ratio = losses.importance_ratio(log_ratio, segments, self.importance_sampling_level)
         correction = self._sampler_correction(tokens, old_logprobs)
         trained, kl, kept = segments.mask, None, None
-        if self.needs_entropy_threshold and entropy is not None and tokens.entropy_threshold is not None:
-            trained = high_entropy_mask(entropy, tokens.entropy_threshold, segments)
+        if self.needs_entropy_threshold and tokens.is_uncertain is not None:
+            trained = tokens.is_uncertain & segments.mask
         if self.needs_reference and tokens.ref_logprobs is not None:
             kl_ratio = ratio if self.use_bias_correction_kl else None
             kl = losses.kl_k3(logprobs, segments.keep(tokens.ref_logprobs), kl_ratio)

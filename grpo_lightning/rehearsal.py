@@ -65,7 +65,10 @@ class Rehearsal:
         self.prompt_length, self.completion_length = self._longest()
         self.longest = self.prompt_length + self.completion_length
         self.whole_step = (
-            max(gather_objects(module.prompts_in_a_step())) * module.sampling.num_generations * self.longest
+            max(gather_objects(module.prompts_in_a_step()))
+            * module.replica.size
+            * module.sampling.num_generations
+            * self.longest
         )
         """Tokens that no micro-batch exceeds, whatever the budget."""
         self._settle_layout()

@@ -11,12 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from grpo_lightning.gather import gather_objects
-from grpo_lightning.output_head import base_model, decoder_layers
+from grpo_lightning.output_head import base_model, decoder_layers, output_head
+from grpo_lightning.tensor_parallel import split_layer, split_plan
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, mixed: bool = False) -> PreT
 
     Args:
         model: In ordinary memory on the first rank; with adapters or not.
-        mesh: The ranks to spread over, one dimension.
+        mesh: Of the strategy: data_parallel, over whose ranks weights are spread, and tensor_parallel, whose ranks
+            split the layers' matrices before that. Weights outside the layers are spread over all ranks.
         mixed: Gather float32 weights as bfloat16, as ``bf16-mixed`` computes; gradients are added up in float32.
 
     Raises:
@@ -47,11 +49,17 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, mixed: bool = False) -> PreT
             "sharded. Use trainer.strategy=ddp."
         )
     _check_same_layout(model)
+    data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
+    everyone = mesh._flatten() if tensor.size() > 1 else data
+    plan = split_plan(base_model(model).config, tensor.size()) if tensor.size() > 1 else {}
+    names = {module: name for name, module in output_head(model)[0].named_modules()} if plan else {}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
     for unit in (*layers, model):
-        _receive(unit, _device(mesh), mesh)
+        _receive(unit, _device(mesh))
+        if unit in names:
+            split_layer(unit, names[unit], plan, tensor)
         original = type(unit)
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
+        fully_shard(unit, mesh=everyone if unit is model else data, mp_policy=policy)
         type(unit).__module__ = original.__module__  # transformers reads a model's source by the name of its module
     model.call_gathered = MethodType(_call, model)  # type: ignore[assignment]
     register_fsdp_forward_method(model, "call_gathered")
@@ -75,7 +83,11 @@ def call_gathered(model: nn.Module, function: Callable[..., Result], *args: Any)
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, gathered by all ranks together; any other tensor itself."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if tensor.device_mesh.ndim > 1:  # one dimension after the other, or torch warns of it
+        tensor = tensor.redistribute(placements=(Replicate(), tensor.placements[1]))
+    return tensor.full_tensor()
 
 
 def on_first_rank(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -92,6 +104,27 @@ def copy_into(tensor: Tensor, source: Tensor) -> None:
     if isinstance(tensor, DTensor):
         source = distribute_tensor(source.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(source)
+
+
+def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters by the ranks they are spread over: torch's operations on many tensors take one kind at a time."""
+    groups: dict[DeviceMesh | None, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault(mesh, []).append(parameter)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales gradients down to a global 2-norm; returns the norm before that, over all ranks, a 0-dim tensor."""
+    gradients = [[p.grad for p in group if p.grad is not None] for group in by_mesh(parameters)]
+    norms = [whole(torch.nn.utils.get_total_norm(group)) for group in gradients]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for group in gradients:
+        torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in group], scale)
+    return norm
 
 
 def is_first_rank() -> bool:
@@ -118,9 +151,8 @@ def _device(mesh: DeviceMesh) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
 
 
-def _receive(unit: nn.Module, device: torch.device, mesh: DeviceMesh) -> None:
+def _receive(unit: nn.Module, device: torch.device) -> None:
     """Puts the first rank's tensors on the device of every rank; tensors that are tied stay tied."""
-    source = dist.get_global_rank(mesh.get_group(), 0)
     known: dict[int, tuple[Tensor, Tensor]] = {}
     for module in unit.modules():
         for tensors in (module._parameters, module._buffers):
@@ -128,11 +160,11 @@ def _receive(unit: nn.Module, device: torch.device, mesh: DeviceMesh) -> None:
                 if tensor is None or isinstance(tensor, DTensor):
                     continue
                 if id(tensor) not in known:
-                    known[id(tensor)] = (tensor, _broadcast(tensor, device, source, mesh))  # kept, so that ids are too
+                    known[id(tensor)] = (tensor, _broadcast(tensor, device))  # kept, so that ids are too
                 tensors[name] = known[id(tensor)][1]  # type: ignore[assignment]
 
 
-def _broadcast(tensor: Tensor, device: torch.device, source: int, mesh: DeviceMesh) -> Tensor:
+def _broadcast(tensor: Tensor, device: torch.device) -> Tensor:
     here = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device).contiguous()
-    dist.broadcast(here, source, group=mesh.get_group())
+    dist.broadcast(here, src=0)
     return nn.Parameter(here, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else here

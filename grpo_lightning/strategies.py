@@ -33,23 +33,40 @@ METADATA = "meta.pt"
 class FSDP2Strategy(ModelParallelStrategy):
     """Shards weights, gradients and optimizer states over all ranks (torch's ``fully_shard``): trainer.strategy=fsdp2.
 
-    Lightning's ModelParallelStrategy with its sizes filled in: all ranks share the data, none splits a tensor.
+    Lightning's ModelParallelStrategy with its sizes filled in. With ``tensor_parallel_size`` above 1, neighbouring ranks
+    also split the matrices of each layer, and train together on what each of them has sampled.
 
     Args:
+        tensor_parallel_size: Ranks that hold each matrix between them; at most the GPUs of a node, whose links are fast.
         save_distributed_checkpoint: A checkpoint is a directory to which every rank writes its part; False collects
             the whole on the first rank.
         process_group_backend: nccl on GPUs, gloo on CPUs where it is not set.
     """
 
-    def __init__(self, save_distributed_checkpoint: bool = True, process_group_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        tensor_parallel_size: int = 1,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+    ) -> None:
         super().__init__(
-            save_distributed_checkpoint=save_distributed_checkpoint, process_group_backend=process_group_backend
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
         )
+        self.tensor_parallel_size = tensor_parallel_size
+        if tensor_parallel_size < 1:
+            raise ValueError(f"trainer.strategy.init_args.tensor_parallel_size={tensor_parallel_size}: use 1 or more.")
 
     def setup_environment(self) -> None:
         """Fills in the sizes, now that the number of ranks is known."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        self._tensor_parallel_size = 1
+        ranks, size = self.num_nodes * self.num_processes, self.tensor_parallel_size
+        if ranks % size:
+            raise ValueError(
+                f"trainer.strategy.init_args.tensor_parallel_size={size} does not divide the {ranks} ranks of "
+                "trainer.devices and trainer.num_nodes. Use a divisor, or 1."
+            )
+        self._data_parallel_size = ranks // size
         super().setup_environment()
 
     def save_checkpoint(
@@ -142,11 +159,11 @@ def check_strategy(strategy: Strategy) -> None:
         )
     if isinstance(strategy, ModelParallelStrategy):
         size = strategy._tensor_parallel_size
-        if size not in (1, "auto") or (size == "auto" and not isinstance(strategy, FSDP2Strategy)):
+        if size != 1 and not isinstance(strategy, FSDP2Strategy):
             raise ValueError(
-                f"trainer.strategy: ModelParallelStrategy with tensor_parallel_size={size} would split tensors over "
-                "ranks, which the packed attention cannot. Use trainer.strategy=fsdp2 (tensor_parallel_size=1 and all "
-                "ranks in data_parallel_size); the engine has a tensor_parallel_size of its own."
+                f"trainer.strategy: ModelParallelStrategy with tensor_parallel_size={size} knows nothing of how ranks "
+                "that split a matrix share their rollouts. Use trainer.strategy=fsdp2, or class_path: "
+                "grpo_lightning.strategies.FSDP2Strategy with init_args.tensor_parallel_size."
             )
     elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         name = type(strategy).__name__

@@ -28,11 +28,11 @@ class TrainTokens:
     """(T,) nats, of the reference; needed if beta is not 0."""
     sampling_logprobs: Tensor | None = None
     """(T,) nats, as the sampler gave them; NaN where it gave none. Needed for the sampler correction."""
-    entropy_threshold: Tensor | None = None
-    """Scalar, nats, from :func:`~grpo_lightning.entropy.entropy_threshold`; needed if top_entropy_quantile < 1."""
+    is_uncertain: Tensor | None = None
+    """(T,) bool: tokens that the policy term trains; needed if top_entropy_quantile < 1."""
 
     def __post_init__(self) -> None:
-        for name in ("mask", "old_logprobs", "ref_logprobs", "sampling_logprobs"):
+        for name in ("mask", "old_logprobs", "ref_logprobs", "sampling_logprobs", "is_uncertain"):
             values = getattr(self, name)
             if values is not None and values.shape != self.rows.shape:
                 raise ValueError(f"{name} is {tuple(values.shape)}, but rows has {tuple(self.rows.shape)} tokens")

@@ -215,7 +215,7 @@ def test_high_entropy_mask_keeps_the_top_share_of_masked_tokens():
     segments = Segments.of(torch.tensor([0] * 6), torch.tensor([1, 1, 1, 1, 1, 0]).bool(), completions=1)
     entropies = f64(0.1, 0.5, 0.3, 0.4, 0.2, 99.0)
     threshold = entropy_threshold(entropies[segments.mask], top_entropy_quantile=0.5)
-    assert high_entropy_mask(entropies, threshold, segments).tolist() == [False, True, True, True, False, False]
+    assert high_entropy_mask(entropies, threshold, segments.mask).tolist() == [False, True, True, True, False, False]
     assert entropy_threshold(entropies[:0], 0.5) == 0.0
 
 

@@ -147,9 +147,10 @@ def test_the_entropy_bonus_is_the_mean_entropy_of_the_step_whatever_the_average(
     torch.testing.assert_close(entropy.grad, f64(-0.1 / 3, -0.1 / 3, 0.0, -0.1 / 3, 0.0))
 
 
-def test_top_entropy_quantile_trains_uncertain_tokens_only():
-    logprobs, entropy = current(), f64(1.0, 2.0, 9.0, 0.5, 9.0)
-    tokens = tokens_of(old_logprobs=None, entropy_threshold=torch.tensor(1.5))
+def test_top_entropy_quantile_trains_the_tokens_that_were_uncertain_as_the_step_started():
+    logprobs, entropy = current(), f64(9.0, 0.0, 9.0, 9.0, 9.0)  # it has moved since
+    uncertain = torch.tensor([False, True, True, False, True])
+    tokens = tokens_of(old_logprobs=None, is_uncertain=uncertain)
     loss, _ = plain(top_entropy_quantile=0.3).loss(tokens, logprobs, entropy, TOTALS)
     loss.backward()
     torch.testing.assert_close(logprobs.grad, f64(0.0, -1 / 3, 0.0, 0.0, 0.0))
@@ -242,13 +243,13 @@ def test_defaults_and_the_papers_setups_pass_without_a_warning():
 
 def test_the_objective_says_what_it_needs():
     default = Objective()
-    assert not default.needs_reference and not default.needs_entropy and not default.entropy_has_gradient
+    assert not default.needs_reference and not default.entropy_has_gradient
     assert not default.needs_old_logprobs_pass(1) and default.needs_old_logprobs_pass(2)
     assert Objective(beta=0.1).needs_reference
     assert Objective(entropy_coef=0.1).entropy_has_gradient
     assert Objective(use_adaptive_entropy=True).entropy_has_gradient
     quantile = Objective(top_entropy_quantile=0.2)
-    assert quantile.needs_entropy and quantile.needs_entropy_threshold and not quantile.entropy_has_gradient
+    assert quantile.needs_entropy_threshold and not quantile.entropy_has_gradient
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_the_objective_says_what_it_needs():
         (plain(beta=0.1), "the loss needs ref_logprobs"),
         (Objective(), "the loss needs sampling_logprobs"),
         (plain(entropy_coef=0.1), "the loss needs the entropy"),
-        (plain(top_entropy_quantile=0.5), "the loss needs the entropy"),
+        (plain(top_entropy_quantile=0.5), "the loss needs is_uncertain"),
         (plain(use_adaptive_entropy=True), "the loss needs the entropy"),
     ],
 )

@@ -243,7 +243,9 @@ def our_loss(
             old_logprobs=None if on_policy else flat(batch.old),
             ref_logprobs=flat(batch.ref) if objective.needs_reference else None,
             sampling_logprobs=flat(batch.sampling) if objective.importance_sampling_correction else None,
-            entropy_threshold=threshold if objective.needs_entropy_threshold else None,
+            is_uncertain=flat(batch.entropy.detach().float() >= threshold)
+            if objective.needs_entropy_threshold
+            else None,
         )
         assert torch.equal(tokens.segments.of(tokens.rows, mask, len(piece)).lengths, tokens.lengths)
         part, sums = objective.loss(tokens, flat(batch.logprobs), flat(batch.entropy), totals)

@@ -56,6 +56,8 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     "mistral": {"tie_word_embeddings": False, "sliding_window": None, "head_dim": 32},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16},
     "gpt2": {},
+    "olmo2": {"tie_word_embeddings": False},
+    "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},
 }
 GPT2_NAMES = {
     "hidden_size": "n_embd",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 
 from grpo_lightning.adapters import adapter_state
+from grpo_lightning.sharding import whole
 
 
 def write_adapter(policy: PeftModel, directory: Path) -> int:
@@ -21,8 +21,7 @@ def write_adapter(policy: PeftModel, directory: Path) -> int:
     state = adapter_state(policy)
     tensors = {}
     for name, tensor in state.tensors.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        tensors[name] = whole.contiguous().cpu()
+        tensors[name] = whole(tensor).contiguous().cpu()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps(state.config), encoding="utf-8")
     save_file(tensors, directory / "adapter_model.safetensors")

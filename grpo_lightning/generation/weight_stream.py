@@ -12,12 +12,12 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from grpo_lightning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
 from grpo_lightning.quantization import dequantized
+from grpo_lightning.sharding import whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -104,7 +104,7 @@ class WeightStream:
 
     def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._chosen():
-            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            yield name, whole(tensor)
 
     def layout(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and whole shape of each tensor that iterating yields, in that order; gathers nothing."""

@@ -100,7 +100,7 @@ class GRPOModule(LookaheadModule):
         with report.phase("rewards"):
             rewards = await_rewards()  # (N, R)
             advantages = self.advantages(rollouts, rewards, report)  # (N,)
-            experience = experience.with_advantages(advantages)
+            experience = experience.with_advantages(self.replica.rows(advantages))
         with report.phase("train"):
             for micro_batches in self.updates(experience):
                 for micro_batch in micro_batches:
@@ -112,7 +112,7 @@ class GRPOModule(LookaheadModule):
 
     def begin_step(self) -> StepReport:
         """Seeds everything that draws from global generators during the step."""
-        seed_everything(self.seed, "step", self.steps_done, self.global_rank)
+        seed_everything(self.seed, "step", self.steps_done, self.replica.index)
         return StepReport(lambda phase: self.rank_watch.enter(f"step {self.steps_done + 1}, phase {phase}"))
 
     def sample_groups(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo_lightning.dropout import has_dropout
-from grpo_lightning.entropy import entropy_threshold
+from grpo_lightning.entropy import entropy_threshold, high_entropy_mask
 from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.gather import gather_objects
 from grpo_lightning.memory_budget import LARGEST_BUDGET, check_budget
@@ -37,7 +37,8 @@ class ObjectiveModule(EvaluationModule):
             policy.
         off_policy_mask_threshold: Drops completions with negative advantage whose mean drift from the sampler exceeds
             this, in nats per token.
-        top_entropy_quantile: Share of tokens, by entropy, that the policy term trains; 1 for all.
+        top_entropy_quantile: Share of tokens, by entropy at the weights that start the step, that the policy term
+            trains; 1 for all.
         entropy_coef: Weight of the entropy bonus (mean entropy per token); where an adaptive coefficient starts.
         use_adaptive_entropy: Raises the coefficient while entropy is at or below entropy_target, lowers it above.
         entropy_coef_min: Lower bound of the adaptive coefficient.
@@ -173,20 +174,24 @@ class ObjectiveModule(EvaluationModule):
         return Scorer(model, self.sampling.temperature, self.microbatch_layout)
 
     def experience(self, rollouts: Rollouts, num_updates: int = 1) -> Experience:
-        """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored."""
+        """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored.
+
+        Where ranks run every pass together, it is the rollouts of all of them.
+        """
+        rollouts = self.replica.rollouts(rollouts)
         mask = rollouts.completion_mask
         if self.mask_truncated_completions:
             mask = mask & ~rollouts.truncated[rollouts.token_rows()]
         needs_threshold = self.objective.needs_entropy_threshold
-        old_logprobs = ref_logprobs = threshold = is_uncertain = None
+        old_logprobs = ref_logprobs = is_uncertain = None
         # With dropout the current logprobs are noisy, and what the sampler is compared with must not be.
         needs_old = self.has_dropout or self.objective.needs_old_logprobs_pass(num_updates)
         if needs_old or needs_threshold:
             old_logprobs, entropy = self.score_tokens(self.scorer, rollouts, with_entropy=needs_threshold)
             if needs_threshold:
-                entropies = torch.cat(gather_objects(entropy[mask.to(self.device)].cpu())).to(self.device)
+                entropies = torch.cat(self.replica.of_all(entropy[mask.to(self.device)].cpu())).to(self.device)
                 threshold = entropy_threshold(entropies, self.objective.top_entropy_quantile)
-                is_uncertain = (entropy >= threshold) & mask.to(self.device)
+                is_uncertain = high_entropy_mask(entropy, threshold, mask.to(self.device))
         if self.objective.needs_reference:
             assert self.reference is not None
             with self.reference.active():
@@ -198,7 +203,6 @@ class ObjectiveModule(EvaluationModule):
             sampling_logprobs=rollouts.sampling_logprobs.to(self.device, non_blocking=True),
             old_logprobs=old_logprobs if needs_old else None,
             ref_logprobs=ref_logprobs,
-            entropy_threshold=threshold,
             is_uncertain=is_uncertain,
         )
 
@@ -224,7 +228,7 @@ class ObjectiveModule(EvaluationModule):
         return logprobs, entropy
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
-        """This micro-batch's share of the loss, times the number of ranks, over which strategies take the mean."""
+        """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return self.scorer.idle(self.device)
         logprobs, entropy = self.scorer.score(
@@ -241,8 +245,9 @@ class ObjectiveModule(EvaluationModule):
             micro_batch.totals,
             self.entropy_controller.applied if self.entropy_controller else None,
         )
-        report.add(metrics)
-        return loss * self.trainer.world_size
+        if self.replica.leads:  # the others have the same numbers
+            report.add(metrics)
+        return loss * self.replica.count
 
     def move_reference(self) -> None:
         """Every ref_model_sync_steps GRPO steps, mixes the policy into the reference."""

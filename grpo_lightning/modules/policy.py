@@ -29,10 +29,12 @@ from grpo_lightning.modules.loading import (
     weights_dtype,
 )
 from grpo_lightning.quantization import keep_trainable_layout
+from grpo_lightning.replicas import Replica, replica_of
 from grpo_lightning.seeds import forked_seed
-from grpo_lightning.sharding import is_sharded, shard, whole
+from grpo_lightning.sharding import by_mesh, clip_gradients, is_sharded, shard
 from grpo_lightning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.strategies import FSDP2Strategy, check_strategy
+from grpo_lightning.tensor_parallel import settle_gradients, split_plan
 
 
 class PolicyModule(L.LightningModule):
@@ -165,7 +167,22 @@ class PolicyModule(L.LightningModule):
             raise ValueError(
                 "model.finetuning_type=qlora: 4-bit weights cannot be sharded. Use trainer.strategy=ddp, or lora."
             )
+        if isinstance(trainer.strategy, FSDP2Strategy) and trainer.strategy.tensor_parallel_size > 1:
+            self._check_tensor_parallel(trainer.strategy.tensor_parallel_size)
         return [self.rank_watch, StopSignals()]
+
+    def _check_tensor_parallel(self, size: int) -> None:
+        """Refuses what splitting matrices over ranks does not go with."""
+        split_plan(self.model_config, size)
+        for setting, is_on in (
+            (f"model.finetuning_type={self.finetuning.finetuning_type}", self.finetuning.has_adapters),
+            ("model.torch_compile=true", self.torch_compile),
+        ):
+            if is_on:
+                raise ValueError(
+                    f"{setting} does not go with trainer.strategy.init_args.tensor_parallel_size={size}. Use "
+                    "tensor_parallel_size=1, which shards the weights all the same."
+                )
 
     def configure_model(self) -> None:
         """Loads the weights, once."""
@@ -195,7 +212,7 @@ class PolicyModule(L.LightningModule):
                         parameter.data = parameter.data.float()
         self._speed_up(policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            policy = shard(policy, self.trainer.strategy.device_mesh["data_parallel"], precision == "bf16-mixed")
+            policy = shard(policy, self.trainer.strategy.device_mesh, precision == "bf16-mixed")
         return policy.train()  # loaded in eval mode, in which gradient checkpointing stays off
 
     def _speed_up(self, policy: PreTrainedModel) -> None:
@@ -229,9 +246,15 @@ class PolicyModule(L.LightningModule):
         """Whether ranks hold parts of the weights, and so have to run every pass together."""
         return self.policy is not None and is_sharded(self.policy)
 
+    @property
+    def replica(self) -> Replica:
+        """The ranks that this one runs training passes with."""
+        return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)
+
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler."""
-        optimizer = self.optimizer_factory([p for p in self.parameters() if p.requires_grad])
+        groups = by_mesh(p for p in self.parameters() if p.requires_grad)
+        optimizer = self.optimizer_factory(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
         if self.lr_scheduler_factory is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler_factory(optimizer)}
@@ -256,7 +279,10 @@ class PolicyModule(L.LightningModule):
         for parameter in parameters:
             if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
                 parameter.grad = torch.zeros_like(parameter)
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
+        if self.replica.size > 1:
+            assert self.policy is not None
+            settle_gradients(self.policy, cast(FSDP2Strategy, self.trainer.strategy).device_mesh)
+        norm = clip_gradients(parameters, self.max_grad_norm or float("inf"))
         if torch.isfinite(norm):
             optimizer.step()
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights

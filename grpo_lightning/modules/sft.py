@@ -19,6 +19,8 @@ from grpo_lightning.scoring import Scorer
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
 
+NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
+
 
 class SFTModule(PolicyModule):
     """Supervised fine-tuning on the completion tokens alone, through the same packed scorer as GRPO.
@@ -80,14 +82,14 @@ class SFTModule(PolicyModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean negative logprob of the batch's completion tokens, over all ranks."""
         started = time.perf_counter()
-        seed_everything(self.seed, "step", self.steps_done, self.global_rank)  # dropout
-        rollouts = self.demonstrations(batch)
+        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        rollouts = self.replica.rollouts(self.demonstrations(batch))
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         micro_batches = self.micro_batches(rollouts)
         for micro_batch in micro_batches:
             loss = self.imitation_loss(rollouts, micro_batch)
             total += loss.detach().double()
-            self.accumulate_gradient(loss * self.trainer.world_size, micro_batch)
+            self.accumulate_gradient(loss * self.replica.count, micro_batch)
         norm = self.step_optimizer()
         self.end_step(total, norm, micro_batches[0].totals.tokens, started)
 
@@ -95,9 +97,9 @@ class SFTModule(PolicyModule):
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
         plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
-        ranks = gather_objects((len(rows), int(rollouts.completion_lengths.sum()), len(plan)))
-        totals = StepTotals(sum(rank[0] for rank in ranks), sum(rank[1] for rank in ranks))
-        count = max(rank[2] for rank in ranks)
+        replicas = self.replica.of_all((len(rows), int(rollouts.completion_lengths.sum()), len(plan)))
+        totals = StepTotals(sum(replica[0] for replica in replicas), sum(replica[1] for replica in replicas))
+        count = max(replica[2] for replica in replicas)
         plan += [rows[:0]] * (count - len(plan))
         return [MicroBatch(part, totals, is_last=i == count - 1) for i, part in enumerate(plan)]
 
@@ -111,7 +113,7 @@ class SFTModule(PolicyModule):
     def end_step(self, loss: Tensor, norm: Tensor, tokens: int, started: float) -> None:
         """Logs the step, the same on every rank, and counts it."""
         self.steps_done += 1
-        total = sum(gather_objects(loss.item()))
+        total = sum(self.replica.of_all(loss.item()))
         grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
         finite = math.isfinite(grad_norm)
         self.step_metrics = {
@@ -132,11 +134,9 @@ class SFTModule(PolicyModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Mean negative logprob of held-out completion tokens."""
         means = self._means.setdefault(dataloader_idx, NamedMeans(["loss"]).to(self.device))
-        plan: list[Tensor] = []
-        if len(batch):
-            rollouts = self.demonstrations(batch)
-            rows = torch.arange(rollouts.num_completions)
-            plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
+        rollouts = self.replica.rollouts(self.demonstrations(batch) if len(batch) else NO_ROLLOUTS)
+        rows = torch.arange(rollouts.num_completions)
+        plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
         if self.is_sharded:  # ranks gather the weights of every pass together
             for _ in range(max(gather_objects(len(plan))) - len(plan)):
                 self.scorer.idle(self.device)

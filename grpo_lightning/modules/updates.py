@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from grpo_lightning.averaging import StepTotals
 from grpo_lightning.experience import Experience, MicroBatch
-from grpo_lightning.gather import gather_objects
 from grpo_lightning.memory_budget import MemoryPlan
 from grpo_lightning.memory_gauge import MemoryGauge, gauge_of
 from grpo_lightning.minibatches import minibatch_of_prompts
@@ -97,7 +96,7 @@ class UpdateModule(ObjectiveModule):
         """Completion indices of each optimizer step of a pass; whole groups, dealt out at random."""
         if self.num_minibatches == 1:
             return [torch.arange(rollouts.num_completions)]
-        first, seed = self.global_rank * rollouts.num_prompts, (self.seed, "minibatches", self.steps_done, iteration)
+        first, seed = self.replica.index * rollouts.num_prompts, (self.seed, "minibatches", self.steps_done, iteration)
         dealt = minibatch_of_prompts(first, rollouts.num_prompts, self.num_minibatches, *seed)
         return [(dealt[rollouts.group] == i).nonzero()[:, 0] for i in range(self.num_minibatches)]
 
@@ -115,9 +114,10 @@ class UpdateModule(ObjectiveModule):
         )
         trained = rows[(tokens[rows] > 0) & self.has_gradient(experience)[rows]]
         plan = self.scorer.plan(experience.rollouts, trained, self.max_tokens_per_microbatch)
-        ranks = gather_objects((len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum())))
-        totals = StepTotals(*(sum(rank[i] for rank in ranks) for i in (0, 1, 3)))
-        passes = max(rank[2] for rank in ranks)
+        mine = (len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum()))
+        replicas = self.replica.of_all(mine)
+        totals = StepTotals(*(sum(replica[i] for replica in replicas) for i in (0, 1, 3)))
+        passes = max(replica[2] for replica in replicas)
         plan += [rows[:0]] * ((passes if self.is_sharded else min(passes, 1)) - len(plan))
         return [MicroBatch(rows, totals, is_last=i == len(plan) - 1) for i, rows in enumerate(plan)]
 

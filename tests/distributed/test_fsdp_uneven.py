@@ -11,11 +11,13 @@ import torch
 from copy_generator import CopyGenerator
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer
+from toy_models import save_toy_model
 
 from grpo_lightning import GRPODataModule, SFTModule
 from grpo_lightning.dynamic_sampling import DynamicSampling
 from grpo_lightning.generation.engine_settings import save_skeleton
 from grpo_lightning.sharding import whole
+from grpo_lightning.strategies import FSDP2Strategy
 
 PROMPTS_PER_STEP = 6
 
@@ -61,7 +63,7 @@ def train(folder: Path, model_dir: Path, ranks: int, scenario: str) -> dict[str,
     return {"weights": wholes(module), "metrics": module.step_metrics, "architectures": architectures}
 
 
-def imitate(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
+def imitate(folder: Path, model_dir: Path, ranks: int, split: int = 1) -> dict[str, Any]:
     """Supervised steps with evaluations of three rows of different lengths, a pass each."""
     rows = [{"prompt": f"{i}+{i}=", "completion": f"<answer>{2 * i}</answer>" * (1 + i % 3)} for i in range(12)]
     path = folder / f"rows{ranks}.{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}.jsonl"
@@ -73,7 +75,7 @@ def imitate(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
         max_tokens_per_microbatch=24,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     )
-    strategy = "fsdp2" if ranks > 1 else "auto"
+    strategy = FSDP2Strategy(tensor_parallel_size=split) if ranks > 1 else "auto"
     trainer = make_trainer(folder, 2, devices=ranks, strategy=strategy, val_check_interval=1)
     data = GRPODataModule(str(path), str(held_out), converter="sft", batch_size=6 // ranks)
     trainer.fit(module, datamodule=data)
@@ -93,8 +95,10 @@ def test_a_sharded_step_is_the_same_where_ranks_have_less_to_compute_or_nothing(
                 assert rank["metrics"][name] == pytest.approx(alone["metrics"][name], rel=1e-4, abs=1e-6), name
 
 
-def test_supervised_evaluation_of_sharded_weights_waits_for_nobody(tiny_model_dir, tmp_path):
-    (alone,) = run_ranks(1, imitate, tmp_path, tiny_model_dir, 1)
-    for rank in run_ranks(2, imitate, tmp_path, tiny_model_dir, 2):
+@pytest.mark.parametrize("split", [1, 2])
+def test_supervised_evaluation_of_sharded_weights_waits_for_nobody(tmp_path, split):
+    model_dir = save_toy_model(tmp_path / "model", num_key_value_heads=2)
+    (alone,) = run_ranks(1, imitate, tmp_path, model_dir, 1)
+    for rank in run_ranks(2, imitate, tmp_path, model_dir, 2, split):
         torch.testing.assert_close(rank["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
         assert rank["loss"] == pytest.approx(alone["loss"], rel=1e-4)
