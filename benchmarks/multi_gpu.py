@@ -2,6 +2,7 @@
 
 python benchmarks/multi_gpu.py --gpus 1 2 --shape 0.5b                 # DDP: 1 GPU against 2, the same prompts per GPU
 python benchmarks/multi_gpu.py --gpus 2 --shape 7b --strategy fsdp2    # FSDP2: seconds and GiB a step
+python benchmarks/multi_gpu.py --gpus 2 --shape 7b --strategy fsdp2 --tensor-parallel-size 2
 python benchmarks/multi_gpu.py --gpus 1 2 --shape nano --device cpu    # a minute, to see that it runs; FSDP2 also needs
                                                                        # --generator with VLLMColocate
 
@@ -73,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2], help="numbers of processes, one run each")
     parser.add_argument("--shape", choices=SIZES, default="0.5b")
     parser.add_argument("--strategy", choices=("ddp", "fsdp2"), default="ddp")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="with fsdp2: GPUs that split each matrix")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--steps", type=int, default=5, help="that count, after --warmup-steps")
@@ -92,12 +94,17 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
         "class_path": f"grpo_lightning.generation.{'VLLMColocate' if on_gpu else 'TransformersGenerator'}",
         "init_args": {"max_model_length": limit + 1024} if on_gpu else {},
     }
+    fsdp2 = {
+        "class_path": "grpo_lightning.strategies.FSDP2Strategy",
+        "init_args": {"tensor_parallel_size": options.tensor_parallel_size},
+    }
+    strategy = fsdp2 if options.strategy == "fsdp2" else "ddp" if gpus > 1 else "auto"
     config: dict[str, Any] = {
         "trainer": {
             "default_root_dir": str(run),
             "accelerator": "gpu" if on_gpu else "cpu",
             "devices": gpus,
-            "strategy": options.strategy if gpus > 1 or options.strategy == "fsdp2" else "auto",
+            "strategy": strategy,
             "precision": options.precision if on_gpu else "32-true",
             "max_steps": options.warmup_steps + options.steps,
             "enable_progress_bar": False,
@@ -122,7 +129,7 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
 
 def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) -> dict[str, Any]:
     """Figures of one run."""
-    run = options.folder / f"{options.strategy}_{options.shape}_{gpus}"
+    run = options.folder / f"{options.strategy}_{options.tensor_parallel_size}_{options.shape}_{gpus}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)

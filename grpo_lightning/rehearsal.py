@@ -78,7 +78,7 @@ class Rehearsal:
 
     def _longest(self) -> tuple[int, int]:
         """Tokens of the longest prompt and of the longest completion that the model's positions leave room for."""
-        data = getattr(self.module.trainer, "datamodule", None)
+        data = self.module.datamodule
         known = getattr(getattr(data, "train_prompts", None), "lengths", None)
         prompt = max(known) if known else getattr(data, "max_prompt_length", None) or UNKNOWN_PROMPT
         prompt, completion = max(gather_objects(prompt)), self.module.sampling.max_completion_length

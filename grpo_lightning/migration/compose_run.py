@@ -50,7 +50,7 @@ def compose_strategy(m: Migration) -> None:
     if m.get("ddp_find_unused_parameters"):
         m.put("trainer.strategy", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters")
     if m.get("fsdp"):
-        m.put("trainer.strategy", "fsdp", "fsdp")
+        m.put("trainer.strategy", "fsdp2", "fsdp")
     m.needs_nothing("ddp_find_unused_parameters", "fsdp")
 
 

@@ -78,7 +78,7 @@ class GRPOModule(LookaheadModule):
         """Checks that further prompts can be had where dynamic sampling asks for them."""
         super().setup(stage)
         refills = stage == "fit" and self.dynamic_sampler.settings.mode == "refill"
-        if refills and getattr(getattr(self.trainer, "datamodule", None), "train_prompts", None) is None:
+        if refills and getattr(self.datamodule, "train_prompts", None) is None:
             raise ValueError(
                 "model.dynamic_sampling.mode=refill draws further prompts from GRPODataModule, and the Trainer has "
                 "another source of data. Use mode=drop, or GRPODataModule."
@@ -138,7 +138,7 @@ class GRPOModule(LookaheadModule):
 
     def draw_prompts(self, count: int) -> PromptBatch:
         """Further prompts of the training data, in an order of their own."""
-        prompts = self.trainer.datamodule.train_prompts  # type: ignore[attr-defined]  # checked in setup
+        prompts = self.datamodule.train_prompts  # checked in setup
         rows = self.dynamic_sampler.next_rows(count, len(prompts), self.global_rank, self.trainer.world_size)
         return prompts.batch(rows)
 

@@ -54,8 +54,8 @@ class LookaheadModule(UpdateModule):
     def setup(self, stage: str) -> None:
         """Checks that the prompts of the next step can be known."""
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if self.lookahead is not None and stage == "fit" and getattr(data, "train_prompts", None) is None:
+        has_prompts = getattr(self.datamodule, "train_prompts", None) is not None
+        if self.lookahead is not None and stage == "fit" and not has_prompts:
             raise ValueError(
                 "model.async_rollouts asks GRPODataModule for the next prompts, and the Trainer has another source of data. "
                 "Use GRPODataModule, or async_rollouts=0."

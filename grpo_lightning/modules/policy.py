@@ -247,6 +247,11 @@ class PolicyModule(L.LightningModule):
         return self.policy is not None and is_sharded(self.policy)
 
     @property
+    def datamodule(self) -> Any:
+        """The Trainer's; None where it has plain dataloaders."""
+        return getattr(self.trainer, "datamodule", None)
+
+    @property
     def replica(self) -> Replica:
         """The ranks that this one runs training passes with."""
         return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)

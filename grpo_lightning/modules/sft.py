@@ -72,7 +72,7 @@ class SFTModule(PolicyModule):
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        replace = getattr(getattr(self.trainer, "datamodule", None), "replace_text", None) or self.replace_text
+        replace = getattr(self.datamodule, "replace_text", None) or self.replace_text
         if replace and COLUMN in batch.columns:
             replaced = [replaced_text(completion, replace) for completion in batch.columns[COLUMN]]
             batch = PromptBatch(batch.prompts, batch.prompt_ids, batch.uids, {**batch.columns, COLUMN: replaced})

@@ -42,7 +42,7 @@ class UpdateModule(ObjectiveModule):
     def setup(self, stage: str) -> None:
         """Checks the batch size against the minibatches before weights load."""
         super().setup(stage)
-        prompts = getattr(getattr(self.trainer, "datamodule", None), "batch_size", self.num_minibatches)
+        prompts = getattr(self.datamodule, "batch_size", self.num_minibatches)
         if stage == "fit" and prompts < self.num_minibatches:
             raise ValueError(
                 f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
@@ -74,7 +74,7 @@ class UpdateModule(ObjectiveModule):
 
     def prompts_in_a_step(self) -> int:
         """Groups that one step of this rank may train on; more than any has where the data does not tell."""
-        return int(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 2**20))
+        return int(getattr(self.datamodule, "batch_size", 2**20))
 
     def on_train_start(self) -> None:
         """Settles memory, and lets DDP settle its buckets.

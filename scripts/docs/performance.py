@@ -39,31 +39,35 @@ TAIL = """
 
 
 def comparison(name: str, result: dict[str, Any]) -> str:
-    """A table of both sides of one vs_trl run."""
-    ours, theirs = result.get("grpo_lightning"), result.get("trl")
-    if not ours or not theirs:
-        return ""
+    """A table of one vs_trl or lora run: both sides, or ours alone."""
+    ours, theirs = result["grpo_lightning"], result.get("trl")
     rows = [
         ("a step", "step_s", "step_ratio"),
         ("generation", "generation_s", "generation_ratio"),
         ("training", "training_s", "training_ratio"),
         ("a step, seconds of processor", "step_cpu_s", "step_cpu_ratio"),
     ]
-    lines = ["| seconds (median) | TRL | grpo_lightning | TRL / ours |", "|---|---|---|---|"]
-    for title, key, ratio in rows:
-        if key in ours and key in theirs and ratio in result:
-            lines.append(f"| {title} | {theirs[key]:.2f} | {ours[key]:.2f} | {result[ratio]:.2f} |")
-    if "peak_memory_ratio" in result:
+    if theirs:
+        lines = ["| seconds (median) | TRL | grpo_lightning | TRL / ours |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {theirs[key]:.2f} | {ours[key]:.2f} | {result[ratio]:.2f} |" for name, key, ratio in rows
+        ]
         peaks = [side["peak_bytes"] / 1e9 for side in (theirs, ours)]
         lines.append(f"| peak memory, GB | {peaks[0]:.1f} | {peaks[1]:.1f} | {result['peak_memory_ratio']:.2f} |")
-    options = result.get("options", {})
+    else:
+        lines = ["| seconds (median) | grpo_lightning |", "|---|---|"]
+        lines += [f"| {name} | {ours[key]:.2f} |" for name, key, _ in rows]
+        lines.append(f"| weights or adapter to the engine | {ours['phase_s']['weight_sync']:.3f} |")
+        lines.append(f"| peak memory, GB | {ours['peak_bytes'] / 1e9:.1f} |")
+    options = result["options"]
     workload = (
-        f"{options.get('prompts_per_step')} prompts x {options.get('num_generations')} completions of up to "
-        f"{options.get('max_completion_length')} tokens"
+        f"{options['prompts_per_step']} prompts x {options['num_generations']} completions of up to "
+        f"{options['max_completion_length']} tokens, our micro-batches of {options['max_tokens_per_microbatch']} tokens"
     )
-    where = f"`{result['command']}`, {result.get('device')}: {workload}. File: `benchmarks/results/{name}`."
+    where = f"`{result['command']}`, {result['device']}: {workload}. File: `benchmarks/results/{name}`."
+    where += f" {result['note']}" if "note" in result else ""
     kind = {"lora": ", LoRA", "qlora": ", QLoRA"}.get(result.get("finetuning_type", ""), "")
-    title = f"## Against TRL, shape {result.get('shape')}{kind}, {result.get('device')}"
+    title = f"## {'Against TRL' if theirs else 'A step'}, shape {result['shape']}{kind}, {result['device']}"
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -109,11 +113,26 @@ def generation(name: str, result: dict[str, Any]) -> str:
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def profile(name: str, result: dict[str, Any]) -> str:
+    """A table of the phases of a step, and of the work inside the profiled one."""
+    lines = ["| phase | ms | of the profiled step, ms by kind of work |", "|---|---|---|"]
+    for phase, found in result["phases"].items():
+        kinds = ", ".join(f"{kind} {ms:.0f}" for kind, ms in found["profiled_ms_by_kind"].items() if ms >= 1)
+        lines.append(f"| {phase} | {found['ms']:.0f} | {kinds} |")
+    where = (
+        f"`{result['command']}`: {result['step_ms']:.0f} ms a step. The profiler itself makes its step longer, where the "
+        f"host is what a phase waits for above all. File: `benchmarks/results/{name}`."
+    )
+    title = f"## Where a step's time goes, shape {result['options']['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 SECTIONS = {
     "vs_trl_": comparison,
     "lora_": comparison,
     "qlora_": comparison,
     "generation_": generation,
+    "profile_": profile,
     "training_passes_": passes,
     "quickstart_seeds": seeds,
 }

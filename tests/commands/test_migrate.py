@@ -182,7 +182,7 @@ COMPOSED_CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "ddp_find_unused_parameters": [
         ({"ddp_find_unused_parameters": True}, {"trainer.strategy": "ddp_find_unused_parameters_true"})
     ],
-    "fsdp": [({"fsdp": "full_shard"}, {"trainer.strategy": "fsdp"})],
+    "fsdp": [({"fsdp": "full_shard"}, {"trainer.strategy": "fsdp2"})],
     "model_init_kwargs": [
         (
             {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "sdpa"}},
