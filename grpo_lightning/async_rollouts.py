@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from threading import Thread
 from typing import Any
 
-from grpo_lightning.dynamic_sampling import ROLLOUT_FIELDS, join_rollouts, take_groups
 from grpo_lightning.gather import gather_objects
 from grpo_lightning.generation.base import SamplingSettings, WeightsLost
 from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollout_groups import ROLLOUT_FIELDS, join_rollouts, take_groups
 from grpo_lightning.types import PromptBatch, Rollouts
 
 logger = logging.getLogger(__name__)

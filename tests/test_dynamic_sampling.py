@@ -17,9 +17,9 @@ from grpo_lightning.dynamic_sampling import (
     ReplayBuffer,
     ScoredGroups,
     groups_with_signal,
-    join_rollouts,
 )
 from grpo_lightning.rewards import RewardComposition, RewardTable
+from grpo_lightning.rollout_groups import join_rollouts
 from grpo_lightning.types import PromptBatch, Rollouts
 
 nan = float("nan")

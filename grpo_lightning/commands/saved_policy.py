@@ -17,8 +17,6 @@ from grpo_lightning.modules.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.modules.policy import PolicyModule
 from grpo_lightning.report.metrics import launch_directories
 
-TRAINING_ONLY = {"optimizer", "lr_scheduler"}
-
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint file that ``path`` means: itself, or the newest of a run directory.
@@ -69,9 +67,9 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
-    names = [name for name in inspect.signature(PolicyModule).parameters if name not in TRAINING_ONLY]
+    names = inspect.signature(PolicyModule).parameters
     parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(PolicyModule, "model", skip=set(TRAINING_ONLY))
+    parser.add_class_arguments(PolicyModule, "model")
     settings = {name: value for name, value in config.get("model", {}).items() if name in names}
     module: PolicyModule = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     precision: Any = config.get("trainer", {}).get("precision") or "32-true"

@@ -1,24 +1,18 @@
-"""PolicyModule: which weights are trained, how they are stepped, and what a checkpoint holds of them."""
+"""PolicyModule: which weights are trained, and what a checkpoint holds of them."""
 
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftConfig, PeftModel, get_peft_model
-from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from grpo_lightning.activation_checkpointing import Checkpointing, check_checkpointing, enable_checkpointing
 from grpo_lightning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.callbacks.rank_watch import RankWatch
 from grpo_lightning.callbacks.stop_signals import StopSignals
-from grpo_lightning.experience import MicroBatch
 from grpo_lightning.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.finetuning import COMPUTE_DTYPES, FinetuningSettings
 from grpo_lightning.modules.loading import (
@@ -29,16 +23,15 @@ from grpo_lightning.modules.loading import (
     weights_dtype,
 )
 from grpo_lightning.quantization import keep_trainable_layout
-from grpo_lightning.replicas import Replica, replica_of
 from grpo_lightning.seeds import forked_seed
-from grpo_lightning.sharding import by_mesh, clip_gradients, is_sharded, shard
+from grpo_lightning.sharding import is_sharded, shard
 from grpo_lightning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.strategies import FSDP2Strategy, check_strategy
-from grpo_lightning.tensor_parallel import settle_gradients, split_plan
+from grpo_lightning.tensor_parallel import split_plan
 
 
 class PolicyModule(L.LightningModule):
-    """A causal language model with its tokenizer, optimizer and checkpoint contents; manual optimization.
+    """A causal language model with its tokenizer and the contents of its checkpoints.
 
     The tokenizer and the configuration are read on construction, the weights only in ``configure_model``, so that every
     other mistake in a config is reported first.
@@ -80,9 +73,6 @@ class PolicyModule(L.LightningModule):
             them, about a third more time; selective: all but the outputs of matrix products and attention, less memory
             saved and less time on models that keep the GPU busy; a number: true for that share of the layers (0.5 for
             every second one). Fewer tokens per micro-batch save memory for less time, as long as they suffice.
-        optimizer: Class path and arguments of the optimizer.
-        lr_scheduler: Class path and arguments of a scheduler that is stepped once per optimizer step.
-        max_grad_norm: Gradients are scaled down to this global 2-norm; 0 leaves them alone.
         seed: With the step and the prompt, decides every sampled token and dropout mask of the run.
     """
 
@@ -110,16 +100,12 @@ class PolicyModule(L.LightningModule):
         use_liger_kernel: bool | None = None,
         torch_compile: bool = False,
         gradient_checkpointing: Checkpointing = False,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        max_grad_norm: float = 1.0,
         seed: int = 0,
     ) -> None:
         names = {field.name for field in fields(FinetuningSettings) if field.init}
         finetuning = FinetuningSettings(**{name: value for name, value in locals().items() if name in names})
         super().__init__()
         self.finetuning = finetuning
-        self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds trained weights only; on_load_checkpoint checks them itself
         self.model_name_or_path = model_name_or_path
         self.model_config = load_config(model_name_or_path)
@@ -139,27 +125,13 @@ class PolicyModule(L.LightningModule):
             )
         check_checkpointing(gradient_checkpointing, torch_compile)
         self.gradient_checkpointing = gradient_checkpointing
-        self.optimizer_factory = optimizer
-        self.lr_scheduler_factory = lr_scheduler
-        if max_grad_norm < 0:
-            raise ValueError(f"model.max_grad_norm={max_grad_norm} is negative. Use 0 for no clipping.")
-        self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.policy: PreTrainedModel | None = None
         self.rank_watch = RankWatch()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Refuses Trainer settings without effect; the only hook before Lightning refuses them in its own words."""
+        """Refuses strategies that these weights cannot be trained with, before they load."""
         trainer = self.trainer
-        if trainer.gradient_clip_val:
-            raise ValueError("trainer.gradient_clip_val is not used by GRPO. Set model.max_grad_norm instead.")
-        if trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                "trainer.accumulate_grad_batches is not used: one batch is one GRPO step whatever its size. "
-                "Set data.batch_size to the prompts of a step; model.max_tokens_per_microbatch bounds the memory."
-            )
-        if str(trainer.precision) == "16-mixed":
-            raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")
         check_strategy(trainer.strategy)
         if self.use_liger_kernel and (obstacle := liger_obstacle(trainer.strategy.root_device)) is not None:
             raise ValueError(f"model.use_liger_kernel=true: {obstacle}.")
@@ -250,52 +222,6 @@ class PolicyModule(L.LightningModule):
     def datamodule(self) -> Any:
         """The Trainer's; None where it has plain dataloaders."""
         return getattr(self.trainer, "datamodule", None)
-
-    @property
-    def replica(self) -> Replica:
-        """The ranks that this one runs training passes with."""
-        return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over trainable weights and, where set, its scheduler."""
-        groups = by_mesh(p for p in self.parameters() if p.requires_grad)
-        optimizer = self.optimizer_factory(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
-        if self.lr_scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler_factory(optimizer)}
-
-    def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
-        """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
-        strategy = self.trainer.strategy
-        if micro_batch.is_last or not isinstance(strategy, ParallelStrategy):
-            self.manual_backward(loss)
-        else:
-            with strategy.block_backward_sync():
-                self.manual_backward(loss)
-
-    def step_optimizer(self) -> Tensor:
-        """One optimizer step on the accumulated gradients, clipped; a gradient with NaN or inf is dropped instead.
-
-        Returns:
-            The 2-norm of the gradient before clipping, a 0-dim tensor; not finite where the step was skipped.
-        """
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter in parameters:
-            if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
-                parameter.grad = torch.zeros_like(parameter)
-        if self.replica.size > 1:
-            assert self.policy is not None
-            settle_gradients(self.policy, cast(FSDP2Strategy, self.trainer.strategy).device_mesh)
-        norm = clip_gradients(parameters, self.max_grad_norm or float("inf"))
-        if torch.isfinite(norm):
-            optimizer.step()
-            torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
-            scheduler = cast(LRScheduler | None, self.lr_schedulers())
-            if scheduler is not None:
-                scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm.detach()
 
     def trained_names(self) -> set[str]:
         """Names in ``state_dict`` of what training changes: trainable weights, tied names included."""

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.generation import Generator, SamplingSettings, default_generator
 from grpo_lightning.generation.base import OnCompleted
-from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.modules.optimizer import OptimizerModule
 from grpo_lightning.rewards import (
     RewardComposition,
     RewardRunner,
@@ -28,7 +28,7 @@ DEFAULT_RUNTIME = RewardRuntime()
 DEFAULT_COMPOSITION = RewardComposition()
 
 
-class RolloutModule(PolicyModule):
+class RolloutModule(OptimizerModule):
     """Samples completions from the policy and has them scored.
 
     Args:
@@ -48,7 +48,7 @@ class RolloutModule(PolicyModule):
         stop: Strings that end a completion; they stay part of it.
         structured_outputs: One of regex, json, grammar or choice for the generator, in vLLM's form.
         chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
-        **policy: Arguments of PolicyModule.
+        **policy: Arguments of OptimizerModule.
     """
 
     def __init__(

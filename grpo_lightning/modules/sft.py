@@ -14,7 +14,7 @@ from grpo_lightning.demonstrations import COLUMN, demonstrations
 from grpo_lightning.evaluation import NamedMeans
 from grpo_lightning.experience import MicroBatch
 from grpo_lightning.gather import gather_objects
-from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.modules.optimizer import OptimizerModule
 from grpo_lightning.scoring import Scorer
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -22,7 +22,7 @@ from grpo_lightning.types import PromptBatch, Rollouts
 NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
 
 
-class SFTModule(PolicyModule):
+class SFTModule(OptimizerModule):
     """Supervised fine-tuning on the completion tokens alone, through the same packed scorer as GRPO.
 
     One batch of rows is one optimizer step. A cold model that never earns a reward has nothing to compare inside its
@@ -34,7 +34,7 @@ class SFTModule(PolicyModule):
             gradient.
         microbatch_layout: packed (no padding), padded (any architecture), or auto.
         chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
-        **policy: Arguments of PolicyModule.
+        **policy: Arguments of OptimizerModule.
     """
 
     def __init__(
