@@ -96,7 +96,8 @@ class GRPOModule(LookaheadModule):
             # Scoring starts with the first completion that ends.
             batch, rollouts, await_rewards = self.sample_groups(batch, report)
         with report.phase("old_and_reference"):
-            experience = self.experience(rollouts, self.num_updates)  # old and reference logprobs, no gradient
+            # Old and reference logprobs, no gradient; of all ranks that share this one's passes.
+            experience = self.experience(self.replica.rollouts(rollouts), self.num_updates)
         with report.phase("rewards"):
             rewards = await_rewards()  # (N, R)
             advantages = self.advantages(rollouts, rewards, report)  # (N,)

@@ -174,11 +174,7 @@ class ObjectiveModule(EvaluationModule):
         return Scorer(model, self.sampling.temperature, self.microbatch_layout)
 
     def experience(self, rollouts: Rollouts, num_updates: int = 1) -> Experience:
-        """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored.
-
-        Where ranks run every pass together, it is the rollouts of all of them.
-        """
-        rollouts = self.replica.rollouts(rollouts)
+        """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored."""
         mask = rollouts.completion_mask
         if self.mask_truncated_completions:
             mask = mask & ~rollouts.truncated[rollouts.token_rows()]

@@ -17,6 +17,7 @@ from grpo_lightning import memory_budget, rehearsal
 from grpo_lightning.modules import objective
 from grpo_lightning.scoring import Scorer
 from grpo_lightning.sharding import whole
+from grpo_lightning.strategies import FSDP2Strategy
 
 LARGE = 2**34
 
@@ -49,7 +50,8 @@ def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limit
     if totals:
         module.memory_gauge = lambda: gauges[module.global_rank]
         module._make_scorer = make_scorer
-    trainer = make_trainer(folder, 1, devices=2, strategy=strategy)
+    split = FSDP2Strategy(tensor_parallel_size=2)
+    trainer = make_trainer(folder, 1, devices=2, strategy=split if strategy == "split" else strategy)
     try:
         trainer.fit(module, datamodule=make_data(folder / "data"))
     except MemoryError as error:
@@ -61,12 +63,16 @@ def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limit
 def places(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("memory")
     (folder / "data").mkdir()
-    return folder, save_toy_model(folder / "model", tie_word_embeddings=True)
+    return folder, save_toy_model(folder / "model", tie_word_embeddings=True, num_key_value_heads=2)
 
 
 @pytest.mark.parametrize(
     ("strategy", "total", "settings"),
-    [("ddp", 1_300_000, {"top_entropy_quantile": 0.7}), ("fsdp2", 500_000, {"gradient_checkpointing": "selective"})],
+    [
+        ("ddp", 1_300_000, {"top_entropy_quantile": 0.7}),
+        ("fsdp2", 500_000, {"gradient_checkpointing": "selective"}),
+        ("split", 1_000_000, {"top_entropy_quantile": 0.7}),
+    ],
 )
 def test_the_rank_with_the_smallest_device_decides(places, strategy, total, settings):
     small = run_ranks(2, train, *places, strategy, [total] * 2, [LARGE] * 2, settings)
