@@ -37,4 +37,6 @@ def ways_to_save(module: UpdateModule, can_be_split: bool, fitting: int | None) 
         ways.append("model.finetuning_type=lora")
     if module.trainer.world_size > 1 and not module.is_sharded:
         ways.append("trainer.strategy=fsdp2")
+    if module.is_sharded and module.trainer.world_size > module.replica.size and not module.finetuning.has_adapters:
+        ways.append(f"trainer.strategy.init_args.tensor_parallel_size={2 * module.replica.size} of FSDP2Strategy")
     return ways

@@ -109,3 +109,4 @@ def test_sharded_ranks_refuse_together_what_one_of_them_expects_not_to_fit(place
         {"max_tokens_per_microbatch": 300, "num_generations": 8},
     )
     assert all("A micro-batch of 300 tokens does not fit into memory" in error for error in ranks)
+    assert all("trainer.strategy.init_args.tensor_parallel_size=2 of FSDP2Strategy" in error for error in ranks)
