@@ -19,6 +19,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from profile_step import kind_of, phase_boundaries  # noqa: E402
 from sides.clock import PhaseClock  # noqa: E402
 from sides.compare import ratios, summarize  # noqa: E402
+from sides.record import versions  # noqa: E402
 from sides.workload import NANO, Workload, conversations, even_fraction, word_problems  # noqa: E402
 
 PROMISED = ("step_ratio", "training_ratio", "generation_ratio", "peak_memory_ratio", "step_cpu_ratio")
@@ -129,6 +130,13 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.slow
+def test_a_named_commit_is_taken_before_that_of_a_repository_that_was_copied(monkeypatch):
+    monkeypatch.setenv("MEASURED_COMMIT", "abc1234+")
+    assert versions()["commit"] == "abc1234+"
+    monkeypatch.setenv("MEASURED_COMMIT", "")
+    assert versions()["commit"] != "abc1234+"
+
+
 def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(tmp_path):
     out = tmp_path / "result.json"
     sizes = ("--device=cpu", "--shape=nano", "--steps=1")

@@ -45,9 +45,9 @@ def eager_torch() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def ending_model(**overrides: Any) -> PreTrainedModel:
+def ending_model(architecture: str = "qwen2", **overrides: Any) -> PreTrainedModel:
     """A toy model for which 41 of the 320 tokens end a completion, so that lengths differ."""
-    model = build_model("qwen2", tokenizer=TOKENIZER, **overrides)
+    model = build_model(architecture, tokenizer=TOKENIZER, **overrides)
     model.generation_config = GenerationConfig(eos_token_id=END_IDS)
     return model
 

@@ -40,12 +40,17 @@ def versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """What is measured; a + says that files were changed since. $MEASURED_COMMIT names it where there is no repository."""
+    """What is measured; a + says that files were changed since.
+
+    $MEASURED_COMMIT comes first: a tree that was copied to another machine has no repository, or one of another commit.
+    """
+    if os.environ.get("MEASURED_COMMIT"):
+        return os.environ["MEASURED_COMMIT"]
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("MEASURED_COMMIT")
+        return None
 
 
 def _version(name: str) -> str | None:

@@ -16,6 +16,8 @@ from grpo_lightning.generation.vllm_compat import (
     adapter_request,
     add_adapter,
     draws_seeded_together,
+    load_directly,
+    reload,
     token_prompt,
 )
 from grpo_lightning.generation.vllm_process import end_engine, engine_mode, make_engine, quiet_collector
@@ -107,11 +109,8 @@ class ColocatedEngine:
         """
         config = self.llm.llm_engine.model_config
         is_mixture = any(getattr(config.hf_text_config, name, None) for name in EXPERT_COUNTS)
-        repacked = config.quantization or getattr(config, "use_mla", False) or is_mixture or self._has_lora_layers()
+        repacked = config.quantization or getattr(config, "use_mla", False) or is_mixture
         return self.device.type != "cpu" and not repacked
-
-    def _has_lora_layers(self) -> bool:
-        return self.llm.llm_engine.vllm_config.lora_config is not None
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Puts weights into the model and forgets what was computed from the old ones.
@@ -120,15 +119,8 @@ class ColocatedEngine:
             weights: Under checkpoint names: all of them, unless ``takes_weights_directly``.
         """
         with preserved_random_state(self.device), engine_mode(self.device):
-            if self.takes_weights_directly():
-
-                def load(model: Any) -> None:
-                    model.load_weights(iter(weights))
-
-                self.llm.apply_model(load)
-            else:
-                logging.getLogger(RELOAD_LOGGER).setLevel(logging.ERROR)
-                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+            logging.getLogger(RELOAD_LOGGER).setLevel(logging.ERROR)
+            self.llm.collective_rpc(load_directly if self.takes_weights_directly() else reload, args=(weights,))
         self._forget_old_keys()
 
     def load_adapter(self, directory: str) -> None:

@@ -20,6 +20,9 @@ from vllm_cases import (
     shift_weights,
 )
 
+from grpo_lightning.generation.colocated_engine import ColocatedEngine
+from grpo_lightning.generation.weight_stream import WeightStream
+
 pytestmark = needs_vllm
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "up_proj"], "init_lora_weights": False}
@@ -45,8 +48,19 @@ def assert_follows(generator, policy, tolerance: float = 1e-4) -> dict[str, floa
     return metrics
 
 
-def test_tied_weights_reach_the_output_head_too():
-    policy = ending_model(tie_word_embeddings=True)
+@pytest.fixture
+def computes_with_its_parameters(monkeypatch):
+    """As on a GPU: an engine on a CPU would compute with repacked copies of its weights."""
+    monkeypatch.setattr("vllm._custom_ops._supports_onednn", False)
+    monkeypatch.setattr(ColocatedEngine, "takes_weights_directly", lambda self: True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("qwen2", {}), ("llama", {}), ("gemma2", {"attn_logit_softcapping": None})],  # without a head of its own in vLLM
+)
+def test_tied_weights_reach_the_output_head_too(architecture, options):
+    policy = ending_model(architecture, tie_word_embeddings=True, **options)
     with running(policy) as generator:
         assert_follows(generator, policy)
 
@@ -67,6 +81,35 @@ def test_an_adapter_is_loaded_hot_or_merged_and_the_base_is_never_written_to(lor
     assert metrics["weight_sync/megabytes"] == pytest.approx(megabytes)
     for name, parameter in policy.named_parameters():
         assert name not in base or torch.equal(parameter, base[name])
+
+
+def assert_base_and_adapter_arrive(architecture):
+    """At first, and again once the engine has lost its weights and the adapter with them."""
+    base = ending_model(architecture, tie_word_embeddings=True)
+    policy = get_peft_model(base, LoraConfig(**LORA)).eval()
+    with running(policy, lora_sync="hot") as generator:
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+        policy.requires_grad_(True)
+        shift_weights(policy)
+        generator._has_all_weights = False
+        generator.update_weights(policy)
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+        generator._engine.load_weights(WeightStream(policy, merge_adapters=False))
+        assert not generator._engine.llm.llm_engine.list_loras()
+        generator._engine._adapter_path = None
+        with policy.disable_adapter():
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_base_finds_its_way_past_adapters_on_projections_embeddings_and_tied_heads(architecture):
+    assert_base_and_adapter_arrive(architecture)
+
+
+@pytest.mark.usefixtures("computes_with_its_parameters")
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "qwen3"])
+def test_the_base_finds_its_way_past_adapters_straight_into_the_engines_parameters(architecture):
+    assert_base_and_adapter_arrive(architecture)
 
 
 def test_an_adapter_with_a_trained_head_is_merged():

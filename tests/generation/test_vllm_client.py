@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import sys
@@ -174,6 +175,15 @@ def test_a_server_gets_the_development_endpoints_and_nothing_of_the_training_ran
     text = " ".join(command[1:])
     assert "--host 127.0.0.1" in text and "--dtype float32" in text and text.endswith("--enforce-eager")
     assert "--logprobs-mode processed_logprobs" in text
+
+
+@pytest.mark.parametrize("option", ["--enable-lora", "--enable_lora"])
+def test_the_workers_of_a_server_with_adapters_are_extended_and_those_of_others_are_not(option):
+    assert "--worker-extension-cls" not in server_command("dir", "127.0.0.1", 8000, "float32")
+    command = server_command("dir", "127.0.0.1", 8000, "float32", [option, "--worker-extension-cls", "theirs"])
+    module, _, name = command[command.index("--worker-extension-cls") + 1].rpartition(".")
+    assert importlib.util.find_spec(module) is not None and name == "PolicyWorker"
+    assert command[-1] == "theirs"  # of two, vLLM takes the last
 
 
 def test_serve_listens_on_loopback_and_keeps_the_checkpoints_dtype(tiny_model_dir):

@@ -33,8 +33,8 @@ def large_steps(params):
 
 def test_training_sends_its_weights_before_every_step_and_ends_the_engine(tiny_model_dir, tmp_path):
     generator = small_engine()
-    module = fit(
-        tiny_model_dir, tmp_path, max_steps=3, generator=generator, optimizer=large_steps, rewards=[even_tokens]
+    module = fit(  # after another step of this size all samples are alike in 0.25, and there is nothing to compare
+        tiny_model_dir, tmp_path, max_steps=2, generator=generator, optimizer=large_steps, rewards=[even_tokens]
     )
     assert module.step_metrics[MISMATCH] < 1e-4
     assert module.step_metrics["weight_sync/megabytes"] == pytest.approx(0.461056)
