@@ -50,7 +50,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(part, target)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as either
             part.unlink(missing_ok=True)
-            raise OSError(
-                f"The checkpoint {target} could not be written ({error}). An earlier one of that name is untouched. Free "
-                "disk space, then go on with --ckpt_path last."
-            ) from error
+            raise OSError(f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}") from error
+
+
+def _what_is_left(target: Path) -> str:
+    """What to do after the checkpoint at ``target`` could not be written."""
+    last = target.with_name("last.ckpt")
+    if last.exists():
+        return "last.ckpt, of an earlier step, is untouched. Free disk space, then go on with --ckpt_path last."
+    others = sorted(target.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if others:
+        return f"Free disk space, then go on with --ckpt_path '{others[-1]}'."
+    return "There is no earlier one: free disk space, and start again."

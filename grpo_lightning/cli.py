@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import transformers
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,11 +20,14 @@ from grpo_lightning.callbacks import (
     HuggingFaceExport,
     RunPlan,
     SampleTable,
+    SettingsRecord,
     SystemRecord,
 )
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.earlier_run import check_last, put_aside
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.strategies import check_strategy_name
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/grpo",
@@ -75,7 +79,9 @@ class GRPOCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
+        strategy = self._get(self.config, "trainer", default={}).get("strategy")
         try:
+            check_strategy_name(str(getattr(strategy, "class_path", strategy)))
             super().instantiate_classes()
         except (ValueError, ImportError, AttributeError) as error:
             self.parser.error(str(error))
@@ -88,12 +94,35 @@ class GRPOCLI(LightningCLI):
             csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, SettingsRecord(self._learning_settings()))  # type: ignore[attr-defined]
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(root, "checkpoints").absolute())
         return trainer
+
+    def _learning_settings(self) -> dict[str, Any]:
+        """What decides what is learnt, from the parsed config."""
+        subcommand = str(self.subcommand)
+        config = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_validation=True))
+        return {name: config[name] for name in ("model", "data") if name in config}
+
+    def before_fit(self) -> None:
+        """Keeps what an earlier run left in the same folder, on the first rank."""
+        root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        if ckpt_path == "last":
+            check_last(root)
+        elif ckpt_path is None and self.trainer.is_global_zero:
+            put_aside(root)
+
+    def before_validate(self) -> None:
+        """Says whose completions are judged."""
+        if self._get(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
+            name = self.model.model_name_or_path
+            print(f"Weights of {name} as they were before training; those of a run with --ckpt_path last.", flush=True)
+
+    before_test = before_predict = before_validate
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs it; what the data refuses before any weights are loaded is a usage error too."""

@@ -27,7 +27,7 @@ class FinetuningSettings:
     """The ``model.*`` settings of the same names, checked against each other on construction.
 
     Raises:
-        ValueError: If a setting has no effect beside another one, or a value is not possible.
+        ValueError: If a setting that differs from its default has no effect beside another one, or a value is not possible.
     """
 
     finetuning_type: str = "full"

@@ -146,6 +146,37 @@ def check_generator(strategy: Strategy, generator: Generator) -> None:
         )
 
 
+FSDP1 = (
+    "trainer.strategy=fsdp is FSDP1, which flattens weights, so that an engine cannot be given them by name. "
+    "Use trainer.strategy=fsdp2, which shards as much."
+)
+
+
+def _unsupported(name: str) -> str:
+    instead = (
+        "fsdp2, which shards weights, gradients and optimizer states as ZeRO-3 does"
+        if "deepspeed" in name.lower()
+        else "ddp or fsdp2"
+    )
+    return f"trainer.strategy: {name} is not supported. Use trainer.strategy={instead}."
+
+
+def check_strategy_name(name: str) -> None:
+    """Refuses by name what check_strategy would refuse, before Lightning asks for GPUs or packages that it needs.
+
+    Args:
+        name: ``trainer.strategy`` as the config has it: a registered name, or a class path.
+
+    Raises:
+        ValueError: In check_strategy's words.
+    """
+    short = name.rpartition(".")[2]
+    if short == "FSDPStrategy" or short in ("fsdp", "fsdp_cpu_offload"):
+        raise ValueError(FSDP1)
+    if short.lower().startswith("deepspeed"):
+        raise ValueError(_unsupported(short))
+
+
 def check_strategy(strategy: Strategy) -> None:
     """Refuses what would train wrongly or not at all.
 
@@ -153,10 +184,7 @@ def check_strategy(strategy: Strategy) -> None:
         ValueError: Naming the strategy that does it.
     """
     if isinstance(strategy, FSDPStrategy):
-        raise ValueError(
-            "trainer.strategy=fsdp is FSDP1, which flattens weights, so that an engine cannot be given them by name. "
-            "Use trainer.strategy=fsdp2, which shards as much."
-        )
+        raise ValueError(FSDP1)
     if isinstance(strategy, ModelParallelStrategy):
         size = strategy._tensor_parallel_size
         if size != 1 and not isinstance(strategy, FSDP2Strategy):
@@ -166,10 +194,4 @@ def check_strategy(strategy: Strategy) -> None:
                 "grpo_lightning.strategies.FSDP2Strategy with init_args.tensor_parallel_size."
             )
     elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
-        name = type(strategy).__name__
-        instead = (
-            "fsdp2, which shards weights, gradients and optimizer states as ZeRO-3 does"
-            if "DeepSpeed" in name
-            else "ddp or fsdp2"
-        )
-        raise ValueError(f"trainer.strategy: {name} is not supported. Use trainer.strategy={instead}.")
+        raise ValueError(_unsupported(type(strategy).__name__))

@@ -33,7 +33,18 @@ def test_a_sharded_checkpoint_is_refused_with_the_strategy_that_reads_it(tmp_pat
 def test_a_failed_write_leaves_the_previous_checkpoint_and_no_rest(tmp_path, small_files_only):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-    with pytest.raises(OSError, match=r"last.ckpt could not be written .*An earlier one of that name is untouched"):
+    with pytest.raises(
+        OSError, match=r"last.ckpt could not be written .*last.ckpt, of an earlier step, is untouched.*--ckpt_path last"
+    ):
         AtomicCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_after_a_failed_write_the_message_names_a_checkpoint_that_is_there(tmp_path, small_files_only):
+    large = {"weights": torch.zeros(100_000)}
+    with pytest.raises(OSError, match="There is no earlier one: free disk space, and start again"):
+        AtomicCheckpointIO().save_checkpoint(large, tmp_path / "last.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"step": 2}, tmp_path / "step=2.ckpt")
+    with pytest.raises(OSError, match=r"go on with --ckpt_path '.*step=2.ckpt'"):
+        AtomicCheckpointIO().save_checkpoint(large, tmp_path / "last.ckpt")

@@ -128,6 +128,14 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
         ({"model": {"generator": {"class_path": "NoSuchGenerator"}}}, "NoSuchGenerator"),
         ({"data": {"dataset": "/no/such/file.jsonl"}}, "/no/such/file.jsonl"),
         ({"data": {"batch_size": 100}}, "data.batch_size=100"),
+        # Lightning would ask for a package or a GPU first, with which neither trains.
+        ({"trainer": {"strategy": "deepspeed"}}, "deepspeed is not supported. Use trainer.strategy=fsdp2"),
+        ({"trainer": {"strategy": "deepspeed_stage_3"}}, "deepspeed_stage_3 is not supported. Use"),
+        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy=fsdp is FSDP1"),
+        (
+            {"trainer": {"strategy": {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}}},
+            "DeepSpeedStrategy is not supported. Use trainer.strategy=fsdp2",
+        ),
         ({"data": {"converter": "gsm8k"}}, "question"),
         ({"trainer": {"gradient_clip_val": 1.0}}, "Set model.max_grad_norm instead"),
         ({"trainer": {"accumulate_grad_batches": 4}}, "model.max_tokens_per_microbatch"),

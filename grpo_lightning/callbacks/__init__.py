@@ -5,6 +5,7 @@ from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.callbacks.plan import RunPlan
 from grpo_lightning.callbacks.predictions import PredictionWriter
+from grpo_lightning.callbacks.settings import SettingsRecord
 from grpo_lightning.callbacks.summary import BeforeAfterSummary
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable
@@ -17,5 +18,6 @@ __all__ = [
     "PredictionWriter",
     "RunPlan",
     "SampleTable",
+    "SettingsRecord",
     "SystemRecord",
 ]

@@ -7,9 +7,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -30,11 +32,13 @@ class RankWatch(Callback):
         self.rank = 0
         self.place = "its start"
         self._lifeline: Lifeline | None = None
+        self._trainer: Trainer | None = None
         self._failed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Connects, once the process group is up and before weights load."""
         self.rank = trainer.global_rank
+        self._trainer = trainer
         if trainer.world_size > 1:
             address = os.environ["MASTER_ADDR"]  # set by the launcher, or by Lightning for the process group
             self._lifeline = Lifeline(self.rank, address, trainer.strategy.broadcast, self._end)
@@ -66,7 +70,7 @@ class RankWatch(Callback):
             if lost is not None:
                 exception.add_note(lost)
         elif self.rank == 0:
-            print(f"Stopped in {self.place}. Continue with --ckpt_path last.", file=sys.stderr, flush=True)
+            print(f"Stopped in {self.place}. {how_to_continue(trainer)}", file=sys.stderr, flush=True)
         if lifeline is not None:
             reason = {"stopped": True} if is_stopped else {"error": f"{type(exception).__name__}: {exception}"[:500]}
             lifeline.leave({"bye": True} if lost else reason)
@@ -83,7 +87,7 @@ class RankWatch(Callback):
         if not is_asked_for:  # who stops a rank stops all of them, and knows why they end
             print(
                 f"[rank {self.rank}] {message} This rank, in {self.place}, cannot go on without it and ends too. "
-                "Continue with --ckpt_path last.",
+                f"{how_to_continue(self._trainer)}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -101,6 +105,21 @@ class RankWatch(Callback):
         if frame is not None:
             traceback.print_exception(exception)
             _exit()
+
+
+def how_to_continue(trainer: Trainer | None) -> str:
+    """The option that goes on from the newest checkpoint of this run."""
+    callbacks = [] if trainer is None else trainer.checkpoint_callbacks
+    saved = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    if any(Path(callback.last_model_path).exists() for callback in saved if callback.last_model_path):
+        return "Continue with --ckpt_path last."
+    others = [Path(path) for callback in saved for path in (callback.best_model_path, *callback.best_k_models) if path]
+    newest = max((path for path in others if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None and trainer is not None and trainer.ckpt_path:
+        newest = Path(trainer.ckpt_path)  # stopped before anything new was saved
+    if newest is not None:
+        return f"Continue with --ckpt_path '{newest}'."
+    return "No checkpoint has been saved yet: without --ckpt_path, the run starts again."
 
 
 def _after(seconds: float, function: Callable[..., None], *args: Any) -> None:

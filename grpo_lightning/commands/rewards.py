@@ -25,6 +25,7 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
+from grpo_lightning.rewards.registry import import_reward
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,13 +51,15 @@ def main(args: list[str]) -> int:
     """Runs the command; 1 where a reward fails, 2 for a mistake in the options or the config."""
     if args[:1] in (["-h"], ["--help"]):
         print("usage: grpo_lightning rewards            lists all rewards with their arguments")
-        print("       grpo_lightning rewards NAME ...   says what is known about each argument")
+        print(
+            "       grpo_lightning rewards NAME ...   says what is known about each argument; an import path is a name too"
+        )
         print("       grpo_lightning rewards try ...    scores a completion without a model; see try --help")
         return 0
+    sys.path.insert(0, "")  # a reward in a file of the working directory, as python -m finds it
     if args[:1] != ["try"]:
         return list_rewards(args)
     options, rest = build_parser().parse_known_args(args[1:])
-    sys.path.insert(0, "")  # a reward in a file of the working directory, as python -m finds it
     try:
         return try_rewards(options, columns_of(rest))
     except (RewardContractError, RewardFailedError) as error:
@@ -68,19 +71,32 @@ def main(args: list[str]) -> int:
 
 
 def list_rewards(names: list[str]) -> int:
-    """Prints all rewards with their arguments, or the named ones with all that is known about each argument."""
-    unknown = [name for name in names if name not in REWARD_FUNCTIONS]
+    """Prints all rewards with their arguments, or the named ones with all that is known about each argument.
+
+    Args:
+        names: Registered names and import paths; none for all that are registered.
+    """
+    unknown = [name for name in names if name not in REWARD_FUNCTIONS and "." not in name]
     if unknown:
-        print(f"rewards: no reward is called {', '.join(unknown)}. There are {', '.join(REWARD_FUNCTIONS)}, and try.")
+        print(
+            f"rewards: no reward is called {', '.join(unknown)}. There are {', '.join(REWARD_FUNCTIONS)}, and try. One of "
+            "your own goes by its import path, as in fit: my_rewards.short_lines."
+        )
         return 2
-    for name in names or sorted(REWARD_FUNCTIONS):
-        reward = REWARD_FUNCTIONS[name]
-        documented = inspect.getdoc(reward) or ""
-        print(f"{name}: {documented.split(chr(10) + chr(10))[0].replace(chr(10), ' ')}")
-        if names:
-            print(f"\n{documented.partition(chr(10) + chr(10))[2]}\n")
+    try:
+        rewards = {
+            name: REWARD_FUNCTIONS.get(name) or import_reward(name) for name in names or sorted(REWARD_FUNCTIONS)
+        }
+    except (ValueError, TypeError) as error:
+        print(f"rewards: {error}")
+        return 2
+    for name, reward in rewards.items():
+        summary, _, explained = (inspect.getdoc(reward) or "no docstring").partition("\n\n")
+        print(f"{name}: {summary.replace(chr(10), ' ')}")
+        if names and explained:
+            print(f"\n{explained}\n")
         else:
-            print(f"    {', '.join(arguments_of(reward))}")
+            print(f"    {', '.join(arguments_of(reward)) or 'no settings'}")
     return 0
 
 

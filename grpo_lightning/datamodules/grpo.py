@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter, DatasetConverter, get_dataset_converter
@@ -88,6 +88,7 @@ class GRPODataModule(L.LightningDataModule):
         self.eval_prompts: dict[str, PromptDataset] = {}
         """By name, in the order of the dataloaders; a single one has the name UNNAMED."""
         self.test_prompts: dict[str, PromptDataset] = {}
+        self._has_warned_of_text = False
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -176,7 +177,25 @@ class GRPODataModule(L.LightningDataModule):
         )
         limit = f" longer than data.max_prompt_length={self.max_prompt_length} tokens" if prompts.num_dropped else ""
         rank_zero_info(f"{name}: {len(prompts)} prompts, {prompts.num_dropped} dropped{limit}")
+        self._warn_of_text(prompts, convert, {**(source.converter_args if source else {}), **self.converter_args})
         return prompts
+
+    def _warn_of_text(self, prompts: PromptDataset, convert: Converter, arguments: Mapping[str, Any]) -> None:
+        """Text for a model that has learnt to answer messages: once, and not where the config says ``conversational``."""
+        if self._has_warned_of_text or prompts.is_conversational or "conversational" in arguments:
+            return
+        if self._tokenizer().chat_template is None:
+            return
+        self._has_warned_of_text = True
+        how = (
+            "Set data.converter_args.conversational to true to make each prompt a user message, or to false to say that "
+            "text is meant."
+            if isinstance(convert, DatasetConverter)
+            else "Return a list of messages from data.converter to have it applied."
+        )
+        rank_zero_warn(
+            f"The prompts of {prompts.name} are text. The tokenizer has a chat template, which is applied to messages only. {how}"
+        )
 
     def _source(self, spec: DatasetSpec, split: str | None) -> DataSource:
         assert not isinstance(spec, list)

@@ -68,6 +68,8 @@ class PromptDataset:
         """Row numbers in the source, of the prompts that were kept."""
         self.num_dropped = len(converted) - len(kept)
         """Prompts left out as too long."""
+        self.is_conversational = isinstance(converted[0]["prompt"], list)
+        """Whether prompts are messages, to which the chat template was applied."""
         self.columns = _column_names(converted, name)
         """Names of the columns for the rewards."""
         self.lengths = [len(prompt_ids[uid]) for uid in kept]

@@ -44,14 +44,20 @@ class DataSource:
             load_from_cache_file: False reads the file again, or downloads again, instead of using the cached copy.
 
         Raises:
-            ValueError: If there is no such dataset or split, or the content cannot be parsed.
+            ValueError: If there is no such dataset or split, or it has no rows or cannot be parsed.
         """
         mode = "reuse_dataset_if_exists" if load_from_cache_file else "force_redownload"
+        if self.path and Path(self.path).is_file() and not Path(self.path).stat().st_size:
+            raise ValueError(f"{self} has no rows.")
         try:
             rows = self._read(mode)
+        except StopIteration as error:  # the datasets library looks for the format in a directory of empty files
+            raise ValueError(f"{self} has no rows.") from error
         except DatasetGenerationError as error:
             raise ValueError(f"{self} cannot be read: {error.__cause__ or error}.") from error
         except (OSError, ValueError) as error:  # missing on the hub, offline, or unknown subset or split
+            if self.path and "corresponds to no data" in str(error):  # lines without rows, or a head without lines
+                raise ValueError(f"{self} has no rows.") from error
             raise ValueError(f"{self} cannot be loaded: {error}") from error
         if not isinstance(rows, datasets.Dataset):
             raise ValueError(f"{self} is {type(rows).__name__}, not one table of rows. Name a split.")

@@ -37,6 +37,7 @@ class LaunchedServer:
         command = server_command(str(self.model), client.host, client.port, dtype, further)
         self.process = ServerProcess(command, gpus, directory / "server.log")
         self._starts_allowed = STARTS_IN_A_ROW
+        client.where_to_look = lambda: f"The end of its output:\n{self.process.log_tail()}"
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: WeightStream) -> None:
         """Writes the policy as it is now and serves it.

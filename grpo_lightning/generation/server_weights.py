@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grpo_lightning.gather import gather_objects
-from grpo_lightning.generation.vllm_client import VLLMClient
+from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm_compat import nccl_group, nccl_payloads, nccl_send
 from grpo_lightning.generation.weight_stream import WeightStream
 
@@ -53,9 +53,18 @@ class WeightTransfer(ABC):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around an update: requests wait, and what was cached from the old weights is dropped."""
+        """Around an update: requests wait, and what was cached from the old weights is dropped.
+
+        After an update that the server could not do they wait no longer: the run ends with the error, and a rank whose
+        requests are under way must end too.
+        """
         self.client.post("/pause", mode="keep")
-        yield
+        try:
+            yield
+        except ServerRefused:
+            with contextlib.suppress(ServerUnavailable, ServerRefused):
+                self.client.post("/resume")
+            raise
         self.client.post("/reset_prefix_cache")
         self.client.post("/resume")
 
@@ -88,8 +97,8 @@ class FileTransfer(WeightTransfer):
                 pass
             return
         write_weights(stream, self.current)
+        shutil.rmtree(before, ignore_errors=True)  # first: what is sent in vain many times must not fill the disk
         self.send_again()
-        shutil.rmtree(before, ignore_errors=True)
 
     def send_again(self) -> bool:
         """Any rank may repeat it: the files are still there."""

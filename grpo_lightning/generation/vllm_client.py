@@ -14,15 +14,20 @@ from urllib.parse import quote
 
 
 class ServerUnavailable(ConnectionError):
-    """The server is gone, starting or broken; the same call may work later."""
+    """The server is gone, starting or dying; the same call may work later."""
 
 
 class ServerRefused(RuntimeError):
-    """The server is well and says no; the same call will not work later."""
+    """The server is well and says no, or fails in what it was asked for; the same call will not work later."""
 
 
 class CallsEnded(RuntimeError):
     """The run has ended all calls to the server; nothing is wrong with it."""
+
+
+HEALTH = "/health"
+UNAVAILABLE = (502, 503, 504)
+"""Statuses of a server that is starting or whose engine has died, and of a proxy in front of one that is gone."""
 
 
 class VLLMClient:
@@ -40,6 +45,8 @@ class VLLMClient:
         self.host = host
         self.port = port
         self.request_timeout = request_timeout
+        self.where_to_look: Callable[[], str] = lambda: "Its own output says more."
+        """Ends the message of an error that is the server's."""
         self._connections: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -53,8 +60,8 @@ class VLLMClient:
         """The decoded answer, or None where it is empty.
 
         Raises:
-            ServerUnavailable: If there is no answer, or one that blames the server (500 and above).
-            ServerRefused: If the answer blames the call.
+            ServerUnavailable: If there is no answer, or the error of a server that is not healthy.
+            ServerRefused: If a healthy server answers with an error.
             CallsEnded: After ``close``.
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout or self.request_timeout)
@@ -77,11 +84,19 @@ class VLLMClient:
             connection.close()
         if response.status >= 400:
             message = f"{method} {self.address}{path} was answered with {response.status}: {text[:500]}"
-            raise ServerUnavailable(message) if response.status >= 500 else ServerRefused(message)
+            raise self._error(response.status, path, message)
         try:
             return json.loads(text) if text.strip() else None
         except json.JSONDecodeError:
             return text
+
+    def _error(self, status: int, path: str, message: str) -> Exception:
+        """Whether a server that answers with an error is lost: one whose engine dies answers for a moment longer."""
+        if status < 500:
+            return ServerRefused(message)
+        if status in UNAVAILABLE or path == HEALTH or not self.is_healthy():
+            return ServerUnavailable(message)
+        return ServerRefused(f"{message}\nThe server is healthy, so it is not waited for. {self.where_to_look()}")
 
     def hang_up(self) -> None:
         """Ends the calls under way; they raise ServerUnavailable. The server drops their requests."""
@@ -116,7 +131,7 @@ class VLLMClient:
     def is_healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
         try:
-            self.call("GET", "/health", timeout=5.0)
+            self.call("GET", HEALTH, timeout=5.0)
         except (ServerUnavailable, ServerRefused):
             return False
         return True
@@ -145,6 +160,14 @@ class VLLMClient:
                 )
             self._closed.wait(pause)
             pause = min(pause * 1.5, 2.0)
+
+    def pause(self, attempt: int) -> None:
+        """Before a further attempt at what a server that seems healthy did not answer; ends when the run does.
+
+        Args:
+            attempt: 0 for the first repetition: half a second, then twice as long each time, up to 10 seconds.
+        """
+        self._closed.wait(min(0.5 * 2.0**attempt, 10.0))
 
     def collective_rpc(self, method: str, **kwargs: Any) -> Any:
         """Calls a method of every worker of the engine."""

@@ -164,6 +164,43 @@ def load_past_lora_layers() -> None:
     manager_class.__init__ = init
 
 
+def extend_server_workers() -> None:
+    """What this process's workers need to take the policy's weights in every version.
+
+    For servers, which load in calls of their own: ``reload`` and ``load_directly`` do the same for the colocated engine.
+    """
+    load_past_lora_layers()
+    load_own_layers_only()
+    repack_tied_heads_after_reloads()
+
+
+def load_own_layers_only() -> None:
+    """From here on, every model of this process is given a tied head only if it has one, in files and over NCCL."""
+    from vllm.model_executor.models.utils import AutoWeightsLoader
+
+    loader_class: Any = AutoWeightsLoader
+    load = loader_class.load_weights
+
+    def load_weights(self: Any, weights: Iterable[tuple[str, Tensor]], **options: Any) -> set[str]:
+        return load(self, of_own_layers(self.module, weights), **options)
+
+    loader_class.load_weights = load_weights
+
+
+def repack_tied_heads_after_reloads() -> None:
+    """From here on, every worker of this process computes with the tied head that it was sent."""
+    from vllm.v1.worker.gpu_worker import Worker
+
+    worker_class: Any = Worker  # the CPU's inherits it
+    reload_weights = worker_class.reload_weights
+
+    def reload_and_repack(self: Any, *args: Any, **options: Any) -> None:
+        reload_weights(self, *args, **options)
+        repack_tied_heads(self.get_model())
+
+    worker_class.reload_weights = reload_and_repack
+
+
 def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """The model's own ``load_weights``, straight into the tensors that it computes with; runs in a worker."""
     model = worker.get_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import tempfile
@@ -180,6 +181,11 @@ class VLLMServer(Generator):
 
         Returns:
             Seconds, megabytes and GB/s.
+
+        Raises:
+            ServerRefused: If the server is there and cannot load them. Only the sender raises; other ranks are ended by
+                the lifeline between them.
+            ServerUnavailable, TimeoutError: If the server was lost and did not come back in time.
         """
         assert self._transfer is not None, "VLLMServer.update_weights was called before start."
         check_same_weights(policy, self._shapes)
@@ -188,16 +194,18 @@ class VLLMServer(Generator):
         self._barrier()  # another rank's prompts may still be on their way with the weights before
         stream = WeightStream(policy, merge_adapters=not self._hot_adapter)
         deadline = time.monotonic() + self.timeout
-        while True:
+        for attempt in itertools.count():
             try:
                 self._send(stream)
                 break
             except ServerUnavailable as error:
                 if is_distributed() or time.monotonic() > deadline:
                     raise
-                logger.warning("Lost the vLLM server while sending weights (%s); sending all of them again.", error)
+                if attempt == 0:
+                    logger.warning("Lost the vLLM server while sending weights (%s); sending all of them again.", error)
                 self._base_is_sent = False
                 self._transfer.forget_connection()
+                self.client.pause(attempt)
                 self._wait()
                 stream.bytes = 0
         self._barrier()
@@ -233,6 +241,7 @@ class VLLMServer(Generator):
         """G completions for each of B prompts; see ``Generator.generate``.
 
         Raises:
+            ServerRefused: If the server is there and cannot answer, or cannot load the weights again.
             ServerUnavailable: If the server was lost and could not be brought up to date again.
             TimeoutError: If it was lost and did not come back in time.
         """
@@ -251,7 +260,9 @@ class VLLMServer(Generator):
                 if losses == 3:
                     assert error is not None
                     raise error
-                logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
+                if losses <= 1:
+                    logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
+                self.client.pause(losses)
                 self._recover(error)
             waiting = unanswered
         return completions.rollouts(prompt_ids)

@@ -15,7 +15,7 @@ from grpo_lightning.generation.vllm_compat import installed_version
 SERVED_NAME = "policy"
 """What requests call the served model."""
 WORKER = "grpo_lightning.generation.vllm_worker.PolicyWorker"
-"""Extends the workers of a server with adapters, so that they take the weights of the base in every version."""
+"""Extends the workers of a server, so that they take the policy's weights in every version."""
 
 
 def server_command(model: str, host: str, port: int, dtype: str, further: Sequence[str] = ()) -> list[str]:
@@ -38,12 +38,11 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
         "--logprobs-mode": "processed_logprobs",
         "--generation-config": "vllm",
         "--uvicorn-log-level": "warning",
+        "--worker-extension-cls": WORKER,
     }
     found = installed_version()
     if found is not None and found[1]:
         further = ["--no-enable-chunked-prefill", *further]  # see engine_settings.WHOLE_PROMPTS
-    if any(word.replace("_", "-") == "--enable-lora" for word in further):
-        options["--worker-extension-cls"] = WORKER
     pairs = [word for pair in options.items() for word in pair]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *further]
 

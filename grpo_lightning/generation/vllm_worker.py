@@ -1,10 +1,10 @@
-"""What the workers of a vLLM server with adapters import (``--worker-extension-cls``): the base finds its way past them."""
+"""What the workers of a vLLM server import (``--worker-extension-cls``), to take weights as they are sent."""
 
 from __future__ import annotations
 
-from grpo_lightning.generation.vllm_compat import load_past_lora_layers
+from grpo_lightning.generation.vllm_compat import extend_server_workers
 
-load_past_lora_layers()
+extend_server_workers()
 
 
 class PolicyWorker:

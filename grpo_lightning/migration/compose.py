@@ -64,6 +64,18 @@ def compose_batches(m: Migration) -> None:
         m.put("data.eval_batch_size", max(1, completions // each), "per_device_eval_batch_size")
 
 
+def compose_prompts(m: Migration) -> None:
+    """The longest prompt, which only older versions of TRL have."""
+    limit = m.get("max_prompt_length")
+    if limit:
+        m.put("data.max_prompt_length", int(limit), "max_prompt_length")
+        reason = (
+            f"Written: data.max_prompt_length {int(limit)}. Longer prompts are left out; older TRL cut off their start."
+        )
+        m.refuse("max_prompt_length", reason)
+    m.needs_nothing("max_prompt_length")
+
+
 def compose_optimizer(m: Migration) -> None:
     """The optimizer with its arguments."""
     name = str(m.get("optim", "adamw_torch_fused"))
@@ -97,38 +109,54 @@ def compose_schedule(m: Migration) -> None:
     if shape is None:
         reason = f"{name} has no counterpart in WarmupSchedule; constant is written. Name a class path in model.lr_scheduler."
         m.refuse("lr_scheduler_type", reason)
-    total, warmup = _total_steps(m), float(m.get("warmup_steps", 0))
-    if warmup and name == "constant":
-        m.refuse("warmup_steps", "lr_scheduler_type: constant has no warm-up in TRL either.")
-        warmup = 0.0
-    if 0 < warmup < 1:
-        if total is None:
-            m.refuse("warmup_steps", f"{warmup:g} of an unknown number of steps: give --total_steps, or max_steps.")
-        warmup = math.ceil(warmup * total) if total else 0
-    if shape in ("linear", "cosine") and total is None:
+    total = _total_steps(m)
+    warmup = _warmup_steps(m, name, total)
+    can_decay = shape in ("linear", "cosine")
+    if can_decay and total is None:
         reason = (
             f"A {shape} decay ends at a step: give --total_steps, or max_steps. Without it the rate stays constant."
         )
         m.refused["lr_scheduler_type"] = reason
         shape = None
-    decays = shape in ("linear", "cosine")
+    decays = can_decay and total is not None
     if shape is not None:
         m.needs_nothing("lr_scheduler_type")
-    m.needs_nothing("warmup_steps")
-    _min_ratio(m, decays)
+    m.needs_nothing("warmup_steps", "warmup_ratio")
+    _min_ratio(m, can_decay, decays)
     if not decays and not warmup:
         return
     m.put("model.lr_scheduler.class_path", SCHEDULE, "lr_scheduler_type" if decays else "")
-    m.put("model.lr_scheduler.init_args.warmup_steps", int(warmup), "warmup_steps")
+    m.put("model.lr_scheduler.init_args.warmup_steps", warmup, "warmup_steps", "warmup_ratio")
     if decays:
         m.put("model.lr_scheduler.init_args.total_steps", total, "lr_scheduler_type")
         m.put("model.lr_scheduler.init_args.shape", shape, "lr_scheduler_type")
 
 
-def _min_ratio(m: Migration, decays: bool) -> None:
+def _warmup_steps(m: Migration, name: str, total: int | None) -> int:
+    """Steps of warm-up: warmup_steps, below 1 a share of all steps; else older TRL's warmup_ratio, which is a share."""
+    key = "warmup_steps" if m.get("warmup_steps") else "warmup_ratio"
+    warmup = float(m.get(key) or 0)
+    if key == "warmup_steps" and m.get("warmup_ratio"):
+        m.refuse("warmup_ratio", "warmup_steps decides, as in TRL.")
+    if warmup and name == "constant":
+        m.refuse(key, "lr_scheduler_type: constant has no warm-up in TRL either.")
+        return 0
+    if not (0 < warmup < 1 or key == "warmup_ratio"):
+        return int(warmup)
+    if warmup and total is None:
+        reason = f"{warmup:g} of an unknown number of steps: give --total_steps, or max_steps. Without it there is no warm-up."
+        m.refuse(key, reason)
+    return math.ceil(warmup * total) if total else 0
+
+
+def _min_ratio(m: Migration, can_decay: bool, decays: bool) -> None:
+    """Where the decay ends. ``can_decay`` without ``decays``: only the number of steps is missing."""
     for key, value in (m.get("lr_scheduler_kwargs") or {}).items():
         ratio = {"min_lr_rate": value, "min_lr": value / float(m.get("learning_rate", 1e-6)) if value else 0.0}.get(key)
-        if ratio is None or not decays:
+        if ratio is not None and can_decay and not decays:
+            reason = f"{key} is where the decay ends, and the step is not known: give --total_steps, or max_steps."
+            m.refuse("lr_scheduler_kwargs", reason)
+        elif ratio is None or not decays:
             m.refuse("lr_scheduler_kwargs", f"{key}: WarmupSchedule knows min_ratio only, with linear and cosine.")
         else:
             m.put("model.lr_scheduler.init_args.min_ratio", float(ratio), "lr_scheduler_kwargs")
@@ -147,6 +175,7 @@ COMPOSERS: list[Callable[[Migration], None]] = [
     compose_rewards,
     compose_generator,
     compose_batches,
+    compose_prompts,
     compose_optimizer,
     compose_schedule,
     compose_length,

@@ -49,9 +49,16 @@ def compose_strategy(m: Migration) -> None:
     """How a model is spread."""
     if m.get("ddp_find_unused_parameters"):
         m.put("trainer.strategy", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters")
-    if m.get("fsdp"):
-        m.put("trainer.strategy", "fsdp2", "fsdp")
-    m.needs_nothing("ddp_find_unused_parameters", "fsdp")
+    for key in ("fsdp", "deepspeed"):
+        if not m.get(key):
+            continue
+        m.put("trainer.strategy", "fsdp2", key)
+        notes = ["The rest of its settings, offloading among them, is not read."] if key == "deepspeed" else []
+        if not m.get("use_vllm"):
+            notes.append("It needs an engine beside the policy: use_vllm: true, or VLLMColocate as model.generator.")
+        if notes:
+            m.refuse(key, " ".join(["Written: trainer.strategy fsdp2.", *notes]))
+    m.needs_nothing("ddp_find_unused_parameters", "fsdp", "deepspeed")
 
 
 def compose_logging(m: Migration) -> None:

@@ -107,7 +107,7 @@ def migrate(settings: dict[str, Any], devices: int = 1, total_steps: int | None 
         elif key in REFUSED:
             migration.refuse(key, REFUSED[key])
         elif key not in COMPOSED:
-            migration.refuse(key, "Unknown: neither TRL 1.16 nor the seeds' config has it. Check its spelling.")
+            migration.refuse(key, "Unknown: no setting of TRL 1.16, nor of GRPOArguments. Check its spelling.")
     for compose in COMPOSERS:
         compose(migration)
     return migration

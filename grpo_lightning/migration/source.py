@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+ACCELERATE = ("compute_environment", "distributed_type", "deepspeed_config")
+"""Keys of `accelerate config`'s file that no config of a training has."""
+
 
 def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a YAML file, overridden by ``--key value`` arguments.
@@ -17,7 +20,7 @@ def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, A
         arguments: As TRL's command line takes them: ``--beta 0.04 --use_vllm --reward_funcs a b --bf16=true``.
 
     Raises:
-        ValueError: If the file is no flat mapping, or an argument has no name.
+        ValueError: If the file is no flat mapping, or one of Accelerate's, or an argument has no name.
     """
     return (_read_yaml(path) if path else {}) | _read_arguments(arguments)
 
@@ -31,6 +34,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     ours = {"model", "trainer", "data"} & {key for key, value in content.items() if isinstance(value, dict)}
     if ours:
         raise ValueError(f"{path} has the sections {', '.join(sorted(ours))}: it is a config of this package already.")
+    launcher = [key for key in ACCELERATE if key in content]
+    if launcher:
+        raise ValueError(
+            f"{path} is a config of `accelerate launch` ({', '.join(launcher)}): it says how processes start, not what "
+            "they train. Give TRL's config of the run. In place of this file, set trainer.devices, trainer.num_nodes and, "
+            "where it says DeepSpeed or FSDP, trainer.strategy: fsdp2."
+        )
     return {str(key): numeric(value) for key, value in content.items()}
 
 

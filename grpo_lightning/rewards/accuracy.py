@@ -127,7 +127,7 @@ class AccuracyReward(BaseRewardFunction):
         found = ", ".join(sorted(set(columns) - RESERVED)) or "no further columns"
         raise RewardContractError(
             f"Reward '{self.name}' finds no reference: looked for the column {' or '.join(wanted)}, the data has {found}. "
-            "Set answer_key to the column that holds the reference."
+            "Set answer_key in the reward's init_args to the column that holds the reference."
         )
 
     def _verdicts(self, pairs: list[tuple[Any, str | None]]) -> list[Verdict | None]:

@@ -41,8 +41,10 @@ def register_reward(name: str, **calling: Any) -> Callable[[Registrable], Regist
     return decorator
 
 
-def get_reward_function(name: str, **kwargs: Any) -> BaseRewardFunction:
+def get_reward_function(name: str, /, **kwargs: Any) -> BaseRewardFunction:
     """The reward registered as ``name``, or found at that import path, made with ``kwargs``.
+
+    ``name`` is positional, so that ``kwargs`` may have one too: what metrics and errors call the reward.
 
     Raises:
         ValueError: If nothing has that name. The text lists what is available.
@@ -55,7 +57,7 @@ def get_reward_function(name: str, **kwargs: Any) -> BaseRewardFunction:
     raise ValueError(f"Reward function '{name}' not found. Available reward functions: {available}")
 
 
-def get_reward_functions(names: str | list[str], **kwargs: Any) -> list[BaseRewardFunction]:
+def get_reward_functions(names: str | list[str], /, **kwargs: Any) -> list[BaseRewardFunction]:
     """Several rewards by name, each made with ``kwargs``.
 
     Args:
@@ -75,7 +77,7 @@ def split_names(names: str | list[str]) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
 
-def make_reward(reward: Registrable, fallback_name: str, **kwargs: Any) -> BaseRewardFunction:
+def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> BaseRewardFunction:
     """An instance of a reward class, or a function wrapped; kwargs of a function become its fixed arguments."""
     if isinstance(reward, type):
         made: BaseRewardFunction = reward(**kwargs)

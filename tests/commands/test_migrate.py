@@ -183,6 +183,7 @@ COMPOSED_CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"ddp_find_unused_parameters": True}, {"trainer.strategy": "ddp_find_unused_parameters_true"})
     ],
     "fsdp": [({"fsdp": "full_shard"}, {"trainer.strategy": "fsdp2"})],
+    "deepspeed": [({"deepspeed": "zero3.json"}, {"trainer.strategy": "fsdp2"})],
     "model_init_kwargs": [
         (
             {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "sdpa"}},
@@ -326,6 +327,48 @@ def test_a_decay_without_a_known_end_is_not_dropped_in_silence():
     assert migrate(endless, total_steps=40).config["model.lr_scheduler.init_args.total_steps"] == 40
 
 
+ENDLESS = {key: value for key, value in BASE.items() if key != "max_steps"}
+
+
+def test_the_warm_up_ratio_of_older_trl_becomes_steps():
+    warmup = f"{SCHEDULER}.warmup_steps"
+    known = migrate(BASE | {"warmup_ratio": 0.03, "max_steps": 150})
+    assert known.config[warmup] == 5  # 4.5 steps, rounded up as there
+    assert known.mapped["warmup_ratio"] == [warmup] and "warmup_ratio" not in known.refused
+    constant = {"warmup_ratio": 0.1, "lr_scheduler_type": "constant_with_warmup"}
+    assert migrate(ENDLESS | constant, total_steps=40).config[warmup] == 4
+    assert "--total_steps" in migrate(ENDLESS | constant).refused["warmup_ratio"]
+    assert "warmup_ratio" not in migrate(ENDLESS | {"warmup_ratio": 0.0}).lost()
+    assert migrate(BASE | {"warmup_ratio": 1.0}).config[warmup] == 100
+
+
+def test_warm_up_steps_win_over_the_ratio_as_in_trl():
+    result = migrate(BASE | {"warmup_ratio": 0.1, "warmup_steps": 7})
+    assert result.config[f"{SCHEDULER}.warmup_steps"] == 7
+    assert result.refused["warmup_ratio"] == "warmup_steps decides, as in TRL."
+
+
+def test_the_longest_prompt_of_older_trl_is_kept_and_what_happens_to_longer_ones_said(tmp_path):
+    settings = BASE | {"max_prompt_length": 512}
+    assert written(settings, tmp_path).data.max_prompt_length == 512
+    assert "left out" in migrate(settings).refused["max_prompt_length"]
+    assert "max_prompt_length" not in migrate(BASE | {"max_prompt_length": None}).lost()
+
+
+def test_a_least_rate_is_refused_for_the_number_of_steps_that_is_missing():
+    settings = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
+    reason = migrate(ENDLESS | settings).refused["lr_scheduler_kwargs"]
+    assert "--total_steps" in reason and "knows min_ratio only" not in reason
+    other = migrate(BASE | settings | {"lr_scheduler_kwargs": {"num_cycles": 2}})
+    assert "knows min_ratio only" in other.refused["lr_scheduler_kwargs"]
+
+
+@pytest.mark.parametrize("key", ["fsdp", "deepspeed"])
+def test_sharding_is_written_with_the_engine_that_it_needs(key):
+    assert "VLLMColocate" in migrate(BASE | {key: "some value"}).refused[key]
+    assert "VLLMColocate" not in migrate(BASE | VLLM | {key: "some value"}).refused.get(key, "")
+
+
 SEED = """
 stage: grpo
 model_name_or_path: "Qwen/Qwen2-0.5B-Instruct"
@@ -398,7 +441,15 @@ def test_trls_command_line_is_understood_and_wins_over_the_file(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- a\n", "not `key: value` lines"), ("model: {beta: 1}\n", "config of this package already")]
+    ("text", "message"),
+    [
+        ("- a\n", "not `key: value` lines"),
+        ("model: {beta: 1}\n", "config of this package already"),
+        (
+            "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n",
+            "is a config of `accelerate launch` (compute_environment, distributed_type, deepspeed_config)",
+        ),
+    ],
 )
 def test_a_file_that_is_no_flat_config_is_refused(text, message, tmp_path, capsys):
     (tmp_path / "old.yaml").write_text(text)
@@ -407,4 +458,5 @@ def test_a_file_that_is_no_flat_config_is_refused(text, message, tmp_path, capsy
 
 
 def test_an_unknown_key_is_named():
-    assert "Check its spelling" in migrate(BASE | {"learning_rat": 1}).refused["learning_rat"]
+    reason = migrate(BASE | {"learning_rat": 1}).refused["learning_rat"]
+    assert reason == "Unknown: no setting of TRL 1.16, nor of GRPOArguments. Check its spelling."

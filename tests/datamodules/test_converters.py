@@ -102,7 +102,10 @@ def test_a_system_prompt_goes_before_a_conversation_and_never_beside_another() -
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "1 + 1"}, "neither prompt_key='prompt' nor query_key='query'. Keys found: question"),
+        (
+            {"question": "1 + 1"},
+            "neither prompt_key='prompt' nor query_key='query'. Keys found: question. .*data.converter_args.prompt_key",
+        ),
         ({"prompt": 7}, "'prompt' holds 7, neither text nor a list of messages"),
         ({"prompt": [{"from": "human", "value": "hi"}]}, "neither text nor a list of messages"),
         ({"prompt": "p", "query": [user("q")]}, "the query is conversational and there is a prompt too"),

@@ -234,3 +234,27 @@ def test_every_form_of_the_settings_parses_on_a_command_line(arguments: list[str
     assert isinstance(data, GRPODataModule)
     if "prompt_key" in arguments[-1]:
         assert data.converter == GRPODatasetConverter(prompt_key="question")
+
+
+def text_warnings(record: pytest.WarningsRecorder) -> list[str]:
+    return [str(one.message) for one in record if "chat template" in str(one.message)]
+
+
+def test_text_for_a_tokenizer_with_a_chat_template_is_pointed_out_once(recwarn: pytest.WarningsRecorder) -> None:
+    made(dataset=TEXTS, eval_dataset=TEXTS, batch_size=2)
+    (message,) = text_warnings(recwarn)
+    assert "are text" in message and "data.converter_args.conversational to true" in message
+
+
+@pytest.mark.parametrize("conversational", [True, False])
+def test_nothing_is_pointed_out_where_the_config_says_what_is_meant(
+    conversational: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    made(dataset=TEXTS, batch_size=2, converter_args={"conversational": conversational})
+    assert text_warnings(recwarn) == []
+
+
+def test_a_users_own_converter_is_told_to_return_messages(recwarn: pytest.WarningsRecorder) -> None:
+    made(dataset=TEXTS, batch_size=2, converter=dict)
+    (message,) = text_warnings(recwarn)
+    assert "list of messages" in message and "conversational" not in message

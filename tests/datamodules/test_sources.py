@@ -164,3 +164,20 @@ def test_a_dataset_info_that_is_missing_or_not_json_is_named(tmp_path: Path) -> 
 def test_there_are_no_entries_without_a_dataset_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_data_config() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.jsonl", ""), ("a.json", ""), ("a.csv", ""), ("b.jsonl", "\n\n"), ("b.json", "[]"), ("b.csv", "n\n")],
+)
+def test_a_file_without_rows_is_said_to_have_none(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"{path} has no rows\.$"):
+        get_dataset(str(path))
+
+
+def test_a_directory_of_empty_files_is_said_to_have_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no rows\.$"):
+        get_dataset(str(tmp_path))

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies.fsdp import FSDPStrategy
 from runs import fit
 
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.strategies import FSDP2Strategy, check_generator, check_strategy
+from grpo_lightning.strategies import FSDP2Strategy, check_generator, check_strategy, check_strategy_name
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,11 @@ def test_strategies_that_cannot_train_are_refused_with_the_one_that_can(strategy
 def test_ddp_fsdp2_and_single_devices_train():
     for strategy in (DDPStrategy(), FSDP2Strategy(), ModelParallelStrategy(2, 1), SingleDeviceStrategy("cpu")):
         check_strategy(strategy)
+
+
+@pytest.mark.parametrize("name", ["auto", "ddp", "fsdp2", "grpo_lightning.strategies.FSDP2Strategy", "None"])
+def test_names_of_strategies_that_train_pass(name):
+    check_strategy_name(name)
 
 
 def test_a_generator_that_needs_whole_weights_is_refused_before_they_load(tiny_model_dir, tmp_path):

@@ -177,10 +177,8 @@ def test_a_server_gets_the_development_endpoints_and_nothing_of_the_training_ran
     assert "--logprobs-mode processed_logprobs" in text
 
 
-@pytest.mark.parametrize("option", ["--enable-lora", "--enable_lora"])
-def test_the_workers_of_a_server_with_adapters_are_extended_and_those_of_others_are_not(option):
-    assert "--worker-extension-cls" not in server_command("dir", "127.0.0.1", 8000, "float32")
-    command = server_command("dir", "127.0.0.1", 8000, "float32", [option, "--worker-extension-cls", "theirs"])
+def test_the_workers_of_a_server_are_extended_unless_its_options_say_otherwise():
+    command = server_command("dir", "127.0.0.1", 8000, "float32", ["--worker-extension-cls", "theirs"])
     module, _, name = command[command.index("--worker-extension-cls") + 1].rpartition(".")
     assert importlib.util.find_spec(module) is not None and name == "PolicyWorker"
     assert command[-1] == "theirs"  # of two, vLLM takes the last

@@ -168,6 +168,24 @@ def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_p
     assert generator.launched is None  # ended with the run
 
 
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("qwen2", {}), ("llama", {}), ("gemma2", {"attn_logit_softcapping": None})],  # without a head of its own in vLLM
+)
+def test_tied_weights_reach_the_output_head_of_a_launched_server(architecture, options):
+    policy = ending_model(architecture, tie_word_embeddings=True, **options)
+    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL, max_model_length=256)
+    generator.start(policy, TOKENIZER, "toy")
+    try:
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+        for _ in range(2):
+            shift_weights(policy)
+            generator.update_weights(policy)
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+    finally:
+        generator.stop()
+
+
 def test_a_server_that_stays_away_is_an_error_after_the_deadline(served, generator):
     served[1].send_signal(signal.SIGTERM)
     served[1].wait(60)

@@ -95,6 +95,22 @@ def test_registered_classes_and_functions_are_made_with_their_settings() -> None
     assert [reward.weight for reward in get_reward_functions(["accuracy", "format"], weight=0.3)] == [0.3, 0.3]
 
 
+def test_init_args_may_rename_a_reward_whatever_its_kind(user_module: str) -> None:
+    paths = ["accuracy", "AccuracyReward", "grpo_lightning.rewards.AccuracyReward", f"{user_module}.ones"]
+    for path in paths:
+        (reward,) = resolve_rewards([{"class_path": path, "init_args": {"name": "near", "weight": 0.5}}])
+        assert (reward.name, reward.weight) == ("near", 0.5), path
+
+
+def test_a_function_may_have_arguments_of_the_names_that_the_registry_uses() -> None:
+    def scaled(completions: list[str], reward: float = 1.0, fallback_name: str = "") -> list[float]:
+        return [reward] * len(completions)
+
+    register_reward("scaled")(scaled)
+    reward = get_reward_function("scaled", reward=3.0, fallback_name="x")
+    assert (reward.name, reward(prompts=["p"], completions=["c"])) == ("scaled", [3.0])
+
+
 def test_registry_errors_have_the_seeds_texts() -> None:
     REWARD_FUNCTIONS.clear()
     with pytest.raises(ValueError, match=r"^Reward function 'x' not found. Available reward functions: none$"):

@@ -20,6 +20,8 @@ model:
   reward_composition: {gates: {accuracy: format}}
 """
 GOOD = "<think>6 * 7</think><answer>42</answer>"
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_every_registered_reward_is_listed_with_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +45,27 @@ def test_one_reward_is_shown_with_what_each_argument_means(capsys: pytest.Captur
     assert "no reward is called reptition. There are accuracy" in capsys.readouterr().out
 
 
+def test_a_reward_of_ones_own_is_shown_by_its_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_rewards_to_show.py").write_text(
+        "def near(completions, answer, within=0.5, **columns):\n    '''Closeness.'''\n\ndef bare(completions): ...\nNO = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["own_rewards_to_show.near", "own_rewards_to_show.bare"]) == 0
+    shown = capsys.readouterr().out
+    assert "own_rewards_to_show.near: Closeness." in shown and "within=0.5" in shown
+    assert "own_rewards_to_show.bare: no docstring" in shown
+    for path, message in [
+        ("own_rewards_to_show.nearer", "has no attribute 'nearer'. It has: near, bare"),
+        ("own_rewards_nowhere.near", "there is no module 'own_rewards_nowhere'"),
+        ("own_rewards_to_show.NO", "neither a reward class nor a function"),
+        ("near", "goes by its import path, as in fit"),
+    ]:
+        assert main([path]) == 2
+        assert message in capsys.readouterr().out
+
+
 def test_completions_are_scored_as_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(CONFIG)
@@ -57,6 +80,16 @@ def test_completions_are_scored_as_in_a_run(tmp_path: Path, capsys: pytest.Captu
     assert [line.split()[1] for line in second.splitlines()[1:4]] == ["1.0000", "0.0000", "0.0000"]  # gated
     assert "extracted_answer: '42'" in first and "longest call: accuracy" in second
     assert "nowhere/to-be-found is not on this disk" in err
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_rewards_of_every_shipped_config_can_be_tried(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["try", "--config", str(path), "--completion", GOOD, "--ground_truth", "42"]) == 0
+    earned = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+    assert (earned["accuracy"], earned["format"]) == ("1.0000", "1.0000")
 
 
 def test_rewards_of_ones_own_are_found_in_the_working_directory(
@@ -96,5 +129,7 @@ def test_mistakes_are_usage_errors(arguments: list[str], message: str, capsys: p
 
 def test_a_missing_column_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["try", "--rewards", "accuracy", "--completion", "42"]) == 1
-    assert "looked for the column ground_truth or answer or solution" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "looked for the column ground_truth or answer or solution" in error
+    assert "Set answer_key in the reward's init_args to the column" in error
     assert columns_of(["--a=--b", "--c", ""]) == {"a": "--b", "c": ""}

@@ -52,7 +52,8 @@ class GRPODatasetConverter(DatasetConverter):
         if self.prompt_key not in example and self.query_key not in example:
             raise ValueError(
                 f"the row has neither prompt_key={self.prompt_key!r} nor query_key={self.query_key!r}. "
-                f"Keys found: {', '.join(example) or 'none'}."
+                f"Keys found: {', '.join(example) or 'none'}. Name the one with the prompt in "
+                "data.converter_args.prompt_key."
             )
         prompt = as_prompt(example.get(self.prompt_key), self.prompt_key)
         query = as_prompt(example.get(self.query_key), self.query_key)

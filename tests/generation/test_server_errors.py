@@ -1,0 +1,106 @@
+"""A server that answers with an error is not lost, and one that is lost is waited for; no vLLM needed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fake_vllm_server import HANG_UP, fake_vllm
+from toy_models import build_model, build_tokenizer
+
+from grpo_lightning.generation import SamplingSettings, VLLMServer
+from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable
+
+RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
+WHAT_TO_DO = r"(?s)was answered with 500: .*no module named lm_head.*is healthy.*not waited for.*own output"
+
+
+@pytest.fixture
+def server():
+    with fake_vllm() as server:
+        yield server
+
+
+@pytest.fixture
+def policy():
+    return build_model("qwen2", tokenizer=build_tokenizer())
+
+
+@pytest.fixture
+def generator(server, policy):
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
+    generator.start(policy, build_tokenizer(), "toy")
+    yield generator
+    generator.stop()
+
+
+def sample(generator: VLLMServer) -> list[int]:
+    settings = SamplingSettings(num_generations=2, max_completion_length=1)
+    return generator.generate([[1, 2], [3]], settings, [7, 8]).completion_ids.tolist()
+
+
+def test_an_update_that_the_server_cannot_do_is_an_error_at_once_and_leaves_it_unpaused(
+    server, generator, policy, caplog
+):
+    server.answer(RELOAD, always=500)
+    with pytest.raises(ServerRefused, match=WHAT_TO_DO):
+        generator.update_weights(policy)
+    assert server.calls.count(RELOAD) == 1
+    assert server.calls[-1] == "/resume"  # requests of other ranks would wait for ever
+    assert not caplog.records
+
+
+def test_a_request_that_the_server_cannot_answer_is_an_error_at_once(server, generator, policy, caplog):
+    generator.update_weights(policy)
+    server.answer(COMPLETIONS, always=500)
+    with pytest.raises(ServerRefused, match=WHAT_TO_DO):
+        sample(generator)
+    assert server.calls.count(COMPLETIONS) <= 2  # one a prompt
+    assert server.calls.count(RELOAD) == 1
+    assert not caplog.records
+
+
+def test_a_server_that_keeps_hanging_up_gets_the_weights_again_after_pauses_and_one_warning(
+    server, generator, policy, caplog
+):
+    server.answer(RELOAD, HANG_UP, HANG_UP, HANG_UP)
+    started = time.monotonic()
+    generator.update_weights(policy)
+    assert time.monotonic() - started > 1.0
+    assert server.calls.count(RELOAD) == 4
+    (warning,) = caplog.records
+    assert "Lost the vLLM server while sending weights" in warning.message
+    assert sample(generator) == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("status", [HANG_UP, 503])
+def test_a_server_that_is_never_there_for_weights_is_not_asked_in_a_tight_loop(
+    server, generator, policy, caplog, status
+):
+    generator.timeout = 2.0
+    server.answer(RELOAD, always=status)
+    with pytest.raises(ServerUnavailable):
+        generator.update_weights(policy)
+    assert 2 <= server.calls.count(RELOAD) <= 5
+    assert len(caplog.records) == 1
+
+
+def test_an_error_of_a_server_whose_engine_has_died_is_a_loss(server, generator, policy):
+    generator.update_weights(policy)
+    server.answer(COMPLETIONS, 500, 500)
+    server.answer("/health", 503, 503, 503)
+    assert sample(generator) == [5, 5, 5, 5]
+    assert server.calls.count(RELOAD) == 2
+
+
+def test_prompts_that_are_never_answered_are_asked_for_three_times_with_pauses_and_one_warning(
+    server, generator, policy, caplog
+):
+    generator.update_weights(policy)
+    server.answer(COMPLETIONS, always=HANG_UP)
+    started = time.monotonic()
+    with pytest.raises(ServerUnavailable):
+        sample(generator)
+    assert server.calls.count(COMPLETIONS) == 6  # of two prompts
+    assert time.monotonic() - started > 1.0
+    assert len(caplog.records) == 1
