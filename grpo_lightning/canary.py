@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from grpo_lightning.errors import ExplainedError
+
 MISMATCH = "sampling/sampling_logp_difference/mean"
 """The trainer's minus the sampler's logprob of the same token: mean size over the trained tokens of all ranks, nats."""
 
 
-class StaleSamplerError(RuntimeError):
+class StaleSamplerError(ExplainedError, RuntimeError):
     """Completions were sampled from other weights than those that are trained."""
 
 

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from grpo_lightning.errors import ExplainedError
+
+
+class CheckpointNotWrittenError(ExplainedError, OSError):
+    """The disk is full, or read-only; the message says which checkpoint there is."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, then renames.
@@ -34,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Saves to a local path; remote ones (``s3://...``) go Lightning's way.
 
         Raises:
-            OSError: If it cannot be written; what was at ``path`` before is still there.
+            CheckpointNotWrittenError: If it cannot be written; what was at ``path`` before is still there.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -50,7 +56,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(part, target)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as either
             part.unlink(missing_ok=True)
-            raise OSError(f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}") from error
+            message = f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}"
+            raise CheckpointNotWrittenError(message) from error
 
 
 def _what_is_left(target: Path) -> str:

@@ -17,17 +17,20 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from grpo_lightning.callbacks import (
     Alarms,
     CompletionWriter,
+    EarlierRun,
     HuggingFaceExport,
     RunPlan,
     SampleTable,
     SettingsRecord,
     SystemRecord,
 )
+from grpo_lightning.callbacks.earlier_run import check_last
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.datamodules import GRPODataModule
-from grpo_lightning.earlier_run import check_last, put_aside
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.strategies import check_strategy_name
+from grpo_lightning.usage_errors import Parser
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/grpo",
@@ -55,6 +58,7 @@ class GRPOCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
             parser_kwargs={"prog": "grpo_lightning"},
             **kwargs,
         )
@@ -109,12 +113,12 @@ class GRPOCLI(LightningCLI):
         return {name: config[name] for name in ("model", "data") if name in config}
 
     def before_fit(self) -> None:
-        """Keeps what an earlier run left in the same folder, on the first rank."""
-        root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        """Neither mixes the run with an earlier one in the same folder, nor starts anew unasked."""
+        ckpt_path = self._get(self.config_init, "ckpt_path")
         if ckpt_path == "last":
-            check_last(root)
-        elif ckpt_path is None and self.trainer.is_global_zero:
-            put_aside(root)
+            check_last(Path(self.trainer.default_root_dir))
+        elif ckpt_path is None:
+            self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
 
     def before_validate(self) -> None:
         """Says whose completions are judged."""
@@ -125,9 +129,13 @@ class GRPOCLI(LightningCLI):
     before_test = before_predict = before_validate
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs it; what the data refuses before any weights are loaded is a usage error too."""
+        """Runs it; what ends it with an explanation, or is refused before any weights are loaded, shows no traceback."""
         try:
             super()._run_subcommand(subcommand)
+        except ExplainedError as error:
+            if os.environ.get("JSONARGPARSE_DEBUG") == "true":
+                raise
+            self.parser.exit(1, "\n".join(["", f"error: {error}", *getattr(error, "__notes__", []), ""]))
         except (ValueError, FileNotFoundError) as error:
             if self.model.policy is not None:
                 raise
@@ -138,6 +146,10 @@ def quiet() -> None:
     """Silences messages that would send users the wrong way; everything else stays."""
     # The state after the step is the one to resume from: the next step starts there.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # EarlierRun minds it
+    warnings.filterwarnings(
+        "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+    )  # by Lightning itself
     warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
     # What is logged has been brought together from all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from runs import write_prompts
 
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.cli import GRPOCLI
+from grpo_lightning.errors import ExplainedError
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,7 +60,7 @@ def refusal(config: dict, tmp_path: Path, capsys, *arguments: str) -> str:
         run_in_process(config, tmp_path, "fit", *arguments)
     assert stopped.value.code == 2
     printed = capsys.readouterr().err
-    assert "Traceback" not in printed
+    assert "Traceback" not in printed and len(printed.splitlines()) < 20
     return " ".join(printed.split())
 
 
@@ -114,7 +116,9 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"betaa": 0.1}}, "betaa"),
+        ({"model": {"betaa": 0.1}}, "'model.betaa' Did you mean model.beta?"),
+        ({"model": {"max_prompt_length": 64}}, "Did you mean data.max_prompt_length?"),
+        ({"model": {"learning_rate": 1e-5}}, "TRL's learning_rate is here: model.optimizer.init_args.lr."),
         ({"model": {"loss_type": "ppo"}}, "ppo"),
         (
             {"model": {"rewards": "accuracy,speling"}},
@@ -126,6 +130,7 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
             "model.model_name_or_path='/no/such/model' cannot be read",
         ),
         ({"model": {"generator": {"class_path": "NoSuchGenerator"}}}, "NoSuchGenerator"),
+        ({"model": {"generator": "VLLMColocat"}}, "Did you mean VLLMColocate?"),
         ({"data": {"dataset": "/no/such/file.jsonl"}}, "/no/such/file.jsonl"),
         ({"data": {"batch_size": 100}}, "data.batch_size=100"),
         # Lightning would ask for a package or a GPU first, with which neither trains.
@@ -145,6 +150,60 @@ def test_a_config_that_cannot_work_is_one_clear_message(config, tmp_path, capsys
     for section, settings in change.items():
         config[section].update(settings)
     assert message in refusal(config, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--model.num_generation=2",
+            "unrecognized arguments: --model.num_generation=2 Did you mean model.num_generations?",
+        ),
+        ("--model.colour=red", "unrecognized arguments: --model.colour=red"),
+    ],
+)
+def test_an_option_that_is_none_is_refused_and_never_taken_for_another(config, tmp_path, capsys, argument, message):
+    assert refusal(config, tmp_path, capsys, argument).endswith(message)
+
+
+ONE_FOR_ALL = """
+def one_for_all(completions, **columns):
+    return [1.0]
+
+def broken(completions, **columns):
+    raise KeyError("text")
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("one_for_all", "error: Reward 'one_for_all' returned 1 values for 12 completions"),
+        ("broken", "error: Reward 'broken' failed on 12 of the last 12 completions"),
+    ],
+)
+def test_an_error_that_explains_itself_ends_the_run_without_our_traceback(
+    config, tmp_path, monkeypatch, capsys, reward, message
+):
+    (tmp_path / "explained_rewards.py").write_text(ONE_FOR_ALL)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("explained_rewards", None)
+    config["model"]["rewards"] = f"explained_rewards.{reward}"
+    with pytest.raises(SystemExit) as stopped:
+        run_in_process(config, tmp_path)
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert message in printed and printed.rstrip().endswith("On rank 0, in step 1, phase rewards.")
+    assert (
+        re.findall(r'File "(.*)", line', printed.partition("error:")[2])
+        == {
+            "one_for_all": [],
+            "broken": [str(tmp_path / "explained_rewards.py")],
+        }[reward]
+    )
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+    with pytest.raises(ExplainedError):
+        run_in_process(config, tmp_path)
 
 
 def test_predict_writes_every_completion_with_its_rewards(config, tmp_path):

@@ -6,9 +6,9 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer
 
+from grpo_lightning.callbacks.earlier_run import check_last, put_aside
 from grpo_lightning.callbacks.rank_watch import how_to_continue
 from grpo_lightning.cli import main
-from grpo_lightning.earlier_run import check_last, put_aside
 
 
 def names(folder):
@@ -51,6 +51,9 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
         run(4, "--ckpt_path=last", "--model.epsilon=0.3")
     assert len(names(root / "completions")) == 4 and names(root) == kept
     assert "earlier" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(1, "--data.batch_size=100")  # refused once the data are there
+    assert names(root) == kept
     run(1)
     assert len(names(root / "completions")) == 1
     assert len(names(root / "earlier-1" / "completions")) == 4

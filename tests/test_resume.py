@@ -25,7 +25,7 @@ def digits(completions, trainer_state, **columns):
     '''Share of digits plus noise from the global generator; waits at a step so that the test can kill it there.'''
     if os.environ.get("STOP_AT") == str(trainer_state.global_step):
         open("reached", "w").close()
-        time.sleep(60)
+        time.sleep(float(os.environ.get("WAIT", 60)))
     return [sum(c.isdigit() for c in text) / max(1, len(text)) + 0.1 * random.random() for text in completions]
 """
 
@@ -117,11 +117,30 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_model_dir, tmp_path, uninterrupte
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finish(start(tmp_path, "--ckpt_path", "last"))
+    go_on_as(uninterrupted, tmp_path)
 
-    assert logged(tmp_path) == logged(uninterrupted)
-    assert len(logged(tmp_path)) == STEPS
-    whole, resumed = (load_file(folder / "run/hf/last/model.safetensors") for folder in (uninterrupted, tmp_path))
+
+@pytest.mark.parametrize("stop_at", [3, 4])  # in the evaluation after three steps; in the fifth step
+def test_a_run_that_a_scheduler_ends_loses_no_step(tiny_model_dir, tmp_path, uninterrupted, stop_at):
+    write_config(tmp_path, tiny_model_dir)
+    process = start(tmp_path, "--checkpoint.every_n_train_steps=100", STOP_AT=str(stop_at), WAIT="2")
+    while not (tmp_path / "reached").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert "Continue with --ckpt_path last." in output and "Traceback" not in output
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["steps_done"] == {3: 3, 4: 5}[stop_at]
+    go_on_as(uninterrupted, tmp_path)
+
+
+def go_on_as(uninterrupted: Path, folder: Path) -> None:
+    """Resumes, and compares everything with a run that was never stopped."""
+    finish(start(folder, "--ckpt_path", "last"))
+    assert logged(folder) == logged(uninterrupted)
+    assert len(logged(folder)) == STEPS
+    whole, resumed = (load_file(folder / "run/hf/last/model.safetensors") for folder in (uninterrupted, folder))
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name

@@ -2,6 +2,7 @@
 
 from grpo_lightning.callbacks.alarms import Alarms
 from grpo_lightning.callbacks.completions import CompletionWriter
+from grpo_lightning.callbacks.earlier_run import EarlierRun
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.callbacks.plan import RunPlan
 from grpo_lightning.callbacks.predictions import PredictionWriter
@@ -14,6 +15,7 @@ __all__ = [
     "Alarms",
     "BeforeAfterSummary",
     "CompletionWriter",
+    "EarlierRun",
     "HuggingFaceExport",
     "PredictionWriter",
     "RunPlan",

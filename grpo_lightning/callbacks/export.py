@@ -62,8 +62,15 @@ class HuggingFaceExport(Callback):
             export(pl_module, self._root(trainer) / f"step-{step}", trainer.is_global_zero, self.forms)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exports the final policy into ``last`` and ``last-adapter``."""
-        export(pl_module, self._root(trainer) / "last", trainer.is_global_zero, self.forms)
+        """Exports the final policy into ``last`` and ``last-adapter``, and says on the first rank what to do with it."""
+        path = self._root(trainer) / "last"
+        export(pl_module, path, trainer.is_global_zero, self.forms)
+        if trainer.is_global_zero and path.exists():
+            print(
+                f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
+                f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run.",
+                flush=True,
+            )
 
 
 def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:

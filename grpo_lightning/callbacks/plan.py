@@ -9,6 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 GIB = 2**30
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 rank``, ``4,096 prompts``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def run_plan(trainer: Trainer, module: Any) -> list[str]:
     """Lines that say what the run will do, in the units users count in."""
     ranks, sampling = trainer.world_size, module.sampling
@@ -26,10 +31,10 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     per_step = f"{prompts} prompts x {sampling.num_generations} = {completions} completions, up to {tokens:,} tokens"
     measured = getattr(module, "memory_plan", None)
     return [
-        f"Each GRPO step: {per_step}; {module.num_updates} optimizer step(s), micro-batches of up to "
-        f"{module.max_tokens_per_microbatch:,} tokens; {ranks} rank(s).",
-        f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {per_epoch} steps over "
-        f"{per_epoch * prompts:,} prompts.",
+        f"Each GRPO step: {per_step}; {counted(module.num_updates, 'optimizer step')}, micro-batches of up to "
+        f"{module.max_tokens_per_microbatch:,} tokens; {counted(ranks, 'rank')}.",
+        f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {counted(per_epoch, 'step')} over "
+        f"{counted(per_epoch * prompts, 'prompt')}.",
         f"{trained:,} trained parameters; weights {weights / GIB:.2f} GiB, gradients and two optimizer moments up to "
         f"{states / GIB:.2f} GiB a rank, before sharding; activations come on top.",
         *([] if measured is None else [str(measured)]),

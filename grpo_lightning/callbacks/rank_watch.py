@@ -70,7 +70,8 @@ class RankWatch(Callback):
             if lost is not None:
                 exception.add_note(lost)
         elif self.rank == 0:
-            print(f"Stopped in {self.place}. {how_to_continue(trainer)}", file=sys.stderr, flush=True)
+            where = "by SIGTERM, after a step" if isinstance(exception, SIGTERMException) else f"in {self.place}"
+            print(f"Stopped {where}. {how_to_continue(trainer)}", file=sys.stderr, flush=True)
         if lifeline is not None:
             reason = {"stopped": True} if is_stopped else {"error": f"{type(exception).__name__}: {exception}"[:500]}
             lifeline.leave({"bye": True} if lost else reason)

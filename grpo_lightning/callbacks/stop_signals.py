@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -19,7 +20,8 @@ class StopSignals(Callback):
 
     They save a checkpoint (SLURM's requeue signal) or talk to the other ranks (SIGTERM) wherever a rank happens to be.
     Ranks hear a signal in different places, one of them often inside a collective, and then wait for each other for
-    ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice.
+    ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice. Before SIGTERM ends
+    the run, last.ckpt is brought up to the step, so that a preempted run loses none.
     """
 
     def __init__(self) -> None:
@@ -40,12 +42,12 @@ class StopSignals(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Heeds what any rank was sent during the step."""
-        self._heed()
+        self._heed(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Heeds what any rank was sent during an evaluation inside of training."""
         if trainer.state.fn == "fit":
-            self._heed()
+            self._heed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back to Lightning."""
@@ -58,10 +60,13 @@ class StopSignals(Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked.add(number)
 
-    def _heed(self) -> None:
+    def _heed(self, trainer: Trainer) -> None:
         asked = set().union(*gather_objects(self._asked))
         self._asked = set()
         if signal.SIGTERM in asked:
+            if trainer.training:
+                trainer._logger_connector.update_train_step_metrics()  # what Lightning logs after the hook, too late
+            save_last(trainer)
             raise SIGTERMException
         for number in sorted(asked & self._handlers.keys()):
             self._handlers[number](number, None)
@@ -70,3 +75,10 @@ class StopSignals(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def save_last(trainer: Trainer) -> None:
+    """Writes the checkpoint that ``--ckpt_path last`` finds, wherever one is kept."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_last:
+            callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))

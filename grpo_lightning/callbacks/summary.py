@@ -47,8 +47,13 @@ class BeforeAfterSummary(Callback):
         """Starts the clock, and looks for the two rewards before weights load.
 
         Raises:
-            ValueError: If one of them is not among the rewards.
+            ValueError: If one of them is not among the rewards, or there is nothing to evaluate.
         """
+        if getattr(trainer.datamodule, "eval_dataset", None) is None:  # type: ignore[attr-defined]
+            raise ValueError(
+                "BeforeAfterSummary evaluates data.eval_dataset, which is not set. Set it, or leave the callback out of "
+                "trainer.callbacks."
+            )
         self._started = time.perf_counter()
         module: Any = pl_module
         names: tuple[str, ...] = module.eval_reward_runner.names

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.modules.sft import SFTModule
+from grpo_lightning.usage_errors import Parser
 
 SUBCOMMANDS = ("fit", "validate")
 DEFAULTS = {name: value for name, value in TRAINER_DEFAULTS.items() if name != "callbacks"}  # those count completions
@@ -29,6 +30,7 @@ class SFTCLI(GRPOCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
             parser_kwargs={"prog": "grpo_lightning sft"},
             **kwargs,
         )

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.types import Rollouts
 
 OnCompleted = Callable[[int, list[int]], None]
 """Called as soon as completion n has ended, with n (prompt-major: prompt n // G) and its token ids."""
 
 
-class WeightsLost(RuntimeError):
+class WeightsLost(ExplainedError, RuntimeError):
     """The weights that a batch was sampled with are gone from the sampler, and the policy has moved on from them."""
 
 

@@ -12,12 +12,18 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from grpo_lightning.errors import ExplainedError
 
-class ServerUnavailable(ConnectionError):
+
+class ServerUnavailable(ExplainedError, ConnectionError):
     """The server is gone, starting or dying; the same call may work later."""
 
 
-class ServerRefused(RuntimeError):
+class ServerNotReadyError(ExplainedError, TimeoutError):
+    """The server has not answered in time after its start."""
+
+
+class ServerRefused(ExplainedError, RuntimeError):
     """The server is well and says no, or fails in what it was asked for; the same call will not work later."""
 
 
@@ -152,7 +158,7 @@ class VLLMClient:
             if self.is_healthy():
                 return
             if time.monotonic() + pause > deadline:
-                raise TimeoutError(
+                raise ServerNotReadyError(
                     f"no healthy vLLM server at {self.address} within {seconds:.0f} s "
                     "(model.generator.init_args.timeout). Start one with: python -m grpo_lightning serve "
                     f"--model ... --port {self.port}; or set model.generator.init_args.launch=true. Its own output says "

@@ -201,7 +201,7 @@ REFUSED: dict[str, str] = {
     "include_for_metrics": _METRICS,
     "batch_eval_metrics": _METRICS,
     "save_on_each_node": "Put trainer.default_root_dir on a file system that all nodes see.",
-    "enable_jit_checkpoint": "Lightning saves on SIGTERM itself where a scheduler sends it.",
+    "enable_jit_checkpoint": "On SIGTERM a run saves last.ckpt after the step that it is in, and ends.",
     "push_to_hub": _HUB,
     "hub_token": _HUB,
     "hub_private_repo": _HUB,

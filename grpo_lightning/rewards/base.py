@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.messages import Message, Prompt
 
 Completion = str | list[Message]
@@ -30,7 +31,7 @@ UNNAMED = "base_reward"
 """The seeds' default name; replaced by the registered name or the class name when a reward is made from a config."""
 
 
-class RewardContractError(ValueError):
+class RewardContractError(ExplainedError, ValueError):
     """A reward or its data break the contract (wrong count, NaN, missing column). Stops the run: no retry mends it."""
 
 

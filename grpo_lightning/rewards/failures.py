@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from grpo_lightning.errors import ExplainedError
+
 WINDOW = 64
 """Completions, at least, over which the share of failures is taken: one bad batch of two is no verdict."""
 
 
-class RewardFailedError(RuntimeError):
+class RewardFailedError(ExplainedError, RuntimeError):
     """A reward fails on too many completions to train on; the text holds the first traceback."""
 
 

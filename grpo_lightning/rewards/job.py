@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -14,6 +13,7 @@ from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardCo
 from grpo_lightning.rewards.call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.event_loop import EventLoopThread
 from grpo_lightning.rewards.failures import RewardFailedError
+from grpo_lightning.rewards.tracebacks import traceback_of
 
 Call = Callable[[BaseRewardFunction, Rows], Any]
 BLOCKED_AFTER = 30.0
@@ -160,4 +160,4 @@ class ScoringJob:
 
 
 def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, CallTimeoutError) else "".join(traceback.format_exception(error))
+    return str(error) if isinstance(error, CallTimeoutError) else traceback_of(error)

@@ -13,7 +13,6 @@ import pickle
 import resource
 import signal
 import sys
-import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +21,7 @@ def answer(reward: Any, rows: Any) -> tuple[str, Any]:
     """One call's outcome, or why there is none."""
     from grpo_lightning.rewards.base import RewardContractError
     from grpo_lightning.rewards.call import prepare_call
+    from grpo_lightning.rewards.tracebacks import traceback_of
     from grpo_lightning.rewards.values import checked_values
 
     try:
@@ -32,8 +32,8 @@ def answer(reward: Any, rows: Any) -> tuple[str, Any]:
         outcome.values = checked_values(result, len(rows), reward.name)
     except RewardContractError as error:
         return "contract", str(error)
-    except BaseException:  # SystemExit too: the child goes on with the next call
-        return "raised", traceback.format_exc()
+    except BaseException as error:  # SystemExit too: the child goes on with the next call
+        return "raised", traceback_of(error)
     return "outcome", outcome
 
 

@@ -10,9 +10,10 @@ from grpo_lightning.callbacks import HuggingFaceExport
 from grpo_lightning.callbacks.export import export
 
 
-def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path):
+def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, capsys):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, trainer={"callbacks": [HuggingFaceExport(every_n_steps=1)]})
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == ["last", "step-1", "step-2"]
+    assert f"`python -m grpo_lightning chat {tmp_path / 'hf/last'}`" in capsys.readouterr().out
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf/last", dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(tmp_path / "hf/last")("12+13=25", return_tensors="pt").input_ids
     with torch.no_grad():

@@ -65,4 +65,14 @@ def test_the_samples_shown_are_spread_over_the_held_out_prompts_and_the_same_aft
 
 def test_an_unknown_reward_is_refused_before_weights_load(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match="no reward called 'accuracy_lenient'"):
+        fit(
+            tiny_model_dir,
+            tmp_path,
+            trainer={"callbacks": [BeforeAfterSummary()]},
+            data={"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 2))},
+        )
+
+
+def test_a_run_with_nothing_to_evaluate_is_refused_before_weights_load(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"evaluates data.eval_dataset, which is not set\."):
         fit(tiny_model_dir, tmp_path, trainer={"callbacks": [BeforeAfterSummary()]})

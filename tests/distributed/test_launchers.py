@@ -146,6 +146,8 @@ def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder)
 def test_a_scheduler_that_ends_a_job_ends_every_rank_after_the_step(folder):
     ranks = list(slurm_ranks(folder, "ended", SLOW="1"))
     outputs = signalled(ranks, folder, signal.SIGTERM)
-    assert "Stopped in step 2, phase train. No checkpoint has been saved yet" in outputs[0]
+    assert "Stopped by SIGTERM, after a step. Continue with --ckpt_path last." in outputs[0]
+    saved = torch.load(folder / "ended" / "checkpoints" / "last.ckpt", weights_only=False)
+    assert saved["steps_done"] == 2
     assert not any("Traceback" in output for output in outputs)
     assert all(rank.returncode == 0 for rank in ranks)

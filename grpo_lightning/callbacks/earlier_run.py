@@ -5,8 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lightning.pytorch import Callback, LightningModule, Trainer
+
 RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
 """What a run writes into ``trainer.default_root_dir`` beside its numbered logs."""
+
+
+class EarlierRun(Callback):
+    """Puts an earlier run's results aside once training starts, so not for a run that is refused before that."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """On the first rank, before anything is written."""
+        if trainer.is_global_zero:
+            put_aside(Path(trainer.default_root_dir))
 
 
 def put_aside(root: Path) -> Path | None:

@@ -1,0 +1,56 @@
+"""What the command line answers to a setting that it does not know: a line, and the setting that was perhaps meant."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from grpo_lightning import callbacks, generation
+from grpo_lightning.migration.table import COMPOSED, SAME
+
+UNKNOWN = (
+    r"unrecognized arguments: --([\w.]+)",
+    r"does not accept option '([\w.]+)'",
+    r"Expected a dot import path string: ([\w.]+)",
+)
+"""jsonargparse's words for a name that is none, the last of them for a class. Arguments of classes it corrects itself."""
+
+
+class Parser(LightningArgumentParser):
+    """LightningArgumentParser with errors that fit on a screen, and without abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def print_usage(self, *args: Any, **kwargs: Any) -> None:
+        """One line in place of all two hundred options."""
+        sys.stderr.write(f"usage: {self.prog.replace(' [options]', '')} --config run.yaml [--SETTING VALUE ...]\n")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Adds the name that was perhaps meant and exits with 2."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        super().error(message + meant_by(message, parser._option_string_actions), ex)
+
+
+def meant_by(message: str, options: Iterable[str]) -> str:
+    """A hint to append to an error, or nothing.
+
+    Args:
+        message: In jsonargparse's words.
+        options: ``--model.beta`` and all others of the command.
+    """
+    name = next((found[1] for pattern in UNKNOWN if (found := re.search(pattern, message))), None)
+    if name is None:
+        return ""
+    known = {*(option.removeprefix("--") for option in options), *callbacks.__all__, *generation.__all__}
+    key = name.rpartition(".")[2]
+    elsewhere = sorted(option for option in known if option.endswith(f".{key}"))
+    if not elsewhere and (key in SAME or key in COMPOSED):
+        return f"\n  TRL's {key} is here: {SAME.get(key) or COMPOSED[key]}."
+    meant = elsewhere or get_close_matches(name, known, 1, cutoff=0.75)
+    return f"\n  Did you mean {meant[0]}?" if meant else ""
