@@ -8,7 +8,7 @@ import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -182,12 +182,19 @@ class NCCLTransfer(WeightTransfer):
             thread = ThreadPoolExecutor(1)
             try:
                 answer = thread.submit(self.client.post, "/update_weights", {"update_info": body})
+                answer.add_done_callback(self._end_if_failed)
                 nccl_send(self._group, iter(stream), self.PACKED)
                 answer.result()
             finally:
                 thread.shutdown(wait=False)  # after an error here the call would wait for a broadcast that never comes
             self.client.post("/finish_weight_update")
         torch.cuda.synchronize(self.device)
+
+    def _end_if_failed(self, answer: Future[Any]) -> None:
+        """A server that has failed receives no more, and a broadcast to it would last for ever: ends its group."""
+        if answer.exception() is not None and self._group is not None:
+            self._group.destroy()
+            self._group = None
 
     def send_again(self) -> bool:
         """Not without the policy."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
+import torch
 from fake_vllm_server import HANG_UP, fake_vllm
 from toy_models import build_model, build_tokenizer
 
-from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable
+from grpo_lightning.generation import SamplingSettings, VLLMServer, server_weights
+from grpo_lightning.generation.server_weights import NCCLTransfer
+from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.weight_stream import WeightStream
 
 RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
 WHAT_TO_DO = r"(?s)was answered with 500: .*no module named lm_head.*is healthy.*not waited for.*own output"
@@ -104,3 +108,28 @@ def test_prompts_that_are_never_answered_are_asked_for_three_times_with_pauses_a
     assert server.calls.count(COMPLETIONS) == 6  # of two prompts
     assert time.monotonic() - started > 1.0
     assert len(caplog.records) == 1
+
+
+class GroupOfOne:
+    """In place of NCCL's group, which needs GPUs: a broadcast that nobody receives lasts until the group is destroyed."""
+
+    def __init__(self) -> None:
+        self.destroyed = threading.Event()
+
+    def destroy(self) -> None:
+        self.destroyed.set()
+
+
+@pytest.mark.parametrize(("status", "error"), [(500, ServerRefused), (HANG_UP, ServerUnavailable)])
+def test_a_broadcast_to_a_server_that_fails_ends(server, policy, monkeypatch, status, error):
+    def broadcast(group, weights, packed):
+        assert group.destroyed.wait(60)
+
+    monkeypatch.setattr(server_weights, "nccl_send", broadcast)
+    monkeypatch.setattr(server_weights, "nccl_payloads", lambda init, update, packed: (init, update))
+    transfer = NCCLTransfer(VLLMClient("127.0.0.1", server.server_address[1], 10), True, torch.device("cpu"))
+    transfer._group = GroupOfOne()
+    server.answer("/update_weights", always=status)
+    with pytest.raises(error):
+        transfer.send(WeightStream(policy))
+    assert transfer._group is None  # the next transfer makes a new one
