@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpo_lightning.metric_sums import MetricSums, mean_over
+from grpo_lightning.metrics.sums import MetricSums, mean_over
 
 STD_EPSILON = 1e-4
 """Added to a standard deviation before dividing by it, as in TRL."""

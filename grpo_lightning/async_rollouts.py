@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from threading import Thread
 from typing import Any
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.base import SamplingSettings, WeightsLost
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollout_groups import ROLLOUT_FIELDS, join_rollouts, take_groups

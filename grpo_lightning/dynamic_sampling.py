@@ -15,10 +15,10 @@ from torch import Tensor
 
 from grpo_lightning.advantages import combine_rewards, is_unanimous
 from grpo_lightning.datamodules.order import epoch_permutation
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollout_groups import ROLLOUT_FIELDS, join_rollouts, take_groups
-from grpo_lightning.sharding import is_first_rank
 from grpo_lightning.types import PromptBatch, Rollouts
 
 MODES = ("off", "drop", "refill")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grpo_lightning import losses, objective_checks, objective_metrics
+from grpo_lightning import losses, objective_checks
 from grpo_lightning.averaging import StepTotals, averaging_weights
 from grpo_lightning.entropy import AdaptiveEntropyCoefficient
-from grpo_lightning.metric_sums import MetricSums
+from grpo_lightning.metrics import objective_metrics
+from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
 from grpo_lightning.train_tokens import LossTerms, TrainTokens
 

@@ -11,6 +11,7 @@ from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.attention import Packing, activate_flash_attention_3, install_packed_attention
 from grpo_lightning.device_copy import to_device
+from grpo_lightning.distributed.sharding import call_gathered, is_sharded
 from grpo_lightning.fast_kernels import fused_modules, plain_kernels, remove_liger_kernels
 from grpo_lightning.layout_check import (
     computes_in_float32,
@@ -24,7 +25,6 @@ from grpo_lightning.logprobs import selected_logprobs_of_module
 from grpo_lightning.output_head import base_model, output_head
 from grpo_lightning.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.row_gather import rows_at
-from grpo_lightning.sharding import call_gathered, is_sharded
 from grpo_lightning.types import Rollouts
 
 logger = logging.getLogger(__name__)

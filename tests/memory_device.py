@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo_lightning.memory_gauge import MemoryGauge
+from grpo_lightning.memory.gauge import MemoryGauge
 
 
 class Held:

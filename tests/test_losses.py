@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo_lightning import losses
 from grpo_lightning.averaging import StepTotals, averaging_weights
 from grpo_lightning.entropy import AdaptiveEntropyCoefficient, entropy_threshold, high_entropy_mask
-from grpo_lightning.metric_sums import MetricSums
+from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.sampler_correction import sampler_log_ratio, sampler_weights
 from grpo_lightning.segments import Segments
 

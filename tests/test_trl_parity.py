@@ -31,7 +31,7 @@ from torch import Tensor
 
 from grpo_lightning.advantages import AdvantageEstimator
 from grpo_lightning.entropy import entropy_threshold
-from grpo_lightning.metric_sums import MetricSums
+from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.objective import Objective, StepTotals, TrainTokens
 from grpo_lightning.objective_checks import CLIPPED, LOSS_TYPES
 

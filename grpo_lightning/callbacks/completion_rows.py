@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.seeds import derive_seed
-from grpo_lightning.step_record import StepRecord
 from grpo_lightning.types import Prompt
 
 SCHEMA_VERSION = "1"

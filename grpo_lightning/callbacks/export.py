@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from grpo_lightning.adapter_files import save_adapter, save_merged
-from grpo_lightning.adapters import is_adapted
-from grpo_lightning.sharding import is_first_rank, is_sharded
+from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
+from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
+from grpo_lightning.finetuning.adapters import is_adapted
 
 Form = Literal["merged", "adapter"]
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from grpo_lightning.lifeline import Lifeline
+from grpo_lightning.distributed.lifeline import Lifeline
 
 GRACE_SECONDS = 10.0
 """How long a process may take to end by itself, through an error in a collective, before it is ended."""

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
 
 
 class StopSignals(Callback):

@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
-from grpo_lightning.evaluation import NamedMeans
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.metrics.evaluation import NamedMeans
 
 
 class BeforeAfterSummary(Callback):

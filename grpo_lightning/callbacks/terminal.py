@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.completion_rows import completion_text
 from grpo_lightning.callbacks.samples import sample_table, show
-from grpo_lightning.step_record import StepRecord
+from grpo_lightning.metrics.step_record import StepRecord
 
 SHOWN_METRICS = {
     "reward": "reward {:.3f}",

@@ -8,8 +8,8 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from grpo_lightning.adapters import adapter_state
-from grpo_lightning.sharding import whole
+from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.finetuning.adapters import adapter_state
 
 
 def write_adapter(policy: PeftModel, directory: Path) -> int:

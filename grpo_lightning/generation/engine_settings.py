@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.adapters import adapter_rank, hot_load_obstacle, is_adapted
-from grpo_lightning.sharding import plain_class
+from grpo_lightning.distributed.sharding import plain_class
+from grpo_lightning.finetuning.adapters import adapter_rank, hot_load_obstacle, is_adapted
 
 LoraSync = Literal["auto", "hot", "merge"]
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}

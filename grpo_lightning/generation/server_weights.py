@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm_compat import nccl_group, nccl_payloads, nccl_send
 from grpo_lightning.generation.weight_stream import WeightStream

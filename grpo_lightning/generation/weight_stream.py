@@ -15,9 +15,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from grpo_lightning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
-from grpo_lightning.quantization import dequantized
-from grpo_lightning.sharding import whole
+from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.finetuning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
+from grpo_lightning.finetuning.quantization import dequantized
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 from grpo_lightning.advantages import combine_rewards
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.default_dtype import with_float32_defaults
-from grpo_lightning.evaluation import NamedMeans, pass_at_k
 from grpo_lightning.generation import SamplingSettings
+from grpo_lightning.metrics.evaluation import NamedMeans, pass_at_k
 from grpo_lightning.modules.rollout import RolloutModule
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
 from grpo_lightning.types import PromptBatch, Rollouts

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from grpo_lightning.adapter_files import refuse_adapter_directory
+from grpo_lightning.finetuning.adapter_files import refuse_adapter_directory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}

@@ -6,18 +6,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.dropout import has_dropout
 from grpo_lightning.entropy import entropy_threshold, high_entropy_mask
 from grpo_lightning.experience import Experience, MicroBatch
-from grpo_lightning.gather import gather_objects
-from grpo_lightning.memory_budget import LARGEST_BUDGET, check_budget
+from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
+from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.evaluation import EvaluationModule
 from grpo_lightning.modules.loading import DTYPES
 from grpo_lightning.modules.reference import FrozenReference, Reference, make_reference
 from grpo_lightning.objective import Objective
 from grpo_lightning.scoring import Scorer
-from grpo_lightning.sharding import is_sharded
-from grpo_lightning.step_report import StepReport
 from grpo_lightning.types import Rollouts
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from grpo_lightning.sharding import copy_into, is_first_rank, whole
+from grpo_lightning.distributed.sharding import copy_into, is_first_rank, whole
 
 
 class Reference(ABC):

@@ -11,9 +11,9 @@ from grpo_lightning.averaging import StepTotals
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.demonstrations import COLUMN, demonstrations
-from grpo_lightning.evaluation import NamedMeans
+from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.experience import MicroBatch
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.optimizer import OptimizerModule
 from grpo_lightning.scoring import Scorer
 from grpo_lightning.seeds import seed_everything

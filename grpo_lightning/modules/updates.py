@@ -10,11 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from grpo_lightning.averaging import StepTotals
 from grpo_lightning.experience import Experience, MicroBatch
-from grpo_lightning.memory_budget import MemoryPlan
-from grpo_lightning.memory_gauge import MemoryGauge, gauge_of
+from grpo_lightning.memory.budget import MemoryPlan
+from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
+from grpo_lightning.memory.rehearsal import rehearse
 from grpo_lightning.minibatches import minibatch_of_prompts
 from grpo_lightning.modules.objective import ObjectiveModule
-from grpo_lightning.rehearsal import rehearse
 from grpo_lightning.types import Rollouts
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer
 
-from grpo_lightning.sharding import is_sharded, whole
+from grpo_lightning.distributed.sharding import is_sharded, whole
 
 
 def fit(folder: Path, model_dir: Path, ranks: int, ckpt: Path | None = None) -> dict[str, Any]:

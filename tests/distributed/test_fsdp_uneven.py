@@ -14,9 +14,9 @@ from runs import make_data, make_module, make_trainer
 from toy_models import save_toy_model
 
 from grpo_lightning import GRPODataModule, SFTModule
+from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.dynamic_sampling import DynamicSampling
 from grpo_lightning.generation.engine_settings import save_skeleton
-from grpo_lightning.sharding import whole
 from grpo_lightning.strategies import FSDP2Strategy
 
 PROMPTS_PER_STEP = 6

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
 
-from grpo_lightning.sharding import whole
+from grpo_lightning.distributed.sharding import whole
 
 PROMPTS_PER_STEP, STEPS, EARLY = 6, 4, "step=2.ckpt"
 

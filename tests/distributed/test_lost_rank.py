@@ -16,7 +16,7 @@ import yaml
 from ending_ranks import SECONDS, end_of_ranks, fail, fail_and_hang, fit_until, interrupt, kill
 from runs import write_prompts
 
-from grpo_lightning.lifeline import Lifeline
+from grpo_lightning.distributed.lifeline import Lifeline
 
 REWARDS = """
 import os, time

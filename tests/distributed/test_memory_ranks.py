@@ -13,10 +13,11 @@ from ranks import run_ranks
 from runs import make_data, make_module, make_trainer
 from toy_models import save_toy_model
 
-from grpo_lightning import memory_budget, rehearsal
+from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.memory import budget as memory_budget
+from grpo_lightning.memory import rehearsal
 from grpo_lightning.modules import objective
 from grpo_lightning.scoring import Scorer
-from grpo_lightning.sharding import whole
 from grpo_lightning.strategies import FSDP2Strategy
 
 LARGE = 2**34
@@ -35,7 +36,7 @@ class Exhausted(Scorer):
 
 def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limits: list[int], settings: dict) -> Any:
     """One GRPO step; what this rank chose and ended with, or the error that it ended by."""
-    for module in (memory_budget, rehearsal, objective):  # as in tests/modules/test_rehearsal.py
+    for module in (memory_budget, rehearsal, objective):  # as in tests/memory/test_rehearsal.py
         for name, value in {"LARGEST_BUDGET": 512, "BUDGET_STEP": 32, "PROBE_TOKENS": 128}.items():
             if hasattr(module, name):
                 setattr(module, name, value)

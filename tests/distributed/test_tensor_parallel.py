@@ -19,10 +19,10 @@ from toy_models import build_model, save_toy_model
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from grpo_lightning.callbacks import HuggingFaceExport
+from grpo_lightning.distributed.sharding import shard, whole
+from grpo_lightning.distributed.tensor_parallel import settle_gradients, split_plan
 from grpo_lightning.scoring import Scorer
-from grpo_lightning.sharding import shard, whole
 from grpo_lightning.strategies import FSDP2Strategy
-from grpo_lightning.tensor_parallel import settle_gradients, split_plan
 from grpo_lightning.types import Rollouts
 
 PROMPTS_PER_STEP, STEPS = 8, 3

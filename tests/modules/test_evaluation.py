@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer, weights, write_prompts
 
-from grpo_lightning.evaluation import NamedMeans, pass_at_k
+from grpo_lightning.metrics.evaluation import NamedMeans, pass_at_k
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():

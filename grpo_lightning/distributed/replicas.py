@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.rollout_groups import join_rollouts
 from grpo_lightning.types import Rollouts
 

@@ -15,13 +15,13 @@ from runs import fit, make_module, make_trainer
 from test_lora import adapter_weights, keep_rollouts, run, token_logprobs
 from transformers import AutoModelForCausalLM
 
-from grpo_lightning.adapter_files import save_merged
-from grpo_lightning.adapters import adapter_state, merged_state_dict
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.commands.saved_policy import load_checkpoint
-from grpo_lightning.finetuning import FinetuningSettings
+from grpo_lightning.finetuning.adapter_files import save_merged
+from grpo_lightning.finetuning.adapters import adapter_state, merged_state_dict
+from grpo_lightning.finetuning.quantization import dequantized
+from grpo_lightning.finetuning.settings import FinetuningSettings
 from grpo_lightning.generation.weight_stream import base_state_dict
-from grpo_lightning.quantization import dequantized
 
 ROOT = Path(__file__).resolve().parents[2]
 QLORA = {"finetuning_type": "qlora", "lora_dropout": 0.0, "bnb_4bit_compute_dtype": "float32"}

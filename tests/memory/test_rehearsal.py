@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from memory_device import Held, SavedTensors, on_device
 from runs import fit, make_data, make_module, make_trainer, weights
 
-from grpo_lightning import memory_budget, rehearsal
 from grpo_lightning.callbacks import RunPlan
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
+from grpo_lightning.memory import budget as memory_budget
+from grpo_lightning.memory import rehearsal
 from grpo_lightning.modules import objective
 from grpo_lightning.scoring import Scorer
 

@@ -15,11 +15,11 @@ from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from torch import nn
 from transformers import PreTrainedModel
 
-from grpo_lightning.adapters import merged_state_dict, plain_config
-from grpo_lightning.base_identity import BaseIdentity, identify_base
+from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, on_first_rank, whole
+from grpo_lightning.finetuning.adapters import merged_state_dict, plain_config
+from grpo_lightning.finetuning.base_identity import BaseIdentity, identify_base
+from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.output_head import base_model
-from grpo_lightning.sharding import is_first_rank, is_sharded, on_first_rank, whole
-from grpo_lightning.special_tokens import embedding_rows
 
 logger = logging.getLogger(__name__)
 

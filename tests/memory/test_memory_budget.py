@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_device import SavedTensors
 
-from grpo_lightning.memory_budget import (
+from grpo_lightning.memory.budget import (
     GIB,
     DeviceState,
     MemoryLine,
@@ -20,9 +20,9 @@ from grpo_lightning.memory_budget import (
     least_room,
     smaller_budget,
 )
-from grpo_lightning.memory_gauge import CudaGauge, gauge_of, is_out_of_memory, optimizer_bytes
+from grpo_lightning.memory.gauge import CudaGauge, gauge_of, is_out_of_memory, optimizer_bytes
+from grpo_lightning.memory.worst_case import filling_rollouts, worst_shapes
 from grpo_lightning.packing import count_tokens, plan_micro_batches
-from grpo_lightning.worst_case import filling_rollouts, worst_shapes
 
 MIB = 2**20
 LINE = MemoryLine.through(PassMemory(2048, 3 * GIB), PassMemory(4096, 5 * GIB))

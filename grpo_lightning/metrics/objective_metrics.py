@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grpo_lightning.metric_sums import MetricSums, maximum_over, mean_over, minimum_over
+from grpo_lightning.metrics.sums import MetricSums, maximum_over, mean_over, minimum_over
 from grpo_lightning.objective_checks import CLIPPED
 from grpo_lightning.sampler_correction import effective_sample_size, sampler_log_ratio
 from grpo_lightning.train_tokens import LossTerms, TrainTokens

@@ -9,9 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 from toy_models import build_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo_lightning.activation_checkpointing import check_checkpointing, enable_checkpointing, is_recomputed
+from grpo_lightning.memory.activation_checkpointing import check_checkpointing, enable_checkpointing, is_recomputed
+from grpo_lightning.memory.worst_case import filling_rollouts
 from grpo_lightning.scoring import Scorer
-from grpo_lightning.worst_case import filling_rollouts
 
 SETTINGS = [False, 0.25, 0.5, "selective", True]
 """From the most memory to the least, for the toy models of 4 layers."""

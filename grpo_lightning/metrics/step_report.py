@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.advantages import batch_std
-from grpo_lightning.metric_sums import MetricSums
+from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 

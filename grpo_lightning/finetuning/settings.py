@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from grpo_lightning.special_tokens import NewToken
+from grpo_lightning.finetuning.special_tokens import NewToken
 
 FINETUNING_TYPES = ("full", "lora", "qlora")
 COMPUTE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
 
 
 @dataclass(frozen=True)

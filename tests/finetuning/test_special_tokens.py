@@ -10,7 +10,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks.export import export
-from grpo_lightning.special_tokens import SPECIAL_TOKEN_MAPPING
+from grpo_lightning.finetuning.special_tokens import SPECIAL_TOKEN_MAPPING
 
 NEW = {"<back>": "The quick fox", "<go>": "answer"}
 SETTINGS = {"init_special_tokens": True, "new_special_tokens_config": NEW}

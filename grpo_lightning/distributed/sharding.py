@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
-from grpo_lightning.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.tensor_parallel import split_layer, split_plan
 from grpo_lightning.output_head import base_model, decoder_layers, output_head
-from grpo_lightning.tensor_parallel import split_layer, split_plan
 
 Result = TypeVar("Result")
 
