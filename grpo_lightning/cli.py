@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import transformers
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -48,18 +48,22 @@ class GRPOCLI(LightningCLI):
     ``completions.*`` and ``samples.*``.
     """
 
+    prog = "grpo_lightning"
+    module_class: type[LightningModule] = GRPOModule
+    defaults = TRAINER_DEFAULTS
+
     def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
         super().__init__(
-            GRPOModule,
+            self.module_class,
             GRPODataModule,
             args=args,
             run=run,
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults=self.defaults,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
-            parser_kwargs={"prog": "grpo_lightning"},
+            parser_kwargs={"prog": self.prog},
             **kwargs,
         )
 

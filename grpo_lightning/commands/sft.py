@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
-from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.modules.sft import SFTModule
-from grpo_lightning.usage_errors import Parser
 
 SUBCOMMANDS = ("fit", "validate")
 DEFAULTS = {name: value for name, value in TRAINER_DEFAULTS.items() if name != "callbacks"}  # those count completions
@@ -20,20 +17,9 @@ DEFAULTS["default_root_dir"] = "runs/sft"
 class SFTCLI(GRPOCLI):
     """The command line of GRPO with SFTModule as model and the converter ``sft`` as default."""
 
-    def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
-        super(GRPOCLI, self).__init__(
-            SFTModule,
-            GRPODataModule,
-            args=args,
-            run=run,
-            trainer_defaults=DEFAULTS,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            parser_kwargs={"prog": "grpo_lightning sft"},
-            **kwargs,
-        )
+    prog = "grpo_lightning sft"
+    module_class = SFTModule
+    defaults = DEFAULTS
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
