@@ -9,6 +9,8 @@ from runs import make_data, make_module, make_trainer
 from grpo_lightning.callbacks.earlier_run import check_last, put_aside
 from grpo_lightning.callbacks.rank_watch import how_to_continue
 from grpo_lightning.cli import main
+from grpo_lightning.commands.saved_policy import find_config
+from grpo_lightning.report.metrics import launch_directories
 
 
 def names(folder):
@@ -57,8 +59,13 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     run(1)
     assert len(names(root / "completions")) == 1
     assert len(names(root / "earlier-1" / "completions")) == 4
-    assert (root / "earlier-1" / "checkpoints" / "last.ckpt").exists() and (root / "earlier-1" / "hf").is_dir()
-    assert f"now in {root / 'earlier-1'}." in capsys.readouterr().out
+    earlier = root / "earlier-1"
+    assert names(earlier) == kept
+    assert names(earlier / "logs") == ["version_0", "version_1", "version_2"]  # the last one was refused
+    assert names(root / "logs") == ["version_3"]
+    assert find_config(earlier / "checkpoints" / "last.ckpt") == earlier / "logs" / "version_1" / "config.yaml"
+    assert launch_directories(root) == [root / "logs" / "version_3"]
+    assert f"All of it is now in {earlier}." in capsys.readouterr().out
     main(
         [
             "validate",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
-"""What a run writes into ``trainer.default_root_dir`` beside its numbered logs."""
+"""What a run writes into ``trainer.default_root_dir`` beside the logs of its launches."""
 
 
 class EarlierRun(Callback):
@@ -17,14 +18,19 @@ class EarlierRun(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On the first rank, before anything is written."""
         if trainer.is_global_zero:
-            put_aside(Path(trainer.default_root_dir))
+            mine = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
+            put_aside(Path(trainer.default_root_dir), mine)
 
 
-def put_aside(root: Path) -> Path | None:
-    """Moves an earlier run's results into ``earlier-1``, ``earlier-2``, ... inside ``root``; None where there are none.
+def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
+    """Moves an earlier run into ``earlier-1``, ``earlier-2``, ... inside ``root``; None where there is none.
 
-    A folder without checkpoints and completions holds nothing that a run would be missed for. One that SLURM has queued
+    What is there then is a run directory of its own, with the config and the numbers that its checkpoints belong to. A folder without checkpoints and completions holds nothing that a run would be missed for. One that SLURM has queued
     again goes on by itself, and nothing is moved.
+
+    Args:
+        root: ``trainer.default_root_dir``.
+        mine: Directories in which the new run logs; they stay.
     """
     is_used = any((root / name).is_dir() and any((root / name).iterdir()) for name in ("checkpoints", "completions"))
     if not is_used or any(root.glob("hpc_ckpt_*.ckpt")):
@@ -37,9 +43,14 @@ def put_aside(root: Path) -> Path | None:
     for name in RESULTS:
         if (root / name).exists():
             os.replace(root / name, place / name)
+    kept = {Path(path).resolve() for path in mine}
+    launches = [path for path in root.glob("logs/version_*") if path.resolve() not in kept]
+    for launch in launches:
+        (place / "logs").mkdir(exist_ok=True)
+        os.replace(launch, place / "logs" / launch.name)
     print(
-        f"{root} held an earlier run, which this one does not continue (that would be --ckpt_path last). Its checkpoints, "
-        f"completions and export are now in {place}.",
+        f"{root} held an earlier run, which this one does not continue (that would be --ckpt_path last). All of it is now "
+        f"in {place}.",
         flush=True,
     )
     return place
