@@ -24,7 +24,7 @@ from grpo_lightning.callbacks import (
     SettingsRecord,
     SystemRecord,
 )
-from grpo_lightning.callbacks.earlier_run import check_last
+from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
 from grpo_lightning.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.errors import ExplainedError
@@ -98,6 +98,8 @@ class GRPOCLI(LightningCLI):
         """The Trainer, its checkpoints and logs in places that a resumed run finds again."""
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or os.getcwd()
+        if config.get("fast_dev_run"):  # a trial beside the run itself
+            kwargs["default_root_dir"] = root = str(Path(root, "fast_dev_run"))
         if config.get("logger") in (None, True):
             csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
@@ -114,15 +116,20 @@ class GRPOCLI(LightningCLI):
         """What decides what is learnt, from the parsed config."""
         subcommand = str(self.subcommand)
         config = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_validation=True))
-        return {name: config[name] for name in ("model", "data") if name in config}
+        return {name: config[name] for name in ("seed_everything", "model", "data") if name in config}
 
     def before_fit(self) -> None:
         """Neither mixes the run with an earlier one in the same folder, nor starts anew unasked."""
-        ckpt_path = self._get(self.config_init, "ckpt_path")
-        if ckpt_path == "last":
-            check_last(Path(self.trainer.default_root_dir))
+        root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
+        if ckpt_path == "last" or (ckpt_path is None and is_queued_again):
+            newest = newest_checkpoint(root, checkpoint_folders(self.trainer))
+            if newest is not None:
+                self.config_init[str(self.subcommand)].ckpt_path = str(newest)
         elif ckpt_path is None:
-            self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
+            model, adapter = self.model.model_name_or_path, self.model.finetuning.adapter_name_or_path
+            check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
+        self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
 
     def before_validate(self) -> None:
         """Says whose completions are judged."""
@@ -151,9 +158,7 @@ def quiet() -> None:
     # The state after the step is the one to resume from: the next step starts there.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # EarlierRun minds it
-    warnings.filterwarnings(
-        "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated"
-    )  # by Lightning itself
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
     warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
     # What is logged has been brought together from all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")

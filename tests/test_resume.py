@@ -120,10 +120,16 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_model_dir, tmp_path, uninterrupte
     go_on_as(uninterrupted, tmp_path)
 
 
-@pytest.mark.parametrize("stop_at", [3, 4])  # in the evaluation after three steps; in the fifth step
-def test_a_run_that_a_scheduler_ends_loses_no_step(tiny_model_dir, tmp_path, uninterrupted, stop_at):
+@pytest.mark.parametrize(
+    ("stop_at", "saved_every", "save_last"),
+    [(3, 100, "true"), (4, 2, "link")],  # in the evaluation after three steps; in the fifth step
+)
+def test_a_run_that_a_scheduler_ends_loses_no_step(
+    tiny_model_dir, tmp_path, uninterrupted, stop_at, saved_every, save_last
+):
     write_config(tmp_path, tiny_model_dir)
-    process = start(tmp_path, "--checkpoint.every_n_train_steps=100", STOP_AT=str(stop_at), WAIT="2")
+    saving = (f"--checkpoint.every_n_train_steps={saved_every}", f"--checkpoint.save_last={save_last}")
+    process = start(tmp_path, *saving, STOP_AT=str(stop_at), WAIT="2")
     while not (tmp_path / "reached").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)

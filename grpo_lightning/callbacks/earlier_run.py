@@ -1,12 +1,16 @@
-"""What an earlier run left in the folder of one that starts anew: put aside, neither mixed in nor overwritten."""
+"""What an earlier run left where one that starts anew will write: put aside, neither mixed in nor overwritten."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from grpo_lightning.callbacks.completions import CompletionWriter
+from grpo_lightning.callbacks.export import HuggingFaceExport
 
 RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
 """What a run writes into ``trainer.default_root_dir`` beside the logs of its launches."""
@@ -16,29 +20,29 @@ class EarlierRun(Callback):
     """Puts an earlier run's results aside once training starts, so not for a run that is refused before that."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """On the first rank, before anything is written."""
-        if trainer.is_global_zero:
-            mine = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
-            put_aside(Path(trainer.default_root_dir), mine)
+        """On the first rank, before anything is written; not for a run that a scheduler has queued again."""
+        if trainer.is_global_zero and not trainer.ckpt_path:
+            put_aside(Path(trainer.default_root_dir), [log.log_dir for log in trainer.loggers if log.log_dir])
+            for folder in own_places(trainer):
+                if has_files(folder):
+                    place = unused(folder.with_name(f"{folder.name}-earlier"))
+                    os.replace(folder, place)
+                    print(f"{folder} held an earlier run's files, which are now in {place}.", flush=True)
 
 
 def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
     """Moves an earlier run into ``earlier-1``, ``earlier-2``, ... inside ``root``; None where there is none.
 
-    What is there then is a run directory of its own, with the config and the numbers that its checkpoints belong to. A folder without checkpoints and completions holds nothing that a run would be missed for. One that SLURM has queued
-    again goes on by itself, and nothing is moved.
+    What is there then is a run directory of its own, with the config and the numbers that its checkpoints belong to. A
+    folder without checkpoints and completions holds nothing that a run would be missed for.
 
     Args:
         root: ``trainer.default_root_dir``.
         mine: Directories in which the new run logs; they stay.
     """
-    is_used = any((root / name).is_dir() and any((root / name).iterdir()) for name in ("checkpoints", "completions"))
-    if not is_used or any(root.glob("hpc_ckpt_*.ckpt")):
+    if not has_files(root / "checkpoints") and not has_files(root / "completions"):
         return None
-    number = 1
-    while (root / f"earlier-{number}").exists():
-        number += 1
-    place = root / f"earlier-{number}"
+    place = unused(root / "earlier")
     place.mkdir()
     for name in RESULTS:
         if (root / name).exists():
@@ -49,23 +53,78 @@ def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
         (place / "logs").mkdir(exist_ok=True)
         os.replace(launch, place / "logs" / launch.name)
     print(
-        f"{root} held an earlier run, which this one does not continue (that would be --ckpt_path last). All of it is now "
-        f"in {place}.",
+        f"{root} held an earlier run, which this one does not continue. All of it is now in {place}; "
+        f"--trainer.default_root_dir {place} --ckpt_path last would go on with it.",
         flush=True,
     )
     return place
 
 
-def check_last(root: Path) -> None:
-    """Refuses to start anew where ``--ckpt_path last`` is asked for and only a checkpoint of another name is there.
+def has_files(folder: Path) -> bool:
+    """Whether it is a directory that holds anything."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def unused(path: Path) -> Path:
+    """``path-1``, or the first number that is free."""
+    number = 1
+    while (place := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return place
+
+
+def own_places(trainer: Trainer) -> list[Path]:
+    """Directories that settings such as ``checkpoint.dirpath`` have put outside ``trainer.default_root_dir``."""
+    folders = list(checkpoint_folders(trainer))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CompletionWriter):
+            folders.append(callback.directory(trainer))
+        elif isinstance(callback, HuggingFaceExport):
+            folders.append(callback.root(trainer))
+    root = Path(trainer.default_root_dir).resolve()
+    return [folder for folder in dict.fromkeys(folders) if root not in folder.resolve().parents]
+
+
+def checkpoint_folders(trainer: Trainer) -> Iterable[Path]:
+    """Where the Trainer's ModelCheckpoints write."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            yield Path(callback.dirpath)
+
+
+def check_own_start(root: Path, **settings: str | None) -> None:
+    """Refuses to start from what an earlier run left in ``root``, and what starting anew would put aside.
+
+    Args:
+        root: ``trainer.default_root_dir``.
+        settings: Paths, by the names of their settings below ``model``.
 
     Raises:
-        ValueError: With the path of the newest.
+        ValueError: Naming the setting.
     """
-    folder = root / "checkpoints"
-    saved = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if saved and not any(path.name.startswith("last") for path in saved) and not any(root.glob("hpc_ckpt_*.ckpt")):
+    taken = [(root / name).resolve() for name in RESULTS]
+    for name, value in settings.items():
+        path = Path(value).resolve() if value else None
+        if path is not None and path.exists() and any(place in (path, *path.parents) for place in taken):
+            raise ValueError(
+                f"model.{name}={value} lies in trainer.default_root_dir={root}, where this run would put its own results in "
+                "its place. Set another trainer.default_root_dir."
+            )
+
+
+def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
+    """The newest of each folder's last.ckpt and of what Lightning saved in ``root`` when SLURM asked for it.
+
+    Raises:
+        ValueError: If there are checkpoints of other names only; with the path of the newest.
+    """
+    folders = list(folders)
+    last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
+    others = [path for folder in folders for path in folder.glob("*.ckpt")]
+    if not last and others:
+        newest = max(others, key=lambda path: path.stat().st_mtime)
         raise ValueError(
-            f"--ckpt_path last: {folder} has no last.ckpt, which was perhaps being written when the run ended. Go on from "
-            f"the newest with --ckpt_path '{saved[-1]}', or leave --ckpt_path out to start anew."
+            f"--ckpt_path last: {newest.parent} has no last.ckpt, which was perhaps being written when the run ended. Go on "
+            f"from the newest with --ckpt_path '{newest}', or leave --ckpt_path out to start anew."
         )
+    return max(last, key=lambda path: path.stat().st_mtime, default=None)

@@ -50,7 +50,8 @@ class HuggingFaceExport(Callback):
                 "model.finetuning_type to lora or qlora."
             )
 
-    def _root(self, trainer: Trainer) -> Path:
+    def root(self, trainer: Trainer) -> Path:
+        """Where the directories are."""
         return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "hf"
 
     def on_train_batch_end(
@@ -59,11 +60,11 @@ class HuggingFaceExport(Callback):
         """Exports at the chosen steps."""
         step: int = pl_module.steps_done  # type: ignore[assignment]
         if self.every_n_steps and step % self.every_n_steps == 0:
-            export(pl_module, self._root(trainer) / f"step-{step}", trainer.is_global_zero, self.forms)
+            export(pl_module, self.root(trainer) / f"step-{step}", trainer.is_global_zero, self.forms)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exports the final policy into ``last`` and ``last-adapter``, and says on the first rank what to do with it."""
-        path = self._root(trainer) / "last"
+        path = self.root(trainer) / "last"
         export(pl_module, path, trainer.is_global_zero, self.forms)
         if trainer.is_global_zero and path.exists():
             print(

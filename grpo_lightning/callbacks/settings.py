@@ -24,6 +24,8 @@ class SettingsRecord(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Warns of settings that are others now. Some may change on purpose, so none is refused."""
+        if trainer.state.fn != "fit":  # evaluation of a checkpoint under settings of its own
+            return
         saved: dict[str, str] = checkpoint.get("settings", {})
         changed = [
             f"{name} was {saved.get(name, 'not set')}, is {self.settings.get(name, 'not set')}"

@@ -81,4 +81,6 @@ def save_last(trainer: Trainer) -> None:
     """Writes the checkpoint that ``--ckpt_path last`` finds, wherever one is kept."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.save_last:
-            callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+            name = callback.CHECKPOINT_NAME_LAST
+            callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
+            callback._save_checkpoint(trainer, callback.last_model_path)  # a file, also where save_last is link

@@ -49,7 +49,7 @@ class BeforeAfterSummary(Callback):
         Raises:
             ValueError: If one of them is not among the rewards, or there is nothing to evaluate.
         """
-        if getattr(trainer.datamodule, "eval_dataset", None) is None:  # type: ignore[attr-defined]
+        if stage == "fit" and getattr(trainer.datamodule, "eval_dataset", None) is None:  # type: ignore[attr-defined]
             raise ValueError(
                 "BeforeAfterSummary evaluates data.eval_dataset, which is not set. Set it, or leave the callback out of "
                 "trainer.callbacks."

@@ -9,6 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,6 +131,11 @@ def write_weights(stream: WeightStream, directory: Path) -> None:
         save_file(bucket, directory / f"weights-{files:05}.safetensors")
 
 
+def has_failed(call: Future[Any]) -> bool:
+    """Whether it has ended with an error."""
+    return call.done() and call.exception() is not None
+
+
 class NCCLTransfer(WeightTransfer):
     """Broadcasts from the sender's GPU to the server's by vLLM's own weight transfer, packed into large buffers.
 
@@ -179,12 +185,18 @@ class NCCLTransfer(WeightTransfer):
         _, body = nccl_payloads({}, update, self.PACKED)
         with self.paused():
             self.client.post("/start_weight_update", {"is_checkpoint_format": True})
-            thread = ThreadPoolExecutor(1)
+            thread, group, weights = ThreadPoolExecutor(1), self._group, iter(stream)
+            answer = thread.submit(self.client.post, "/update_weights", {"update_info": body})
+            answer.add_done_callback(self._end_if_failed)
             try:
-                answer = thread.submit(self.client.post, "/update_weights", {"update_info": body})
-                answer.add_done_callback(self._end_if_failed)
-                nccl_send(self._group, iter(stream), self.PACKED)
+                nccl_send(group, takewhile(lambda _: not has_failed(answer), weights), self.PACKED)
                 answer.result()
+            except Exception:
+                for _ in weights:  # the other ranks of sharded weights gather them all
+                    pass
+                if has_failed(answer):
+                    answer.result()  # the reason, of which an error here is the consequence
+                raise
             finally:
                 thread.shutdown(wait=False)  # after an error here the call would wait for a broadcast that never comes
             self.client.post("/finish_weight_update")
@@ -192,9 +204,10 @@ class NCCLTransfer(WeightTransfer):
 
     def _end_if_failed(self, answer: Future[Any]) -> None:
         """A server that has failed receives no more, and a broadcast to it would last for ever: ends its group."""
-        if answer.exception() is not None and self._group is not None:
-            self._group.destroy()
+        group = self._group
+        if has_failed(answer) and group is not None:
             self._group = None
+            group.destroy()
 
     def send_again(self) -> bool:
         """Not without the policy."""

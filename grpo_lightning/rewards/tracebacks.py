@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
-PACKAGE = str(Path(__file__).parent.parent)
+PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
 def traceback_of(error: BaseException) -> str:

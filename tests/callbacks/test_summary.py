@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from runs import fit, write_prompts
+from runs import fit, make_data, make_module, make_trainer, write_prompts
 
 from grpo_lightning.callbacks import BeforeAfterSummary
 
@@ -76,3 +76,11 @@ def test_an_unknown_reward_is_refused_before_weights_load(tiny_model_dir, tmp_pa
 def test_a_run_with_nothing_to_evaluate_is_refused_before_weights_load(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match=r"evaluates data.eval_dataset, which is not set\."):
         fit(tiny_model_dir, tmp_path, trainer={"callbacks": [BeforeAfterSummary()]})
+
+
+def test_a_test_run_needs_no_eval_dataset(tiny_model_dir, tmp_path):
+    trainer = make_trainer(
+        tmp_path, callbacks=[BeforeAfterSummary(lenient="share_of_digits", strict="share_of_digits")]
+    )
+    data = make_data(tmp_path, test_dataset=str(write_prompts(tmp_path / "test.jsonl", 2)))
+    trainer.test(make_module(tiny_model_dir), datamodule=data)

@@ -120,16 +120,23 @@ class GroupOfOne:
         self.destroyed.set()
 
 
+@pytest.mark.parametrize("ends_in_error", [True, False])
 @pytest.mark.parametrize(("status", "error"), [(500, ServerRefused), (HANG_UP, ServerUnavailable)])
-def test_a_broadcast_to_a_server_that_fails_ends(server, policy, monkeypatch, status, error):
+def test_a_broadcast_to_a_server_that_fails_ends(server, policy, monkeypatch, status, error, ends_in_error):
     def broadcast(group, weights, packed):
+        next(weights)
         assert group.destroyed.wait(60)
+        assert next(weights, None) is None  # nothing more is broadcast in a group that has ended
+        if ends_in_error:
+            raise RuntimeError("NCCL error: unhandled system error")
 
     monkeypatch.setattr(server_weights, "nccl_send", broadcast)
     monkeypatch.setattr(server_weights, "nccl_payloads", lambda init, update, packed: (init, update))
     transfer = NCCLTransfer(VLLMClient("127.0.0.1", server.server_address[1], 10), True, torch.device("cpu"))
     transfer._group = GroupOfOne()
     server.answer("/update_weights", always=status)
+    stream, whole = WeightStream(policy), WeightStream(policy)
     with pytest.raises(error):
-        transfer.send(WeightStream(policy))
+        transfer.send(stream)
+    assert stream.bytes == sum(t.numel() * t.element_size() for _, t in whole)  # other ranks gather all of it
     assert transfer._group is None  # the next transfer makes a new one
