@@ -8,6 +8,7 @@ pass without ``packing`` behaves as before.
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from grpo_lightning.device_copy import to_device
 from grpo_lightning.packing import Segments
 from grpo_lightning.row_gather import rows_at
+
+logger = logging.getLogger(__name__)
 
 MAX_VARLEN_HEAD_DIM = 256
 """The flash kernels behind ``varlen_attn`` know no wider heads."""
@@ -119,7 +122,11 @@ def activate_flash_attention_3(device: torch.device) -> bool:
         return False
     if find_spec("flash_attn_interface") is None:
         return False
-    torch.nn.attention.activate_flash_attention_impl("FA3")
+    try:
+        torch.nn.attention.activate_flash_attention_impl("FA3")
+    except (ImportError, OSError, RuntimeError) as error:  # a package that was built for another torch, for example
+        logger.warning("FlashAttention 3 is installed and cannot be used: %s", error)
+        return False
     return True
 
 

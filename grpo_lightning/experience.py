@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.averaging import StepTotals
+from grpo_lightning.device_copy import to_device
 from grpo_lightning.train_tokens import TrainTokens
 from grpo_lightning.types import Rollouts
 
@@ -26,13 +27,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Experience:
-    """Rollouts on the CPU, beside them on the training device what the loss needs of each token."""
+    """Rollouts, their advantages and mask on the CPU; on the training device the logprobs of each token."""
 
     rollouts: Rollouts
     advantages: Tensor
-    """(N,) float32; 0 until the rewards are known."""
+    """(N,) float32, CPU; 0 until the rewards are known."""
     mask: Tensor
-    """(T,) bool: tokens that count in the loss."""
+    """(T,) bool, CPU: tokens that count in the loss."""
     sampling_logprobs: Tensor
     """(T,) float32 nats."""
     old_logprobs: Tensor | None
@@ -44,20 +45,19 @@ class Experience:
 
     def with_advantages(self, advantages: Tensor) -> Experience:
         """The same with the (N,) advantages, which are known once all rewards are."""
-        return replace(self, advantages=advantages.to(self.mask.device, non_blocking=True))
+        return replace(self, advantages=advantages)
 
     def train_tokens(self, rows: Tensor) -> TrainTokens:
         """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""
-        device = self.mask.device
-        index = self.rollouts.tokens_of(rows).to(device, non_blocking=True)
-        lengths = self.rollouts.completion_lengths[rows]
-        row_of_token = torch.repeat_interleave(torch.arange(len(rows)), lengths).to(device, non_blocking=True)
-        mask = self.mask[index]
+        device, tokens = self.sampling_logprobs.device, self.rollouts.tokens_of(rows)
+        index, mask = to_device(tokens, device), self.mask[tokens]
+        row_of_token = torch.repeat_interleave(torch.arange(len(rows)), self.rollouts.completion_lengths[rows])
+        counted = torch.zeros(len(rows)).index_add_(0, row_of_token, mask.float())
         return TrainTokens(
-            rows=row_of_token,
-            mask=mask,
-            lengths=torch.zeros(len(rows), device=device).index_add_(0, row_of_token, mask.float()),
-            advantages=self.advantages[rows.to(device, non_blocking=True)],
+            rows=to_device(row_of_token, device),
+            mask=to_device(mask, device),
+            lengths=to_device(counted, device),
+            advantages=to_device(self.advantages[rows], device),
             old_logprobs=None if self.old_logprobs is None else self.old_logprobs[index],
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             sampling_logprobs=self.sampling_logprobs[index],

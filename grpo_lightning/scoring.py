@@ -75,6 +75,11 @@ class Scorer:
         self.model = model
         self.temperature = temperature
         self.share_prompts = share_prompts
+        if float32_head and not output_head(model)[1].is_one_matrix:
+            raise ValueError(
+                "model.float32_head=true needs an output head of one matrix: this one has adapters, is sharded or is held "
+                "in 4 bits. Leave the setting out."
+            )
         self._head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
         self._requested = layout
         self._layout: Layout = "padded" if layout == "padded" else "packed"
@@ -92,12 +97,8 @@ class Scorer:
         """Micro-batches for this layout, see ``plan_micro_batches``; warns once of a completion above the budget."""
         if not self._checked:
             self.check(next(self.model.parameters()).device)
-        sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
-        if not self.share_prompts:  # then every completion is a group of its own
-            prompt_lengths = rollouts.prompt_lengths[rollouts.group]
-            sizes = (prompt_lengths, rollouts.completion_lengths, torch.arange(rollouts.num_completions))
-        plan = plan_micro_batches(*sizes, rows, max_tokens, self._layout)
-        largest = max((count_tokens(*sizes, part, self._layout) for part in plan), default=0)
+        plan = plan_micro_batches(*self._sizes(rollouts), rows, max_tokens, self._layout)
+        largest = max((self.count_tokens(rollouts, part) for part in plan), default=0)
         if largest > max_tokens and not self._warned_oversize:
             self._warned_oversize = True
             logger.warning(
@@ -107,6 +108,17 @@ class Scorer:
                 max_tokens,
             )
         return plan
+
+    def count_tokens(self, rollouts: Rollouts, rows: Tensor) -> int:
+        """Tokens of the micro-batch ``rows``: prompts once a group where they are shared, padding where there is any."""
+        return count_tokens(*self._sizes(rollouts), rows, self._layout)
+
+    def _sizes(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt lengths, completion lengths and the prompt of each completion."""
+        if self.share_prompts:
+            return rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group
+        each = torch.arange(rollouts.num_completions)  # every completion is a group of its own
+        return rollouts.prompt_lengths[rollouts.group], rollouts.completion_lengths, each
 
     def score(
         self,

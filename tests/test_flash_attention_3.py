@@ -26,7 +26,6 @@ from grpo_lightning.scoring import Scorer
 HOPPER, BLACKWELL, AMPERE = (9, 0), (10, 0), (8, 0)
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
-
 plain_attention = attention._in_blocks
 
 
@@ -97,6 +96,17 @@ def test_elsewhere_nothing_is_activated(machine, device, capability, is_installe
     assert not activate_flash_attention_3(device)
     assert not kernel.is_active
     assert current_flash_attention_impl() is None
+
+
+def test_a_package_that_does_not_load_is_said_and_done_without(machine, monkeypatch, caplog):
+    machine()
+
+    def broken(name):
+        raise ModuleNotFoundError("No module named 'flash_attn_3'")
+
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", broken)
+    assert not activate_flash_attention_3(CUDA)
+    assert "cannot be used: No module named 'flash_attn_3'" in caplog.text
 
 
 def score(layout: str = "auto"):

@@ -13,6 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.finetuning.adapter_files import check_base
+from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.modules.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.modules.policy import PolicyModule
 from grpo_lightning.report.metrics import launch_directories
@@ -94,9 +96,13 @@ def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, P
     if (source / "config.json").exists():
         return load_causal_lm(str(source), torch.float32), load_tokenizer(str(source)), {}
     if (source / "adapter_config.json").exists():
-        base = str(PeftConfig.from_pretrained(str(source)).base_model_name_or_path)
-        policy: Any = PeftModel.from_pretrained(load_causal_lm(base, torch.float32), str(source))
-        return policy, load_tokenizer(str(source)), {}
+        adapter = PeftConfig.from_pretrained(str(source))
+        base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source))
+        check_base(str(source), adapter, base)
+        policy: Any = load_causal_lm(base, torch.float32)
+        if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
+            policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        return PeftModel.from_pretrained(policy, str(source)), tokenizer, {}
     checkpoint = find_checkpoint(source)
     run_config = read_config(config or find_config(checkpoint))
     module = load_checkpoint(checkpoint, run_config)

@@ -30,6 +30,8 @@ class NewToken:
     token: str
     id: int
     description_ids: tuple[int, ...]
+    is_started: bool = False
+    """Whether an earlier run has started and trained its row, which is then kept; it is trained further all the same."""
 
 
 def special_token_descriptions(
@@ -74,7 +76,7 @@ def add_special_tokens(
         config: Of the model; tokens that an earlier run has started (``STARTED_KEY``) are left as they are.
 
     Returns:
-        The tokens whose embeddings are to be started.
+        All of them, in the order of the descriptions.
 
     Raises:
         ValueError: If a token or a description is empty.
@@ -93,7 +95,7 @@ def add_special_tokens(
     if again:
         logger.info("Special tokens %s come trained with the model; their embeddings are kept.", ", ".join(again))
     known = tokenizer.get_vocab()
-    return [NewToken(token, known[token], ids) for token, ids in ids_of.items() if token not in started]
+    return [NewToken(token, known[token], ids, token in started) for token, ids in ids_of.items()]
 
 
 def embedding_rows(policy: PreTrainedModel) -> int:
@@ -115,7 +117,7 @@ def start_embeddings(policy: PreTrainedModel, tokens: Sequence[NewToken], num_to
     Raises:
         ValueError: If the tokenizer has tokens without a row that nothing would set.
     """
-    rows = embedding_rows(policy)
+    tokens, rows = [token for token in tokens if not token.is_started], embedding_rows(policy)
     if num_tokens > rows:
         unset = sorted(set(range(rows, num_tokens)) - {token.id for token in tokens})
         if unset:

@@ -56,9 +56,8 @@ class StepReport:
         """Counts an optimizer step; a gradient that is not finite was skipped."""
         self.num_updates += 1
         finite = torch.isfinite(grad_norm)
-        norm = torch.stack([torch.where(finite, grad_norm, 0.0).double(), finite.double()]).cpu()
-        skipped = (~finite).double().cpu()
-        self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": skipped}))
+        norm = torch.stack([torch.where(finite, grad_norm, 0.0).double(), finite.double()])
+        self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": (~finite).double()}))
 
     def add_rollouts(self, rollouts: Rollouts) -> None:
         """Adds lengths, tokens and the share of completions that were cut off."""

@@ -90,13 +90,30 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def exact_attention(config: PretrainedConfig, attn_implementation: str | None) -> str | None:
+    """The attention to load a model with: ``eager`` where its scores have a soft cap (Gemma 2), which sdpa leaves out.
+
+    Raises:
+        ValueError: If sdpa is asked for there.
+    """
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is None:
+        return attn_implementation
+    if attn_implementation == "sdpa":
+        raise ValueError(
+            f"model.attn_implementation=sdpa leaves out the soft cap on the attention scores of {config.model_type}, which "
+            "makes another model of it. Leave the setting out, or use eager."
+        )
+    return attn_implementation or "eager"
+
+
 def causal_lm_without_weights(
     model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
     """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
     config = load_config(model_name_or_path)
+    attention = exact_attention(config, attn_implementation)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     with suppress(OSError):  # a directory without one: the model has made it from its config
         model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
     return model.eval()
@@ -113,11 +130,12 @@ def load_causal_lm(
     Raises:
         ValueError: If the weights cannot be read.
     """
+    attention = exact_attention(load_config(model_name_or_path), attn_implementation)
     try:
         return AutoModelForCausalLM.from_pretrained(
             model_name_or_path,
             dtype=dtype,
-            attn_implementation=attn_implementation,
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             **model_kwargs,

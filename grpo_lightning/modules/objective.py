@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.device_copy import to_device
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.dropout import has_dropout
@@ -171,7 +172,7 @@ class ObjectiveModule(EvaluationModule):
         )
 
     def _make_scorer(self, model: nn.Module) -> Scorer:
-        return Scorer(model, self.sampling.temperature, self.microbatch_layout)
+        return Scorer(model, self.sampling.temperature, self.microbatch_layout, float32_head=self.float32_head)
 
     def experience(self, rollouts: Rollouts, num_updates: int = 1) -> Experience:
         """Moves the step to the device; adds old and reference logprobs where needed. Advantages are 0 until scored."""
@@ -194,9 +195,9 @@ class ObjectiveModule(EvaluationModule):
                 ref_logprobs, _ = self.score_tokens(self.reference_scorer, rollouts)
         return Experience(
             rollouts=rollouts,
-            advantages=torch.zeros(rollouts.num_completions, device=self.device),
-            mask=mask.to(self.device, non_blocking=True),
-            sampling_logprobs=rollouts.sampling_logprobs.to(self.device, non_blocking=True),
+            advantages=torch.zeros(rollouts.num_completions),
+            mask=mask,
+            sampling_logprobs=to_device(rollouts.sampling_logprobs, self.device),
             old_logprobs=old_logprobs if needs_old else None,
             ref_logprobs=ref_logprobs,
             is_uncertain=is_uncertain,
@@ -215,7 +216,7 @@ class ObjectiveModule(EvaluationModule):
             for _ in range(max(gather_objects(len(plan))) - len(plan)):
                 scorer.idle(device)
         for rows in plan:
-            index = rollouts.tokens_of(rows).to(self.device)
+            index = to_device(rollouts.tokens_of(rows), self.device)
             scores = scorer.score(rollouts, rows, device, with_entropy)
             logprobs[index] = scores.logprobs.to(self.device)
             if scores.entropy is not None:
@@ -243,6 +244,8 @@ class ObjectiveModule(EvaluationModule):
         )
         if self.replica.leads:  # the others have the same numbers
             report.add(metrics)
+            tokens = self.scorer.count_tokens(experience.rollouts, micro_batch.rows)
+            report.add_mean("packing/fill", torch.tensor([tokens / self.max_tokens_per_microbatch]))
         return loss * self.replica.count
 
     def move_reference(self) -> None:

@@ -83,7 +83,8 @@ class OptimizerModule(PolicyModule):
         """One optimizer step on the accumulated gradients, clipped; a gradient with NaN or inf is dropped instead.
 
         Returns:
-            The 2-norm of the gradient before clipping, a 0-dim tensor; not finite where the step was skipped.
+            The 2-norm of the gradient before clipping, a 0-dim tensor on the CPU: for it the host waits for all passes.
+            Not finite where the step was skipped.
         """
         optimizer = cast(LightningOptimizer, self.optimizers())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -93,7 +94,7 @@ class OptimizerModule(PolicyModule):
         if self.replica.size > 1:
             assert self.policy is not None
             settle_gradients(self.policy, cast(FSDP2Strategy, self.trainer.strategy).device_mesh)
-        norm = clip_gradients(parameters, self.max_grad_norm or float("inf"))
+        norm = clip_gradients(parameters, self.max_grad_norm or float("inf")).detach().cpu()
         if torch.isfinite(norm):
             optimizer.step()
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
@@ -101,4 +102,4 @@ class OptimizerModule(PolicyModule):
             if scheduler is not None:
                 scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-        return norm.detach()
+        return norm

@@ -69,6 +69,8 @@ class PolicyModule(L.LightningModule):
             training runs on a GPU, the package is installed and knows the architecture.
         torch_compile: Compile the policy's layers, in place of Liger's kernels: faster passes for some 20 seconds at
             the start.
+        float32_head: Compute the logits of training passes in float32 also where the rest is bfloat16, from a head of one
+            matrix: more exact logprobs for the time and memory of that product.
         gradient_checkpointing: Recompute activations in the backward pass; the gradient stays the same. true: all of
             them, about a third more time; selective: all but the outputs of matrix products and attention, less memory
             saved and less time on models that keep the GPU busy; a number: true for that share of the layers (0.5 for
@@ -99,6 +101,7 @@ class PolicyModule(L.LightningModule):
         attn_implementation: str | None = None,
         use_liger_kernel: bool | None = None,
         torch_compile: bool = False,
+        float32_head: bool = False,
         gradient_checkpointing: Checkpointing = False,
         seed: int = 0,
     ) -> None:
@@ -125,6 +128,7 @@ class PolicyModule(L.LightningModule):
             )
         check_checkpointing(gradient_checkpointing, torch_compile)
         self.gradient_checkpointing = gradient_checkpointing
+        self.float32_head = float32_head
         self.seed = seed
         self.policy: PreTrainedModel | None = None
         self.rank_watch = RankWatch()
@@ -200,7 +204,7 @@ class PolicyModule(L.LightningModule):
     def _is_sent_weights(self) -> bool:
         """Whether another rank reads the weights for this one; new tokens are started from weights on every rank."""
         is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
-        return is_sharded and self.global_rank > 0 and not self.new_tokens
+        return is_sharded and self.global_rank > 0 and all(token.is_started for token in self.new_tokens)
 
     def _with_adapter(self, policy: PreTrainedModel) -> PeftModel:
         """The frozen policy with a fresh adapter, or with the one to continue from."""

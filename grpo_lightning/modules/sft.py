@@ -67,12 +67,12 @@ class SFTModule(OptimizerModule):
         """Scores the policy at temperature 1; made on first use, when weights exist."""
         assert self.policy is not None
         if self._scorer is None or self._scorer.model is not self.policy:
-            self._scorer = Scorer(self.policy, 1.0, self.microbatch_layout)
+            self._scorer = Scorer(self.policy, 1.0, self.microbatch_layout, float32_head=self.float32_head)
         return self._scorer
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        replace = getattr(self.datamodule, "replace_text", None) or self.replace_text
+        replace = {**(self.replace_text or {}), **(getattr(self.datamodule, "replace_text", None) or {})}
         if replace and COLUMN in batch.columns:
             replaced = [replaced_text(completion, replace) for completion in batch.columns[COLUMN]]
             batch = PromptBatch(batch.prompts, batch.prompt_ids, batch.uids, {**batch.columns, COLUMN: replaced})

@@ -129,5 +129,5 @@ class UpdateModule(ObjectiveModule):
     def has_gradient(self, experience: Experience) -> Tensor:
         """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""
         if self.objective.needs_reference or self.objective.entropy_has_gradient:
-            return torch.ones_like(experience.advantages, dtype=torch.bool).cpu()
-        return (experience.advantages != 0).cpu()
+            return torch.ones_like(experience.advantages, dtype=torch.bool)
+        return experience.advantages != 0

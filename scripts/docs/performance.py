@@ -28,7 +28,7 @@ TAIL = """
 - Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. Or set
   `model.torch_compile: true`, which fuses more and takes some 20 seconds at the start.
 - `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
-  `model.gradient_checkpointing`, as long as the longest completion fits.
+  `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
 - Look at `time/*` in the [report](report.md): it says where the time of a step goes. If it is `time/rewards`, the reward is
   slow: make it `async def`, or vectorise it.

@@ -7,8 +7,10 @@ import pytest
 import torch
 import yaml
 from runs import fit, make_data, make_module, make_trainer, weights
+from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo_lightning.callbacks.export import export as export_policy
 from grpo_lightning.commands import chat, export
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
 
@@ -133,3 +135,17 @@ def test_fit_exports_what_the_command_exports(tiny_model_dir, tmp_path):
 
     fit(tiny_model_dir, tmp_path, trainer={"callbacks": [HuggingFaceExport()]})
     assert (tmp_path / "hf" / "last" / "config.json").exists()
+
+
+def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path):
+    base = save_toy_model(tmp_path / "base")
+    tokens = {"init_special_tokens": True, "new_special_tokens_config": {f"<new{n}>": "answer" for n in range(3)}}
+    module = fit(base, tmp_path, finetuning_type="lora", **tokens)
+    export_policy(module, tmp_path / "hf", forms=["adapter"])
+    policy, tokenizer, _ = chat.load_for_chat(tmp_path / "hf-adapter", None)
+    ids = torch.tensor([[5, 6, tokenizer.convert_tokens_to_ids("<new2>"), 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(policy.eval()(ids).logits, module.policy.eval()(ids).logits)
+    save_toy_model(base, seed=1)
+    with pytest.raises(ValueError, match="was trained on"):
+        chat.load_for_chat(tmp_path / "hf-adapter", None)

@@ -129,9 +129,21 @@ def test_a_run_from_an_export_does_not_start_the_rows_again(model_dir, tmp_path)
     export(first, tmp_path / "export")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
     second = fit(tmp_path / "export", tmp_path, **still, **SETTINGS)
-    assert second.new_tokens == []
+    assert all(token.is_started for token in second.new_tokens)
     for after, before in zip(matrices(second.policy), matrices(first.policy), strict=True):
         assert torch.equal(after, before)
+
+
+def test_lora_on_an_export_trains_the_rows_that_it_came_with(model_dir, tmp_path):
+    first = fit(model_dir, tmp_path, max_steps=1, **SETTINGS)
+    export(first, tmp_path / "export")
+    second = fit(tmp_path / "export", tmp_path, max_steps=2, **LORA, **SETTINGS)
+    ids = [token.id for token in second.new_tokens]
+    for after, before in zip(matrices(second.policy), matrices(first.policy), strict=True):
+        assert not torch.equal(after[ids], before[ids])
+        others = torch.ones(len(before), dtype=torch.bool)
+        others[ids] = False
+        assert torch.equal(after[others], before[others])
 
 
 def test_an_adapter_with_new_rows_continues_with_them(model_dir, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
 from torch import Tensor
+from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -137,11 +138,44 @@ def test_neither_micro_batches_nor_layout_change_a_step(tiny_model_dir, tmp_path
     whole = fit(tiny_model_dir, tmp_path, max_steps=2)
     split = fit(tiny_model_dir, tmp_path, max_steps=2, **setting)
     torch.testing.assert_close(weights(split), weights(whole), rtol=1e-4, atol=1e-6)
-    ignored = {"tokens_per_second", "step_time"}
+    ignored = {"tokens_per_second", "step_time", "packing/fill"}
     numbers = {k: v for k, v in whole.step_metrics.items() if not k.startswith("time/") and k not in ignored}
     assert numbers.keys() >= {"loss", "reward", "entropy", "grad_norm", "clip_ratio/low_mean"}
     for name, value in numbers.items():
         assert split.step_metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_the_fill_of_micro_batches_is_logged(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, beta=0.1, max_tokens_per_microbatch=1000)  # so that every group is trained
+    rollouts = module.last_step.rollouts
+    tokens = int(rollouts.prompt_lengths.sum() + rollouts.completion_lengths.sum())  # a prompt once for its group
+    assert module.step_metrics["packing/fill"] == pytest.approx(tokens / 1000)
+
+
+def test_a_float32_head_computes_logits_in_float32_over_bfloat16_layers(tiny_model_dir, tmp_path):
+    differences = {}
+    for float32_head in (True, False):
+        settings = {"float32_head": float32_head, "microbatch_layout": "padded", "num_generations": 2}
+        module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, **settings)
+        rollouts = Rollouts.from_lists([[5, 6, 7]], [[8, 9, 10, 11]], [[0.0] * 4], [False], [0])
+        scores = module.scorer.score(rollouts, torch.tensor([0]), "cpu").logprobs
+        with torch.no_grad():
+            hidden = module.policy.model(torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0, 2:]
+            logits = hidden.float() @ module.policy.lm_head.weight.float().T
+        expected = logits.log_softmax(-1)[torch.arange(4), torch.tensor([8, 9, 10, 11])]
+        differences[float32_head] = (scores - expected).abs().max().item()
+    assert differences[True] < 1e-5 < 1e-4 < differences[False]
+    with pytest.raises(ValueError, match=r"model.float32_head=true needs an output head of one matrix"):
+        fit(tiny_model_dir, tmp_path, float32_head=True, finetuning_type="lora", lora_target="q_proj,lm_head")
+
+
+def test_a_soft_cap_on_attention_scores_is_kept_in_every_layout(tmp_path):
+    model_dir = save_toy_model(tmp_path / "model", "gemma2", attn_logit_softcapping=1.0)
+    packed, padded = (fit(model_dir, tmp_path, microbatch_layout=layout) for layout in ("packed", "padded"))
+    assert padded.step_metrics["grad_norm"] == pytest.approx(packed.step_metrics["grad_norm"], rel=1e-4)
+    assert padded.step_metrics["entropy"] == pytest.approx(packed.step_metrics["entropy"], rel=1e-5)
+    with pytest.raises(ValueError, match=r"model.attn_implementation=sdpa leaves out the soft cap"):
+        fit(model_dir, tmp_path, attn_implementation="sdpa")
 
 
 def test_minibatches_take_one_optimizer_step_each_and_cover_every_group_once(tiny_model_dir, tmp_path):

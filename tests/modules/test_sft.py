@@ -153,15 +153,18 @@ def test_rows_without_a_completion_are_refused(tiny_model_dir, tmp_path, rows, c
         train(tiny_model_dir, tmp_path, data={"dataset": str(path), "converter": converter, "batch_size": 1})
 
 
-def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("of_model", "of_data"), [(None, {"answer": "a"}), ({"answer": "a"}, {}), ({"answer": "a"}, {"other": "b"})]
+)
+def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path, of_model, of_data):
     seen = []
-    module = SFTModule(model_name_or_path=str(tiny_model_dir))
+    module = SFTModule(model_name_or_path=str(tiny_model_dir), replace_text=of_model)
     module.imitation_loss, original = (
         lambda rollouts, micro: seen.append(rollouts) or original(rollouts, micro),
         module.imitation_loss,
     )
     path = str(write_rows(tmp_path / "rows.jsonl"))
-    data = GRPODataModule(dataset=path, batch_size=6, replace_text={"answer": "a"}, shuffle=False)
+    data = GRPODataModule(dataset=path, batch_size=6, replace_text=of_data, shuffle=False)
     make_trainer(tmp_path).fit(module, datamodule=data)
     assert "<a>2</a>" in module.tokenizer.decode(seen[0].completion_ids)
 
