@@ -55,6 +55,19 @@ def _source_as_it_was_imported() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _launcher_variables_as_they_were() -> Iterator[None]:
+    """What Lightning or vLLM say about ranks in this process must not reach the processes that later tests start."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
 def _same_random_numbers_in_any_order() -> None:
     """Seed torch before each test, so that no test depends on the ones before it."""
     torch.manual_seed(0)

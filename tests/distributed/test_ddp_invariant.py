@@ -84,7 +84,7 @@ def test_steps_are_the_same_on_any_number_of_ranks(runs):
 
 def test_metrics_are_the_same_on_any_number_of_ranks(runs):
     (alone,) = runs[1]
-    timed = ("time", "tokens_per_second", "seconds")
+    timed = ("time", "tokens_per_second", "seconds", "packing/fill")  # and what depends on the split by its nature
     for ranks in (runs[2], runs[3]):
         for step, expected in enumerate(alone["metrics"]):
             expected = {name: value for name, value in expected.items() if not any(word in name for word in timed)}
