@@ -7,12 +7,13 @@ Merging into the base in place and taking the adapter out again drifts: in bfloa
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel, PeftType, get_peft_model_state_dict
+from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
@@ -23,6 +24,23 @@ from grpo_lightning.output_head import base_model
 
 EMBEDDING_WORDS = ("lm_head", "embed_tokens", "wte", "embed_out")
 """Last words of the names of embeddings and output heads, which engines do not hot-load."""
+
+NOT_HOT = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "rank_pattern",
+    "alpha_pattern",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+)
+"""Options of peft's LoraConfig with which engines do not hot-load an adapter."""
+ADAPTER_ONLY_STARTS = ("gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base as it is."""
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -119,12 +137,18 @@ class AdapterState:
 
 
 def adapter_state(model: nn.Module) -> AdapterState:
-    """The active adapter of a PEFT model, for an engine that adds it to the base itself."""
+    """The active LoRA adapter of a PEFT model, for an engine that adds it to the base itself."""
     if not isinstance(model, PeftModel):
         raise ValueError("The policy has no adapter: finetuning_type is full. Transfer merged_state_dict instead.")
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    config = plain_config(model.peft_config[model.active_adapter])
-    return AdapterState(config, {name: tensor.detach() for name, tensor in tensors.items()})
+    adapter = model.active_adapter
+    # Not get_peft_model_state_dict: it builds the state of the whole model, ten times as long as this.
+    in_adapter = re.compile(rf"(\.lora_[^.]+)\.{re.escape(adapter)}(?=\.|$)")
+    tensors = {
+        in_adapter.sub(r"\1", name): parameter.detach()
+        for name, parameter in model.named_parameters()
+        if in_adapter.search(name)
+    }
+    return AdapterState(plain_config(model.peft_config[adapter]), tensors)
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -145,16 +169,19 @@ def plain_config(config: Any) -> dict[str, Any]:
 def hot_load_obstacle(model: nn.Module) -> str | None:
     """What keeps an engine from adding the adapter to its own copy of the base; None where nothing does.
 
-    vLLM takes LoRA matrices on linear layers; trained heads, embeddings or token rows, DoRA and biases it rejects.
+    vLLM takes LoRA matrices on linear layers; trained heads, embeddings or token rows, DoRA and biases it rejects. It is
+    asked for nothing that one of its versions reads otherwise: 0.25 scales all layers alike, whatever the patterns say.
     """
     if not isinstance(model, PeftModel):
         return "the policy has no adapter"
     config = model.peft_config[model.active_adapter]
     if config.peft_type != PeftType.LORA:
         return f"the adapter is {config.peft_type.value}, not LoRA"
-    for option in ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"):
+    for option in NOT_HOT:
         if getattr(config, option, None):
             return f"the adapter has {option}"
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights.lower() not in ADAPTER_ONLY_STARTS:
+        return f"the adapter has init_lora_weights={config.init_lora_weights}, which changes the base"
     if config.bias != "none":
         return f"the adapter has bias={config.bias}"
     names = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]

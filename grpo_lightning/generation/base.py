@@ -112,5 +112,12 @@ class Generator(ABC):
     def rest(self) -> None:  # noqa: B027 - most hold nothing that training could use
         """Gives back device memory as every ``generate`` does at its end, while the policy is trained."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: what a resumed run needs to sample as this one does. Nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
+        """Restores what ``state_dict`` gave, perhaps of another generator; called before ``start``."""
+
     def stop(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases engines and memory; called at the end of fit and after an error."""

@@ -108,12 +108,17 @@ class ColocatedEngine:
         Not where vLLM repacks weights after loading: on a CPU, when quantized, in latent attention, in mixtures.
         """
         config = self.llm.llm_engine.model_config
-        is_mixture = any(getattr(config.hf_text_config, name, None) for name in EXPERT_COUNTS)
-        repacked = config.quantization or getattr(config, "use_mla", False) or is_mixture
+        repacked = config.quantization or getattr(config, "use_mla", False) or self.is_mixture
         return self.device.type != "cpu" and not repacked
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether layers of the model have experts."""
+        config = self.llm.llm_engine.model_config.hf_text_config
+        return any(getattr(config, name, None) for name in EXPERT_COUNTS)
+
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Puts weights into the model and forgets what was computed from the old ones.
+        """Puts weights into the model, without an adapter, and forgets what was computed from the old ones.
 
         Args:
             weights: Under checkpoint names: all of them, unless ``takes_weights_directly``.
@@ -121,12 +126,18 @@ class ColocatedEngine:
         with preserved_random_state(self.device), engine_mode(self.device):
             logging.getLogger(RELOAD_LOGGER).setLevel(logging.ERROR)
             self.llm.collective_rpc(load_directly if self.takes_weights_directly() else reload, args=(weights,))
+        self._adapter_path = None
         self._forget_old_keys()
 
-    def load_adapter(self, directory: str) -> None:
-        """Adds the adapter in ``directory`` to every request from now on, in place of the last one."""
+    def load_adapter(self, directory: str, matrices: dict[str, Tensor] | None = None) -> None:
+        """Adds the adapter in ``directory`` to every request from now on, in place of the last one.
+
+        Args:
+            directory: As peft writes it.
+            matrices: In place of the directory's, under the same names; the engine keeps them.
+        """
         with preserved_random_state(self.device), engine_mode(self.device):
-            add_adapter(self.llm, directory)
+            add_adapter(self.llm, directory, matrices)
         self._adapter_path = directory
         self._forget_old_keys()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.distributed.sharding import plain_class
-from grpo_lightning.finetuning.adapters import adapter_rank, hot_load_obstacle, is_adapted
+from grpo_lightning.finetuning.adapters import adapter_rank
 
-LoraSync = Literal["auto", "hot", "merge"]
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
@@ -94,21 +93,6 @@ def save_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, d
     config.get_text_config().vocab_size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def uses_hot_adapter(setting: LoraSync, policy: PreTrainedModel) -> bool:
-    """Whether the engine adds the adapter to its own copy of the base, rather than getting merged weights.
-
-    Raises:
-        ValueError: If the setting asks for what the policy's adapter does not allow.
-    """
-    obstacle = hot_load_obstacle(policy)
-    if setting == "hot" and obstacle is not None:
-        raise ValueError(
-            f"model.generator.init_args.lora_sync=hot, but {obstacle}, which vLLM does not load as an adapter. "
-            "Use lora_sync=merge, or auto."
-        )
-    return setting != "merge" and is_adapted(policy) and obstacle is None
 
 
 def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:

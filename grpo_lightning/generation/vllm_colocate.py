@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +12,17 @@ from typing import Any, Literal
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.engine_adapter import write_adapter
+from grpo_lightning.generation.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.engine_settings import (
     WHOLE_PROMPTS,
-    LoraSync,
     check_engine_kwargs,
     engine_dtype,
     lora_arguments,
     plain_model,
     save_skeleton,
-    uses_hot_adapter,
 )
 from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.vllm_compat import why_unusable
@@ -42,6 +42,9 @@ from grpo_lightning.generation.weight_stream import (
 )
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Rollouts
+
+Held = Literal["nothing", "base", "merged"]
+"""Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
 class VLLMColocate(Generator):
@@ -63,7 +66,8 @@ class VLLMColocate(Generator):
         kv_cache_memory_gb: Memory for keys and values in GiB; None for what gpu_memory_utilization leaves, and 1 GiB
             on a CPU.
         lora_sync: How adapters reach the engine: hot (the engine adds them to its own copy of the base), merge (merged
-            copies of the weights are sent), or auto: hot where vLLM can, else merge.
+            copies of the weights are sent), or auto: the faster of the two, measured in the first steps. null for hot
+            where vLLM can load the adapter, else merge.
         seed_per_prompt: Seed every prompt's completions by themselves, so that they do not depend on the other prompts.
             null for where vLLM draws such completions together; where it draws them one by one, which takes time on a
             GPU, one seed a step then decides all of them.
@@ -80,7 +84,7 @@ class VLLMColocate(Generator):
         enforce_eager: bool = False,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         kv_cache_memory_gb: float | None = None,
-        lora_sync: LoraSync = "auto",
+        lora_sync: LoraSync | None = None,
         seed_per_prompt: bool | None = None,
         engine_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -102,12 +106,13 @@ class VLLMColocate(Generator):
         self.enforce_eager = enforce_eager
         self.dtype = dtype
         self.kv_cache_memory_gb = kv_cache_memory_gb
-        self.lora_sync: LoraSync = lora_sync
+        self.adapter_route = AdapterRoute(lora_sync)
         self.seed_per_prompt = seed_per_prompt
         self.engine_kwargs = engine_kwargs or {}
         self._engine: ColocatedEngine | None = None
         self._is_asleep = False
-        self._has_all_weights = False
+        self._holds: Held = "nothing"
+        self._adapter_is_known = False
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Builds the engine. Its weights mean nothing until ``update_weights``.
@@ -119,7 +124,7 @@ class VLLMColocate(Generator):
         self._check_ranks()
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
-        self._hot_adapter = uses_hot_adapter(self.lora_sync, policy)
+        self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
         save_skeleton(policy, tokenizer, self._files / "model")
@@ -129,7 +134,7 @@ class VLLMColocate(Generator):
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
             raise
-        self._has_all_weights = self._is_asleep = False
+        self._holds, self._adapter_is_known, self._is_asleep = "nothing", False, False
 
     def _check_ranks(self) -> None:
         ranks = dist.get_world_size() if is_distributed() else 1
@@ -157,7 +162,7 @@ class VLLMColocate(Generator):
             arguments |= WHOLE_PROMPTS
         if cache is not None:
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
-        if self._hot_adapter:
+        if self.adapter_route.engine_adds_adapters:
             arguments |= lora_arguments(policy)
         return arguments | self.engine_kwargs
 
@@ -170,31 +175,47 @@ class VLLMColocate(Generator):
         Raises:
             ValueError: If the policy's weights are not those that the engine was built for.
         """
+        started = time.perf_counter()
+        self.adapter_route.next_update()
+        metrics = self._send(policy)
+        self.adapter_route.updated(time.perf_counter() - started)
+        return metrics
+
+    def _send(self, policy: PreTrainedModel) -> dict[str, float]:
         engine = self._wake_up()
         check_same_weights(policy, self._shapes)
         self._policy = policy
         try:
-            if self._hot_adapter:
+            if self.adapter_route.is_hot:
                 return self._send_adapter(engine, policy)
-            return self._send_weights(engine, policy, merge_adapters=True)
+            return self._send_weights(engine, policy, "merged")
         except BaseException:
             self.stop()  # weights that are half changed cannot be repaired: the next start builds another engine
             raise
 
-    def _send_weights(self, engine: ColocatedEngine, policy: PreTrainedModel, merge_adapters: bool) -> dict[str, float]:
-        partly = self._has_all_weights and engine.takes_weights_directly()
-        stream = WeightStream(policy, merge_adapters, trained_names(policy) if partly else None)
+    def _send_weights(self, engine: ColocatedEngine, policy: PreTrainedModel, kind: Held) -> dict[str, float]:
+        partly = self._holds != "nothing" and engine.takes_weights_directly()
+        stream = WeightStream(policy, kind == "merged", trained_names(policy) if partly else None)
         engine.load_weights(stream)
-        self._has_all_weights = True
+        self._holds = kind
         return stream.metrics()
 
     def _send_adapter(self, engine: ColocatedEngine, policy: Any) -> dict[str, float]:
-        """The base once, as training sees it (dequantised where it is quantized), then adapters alone."""
-        if not self._has_all_weights:
-            self._send_weights(engine, policy, merge_adapters=False)
-        watch = WeightStream(policy)
-        watch.bytes = write_adapter(policy, self._files / "adapter")
-        engine.load_adapter(str(self._files / "adapter"))
+        """The base where it is missing, as training sees it (dequantised where it is quantized), then the adapter alone.
+
+        vLLM reads the first one from a directory, and checks it; of later ones it is given the numbers.
+        """
+        if self._holds != "base":
+            self._send_weights(engine, policy, "base")
+        watch, directory = WeightStream(policy), self._files / "adapter"
+        if self._adapter_is_known and not engine.is_mixture:
+            matrices = copy_adapter(policy)
+            watch.bytes = size_of(matrices)
+            engine.load_adapter(str(directory), matrices)
+        else:
+            watch.bytes = write_adapter(policy, directory)
+            engine.load_adapter(str(directory))
+        self._adapter_is_known = True
         return watch.metrics()
 
     def generate(
@@ -210,8 +231,8 @@ class VLLMColocate(Generator):
             ValueError: If a prompt leaves no room for its completion.
         """
         engine = self._wake_up()
-        if not self._has_all_weights:  # dropped by sleep level 2
-            self.update_weights(self._policy)
+        if self._holds == "nothing":  # dropped by sleep level 2
+            self._send(self._policy)
         check_prompts(
             prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
         )
@@ -232,9 +253,12 @@ class VLLMColocate(Generator):
             "flat_logprobs": True,
             "structured_outputs": structured_outputs(sampling.structured_outputs),
         }
+        started = time.perf_counter()
         engine.sample(requests, further, completions, derive_seed("vllm", *seeds))
+        rollouts = completions.rollouts(prompt_ids, rows)
+        self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         self.rest()
-        return completions.rollouts(prompt_ids, rows)
+        return rollouts
 
     def rest(self) -> None:
         """Sends the engine to sleep where a setting asks for it; the next call wakes it."""
@@ -243,7 +267,8 @@ class VLLMColocate(Generator):
             return
         engine.sleep(self.sleep_level)
         self._is_asleep = True
-        self._has_all_weights = self.sleep_level == 1
+        if self.sleep_level == 2:
+            self._holds = "nothing"
 
     def _of_all_ranks(
         self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int]
@@ -265,6 +290,14 @@ class VLLMColocate(Generator):
             self._engine.wake_up()
             self._is_asleep = False
         return self._engine
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``lora_sync: auto`` has chosen."""
+        return self.adapter_route.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps to the choice of the run before."""
+        self.adapter_route.load_state_dict(state)
 
     def stop(self) -> None:
         """Ends the engine and frees its memory; another one can be started after it."""

@@ -10,20 +10,16 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch.distributed as dist
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings, WeightsLost
 from grpo_lightning.generation.engine_adapter import write_adapter
-from grpo_lightning.generation.engine_settings import (
-    LoraSync,
-    engine_dtype,
-    plain_model,
-    uses_hot_adapter,
-)
+from grpo_lightning.generation.engine_settings import engine_dtype, plain_model
 from grpo_lightning.generation.server_launch import LaunchedServer, launch_options
 from grpo_lightning.generation.server_requests import ask
 from grpo_lightning.generation.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
@@ -68,7 +64,8 @@ class VLLMServer(Generator):
         weight_directory: Where files are written; None for the machine's temporary directory.
         trainer_address: Address of rank 0's machine as the server reaches it, for nccl.
         lora_sync: hot (the server adds the adapter to its own base; it needs --enable-lora), merge (merged copies are
-            sent), or auto: hot where this run launches the server and vLLM can, else merge.
+            sent), or auto: the faster of the two, measured in the first steps. null for hot where vLLM can load the
+            adapter, else merge. A server that this run does not launch gets merged copies, unless hot is asked for.
     """
 
     can_sample_ahead: ClassVar[bool] = True
@@ -88,7 +85,7 @@ class VLLMServer(Generator):
         weight_transfer: Literal["auto", "nccl", "files"] = "auto",
         weight_directory: str | None = None,
         trainer_address: str = "127.0.0.1",
-        lora_sync: LoraSync = "auto",
+        lora_sync: LoraSync | None = None,
     ) -> None:
         if launch and (reason := why_unusable()) is not None:
             raise ValueError(f"model.generator=VLLMServer with launch=true: {reason}, or connect to a server.")
@@ -111,7 +108,7 @@ class VLLMServer(Generator):
         self.weight_transfer = weight_transfer
         self.weight_directory = weight_directory
         self.trainer_address = trainer_address
-        self.lora_sync: LoraSync = lora_sync
+        self.adapter_route = AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge")
         self.launched: LaunchedServer | None = None
         self._transfer: WeightTransfer | None = None
 
@@ -130,8 +127,7 @@ class VLLMServer(Generator):
         self.client.open()
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
-        wanted: LoraSync = "merge" if self.lora_sync == "auto" and not self.launch else self.lora_sync
-        self._hot_adapter = uses_hot_adapter(wanted, policy)
+        self.adapter_route.start(policy)
         self._base_is_sent = False
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
@@ -147,12 +143,14 @@ class VLLMServer(Generator):
             self._transfer = FileTransfer(self.client, self.is_sender, self.weight_directory)
 
     def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        stream = WeightStream(policy, merge_adapters=not self._hot_adapter)
+        stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
         if not self.is_sender:
             for _ in stream:  # only to take part in gathering sharded weights
                 pass
             return
-        options = launch_options(policy, self.max_model_length, self.weight_transfer, self._hot_adapter)
+        options = launch_options(
+            policy, self.max_model_length, self.weight_transfer, self.adapter_route.engine_adds_adapters
+        )
         options += self.launch_arguments
         dtype = engine_dtype(self.dtype, policy)
         self.launched = LaunchedServer(self.client, self._files, dtype, self.launch_gpus, options)
@@ -189,10 +187,12 @@ class VLLMServer(Generator):
         """
         assert self._transfer is not None, "VLLMServer.update_weights was called before start."
         check_same_weights(policy, self._shapes)
+        started = time.perf_counter()
+        self.adapter_route.next_update()
         self._policy = policy
         self._training_thread = threading.get_ident()
         self._barrier()  # another rank's prompts may still be on their way with the weights before
-        stream = WeightStream(policy, merge_adapters=not self._hot_adapter)
+        stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
         deadline = time.monotonic() + self.timeout
         for attempt in itertools.count():
             try:
@@ -209,6 +209,7 @@ class VLLMServer(Generator):
                 self._wait()
                 stream.bytes = 0
         self._barrier()
+        self.adapter_route.updated(time.perf_counter() - started)
         return stream.metrics()
 
     def _send(self, stream: WeightStream) -> None:
@@ -216,8 +217,8 @@ class VLLMServer(Generator):
         assert self._transfer is not None
         if not self._base_is_sent:
             self._transfer.send(stream)
-        if self._hot_adapter:
-            self._base_is_sent = True
+        self._base_is_sent = self.adapter_route.is_hot
+        if self.adapter_route.is_hot:
             stream.bytes = write_adapter(cast(PeftModel, self._policy), self._files / "adapter")
             if self.is_sender:
                 self._post_adapter()
@@ -251,8 +252,8 @@ class VLLMServer(Generator):
         for request in waiting:
             if sampling.structured_outputs:
                 request.parameters["structured_outputs"] = sampling.structured_outputs
-        model = ADAPTER if self._hot_adapter else SERVED_NAME
-        losses = 0
+        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        started, losses = time.perf_counter(), 0
         while waiting:
             unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
             losses = losses + 1 if len(unanswered) == len(waiting) else 0
@@ -265,7 +266,9 @@ class VLLMServer(Generator):
                 self.client.pause(losses)
                 self._recover(error)
             waiting = unanswered
-        return completions.rollouts(prompt_ids)
+        rollouts = completions.rollouts(prompt_ids)
+        self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
+        return rollouts
 
     def _recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
@@ -281,14 +284,22 @@ class VLLMServer(Generator):
             self._base_is_sent = False
             if threading.get_ident() != self._training_thread:  # the policy is being trained meanwhile
                 raise WeightsLost("the vLLM server was lost, and with it the weights that it had over NCCL.") from error
-            self._transfer.send(WeightStream(self._policy, merge_adapters=not self._hot_adapter))
-            self._base_is_sent = self._hot_adapter
-        if self._hot_adapter:
+            self._transfer.send(WeightStream(self._policy, merge_adapters=not self.adapter_route.is_hot))
+            self._base_is_sent = self.adapter_route.is_hot
+        if self.adapter_route.is_hot:
             self._post_adapter()
 
     def interrupt(self) -> None:
         """Ends the requests under way; the server forgets them."""
         self.client.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``lora_sync: auto`` has chosen."""
+        return self.adapter_route.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps to the choice of the run before."""
+        self.adapter_route.load_state_dict(state)
 
     def stop(self) -> None:
         """Ends a launched server, and removes the files; a server that was there before goes on."""

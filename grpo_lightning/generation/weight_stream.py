@@ -55,7 +55,7 @@ def _bare_name(path: str) -> str | None:
         >>> _bare_name("base_model.model.model.layers.0.q_proj.base_layer")
         'model.layers.0.q_proj'
     """
-    if any(part.startswith("lora_") for part in path.split(".")):
+    if ".lora_" in path:
         return None
     return path.removeprefix("base_model.model").removeprefix(".").removesuffix(".base_layer")
 

@@ -214,12 +214,14 @@ class RolloutModule(OptimizerModule):
         return RewardState(trainer.global_step, trainer.max_steps, float(trainer.current_epoch), limit, name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the step counter, from which every random number of the next steps follows."""
+        """Adds the generator's state, and the step counter, from which every random number of the next steps follows."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["steps_done"] = self.steps_done
+        checkpoint["generator"] = self.generator.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the step counter; the generator must fetch the restored weights."""
+        """Restores both; the generator must fetch the restored weights."""
         super().on_load_checkpoint(checkpoint)
         self.steps_done = checkpoint["steps_done"]
+        self.generator.load_state_dict(checkpoint["generator"])
         self._generator_is_current = False

@@ -145,6 +145,11 @@ def test_what_an_engine_cannot_hot_load_is_named():
     assert hot_load_obstacle(trained_lora(build_model())) is None
     assert hot_load_obstacle(build_model()) == "the policy has no adapter"
     assert hot_load_obstacle(trained_lora(build_model(), use_dora=True)) == "the adapter has use_dora"
+    scaled = trained_lora(build_model(), alpha_pattern={"q_proj": 64})  # vLLM 0.25 would scale it as the others
+    assert hot_load_obstacle(scaled) == "the adapter has alpha_pattern"
+    other_base = trained_lora(build_model(), init_lora_weights="olora")
+    assert hot_load_obstacle(other_base) == "the adapter has init_lora_weights=olora, which changes the base"
+    assert hot_load_obstacle(trained_lora(build_model(), init_lora_weights="gaussian")) is None
     rows = trained_lora(build_model(), trainable_token_indices=[5])
     assert hot_load_obstacle(rows) == "the adapter has trainable_token_indices"
     head = trained_lora(build_model(), target_modules=["lm_head"])

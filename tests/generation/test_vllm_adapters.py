@@ -20,6 +20,7 @@ from vllm_cases import (
     shift_weights,
 )
 
+from grpo_lightning.generation.adapter_route import AdapterRoute
 from grpo_lightning.generation.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.weight_stream import WeightStream
 
@@ -72,7 +73,7 @@ def test_tokens_added_to_the_policy_are_in_the_engine():
         assert_follows(generator, policy)
 
 
-@pytest.mark.parametrize(("lora_sync", "megabytes"), [("auto", 0.013312), ("merge", FULL_SIZE)])
+@pytest.mark.parametrize(("lora_sync", "megabytes"), [(None, 0.013312), ("merge", FULL_SIZE)])
 def test_an_adapter_is_loaded_hot_or_merged_and_the_base_is_never_written_to(lora_sync, megabytes):
     policy = lora_policy()
     base = {name: p.clone() for name, p in policy.named_parameters() if not p.requires_grad}
@@ -83,6 +84,36 @@ def test_an_adapter_is_loaded_hot_or_merged_and_the_base_is_never_written_to(lor
         assert name not in base or torch.equal(parameter, base[name])
 
 
+def test_an_engine_never_writes_to_the_adapter_that_is_trained():
+    policy = lora_policy().bfloat16()  # the dtype of the engine: nothing has to be converted
+    with running(policy) as generator:
+        for _ in range(2):
+            shift_weights(policy)
+            before = {name: p.clone() for name, p in policy.named_parameters()}
+            generator.update_weights(policy)
+            generator.generate(PROMPTS, SETTINGS, SEEDS)
+            assert all(torch.equal(parameter, before[name]) for name, parameter in policy.named_parameters())
+
+
+@pytest.mark.parametrize("cheaper", ["hot", "merge"])
+def test_an_engine_whose_way_is_being_chosen_samples_from_the_policy_all_along(cheaper, monkeypatch):
+    monkeypatch.setattr(AdapterRoute, "sampled", lambda self, *_: self._costs.update({self.way: self.way != cheaper}))
+    policy, ways = lora_policy(), []
+    with running(policy, lora_sync="auto") as generator:
+        for _ in range(6):
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+            ways.append(generator.adapter_route.way)
+            shift_weights(policy)
+            generator.update_weights(policy)
+    assert ways == ["hot", "hot", "merge", "merge", cheaper, cheaper]
+
+
+def test_an_adapter_whose_layers_have_scales_of_their_own_is_sampled_with_them():
+    policy = lora_policy(alpha_pattern={"v_proj": 64}, rank_pattern={"up_proj": 2})
+    with running(policy) as generator:
+        assert_follows(generator, policy)
+
+
 def assert_base_and_adapter_arrive(architecture):
     """At first, and again once the engine has lost its weights and the adapter with them."""
     base = ending_model(architecture, tie_word_embeddings=True)
@@ -91,12 +122,11 @@ def assert_base_and_adapter_arrive(architecture):
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
         policy.requires_grad_(True)
         shift_weights(policy)
-        generator._has_all_weights = False
+        generator._holds = "nothing"
         generator.update_weights(policy)
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
         generator._engine.load_weights(WeightStream(policy, merge_adapters=False))
         assert not generator._engine.llm.llm_engine.list_loras()
-        generator._engine._adapter_path = None
         with policy.disable_adapter():
             assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
 
@@ -120,14 +150,14 @@ def test_an_adapter_with_a_trained_head_is_merged():
         running(policy, lora_sync="hot").__enter__()
 
 
-@pytest.mark.parametrize("lora_sync", ["auto", "merge"])
+@pytest.mark.parametrize("lora_sync", ["hot", "merge"])
 def test_a_quantized_base_is_sent_as_the_numbers_that_training_computes_with(tmp_path, lora_sync):
     policy = four_bit_policy(tmp_path)
     with running(policy, lora_sync=lora_sync) as generator:
         assert_follows(generator, policy, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("lora_sync", ["auto", "merge"])
+@pytest.mark.parametrize("lora_sync", ["hot", "merge"])
 def test_a_base_that_bitsandbytes_has_repacked_is_sent_as_the_same_numbers(tmp_path, lora_sync):
     policy, repacked = four_bit_policy(tmp_path), four_bit_policy(tmp_path)
     set_peft_model_state_dict(repacked, get_peft_model_state_dict(policy))

@@ -17,12 +17,12 @@ from grpo_lightning.generation import (
     vllm_colocate,
     vllm_compat,
 )
+from grpo_lightning.generation.adapter_route import AdapterRoute
 from grpo_lightning.generation.engine_settings import (
     check_engine_kwargs,
     engine_dtype,
     lora_arguments,
     save_skeleton,
-    uses_hot_adapter,
 )
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm_requests import (
@@ -125,11 +125,18 @@ def test_the_engine_computes_in_what_the_policy_computes_in():
 def test_adapters_are_hot_where_vllm_can_load_them_and_merged_elsewhere():
     plain = get_peft_model(build_model(), LoraConfig(**LORA))
     headed = get_peft_model(build_model(), LoraConfig(**LORA, modules_to_save=["lm_head"]))
-    assert uses_hot_adapter("auto", plain) and uses_hot_adapter("hot", plain)
-    assert not uses_hot_adapter("merge", plain) and not uses_hot_adapter("auto", headed)
-    assert not uses_hot_adapter("auto", build_model())
+
+    def is_hot(setting, policy):
+        route = AdapterRoute(setting)
+        route.start(policy)
+        assert route.engine_adds_adapters == route.is_hot
+        return route.is_hot
+
+    assert is_hot(None, plain) and is_hot("hot", plain) and is_hot("auto", plain)
+    assert not is_hot("merge", plain) and not is_hot(None, headed) and not is_hot("auto", headed)
+    assert not is_hot(None, build_model())
     with pytest.raises(ValueError, match=r"lora_sync=hot, but the policy has no adapter"):
-        uses_hot_adapter("hot", build_model())
+        is_hot("hot", build_model())
     assert lora_arguments(plain)["max_lora_rank"] == 8  # the smallest that vLLM takes and the rank fits
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import fit
+from runs import fit, make_data, make_module, make_trainer
 from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 
 from grpo_lightning.canary import MISMATCH, StaleSamplerError
@@ -45,9 +45,9 @@ def test_training_sends_its_weights_before_every_step_and_ends_the_engine(tiny_m
 def test_a_sync_that_is_broken_on_purpose_stops_the_run(tiny_model_dir, tmp_path, monkeypatch):
     sent = []
 
-    def send_twice(self, engine, policy, merge_adapters):
+    def send_twice(self, engine, policy, kind):
         sent.append(1)
-        return original(self, engine, policy, merge_adapters) if len(sent) <= 2 else {}
+        return original(self, engine, policy, kind) if len(sent) <= 2 else {}
 
     original = VLLMColocate._send_weights
     monkeypatch.setattr(VLLMColocate, "_send_weights", send_twice)
@@ -69,6 +69,26 @@ def test_several_updates_of_a_step_and_lora_learn_from_the_engines_samples(tiny_
     assert module.step_metrics[MISMATCH] < 1e-4
     assert module.step_metrics["sampling/effective_sample_size"] == pytest.approx(1.0, abs=1e-3)
     assert module.step_metrics["sampling/importance_sampling_truncated"] == 0.0
+
+
+def test_the_way_that_auto_has_chosen_is_kept_by_a_resumed_run(tiny_model_dir, tmp_path):
+    settings = {"finetuning_type": "lora", "rewards": [even_tokens]}
+    first = fit(tiny_model_dir, tmp_path, max_steps=5, generator=small_engine(lora_sync="auto"), **settings)
+    assert first.step_metrics[MISMATCH] < 1e-4
+    chosen = first.generator.state_dict()
+    assert chosen["lora_sync"] in ("hot", "merge")
+    other = {"lora_sync": "merge" if chosen["lora_sync"] == "hot" else "hot"}
+    for state in (chosen, other):  # whatever it was
+        first.generator.load_state_dict(state)
+        first.trainer.save_checkpoint(tmp_path / "saved.ckpt")
+        generator = small_engine(lora_sync="auto")
+        resumed = make_module(tiny_model_dir, generator=generator, **settings)
+        data = make_data(tmp_path)
+        make_trainer(tmp_path, 6).fit(resumed, datamodule=data, ckpt_path=tmp_path / "saved.ckpt")
+        assert resumed.steps_done == 6
+        assert resumed.step_metrics[MISMATCH] < 1e-4
+        assert generator.state_dict() == state
+        assert generator.adapter_route.way == state["lora_sync"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,108 @@
+"""Which way an adapter takes to an engine: added there (hot), or merged into the weights that are sent (merge)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from lightning.pytorch.utilities import rank_zero_info
+from peft import PeftModel
+
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.finetuning.adapters import hot_load_obstacle
+
+Way = Literal["hot", "merge"]
+LoraSync = Literal["hot", "merge", "auto"]
+TRIAL: tuple[Way, ...] = ("hot", "hot", "merge", "merge")
+"""Ways of the first updates under auto. The first of each does not count: it sends the base, and meets cold caches."""
+
+
+class AdapterRoute:
+    """hot, merge, or auto: the way that needed fewer seconds for a sampled token, its update included.
+
+    Neither way is always the faster one: a merged copy takes long to send where the model is large or the engine far
+    away, and an adapter that the engine adds slows down every token. So auto takes each way for two updates and keeps
+    the better one. Clocks decide it: two runs of the same seed may choose differently, and then differ by rounding.
+
+    Args:
+        setting: ``lora_sync``; None for hot where vLLM can load the adapter, else merge.
+    """
+
+    def __init__(self, setting: LoraSync | None) -> None:
+        self.setting = setting
+        self.way: Way = "merge"
+        """Of the last update, and of the one to come until ``next_update``."""
+        self.engine_adds_adapters = False
+        """Whether the engine has to be built for adapters."""
+        self._chosen: Way | None = None
+        self._forget_trial()
+
+    def _forget_trial(self) -> None:
+        self._updates = 0
+        self._costs: dict[Way, float] = {}
+        self._update_seconds: float | None = None
+
+    def start(self, policy: Any) -> None:
+        """Gets ready for a policy.
+
+        Raises:
+            ValueError: If the setting asks for what the policy's adapter does not allow.
+        """
+        obstacle = hot_load_obstacle(policy)
+        if self.setting == "hot" and obstacle is not None:
+            raise ValueError(
+                f"model.generator.init_args.lora_sync=hot, but {obstacle}, which vLLM does not load as an adapter. "
+                "Use lora_sync=merge, or null."
+            )
+        self.engine_adds_adapters = self.setting != "merge" and isinstance(policy, PeftModel) and obstacle is None
+        if not self.engine_adds_adapters:
+            self.way = "merge"
+        else:
+            self.way = self._chosen or "hot" if self.setting == "auto" else "hot"
+        self._forget_trial()
+
+    @property
+    def is_hot(self) -> bool:
+        """Whether the engine adds the adapter to its own copy of the base, rather than getting merged weights."""
+        return self.way == "hot"
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the ways are still being compared."""
+        return self.setting == "auto" and self.engine_adds_adapters and self._chosen is None
+
+    def next_update(self) -> None:
+        """Sets the way of the update to come; on all ranks together, which choose the same."""
+        if not self.is_on_trial:
+            return
+        if self._updates < len(TRIAL):
+            self.way = TRIAL[self._updates]
+        else:
+            self._choose()
+        self._updates += 1
+
+    def updated(self, seconds: float) -> None:
+        """An update took so long; what is sampled next is sampled with it."""
+        self._update_seconds = seconds
+
+    def sampled(self, seconds: float, tokens: int) -> None:
+        """A batch was sampled; only the first one after an update is counted, which is the training batch."""
+        if self.is_on_trial and self._update_seconds is not None and tokens:
+            self._costs[self.way] = (self._update_seconds + seconds) / tokens
+        self._update_seconds = None
+
+    def _choose(self) -> None:
+        of_ranks = gather_objects(self._costs)
+        costs = {way: sum(costs.get(way, 0.0) for costs in of_ranks) / len(of_ranks) for way in ("hot", "merge")}
+        self.way = self._chosen = "hot" if costs["hot"] <= costs["merge"] else "merge"
+        rank_zero_info(
+            f"lora_sync=auto: {self.way} from now on. 1,000 tokens took {costs['hot'] * 1000:.3f} s hot and "
+            f"{costs['merge'] * 1000:.3f} s merged, updates included. lora_sync={self.way} leaves the comparison out."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What auto has chosen, so that a resumed run samples as the run before."""
+        return {} if self._chosen is None else {"lora_sync": self._chosen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Before ``start``. What is not there is measured again."""
+        self._chosen = cast("Way | None", state.get("lora_sync"))
