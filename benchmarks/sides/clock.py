@@ -36,6 +36,7 @@ class PhaseClock:
         """In use at the start of the first step: libraries, model, and on a GPU an engine that is already there."""
         self._running = [OTHER]
         self._counts: dict[str, int] = {}
+        self._notes: dict[str, float] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -85,6 +86,10 @@ class PhaseClock:
         for name, value in counts.items():
             self._counts[name] = self._counts.get(name, 0) + int(value)
 
+    def note(self, **numbers: float) -> None:
+        """Keeps numbers with the step that is running."""
+        self._notes |= numbers
+
     def start(self) -> None:
         """Forgets what came before the first step."""
         take_peak_bytes(self.cuda)
@@ -96,8 +101,9 @@ class PhaseClock:
         """Closes the record of a step, which is everything since the last one's end."""
         self._charge()
         record = {"wall_s": self._wall, "cpu_s": self._cpu, "peak_bytes": self._peak, "counts": dict(self._counts)}
-        self.steps.append(record)
+        self.steps.append(record | {"notes": dict(self._notes)})
         self._counts.clear()
+        self._notes.clear()
         self.after_step()
         self._reset()
 

@@ -31,6 +31,8 @@ def summarize(record: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
     result["training_peak_bytes"] = max(peaks.get(name, 0) for name in TRAINING)
     result["phase_peak_bytes"] = peaks
     result |= {name: record[name] for name in ("bytes_before_training", "reserved_bytes", "parameters", "device")}
+    for name in {name for step in steps for name in step["notes"]}:
+        result[name] = _median(step["notes"][name] for step in steps)
     result["tokens"] = _tokens(steps)
     result |= _rates(result, steps)
     result["versions"] = record["versions"]

@@ -23,7 +23,10 @@ make_model.SHAPES["7b"] = {
     "intermediate_size": 18944,
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
+    "initializer_range": 0.01,
 }
+"""Of Qwen2.5-7B. At transformers' 0.02 so wide a random model multiplies what bfloat16 rounds off from layer to layer: its
+sampler and its trainer are 0.25 nats apart, and the canary ends the run, as it should for a model that has learnt."""
 
 
 def ours(workload: Workload, record: str, adapter: dict[str, Any]) -> None:

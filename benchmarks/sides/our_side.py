@@ -20,6 +20,7 @@ import transformers
 from torch import Tensor
 
 from grpo_lightning import GRPODataModule, GRPOModule
+from grpo_lightning.canary import MISMATCH
 from grpo_lightning.generation import Generator, TransformersGenerator
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.packing import count_tokens
@@ -57,6 +58,7 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
 
         def training_step(self, *args: Any, **kwargs: Any) -> None:
             super().training_step(*args, **kwargs)
+            clock.note(sampler_mismatch=float(self.step_metrics.get(MISMATCH, 0.0)))
             clock.end_step()
 
         def begin_step(self) -> StepReport:

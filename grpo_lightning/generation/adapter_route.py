@@ -12,7 +12,7 @@ from grpo_lightning.finetuning.adapters import hot_load_obstacle
 
 Way = Literal["hot", "merge"]
 LoraSync = Literal["hot", "merge", "auto"]
-TRIAL: tuple[Way, ...] = ("hot", "hot", "merge", "merge")
+TRIAL: tuple[Way, ...] = ("hot",) * 4 + ("merge",) * 4
 """Ways of the first updates under auto. The first of each does not count: it sends the base, and meets cold caches."""
 
 
@@ -20,8 +20,9 @@ class AdapterRoute:
     """hot, merge, or auto: the way that needed fewer seconds for a sampled token, its update included.
 
     Neither way is always the faster one: a merged copy takes long to send where the model is large or the engine far
-    away, and an adapter that the engine adds slows down every token. So auto takes each way for two updates and keeps
-    the better one. Clocks decide it: two runs of the same seed may choose differently, and then differ by rounding.
+    away, and an adapter that the engine adds slows down every token. So auto takes each way for a few updates and keeps
+    the one with the better best: what else happens on a machine only ever adds time. Clocks decide it, so two runs of
+    the same seed may choose differently, and then differ by rounding.
 
     Args:
         setting: ``lora_sync``; None for hot where vLLM can load the adapter, else merge.
@@ -38,6 +39,7 @@ class AdapterRoute:
 
     def _forget_trial(self) -> None:
         self._updates = 0
+        self._is_first = True
         self._costs: dict[Way, float] = {}
         self._update_seconds: float | None = None
 
@@ -74,10 +76,10 @@ class AdapterRoute:
         """Sets the way of the update to come; on all ranks together, which choose the same."""
         if not self.is_on_trial:
             return
-        if self._updates < len(TRIAL):
-            self.way = TRIAL[self._updates]
-        else:
+        if self._updates == len(TRIAL):
             self._choose()
+            return
+        self.way, self._is_first = TRIAL[self._updates], self._updates == TRIAL.index(TRIAL[self._updates])
         self._updates += 1
 
     def updated(self, seconds: float) -> None:
@@ -87,7 +89,9 @@ class AdapterRoute:
     def sampled(self, seconds: float, tokens: int) -> None:
         """A batch was sampled; only the first one after an update is counted, which is the training batch."""
         if self.is_on_trial and self._update_seconds is not None and tokens:
-            self._costs[self.way] = (self._update_seconds + seconds) / tokens
+            cost = (self._update_seconds + seconds) / tokens
+            if not self._is_first:
+                self._costs[self.way] = min(cost, self._costs.get(self.way, cost))
         self._update_seconds = None
 
     def _choose(self) -> None:

@@ -215,10 +215,11 @@ class VLLMServer(Generator):
     def _send(self, stream: WeightStream) -> None:
         """The weights; with a hot adapter the base once, and the adapter."""
         assert self._transfer is not None
-        if not self._base_is_sent:
+        is_hot = self.adapter_route.is_hot
+        if not (is_hot and self._base_is_sent):
             self._transfer.send(stream)
-        self._base_is_sent = self.adapter_route.is_hot
-        if self.adapter_route.is_hot:
+        self._base_is_sent = is_hot
+        if is_hot:
             stream.bytes = write_adapter(cast(PeftModel, self._policy), self._files / "adapter")
             if self.is_sender:
                 self._post_adapter()

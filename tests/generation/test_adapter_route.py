@@ -33,19 +33,23 @@ def ways_of(route, updates: list[float], batches: list[tuple[float, int]]) -> li
     return ways
 
 
-def test_auto_takes_each_way_twice_and_keeps_the_cheaper_one_per_token():
-    # The second of each counts: hot (1 + 9) / 100 = 0.1 s a token, merge (4 + 8) / 200 = 0.06.
+TRIAL = ["hot"] * 4 + ["merge"] * 4
+
+
+def test_auto_takes_each_way_four_times_and_keeps_the_cheaper_one_per_token():
+    # The first of each does not count, then the best does: hot (1 + 9) / 100 = 0.1 s a token, merge (4 + 8) / 200 = 0.06.
     route = started("auto")
-    updates, batches = [0.0, 1.0, 50.0, 4.0, 0.0, 0.0], [(0.0, 100), (9.0, 100), (70.0, 1), (8.0, 200), (5, 5), (5, 5)]
-    assert ways_of(route, updates, batches) == ["hot", "hot", "merge", "merge", "merge", "merge"]
+    hot, merge = [(0.0, 100), (9.0, 100), (9.5, 100), (30.0, 100)], [(0.0, 1), (70.0, 200), (8.0, 200), (9.0, 200)]
+    updates = [0.0, 1.0, 1.0, 1.0, 0.0, 4.0, 4.0, 4.0, 0.0, 0.0]
+    assert ways_of(route, updates, [*hot, *merge, (5.0, 5), (5.0, 5)]) == [*TRIAL, "merge", "merge"]
     assert route.state_dict() == {"lora_sync": "merge"}
 
 
 def test_a_long_update_counts_against_merging():
     # Hot 10 / 100 = 0.1, merge (14 + 8) / 200 = 0.11: faster sampling does not make up for it.
     route = started("auto")
-    updates, batches = [0.0, 1.0, 0.0, 14.0, 0.0], [(0.0, 100), (9.0, 100), (0.0, 1), (8.0, 200), (5, 5)]
-    assert ways_of(route, updates, batches) == ["hot", "hot", "merge", "merge", "hot"]
+    updates, batches = [0.0, 1.0, 1.0, 1.0, 0.0, 14.0, 14.0, 14.0, 0.0], [(9.0, 100)] * 4 + [(8.0, 200)] * 5
+    assert ways_of(route, updates, batches) == [*TRIAL, "hot"]
     assert route.state_dict() == {"lora_sync": "hot"}
 
 
@@ -53,8 +57,8 @@ def test_ranks_choose_together(monkeypatch):
     other = {"hot": 0.5, "merge": 0.1}  # this rank alone would choose hot: 0.1 against 0.3
     monkeypatch.setattr(adapter_route, "gather_objects", lambda costs: [costs, other])
     route = started("auto")
-    ways = ways_of(route, [0.0] * 5, [(1.0, 10), (1.0, 10), (3.0, 10), (3.0, 10), (0.0, 10)])
-    assert ways[-1] == "merge"
+    ways = ways_of(route, [0.0] * 9, [(1.0, 10)] * 4 + [(3.0, 10)] * 5)
+    assert ways == [*TRIAL, "merge"]
 
 
 @pytest.mark.parametrize("chosen", ["hot", "merge"])

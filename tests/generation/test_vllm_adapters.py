@@ -20,7 +20,7 @@ from vllm_cases import (
     shift_weights,
 )
 
-from grpo_lightning.generation.adapter_route import AdapterRoute
+from grpo_lightning.generation.adapter_route import TRIAL, AdapterRoute
 from grpo_lightning.generation.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.weight_stream import WeightStream
 
@@ -100,12 +100,12 @@ def test_an_engine_whose_way_is_being_chosen_samples_from_the_policy_all_along(c
     monkeypatch.setattr(AdapterRoute, "sampled", lambda self, *_: self._costs.update({self.way: self.way != cheaper}))
     policy, ways = lora_policy(), []
     with running(policy, lora_sync="auto") as generator:
-        for _ in range(6):
-            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+        for _ in range(10):
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-3  # stale, above 1
             ways.append(generator.adapter_route.way)
             shift_weights(policy)
             generator.update_weights(policy)
-    assert ways == ["hot", "hot", "merge", "merge", cheaper, cheaper]
+    assert ways == [*TRIAL, cheaper, cheaper]
 
 
 def test_an_adapter_whose_layers_have_scales_of_their_own_is_sampled_with_them():

@@ -33,6 +33,7 @@ from vllm_cases import (
 
 from grpo_lightning.canary import MISMATCH
 from grpo_lightning.generation import SamplingSettings, VLLMServer
+from grpo_lightning.generation.adapter_route import TRIAL, AdapterRoute
 
 pytestmark = [*needs_vllm, pytest.mark.slow]
 
@@ -166,6 +167,24 @@ def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_p
     assert module.step_metrics[MISMATCH] < 1e-4
     assert module.step_metrics["weight_sync/megabytes"] < 0.2  # the adapter alone
     assert generator.launched is None  # ended with the run
+
+
+def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and_after_the_choice(monkeypatch):
+    monkeypatch.setattr(AdapterRoute, "sampled", lambda self, *_: self._costs.update({self.way: self.way == "merge"}))
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    policy, ways = get_peft_model(ending_model(), lora).eval(), []
+    options = {"launch_arguments": SMALL, "max_model_length": 256, "lora_sync": "auto"}
+    generator = VLLMServer(port=free_port(), launch=True, **options)
+    generator.start(policy, TOKENIZER, "toy")
+    try:
+        for _ in range(len(TRIAL) + 2):
+            shift_weights(policy)
+            generator.update_weights(policy)
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-3  # stale, 10
+            ways.append(generator.adapter_route.way)
+    finally:
+        generator.stop()
+    assert ways == [*TRIAL, "hot", "hot"]
 
 
 @pytest.mark.parametrize(

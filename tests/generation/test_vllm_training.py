@@ -73,7 +73,7 @@ def test_several_updates_of_a_step_and_lora_learn_from_the_engines_samples(tiny_
 
 def test_the_way_that_auto_has_chosen_is_kept_by_a_resumed_run(tiny_model_dir, tmp_path):
     settings = {"finetuning_type": "lora", "rewards": [even_tokens]}
-    first = fit(tiny_model_dir, tmp_path, max_steps=5, generator=small_engine(lora_sync="auto"), **settings)
+    first = fit(tiny_model_dir, tmp_path, max_steps=9, generator=small_engine(lora_sync="auto"), **settings)
     assert first.step_metrics[MISMATCH] < 1e-4
     chosen = first.generator.state_dict()
     assert chosen["lora_sync"] in ("hot", "merge")
@@ -84,8 +84,8 @@ def test_the_way_that_auto_has_chosen_is_kept_by_a_resumed_run(tiny_model_dir, t
         generator = small_engine(lora_sync="auto")
         resumed = make_module(tiny_model_dir, generator=generator, **settings)
         data = make_data(tmp_path)
-        make_trainer(tmp_path, 6).fit(resumed, datamodule=data, ckpt_path=tmp_path / "saved.ckpt")
-        assert resumed.steps_done == 6
+        make_trainer(tmp_path, 10).fit(resumed, datamodule=data, ckpt_path=tmp_path / "saved.ckpt")
+        assert resumed.steps_done == 10
         assert resumed.step_metrics[MISMATCH] < 1e-4
         assert generator.state_dict() == state
         assert generator.adapter_route.way == state["lora_sync"]
