@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,12 @@ def _what_is_left(target: Path) -> str:
     last = target.with_name("last.ckpt")
     if last.exists():
         return "last.ckpt, of an earlier step, is untouched. Free disk space, then go on with --ckpt_path last."
-    others = sorted(target.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if others:
-        return f"Free disk space, then go on with --ckpt_path '{others[-1]}'."
+    other = newest(target.parent.glob("*.ckpt"))
+    if other is not None:
+        return f"Free disk space, then go on with --ckpt_path '{other}'."
     return "There is no earlier one: free disk space, and start again."
+
+
+def newest(paths: Iterable[Path]) -> Path | None:
+    """The one that was written last; None where there is none."""
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)

@@ -20,6 +20,9 @@ import pytest
 import torch
 from toy_models import save_toy_model
 
+from grpo_lightning.generation.vllm_server_process import RANK_VARIABLES
+from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
+
 # Toy matrices are faster on one thread than on several, and their sums do not depend on the machine's core count.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -57,14 +60,22 @@ def _source_as_it_was_imported() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _launcher_variables_as_they_were() -> Iterator[None]:
     """What Lightning or vLLM say about ranks in this process must not reach the processes that later tests start."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     yield
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture
+def registry_as_it_was() -> Iterator[None]:
+    """Takes rewards that a test registers out of the registry again."""
+    before = dict(REWARD_FUNCTIONS)
+    yield
+    REWARD_FUNCTIONS.clear()
+    REWARD_FUNCTIONS.update(before)
 
 
 @pytest.fixture(autouse=True)

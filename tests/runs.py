@@ -12,6 +12,7 @@ import torch
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.types import Rollouts
 
 
 def share_of_digits(completions: Sequence[str], **columns: Any) -> list[float]:
@@ -84,3 +85,13 @@ def weights(module: GRPOModule) -> dict[str, torch.Tensor]:
     """Copies of the policy's parameters."""
     assert module.policy is not None
     return {name: parameter.detach().clone() for name, parameter in module.policy.named_parameters()}
+
+
+def token_logprobs(model: torch.nn.Module, rollouts: Rollouts) -> list[torch.Tensor]:
+    """Logprobs of each completion's tokens, one unpadded sequence at a time."""
+    rows = []
+    for completion, group in zip(rollouts.completions(), rollouts.group.tolist(), strict=True):
+        prompt = rollouts.prompts()[group]
+        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        rows.append(logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0])
+    return rows

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
+from grpo_lightning.checkpoint_io import newest
 
 RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
 """What a run writes into ``trainer.default_root_dir`` beside the logs of its launches."""
@@ -121,10 +122,9 @@ def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
     folders = list(folders)
     last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
     others = [path for folder in folders for path in folder.glob("*.ckpt")]
-    if not last and others:
-        newest = max(others, key=lambda path: path.stat().st_mtime)
+    if not last and (other := newest(others)):
         raise ValueError(
-            f"--ckpt_path last: {newest.parent} has no last.ckpt, which was perhaps being written when the run ended. Go on "
-            f"from the newest with --ckpt_path '{newest}', or leave --ckpt_path out to start anew."
+            f"--ckpt_path last: {other.parent} has no last.ckpt, which was perhaps being written when the run ended. Go on "
+            f"from the newest with --ckpt_path '{other}', or leave --ckpt_path out to start anew."
         )
-    return max(last, key=lambda path: path.stat().st_mtime, default=None)
+    return newest(last)

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from grpo_lightning.checkpoint_io import newest
 from grpo_lightning.distributed.lifeline import Lifeline
 
 GRACE_SECONDS = 10.0
@@ -115,11 +116,11 @@ def how_to_continue(trainer: Trainer | None) -> str:
     if any(Path(callback.last_model_path).exists() for callback in saved if callback.last_model_path):
         return "Continue with --ckpt_path last."
     others = [Path(path) for callback in saved for path in (callback.best_model_path, *callback.best_k_models) if path]
-    newest = max((path for path in others if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None and trainer is not None and trainer.ckpt_path:
-        newest = Path(trainer.ckpt_path)  # stopped before anything new was saved
-    if newest is not None:
-        return f"Continue with --ckpt_path '{newest}'."
+    last = newest(path for path in others if path.exists())
+    if last is None and trainer is not None and trainer.ckpt_path:
+        last = Path(trainer.ckpt_path)  # stopped before anything new was saved
+    if last is not None:
+        return f"Continue with --ckpt_path '{last}'."
     return "No checkpoint has been saved yet: without --ckpt_path, the run starts again."
 
 

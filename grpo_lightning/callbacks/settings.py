@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from grpo_lightning.report.run import flat_settings
+
 
 class SettingsRecord(Callback):
     """Keeps settings in checkpoints and compares them on a resume.
@@ -16,7 +18,7 @@ class SettingsRecord(Callback):
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = flat(settings)
+        self.settings = flat_settings(settings)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the settings, as text."""
@@ -36,19 +38,3 @@ class SettingsRecord(Callback):
             rank_zero_warn(
                 f"This run goes on from a checkpoint that was made with other settings: {'; '.join(changed)}."
             )
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Values as text under dotted names.
-
-    Example:
-        >>> flat({"model": {"beta": 0.1, "stop": ["a"]}})
-        {'model.beta': '0.1', 'model.stop': "['a']"}
-    """
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = str(value)
-    return found

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base
 from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.modules.loading import load_causal_lm, load_tokenizer
@@ -35,10 +36,10 @@ def find_checkpoint(path: Path) -> Path:
             f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that."
         )
     last = path / "checkpoints" / "last.ckpt"
-    candidates = [last] if last.is_file() else sorted(path.glob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
-    if not candidates:
+    found = last if last.is_file() else newest(path.glob("checkpoints/*.ckpt"))
+    if found is None:
         raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
-    return candidates[-1]
+    return found
 
 
 def find_config(checkpoint: Path) -> Path:

@@ -16,6 +16,10 @@ SERVED_NAME = "policy"
 """What requests call the served model."""
 WORKER = "grpo_lightning.generation.vllm_worker.PolicyWorker"
 """Extends the workers of a server, so that they take the policy's weights in every version."""
+RANK_VARIABLES = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"
+)  # fmt: skip
+"""What says in a process's environment that it is one of several ranks."""
 
 
 def server_command(model: str, host: str, port: int, dtype: str, further: Sequence[str] = ()) -> list[str]:
@@ -49,19 +53,14 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
 
 def server_environment(gpus: str | None = None) -> dict[str, str]:
     """This process's environment with the development endpoints on, and nothing of the training ranks."""
-    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    ours = (*RANK_VARIABLES, "VLLM_ENABLE_V1_MULTIPROCESSING")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # weight transfer, pause, reset of the prefix cache
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus
     return environment
-
-
-RANK_VARIABLES = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT",
-    "VLLM_ENABLE_V1_MULTIPROCESSING",
-)  # fmt: skip
 
 
 class ServerProcess:

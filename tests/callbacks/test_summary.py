@@ -83,4 +83,6 @@ def test_a_test_run_needs_no_eval_dataset(tiny_model_dir, tmp_path):
         tmp_path, callbacks=[BeforeAfterSummary(lenient="share_of_digits", strict="share_of_digits")]
     )
     data = make_data(tmp_path, test_dataset=str(write_prompts(tmp_path / "test.jsonl", 2)))
-    trainer.test(make_module(tiny_model_dir), datamodule=data)
+    (found,) = trainer.test(make_module(tiny_model_dir), datamodule=data)
+    assert 0.0 <= found["test/rewards/share_of_digits"] <= 1.0
+    assert not (tmp_path / "summary.json").exists()  # nothing was trained

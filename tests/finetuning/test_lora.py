@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, PeftModel, get_peft_model
-from runs import fit, make_data, make_module, make_trainer, share_of_digits, write_prompts
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, token_logprobs, write_prompts
 from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,16 +33,6 @@ def keep_rollouts(module) -> list:
 
     module.sample_rollouts = sample
     return seen
-
-
-def token_logprobs(model: torch.nn.Module, rollouts) -> list[torch.Tensor]:
-    """Logprobs of each completion's tokens, one unpadded sequence at a time."""
-    rows = []
-    for completion, group in zip(rollouts.completions(), rollouts.group.tolist(), strict=True):
-        prompt = rollouts.prompts()[group]
-        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
-        rows.append(logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0])
-    return rows
 
 
 def adapter_weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:

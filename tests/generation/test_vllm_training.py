@@ -15,6 +15,7 @@ from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 
 from grpo_lightning.canary import MISMATCH, StaleSamplerError
 from grpo_lightning.generation import VLLMColocate
+from grpo_lightning.generation.vllm_server_process import RANK_VARIABLES
 
 pytestmark = needs_vllm
 
@@ -114,8 +115,8 @@ def test_a_rank_with_nothing_to_sample_takes_part_in_the_engine_that_it_shares(t
 
 def train_on_two_ranks(model_dir: Path, work_dir: Path, tensor_parallel_size: int, *workload: str) -> list[dict]:
     # Lightning starts no second rank where these say that somebody else does, and the first one waits for it.
-    of_ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in os.environ.items() if name not in of_ranks} | {"OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    environment["OMP_NUM_THREADS"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     arguments = [str(model_dir), str(work_dir), str(tensor_parallel_size), *workload]
     command = [sys.executable, str(TESTS / "vllm_ranks.py"), *arguments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, token_logprobs, weights
 from torch import Tensor
 from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,16 +26,6 @@ def record(module):
 
     module.sample_rollouts = sample
     return seen
-
-
-def token_logprobs(model: torch.nn.Module, rollouts: Rollouts) -> list[Tensor]:
-    """Logprobs of each completion's tokens, one unpadded sequence at a time."""
-    rows = []
-    for completion, group in zip(rollouts.completions(), rollouts.group.tolist(), strict=True):
-        prompt = rollouts.prompts()[group]
-        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
-        rows.append(logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0])
-    return rows
 
 
 def hand_advantages(rollouts: Rollouts, tokenizer) -> Tensor:

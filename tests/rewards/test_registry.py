@@ -28,6 +28,8 @@ from grpo_lightning.rewards import (
     resolve_rewards,
 )
 
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
+
 
 class Constant(BaseRewardFunction):
     """A class in the seeds' manner: no dataclass decorator, settings in a plain ``__init__``."""
@@ -45,14 +47,6 @@ def long_enough(completions: list[str], minimum: int = 3) -> list[float]:
 
 async def awaited(completions: list[str], **kwargs: Any) -> list[float]:
     return [1.0] * len(completions)
-
-
-@pytest.fixture(autouse=True)
-def _registry_as_it_was() -> Iterator[None]:
-    before = dict(REWARD_FUNCTIONS)
-    yield
-    REWARD_FUNCTIONS.clear()
-    REWARD_FUNCTIONS.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from grpo_lightning.rewards import FunctionReward, get_reward_function, list_reward_functions
-from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,11 +43,8 @@ def rewards_written() -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def _registry_as_it_was() -> Iterator[None]:
-    before = dict(REWARD_FUNCTIONS)
+def _without_the_pages_module(registry_as_it_was: None) -> Iterator[None]:
     yield
-    REWARD_FUNCTIONS.clear()
-    REWARD_FUNCTIONS.update(before)
     sys.modules.pop("my_rewards", None)
 
 
