@@ -163,7 +163,7 @@ class Scorer:
                 if reason is None:
                     return
                 self._leave_packed(name, reason)
-            reason = self._disagreement(device)
+            reason = self._disagreement(device, self._probe_full_logits(device))
         if reason is not None and is_sharded(self.model):
             raise ValueError(
                 f"{name} has to be scored from its full logits, one completion at a time ({reason}), which weights "
@@ -193,14 +193,15 @@ class Scorer:
 
     def _fastest_packed(self, device: torch.device) -> str | None:
         """Tries packing, with FlashAttention 3 first where there is one; returns what is wrong with it."""
+        expected = self._probe_full_logits(device)  # before: FlashAttention 3 would compute these too
         faster = activate_flash_attention_3(device)
-        reason = self._packed_obstacle(device)
+        reason = self._packed_obstacle(device, expected)
         if reason is not None and faster:
             restore_flash_attention_impl()
-            reason = self._packed_obstacle(device)
+            reason = self._packed_obstacle(device, expected)
         return reason
 
-    def _packed_obstacle(self, device: torch.device) -> str | None:
+    def _packed_obstacle(self, device: torch.device, expected: TokenScores) -> str | None:
         model = base_model(self.model)
         obstacle = packing_obstacle(model)
         if obstacle is not None:
@@ -214,14 +215,13 @@ class Scorer:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
             return f"{type(error).__name__}: {error}"
-        return windows_obstacle(model, packing.windows) or self._disagreement(device)
+        return windows_obstacle(model, packing.windows) or self._disagreement(device, expected)
 
-    def _disagreement(self, device: torch.device) -> str | None:
+    def _disagreement(self, device: torch.device, expected: TokenScores) -> str | None:
         """How the scores of random tokens differ from log_softmax of the plain model's logits, if they do."""
         rollouts = probe_rollouts(base_model(self.model).config.get_text_config().vocab_size)
         rows = torch.arange(rollouts.num_completions)
         scores = call_gathered(self.model, self._score, rollouts, rows, device, {})
-        expected = self._probe_full_logits(device)
         exact = computes_in_float32(self.model, device)
         return disagreement(self._layout, scores.logprobs, expected.logprobs, exact)
 

@@ -145,6 +145,19 @@ def test_where_it_disagrees_or_fails_packing_goes_on_without_it(machine, caplog,
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_kernel_that_is_wrong_in_dense_attention_as_well_is_not_measured_by_itself(machine, monkeypatch):
+    kernel, plain = machine(error=1.5), torch.nn.functional.scaled_dot_product_attention
+
+    def dense(*args, **options):
+        return plain(*args, **options) * (kernel.error if kernel.is_active else 1.0)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", dense)
+    _, found, expected = score()
+    assert kernel.uses
+    assert not kernel.is_active
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_that_cannot_be_packed_is_padded_without_it(machine, caplog):
     kernel = machine()
     model, rollouts, rows = toy("qwen2", attention_dropout=0.1).eval(), some_rollouts(), torch.arange(7)
