@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -74,29 +75,30 @@ class AdapterRoute:
 
     def next_update(self) -> None:
         """Sets the way of the update to come; on all ranks together, which choose the same."""
-        if not self.is_on_trial:
-            return
-        if self._updates == len(TRIAL):
+        if self.is_on_trial and self._updates == len(TRIAL):
             self._choose()
-            return
-        self.way, self._is_first = TRIAL[self._updates], self._updates == TRIAL.index(TRIAL[self._updates])
-        self._updates += 1
+        if self.is_on_trial:
+            self.way = TRIAL[self._updates]
+            self._is_first = self._updates == TRIAL.index(self.way)
+            self._updates += 1
 
     def updated(self, seconds: float) -> None:
         """An update took so long; what is sampled next is sampled with it."""
         self._update_seconds = seconds
 
     def sampled(self, seconds: float, tokens: int) -> None:
-        """A batch was sampled; only the first one after an update is counted, which is the training batch."""
-        if self.is_on_trial and self._update_seconds is not None and tokens:
+        """A batch was sampled; only the first one after an update is counted, most often that of the step."""
+        if self.is_on_trial and not self._is_first and self._update_seconds is not None and tokens:
             cost = (self._update_seconds + seconds) / tokens
-            if not self._is_first:
-                self._costs[self.way] = min(cost, self._costs.get(self.way, cost))
+            self._costs[self.way] = min(cost, self._costs.get(self.way, cost))
         self._update_seconds = None
 
     def _choose(self) -> None:
-        of_ranks = gather_objects(self._costs)
-        costs = {way: sum(costs.get(way, 0.0) for costs in of_ranks) / len(of_ranks) for way in ("hot", "merge")}
+        complete = [costs for costs in gather_objects(self._costs) if len(costs) == len(set(TRIAL))]
+        if not complete:  # nothing was sampled
+            self._forget_trial()
+            return
+        costs = {way: fmean(costs[way] for costs in complete) for way in TRIAL}
         self.way = self._chosen = "hot" if costs["hot"] <= costs["merge"] else "merge"
         rank_zero_info(
             f"lora_sync=auto: {self.way} from now on. 1,000 tokens took {costs['hot'] * 1000:.3f} s hot and "

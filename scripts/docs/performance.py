@@ -52,6 +52,11 @@ def comparison(name: str, result: dict[str, Any]) -> str:
         lines += [
             f"| {name} | {theirs[key]:.2f} | {ours[key]:.2f} | {result[ratio]:.2f} |" for name, key, ratio in rows
         ]
+        if "finetuning_type" in result:
+            syncs = [side["phase_s"].get("weight_sync", 0.0) for side in (theirs, ours)]
+            lines.append(
+                "| weights or adapter to the engine | " + " | ".join(f"{s:.3f}" if s else "-" for s in syncs) + " | |"
+            )
         peaks = [side["peak_bytes"] / 1e9 for side in (theirs, ours)]
         lines.append(f"| peak memory, GB | {peaks[0]:.1f} | {peaks[1]:.1f} | {result['peak_memory_ratio']:.2f} |")
     else:

@@ -61,6 +61,18 @@ def test_ranks_choose_together(monkeypatch):
     assert ways == [*TRIAL, "merge"]
 
 
+def test_a_rank_that_has_sampled_nothing_has_no_say(monkeypatch):
+    monkeypatch.setattr(adapter_route, "gather_objects", lambda costs: [costs, {}, {"merge": 0.001}])
+    route = started("auto")
+    assert ways_of(route, [0.0] * 9, [(1.0, 10)] * 4 + [(3.0, 10)] * 5) == [*TRIAL, "hot"]
+
+
+def test_without_any_sample_the_trial_begins_again():
+    route = started("auto")
+    assert ways_of(route, [0.0] * 9, [(1.0, 0)] * 9) == [*TRIAL, "hot"]
+    assert ways_of(route, [0.0] * 8, [(1.0, 10)] * 4 + [(0.5, 10)] * 4) == [*TRIAL[1:], "merge"]
+
+
 @pytest.mark.parametrize("chosen", ["hot", "merge"])
 def test_a_choice_that_was_saved_is_kept(chosen):
     route = started("auto", state={"lora_sync": chosen})
