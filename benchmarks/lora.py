@@ -44,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
     parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--only", choices=PROGRAMS, help="run one side")
+    parser.add_argument("--reuse", action="store_true", help="take what --only left in --folder for the same workload")
     parser.add_argument("--folder", type=Path, default=vs_trl.ROOT / "runs" / "lora_benchmark")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<type>_<shape>_<device>.json")
     return parser.parse_args()
@@ -77,12 +78,13 @@ def prepare(options: argparse.Namespace, folder: Path) -> Workload:
 
 def main() -> None:
     options = parse()
-    folder = options.folder / f"{options.type}_{options.shape}_{options.device}"
+    folder = options.folder / f"{options.type}_{options.rank}_{options.shape}_{options.device}"
     workload = prepare(options, folder)
     chosen = [options.only] if options.only else list(PROGRAMS)
     seconds = options.seconds_per_side
     records = {
-        side: vs_trl.run_side(side, workload, folder, seconds, ("sides.lora_side", side)) for side in reversed(chosen)
+        side: vs_trl.run_side(side, workload, folder, seconds, ("sides.lora_side", side), options.reuse)
+        for side in reversed(chosen)
     }
     summaries = {side: summarize(r, r["steps"][workload.warmup_steps :]) for side, r in records.items()}
     results: dict[str, Any] = {

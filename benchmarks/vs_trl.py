@@ -39,6 +39,7 @@ def parse() -> tuple[argparse.Namespace, Workload]:
     parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turn")
     parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--only", choices=SIDES, help="run one side and print what it needed")
+    parser.add_argument("--reuse", action="store_true", help="take what --only left in --folder for the same workload")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "vs_trl", help="model, prompts and records")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/vs_trl_<shape>_<device>.json")
     for field in fields(Workload):
@@ -69,7 +70,12 @@ def prepare(workload: Workload, data: Path | None, folder: Path) -> Workload:
 
 
 def run_side(
-    side: str, workload: Workload, folder: Path, seconds: float | None, command: tuple[str, ...] = ()
+    side: str,
+    workload: Workload,
+    folder: Path,
+    seconds: float | None,
+    command: tuple[str, ...] = (),
+    reuse: bool = False,
 ) -> dict[str, Any]:
     """One run in its own process; returns its record, which after ``seconds`` has the steps that it came to.
 
@@ -79,10 +85,14 @@ def run_side(
         folder: For settings and record.
         seconds: After which it is ended; None for never.
         command: Module and first arguments of the process, in place of the side's own module.
+        reuse: Take the record of an earlier command, where it is of the same workload.
     """
-    settings, record = folder / "workload.json", folder / f"{side}.json"
+    settings, record, of_record = folder / "workload.json", folder / f"{side}.json", folder / f"{side}.workload.json"
     workload.save(settings)
+    if reuse and record.exists() and of_record.read_bytes() == settings.read_bytes():
+        return json.loads(record.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     record.unlink(missing_ok=True)
+    workload.save(of_record)
     try:
         limits: dict[str, Any] = {"device": workload.device, "threads": workload.threads, "seconds": seconds}
         _run(*(command or (SIDES[side],)), str(settings), str(record), **limits)
@@ -136,7 +146,7 @@ def main() -> None:
     started = time.perf_counter()
     for _ in range(arguments.rounds):
         for side in reversed(chosen):  # ours first: it takes less time to find out that something is wrong
-            records[side].append(run_side(side, workload, folder, arguments.seconds_per_side))
+            records[side].append(run_side(side, workload, folder, arguments.seconds_per_side, (), arguments.reuse))
             print(f"{side}: {time.perf_counter() - started:.0f} s after the start", flush=True)
     summaries = {
         side: summarize(runs[-1], [step for run in runs for step in run["steps"][workload.warmup_steps :]])

@@ -38,6 +38,7 @@ def record(scale: float, peak: int) -> dict[str, Any]:
                 "trained_tokens": 150,
                 "longest_completion": 30,
             },
+            "notes": {"sampler_mismatch": s / 100},
         }
         for s in (scale, 3 * scale, 2 * scale)
     ]
@@ -50,6 +51,7 @@ def test_a_summary_takes_medians_of_seconds_and_totals_of_tokens():
     assert (found["step_s"], found["generation_s"], found["training_s"]) == (21.0, 8.0, 12.0)
     assert (found["step_cpu_s"], found["training_cpu_s"]) == (12.0, 6.0)
     assert (found["peak_bytes"], found["training_peak_bytes"]) == (500, 250)
+    assert found["sampler_mismatch"] == 0.02
     assert found["tokens"]["trained_per_useful_token"] == 1.5
     assert found["completion_tokens_per_s"] == round(180 / 63, 2)
     assert found["training_tflops_on_useful_tokens"] == round(6e-12 * 1e9 * 300 / 36, 4)
@@ -156,6 +158,12 @@ def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(t
         assert side["completion_tokens_per_s"] > 0
     prompts = [side["tokens"]["prompt_tokens"] for side in (found["trl"], found["grpo_lightning"])]
     assert prompts[0] == prompts[1] > 0
+    run("benchmarks/vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}", "--reuse")
+    again = json.loads(out.read_text())
+    assert [again[side] for side in ("trl", "grpo_lightning")] == [
+        found["trl"],
+        found["grpo_lightning"],
+    ]  # not run again
 
 
 @pytest.mark.slow
