@@ -15,6 +15,7 @@ from grpo_lightning.distributed.sharding import is_sharded, shard
 from grpo_lightning.distributed.tensor_parallel import split_plan
 from grpo_lightning.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
+from grpo_lightning.finetuning.input_casts import leave_casts_to_autocast
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.settings import COMPUTE_DTYPES, FinetuningSettings
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
@@ -186,6 +187,7 @@ class PolicyModule(L.LightningModule):
                 for parameter in policy.parameters():
                     if parameter.requires_grad:
                         parameter.data = parameter.data.float()
+                leave_casts_to_autocast(policy)
         self._speed_up(policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             policy = shard(policy, self.trainer.strategy.device_mesh, precision == "bf16-mixed")
