@@ -19,11 +19,12 @@ from grpo_lightning.callbacks.export import export
 from grpo_lightning.commands.saved_policy import load_checkpoint
 from grpo_lightning.finetuning.adapter_files import save_merged
 from grpo_lightning.finetuning.adapters import adapter_state, merged_state_dict
-from grpo_lightning.finetuning.quantization import dequantized
+from grpo_lightning.finetuning.quantization import dequantized, keep_trainable_layout
 from grpo_lightning.finetuning.settings import FinetuningSettings
 from grpo_lightning.generation.weight_stream import base_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 QLORA = {"finetuning_type": "qlora", "lora_dropout": 0.0, "bnb_4bit_compute_dtype": "float32"}
 
 
@@ -44,6 +45,23 @@ def test_adapters_are_trained_on_4_bit_weights_that_stay_bit_identical(tiny_mode
         adapter_state(trained.policy)
     assert all(torch.equal(w, start[name]) for name, w in packed_weights(trained.policy).items())
     assert all(w.abs().max() > 0 for name, w in adapter_weights(trained.policy).items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
+@pytest.mark.parametrize("tokens", [1, 40, 2000])  # bitsandbytes has kernels of its own for some numbers
+@torch.no_grad()
+def test_a_4_bit_layer_computes_with_the_numbers_that_engines_are_sent(device, tokens):
+    from bitsandbytes.nn import Linear4bit
+
+    options = {"bias": False, "compute_dtype": torch.bfloat16, "quant_type": "nf4", "compress_statistics": True}
+    layer = Linear4bit(512, 256, **options)
+    layer.weight.data.normal_(0, 0.02)
+    layer = layer.bfloat16().to(device).train()
+    keep_trainable_layout(layer)
+    x = torch.randn(tokens, 512, dtype=torch.bfloat16, device=device)
+    expected = torch.nn.functional.linear(x.double(), dequantized(layer.weight).double())
+    # Rounding to bfloat16 is 0.002 on average; a scale that is one step of its 8 bits off, 0.01.
+    assert ((layer(x) - expected).norm() / expected.norm()).item() < 0.004
 
 
 def test_the_settings_reach_bitsandbytes_with_the_seeds_defaults(tiny_model_dir, tmp_path):
