@@ -47,6 +47,8 @@ def parse() -> tuple[argparse.Namespace, Workload]:
             kind = {"int": int, "float": float, "str": str, "bool": _flag}[str(field.type)]
             parser.add_argument("--" + field.name.replace("_", "-"), type=kind, default=None)
     arguments = parser.parse_args()
+    if arguments.reuse and arguments.rounds > 1:
+        parser.error("--reuse is for one round: a second one would be the first one's record again.")
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Workload)}
     given["dtype"] = arguments.dtype or ("bfloat16" if arguments.device == "cuda" else "float32")
     changed = {name: value for name, value in given.items() if value is not None}
@@ -89,15 +91,15 @@ def run_side(
     """
     settings, record, of_record = folder / "workload.json", folder / f"{side}.json", folder / f"{side}.workload.json"
     workload.save(settings)
-    if reuse and record.exists() and of_record.read_bytes() == settings.read_bytes():
-        return json.loads(record.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    record.unlink(missing_ok=True)
-    workload.save(of_record)
-    try:
-        limits: dict[str, Any] = {"device": workload.device, "threads": workload.threads, "seconds": seconds}
-        _run(*(command or (SIDES[side],)), str(settings), str(record), **limits)
-    except subprocess.TimeoutExpired:
-        print(f"{side} was ended after {seconds:.0f} s.")
+    is_there = record.exists() and of_record.exists() and of_record.read_bytes() == settings.read_bytes()
+    if not (reuse and is_there):
+        record.unlink(missing_ok=True)
+        workload.save(of_record)
+        try:
+            limits: dict[str, Any] = {"device": workload.device, "threads": workload.threads, "seconds": seconds}
+            _run(*(command or (SIDES[side],)), str(settings), str(record), **limits)
+        except subprocess.TimeoutExpired:
+            print(f"{side} was ended after {seconds:.0f} s.")
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"steps": []}
     if len(found["steps"]) <= workload.warmup_steps:
         raise SystemExit(f"{side} came to no step that counts. Give it more time: --seconds-per-side.")

@@ -25,8 +25,8 @@ make_model.SHAPES["7b"] = {
     "num_key_value_heads": 4,
     "initializer_range": 0.01,
 }
-"""Of Qwen2.5-7B. At transformers' 0.02 so wide a random model multiplies what bfloat16 rounds off from layer to layer: its
-sampler and its trainer are 0.25 nats apart, and the canary ends the run, as it should for a model that has learnt."""
+"""Of Qwen2.5-7B, with weights half as wide as transformers' 0.02: so drawn, random layers multiply what bfloat16 rounds off.
+A run with 0.02 was ended by the canary, 0.25 nats between sampler and trainer; whether by rounding alone is not known."""
 
 
 def ours(workload: Workload, record: str, adapter: dict[str, Any]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
-from peft import PeftModel
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.finetuning.adapters import hot_load_obstacle
+from grpo_lightning.generation.base import Generator
 
 Way = Literal["hot", "merge"]
 LoraSync = Literal["hot", "merge", "auto"]
@@ -56,11 +59,10 @@ class AdapterRoute:
                 f"model.generator.init_args.lora_sync=hot, but {obstacle}, which vLLM does not load as an adapter. "
                 "Use lora_sync=merge, or null."
             )
-        self.engine_adds_adapters = self.setting != "merge" and isinstance(policy, PeftModel) and obstacle is None
-        if not self.engine_adds_adapters:
-            self.way = "merge"
-        else:
-            self.way = self._chosen or "hot" if self.setting == "auto" else "hot"
+        self.engine_adds_adapters = self.setting != "merge" and obstacle is None
+        self.way = "hot" if self.engine_adds_adapters else "merge"
+        if self.engine_adds_adapters and self.setting == "auto" and self._chosen is not None:
+            self.way = self._chosen
         self._forget_trial()
 
     @property
@@ -72,6 +74,14 @@ class AdapterRoute:
     def is_on_trial(self) -> bool:
         """Whether the ways are still being compared."""
         return self.setting == "auto" and self.engine_adds_adapters and self._chosen is None
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Around an update: sets its way, on all ranks together, and counts its time with what is sampled next."""
+        started = time.perf_counter()
+        self.next_update()
+        yield
+        self.updated(time.perf_counter() - started)
 
     def next_update(self) -> None:
         """Sets the way of the update to come; on all ranks together, which choose the same."""
@@ -112,3 +122,22 @@ class AdapterRoute:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Before ``start``. What is not there is measured again."""
         self._chosen = cast("Way | None", state.get("lora_sync"))
+
+
+class RoutedGenerator(Generator):
+    """A generator whose engine gets adapters by a route that checkpoints keep.
+
+    Args:
+        adapter_route: To the engine.
+    """
+
+    def __init__(self, adapter_route: AdapterRoute) -> None:
+        self.adapter_route = adapter_route
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``lora_sync: auto`` has chosen."""
+        return self.adapter_route.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps to the choice of the run before."""
+        self.adapter_route.load_state_dict(state)

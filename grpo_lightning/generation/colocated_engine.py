@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from grpo_lightning.generation.engine_adapter import add_adapter
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm_compat import (
     adapter_request,
-    add_adapter,
     draws_seeded_together,
     load_directly,
     reload,

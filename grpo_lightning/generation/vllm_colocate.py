@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync
-from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
+from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.engine_settings import (
@@ -47,7 +47,7 @@ Held = Literal["nothing", "base", "merged"]
 """Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
-class VLLMColocate(Generator):
+class VLLMColocate(RoutedGenerator):
     """Samples with a vLLM engine that shares the process and the device with training.
 
     The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
@@ -99,6 +99,7 @@ class VLLMColocate(Generator):
         if tensor_parallel_size < 1:
             raise ValueError(f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size}: at least 1 rank.")
         check_engine_kwargs(engine_kwargs or {})
+        super().__init__(AdapterRoute(lora_sync))
         self.gpu_memory_utilization = gpu_memory_utilization
         self.max_model_length = max_model_length
         self.tensor_parallel_size = tensor_parallel_size
@@ -106,13 +107,11 @@ class VLLMColocate(Generator):
         self.enforce_eager = enforce_eager
         self.dtype = dtype
         self.kv_cache_memory_gb = kv_cache_memory_gb
-        self.adapter_route = AdapterRoute(lora_sync)
         self.seed_per_prompt = seed_per_prompt
         self.engine_kwargs = engine_kwargs or {}
         self._engine: ColocatedEngine | None = None
         self._is_asleep = False
         self._holds: Held = "nothing"
-        self._adapter_is_known = False
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Builds the engine. Its weights mean nothing until ``update_weights``.
@@ -134,7 +133,7 @@ class VLLMColocate(Generator):
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
             raise
-        self._holds, self._adapter_is_known, self._is_asleep = "nothing", False, False
+        self._holds, self._is_asleep = "nothing", False
 
     def _check_ranks(self) -> None:
         ranks = dist.get_world_size() if is_distributed() else 1
@@ -175,11 +174,8 @@ class VLLMColocate(Generator):
         Raises:
             ValueError: If the policy's weights are not those that the engine was built for.
         """
-        started = time.perf_counter()
-        self.adapter_route.next_update()
-        metrics = self._send(policy)
-        self.adapter_route.updated(time.perf_counter() - started)
-        return metrics
+        with self.adapter_route.update():
+            return self._send(policy)
 
     def _send(self, policy: PreTrainedModel) -> dict[str, float]:
         engine = self._wake_up()
@@ -208,14 +204,13 @@ class VLLMColocate(Generator):
         if self._holds != "base":
             self._send_weights(engine, policy, "base")
         watch, directory = WeightStream(policy), self._files / "adapter"
-        if self._adapter_is_known and not engine.is_mixture:
+        if directory.exists() and not engine.is_mixture:
             matrices = copy_adapter(policy)
             watch.bytes = size_of(matrices)
             engine.load_adapter(str(directory), matrices)
         else:
             watch.bytes = write_adapter(policy, directory)
             engine.load_adapter(str(directory))
-        self._adapter_is_known = True
         return watch.metrics()
 
     def generate(
@@ -290,14 +285,6 @@ class VLLMColocate(Generator):
             self._engine.wake_up()
             self._is_asleep = False
         return self._engine
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``lora_sync: auto`` has chosen."""
-        return self.adapter_route.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps to the choice of the run before."""
-        self.adapter_route.load_state_dict(state)
 
     def stop(self) -> None:
         """Ends the engine and frees its memory; another one can be started after it."""

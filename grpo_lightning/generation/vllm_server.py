@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch.distributed as dist
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync
-from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings, WeightsLost
+from grpo_lightning.generation.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
+from grpo_lightning.generation.base import OnCompleted, SamplingSettings, WeightsLost
 from grpo_lightning.generation.engine_adapter import write_adapter
 from grpo_lightning.generation.engine_settings import engine_dtype, plain_model
 from grpo_lightning.generation.server_launch import LaunchedServer, launch_options
@@ -40,7 +40,7 @@ from grpo_lightning.types import Rollouts
 logger = logging.getLogger(__name__)
 
 
-class VLLMServer(Generator):
+class VLLMServer(RoutedGenerator):
     """Samples with a plain vLLM server: its completions endpoint, and its own endpoints for weights.
 
     Start one beside the run with ``python -m grpo_lightning serve``, or let the run start it (``launch``). All ranks
@@ -97,6 +97,7 @@ class VLLMServer(Generator):
                     f"model.generator.init_args.{name}={value!r} has no effect on a server that this run does not start. "
                     "Set launch=true, or give it to the server."
                 )
+        super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
         self.client = VLLMClient(host, port, request_timeout)
         self.timeout = timeout
         self.max_concurrent_requests = max_concurrent_requests
@@ -108,7 +109,6 @@ class VLLMServer(Generator):
         self.weight_transfer = weight_transfer
         self.weight_directory = weight_directory
         self.trainer_address = trainer_address
-        self.adapter_route = AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge")
         self.launched: LaunchedServer | None = None
         self._transfer: WeightTransfer | None = None
 
@@ -187,8 +187,12 @@ class VLLMServer(Generator):
         """
         assert self._transfer is not None, "VLLMServer.update_weights was called before start."
         check_same_weights(policy, self._shapes)
-        started = time.perf_counter()
-        self.adapter_route.next_update()
+        with self.adapter_route.update():
+            return self._deliver(policy)
+
+    def _deliver(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Sends until the server has everything, also to one that is started again meanwhile."""
+        assert self._transfer is not None
         self._policy = policy
         self._training_thread = threading.get_ident()
         self._barrier()  # another rank's prompts may still be on their way with the weights before
@@ -209,7 +213,6 @@ class VLLMServer(Generator):
                 self._wait()
                 stream.bytes = 0
         self._barrier()
-        self.adapter_route.updated(time.perf_counter() - started)
         return stream.metrics()
 
     def _send(self, stream: WeightStream) -> None:
@@ -293,14 +296,6 @@ class VLLMServer(Generator):
     def interrupt(self) -> None:
         """Ends the requests under way; the server forgets them."""
         self.client.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``lora_sync: auto`` has chosen."""
-        return self.adapter_route.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps to the choice of the run before."""
-        self.adapter_route.load_state_dict(state)
 
     def stop(self) -> None:
         """Ends a launched server, and removes the files; a server that was there before goes on."""
