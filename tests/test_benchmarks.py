@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from profile_step import kind_of, phase_boundaries  # noqa: E402
+from sampler_mismatch import differences  # noqa: E402
 from sides.clock import PhaseClock  # noqa: E402
 from sides.compare import ratios, summarize  # noqa: E402
 from sides.record import versions  # noqa: E402
@@ -188,6 +190,25 @@ def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
         assert kinds["matrix products"] > 0
         assert kinds["attention"] > 0
         assert sum(kinds.values()) == pytest.approx(found["phases"][name]["profiled_ms"], rel=0.05)
+
+
+def test_differences_of_logprobs_are_told_apart_by_position():
+    found = differences(torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([-1.5, -2.0, -3.0]), torch.tensor([0, 15, 16]))
+    assert (found["mean_size"], found["mean"], found["largest"]) == (0.5, pytest.approx(-1 / 6, abs=1e-5), 1.0)
+    assert found["by_position"] == {"0-15": 0.25, "16-63": 1.0}
+
+
+@pytest.mark.slow
+def test_on_a_cpu_rounding_of_a_4_bit_policy_is_all_that_sampler_and_trainer_differ_by(tmp_path):
+    out = tmp_path / "mismatch.json"
+    sizes = ("--shape=nano", "--type=qlora", "--prompts=2")
+    run("benchmarks/sampler_mismatch.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    found = json.loads(out.read_text())
+    assert (found["layout"], found["tokens"] > 64) == ("packed", True)
+    ways = found["from_float32"]
+    assert list(ways) == ["sampler", "trainer", "policy, plain code", "merged, bfloat16"]
+    assert all(0 < way["mean_size"] < 2e-3 for way in ways.values())
+    assert found["sampler_and_trainer"]["mean_size"] < 1e-3
 
 
 @pytest.mark.slow
