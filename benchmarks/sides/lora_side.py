@@ -16,18 +16,6 @@ from typing import Any
 from sides import make_model
 from sides.workload import Workload
 
-make_model.SHAPES["7b"] = {
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "num_hidden_layers": 28,
-    "intermediate_size": 18944,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "initializer_range": 0.01,
-}
-"""Of Qwen2.5-7B, with weights half as wide as transformers' 0.02: so drawn, random layers multiply what bfloat16 rounds off.
-A run with 0.02 was ended by the canary, 0.25 nats between sampler and trainer; whether by rounding alone is not known."""
-
 
 def ours(workload: Workload, record: str, adapter: dict[str, Any]) -> None:
     """This project: the settings go to the module as they are."""

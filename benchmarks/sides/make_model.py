@@ -53,8 +53,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
     },
+    "7b": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "initializer_range": 0.01,
+    },
 }
-"""The last two are the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B."""
+"""The last three are the shapes of Qwen2.5-0.5B, 1.5B and 7B, the largest with weights half as wide as transformers' 0.02:
+so drawn, random layers multiply what bfloat16 rounds off."""
 TOKENIZER_SIZE = 8192
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (

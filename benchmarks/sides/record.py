@@ -14,7 +14,18 @@ from torch import nn
 
 from sides.clock import PhaseClock, resident_bytes
 
-PACKAGES = ("torch", "transformers", "trl", "lightning", "grpo-lightning", "vllm", "peft", "accelerate", "liger-kernel")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "lightning",
+    "grpo-lightning",
+    "vllm",
+    "peft",
+    "accelerate",
+    "liger-kernel",
+    "bitsandbytes",
+)
 
 
 def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | None) -> None:
