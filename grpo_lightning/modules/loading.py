@@ -19,30 +19,6 @@ from transformers import (
 
 from grpo_lightning.finetuning.adapter_files import refuse_adapter_directory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-
-
-def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.dtype:
-    """The dtype that weights are loaded in: as named, or for ``auto`` what ``trainer.precision`` computes with.
-
-    A checkpoint stored in bfloat16 is loaded in float32 under 32-bit and mixed precision: small updates (lr 1e-6) would
-    be rounded away in bfloat16 weights. Frozen weights see no updates and are held as mixed precision computes.
-
-    Example:
-        >>> weights_dtype("auto", "bf16-mixed"), weights_dtype("auto", "bf16-true")
-        (torch.float32, torch.bfloat16)
-        >>> weights_dtype("auto", "bf16-mixed", is_frozen=True)
-        torch.bfloat16
-    """
-    if dtype == "auto":
-        if is_frozen and precision == "bf16-mixed":
-            return torch.bfloat16
-        return TRAINER_DTYPES.get(precision, torch.float32)
-    if dtype not in DTYPES:
-        raise ValueError(f"model.dtype={dtype!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
-
 
 def _where_to_look(name: str) -> str:
     if os.path.isdir(name):

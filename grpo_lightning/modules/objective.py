@@ -14,8 +14,8 @@ from grpo_lightning.entropy import entropy_threshold, high_entropy_mask
 from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.metrics.step_report import StepReport
+from grpo_lightning.modules.dtypes import DTYPES
 from grpo_lightning.modules.evaluation import EvaluationModule
-from grpo_lightning.modules.loading import DTYPES
 from grpo_lightning.modules.reference import FrozenReference, Reference, make_reference
 from grpo_lightning.objective import Objective
 from grpo_lightning.scoring import Scorer

@@ -1,9 +1,10 @@
 """PolicyModule: which weights are trained, and what a checkpoint holds of them."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -20,13 +21,8 @@ from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.settings import COMPUTE_DTYPES, FinetuningSettings
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.memory.activation_checkpointing import Checkpointing, check_checkpointing, enable_checkpointing
-from grpo_lightning.modules.loading import (
-    causal_lm_without_weights,
-    load_causal_lm,
-    load_config,
-    load_tokenizer,
-    weights_dtype,
-)
+from grpo_lightning.modules.dtypes import hold_trained_weights, trained_dtype, weights_dtype
+from grpo_lightning.modules.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.strategies import FSDP2Strategy, check_strategy
 
@@ -183,10 +179,8 @@ class PolicyModule(L.LightningModule):
         enable_checkpointing(policy, self.gradient_checkpointing)
         if settings.has_adapters:
             policy = self._with_adapter(policy)
-            if precision.endswith("mixed"):  # autocast computes in the base's dtype; updates need more digits
-                for parameter in policy.parameters():
-                    if parameter.requires_grad:
-                        parameter.data = parameter.data.float()
+            hold_trained_weights(policy, trained_dtype(dtype, precision))
+            if precision.endswith("mixed"):
                 leave_casts_to_autocast(policy)
         self._speed_up(policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -218,6 +212,26 @@ class PolicyModule(L.LightningModule):
                 return get_peft_model(policy, config)
             except ValueError as error:
                 raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves the module. The policy keeps the dtypes that it was loaded in.
+
+        Under bf16-true Lightning casts the whole module. The weights are in bfloat16 already, and the rest, which models
+        keep in float32 on purpose, must not be rounded: rotary frequencies so rounded turn a token by the wrong angle, the
+        more so the later it comes, unlike in the engine that samples and in whatever loads the export.
+        """
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype is None or self.policy is None:
+            return super().to(*args, **kwargs)
+        policy: Any = self.policy
+        self.policy = None
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            self.policy = policy
+        if device is not None:
+            policy.to(device, non_blocking=non_blocking)
+        return self
 
     @property
     def is_sharded(self) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from grpo_lightning.distributed.sharding import copy_into, is_first_rank, whole
+from grpo_lightning.modules.dtypes import cast_weights
 
 
 class Reference(ABC):
@@ -84,7 +85,9 @@ class FrozenReference(Reference):
         is_own: bool = False,
     ) -> None:
         model = policy if is_own else copy.deepcopy(policy)
-        self.model = model.requires_grad_(False).eval().to(device=device, dtype=dtype)
+        self.model = model.requires_grad_(False).eval().to(device=device)
+        if dtype is not None:
+            cast_weights(self.model, dtype)
         self.device = device
         self.was_synced = False
 
