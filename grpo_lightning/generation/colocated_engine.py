@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grpo_lightning.generation.engine_adapter import add_adapter
 from grpo_lightning.generation.random_state import preserved_random_state
+from grpo_lightning.generation.short_bookkeeping import shorten_bookkeeping
 from grpo_lightning.generation.vllm_compat import (
     adapter_request,
     draws_seeded_together,
@@ -56,6 +57,7 @@ class ColocatedEngine:
             generation_config="vllm",
             load_format="dummy",  # the policy's weights are sent before the first request
         )
+        shorten_bookkeeping(self.llm)
         self.max_model_length: int = self.llm.llm_engine.model_config.max_model_len
         self._adapter_path: str | None = None
         self._numbers = itertools.count()

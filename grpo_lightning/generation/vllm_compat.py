@@ -248,6 +248,19 @@ def draws_seeded_together(llm: Any) -> bool:
     return bool(llm.llm_engine.vllm_config.use_v2_model_runner)
 
 
+def request_counters() -> tuple[str, str | None] | None:
+    """Of a scheduler's request: the counter of tokens computed in vain, and that of tokens in flight where there is one.
+
+    None for versions whose scheduler was not read: between 0.25 and 0.32 it changed from version to version.
+    """
+    found = installed_version()
+    known: dict[tuple[str, ...], tuple[str, str | None]] = {
+        ("0", "25"): ("async_tokens_to_discard", None),
+        ("0", "32"): ("num_stale_output_tokens", "num_in_flight_tokens"),
+    }
+    return known.get(tuple(found[0].split(".")[:2])) if found else None
+
+
 def nccl_payloads(init: dict[str, Any], update: dict[str, Any], packed: dict[str, Any]) -> tuple[Any, Any]:
     """Bodies of ``/init_weight_transfer_engine`` and ``/update_weights``.
 

@@ -1,0 +1,233 @@
+"""The shortened bookkeeping of vLLM: the same completions as with vLLM's own, for a fraction of its calls."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import asdict, replace
+from types import SimpleNamespace as Named
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import GenerationConfig, PreTrainedModel
+from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_model, needs_vllm, rows, running
+
+from grpo_lightning.generation import SamplingSettings, VLLMColocate, colocated_engine
+from grpo_lightning.generation.short_bookkeeping import shorten_bookkeeping
+
+pytestmark = needs_vllm
+STOP = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=("a", "e"))
+DIGITS = SamplingSettings(num_generations=3, max_completion_length=12, structured_outputs={"regex": "[0-9]{2,9}"})
+GROWING = [LONG_PROMPT[n : 100 + n] for n in range(4)]
+LONG = SamplingSettings(num_generations=4, max_completion_length=156)  # up to the engine's 256 positions
+
+
+def model() -> PreTrainedModel:
+    """Two of 320 tokens end a completion: some end early, some only with the limit."""
+    made = ending_model()
+    made.generation_config = GenerationConfig(eos_token_id=END_IDS[:2])
+    return made
+
+
+def engine_core(generator: VLLMColocate) -> Any:
+    return generator._engine.llm.llm_engine.engine_core.engine_core
+
+
+def handed_over(generator: VLLMColocate) -> list[int]:
+    """From here on, the number of tokens in each output that leaves the scheduler."""
+    sizes: list[int] = []
+    scheduler = engine_core(generator).scheduler
+    update = scheduler.update_from_output
+
+    def note(*args: Any) -> Any:
+        results = update(*args)
+        sizes.extend(len(output.new_token_ids) for result in results.values() for output in result.outputs)
+        return results
+
+    scheduler.update_from_output = note
+    return sizes
+
+
+def interrupted(generator: VLLMColocate) -> list[Any]:
+    """What a run gives after one that a callback has ended."""
+
+    def fail(n: int, ids: list[int]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(PROMPTS, SETTINGS, SEEDS, fail)
+    return rows(generator.generate(PROMPTS, SETTINGS, SEEDS))
+
+
+def everything(generator: VLLMColocate) -> list[Any]:
+    batches = [(PROMPTS, SETTINGS), (PROMPTS, STOP), (PROMPTS, DIGITS), (GROWING, LONG)]
+    return [*(rows(generator.generate(*batch, SEEDS)) for batch in batches), interrupted(generator)]
+
+
+@pytest.fixture(scope="module")
+def own() -> list[Any]:
+    """With vLLM's own bookkeeping, and ample memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(colocated_engine, "shorten_bookkeeping", lambda llm: False)
+        with running(model()) as generator:
+            return everything(generator)
+
+
+def test_completions_are_those_of_vllms_own_bookkeeping(own):
+    with running(model()) as generator:
+        assert everything(generator) == own
+    lengths = {len(ids) for ids, _, _ in own[3]}
+    assert {truncated for ids, _, truncated in own[3]} == {True, False} and len(lengths) > 3
+
+
+def test_requests_that_had_to_wait_for_memory_in_mid_completion_lose_no_token(own):
+    """16 completions start with a block of 128 tokens each and soon need a second one, of which there are few."""
+    with running(model(), kv_cache_memory_gb=20 * 2**-14) as generator:
+        scheduler, preempted = engine_core(generator).scheduler, []
+        preempt = scheduler._preempt_request
+        scheduler._preempt_request = lambda r, *args, **options: preempted.append(r) or preempt(r, *args, **options)
+        found = rows(generator.generate(GROWING, LONG, SEEDS))
+    assert preempted
+    assert [(ids, truncated) for ids, _, truncated in found] == [(ids, truncated) for ids, _, truncated in own[3]]
+    for (_, logprobs, _), (_, expected, _) in zip(found, own[3], strict=True):
+        assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_completion_leaves_the_engine_when_it_ends_and_not_token_by_token():
+    with running(model()) as generator:
+        sizes = handed_over(generator)
+        found = rows(generator.generate(PROMPTS, SETTINGS, SEEDS))
+    assert sum(sizes) == sum(len(ids) for ids, _, _ in found)
+    assert len(sizes) <= 2 * len(found)  # the first token comes with the prompt, the others together
+
+
+def test_an_engine_that_does_more_at_every_token_is_left_alone():
+    with running(model()) as generator:
+        core = engine_core(generator)
+        llm, scheduler = generator._engine.llm, core.scheduler
+        before = scheduler.update_from_output
+        scheduler.num_lookahead_tokens = 2
+        assert not shorten_bookkeeping(llm) and scheduler.update_from_output == before
+        scheduler.num_lookahead_tokens = 0
+        assert shorten_bookkeeping(llm) and scheduler.update_from_output != before
+
+
+class Ahead:
+    """An AsyncScheduler of a real engine's configuration, whose model draws tokens from a seed for each request.
+
+    Args:
+        core: vLLM's, for the configuration.
+        num_blocks: Of its cache, one of which vLLM keeps.
+        is_short: With the shortened bookkeeping.
+    """
+
+    def __init__(self, core: Any, num_blocks: int, is_short: bool) -> None:
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+        config = core.scheduler.kv_cache_config
+        self.scheduler = AsyncScheduler(
+            vllm_config=core.vllm_config,
+            kv_cache_config=replace(config, num_blocks=num_blocks),
+            structured_output_manager=core.structured_output_manager,
+            block_size=core.scheduler.block_size,
+            hash_block_size=core.scheduler.block_size,
+        )
+        self.collected: dict[str, Any] = {}
+        """By request: the collector of logprobs of vLLM's output processor."""
+        if is_short:
+            core_client = Named(engine_core=Named(scheduler=self.scheduler))
+            states = Named(request_states=self.collected)
+            assert shorten_bookkeeping(Named(llm_engine=Named(engine_core=core_client, output_processor=states)))
+        self.hasher = core.request_block_hasher
+        self.states: list[Any] = []
+        self.outputs: dict[str, list[Any]] = {}
+        self.preemptions = 0
+
+    def run(self, limits: list[int]) -> None:
+        """Completions of up to so many tokens, two steps of the model always under way."""
+        from vllm import SamplingParams
+        from vllm.logprobs import FlatLogprobs
+        from vllm.v1.engine.logprobs import LogprobsProcessor
+        from vllm.v1.request import Request
+
+        for n, limit in enumerate(limits):
+            sampling = SamplingParams(max_tokens=limit, logprobs=0, detokenize=False, stop_token_ids=[7])
+            sampling.flat_logprobs = True
+            request = Request(f"r{n}", LONG_PROMPT[: 110 + n], sampling, None, block_hasher=self.hasher)
+            self.outputs[request.request_id] = []
+            logprobs = {"logprobs": FlatLogprobs(), "cumulative_logprob": 0.0, "num_logprobs": 0}
+            processor = LogprobsProcessor(None, prompt_logprobs=None, num_prompt_logprobs=None, **logprobs)
+            self.collected[request.request_id] = Named(logprobs_processor=processor)
+            self.scheduler.add_request(request)
+        under_way: deque[Any] = deque()
+        drawn = {name: random.Random(name) for name in self.outputs}
+        while self.scheduler.has_requests() or under_way:
+            scheduled = self.scheduler.schedule()
+            self.preemptions += len(scheduled.preempted_req_ids or ())
+            if scheduled.num_scheduled_tokens:
+                under_way.append((scheduled, self._sample(scheduled, drawn)))
+            if under_way and (len(under_way) == 2 or not scheduled.num_scheduled_tokens):
+                self._take(*under_way.popleft())
+
+    def _sample(self, scheduled: Any, drawn: dict[str, random.Random]) -> Any:
+        from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+
+        names = list(scheduled.num_scheduled_tokens)
+        tokens, logprobs = [], []
+        for name in names:
+            request = self.scheduler.requests[name]
+            is_whole = not request.is_prefill_chunk
+            tokens.append([drawn[name].randrange(60)] if is_whole else [])
+            logprobs.append(-drawn[name].random())
+        column = np.array([row[0] if row else -1 for row in tokens], dtype=np.int32)
+        scores = LogprobsLists(column[:, None], np.array(logprobs, dtype=np.float32)[:, None], column % 5)
+        return ModelRunnerOutput(names, {name: n for n, name in enumerate(names)}, tokens, scores)
+
+    def _take(self, scheduled: Any, output: Any) -> None:
+        for result in self.scheduler.update_from_output(scheduled, output).values():
+            for completion in result.outputs:
+                self.outputs[completion.request_id].append(completion)
+                self.collected[completion.request_id].logprobs_processor.update_from_output(completion)
+        manager = self.scheduler.kv_cache_manager
+        self.states.append(
+            {
+                name: (
+                    request.status.name,
+                    list(request.output_token_ids),
+                    request.num_computed_tokens,
+                    request.num_output_placeholders,
+                    getattr(request, "num_in_flight_tokens", None),
+                    manager.get_block_ids(name),
+                    len(request.block_hashes),
+                    manager.coordinator.single_type_managers[0].num_cached_block.get(name),
+                )
+                for name, request in self.scheduler.requests.items()
+            }
+            | {"free": manager.block_pool.get_num_free_blocks()}
+        )
+
+    def completions(self) -> dict[str, Any]:
+        """Tokens, logprobs and ranks, and the end of each."""
+        return {
+            name: (
+                [token for part in parts for token in part.new_token_ids],
+                asdict(self.collected[name].logprobs_processor.logprobs),
+                [(part.finish_reason, part.stop_reason) for part in parts if part.finish_reason is not None],
+            )
+            for name, parts in self.outputs.items()
+        }
+
+
+@pytest.mark.parametrize("num_blocks", [200, 9])
+def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(num_blocks):
+    with running(model()) as generator:
+        core = engine_core(generator)
+        limits = [1, 2, 130, 100, 90, 120, 17]
+        own, short = (Ahead(core, num_blocks, is_short) for is_short in (False, True))
+        own.run(limits)
+        short.run(limits)
+    assert short.states == own.states
+    assert short.completions() == own.completions()
+    assert (own.preemptions > 0) == (num_blocks == 9)
+    assert sum(map(len, short.outputs.values())) < sum(map(len, own.outputs.values())) / 2
