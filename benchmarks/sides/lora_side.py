@@ -18,9 +18,10 @@ from sides.workload import Workload
 
 
 def ours(workload: Workload, record: str, adapter: dict[str, Any]) -> None:
-    """This project: the settings go to the module as they are."""
+    """This project: the settings go to the module as they are, and adapters are float32 over a bfloat16 base, as TRL's."""
     from sides import our_side
 
+    our_side.PRECISIONS["bfloat16"] = "bf16-mixed"
     plain = our_side.measured_module
     our_side.measured_module = lambda clock: partial(plain(clock), **adapter)  # type: ignore[assignment]
     our_side.main(workload, record)

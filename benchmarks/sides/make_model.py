@@ -60,11 +60,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 18944,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
-        "initializer_range": 0.01,
     },
 }
-"""The last three are the shapes of Qwen2.5-0.5B, 1.5B and 7B, the largest with weights half as wide as transformers' 0.02:
-so drawn, random layers multiply what bfloat16 rounds off."""
+"""The last three are the shapes of Qwen2.5-0.5B, 1.5B and 7B."""
 TOKENIZER_SIZE = 8192
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (

@@ -16,7 +16,7 @@ from grpo_lightning.distributed.sharding import is_sharded, shard
 from grpo_lightning.distributed.tensor_parallel import split_plan
 from grpo_lightning.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
-from grpo_lightning.finetuning.input_casts import leave_casts_to_autocast
+from grpo_lightning.finetuning.lora_passes import add_in_one_product
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.settings import COMPUTE_DTYPES, FinetuningSettings
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
@@ -180,8 +180,7 @@ class PolicyModule(L.LightningModule):
         if settings.has_adapters:
             policy = self._with_adapter(policy)
             hold_trained_weights(policy, trained_dtype(dtype, precision))
-            if precision.endswith("mixed"):
-                leave_casts_to_autocast(policy)
+            add_in_one_product(policy)
         self._speed_up(policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             policy = shard(policy, self.trainer.strategy.device_mesh, precision == "bf16-mixed")
