@@ -1,10 +1,10 @@
 """vLLM's bookkeeping of each token, shortened for completions of which only the end is read.
 
 At every step vLLM's scheduler and its output processor do some twenty Python calls for each running request: they look for
-room in the cache, for reasons to stop, and wrap the token and its logprob in objects on their way out. On an H200 with 384
-completions of a 0.5B model that was two thirds of a step of 9.3 ms, in which kernels ran for 2.9 ms. Rollouts need little of
-it: a token that does not end its completion, and whose place in the cache is there, is written down here and that is all.
-Everything else, and every request that is not as plain as that, goes through vLLM's own code as before.
+room in the cache, for reasons to stop, and wrap the token and its logprob in objects on their way out. With a small model
+that takes longer than the GPU needs. Rollouts need little of it: a token that does not end its completion, and whose place in
+the cache is there, is written down here and that is all. Everything else, and every request that is not as plain as that, goes
+through vLLM's own code as before.
 """
 
 from __future__ import annotations
@@ -110,13 +110,8 @@ class _ShortBookkeeping:
     def _write_down(self, scheduled: Any, output: Any) -> dict[str, int]:
         """Takes note of the plain tokens of a step; returns what was scheduled of the other requests."""
         rest = {}
-        alive, known, sampled, index_of = (
-            self.scheduler.requests,
-            self.requests,
-            output.sampled_token_ids,
-            output.req_id_to_index,
-        )
-        scores = output.logprobs
+        alive, known, scores = self.scheduler.requests, self.requests, output.logprobs
+        sampled, index_of = output.sampled_token_ids, output.req_id_to_index
         logprobs = scores.logprobs[:, 0].tolist() if scores is not None else []
         ranks = scores.sampled_token_ranks.tolist() if scores is not None else []
         for name, count in scheduled.num_scheduled_tokens.items():

@@ -108,11 +108,13 @@ def generation(name: str, result: dict[str, Any]) -> str:
     for variant, found in result["variants"].items():
         lines.append(f"| {variant} | {found['tokens_per_second']:,.0f} | {found['seconds']:.2f} |")
     sync = result["weight_sync"]
-    where = (
-        f"`{result['command']}`. `bare` is a plain `LLM.generate` loop with logprobs, on the same engine; `colocate` is "
-        f"`VLLMColocate`: {result['colocate_over_bare']:.2f} times its tokens/s. All weights reach the engine in "
-        f"{1000 * sync['weight_sync/seconds']:.0f} ms. File: `benchmarks/results/{name}`."
-    )
+    where = f"`{result['command']}`. `bare` is a plain `LLM.generate` loop with logprobs"
+    if "colocate_over_bare" in result:
+        where += (
+            f", on the same engine; `colocate` is `VLLMColocate`: {result['colocate_over_bare']:.2f} times its tokens/s. All "
+            f"weights reach the engine in {1000 * sync['weight_sync/seconds']:.0f} ms"
+        )
+    where += f". File: `benchmarks/results/{name}`." + (f" {result['note']}" if "note" in result else "")
     workload = result["workload"]
     title = f"## Generation, shape {workload['shape']}, {result['device']}"
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
