@@ -1,7 +1,7 @@
 """How far the sampler's and the trainer's logprobs are apart, and how far each is from float32.
 
 python benchmarks/sampler_mismatch.py --device cpu --shape nano --type qlora     # a minute, to see that it runs
-python benchmarks/sampler_mismatch.py --device cuda --shape 7b --type qlora --initializer-range 0.02
+python benchmarks/sampler_mismatch.py --device cuda --shape 7b --type qlora
 
 The step's mismatch is one number, and two causes look alike in it: other weights on one side, or rounding. Here the same
 sampled tokens are scored five ways, with the same weights, before any update: by the sampler that drew them, by the

@@ -36,7 +36,7 @@ class GRPOModule(LookaheadModule):
             dropped or replaced.
         max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ
             by more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and
-            0.02 in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none
+            0.01 to 0.06 in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none
             where top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
         **lookahead: Arguments of LookaheadModule.
     """

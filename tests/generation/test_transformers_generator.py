@@ -187,7 +187,8 @@ def test_reshaped_distributions_are_those_of_transformers(policy, options):
             context = torch.tensor([prompt + ids[:t]])
             expected = processors(context, raw[t : t + 1].clone()).log_softmax(-1)[0]
             assert expected[token] > -torch.inf
-            assert logprobs[t] == pytest.approx(float(expected[token]), abs=1e-5)
+            # Token by token rounds otherwise than in one pass: on some processors by 1.0e-5, as on vLLM's side of this test.
+            assert logprobs[t] == pytest.approx(float(expected[token]), abs=1e-4)
 
 
 def test_every_end_of_sequence_id_ends_a_completion_and_is_kept(policy):
