@@ -34,6 +34,11 @@ def installed_version() -> tuple[str, bool] | None:
     return None
 
 
+def _minor(number: str) -> tuple[int, ...]:
+    """0.25.1+cpu -> (0, 25)."""
+    return tuple(int(part) for part in number.split("+")[0].split(".")[:2])
+
+
 def why_unusable() -> str | None:
     """Why vLLM cannot run here, with the way out, or None if it can. Imports nothing."""
     found = installed_version()
@@ -41,7 +46,7 @@ def why_unusable() -> str | None:
         return f"vLLM is not installed. Install it ({INSTALL}), or set model.generator=TransformersGenerator"
     number, is_cpu_build = found
     low, high = SUPPORTED
-    if not low <= tuple(int(part) for part in number.split("+")[0].split(".")[:2]) <= high:
+    if not low <= _minor(number) <= high:
         return (
             f"vLLM {number} is installed; grpo_lightning knows {low[0]}.{low[1]} to {high[0]}.{high[1]}. "
             "Install one of these, or set model.generator=TransformersGenerator"
@@ -251,14 +256,14 @@ def draws_seeded_together(llm: Any) -> bool:
 def request_counters() -> tuple[str, str | None] | None:
     """Of a scheduler's request: the counter of tokens computed in vain, and that of tokens in flight where there is one.
 
-    None for versions whose scheduler was not read: between 0.25 and 0.32 it changed from version to version.
+    None for versions whose scheduler was not run: it changes from version to version.
     """
     found = installed_version()
-    known: dict[tuple[str, ...], tuple[str, str | None]] = {
-        ("0", "25"): ("async_tokens_to_discard", None),
-        ("0", "32"): ("num_stale_output_tokens", "num_in_flight_tokens"),
-    }
-    return known.get(tuple(found[0].split(".")[:2])) if found else None
+    number = _minor(found[0]) if found else (0, 0)
+    if not (0, 25) <= number <= (0, 32):
+        return None
+    dropped = "async_tokens_to_discard" if number < (0, 27) else "num_stale_output_tokens"
+    return dropped, "num_in_flight_tokens" if number >= (0, 26) else None
 
 
 def nccl_payloads(init: dict[str, Any], update: dict[str, Any], packed: dict[str, Any]) -> tuple[Any, Any]:

@@ -83,6 +83,23 @@ def test_a_cuda_build_without_a_cuda_device_is_not_usable(monkeypatch):
     assert "no CUDA device is visible" in vllm_compat.why_unusable()
 
 
+@pytest.mark.parametrize(
+    ("version", "counters"),
+    [
+        ("0.25.1", ("async_tokens_to_discard", None)),
+        ("0.26.0", ("async_tokens_to_discard", "num_in_flight_tokens")),
+        ("0.27.1", ("num_stale_output_tokens", "num_in_flight_tokens")),
+        ("0.32.0+cpu", ("num_stale_output_tokens", "num_in_flight_tokens")),
+        ("0.33.0", None),
+    ],
+)
+def test_the_counters_of_a_request_are_those_of_its_version_and_unknown_schedulers_are_left_alone(
+    monkeypatch, version, counters
+):
+    monkeypatch.setattr(vllm_compat, "installed_version", lambda: (version, False))
+    assert vllm_compat.request_counters() == counters
+
+
 # ---- settings
 
 
