@@ -45,19 +45,22 @@ def trained_dtype(base: torch.dtype, precision: str) -> torch.dtype | None:
 
 
 def hold_trained_weights(policy: nn.Module, dtype: torch.dtype | None) -> None:
-    """Puts what is trained into a dtype, in place; None leaves it as it is."""
+    """Puts what is trained into a dtype, in place, before weights are sharded; None leaves it as it is."""
+    if dtype is None:
+        return
     for parameter in policy.parameters():
-        if parameter.requires_grad and dtype is not None:
+        if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Puts a model's weights into another dtype, in place, as ``from_pretrained`` would have loaded them.
+    """Puts a model's weights, sharded ones too, into another dtype, in place, as ``from_pretrained`` would have loaded them.
 
     Not ``model.to(dtype)``, which casts what models keep in float32 as well: buffers, such as rotary frequencies and the
     biases of routers, and weights that the model names itself.
     """
-    kept = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not any(part in name for part in kept):
-            parameter.data = parameter.data.to(dtype)
+    names = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    named = [tensor for name, tensor in model.named_parameters() if any(part in name for part in names)]
+    kept = {id(tensor) for tensor in (*model.buffers(), *named)}
+    # As model.to does it: FSDP takes note of new weights there.
+    model._apply(lambda t: t.to(dtype) if t.is_floating_point() and id(t) not in kept else t)
