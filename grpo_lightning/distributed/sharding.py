@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.tensor_parallel import split_layer, split_plan
-from grpo_lightning.output_head import base_model, decoder_layers, output_head
+from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
 
 Result = TypeVar("Result")
 
