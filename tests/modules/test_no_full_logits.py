@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from runs import fit
-from test_logprobs import LargestTensor
 from torch import nn
 from toy_models import save_toy_model
 

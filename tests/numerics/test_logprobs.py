@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo_lightning.numerics.logprobs import chunk_length, selected_logprobs, selected_logprobs_of_module
 
@@ -150,21 +150,6 @@ def test_tied_weights_collect_the_gradient_of_both_uses():
     tokens, targets = torch.randint(0, VOCAB, (2, TOKENS), generator=generator)
     found = gradients(selected_logprobs(table[tokens], table, targets)[0].sum(), table)
     torch.testing.assert_close(found, gradients(plain(table[tokens], table, None, targets)[0].sum(), table))
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returned."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, Tensor):
-                self.numel = max(self.numel, value.numel())
-        return result
 
 
 @pytest.mark.parametrize("path", ["matrix", "module"])

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import lightning as L
 import pytest
 import torch
-from test_scoring import TEMPERATURE, assert_relatively_close, loss_gradient, one_by_one, some_rollouts, toy
+from test_scorer import TEMPERATURE, assert_relatively_close, loss_gradient, one_by_one, some_rollouts, toy
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.scoring.fast_kernels import compile_layers, fused_modules, plain_kernels, use_liger_kernels

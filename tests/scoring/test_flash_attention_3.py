@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from test_scoring import TEMPERATURE, loss_gradient, one_by_one, some_rollouts, toy
+from test_scorer import TEMPERATURE, loss_gradient, one_by_one, some_rollouts, toy
 from torch.nn.attention import _registry as registry
 from torch.nn.attention import (
     current_flash_attention_impl,
@@ -19,10 +19,10 @@ from torch.nn.attention import (
     restore_flash_attention_impl,
 )
 
+from grpo_lightning.scoring import packed_attention as attention
+from grpo_lightning.scoring import scorer as scoring
 from grpo_lightning.scoring.packed_attention import activate_flash_attention_3
 from grpo_lightning.scoring.scorer import Scorer
-from grpo_lightning.scoring.scorer import packed_attention as attention
-from grpo_lightning.scoring.scorer import scorer as scoring
 
 HOPPER, BLACKWELL, AMPERE = (9, 0), (10, 0), (8, 0)
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
