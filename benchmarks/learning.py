@@ -41,7 +41,9 @@ POLL_SECONDS = 2.0
 def parse() -> tuple[argparse.Namespace, LearningRun]:
     """Command line; a field of LearningRun that is not given keeps the default of the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="model directory, such as benchmarks/smollm2.py writes")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model directory, such as benchmarks/smollm2.py writes"
+    )
     parser.add_argument("--side", choices=(*SIDES, "both"), default="both")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
@@ -69,7 +71,9 @@ def parse() -> tuple[argparse.Namespace, LearningRun]:
 def prepare(run: LearningRun) -> Path:
     """Writes both datasets and the settings; returns the settings' file."""
     if not Path(run.model, "config.json").exists():
-        raise SystemExit(f"--model: no config.json in {run.model}. python benchmarks/smollm2.py makes such a directory.")
+        raise SystemExit(
+            f"--model: no config.json in {run.model}. python benchmarks/smollm2.py makes such a directory."
+        )
     Path(run.folder).mkdir(parents=True, exist_ok=True)
     for file, rows in zip((run.train_file, run.held_out_file), addition_rows(run.task), strict=True):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -122,7 +126,9 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
             process.wait()
 
 
-def run_sides(sides: list[str], options: argparse.Namespace, run: LearningRun, run_file: Path, devices: list[str]) -> None:
+def run_sides(
+    sides: list[str], options: argparse.Namespace, run: LearningRun, run_file: Path, devices: list[str]
+) -> None:
     """Trains all seeds of these sides at once, each side on its device, and rewrites the result meanwhile."""
     shares = [options.seeds[first :: options.parallel_seeds] for first in range(options.parallel_seeds)]
     started, processes = time.perf_counter(), {}
@@ -137,12 +143,12 @@ def run_sides(sides: list[str], options: argparse.Namespace, run: LearningRun, r
             if limit and time.perf_counter() - started > limit:
                 print(f"Ended after {limit:.0f} s: {', '.join(sides)}.", flush=True)
                 break
+        failed = {side for side, group in processes.items() for process in group if process.poll()}
     store(options, run)
-    for side, group in processes.items():
-        if any(process.returncode > 0 for process in group):
-            logs = sorted(Path(run.folder).glob(f"{side}_*.log"))
-            last = "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
-            print(f"{side} failed.\n{last}", flush=True)
+    for side in failed:
+        logs = sorted(Path(run.folder).glob(f"{side}_*.log"))
+        last = "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+        print(f"{side} failed.\n{last}", flush=True)
 
 
 def records_of(run: LearningRun) -> list[dict[str, Any]]:
@@ -163,7 +169,11 @@ def store(options: argparse.Namespace, run: LearningRun) -> None:
         return
     out = options.out or ROOT / "benchmarks" / "results" / f"learning_{run.device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    of_all = {"command": this_command("benchmarks/learning.py"), "model": Path(run.model).name, "settings": run.settings()}
+    of_all = {
+        "command": this_command("benchmarks/learning.py"),
+        "model": Path(run.model).name,
+        "settings": run.settings(),
+    }
     of_all |= {"parallel_seeds": options.parallel_seeds, "device": records[0].get("device")}
     of_all |= {"versions": records[0]["versions"], "summary": summarize(records, options.level)}
     runs = [{name: value for name, value in record.items() if name not in of_all} for record in records]

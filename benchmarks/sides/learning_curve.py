@@ -30,7 +30,9 @@ def held_out_accuracy(
     model.eval()
     limit = {"max_new_tokens": max_completion_length, "do_sample": False}
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-        found = model.generate(**batch, **limit, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        found = model.generate(
+            **batch, **limit, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+        )
     model.train(was_training)
     answers = tokenizer.batch_decode(found[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return sum(right_sum(answers, [row["ground_truth"] for row in rows])) / len(rows)

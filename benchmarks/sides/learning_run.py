@@ -74,5 +74,7 @@ class LearningRun:
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-ON_CPU = replace(LearningRun(), device="cpu", steps=2, eval_every=1, held_out=16, prompts_per_step=2, per_device_batch=8)
+ON_CPU = replace(
+    LearningRun(), device="cpu", steps=2, eval_every=1, held_out=16, prompts_per_step=2, per_device_batch=8
+)
 """To see that it runs."""
