@@ -27,6 +27,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from sides.addition import OPERANDS, addition_rows
 from sides.command import this_command
 from sides.learning_run import ON_CPU, LearningRun
@@ -84,11 +85,11 @@ def prepare(run: LearningRun) -> Path:
 
 def gpus() -> list[str]:
     """Those that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
-    return [str(index) for index, line in enumerate(listed.splitlines()) if line.startswith("GPU")]
+    count = torch.cuda.device_count()
+    if not count:
+        raise SystemExit("--device=cuda: torch sees no GPU here. --device=cpu runs two small steps.")
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (named or [str(index) for index in range(count)])[:count]
 
 
 def start(side: str, run: LearningRun, run_file: Path, seeds: list[int], gpu: str) -> subprocess.Popen[bytes]:

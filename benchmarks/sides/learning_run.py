@@ -21,7 +21,7 @@ class LearningRun:
     steps: int = 100
     eval_every: int = 10
     """Optimizer steps between evaluations."""
-    held_out: int = 256
+    held_out: int = 512
     """Prompts of an evaluation."""
     prompts_per_step: int = 64
     num_generations: int = 8
