@@ -133,7 +133,9 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    }
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
     subprocess.run(command, env=environment, check=True)
     with next(run.glob("logs/version_*/metrics.csv")).open() as file:

@@ -53,6 +53,8 @@ class Packing:
         self.key_index = None if segments.key_index is None else self._move(segments.key_index)
         self.windows: list[int | None] = []
         """The sliding window that each layer asked for, in order of the calls."""
+        self.slow_path: str | None = None
+        """Why the last layer was computed in padded blocks; None if one flash kernel did it."""
         self._blocks: list[_Block] | None = None
         self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
 
@@ -167,8 +169,10 @@ def packed_attention(
     window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")
     packing.windows.append(window)
     scale = kwargs["scaling"] if kwargs.get("scaling") is not None else query.shape[-1] ** -0.5
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (L, heads, D)
-    if _varlen_fits(query, softcap):
+    dtype = compute_dtype(value)
+    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (L, heads, D)
+    packing.slow_path = _varlen_obstacle(q, softcap)
+    if packing.slow_path is None:
         return _varlen(q, k, v, packing, scale, window)[None], None
     return _in_blocks(q, k, v, packing, scale, window, softcap)[None], None
 
@@ -185,9 +189,29 @@ def _refuse_unsupported(module: nn.Module, query: Tensor, kwargs: dict[str, Any]
         raise NotImplementedError(f"packed attention does not know the argument {extra[0]} of {type(module).__name__}")
 
 
-def _varlen_fits(query: Tensor, softcap: float | None) -> bool:
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return query.is_cuda and half and softcap is None and query.shape[-1] <= MAX_VARLEN_HEAD_DIM
+def compute_dtype(value: Tensor) -> torch.dtype:
+    """What attention computes in: autocast's dtype inside autocast, else that of the values.
+
+    Queries and keys may be wider: under autocast they leave the rotary embedding, whose cosines are float32, in float32.
+    """
+    device = value.device.type
+    is_cast = torch.is_autocast_enabled(device) and value.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype(device) if is_cast else value.dtype
+
+
+def _varlen_obstacle(query: Tensor, softcap: float | None) -> str | None:
+    """Why the flash kernel does not take these queries; None if it does."""
+    if not query.is_cuda:
+        return f"flash attention runs on a GPU, and training runs on {query.device.type}"
+    if query.dtype not in (torch.float16, torch.bfloat16):
+        return f"flash attention computes in half precision, and this run in {str(query.dtype).removeprefix('torch.')}"
+    if softcap is not None:
+        return "flash attention knows no soft cap on the scores (attn_logit_softcapping)"
+    if query.shape[-1] > MAX_VARLEN_HEAD_DIM:
+        return (
+            f"flash attention knows no heads wider than {MAX_VARLEN_HEAD_DIM}, and this model's have {query.shape[-1]}"
+        )
+    return None
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int | None) -> Tensor:

@@ -1,7 +1,6 @@
 """Faster arithmetic inside the layers of the policy: Liger's fused kernels, and torch.compile.
 
-What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms and
-    gated
+What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms and gated
 activations that read and write the same tensors many times. Both ways fuse them, which saves time and memory; how much
 is in docs/performance.md. torch.compile fuses more and takes its time at the start.
 """
@@ -36,8 +35,7 @@ def liger_obstacle(device: torch.device) -> str | None:
 def use_liger_kernels(model: nn.Module) -> bool:
     """Gives the norms and gated activations of a model Liger's forward passes; other models stay as they are.
 
-    The loss and the rotary embedding keep their own code: the one has chunks of its own here, and Liger would replace
-        the
+    The loss and the rotary embedding keep their own code: the one has chunks of its own here, and Liger would replace the
     other for every model of the architecture in this process.
 
     Args:
@@ -92,6 +90,11 @@ def remove_liger_kernels(model: nn.Module) -> None:
     """Gives all modules the code of transformers back."""
     for module in fused_modules(model):
         del module.__dict__["forward"]
+
+
+def has_compiled_layers(model: nn.Module) -> bool:
+    """Whether ``compile_layers`` was here."""
+    return any(layer._compiled_call_impl is not None for layer in decoder_layers(model))
 
 
 def compile_layers(model: nn.Module) -> None:

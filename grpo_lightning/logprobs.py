@@ -82,8 +82,7 @@ def selected_logprobs(
         raise ValueError(f"{hidden.shape[0]} hidden states cannot score {targets.shape[0]} targets: one per target")
     transform = LogitTransform(temperature, logit_scale, softcap)
     dtype = _product_dtype(hidden, weight, float32_head)
-    hidden, weight = hidden.to(dtype), weight.to(dtype)
-    bias = None if bias is None else bias.to(dtype)
+    hidden = hidden.to(dtype)
     bytes_per_logit = dtype.itemsize if _fused(hidden) else 4  # written out, softmax is float32
     chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -172,6 +171,8 @@ class _SelectedLogprobs(torch.autograd.Function):
         entropy_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        ctx.held_in = weight.dtype  # a float32 matrix under autocast: its gradient is not rounded on the way
+        weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         logprobs, normalizers, entropy = hidden.new_zeros(3, len(hidden), dtype=dtype).unbind()
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
@@ -209,10 +210,17 @@ class _SelectedLogprobs(torch.autograd.Function):
                 _add_product(grad_weight, grad.t(), hidden[part])
         return (
             grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None if grad_weight is None else grad_weight.to(ctx.held_in),
+            None if grad_bias is None else grad_bias.to(ctx.held_in),
             *(None,) * 5,
         )
+
+
+def fused_head_obstacle(device: torch.device) -> str | None:
+    """Why the kernels of ``logprob_kernels`` are not used on a device; None if they are."""
+    if device.type != "cuda":
+        return f"they run on a GPU, and training runs on {device.type}"
+    return None if logprob_kernels.AVAILABLE else "the package triton is not installed"
 
 
 def _fused(raw: Tensor) -> bool:

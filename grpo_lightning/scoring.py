@@ -12,7 +12,13 @@ from torch.nn.attention import restore_flash_attention_impl
 from grpo_lightning.attention import Packing, activate_flash_attention_3, install_packed_attention
 from grpo_lightning.device_copy import to_device
 from grpo_lightning.distributed.sharding import call_gathered, is_sharded
-from grpo_lightning.fast_kernels import fused_modules, plain_kernels, remove_liger_kernels
+from grpo_lightning.fast_kernels import (
+    fused_modules,
+    has_compiled_layers,
+    liger_obstacle,
+    plain_kernels,
+    remove_liger_kernels,
+)
 from grpo_lightning.layout_check import (
     computes_in_float32,
     disagreement,
@@ -21,7 +27,7 @@ from grpo_lightning.layout_check import (
     probe_rollouts,
     windows_obstacle,
 )
-from grpo_lightning.logprobs import selected_logprobs_of_module
+from grpo_lightning.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.output_head import base_model, output_head
 from grpo_lightning.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.row_gather import rows_at
@@ -86,6 +92,7 @@ class Scorer:
         self._full_logits = False
         self._checked = False
         self._warned_oversize = False
+        self._slow_attention: str | None = None
         self._previous_attention = install_packed_attention(base_model(model)) if self._layout == "packed" else None
 
     @property
@@ -155,6 +162,34 @@ class Scorer:
         """
         self._checked = True
         device = torch.device(device)
+        self._settle_layout(device)
+        slow = self.slow_ways(device)
+        if device.type == "cuda" and slow:
+            said = "; ".join(f"{part}: {reason}" for part, reason in slow.items())
+            logger.warning("Training passes take slower ways than this GPU allows. %s.", said)
+
+    def slow_ways(self, device: torch.device) -> dict[str, str]:
+        """What of a training pass is not done the fastest way, and why: layout, attention, head, kernels.
+
+        Call it after ``check``. A CPU has no faster attention or kernels, so there they are always named.
+        """
+        ways = {}
+        if self._layout == "padded":
+            ways["layout"] = "padded micro-batches, not packed ones"
+        elif self._slow_attention is not None:
+            ways["attention"] = f"padded blocks, because {self._slow_attention}"
+        if self._full_logits:
+            ways["head"] = "all logits of a completion at once"
+        elif not output_head(self.model)[1].is_one_matrix:
+            ways["head"] = "a module that autograd differentiates, because it is more than one matrix"
+        elif (obstacle := fused_head_obstacle(device)) is not None:
+            ways["head"] = f"softmax without fused kernels, because {obstacle}"
+        if not fused_modules(self.model) and not has_compiled_layers(self.model):
+            reason = liger_obstacle(device) or "model.use_liger_kernel=false, or Liger does not know the architecture"
+            ways["kernels"] = f"norms and activations one operation at a time ({reason})"
+        return ways
+
+    def _settle_layout(self, device: torch.device) -> None:
         name = type(base_model(self.model)).__name__
         with evaluating(self.model):
             self._check_kernels(name, device)
@@ -215,6 +250,7 @@ class Scorer:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
             return f"{type(error).__name__}: {error}"
+        self._slow_attention = packing.slow_path
         return windows_obstacle(model, packing.windows) or self._disagreement(device, expected)
 
     def _disagreement(self, device: torch.device, expected: TokenScores) -> str | None:

@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_models import build_model
 from transformers import MistralConfig, MistralForCausalLM
 
+from grpo_lightning import attention
 from grpo_lightning.attention import Packing, install_packed_attention, packed_attention
 from grpo_lightning.packing import Segments, pack
+from grpo_lightning.scoring import Scorer
 from grpo_lightning.types import Rollouts
 
 HEADS, KEY_HEADS, DIM = 4, 2, 8
@@ -127,6 +130,68 @@ def test_a_model_with_packed_attention_gives_the_same_logits_in_unpacked_calls(p
     before = model(input_ids=ids, attention_mask=mask).logits
     assert install_packed_attention(model) == previous
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, before, rtol=0, atol=0)
+
+
+def test_under_autocast_attention_computes_in_its_precision_whatever_queries_and_keys_arrive_in():
+    """A rotary embedding with float32 cosines hands over float32 queries; on a GPU they then missed the flash kernel."""
+    segments, length = a_pack()
+    query, key, value = tensors(length, torch.float32)
+    packing = Packing(segments)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = packed_attention("sdpa", nn.Module(), query, key, value.bfloat16(), None, packing=packing)
+    halves = [tensor.bfloat16() for tensor in (query, key, value)]
+    expected, _ = packed_attention("sdpa", nn.Module(), *halves, None, packing=Packing(segments))
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=0)
+    gradients = torch.autograd.grad(mixed.float().square().sum(), (query, key, value))
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
+def test_under_autocast_the_kernels_of_a_whole_model_are_handed_half_precision(monkeypatch):
+    handed = set()
+
+    def blocks(query, key, value, *further):
+        handed.update(tensor.dtype for tensor in (query, key, value))
+        return in_blocks(query, key, value, *further)
+
+    in_blocks = attention._in_blocks
+    monkeypatch.setattr(attention, "_in_blocks", blocks)
+    rollouts = Rollouts.from_lists([[1] * 4], [[2] * 3, [3] * 5], [[0.0] * 3, [0.0] * 5], [False] * 2, [0, 0])
+    scorer = Scorer(build_model(), 1.0, "packed")
+    with torch.autocast("cpu", torch.bfloat16):
+        scorer.score(rollouts, torch.arange(2), "cpu").logprobs.sum().backward()
+    assert handed == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_autocast_attention_computes_in_what_it_is_given(dtype):
+    segments, length = a_pack()
+    found, _ = packed_attention("sdpa", nn.Module(), *tensors(length, dtype), None, packing=Packing(segments))
+    assert found.dtype == dtype
+
+
+def test_float64_stays_float64_under_autocast():
+    segments, length = a_pack()
+    inputs = tensors(length)
+    expected, _ = packed_attention("sdpa", nn.Module(), *inputs, None, packing=Packing(segments))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = packed_attention("sdpa", nn.Module(), *inputs, None, packing=Packing(segments))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_under_autocast_the_flash_kernel_runs_on_float32_queries():
+    segments, length = a_pack()
+    query, key, value = tensors(length, torch.float32, "cuda")
+    packing = Packing(segments, "cuda")
+    with (
+        torch.autocast("cuda", torch.bfloat16),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile,
+    ):
+        packed_attention("sdpa", nn.Module(), query, key, value.bfloat16(), None, packing=packing)
+    assert packing.slow_path is None
+    assert any("flash" in event.key.lower() for event in profile.key_averages())
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ from torch import Tensor
 from toy_models import build_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from grpo_lightning.fast_kernels import use_liger_kernels
 from grpo_lightning.packing import count_tokens
 from grpo_lightning.scoring import Scorer, TokenScores
 from grpo_lightning.types import Rollouts
@@ -262,6 +263,39 @@ def test_under_autocast_a_pass_without_gradient_does_not_cost_the_next_one_its_g
             scorer.score(rollouts, rows, "cpu")
         scorer.score(rollouts, rows, "cpu").logprobs.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_every_slower_way_of_a_pass_is_named_with_its_reason():
+    scorer = Scorer(toy("qwen2"), TEMPERATURE)
+    scorer.check("cpu")
+    ways = scorer.slow_ways(torch.device("cpu"))
+    assert list(ways) == ["attention", "head", "kernels"]
+    assert "runs on a GPU, and training runs on cpu" in ways["attention"]
+    padded = Scorer(toy("qwen2"), TEMPERATURE, "padded")
+    padded.check("cpu")
+    assert padded.slow_ways(torch.device("cpu"))["layout"] == "padded micro-batches, not packed ones"
+    wrapped = toy("qwen2")
+    wrapped.lm_head.register_forward_hook(lambda *ignored: None)
+    hooked = Scorer(wrapped, TEMPERATURE)
+    hooked.check("cpu")
+    assert "more than one matrix" in hooked.slow_ways(torch.device("cpu"))["head"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mixed_precision_takes_no_slow_way_on_a_gpu_and_float32_says_which_it_takes(caplog):
+    model = toy("qwen2").to("cuda")
+    use_liger_kernels(model)
+    with torch.autocast("cuda", torch.bfloat16):
+        mixed = Scorer(model, TEMPERATURE)
+        mixed.check("cuda")
+    assert mixed.slow_ways(torch.device("cuda")) == {}
+    assert not caplog.text
+    Scorer(model, TEMPERATURE).check("cuda")
+    assert (
+        "attention: padded blocks, because flash attention computes in half precision, and this run in float32"
+        in caplog.text
+    )
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, cast
 
@@ -75,7 +76,8 @@ def call_gathered(model: nn.Module, function: Callable[..., Result], *args: Any)
     """``function(*args)``, inside of which parts of the model, the output matrix too, can be used one by one."""
     if not isinstance(model, FSDPModule):
         return function(*args)
-    result: Result = cast(Any, model).call_gathered(function, *args)
+    # Bound, because FSDP2 moves the tensors among a call's arguments to its device: rollouts are indexed on the host.
+    result: Result = cast(Any, model).call_gathered(partial(function, *args))
     if not torch.is_grad_enabled():  # no backward pass will let go of the outermost weights, and they would grow old
         model.reshard()
     return result
@@ -132,9 +134,9 @@ def is_first_rank() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _call(model: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
+def _call(model: nn.Module, function: Callable[[], Result]) -> Result:
     # FSDP2 hangs its hooks on what comes back, which views may lose; it warns of every one.
-    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor._is_view() else tensor, function(*args))
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor._is_view() else tensor, function())
 
 
 def _check_same_layout(model: nn.Module) -> None:

@@ -100,6 +100,11 @@ class ColocatedEngine:
                     engine.abort_request(list(places))
 
     @property
+    def compilation_seconds(self) -> float:
+        """What torch.compile took of the start; little where its cache was warm."""
+        return float(self.llm.llm_engine.vllm_config.compilation_config.compilation_time)
+
+    @property
     def draws_seeded_cheaply(self) -> bool:
         """Whether a seed for each prompt costs no time worth speaking of."""
         return self.device.type == "cpu" or draws_seeded_together(self.llm)

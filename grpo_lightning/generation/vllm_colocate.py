@@ -135,6 +135,10 @@ class VLLMColocate(RoutedGenerator):
             raise
         self._holds, self._is_asleep = "nothing", False
 
+    def start_note(self) -> str:
+        """Of it, what vLLM spent compiling."""
+        return f"compilation {self._engine.compilation_seconds:.1f}" if self._engine is not None else ""
+
     def _check_ranks(self) -> None:
         ranks = dist.get_world_size() if is_distributed() else 1
         if ranks % self.tensor_parallel_size:

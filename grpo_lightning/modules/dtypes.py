@@ -30,24 +30,8 @@ def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.
     return DTYPES[dtype]
 
 
-def trained_dtype(base: torch.dtype, precision: str) -> torch.dtype | None:
-    """The dtype of adapters on a frozen base; None for whatever peft has made them in.
-
-    Mixed precision computes in the base's dtype and updates in float32, the ``true`` ones do both in one.
-
-    Example:
-        >>> trained_dtype(torch.bfloat16, "bf16-mixed"), trained_dtype(torch.bfloat16, "bf16-true")
-        (torch.float32, torch.bfloat16)
-    """
-    if precision.endswith("mixed"):
-        return torch.float32
-    return base if precision in TRAINER_DTYPES else None
-
-
-def hold_trained_weights(policy: nn.Module, dtype: torch.dtype | None) -> None:
-    """Puts what is trained into a dtype, in place, before weights are sharded; None leaves it as it is."""
-    if dtype is None:
-        return
+def hold_trained_weights(policy: nn.Module, dtype: torch.dtype) -> None:
+    """Puts what is trained into a dtype, in place, before weights are sharded."""
     for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

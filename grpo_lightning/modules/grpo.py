@@ -172,6 +172,8 @@ class GRPOModule(LookaheadModule):
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
         self.move_reference()
+        if self.weight_sample is not None:
+            report.add_mean("update/changed_since_start", self.weight_sample.changed())
         numbers = self.objective.summarize(report.close().over_ranks()) | self.generator_metrics
         self.canary.check(numbers, self.steps_done)
         for name in ("loss", "policy_loss"):  # means over the optimizer steps of this GRPO step

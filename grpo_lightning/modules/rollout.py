@@ -101,9 +101,11 @@ class RolloutModule(OptimizerModule):
         if not self._generator_started:
             self.generator.start(self.policy, self.tokenizer, self.model_name_or_path)
             self._generator_started = True
+            self.start_times.mark("generator", self.generator.start_note())
         if not self._generator_is_current:
             self.generator_metrics = self.generator.update_weights(self.policy)
             self._generator_is_current = True
+            self.start_times.mark("first sync")
 
     @torch.no_grad()
     def sample_rollouts(

@@ -116,8 +116,10 @@ class SFTModule(OptimizerModule):
         total = sum(self.replica.of_all(loss.item()))
         grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
         finite = math.isfinite(grad_norm)
+        changed = [] if self.weight_sample is None else gather_objects(self.weight_sample.changed().mean().item())
         self.step_metrics = {
             "loss": total,
+            **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
             "grad_norm": grad_norm if finite else 0.0,
             "skipped_updates": float(not finite),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],

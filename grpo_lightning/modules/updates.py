@@ -58,10 +58,12 @@ class UpdateModule(ObjectiveModule):
         gauge = self.memory_gauge()
         if gauge is None or self.memory_plan is not None:
             return
+        self.start_times.mark("setup")
         self.rank_watch.enter("the measurement of memory before the first step")
         budget = self.max_tokens_per_microbatch if self.has_token_budget else self.saved_token_budget
         self.memory_plan = rehearse(self, gauge, budget, self.has_token_budget)
         self.max_tokens_per_microbatch = self.memory_plan.budget
+        self.start_times.mark("rehearsal")
         if budget not in (None, self.max_tokens_per_microbatch):
             rank_zero_warn(
                 f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "
