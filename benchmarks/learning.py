@@ -175,9 +175,9 @@ def store(options: argparse.Namespace, run: LearningRun) -> None:
         "model": Path(run.model).name,
         "settings": run.settings(),
     }
-    of_all |= {"parallel_seeds": options.parallel_seeds, "device": records[0].get("device")}
+    of_all |= {"parallel_seeds": options.parallel_seeds}
     of_all |= {"versions": records[0]["versions"], "summary": summarize(records, options.level)}
-    runs = [{name: value for name, value in record.items() if name not in of_all} for record in records]
+    runs = [{name: value for name, value in record.items() if of_all.get(name) != value} for record in records]
     part = Path(f"{out}.part")
     part.write_text(json.dumps(of_all | {"runs": runs}, indent=1) + "\n", encoding="utf-8")
     part.replace(out)

