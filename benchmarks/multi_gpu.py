@@ -95,7 +95,7 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
         "init_args": {"max_model_length": limit + 1024} if on_gpu else {},
     }
     fsdp2 = {
-        "class_path": "grpo_lightning.strategies.FSDP2Strategy",
+        "class_path": "grpo_lightning.distributed.strategies.FSDP2Strategy",
         "init_args": {"tensor_parallel_size": options.tensor_parallel_size},
     }
     strategy = fsdp2 if options.strategy == "fsdp2" else "ddp" if gpus > 1 else "auto"

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.tensor_parallel import split_layer, split_plan
-from grpo_lightning.output_head import base_model, decoder_layers, output_head
+from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
 
 Result = TypeVar("Result")
 
@@ -90,6 +90,11 @@ def whole(tensor: Tensor) -> Tensor:
     if tensor.device_mesh.ndim > 1:  # one dimension after the other, or torch warns of it
         tensor = tensor.redistribute(placements=(Replicate(), tensor.placements[1]))
     return tensor.full_tensor()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; any other tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def on_first_rank(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -10,13 +10,13 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from grpo_lightning.distributed.replicas import Replica, replica_of
+from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
-from grpo_lightning.experience import MicroBatch
-from grpo_lightning.modules.low_precision_updates import check_steps_land
 from grpo_lightning.modules.policy import PolicyModule
-from grpo_lightning.strategies import FSDP2Strategy
+from grpo_lightning.policy.low_precision_updates import check_steps_land
+from grpo_lightning.rollouts.replicas import Replica, replica_of
 
 
 class OptimizerModule(PolicyModule):

@@ -7,15 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from grpo_lightning.averaging import StepTotals
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.experience import MicroBatch
+from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations
 from grpo_lightning.datamodules.prompts import replaced_text
-from grpo_lightning.default_dtype import with_float32_defaults
-from grpo_lightning.demonstrations import COLUMN, demonstrations
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.experience import MicroBatch
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.optimizer import OptimizerModule
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
 

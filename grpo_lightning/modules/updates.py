@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grpo_lightning.averaging import StepTotals
-from grpo_lightning.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.minibatches import minibatch_of_prompts
 from grpo_lightning.memory.budget import MemoryPlan
 from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
 from grpo_lightning.memory.rehearsal import rehearse
-from grpo_lightning.minibatches import minibatch_of_prompts
 from grpo_lightning.modules.objective import ObjectiveModule
 from grpo_lightning.types import Rollouts
 
