@@ -14,7 +14,7 @@ from vllm_cases import eager_torch, needs_vllm, small_engine
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.generation.base import Generator
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 SAMPLED = SamplingSettings(num_generations=3, max_completion_length=16, temperature=1.0)

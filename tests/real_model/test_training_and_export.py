@@ -14,8 +14,8 @@ from sides.addition import conversation
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.__main__ import main as grpo_lightning
-from grpo_lightning.canary import MISMATCH
 from grpo_lightning.commands import chat, export
+from grpo_lightning.rollouts.sampler_canary import MISMATCH
 
 SUMS = [(57, 68), (29, 46)]  # half known: some samples are right and some are not
 
