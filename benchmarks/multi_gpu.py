@@ -31,22 +31,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sides.command import this_command
-from sides.make_model import SHAPES, make_model
 from sides.record import versions
 from sides.workload import word_problems
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES.setdefault(
-    "7b",
-    {
-        "vocab_size": 151936,
-        "hidden_size": 3584,
-        "num_hidden_layers": 28,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-)
 SIZES = {  # prompts per GPU and step, completions per prompt, their limit and mean length in tokens
     "nano": (2, 4, 16, 8),
     "0.5b": (64, 8, 1024, 220),
@@ -136,11 +124,8 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
-    }
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
-    is_cut_off = run_for(command, environment, options.seconds_per_run)
+    is_cut_off = run_for(command, options.seconds_per_run)
     rows: list[dict[str, str]] = []
     for path in run.glob("logs/version_*/metrics.csv"):
         with path.open() as file:
@@ -160,9 +145,15 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     }
 
 
-def run_for(command: list[str], environment: dict[str, str], seconds: float | None) -> bool:
+def environment() -> dict[str, str]:
+    """Of child processes: they find the project, and what was found on PYTHONPATH."""
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_for(command: list[str], seconds: float | None) -> bool:
     """Runs a command with all its ranks; True if it had to be ended, or failed: what it had written is still there."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment(), start_new_session=True)
     try:
         return process.wait(seconds) != 0
     except subprocess.TimeoutExpired:
@@ -185,7 +176,10 @@ def main() -> None:
     count = batch * max(options.gpus) * (options.warmup_steps + options.steps)
     rows = list(word_problems(count))
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    make_model(options.shape, prompts, model, mean_length)
+    made = {"shape": options.shape, "prompts": prompts, "out": model, "mean-length": mean_length}
+    flags = [f"--{name}={value}" for name, value in made.items()]
+    # In a process of its own, which gives the GPU's memory back.
+    subprocess.run([sys.executable, "-m", "sides.make_model", *flags], env=environment(), check=True)
     runs: list[dict[str, Any]] = []
     for gpus in options.gpus:
         runs.append(train(options, gpus, model, prompts))

@@ -26,10 +26,11 @@ class CurveCallback(Callback):
         run_file: Of a LearningRun.
         seed: Of this run.
         born: When it began.
+        side: What the record is called.
     """
 
-    def __init__(self, run_file: str, seed: int, born: float) -> None:
-        self.curve = Curve(LearningRun.load(run_file), "ours", seed, born)
+    def __init__(self, run_file: str, seed: int, born: float, side: str = "ours") -> None:
+        self.curve = Curve(LearningRun.load(run_file), side, seed, born)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Starts the clock, once."""
