@@ -9,7 +9,6 @@ from grpo_lightning.rewards.grading.last_value import last_value
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-BOXES = ("\\boxed", "\\fbox")
 FINAL = "####"
 
 MAX_SPAN = 10_000
@@ -19,6 +18,7 @@ MAX_BETWEEN = 60
 MAX_BOXES = 50
 """Boxes of one list."""
 
+_BOX = re.compile(r"\\(?:boxed|fbox)")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&*]|\\[()\[\]]|\\q?quad|\\[,;: ]|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\\lor|\\land|\band\b|\bor\b"
     r"|\b[A-Za-z](?:_\{?\w\}?)?\s*=)*"
@@ -114,9 +114,9 @@ def boxed_answer(text: str) -> str | None:
     """
     parts: list[str] = []
     after = len(text)
-    while len(parts) < MAX_BOXES:
-        start = _last_box(text, after)
-        span = _content(text, start) if start >= 0 else None
+    for match in reversed(list(_BOX.finditer(text))[-MAX_BOXES:]):
+        start = match.start()
+        span = _content(text, start)
         if span is None:
             break
         content, between = text[span[0] : span[1]].strip(), text[span[1] + 1 : after]
@@ -130,19 +130,12 @@ def boxed_answer(text: str) -> str | None:
     return ", ".join(parts) if parts else None
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, braces balanced; None where there is none or it never closes."""
-    start = _last_box(text, len(text))
-    span = _content(text, start) if start >= 0 else None
-    return None if span is None else text[span[0] : span[1]].strip()
-
-
 def has_open_box(text: str) -> bool:
     """True where the last box never closes, as in a completion that was cut off."""
-    start = _last_box(text, len(text))
-    if start < 0 or _content(text, start) is not None:
+    last = max(text.rfind(box) for box in ("\\boxed", "\\fbox"))
+    if last < 0 or _content(text, last) is not None:
         return False
-    rest = text[start:].lstrip("\\bdefox").lstrip()
+    rest = text[last:].lstrip("\\bdefox").lstrip()
     return not rest or rest.startswith("{")
 
 
@@ -158,13 +151,9 @@ def after_final_mark(text: str) -> str | None:
     return after.strip().partition("\n")[0].strip() if mark else None
 
 
-def _last_box(text: str, end: int) -> int:
-    return max(text.rfind(box, 0, end) for box in BOXES)
-
-
 def _content(text: str, start: int) -> tuple[int, int] | None:
     """Where the content of the box at ``start`` begins and ends."""
-    opening = start + len(next(box for box in BOXES if text.startswith(box, start)))
+    opening = start + (6 if text.startswith("\\boxed", start) else 5)
     while opening < len(text) and text[opening] == " ":
         opening += 1
     if not text.startswith("{", opening):

@@ -7,6 +7,11 @@ import re
 OPENING, CLOSING = "([{⦃", ")]}⦄"
 PAIRS = dict(zip(OPENING, CLOSING, strict=True))
 
+MAX_NESTED = 40
+"""Brackets in brackets that a formula may have."""
+
+_ENDLESS = re.compile(r"[0-9]{200}")
+
 WRAPPERS = (
     "text|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|mbox|hbox|fbox"
     "|boxed|operatorname|emph|underline|bm|boldsymbol|bold|rm|ensuremath|textup|mathop|displaystyle"
@@ -105,12 +110,29 @@ def wrapped(text: str) -> str | None:
     return text[1:-1].strip() if match_of(text, 0) == len(text) - 1 else None
 
 
-def balanced(text: str) -> bool:
+def is_closed(text: str) -> bool:
     """True where every brace of the text closes."""
     depth = 0
     for char in text.replace("\\{", "").replace("\\}", ""):
         depth += (char == "{") - (char == "}")
         if depth < 0:
+            return False
+    return depth == 0
+
+
+def is_readable(formula: str) -> bool:
+    """False for brackets that do not pair or are nested deeply and endless numbers, on which a parser may take minutes.
+
+    Example:
+        >>> is_readable("(x + [1])"), is_readable("(x"), is_readable("(" * 50 + ")" * 50)
+        (True, False, False)
+    """
+    if _ENDLESS.search(formula):
+        return False
+    depth = 0
+    for char in formula:
+        depth += (char in OPENING) - (char in CLOSING)
+        if not 0 <= depth <= MAX_NESTED:
             return False
     return depth == 0
 

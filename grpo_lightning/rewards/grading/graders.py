@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from grpo_lightning.rewards.extraction import inner_answer
-from grpo_lightning.rewards.grading.braces import balanced
+from grpo_lightning.rewards.grading.braces import is_closed, is_readable
 from grpo_lightning.rewards.grading.notation import visible
 from grpo_lightning.rewards.grading.quantities import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
@@ -140,6 +140,8 @@ class MathGrader:
         def formulas(relation: str, one: str, other: str) -> bool:
             if time.monotonic() - start > self.time_limit:
                 raise WorkerError("the parts of the answer took that long together")
+            if not is_readable(other):
+                return False
             reply = self.pool.call((relation, as_latex(one), as_latex(other)))
             if reply == "timeout":
                 raise WorkerError("")
@@ -195,7 +197,7 @@ def answer_shape(answer: str | None) -> Shape | None:
 
 
 def _shape(text: str | None) -> Shape | None:
-    if not text or len(text) > MAX_ANSWER_CHARS or not balanced(text):
+    if not text or len(text) > MAX_ANSWER_CHARS or not is_closed(text):
         return None
     shape = read(text)
     return None if isinstance(shape, Value) and not shape.text else shape

@@ -32,7 +32,7 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         >>> last_value("3 * 4 = 12 apples", False), last_value("so $x=2$ or $x=3$ in 5 tries", True)
         ('12', 'x=2, x=3')
     """
-    text = CALCULATOR.sub("", text)
+    text = CALCULATOR.sub("", text).replace("\N{MINUS SIGN}", "-")
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
     if prefer_formulas:
@@ -84,7 +84,9 @@ def _extended(line: str, start: int, floor: int) -> int:
     """Where the run begins that is joined to what stands at ``start`` by operators, "or", or a "not"."""
     while True:
         before = line[floor:start].rstrip()
-        joins = _JOIN.search(before) is not None or (line[start : start + 1] in _OPERATORS and line[start + 1 : start + 2] == " ")
+        joins = _JOIN.search(before) is not None or (
+            line[start : start + 1] in _OPERATORS and line[start + 1 : start + 2] == " "
+        )
         if not joins:
             break
         operand = _JOIN.sub("", before).rstrip(_OPERATORS + " ")

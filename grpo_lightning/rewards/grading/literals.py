@@ -12,8 +12,13 @@ MAX_DIGITS = 100
 MAX_EXPONENT = 400
 """Of a power; beyond a float's range. ``1e999999999`` would fill the memory."""
 
-_GROUPED = "|".join(rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+" for mark in (",", " ", "'", "_")) + r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}"
-_DECIMAL = re.compile(rf"(?:(?P<whole>{_GROUPED}|[0-9]+)(?:\.(?P<part>[0-9]*(?:(?<=[0-9]{{3}}) [0-9]{{3}})*))?|\.(?P<only>[0-9]+))")
+_GROUPED = (
+    "|".join(rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+" for mark in (",", " ", "'", "_"))
+    + r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}"
+)
+_DECIMAL = re.compile(
+    rf"(?:(?P<whole>{_GROUPED}|[0-9]+)(?:\.(?P<part>[0-9]*(?:(?<=[0-9]{{3}}) [0-9]{{3}})*))?|\.(?P<only>[0-9]+))"
+)
 _CONTINENTAL = re.compile(r"([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)|([0-9]{1,3}(?:\.[0-9]{3}){2,})")
 _POWER = re.compile(r"(.+?)(?:[eE]\s?\^?\{?([-+]?[0-9]{1,3})\}?|\s?[*xX]\s?\{?10\}?\^\{?\s?([-+]?[0-9]{1,3})\s?\}?)")
 _SMALL_POWER = re.compile(r"\(?(-?[0-9]{1,4})\)?\^\{\s?([-+]?[0-9]{1,3})\s?\}")
@@ -94,7 +99,7 @@ def _fraction(text: str, depth: int) -> Fraction | None:
     if mixed is not None:
         part = literal(mixed[2] or mixed[3], depth + 1)
         whole = literal(mixed[1], depth + 1)
-        return None if part is None or whole is None or not 0 <= part else whole + part
+        return None if part is None or whole is None or not part >= 0 else whole + part
     if not text.startswith("\\frac{"):
         return None
     middle = closing(text, 5)

@@ -70,8 +70,8 @@ def _read_tables() -> dict[str, tuple[Fraction, Dimension | None]]:
     units: dict[str, tuple[Fraction, Dimension | None]] = {name: (Fraction(1), None) for name in _ANY.split()}
     for base, entries in _TABLE.items():
         for entry in entries.split(";"):
-            names, _, size = entry.partition("=")
-            units.update({name: (Fraction(size.strip()), ((base, 1),)) for name in names.split()})
+            names, _, written = entry.partition("=")
+            units.update({name: (Fraction(written.strip()), ((base, 1),)) for name in names.split()})
     for derived, (size, powers) in _DERIVED.items():
         units.update({name: (size, tuple(sorted(powers.items()))) for name in derived.split()})
     return units

@@ -27,7 +27,9 @@ _SUBSCRIPT = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
 _VULGAR = re.compile(f"([0-9]?)([{''.join(VULGAR)}])")
 _COMMAND = re.compile(r"\\([A-Za-z]+) ?")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut)(?![A-Za-z])\.?")
-_SPACES = re.compile(r"(?<!\\)\\[,;: >]|\\(?:quad|qquad|thinspace|medspace|enspace|hfill|newline)(?![A-Za-z])|\\[hv]?space\{[^{}]*\}")
+_SPACES = re.compile(
+    r"(?<!\\)\\[,;: >]|\\(?:quad|qquad|thinspace|medspace|enspace|hfill|newline)(?![A-Za-z])|\\[hv]?space\{[^{}]*\}"
+)
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])\s*")
 _ROOT = re.compile(r"\\sqrt\s*(?=[0-9A-Za-z])(.)")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![a-z])|°)|\\(?:circ|degree)(?![a-z])")
@@ -41,10 +43,10 @@ _ENDS = " \t\n.,;:"
 
 
 def visible(text: str) -> str:
-    """The text without characters that show nothing (zero-width ones, NUL), and with plain spaces.
+    r"""The text without characters that show nothing (zero-width ones, NUL), and with plain spaces.
 
     Example:
-        >>> visible("4\\u200b2\\u00a0km\\x00")
+        >>> visible("4\u200b2\u00a0km\x00")
         '42 km'
     """
     if text.isascii() and text.isprintable():
@@ -61,10 +63,10 @@ def _shown(char: str) -> str:
 
 
 def without_delimiters(text: str) -> str:
-    """The text with its formulas where they stand, the marks around them gone; a dollar of money stays.
+    r"""The text with its formulas where they stand, the marks around them gone; a dollar of money stays.
 
     Example:
-        >>> without_delimiters(r"$x=2$ or \\(x=3\\) for $5")
+        >>> without_delimiters(r"$x=2$ or \(x=3\) for $5")
         'x=2 or x=3 for $5'
     """
     return MATH_SPAN.sub(lambda match: next(group for group in match.groups() if group is not None), text)
@@ -77,7 +79,7 @@ def tidy(text: str) -> str:
 
     Example:
         >>> tidy(r"$\left\{\tfrac12,\ 3\text{ cm}\right\}.$"), tidy("x ≤ −2³"), tidy(r"1{,}234\,\%")
-        ('⦃\\frac{1}{2}, 3 cm⦄', 'x ≤ -2^{3}', '1,234 %')
+        ('⦃\\frac{1}{2}, 3 cm ⦄', 'x ≤ -2^{3}', '1,234 %')
     """
     text = without_delimiters(visible(text).strip())
     text = CALCULATOR.sub("", text)

@@ -77,7 +77,9 @@ def number_in_sentence(text: str) -> str | None:
         ('1,200', None, None)
     """
     words = [word.lower() for word in _WORDS.findall(text)]
-    if len([word for word in words if len(word) > 1]) < 1 or any(len(word) == 1 and word not in "ais" for word in words):
+    if len([word for word in words if len(word) > 1]) < 1 or any(
+        len(word) == 1 and word not in "ais" for word in words
+    ):
         return None
     if not _OTHER_VALUES.isdisjoint(words) or "up to" in text:
         return None
@@ -88,4 +90,8 @@ def number_in_sentence(text: str) -> str | None:
     if _NO_PROSE.search(text[:start] + text[end:]) or re.search("[0-9]", text[:start] + text[end:]):
         return None
     behind = text[end : end + 1]
-    return None if behind.isalpha() or behind in ("!", "-") and not text[end + 1 : end + 2].isspace() else numbers[0].group().strip()
+    return (
+        None
+        if behind.isalpha() or (behind in ("!", "-") and not text[end + 1 : end + 2].isspace())
+        else numbers[0].group().strip()
+    )

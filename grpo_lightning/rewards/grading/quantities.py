@@ -28,8 +28,12 @@ OTHER_VALUE = frozenset(
 _NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
 
 _WORD = r"[A-Za-zμΩ°¢][A-Za-zμΩ°¢]*(?:-[A-Za-z]+)*\.?"
-_TOKEN = re.compile(rf"(?P<word>(?:US|A|C|CA|AU|NZ|R)\$|[{MONEY}]|{_WORD})|(?P<power>\^\{{?\s?-?[1-4]\s?\}}?)|(?P<mark>[/*])|(?P<space>\s+)|(?P<other>.)")
-_PREFIX = re.compile(rf"(?P<sign>[-+]?\s?)(?P<money>(?:US|A|C|CA|AU|NZ|HK|R)?[{MONEY}]|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs\.?|CHF)(?![A-Za-z]))\s?(?P<rest>.+)")
+_TOKEN = re.compile(
+    rf"(?P<word>(?:US|A|C|CA|AU|NZ|R)\$|[{MONEY}]|{_WORD})|(?P<power>\^\{{?\s?-?[1-4]\s?\}}?)|(?P<mark>[/*])|(?P<space>\s+)|(?P<other>.)"
+)
+_PREFIX = re.compile(
+    rf"(?P<sign>[-+]?\s?)(?P<money>(?:US|A|C|CA|AU|NZ|HK|R)?[{MONEY}]|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs\.?|CHF)(?![A-Za-z]))\s?(?P<rest>.+)"
+)
 _PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")

@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-ANSWER_KEYS = ("ground_truth", "aliases", "value", "normalized_aliases", "normalized_value", "text", "target", "answer", "answers")
+ANSWER_KEYS = (
+    "ground_truth",
+    "aliases",
+    "value",
+    "normalized_aliases",
+    "normalized_value",
+    "text",
+    "target",
+    "answer",
+    "answers",
+)
 """Keys under which known datasets keep answers: verl's ``reward_model``, TriviaQA, SQuAD, Search-R1."""
 
 
@@ -40,7 +50,12 @@ def reference_texts(reference: Any) -> list[str]:
     if isinstance(reference, list | tuple | set | frozenset):
         texts = [text for entry in reference for text in reference_texts(entry)]
         return list(dict.fromkeys(texts))
-    if isinstance(reference, bool | int | float) or type(reference).__name__ in ("Decimal", "Fraction", "date", "datetime"):
+    if isinstance(reference, bool | int | float) or type(reference).__name__ in (
+        "Decimal",
+        "Fraction",
+        "date",
+        "datetime",
+    ):
         return [str(reference)]
     raise UnknownReferenceError(f"a {type(reference).__name__} is no reference: give text, a number, or a list of them")
 

@@ -59,7 +59,9 @@ Shape = Value | Group | Equation | Inequality
 
 _SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
 _THOUSANDS = re.compile(r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])")
-_MATRIX = re.compile(r"\\begin\s?\{(p|b|B)?(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"\\begin\s?\{(p|b|B)?(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
+)
 _RELATION = re.compile(r"[=≠<>≤≥≈]")
 _EQUALS = frozenset("=≈")
 _NAME = re.compile(
@@ -85,7 +87,7 @@ def read(text: str) -> Shape:
     text = tidy(text if inside is None else inside)
     text = tidy(without_lead(text))
     shape = parse(text)
-    if _named(text) is None and (isinstance(shape, Value) or isinstance(shape, Group) and shape.kind == "list"):
+    if _named(text) is None and (isinstance(shape, Value) or (isinstance(shape, Group) and shape.kind == "list")):
         number = number_in_sentence(text)
         if number is not None:
             return parse(trimmed(number))
@@ -241,7 +243,7 @@ def _inequality(relations: list[str], sides: list[str], depth: int) -> Shape:
 
 
 def _is_variable(side: str) -> bool:
-    return not side or bool(_NAME.fullmatch(side)) and literal(side) is None
+    return not side or (bool(_NAME.fullmatch(side)) and literal(side) is None)
 
 
 def _plus_minus(text: str, depth: int) -> Shape | None:

@@ -45,8 +45,9 @@ class Comparison:
         if isinstance(reference, Group) or isinstance(answer, Group):
             return isinstance(reference, Group) and isinstance(answer, Group) and self._groups(reference, answer)
         if isinstance(reference, Inequality) or isinstance(answer, Inequality):
-            both = isinstance(reference, Inequality) and isinstance(answer, Inequality)
-            return both and self._inequalities(reference, answer)
+            if not (isinstance(reference, Inequality) and isinstance(answer, Inequality)):
+                return False
+            return self._inequalities(reference, answer)
         return self._values(reference, answer)
 
     def _values(self, reference: Value, answer: Value) -> bool:
@@ -84,7 +85,10 @@ class Comparison:
         if reference.kind in _UNORDERED and answer.kind in _UNORDERED:
             return self._same_members(_distinct(reference.items), _distinct(answer.items))
         if _is_matrix(reference) and _is_matrix(answer):
-            rows = [[item.items if isinstance(item, Group) else (item,) for item in group.items] for group in (reference, answer)]
+            rows = [
+                [item.items if isinstance(item, Group) else (item,) for item in group.items]
+                for group in (reference, answer)
+            ]
             return len(rows[0]) == len(rows[1]) and all(self._in_order(*pair) for pair in zip(*rows, strict=True))
         kinds = {reference.kind, answer.kind}
         is_interval = "[]" in kinds and len(reference.items) == 2  # [1, 2] is neither (1, 2) nor 1, 2
@@ -120,7 +124,11 @@ class Comparison:
         if not isinstance(reference, Equation):
             # 6 * 7 = 42 for 42, where each side must be right; 3 = 2 and f(3) = 2 are not 2.
             return all(self._side_equals(reference, part) for part in answer.parts)
-        if reference.name and answer.name and (reference.name == answer.name or len(reference.name) * len(answer.name) > 1):
+        if (
+            reference.name
+            and answer.name
+            and (reference.name == answer.name or len(reference.name) * len(answer.name) > 1)
+        ):
             return all(self._side_equals(parse(reference.parts[-1]), part) for part in answer.parts)
         sides = [_sides(equation) for equation in (reference, answer)]
         if sides[0] == sides[1]:
@@ -130,8 +138,8 @@ class Comparison:
         return self.formulas("proportional", *(f"({left})-({right})" for left, right in sides))
 
     def _side_equals(self, reference: Shape, side: str) -> bool:
-        value = arithmetic(side) if isinstance(reference, Value) and reference.quantity is not None else None
-        if value is not None and literal(side) is None:
+        value = arithmetic(side) if literal(side) is None else None
+        if value is not None and isinstance(reference, Value) and reference.quantity is not None:
             return self._values(reference, Value(side, Quantity(Number(value))))
         return self.same(reference, parse(side))
 
@@ -223,8 +231,8 @@ def _distinct(items: Sequence[Shape]) -> list[Shape]:
 
 
 def _is_matrix(group: Group) -> bool:
-    return group.kind == "matrix" or group.kind == "[]" and all(
-        isinstance(item, Group) and item.kind in ("[]", "()") for item in group.items
+    return group.kind == "matrix" or (
+        group.kind == "[]" and all(isinstance(item, Group) and item.kind in ("[]", "()") for item in group.items)
     )
 
 
