@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.advantages import AdvantageEstimator
-from grpo_lightning.canary import SamplerCanary, mismatch_limit
-from grpo_lightning.default_dtype import with_float32_defaults
+from grpo_lightning.algorithm.advantages import AdvantageEstimator
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.lookahead import LookaheadModule
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
 from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
+from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -172,6 +172,8 @@ class GRPOModule(LookaheadModule):
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
         self.move_reference()
+        if self.weight_sample is not None:
+            report.add_mean("update/changed_since_start", self.weight_sample.changed())
         numbers = self.objective.summarize(report.close().over_ranks()) | self.generator_metrics
         self.canary.check(numbers, self.steps_done)
         for name in ("loss", "policy_loss"):  # means over the optimizer steps of this GRPO step

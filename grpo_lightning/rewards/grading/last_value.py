@@ -7,7 +7,7 @@ import re
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
-from grpo_lightning.rewards.numeric import last_number_span
+from grpo_lightning.rewards.text.numeric import last_number_span
 
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
 _JOIN = re.compile(rf"(?:[{re.escape(_OPERATORS)}]|\\[a-z]+)$")

@@ -9,7 +9,7 @@ from fractions import Fraction
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
-from grpo_lightning.rewards.numeric import Number
+from grpo_lightning.rewards.text.numeric import Number
 
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,

@@ -13,7 +13,7 @@ from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.quantities import Quantity, measured
 from grpo_lightning.rewards.grading.shapes import Equation, Group, Inequality, Shape, Value, parse
 from grpo_lightning.rewards.grading.words import choice, same_words
-from grpo_lightning.rewards.numeric import Margin, Number
+from grpo_lightning.rewards.text.numeric import Margin, Number
 
 Formulas = Callable[[str, str, str], bool]
 """``(relation, reference, answer)``, with the relation "equal", "proportional" or "same sign", to a verdict."""
