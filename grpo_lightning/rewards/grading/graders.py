@@ -25,6 +25,7 @@ MAX_ANSWER_CHARS = 1000
 
 Verdict = bool | str
 """Right or wrong, or why it could not be told."""
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _CHOOSE = re.compile(r"\b[Cn]?C\(([0-9]+), ?([0-9]+)\)")
 Task = tuple[str, str | None]
 """A reference as the dataset has it, and the answer taken from a completion."""
@@ -121,6 +122,8 @@ class MathGrader:
 
     def _quick_verdict(self, reference: str, answer: str | None) -> Verdict | None:
         """The verdict where no formula has to be read; None where one has."""
+        if answer is not None and _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(reference):
+            return int(answer) == int(reference)  # most of what arithmetic tasks compare
         expected = reference_shape(reference)
         if expected is None:
             return _unreadable(reference)

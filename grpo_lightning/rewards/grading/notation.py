@@ -39,7 +39,7 @@ _NOT_EQUAL = re.compile(r"\\not\s*=")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _RELATIONS = re.compile(r"<=|=<|>=|!=|=>|==|/=")
 _RELATION_NAMES = {"<=": "≤", "=<": "≤", ">=": "≥", "!=": "≠", "/=": "≠", "==": "=", "=>": "⇒"}
-_ENDS = " \t\n.,;:"
+_ENDS = " \t\n.,;:。"
 
 
 def visible(text: str) -> str:
@@ -115,7 +115,7 @@ def _plain_commands(text: str) -> str:
         text = re.sub(r"\\\\(?=[A-Za-z(\[])", r"\\", text)  # backslashes doubled by JSON
     text = text.replace(r"\{", "⦃").replace(r"\}", "⦄").replace(r"\%", "%").replace(r"\$", "$").replace(r"\#", "#")
     text = text.replace(r"\!", "").replace(r"\&", "&").replace(r"\_", "_").replace(r"\|", "|")
-    text = _DEGREES.sub("°", _SPACES.sub(" ", _SIZES.sub("", text)))
+    text = _DEGREES.sub("°", re.sub(r"\{\s*\}", " ", _SPACES.sub(" ", _SIZES.sub("", text))))
     text = _REALS.sub("ℝ", _NOT_EQUAL.sub("≠", without_commands(text)))
     text = _with_whole_fractions(text)
     return _COMMAND.sub(lambda m: COMMANDS.get(m[1], m[0]), text)

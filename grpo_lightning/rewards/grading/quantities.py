@@ -36,6 +36,7 @@ _PREFIX = re.compile(
 )
 _PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
+_UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
 _NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")
 _MINUS_WORD = re.compile(r"(?:minus|negative)\s+(?=[0-9\\.])", re.IGNORECASE)
 _BEFORE_UNIT = re.compile(r"[0-9)}\]πa-zA-Z%…!|]$")
@@ -79,6 +80,7 @@ def quantity(text: str) -> Quantity | None:
     ordinal = _ORDINAL.fullmatch(text)
     if ordinal is not None and (value := literal(ordinal[1])) is not None:
         return Quantity(Number(value))
+    text = _UNIT_FRACTION.sub(r"\1 \2/\3", text)
     note = _NOTE.fullmatch(text)
     found = measured(text if note is None else f"{note[1]} {note[2]}")
     number = None if found is None else _number(found.core)

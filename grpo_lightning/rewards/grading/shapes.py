@@ -60,7 +60,7 @@ Shape = Value | Group | Equation | Inequality
 _SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
 _THOUSANDS = re.compile(r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])")
 _MATRIX = re.compile(
-    r"\\begin\s?\{(p|b|B)?(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
+    r"\\begin\s?\{(p|b|B|)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
 )
 _RELATION = re.compile(r"[=≠<>≤≥≈]")
 _EQUALS = frozenset("=≈")

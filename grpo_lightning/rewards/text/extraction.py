@@ -124,6 +124,8 @@ def boxed_answer(text: str) -> str | None:
             parts = [content]  # a box around the box
         elif parts and (len(between) > MAX_BETWEEN or not _BETWEEN_BOXES.fullmatch(between)):
             break
+        elif not content and not parts:
+            return ""  # an empty last box takes back the one before it
         elif content not in parts:
             parts.insert(0, content)
         after = start
