@@ -77,10 +77,47 @@ class DatasetConverter(ABC):
         return [{"role": "system", "content": self.system_prompt}, *prompt]
 
 
+def has_cell(example: Mapping[str, Any], key: str) -> bool:
+    """True where ``cell`` finds something, be it None."""
+    try:
+        cell(example, key)
+    except ValueError:
+        return False
+    return True
+
+
+def cell(example: Mapping[str, Any], key: str) -> Any:
+    """The value of a column, or, for a key with dots that is no column, of a place inside one.
+
+    Args:
+        example: The raw row.
+        key: A column (``answer``), or a path through the dictionaries in it (``reward_model.ground_truth``).
+
+    Raises:
+        ValueError: Naming the part of the path that is not there, and the keys that are.
+
+    Example:
+        >>> cell({"reward_model": {"style": "rule", "ground_truth": "42"}}, "reward_model.ground_truth")
+        '42'
+    """
+    if key in example:
+        return example[key]
+    value: Any = example
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            found = ", ".join(map(str, value)) if isinstance(value, Mapping) else _shortened(value)
+            raise ValueError(f"{key!r} leads nowhere: no {part!r} in {found or 'an empty row'}.")
+        value = value[part]
+    return value
+
+
 def require_columns(columns: Collection[str], settings: Mapping[str, str | None]) -> None:
-    """Raises ValueError for the first setting whose column is missing; None means that the setting is off."""
+    """Raises ValueError for the first setting whose column is missing; None means that the setting is off.
+
+    Of a path such as ``reward_model.ground_truth`` the first part must be a column.
+    """
     for setting, name in settings.items():
-        if name is not None and name not in columns:
+        if name is not None and name not in columns and ("." not in name or name.split(".")[0] not in columns):
             raise ValueError(f"{setting}={name!r} is not a column. Keys found: {', '.join(columns) or 'none'}.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +10,21 @@ from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.grading.graders import (
+    MAX_ANSWER_CHARS,
+    ExactGrader,
+    Grader,
+    MathGrader,
+    NumericGrader,
+    Verdict,
+)
+from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
-from grpo_lightning.rewards.text.extraction import last_boxed, lenient_answer, reference_answer, strict_answer
-from grpo_lightning.rewards.text.numeric import only_number
+from grpo_lightning.rewards.runtime import worker_pool
+from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
+from grpo_lightning.rewards.text.numeric import Margin
 
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
-MAX_ANSWER_CHARS = 1000
-"""Longer answers score 0 unread: no reference is that long, and parsers take minutes over a megabyte of braces."""
-
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
-_UNIT_WORDS = re.compile(r"(?<=[0-9]) +[A-Za-z]{2,}(?: [A-Za-z]+)*\.?$")
-
-Verdict = bool | str
-"""Right or wrong, or why it could not be told."""
 
 
 @register_reward("accuracy")
@@ -32,20 +32,24 @@ Verdict = bool | str
 class AccuracyReward(BaseRewardFunction):
     r"""1.0 where the completion's final answer equals the reference, else 0.0; None for a row without reference.
 
-    Worked references are understood: ``... #### 42`` (GSM8K) and ``\boxed{42}`` (MATH). A list of references means
-    that any of them will do.
+    Worked references are understood: ``... #### 42`` (GSM8K), ``\boxed{42}`` (MATH; several boxes are a list of which
+    every member is asked for). A list of references means that any of them will do, as do the aliases of TriviaQA and
+    the answers of SQuAD; other dictionaries are refused.
 
     Args:
         name: What metrics and errors call this reward.
         weight: Factor in the total reward.
-        mode: ``math`` compares as mathematics (math-verify: fractions, LaTeX, sets, equations; any expression of equal
-            value counts, so ``2+3`` is right for ``5``), ``numeric`` compares one number (thousands separators,
-            fractions, percent, currency, units), ``exact`` compares text.
+        mode: ``math`` compares as mathematics (numbers in any notation, units, fractions, sets, intervals, equations,
+            words; formulas through math-verify's parser: any formula of equal value counts, so ``2+3`` is right for
+            ``5``), ``numeric`` compares one number (thousands separators, fractions, powers of ten, percent, currency,
+            units), ``exact`` compares text up to white space and a final full stop.
         extraction: ``strict`` takes only what stands in the one ``<answer>...</answer>``; ``lenient`` takes the last
-            such tag, else the last ``\boxed{}``, else what follows ``####``, else the last number.
+            such tag, else the last ``\boxed{}`` (or list of them), else what follows ``####``, else, in ``math``, the
+            last formula in ``$...$``, ``\(...\)`` or ``\[...\]``, else the last number.
         answer_key: Dataset column with the reference. By default ``ground_truth``, ``answer`` or ``solution``,
             whichever is found first.
-        tolerance: Largest difference that still counts as equal, for ``numeric``.
+        tolerance: Largest difference between two numbers that still counts as equal. By default a millionth, or a
+            hundred-thousandth of the reference where that is less.
         relative_tolerance: The same as a share of the reference, added to ``tolerance``.
         ignore_case: For ``exact``.
         time_limit: Seconds that math-verify may take over one answer before that completion's reward is None.
@@ -61,12 +65,12 @@ class AccuracyReward(BaseRewardFunction):
     mode: Literal["math", "numeric", "exact"] = "math"
     extraction: Literal["strict", "lenient"] = "lenient"
     answer_key: str | None = None
-    tolerance: float = 1e-6
+    tolerance: float | None = None
     relative_tolerance: float = 0.0
     ignore_case: bool = False
     time_limit: float = 3.0
     workers: int = 2
-    _pool: WorkerPool | None = field(default=None, init=False, repr=False, compare=False)
+    _grader: Grader = field(init=False, repr=False, compare=False)
 
     scope = "completion"
     batched = True
@@ -77,15 +81,20 @@ class AccuracyReward(BaseRewardFunction):
             raise ValueError(f"{self.name}: mode={self.mode!r} is unknown. Choose math, numeric or exact.")
         if self.extraction not in ("strict", "lenient"):
             raise ValueError(f"{self.name}: extraction={self.extraction!r} is unknown. Choose strict or lenient.")
-        if self.time_limit <= 0 or self.workers < 1 or min(self.tolerance, self.relative_tolerance) < 0:
+        if self.time_limit <= 0 or self.workers < 1 or min(self.tolerance or 0, self.relative_tolerance) < 0:
             raise ValueError(f"{self.name}: time_limit above 0, workers 1 or more, tolerances 0 or more; got {self}.")
         if self.mode == "math" and importlib.util.find_spec("math_verify") is None:
             raise ModuleNotFoundError(
                 f"{self.name}: mode=math needs math-verify. Run pip install math-verify, or choose mode=numeric."
             )
-        if self.mode == "math":
-            script = Path(__file__).parents[1] / "runtime" / "math_worker.py"
-            self._pool = WorkerPool(script, size=self.workers, time_limit=self.time_limit)
+        margin = Margin(self.tolerance, self.relative_tolerance)
+        if self.mode == "exact":
+            self._grader = ExactGrader(self.ignore_case)
+        elif self.mode == "numeric":
+            self._grader = NumericGrader(margin)
+        else:
+            script = Path(worker_pool.__file__).with_name("math_worker.py")
+            self._grader = MathGrader(margin, script, self.time_limit, self.workers)
             self.concurrency = self.workers  # more calls would only wait for the processes, in slots that others need
 
     def __call__(
@@ -104,9 +113,8 @@ class AccuracyReward(BaseRewardFunction):
             RewardContractError: If no column holds the references.
         """
         references = columns[self._reference_column(columns)]
-        extract = strict_answer if self.extraction == "strict" else lenient_answer
-        answers = [extract(completion_text(completion)) for completion in completions]
-        verdicts = self._verdicts(list(zip(references, answers, strict=True)))
+        answers = [self._answer(completion_text(completion)) for completion in completions]
+        verdicts = self._verdicts(references, answers)
         if log_extra is not None:
             log_extra("extracted_answer", [answer and answer[:MAX_ANSWER_CHARS] for answer in answers])
         for row, verdict in enumerate(verdicts):
@@ -116,8 +124,12 @@ class AccuracyReward(BaseRewardFunction):
 
     def close(self) -> None:
         """Ends the math-verify processes; the next call starts new ones."""
-        if self._pool is not None:
-            self._pool.close()
+        self._grader.close()
+
+    def _answer(self, text: str) -> str | None:
+        if self.extraction == "strict":
+            return strict_answer(text)
+        return lenient_answer(text, prefer_formulas=self.mode == "math")
 
     def _reference_column(self, columns: dict[str, Any]) -> str:
         wanted = (self.answer_key,) if self.answer_key else ANSWER_KEYS
@@ -130,85 +142,22 @@ class AccuracyReward(BaseRewardFunction):
             "Set answer_key in the reward's init_args to the column that holds the reference."
         )
 
-    def _verdicts(self, pairs: list[tuple[Any, str | None]]) -> list[Verdict | None]:
-        alternatives = [_reference_texts(reference) for reference, _ in pairs]
-        tasks: dict[tuple[str, str | None], Verdict | None] = {
-            (text, answer): _quick_verdict(text, answer)
-            for texts, (_, answer) in zip(alternatives, pairs, strict=True)
-            for text in texts
-        }
-        # Completions of a group often agree, and equal text needs no grading: only what is left is compared.
-        undecided = [task for task, verdict in tasks.items() if verdict is None]
-        tasks.update(zip(undecided, self._compare(undecided), strict=True))
-        return [
-            _any_right([tasks[text, answer] for text in texts]) if texts else None
-            for texts, (_, answer) in zip(alternatives, pairs, strict=True)
-        ]
+    def _verdicts(self, references: list[Any], answers: list[str | None]) -> list[Verdict | None]:
+        alternatives = [self._reference_texts(reference) for reference in references]
+        pairs = list(zip(alternatives, answers, strict=True))
+        # Completions of a group often agree: equal pairs are compared once.
+        tasks = list(dict.fromkeys((text, answer) for texts, answer in pairs for text in texts))
+        verdicts = dict(zip(tasks, self._grader.verdicts(tasks), strict=True))
+        return [_any_right([verdicts[text, answer] for text in texts]) if texts else None for texts, answer in pairs]
 
-    def _compare(self, tasks: list[tuple[str, Any]]) -> list[Verdict]:
-        if self.mode == "math":
-            return self._compare_as_mathematics(tasks)
-        compare = self._compare_as_numbers if self.mode == "numeric" else self._compare_as_text
-        return [compare(reference, answer) for reference, answer in tasks]
-
-    def _compare_as_text(self, reference: str, answer: str) -> Verdict:
-        one, other = " ".join(reference.split()), " ".join(answer.split())
-        return one.casefold() == other.casefold() if self.ignore_case else one == other
-
-    def _compare_as_numbers(self, reference: str, answer: str) -> Verdict:
-        expected = only_number(reference)
-        if expected is None:
-            return f"the reference {reference[:80]!r} is not one number; choose mode=math or mode=exact"
-        found = only_number(_unboxed(answer))
-        return found is not None and found.equals(expected, self.tolerance, self.relative_tolerance)
-
-    def _compare_as_mathematics(self, tasks: list[tuple[str, str]]) -> list[Verdict]:
-        assert self._pool is not None  # made on construction in this mode
-        verdicts: list[Verdict | None] = [_whole_verdict(*task) for task in tasks]
-        hard = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        replies = self._pool.map([(tasks[index][0], _unboxed(tasks[index][1])) for index in hard])
-        for index, reply in zip(hard, replies, strict=True):
-            verdicts[index] = self._math_verdict(reply, tasks[index])
-        return [verdict for verdict in verdicts if verdict is not None]
-
-    def _math_verdict(self, reply: str | WorkerError, task: tuple[str, str]) -> Verdict:
-        if reply == "unreadable reference":
-            return f"math-verify cannot read the reference {task[0][:80]!r}; choose mode=exact"
-        if reply == "timeout" or isinstance(reply, WorkerError):
-            detail = "" if reply == "timeout" else f" ({reply})"
-            return f"no verdict on the answer {task[1][:80]!r} within time_limit={self.time_limit:g} s{detail}"
-        return reply == "equal"
+    def _reference_texts(self, reference: Any) -> list[str]:
+        try:
+            return reference_texts(reference)
+        except UnknownReferenceError as error:
+            raise RewardContractError(f"Reward '{self.name}': {error}, or set answer_key to another column.") from error
 
 
-def _reference_texts(reference: Any) -> list[str]:
-    """The acceptable answers of one row; none where the reference is None."""
-    if isinstance(reference, list | tuple):
-        return [text for entry in reference for text in _reference_texts(entry)]
-    return [] if reference is None else [reference_answer(str(reference))]
-
-
-def _quick_verdict(reference: str, answer: str | None) -> bool | None:
-    if answer is None or not answer or len(answer) > MAX_ANSWER_CHARS:
-        return False
-    if answer == reference:
-        return True
-    return None
-
-
-def _whole_verdict(reference: str, answer: str) -> bool | None:
-    """Two whole numbers need no mathematics, and are most of what arithmetic tasks compare."""
-    if _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(reference):
-        return int(answer) == int(reference)
-    return None
-
-
-def _unboxed(answer: str) -> str:
-    """The content of the answer's box, if it has one, and without unit words: ``18 dollars`` is ``18``."""
-    boxed = last_boxed(answer)
-    return _UNIT_WORDS.sub("", answer if boxed is None else boxed)
-
-
-def _any_right(verdicts: list[Verdict | None]) -> Verdict:
+def _any_right(verdicts: list[Verdict]) -> Verdict:
     """True if any alternative is right, else the first reason for having no verdict, else False."""
     if True in verdicts:
         return True
