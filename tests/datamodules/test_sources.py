@@ -138,8 +138,8 @@ def test_an_unknown_key_lists_the_keys(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         ({"file_name": "a.jsonl", "formating": "x"}, "unknown settings: formating. Known are: hf_hub_url"),
-        ({"split": "train"}, "exactly one of hf_hub_url and file_name"),
-        ({"file_name": "a.jsonl", "hf_hub_url": "a/b"}, "exactly one of hf_hub_url and file_name"),
+        ({"split": "train"}, "exactly one of hf_hub_url, file_name, reasoning_gym"),
+        ({"file_name": "a.jsonl", "hf_hub_url": "a/b"}, "exactly one of hf_hub_url, file_name, reasoning_gym"),
         ({"file_name": "a.jsonl", "subset": "main"}, "subset belongs to a hub dataset"),
         ({"hf_hub_url": "a/b", "trust_remote_code": True}, "unknown settings: trust_remote_code"),
     ],
