@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import fsspec
+
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 FILE_FORMATS = {
     ".json": "json",
@@ -86,6 +88,8 @@ def read_text_files(paths: Iterable[str], field: str | None = None) -> Iterator[
 
 
 def _open(path: str) -> IO[str]:
+    if "://" in path:  # on the hub
+        return fsspec.open(path, "rt", encoding="utf-8-sig", newline="", compression="infer").open()
     opener = OPENERS.get(Path(path).suffix.lower(), open)
     return opener(path, "rt", encoding="utf-8-sig", newline="")  # csv wants line ends as they are
 

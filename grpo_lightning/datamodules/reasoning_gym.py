@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from grpo_lightning.rewards.reasoning_gym import task_maker
 from grpo_lightning.seeds import derive_seed
 
 DEFAULT_SIZE = 500
@@ -34,28 +37,34 @@ def make_tasks(settings: Mapping[str, Any], num_samples: int | None = None) -> I
     tasks = task_maker(name, {**own, "seed": seed})
     how = {key: value for key, value in own.items() if key != "size"}
     for index in range(own["size"] if num_samples is None else min(num_samples, own["size"])):
-        task = tasks[index]
+        with _seeded(seed, index):
+            task = tasks[index]
         maker = {"name": name, "settings": how, "question": task["question"]}
         yield {key: task[key] for key in ("question", "answer", "metadata")} | {COLUMN: maker}
 
 
-def task_maker(name: str, settings: Mapping[str, Any]) -> Any:
-    """The dataset of reasoning-gym, which makes tasks and scores answers.
+@contextmanager
+def _seeded(*parts: int) -> Iterator[None]:
+    """Python's generator seeded inside the block: some makers draw from it beside their own."""
+    state = random.getstate()
+    random.seed(derive_seed("reasoning_gym", *parts))
+    yield
+    random.setstate(state)
 
-    Raises:
-        ImportError, ValueError: As for ``make_tasks``.
+
+def check_other_tasks(training: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
+    """Raises ValueError if a dataset is evaluated on the tasks that it is trained on.
+
+    Args:
+        training, held_out: (dataset, split) by name, as configs say them.
     """
-    try:
-        from reasoning_gym.factory import DATASETS, create_dataset
-    except ImportError as error:
-        raise ImportError(
-            f"data.dataset={{reasoning_gym: {name}}} needs a package: pip install 'grpo-lightning[reasoning-gym]' "
-            f"({error})."
-        ) from error
-    if name not in DATASETS:
-        raise ValueError(f"reasoning_gym={name!r} is not a dataset of reasoning-gym. Known are: {', '.join(DATASETS)}.")
-    try:
-        return create_dataset(name, **settings)
-    except (TypeError, ValueError, AssertionError) as error:  # of its config class, and of that class's validate()
-        known = ", ".join(key for key in DATASETS[name][1].__dataclass_fields__ if key != "seed")
-        raise ValueError(f"reasoning_gym={name}: {error}. Its settings are: seed, {known}.") from error
+
+    def makers(specs: Mapping[str, Any]) -> set[tuple[str, Any]]:
+        entries = (spec for spec, _ in specs.values() if isinstance(spec, dict) and "reasoning_gym" in spec)
+        return {(str(entry["reasoning_gym"]), entry.get("seed", 0)) for entry in entries}
+
+    for name, seed in sorted(makers(training) & makers(held_out)):
+        raise ValueError(
+            f"data.eval_dataset makes the tasks of reasoning_gym={name} from seed={seed}, as data.dataset does: they would be "
+            "the same tasks. Give one of them another seed."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from grpo_lightning.datamodules.files import (
 )
 from grpo_lightning.datamodules.reasoning_gym import make_tasks
 from grpo_lightning.datamodules.rows import Rows
+from grpo_lightning.datamodules.specs import entry_name
 from grpo_lightning.datamodules.splits import check_split, select_split, split_names
+from grpo_lightning.datamodules.stream_rows import RowStream
 
 DEFAULT_SPLIT = "train"  # also what the datasets library calls the rows of a single local file
 
@@ -110,6 +113,37 @@ class DataSource:
         tables = {str(name): partial(builder.as_dataset, split=name) for name in builder.info.splits or {}}
         return select_split(tables, self.split, self.path or str(self.hub))
 
+    def stream(self) -> RowStream:
+        """The rows, read as they are needed.
+
+        Raises:
+            ValueError: If there is no such dataset or split.
+        """
+        if self.reasoning_gym is not None:
+            return RowStream(self.load(), str(self))
+        try:
+            files = self.files()
+            if files and file_format(files[0]) in TEXT_FORMATS:
+                check_split(self.split, [DEFAULT_SPLIT], str(self.path))
+                return self._lines(files)
+            if files:
+                rows = datasets.load_dataset(
+                    str(file_format(files[0])), data_files=files, split=self.split, streaming=True
+                )
+            else:
+                builder = datasets.load_dataset_builder(self.path or self.hub, self.subset, data_dir=self.folder)
+                urls = builder.config.data_files or {}
+                check_split(self.split, list(map(str, urls)) or [self.split], self.path or str(self.hub))
+                if builder.name in TEXT_FORMATS and urls:
+                    return self._lines(list(urls[self.split]))
+                rows = builder.as_streaming_dataset(split=self.split)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self} cannot be streamed: {error}") from error
+        return RowStream(rows if self.num_samples is None else rows.take(self.num_samples), str(self))
+
+    def _lines(self, files: list[str]) -> RowStream:
+        return RowStream(lambda: islice(read_text_files(files, self.rows_field), self.num_samples), str(self))
+
     def files(self) -> list[str]:
         """The local files that hold the rows; none for a directory or a hub dataset."""
         if self.path is None or Path(self.path).is_dir():
@@ -183,11 +217,6 @@ def _from_entry(name: str, entry: dict[str, Any], split: str | None) -> DataSour
         return _local(name, Path(entry["file_name"]).expanduser(), **settings)
     hub = {"hub": entry["hf_hub_url"], "subset": entry.get("subset"), "folder": entry.get("folder")}
     return DataSource(name=name, **hub, **settings)
-
-
-def entry_name(entry: dict[str, Any]) -> str:
-    """What an entry without a key in dataset_info.json is called."""
-    return str(entry.get("hf_hub_url") or entry.get("file_name") or entry.get("reasoning_gym"))
 
 
 def _tasks(name: str, entry: dict[str, Any]) -> DataSource:

@@ -122,7 +122,9 @@ def _tokenized_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, name:
     for start in range(0, len(texts), TOKENIZE_ROWS):
         ids.extend(tokenizer(text=texts[start : start + TOKENIZE_ROWS])["input_ids"])
     plain = [without_doubles(row, text, tokenizer) for row, text in zip(ids, texts, strict=True)]
-    begun = sum(before[:2] == [tokenizer.bos_token_id] * 2 != after[:2] for before, after in zip(ids, plain, strict=True))
+    begun = sum(
+        before[:2] == [tokenizer.bos_token_id] * 2 != after[:2] for before, after in zip(ids, plain, strict=True)
+    )
     ended = sum(before[-1:] != after[-1:] for before, after in zip(ids, plain, strict=True))
     if begun:
         rank_zero_warn(

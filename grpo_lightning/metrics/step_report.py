@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.advantages import batch_std
+from grpo_lightning.datamodules.outcomes import GroupOutcomes
 from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
@@ -27,6 +28,8 @@ class StepReport:
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
         self.num_updates = 0
+        self.outcomes: list[GroupOutcomes] = []
+        """How this rank's prompts did, those of every round of sampling."""
         self._started = time.perf_counter()
 
     @contextmanager

@@ -30,6 +30,7 @@ from grpo_lightning.rewards.language import LanguageReward
 from grpo_lightning.rewards.length import LengthReward
 from grpo_lightning.rewards.no_hallucination import NoHallucinationReward
 from grpo_lightning.rewards.pattern import RegexReward
+from grpo_lightning.rewards.reasoning_gym import ReasoningGymReward
 from grpo_lightning.rewards.registry import (
     REWARD_FUNCTIONS,
     get_reward_function,
@@ -55,6 +56,7 @@ __all__ = [
     "Completion",
     "FormatReward",
     "FunctionReward",
+    "ReasoningGymReward",
     "LengthReward",
     "RewardComposition",
     "RewardContractError",
