@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from grpo_lightning.rewards.reasoning_gym import task_maker
@@ -15,7 +18,7 @@ COLUMN = "reasoning_gym"
 """What the reward of the same name needs to score an answer: the maker of the task, and the task."""
 
 
-def make_tasks(settings: Mapping[str, Any], num_samples: int | None = None) -> Iterator[dict[str, Any]]:
+def make_tasks(settings: Mapping[str, Any], num_samples: int | None = None) -> list[dict[str, Any]]:
     """Rows with ``question``, ``answer``, ``metadata`` and the column that the reward ``reasoning_gym`` reads.
 
     Task i of a dataset is a function of its settings, its seed and i. reasoning-gym itself draws task i of seed s from s + i,
@@ -34,22 +37,29 @@ def make_tasks(settings: Mapping[str, Any], num_samples: int | None = None) -> I
     own = {key: value for key, value in settings.items() if key not in ("reasoning_gym", "seed")}
     own["size"] = int(own.get("size", DEFAULT_SIZE))
     seed = derive_seed("reasoning_gym", settings.get("seed", 0)) % 2**31  # some makers seed NumPy with it
-    tasks = task_maker(name, {**own, "seed": seed})
+    task_maker(name, {**own, "seed": seed})  # refuses what cannot be, in this process
+    count = own["size"] if num_samples is None else min(num_samples, own["size"])
     how = {key: value for key, value in own.items() if key != "size"}
-    for index in range(own["size"] if num_samples is None else min(num_samples, own["size"])):
-        with _seeded(seed, index):
-            task = tasks[index]
-        maker = {"name": name, "settings": how, "question": task["question"]}
-        yield {key: task[key] for key in ("question", "answer", "metadata")} | {COLUMN: maker}
+    tasks = _made_apart({"name": name, "settings": {**own, "seed": seed}, "count": count})
+    return [
+        {key: task[key] for key in ("question", "answer", "metadata")}
+        | {COLUMN: {"name": name, "settings": how, "question": task["question"]}}
+        for task in tasks
+    ]
 
 
-@contextmanager
-def _seeded(*parts: int) -> Iterator[None]:
-    """Python's generator seeded inside the block: some makers draw from it beside their own."""
-    state = random.getstate()
-    random.seed(derive_seed("reasoning_gym", *parts))
-    yield
-    random.setstate(state)
+def _made_apart(order: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tasks from a process with a fixed order of sets, from which some makers draw: each rank's would be another."""
+    done = subprocess.run(
+        [sys.executable, "-P", str(Path(__file__).with_name("task_process.py"))],
+        input=pickle.dumps(order),
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ValueError(f"reasoning_gym={order['name']} cannot make its tasks: {''.join(last)}")
+    return pickle.loads(done.stdout)
 
 
 def check_other_tasks(training: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:

@@ -164,7 +164,11 @@ class StreamLoader:
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on and where it lies, and what must be the same for that to mean the same."""
         index = self._next_to_train()
-        return {"epoch": self.epoch, "next_batch": index, **self._places[index]} | self._identity()
+        place = {"epoch": self.epoch, "next_batch": index, **self._places[index]}
+        if self._is_over and index not in self._batches:
+            # Lightning fetches from the loader before it sets the epoch, and would find the old one at its end.
+            place = {"epoch": self.epoch + 1, "next_batch": 0, "cursor": dict(START), "used": 0}
+        return place | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved place.
