@@ -57,7 +57,16 @@ class EpochOrder:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Nothing to do.
+
+        Raises:
+            ValueError: If the checkpoint's run drew its prompts.
+        """
+        if state:
+            raise ValueError(
+                f"The checkpoint's data is of {', '.join(map(str, state['sizes']))} prompts, and this run's is one dataset "
+                "without a curriculum. Use the data settings of the first run."
+            )
 
 
 class Epochs:
@@ -184,8 +193,8 @@ class DrawnOrder:
         if not state or state["sizes"] != self.sizes:
             found = f"of {', '.join(map(str, state['sizes']))} prompts" if state else "one dataset without a curriculum"
             raise ValueError(
-                f"The checkpoint's data is {found}, and this run's of {', '.join(map(str, self.sizes))} prompts: their draws "
-                "and pools do not fit. Use the data settings of the first run."
+                f"The checkpoint's data is {found}, and this run's of {', '.join(map(str, self.sizes))} prompts: draws and pools "
+                "of the one do not fit the other. Use the data settings of the first run."
             )
         if [one.keys() for one in state["sources"]] != [source.state_dict().keys() for source in self.sources]:
             raise ValueError(

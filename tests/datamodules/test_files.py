@@ -108,7 +108,10 @@ def test_a_pattern_names_files_in_order_and_one_without_files_is_refused(tmp_pat
         folder.mkdir()
         (folder / "rows.jsonl").write_text(json.dumps({"n": number}) + "\n")
     assert [row["n"] for row in get_dataset(str(tmp_path / "part*" / "*.jsonl"))] == [1, 2, 3]
-    assert [row["n"] for row in get_dataset({"file_name": str(tmp_path / "**" / "*.jsonl"), "num_samples": 2})] == [1, 2]
+    assert [row["n"] for row in get_dataset({"file_name": str(tmp_path / "**" / "*.jsonl"), "num_samples": 2})] == [
+        1,
+        2,
+    ]
     with pytest.raises(FileNotFoundError, match=r"no file matches .*\*\.csv"):
         get_dataset(str(tmp_path / "*.csv"))
     (tmp_path / "part1" / "rows.csv").write_text("n\n1\n")
@@ -158,7 +161,10 @@ def test_lists_of_text_are_rows_of_text(tmp_path: Path) -> None:
 
 
 RAGGED = [
-    {"call": {"name": "f", "arguments": {"x": 1}}, "turns": [{"role": "assistant", "content": None, "calls": [{"id": 1}]}]},
+    {
+        "call": {"name": "f", "arguments": {"x": 1}},
+        "turns": [{"role": "assistant", "content": None, "calls": [{"id": 1}]}],
+    },
     {"call": {"name": "g", "arguments": {"y": [{"z": "1"}]}}, "turns": [{"role": "user", "content": "Hi"}]},
 ]
 

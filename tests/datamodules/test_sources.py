@@ -67,7 +67,9 @@ def test_a_missing_file_is_named_with_the_path_that_was_tried(tmp_path: Path, mo
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").write_text("x")
-    with pytest.raises(ValueError, match=r"rows.xlsx is not one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow"):
+    with pytest.raises(
+        ValueError, match=r"rows.xlsx is not one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow"
+    ):
         get_dataset(str(tmp_path / "rows.xlsx"))
 
 
