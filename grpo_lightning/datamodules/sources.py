@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -30,7 +30,7 @@ from grpo_lightning.datamodules.stream_rows import RowStream
 
 DEFAULT_SPLIT = "train"  # also what the datasets library calls the rows of a single local file
 
-Table = Rows | datasets.Dataset
+Table: TypeAlias = "Rows | datasets.Dataset"
 
 
 @dataclass(frozen=True)

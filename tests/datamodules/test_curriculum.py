@@ -22,7 +22,7 @@ def pools(count: int = 12, shuffle: bool = False, **settings: Any) -> Pools:
 
 def test_without_outcomes_every_prompt_is_drawn_once_before_any_is_drawn_again() -> None:
     drawn = pools(shuffle=True)
-    rounds = [sum((drawn.draw(4) for _ in range(3)), []) for _ in range(3)]
+    rounds = [[place for _ in range(3) for place in drawn.draw(4)] for _ in range(3)]
     assert [sorted(one) for one in rounds] == [list(range(12))] * 3
     assert rounds[0] != rounds[1] != rounds[2]
 
