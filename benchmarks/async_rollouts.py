@@ -124,7 +124,9 @@ def train(options: argparse.Namespace, kind: str, model: Path, prompts: Path) ->
     run.mkdir(parents=True)
     config = run / "config.yaml"
     config.write_text(yaml.safe_dump(config_of(options, kind, run, model, prompts)))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    }
     environment |= {"VLLM_NO_USAGE_STATS": "1"} | ({} if options.device == "cuda" else {"TORCH_COMPILE_DISABLE": "1"})
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
     subprocess.run(command, env=environment, check=True)

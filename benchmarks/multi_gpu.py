@@ -95,7 +95,7 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
         "init_args": {"max_model_length": limit + 1024} if on_gpu else {},
     }
     fsdp2 = {
-        "class_path": "grpo_lightning.strategies.FSDP2Strategy",
+        "class_path": "grpo_lightning.distributed.strategies.FSDP2Strategy",
         "init_args": {"tensor_parallel_size": options.tensor_parallel_size},
     }
     strategy = fsdp2 if options.strategy == "fsdp2" else "ddp" if gpus > 1 else "auto"
@@ -133,7 +133,9 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    }
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
     subprocess.run(command, env=environment, check=True)
     with next(run.glob("logs/version_*/metrics.csv")).open() as file:

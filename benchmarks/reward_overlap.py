@@ -125,7 +125,11 @@ def main() -> None:
     for setting in SETTINGS:
         for name in VARIANTS:
             command = [sys.executable, __file__, "--one", name, setting, "--steps", str(options.steps)]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+            }
             output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
             line = next(line for line in output.splitlines() if line.startswith("RESULT "))
             results.append({"reward": name, "step": setting} | json.loads(line.removeprefix("RESULT ")))

@@ -41,9 +41,9 @@ from torch import Tensor, nn  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from grpo_lightning import GRPODataModule, GRPOModule  # noqa: E402
-from grpo_lightning.default_dtype import with_float32_defaults  # noqa: E402
-from grpo_lightning.fast_kernels import plain_kernels  # noqa: E402
 from grpo_lightning.finetuning.adapters import merged_state_dict  # noqa: E402
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults  # noqa: E402
+from grpo_lightning.scoring.fast_kernels import plain_kernels  # noqa: E402
 from grpo_lightning.types import PromptBatch, Rollouts  # noqa: E402
 
 REFERENCE = "merged, float32"

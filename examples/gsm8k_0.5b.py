@@ -68,7 +68,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--max_steps", type=int, default=500)
     parser.add_argument("--batch_size", type=int, default=64, help="questions per step; each gets 8 completions")
     parser.add_argument("--max_completion_length", type=int, default=512, help="tokens")
-    parser.add_argument("--precision", default="bf16-true")
+    parser.add_argument("--precision", default="bf16-mixed")
     options = parser.parse_args(args)
     dataset = options.dataset or {"hf_hub_url": "openai/gsm8k", "subset": "main", "split": "train"}
     trainer = make_trainer(options.root, options.max_steps, precision=options.precision)

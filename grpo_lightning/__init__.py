@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import grpo_lightning.quiet_imports  # noqa: F401 - before anything that imports peft
+import grpo_lightning.finetuning.bitsandbytes_messages  # noqa: F401 - before anything that imports peft
 
 if TYPE_CHECKING:
     from grpo_lightning.datamodules import (

@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
         meant = f" Did you mean {near[0]}?" if near else ""
         raise SystemExit(f"{help_text()}\n\nerror: {arguments[0]} is no COMMAND.{meant}")
     else:
-        from grpo_lightning.cli import main as run_lightning
+        from grpo_lightning.commands.cli import main as run_lightning
 
         run_lightning(args)
 

@@ -13,16 +13,19 @@ a model that needs padding asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grpo_lightning.messages import Message, Prompt
 
-__all__ = ["Message", "Prompt", "PromptBatch", "Rollouts"]
+__all__ = ["Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""Makes the optimizer of some weights: what ``model.optimizer`` becomes."""
 
 
 @dataclass  # not frozen: Lightning's half-precision plugins rebuild batches and refuse frozen dataclasses

@@ -20,7 +20,7 @@ import pytest
 import torch
 from toy_models import save_toy_model
 
-from grpo_lightning.generation.vllm_server_process import RANK_VARIABLES
+from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
 
 # Toy matrices are faster on one thread than on several, and their sums do not depend on the machine's core count.

@@ -54,7 +54,7 @@ def write_config(folder: Path, model_dir: str | Path) -> Path:
             "num_generations_eval": 2,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
             "lr_scheduler": {
-                "class_path": "grpo_lightning.schedules.WarmupSchedule",
+                "class_path": "grpo_lightning.modules.schedules.WarmupSchedule",
                 "init_args": {"warmup_steps": 3, "total_steps": 20, "shape": "cosine"},
             },
         },

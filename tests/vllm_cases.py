@@ -13,7 +13,7 @@ from toy_models import build_model, build_tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm_compat import why_unusable
+from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.types import Rollouts
 
 needs_vllm = [

@@ -18,7 +18,7 @@ from runs import fit, make_data, make_trainer, write_prompts
 from vllm_cases import even_tokens, small_engine
 
 from grpo_lightning.distributed.sharding import whole
-from grpo_lightning.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
 
 def even_tokens_of_later_prompts(completions_ids, ground_truth, **columns):

@@ -20,10 +20,10 @@ import transformers
 from torch import Tensor
 
 from grpo_lightning import GRPODataModule, GRPOModule
-from grpo_lightning.canary import MISMATCH
 from grpo_lightning.generation import Generator, TransformersGenerator
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.packing import count_tokens
+from grpo_lightning.rollouts.sampler_canary import MISMATCH
+from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import PhaseClock
 from sides.record import save_record

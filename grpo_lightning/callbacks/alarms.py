@@ -48,6 +48,19 @@ ALARMS = [
 ]
 
 
+CHANGED = "update/changed_since_start"
+STALL_STEPS = 20
+"""Steps after which the share of changed weights has to have grown."""
+STALL_GROWTH, STALL_SHARE = 1.5, 0.5
+"""A run is stalled where that share has grown by less than this factor and is below this. Of runs that learn it grows 3.6 to
+14 times between steps 1 and 20, and of those that do not it stays."""
+STALLED = (
+    "only {share:.1%} of the trained weights differ from those that training started from, as many as after the first step "
+    "({first:.1%}): rounding takes the updates away. Use trainer.precision=bf16-mixed, or an optimizer that adds up what "
+    "rounding takes (optimi.AdamW)."
+)
+
+
 class Alarms(Callback):
     """Warns after a number of bad steps in a row, and stops the run after more.
 
@@ -67,6 +80,8 @@ class Alarms(Callback):
         self.stop_after = stop_after
         self.stop_after_not_finite = stop_after_not_finite
         self.in_a_row: dict[str, int] = {alarm.name: 0 for alarm in ALARMS}
+        self.first_changed: float | None = None
+        """Share of the weights that the first step changed."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,6 +92,7 @@ class Alarms(Callback):
             RuntimeError: Where an alarm has gone on for as long as it may; the same on every rank.
         """
         metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]  # the same on every rank
+        self._watch_weights(metrics, pl_module.steps_done)  # type: ignore[arg-type]
         for alarm in ALARMS:
             self.in_a_row[alarm.name] = self.in_a_row[alarm.name] + 1 if alarm.happened(metrics) else 0
             count = self.in_a_row[alarm.name]
@@ -86,10 +102,22 @@ class Alarms(Callback):
             if count == self.warn_after:
                 rank_zero_warn(f"Alarm {alarm.name}: in the last {count} steps {alarm.message}")
 
+    def _watch_weights(self, metrics: dict[str, float], step: int) -> None:
+        """Warns once, where the share of changed weights has not grown since the first step."""
+        share = metrics.get(CHANGED)
+        if share is None:
+            return
+        if self.first_changed is None and share > 0:
+            self.first_changed = share
+        first = self.first_changed or 0.0
+        if step == STALL_STEPS and share < STALL_SHARE and share < STALL_GROWTH * first:
+            rank_zero_warn(f"Alarm stalled_weights: after {step} steps {STALLED.format(share=share, first=first)}")
+
     def state_dict(self) -> dict[str, Any]:
         """The counts, so that an alarm is not delayed by a resume."""
-        return {"in_a_row": self.in_a_row}
+        return {"in_a_row": self.in_a_row, "first_changed": self.first_changed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the counts."""
         self.in_a_row.update(state_dict["in_a_row"])
+        self.first_changed = state_dict["first_changed"]

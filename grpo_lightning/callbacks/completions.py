@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from grpo_lightning.advantages import combine_rewards
+from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.callbacks.completion_rows import completions_table
 from grpo_lightning.metrics.step_record import StepRecord
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
-from grpo_lightning.checkpoint_io import newest
+from grpo_lightning.distributed.checkpoint_io import newest
 
 RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
 """What a run writes into ``trainer.default_root_dir`` beside the logs of its launches."""

@@ -50,3 +50,15 @@ class RunPlan(Callback):
         module.settle_memory()
         if trainer.is_global_zero:
             print("\n".join(run_plan(trainer, pl_module)), flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints, after the first step, where the time to it went."""
+        times: Any = pl_module.start_times
+        if times.is_complete:
+            return
+        times.mark("first step")
+        times.is_complete = True
+        if trainer.is_global_zero:
+            print(times, flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from grpo_lightning.advantages import combine_rewards
+from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.rewards import (
     CALLING,
     REWARD_FUNCTIONS,

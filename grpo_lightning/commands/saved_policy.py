@@ -13,11 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.checkpoint_io import newest
+from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.modules.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.report.metrics import launch_directories
 
 

@@ -10,9 +10,9 @@ from types import FrameType
 
 from transformers import AutoConfig
 
-from grpo_lightning.generation.vllm_client import VLLMClient
-from grpo_lightning.generation.vllm_compat import why_unusable
-from grpo_lightning.generation.vllm_server_process import ServerProcess, server_command
+from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.compat import why_unusable
+from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
+from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
 from grpo_lightning.modules.sft import SFTModule
 
 SUBCOMMANDS = ("fit", "validate")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.datamodules.curriculum import Curriculum, Pools
-from grpo_lightning.datamodules.mixture import Quotas
+from grpo_lightning.datamodules.mixture import MixedPrompts, Quotas
 from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.seeds import derive_seed
 
 PLANS_KEPT = 4
@@ -138,6 +139,7 @@ class DrawnOrder:
             else Pools(size, curriculum, derive_seed(seed, "dataset", k), shuffle)
             for k, size in enumerate(sizes)
         ]
+        self.has_pools = curriculum is not None
         self.steps_drawn = 0
         self._plans: dict[tuple[int, int], list[int]] = {}
 
@@ -221,3 +223,26 @@ class DrawnOrder:
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         shares = torch.stack([source.shares() for source in self.sources if isinstance(source, Pools)])
         return (shares * sizes[:, None]).sum(0) / sizes.sum()
+
+
+def make_order(
+    prompts: PromptDataset | MixedPrompts,
+    weights: Sequence[float] | None,
+    per_step: int,
+    seed: int,
+    shuffle: bool,
+    curriculum: Curriculum | None,
+) -> Order:
+    """The order that the settings ask for.
+
+    Args:
+        prompts: Of the run.
+        weights: Of the datasets of a mixture.
+        per_step, seed, shuffle, curriculum: As for ``DrawnOrder``.
+    """
+    if isinstance(prompts, MixedPrompts):
+        sizes = list(map(len, prompts.parts.values()))
+        return DrawnOrder(sizes, weights or [1] * len(sizes), per_step, seed, shuffle, curriculum)
+    if curriculum is not None:
+        return DrawnOrder([len(prompts)], [1], per_step, seed, shuffle, curriculum)
+    return EpochOrder(len(prompts), per_step, seed, shuffle)

@@ -13,16 +13,17 @@ from transformers import PreTrainedTokenizerBase
 from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
-from grpo_lightning.datamodules.drawing import DrawnOrder, EpochOrder, Order
+from grpo_lightning.datamodules.drawing import Order, make_order
 from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
+from grpo_lightning.datamodules.progress import batches_in_flight, steps_trained
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.reading import PromptReader
 from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
 from grpo_lightning.datamodules.sources import find_dataset
 from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
-from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader
+from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader, check_can_stream
 from grpo_lightning.datamodules.stream_rows import RowStream
 
 EvaluationLoaders = EvaluationLoader | dict[str, EvaluationLoader]
@@ -166,41 +167,17 @@ class GRPODataModule(L.LightningDataModule):
         if specs is None:
             raise ValueError("data.dataset is not set. Name the dataset to train on.")
         if self.streaming:
-            self._check_streaming()
+            check_can_stream(getattr(self.trainer, "lightning_module", None))
             self.train_stream = self._reader().stream(*specs[UNNAMED])
             return
         if self.train_prompts is None:
             parts = self._read(specs)
             self.train_prompts = parts[UNNAMED] if self.datasets is None else MixedPrompts(parts)
         check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
-        self.order = self._make_order(self.train_prompts)
-        self._outcomes = OutcomeBook(self.train_prompts, self.order if self.curriculum else None)
-
-    def _check_streaming(self) -> None:
-        module = getattr(self.trainer, "lightning_module", None)
-        if getattr(module, "async_rollouts", 0):
-            raise ValueError(
-                "data.streaming reads the next prompts when they are needed, and model.async_rollouts=1 wants them a step "
-                "before. Use one of the two."
-            )
-        if (
-            getattr(getattr(module, "dynamic_sampler", None), "settings", None)
-            and module.dynamic_sampler.settings.mode == "refill"
-        ):
-            raise ValueError(
-                "model.dynamic_sampling.mode=refill draws further prompts from anywhere in the data, which data.streaming has "
-                "not read. Use mode=drop, or streaming: false."
-            )
-
-    def _make_order(self, prompts: PromptDataset | MixedPrompts) -> Order:
-        per_step, shuffle = self.batch_size * self._ranks()[1], self._shuffles()
-        if isinstance(prompts, MixedPrompts):
-            weights = [weight for _, _, weight in weighted(self.datasets or {}).values()]
-            sizes = list(map(len, prompts.parts.values()))
-            return DrawnOrder(sizes, weights, per_step, self.seed, shuffle, self.curriculum)
-        if self.curriculum is not None:
-            return DrawnOrder([len(prompts)], [1], per_step, self.seed, shuffle, self.curriculum)
-        return EpochOrder(len(prompts), per_step, self.seed, shuffle)
+        weights = None if self.datasets is None else [weight for *_, weight in weighted(self.datasets).values()]
+        per_step = self.batch_size * self._ranks()[1]
+        self.order = make_order(self.train_prompts, weights, per_step, self.seed, self._shuffles(), self.curriculum)
+        self._outcomes = OutcomeBook(self.train_prompts, self.order, getattr(self.trainer, "lightning_module", None))
 
     def _specs(self) -> dict[str, Specs]:
         """What to read: role -> datasets by name, each with its split."""
@@ -208,11 +185,10 @@ class GRPODataModule(L.LightningDataModule):
         train = None if self.dataset is None else {UNNAMED: (self.dataset, self.split)}
         if self.datasets is not None:
             train = {name: (spec, split or self.split) for name, (spec, split, _) in weighted(self.datasets).items()}
-        held_out = {"eval": by_name(self.eval_dataset), "test": by_name(test_dataset)}
-        roles: dict[str, Specs | None] = {"train": train}
-        for role, specs in held_out.items():
-            roles[role] = specs and {name: (spec, self.eval_split) for name, spec in specs.items()}
-        check_other_tasks(roles["train"] or {}, {**(roles["eval"] or {}), **(roles["test"] or {})})
+        roles: dict[str, Specs] = {"train": train or {}}
+        for role, spec in (("eval", self.eval_dataset), ("test", test_dataset)):
+            roles[role] = {name: (one, self.eval_split) for name, one in (by_name(spec) or {}).items()}
+        check_other_tasks(roles["train"], {**roles["eval"], **roles["test"]})
         return {role: specs for role, specs in roles.items() if specs}
 
     def _read(self, specs: Specs) -> dict[str, PromptDataset]:
@@ -253,7 +229,7 @@ class GRPODataModule(L.LightningDataModule):
                 *self._ranks(),
                 seed=self.seed if self._shuffles() else None,
                 block_size=self.shuffle_block,
-                steps_trained=partial(_steps_trained, self.trainer),
+                steps_trained=partial(steps_trained, self.trainer),
             )
         assert self.train_prompts is not None
         return TrainingLoader(
@@ -262,7 +238,7 @@ class GRPODataModule(L.LightningDataModule):
             *self._ranks(),
             seed=self.seed,
             shuffle=self._shuffles(),
-            batches_in_flight=partial(_batches_in_flight, self.trainer),
+            batches_in_flight=partial(batches_in_flight, self.trainer),
             order=self.order,
         )
 
@@ -298,16 +274,3 @@ class GRPODataModule(L.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         """(rank, number of ranks)."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-
-def _batches_in_flight(trainer: L.Trainer | None) -> int:
-    """Batches that the fit loop has fetched and whose training_step has not returned: 0 or 1."""
-    if trainer is None:
-        return 0
-    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # declared without the counter that it has
-    return current.ready - current.processed
-
-
-def _steps_trained(trainer: L.Trainer | None) -> int | None:
-    """Batches of this epoch whose training_step has returned; None outside of a Trainer."""
-    return None if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.advantages import is_unanimous
+from grpo_lightning.algorithm.advantages import is_unanimous
 from grpo_lightning.datamodules.curriculum import POOLS
-from grpo_lightning.datamodules.drawing import DrawnOrder
+from grpo_lightning.datamodules.drawing import DrawnOrder, Order
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.distributed.gather import gather_objects
@@ -74,12 +75,21 @@ class OutcomeBook:
 
     Args:
         prompts: The run's, to find a prompt by its uid.
-        order: Whose pools are moved; None without a curriculum.
+        order: Whose pools are moved, where it has some.
+        module: The LightningModule, or None.
+
+    Raises:
+        ValueError: If there is a curriculum and the module has no rewards to feed it.
     """
 
-    def __init__(self, prompts: PromptDataset | MixedPrompts, order: DrawnOrder | None) -> None:
-        self.prompts, self.order = prompts, order
-        self._places = {uid: place for place, uid in enumerate(prompts.uids)} if order else {}
+    def __init__(self, prompts: PromptDataset | MixedPrompts, order: Order, module: Any = None) -> None:
+        self.prompts = prompts
+        self.order = order if isinstance(order, DrawnOrder) and order.has_pools else None
+        if self.order is not None and module is not None and not hasattr(module, "reward_runner"):
+            raise ValueError(
+                f"data.curriculum follows rewards, and {type(module).__name__} has none: it would have no effect. Leave it out."
+            )
+        self._places = {uid: place for place, uid in enumerate(prompts.uids)} if self.order else {}
 
     def record(self, outcomes: GroupOutcomes) -> dict[str, Tensor]:
         """Moves prompts by what all ranks saw, the same on each; what comes back is of this rank.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_lightning.rewards.reasoning_gym import task_maker
+from grpo_lightning.rewards.kinds.reasoning_gym import task_maker
 from grpo_lightning.seeds import derive_seed
 
 DEFAULT_SIZE = 500

@@ -188,3 +188,22 @@ class StreamLoader:
 
     def _identity(self) -> dict[str, Any]:
         return {"data.seed": self.seed, "data.shuffle_block": self.block_size}
+
+
+def check_can_stream(module: Any) -> None:
+    """Raises ValueError if a module asks for prompts that a stream has not read.
+
+    Args:
+        module: The LightningModule, or None.
+    """
+    if getattr(module, "async_rollouts", 0):
+        raise ValueError(
+            "data.streaming reads the next prompts when they are needed, and model.async_rollouts=1 wants them a step before. "
+            "Use one of the two."
+        )
+    sampler = getattr(module, "dynamic_sampler", None)
+    if sampler is not None and sampler.settings.mode == "refill":
+        raise ValueError(
+            "model.dynamic_sampling.mode=refill draws further prompts from anywhere in the data, which data.streaming has not "
+            "read. Use mode=drop, or streaming: false."
+        )

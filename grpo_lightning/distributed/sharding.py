@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, cast
 
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.tensor_parallel import split_layer, split_plan
-from grpo_lightning.output_head import base_model, decoder_layers, output_head
+from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
 
 Result = TypeVar("Result")
 
@@ -75,7 +76,8 @@ def call_gathered(model: nn.Module, function: Callable[..., Result], *args: Any)
     """``function(*args)``, inside of which parts of the model, the output matrix too, can be used one by one."""
     if not isinstance(model, FSDPModule):
         return function(*args)
-    result: Result = cast(Any, model).call_gathered(function, *args)
+    # Bound, because FSDP2 moves the tensors among a call's arguments to its device: rollouts are indexed on the host.
+    result: Result = cast(Any, model).call_gathered(partial(function, *args))
     if not torch.is_grad_enabled():  # no backward pass will let go of the outermost weights, and they would grow old
         model.reshard()
     return result
@@ -88,6 +90,11 @@ def whole(tensor: Tensor) -> Tensor:
     if tensor.device_mesh.ndim > 1:  # one dimension after the other, or torch warns of it
         tensor = tensor.redistribute(placements=(Replicate(), tensor.placements[1]))
     return tensor.full_tensor()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; any other tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def on_first_rank(pairs: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -132,9 +139,9 @@ def is_first_rank() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _call(model: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
+def _call(model: nn.Module, function: Callable[[], Result]) -> Result:
     # FSDP2 hangs its hooks on what comes back, which views may lose; it warns of every one.
-    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor._is_view() else tensor, function(*args))
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor._is_view() else tensor, function())
 
 
 def _check_same_layout(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.parallel.style import ParallelStyle
 from transformers import PretrainedConfig
 
-from grpo_lightning.output_head import base_model, output_head
+from grpo_lightning.numerics.output_head import base_model, output_head
 
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "colwise": ColwiseParallel,

@@ -19,7 +19,7 @@ from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, on_fi
 from grpo_lightning.finetuning.adapters import merged_state_dict, plain_config
 from grpo_lightning.finetuning.base_identity import BaseIdentity, identify_base
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.output_head import base_model
+from grpo_lightning.numerics.output_head import base_model
 
 logger = logging.getLogger(__name__)
 

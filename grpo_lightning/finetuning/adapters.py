@@ -20,7 +20,7 @@ from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
 from grpo_lightning.finetuning.quantization import dequantized
-from grpo_lightning.output_head import base_model
+from grpo_lightning.numerics.output_head import base_model
 
 EMBEDDING_WORDS = ("lm_head", "embed_tokens", "wte", "embed_out")
 """Last words of the names of embeddings and output heads, which engines do not hot-load."""

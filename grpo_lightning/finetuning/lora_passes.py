@@ -38,9 +38,10 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     (name,) = active
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     result = layer.base_layer(x)
-    is_cast = torch.is_autocast_enabled(x.device.type)
-    inputs = layer.lora_dropout[name](x if is_cast else x.to(a.dtype))
-    low_rank = linear(inputs, a).flatten(0, -2)  # (T, rank)
-    base = result if is_cast else result.to(b.dtype)
-    total = torch.addmm(base.flatten(0, -2), low_rank, b.T, alpha=layer.scaling[name])
+    if not torch.is_autocast_enabled(
+        x.device.type
+    ):  # which casts by itself: the layer's precision counts, not the adapter's
+        x, a, b = x.to(result.dtype), a.to(result.dtype), b.to(result.dtype)
+    low_rank = linear(layer.lora_dropout[name](x), a).flatten(0, -2)  # (T, rank)
+    total = torch.addmm(result.flatten(0, -2), low_rank, b.T, alpha=layer.scaling[name])
     return total.view(result.shape).to(result.dtype)

@@ -3,10 +3,10 @@
 from lightning.pytorch.utilities import rank_zero_info
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
-from grpo_lightning.generation.transformers import TransformersGenerator
-from grpo_lightning.generation.vllm_colocate import VLLMColocate
-from grpo_lightning.generation.vllm_compat import why_unusable
-from grpo_lightning.generation.vllm_server import VLLMServer
+from grpo_lightning.generation.transformers.generator import TransformersGenerator
+from grpo_lightning.generation.vllm.colocate import VLLMColocate
+from grpo_lightning.generation.vllm.compat import why_unusable
+from grpo_lightning.generation.vllm.server import VLLMServer
 
 __all__ = [
     "Generator",

@@ -106,6 +106,10 @@ class Generator(ABC):
             on_completed: Called as completions end, so that scoring can start early; from this thread.
         """
 
+    def start_note(self) -> str:
+        """What else to say of the time that ``start`` took, in a few words."""
+        return ""
+
     def interrupt(self) -> None:  # noqa: B027 - most generators run in the caller's thread
         """Makes a ``generate`` that runs in another thread end by an error, soon; after it comes ``stop``."""
 

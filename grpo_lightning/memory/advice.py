@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grpo_lightning.modules.reference import FrozenReference
+from grpo_lightning.policy.reference import FrozenReference
 
 if TYPE_CHECKING:
     from grpo_lightning.modules.updates import UpdateModule

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+from grpo_lightning.distributed.sharding import local
+from grpo_lightning.types import OptimizerFactory
+
 SAMPLE_SHAPE = (256, 256)
 """Of the weight that an optimizer is tried on: large enough for those that keep small ones in another precision."""
 
@@ -111,11 +112,6 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer, factory: OptimizerFactory,
     has_states = any(optimizer.state.values())
     kept = 0.0 if has_states else sum(count * sample.kept for count, sample in sizes)
     return round(kept), round(sum(count * sample.passing for count, sample in sizes))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor; any other tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _sample_bytes(

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grpo_lightning.averaging import StepTotals
-from grpo_lightning.default_dtype import with_float32_defaults
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.experience import MicroBatch
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.memory.advice import ways_to_save
 from grpo_lightning.memory.budget import (
@@ -33,8 +32,9 @@ from grpo_lightning.memory.budget import (
 from grpo_lightning.memory.gauge import MemoryGauge, is_out_of_memory, optimizer_bytes
 from grpo_lightning.memory.worst_case import filling_rollouts, worst_shapes
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.output_head import base_model
-from grpo_lightning.packing import count_tokens
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
+from grpo_lightning.numerics.output_head import base_model
+from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from grpo_lightning.packing import Layout
+from grpo_lightning.scoring.packing import Layout
 from grpo_lightning.types import Rollouts
 
 

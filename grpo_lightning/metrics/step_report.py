@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from grpo_lightning.advantages import batch_std
+from grpo_lightning.algorithm.advantages import batch_std
+from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.datamodules.outcomes import GroupOutcomes
-from grpo_lightning.metrics.sums import MetricSums
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 

@@ -13,7 +13,7 @@ from grpo_lightning.migration.compose_run import (
     compose_logging,
     compose_strategy,
 )
-from grpo_lightning.migration.migrate import Migration
+from grpo_lightning.migration.migration import Migration
 
 ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw")
 OPTIMIZERS = {
@@ -26,7 +26,7 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "bitsandbytes.optim.PagedAdamW8bit",
     "paged_adamw_32bit": "bitsandbytes.optim.PagedAdamW32bit",
 }
-SCHEDULE = "grpo_lightning.schedules.WarmupSchedule"
+SCHEDULE = "grpo_lightning.modules.schedules.WarmupSchedule"
 
 
 def compose_batches(m: Migration) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo_lightning.migration.migrate import Migration
+from grpo_lightning.migration.migration import Migration
 
 TRL_REWARDS: dict[str, Any] = {
     "accuracy_reward": {

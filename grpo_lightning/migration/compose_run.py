@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from grpo_lightning.migration.migrate import Migration
+from grpo_lightning.migration.migration import Migration
 
 LOGGERS = {
     "wandb": "lightning.pytorch.loggers.WandbLogger",

@@ -233,7 +233,7 @@ REFUSED: dict[str, str] = {
     "ddp_static_graph": _DDP,
     "ddp_backend": _DDP,
     "ddp_timeout": _DDP,
-    "fsdp_config": "Give trainer.strategy a class_path with init_args (grpo_lightning.strategies.FSDP2Strategy).",
+    "fsdp_config": "Give trainer.strategy a class_path with init_args (grpo_lightning.distributed.strategies.FSDP2Strategy).",
     "debug": "trainer.profiler and trainer.detect_anomaly.",
     "skip_memory_metrics": "trainer.profiler measures memory.",
     "do_train": "The command says it: python -m grpo_lightning fit.",

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from grpo_lightning.advantages import combine_rewards
+from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.callbacks.predictions import PredictionWriter
-from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, pass_at_k
 from grpo_lightning.modules.rollout import RolloutModule
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
 from grpo_lightning.types import PromptBatch, Rollouts
 

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.advantages import AdvantageEstimator, combine_rewards
-from grpo_lightning.canary import SamplerCanary, mismatch_limit
+from grpo_lightning.algorithm.advantages import AdvantageEstimator, combine_rewards
 from grpo_lightning.datamodules.outcomes import GroupOutcomes
-from grpo_lightning.default_dtype import with_float32_defaults
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.lookahead import LookaheadModule
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
 from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
+from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -183,6 +183,8 @@ class GRPOModule(LookaheadModule):
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
         self.move_reference()
+        if self.weight_sample is not None:
+            report.add_mean("update/changed_since_start", self.weight_sample.changed())
         if hasattr(self.datamodule, "record"):
             for name, values in self.datamodule.record(GroupOutcomes.joined(report.outcomes)).items():
                 report.add_mean(name, values)

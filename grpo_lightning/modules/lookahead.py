@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from grpo_lightning.async_rollouts import AsyncRollouts, Landed, Origin, Sampled
 from grpo_lightning.datamodules.loader import TrainingLoader
 from grpo_lightning.modules.updates import UpdateModule
 from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollouts.batch_in_flight import AsyncRollouts, Landed, Origin, Sampled
 from grpo_lightning.types import PromptBatch, Rollouts
 
 

@@ -6,24 +6,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.device_copy import to_device
+from grpo_lightning.algorithm.entropy import entropy_threshold, high_entropy_mask
+from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
-from grpo_lightning.dropout import has_dropout
-from grpo_lightning.entropy import entropy_threshold, high_entropy_mask
-from grpo_lightning.experience import Experience, MicroBatch
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.dtypes import DTYPES
 from grpo_lightning.modules.evaluation import EvaluationModule
-from grpo_lightning.modules.reference import FrozenReference, Reference, make_reference
-from grpo_lightning.objective import Objective
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.policy.dropout import has_dropout
+from grpo_lightning.policy.dtypes import DTYPES
+from grpo_lightning.policy.reference import FrozenReference, Reference, make_reference
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 
 class ObjectiveModule(EvaluationModule):
-    """Which loss the policy is trained on; names and defaults as in TRL, formulas in grpo_lightning/losses.py.
+    """Which loss the policy is trained on; names and defaults as in TRL, formulas in grpo_lightning/algorithm/losses.py.
 
     Args:
         loss_type: grpo, bnpo, dr_grpo, dapo, luspo (clipped surrogate, different averages), cispo, sapo or vespo.

@@ -10,21 +10,25 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from grpo_lightning.distributed.replicas import Replica, replica_of
+from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
-from grpo_lightning.experience import MicroBatch
 from grpo_lightning.modules.policy import PolicyModule
-from grpo_lightning.strategies import FSDP2Strategy
+from grpo_lightning.policy.low_precision_updates import check_steps_land
+from grpo_lightning.rollouts.replicas import Replica, replica_of
 
 
 class OptimizerModule(PolicyModule):
     """A policy with an optimizer; manual optimization, since a step has any number of passes.
 
     Args:
-        optimizer: Class path and arguments of the optimizer.
+        optimizer: Class path and arguments of the optimizer. Weights in half precision (bf16-true) need one that adds up what
+            rounding takes from its steps, such as optimi.AdamW.
         lr_scheduler: Class path and arguments of a scheduler that is stepped once per optimizer step.
         max_grad_norm: Gradients are scaled down to this global 2-norm; 0 leaves them alone.
+        allow_rounded_steps: Train weights in half precision also with an optimizer and a learning rate whose steps round
+            away for more than nine tenths of them. Such a run hardly learns, and is refused otherwise.
         **policy: Arguments of PolicyModule.
     """
 
@@ -33,6 +37,7 @@ class OptimizerModule(PolicyModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0),
         lr_scheduler: LRSchedulerCallable | None = None,
         max_grad_norm: float = 1.0,
+        allow_rounded_steps: bool = False,
         **policy: Any,
     ) -> None:
         super().__init__(**policy)
@@ -42,6 +47,7 @@ class OptimizerModule(PolicyModule):
         if max_grad_norm < 0:
             raise ValueError(f"model.max_grad_norm={max_grad_norm} is negative. Use 0 for no clipping.")
         self.max_grad_norm = max_grad_norm
+        self.allow_rounded_steps = allow_rounded_steps
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses Trainer settings without effect; the only hook before Lightning refuses them in its own words."""
@@ -66,9 +72,10 @@ class OptimizerModule(PolicyModule):
         """The optimizer over trainable weights and, where set, its scheduler."""
         groups = by_mesh(p for p in self.parameters() if p.requires_grad)
         optimizer = self.optimizer_factory(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
-        if self.lr_scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler_factory(optimizer)}
+        scheduler = None if self.lr_scheduler_factory is None else self.lr_scheduler_factory(optimizer)
+        if not self.allow_rounded_steps:
+            check_steps_land(optimizer, self.optimizer_factory)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""

@@ -10,21 +10,23 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from grpo_lightning.callbacks.rank_watch import RankWatch
-from grpo_lightning.callbacks.stop_signals import StopSignals
+from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.sharding import is_sharded, shard
+from grpo_lightning.distributed.stop_signals import StopSignals
+from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy
 from grpo_lightning.distributed.tensor_parallel import split_plan
-from grpo_lightning.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.settings import COMPUTE_DTYPES, FinetuningSettings
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.memory.activation_checkpointing import Checkpointing, check_checkpointing, enable_checkpointing
-from grpo_lightning.modules.dtypes import hold_trained_weights, trained_dtype, weights_dtype
-from grpo_lightning.modules.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.metrics.start_times import StartTimes
+from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
+from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.weight_sample import WeightSample
+from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.seeds import forked_seed
-from grpo_lightning.strategies import FSDP2Strategy, check_strategy
 
 
 class PolicyModule(L.LightningModule):
@@ -128,7 +130,11 @@ class PolicyModule(L.LightningModule):
         self.float32_head = float32_head
         self.seed = seed
         self.policy: PreTrainedModel | None = None
+        self.weight_sample: WeightSample | None = None
+        """Of the weights that training starts from, also in a run that goes on from a checkpoint."""
         self.rank_watch = RankWatch()
+        self.start_times = StartTimes()
+        self.start_times.mark("imports")
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses strategies that these weights cannot be trained with, before they load."""
@@ -160,7 +166,10 @@ class PolicyModule(L.LightningModule):
     def configure_model(self) -> None:
         """Loads the weights, once."""
         if self.policy is None:
+            self.start_times.mark("data")
             self.policy = self.load_policy()
+            self.weight_sample = WeightSample(self.policy.parameters())
+            self.start_times.mark("weights")
 
     def load_policy(self) -> PreTrainedModel:
         """The weights that training starts from, with the adapter on; in parts where the strategy shards them."""
@@ -179,7 +188,7 @@ class PolicyModule(L.LightningModule):
         enable_checkpointing(policy, self.gradient_checkpointing)
         if settings.has_adapters:
             policy = self._with_adapter(policy)
-            hold_trained_weights(policy, trained_dtype(dtype, precision))
+            hold_trained_weights(policy, torch.float32)
             add_in_one_product(policy)
         self._speed_up(policy)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):

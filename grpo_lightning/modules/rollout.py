@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.generation import Generator, SamplingSettings, default_generator
 from grpo_lightning.generation.base import OnCompleted
+from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.modules.optimizer import OptimizerModule
 from grpo_lightning.rewards import (
     RewardComposition,
@@ -21,7 +22,6 @@ from grpo_lightning.rewards import (
     resolve_rewards,
 )
 from grpo_lightning.seeds import derive_seed
-from grpo_lightning.strategies import check_generator
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
 DEFAULT_RUNTIME = RewardRuntime()
@@ -101,9 +101,11 @@ class RolloutModule(OptimizerModule):
         if not self._generator_started:
             self.generator.start(self.policy, self.tokenizer, self.model_name_or_path)
             self._generator_started = True
+            self.start_times.mark("generator", self.generator.start_note())
         if not self._generator_is_current:
             self.generator_metrics = self.generator.update_weights(self.policy)
             self._generator_is_current = True
+            self.start_times.mark("first sync")
 
     @torch.no_grad()
     def sample_rollouts(

@@ -7,15 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from grpo_lightning.averaging import StepTotals
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.experience import MicroBatch
+from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations
 from grpo_lightning.datamodules.prompts import replaced_text
-from grpo_lightning.default_dtype import with_float32_defaults
-from grpo_lightning.demonstrations import COLUMN, demonstrations
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.experience import MicroBatch
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.optimizer import OptimizerModule
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -116,8 +116,10 @@ class SFTModule(OptimizerModule):
         total = sum(self.replica.of_all(loss.item()))
         grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
         finite = math.isfinite(grad_norm)
+        changed = [] if self.weight_sample is None else gather_objects(self.weight_sample.changed().mean().item())
         self.step_metrics = {
             "loss": total,
+            **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
             "grad_norm": grad_norm if finite else 0.0,
             "skipped_updates": float(not finite),
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],

@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grpo_lightning.averaging import StepTotals
-from grpo_lightning.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.minibatches import minibatch_of_prompts
 from grpo_lightning.memory.budget import MemoryPlan
 from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
 from grpo_lightning.memory.rehearsal import rehearse
-from grpo_lightning.minibatches import minibatch_of_prompts
 from grpo_lightning.modules.objective import ObjectiveModule
 from grpo_lightning.types import Rollouts
 
@@ -58,10 +58,12 @@ class UpdateModule(ObjectiveModule):
         gauge = self.memory_gauge()
         if gauge is None or self.memory_plan is not None:
             return
+        self.start_times.mark("setup")
         self.rank_watch.enter("the measurement of memory before the first step")
         budget = self.max_tokens_per_microbatch if self.has_token_budget else self.saved_token_budget
         self.memory_plan = rehearse(self, gauge, budget, self.has_token_budget)
         self.max_tokens_per_microbatch = self.memory_plan.budget
+        self.start_times.mark("rehearsal")
         if budget not in (None, self.max_tokens_per_microbatch):
             rank_zero_warn(
                 f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "

@@ -101,6 +101,20 @@ def _mismatch(metrics: Metrics) -> Notice | None:
     return Notice("bad" if difference > 0.2 else "warn", "Sampler and trainer disagree", text)
 
 
+def _stalled(metrics: Metrics) -> Notice | None:
+    series = metrics.get("update/changed_since_start")
+    if series is None or len(series.values) < 20:
+        return None
+    first, last = series.values[0], series.values[-1]
+    if last >= 0.5 or last >= 1.5 * first:
+        return None
+    text = (
+        f"After the first step {first:.1%} of the trained weights had changed, and at the end {last:.1%}: rounding takes the "
+        "updates away. Use trainer.precision=bf16-mixed, or model.optimizer=optimi.AdamW."
+    )
+    return Notice("bad", "Weights do not move", text)
+
+
 def _no_progress(metrics: Metrics) -> Notice | None:
     if "reward" not in metrics or len(metrics["reward"].values) < 20:
         return None
@@ -128,6 +142,7 @@ CHECKS: list[Callable[[Metrics], Notice | None]] = [
     _dead_groups,
     _truncated,
     _mismatch,
+    _stalled,
     _no_progress,
     _entropy_collapse,
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import (
     CALLING,
     BaseRewardFunction,
@@ -18,19 +17,21 @@ from grpo_lightning.rewards.base import (
     RewardState,
     completion_text,
 )
-from grpo_lightning.rewards.code_execution import CodeExecutionReward
-from grpo_lightning.rewards.failures import RewardFailedError
-from grpo_lightning.rewards.fluency import FluencyReward
-from grpo_lightning.rewards.format import FormatReward
 from grpo_lightning.rewards.function import FunctionReward
-from grpo_lightning.rewards.job import ScoringJob
-from grpo_lightning.rewards.json_schema import JSONSchemaReward
-from grpo_lightning.rewards.judge import LLMJudgeReward
-from grpo_lightning.rewards.language import LanguageReward
-from grpo_lightning.rewards.length import LengthReward
-from grpo_lightning.rewards.no_hallucination import NoHallucinationReward
-from grpo_lightning.rewards.pattern import RegexReward
-from grpo_lightning.rewards.reasoning_gym import ReasoningGymReward
+from grpo_lightning.rewards.kinds.accuracy import AccuracyReward
+from grpo_lightning.rewards.kinds.code_execution import CodeExecutionReward
+from grpo_lightning.rewards.kinds.fluency import FluencyReward
+from grpo_lightning.rewards.kinds.format import FormatReward
+from grpo_lightning.rewards.kinds.json_schema import JSONSchemaReward
+from grpo_lightning.rewards.kinds.judge import LLMJudgeReward
+from grpo_lightning.rewards.kinds.language import LanguageReward
+from grpo_lightning.rewards.kinds.length import LengthReward
+from grpo_lightning.rewards.kinds.no_hallucination import NoHallucinationReward
+from grpo_lightning.rewards.kinds.pattern import RegexReward
+from grpo_lightning.rewards.kinds.reasoning_gym import ReasoningGymReward
+from grpo_lightning.rewards.kinds.remote_reward_model import RemoteRewardModelReward
+from grpo_lightning.rewards.kinds.repetition import RepetitionReward
+from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
 from grpo_lightning.rewards.registry import (
     REWARD_FUNCTIONS,
     get_reward_function,
@@ -38,15 +39,14 @@ from grpo_lightning.rewards.registry import (
     list_reward_functions,
     register_reward,
 )
-from grpo_lightning.rewards.remote_reward_model import RemoteRewardModelReward
-from grpo_lightning.rewards.repetition import RepetitionReward
 from grpo_lightning.rewards.resolve import RewardSpec, parse_weights, resolve_rewards
-from grpo_lightning.rewards.reward_model import RewardModelReward
+from grpo_lightning.rewards.runtime.failures import RewardFailedError
+from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
 
 if TYPE_CHECKING:
-    from grpo_lightning.rewards.composition import RewardComposition
-    from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
-    from grpo_lightning.rewards.table import RewardTable
+    from grpo_lightning.rewards.runtime.composition import RewardComposition
+    from grpo_lightning.rewards.runtime.reward_table import RewardTable
+    from grpo_lightning.rewards.runtime.runner import RewardRunner, RewardRuntime
 
 __all__ = [
     "CALLING",
@@ -87,10 +87,10 @@ __all__ = [
 ]
 
 _TRAINER_SIDE = {
-    "RewardComposition": "composition",
-    "RewardRunner": "runner",
-    "RewardRuntime": "runner",
-    "RewardTable": "table",
+    "RewardComposition": "runtime.composition",
+    "RewardRunner": "runtime.runner",
+    "RewardRuntime": "runtime.runner",
+    "RewardTable": "runtime.reward_table",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of the package

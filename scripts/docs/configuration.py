@@ -20,10 +20,10 @@ from docstring_parser import parse as parse_docstring
 
 from grpo_lightning import callbacks, generation
 from grpo_lightning.callbacks import completions, system, terminal
-from grpo_lightning.cli import GRPOCLI, TRAINER_DEFAULTS
+from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.datamodules.converters.registry import DATASET_CONVERTERS
+from grpo_lightning.modules.schedules import WarmupSchedule
 from grpo_lightning.rewards import REWARD_FUNCTIONS
-from grpo_lightning.schedules import WarmupSchedule
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -134,7 +134,7 @@ def render() -> str:
         },
         "Rewards, for `model.rewards`": {name: REWARD_FUNCTIONS[name] for name in ("accuracy", "format", "length")},
         "Converters, for `data.converter`": {name: DATASET_CONVERTERS[name] for name in ("grpo", "gsm8k", "squad")},
-        "Schedules, for `model.lr_scheduler`": {"grpo_lightning.schedules.WarmupSchedule": WarmupSchedule},
+        "Schedules, for `model.lr_scheduler`": {"grpo_lightning.modules.schedules.WarmupSchedule": WarmupSchedule},
         "Callbacks, for `trainer.callbacks`": {
             "grpo_lightning.callbacks.BeforeAfterSummary": callbacks.BeforeAfterSummary,
             "grpo_lightning.callbacks.completions.CompletionWriter": completions.CompletionWriter,

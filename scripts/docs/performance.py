@@ -32,8 +32,8 @@ TAIL = """
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
 - Look at `time/*` in the [report](report.md): it says where the time of a step goes. If it is `time/rewards`, the reward is
   slow: make it `async def`, or vectorise it.
-- `trainer.precision: bf16-true` halves the memory of weights and optimizer state; small learning rates lose some updates to
-  rounding.
+- `trainer.precision: bf16-mixed` is as fast as `bf16-true`, and its steps land: see [precision.md](precision.md) for what each
+  precision and optimizer takes of memory.
 - Dead groups cost sampling and teach nothing: see `model.dynamic_sampling`.
 """
 

@@ -84,3 +84,28 @@ def test_a_good_step_in_between_resets_the_count(tiny_model_dir, tmp_path):
 def test_limits_the_wrong_way_round_are_refused():
     with pytest.raises(ValueError, match="warn_after=5 must be at least 1 and at most stop_after=3"):
         Alarms(warn_after=5, stop_after=3)
+
+
+@pytest.mark.parametrize(
+    ("last_share", "is_stalled"),
+    [(0.02, True), (0.029, True), (0.031, False), (0.6, False)],  # 0.02 after the first step: 0.03 is 1.5 times that
+)
+def test_weights_that_stay_where_the_first_step_left_them_are_warned_of_at_step_twenty(last_share, is_stalled):
+    alarms = Alarms()
+    for step in range(1, 20):
+        alarms.on_train_batch_end(None, Learner(step, 0.02), None, None, step)
+    resumed = Alarms()
+    resumed.load_state_dict(alarms.state_dict())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resumed.on_train_batch_end(None, Learner(20, last_share), None, None, 20)
+    assert [str(w.message).startswith("Alarm stalled_weights: after 20 steps only") for w in said] == [
+        True
+    ] * is_stalled
+
+
+class Learner:
+    """What an alarm looks at."""
+
+    def __init__(self, step, changed):
+        self.steps_done, self.step_metrics = step, {"update/changed_since_start": changed, "grad_norm": 1.0}

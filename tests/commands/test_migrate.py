@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from trl import GRPOConfig, ModelConfig
 from trl.scripts.grpo import GRPOScriptArguments
 
-from grpo_lightning.cli import GRPOCLI
+from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.commands.migrate import main
 from grpo_lightning.migration import COMPOSED, REFUSED, SAME, migrate, read_source
 from grpo_lightning.migration.table import IMPLIED

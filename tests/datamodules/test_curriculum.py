@@ -163,7 +163,7 @@ def test_dead_groups_fill_the_pools_and_are_seldom_drawn(tiny_model_dir: Path, t
 
 @pytest.mark.parametrize("mode", ["off", "drop"])
 def test_a_resumed_run_draws_and_learns_what_the_whole_one_did(mode: str, tiny_model_dir: Path, tmp_path: Path) -> None:
-    from grpo_lightning.dynamic_sampling import DynamicSampling
+    from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
     settings: dict[str, Any] = {"model": {"dynamic_sampling": DynamicSampling(mode)}}
     whole = run(tiny_model_dir, tmp_path / "whole", save=tmp_path / "checkpoints", **settings)

@@ -20,7 +20,7 @@ from reasoning_gym.factory import DATASETS
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.datamodules.reasoning_gym import make_tasks
 from grpo_lightning.rewards import get_reward_function
-from grpo_lightning.rewards.reasoning_gym import task_maker
+from grpo_lightning.rewards.kinds.reasoning_gym import task_maker
 
 
 def made(stage: str = "fit", **settings: Any) -> GRPODataModule:

@@ -77,7 +77,7 @@ def test_columns_that_no_template_can_take_are_quoted(columns: dict[str, Any], m
 
 
 def test_completions_to_imitate_are_read_behind_the_same_tools(tmp_path: Path) -> None:
-    from grpo_lightning.demonstrations import demonstrations
+    from grpo_lightning.datamodules.demonstrations import demonstrations
 
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE

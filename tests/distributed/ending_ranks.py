@@ -16,7 +16,7 @@ import torch
 from ranks import _context, free_port, launcher_variables
 from runs import make_data, make_module, make_trainer, share_of_digits, write_prompts
 
-from grpo_lightning.callbacks import rank_watch
+from grpo_lightning.distributed import rank_watch
 from grpo_lightning.generation import TransformersGenerator
 
 SECONDS = 60

@@ -10,7 +10,7 @@ import torch
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
 
-from grpo_lightning.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
 PROMPTS_PER_STEP = 6
 

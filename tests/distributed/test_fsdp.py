@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from grpo_lightning.callbacks import HuggingFaceExport
 from grpo_lightning.distributed.sharding import is_sharded, whole
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.finetuning.adapter_files import save_adapter
-from grpo_lightning.strategies import FSDP2Strategy
 
 PROMPTS_PER_STEP, STEPS = 6, 4
 

@@ -14,11 +14,11 @@ from runs import make_data, make_module, make_trainer
 from toy_models import save_toy_model
 
 from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
 from grpo_lightning.modules import objective
-from grpo_lightning.scoring import Scorer
-from grpo_lightning.strategies import FSDP2Strategy
+from grpo_lightning.scoring.scorer import Scorer
 
 LARGE = 2**34
 

@@ -12,7 +12,7 @@ from runs import make_data, make_module, make_trainer, weights, write_prompts
 from shared_generator import SharedGenerator
 
 from grpo_lightning.callbacks import BeforeAfterSummary
-from grpo_lightning.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
 STEPS = 3
 

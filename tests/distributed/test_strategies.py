@@ -7,8 +7,9 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 from lightning.pytorch.strategies.fsdp import FSDPStrategy
 from runs import fit
 
+from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy, check_strategy_name
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.strategies import FSDP2Strategy, check_generator, check_strategy, check_strategy_name
+from grpo_lightning.generation.strategy_check import check_generator
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,9 @@ def test_ddp_fsdp2_and_single_devices_train():
         check_strategy(strategy)
 
 
-@pytest.mark.parametrize("name", ["auto", "ddp", "fsdp2", "grpo_lightning.strategies.FSDP2Strategy", "None"])
+@pytest.mark.parametrize(
+    "name", ["auto", "ddp", "fsdp2", "grpo_lightning.distributed.strategies.FSDP2Strategy", "None"]
+)
 def test_names_of_strategies_that_train_pass(name):
     check_strategy_name(name)
 

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from grpo_lightning.callbacks import HuggingFaceExport
 from grpo_lightning.distributed.sharding import shard, whole
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients, split_plan
-from grpo_lightning.scoring import Scorer
-from grpo_lightning.strategies import FSDP2Strategy
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 PROMPTS_PER_STEP, STEPS = 8, 3

@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM
 from vllm_cases import even_tokens, mismatch, needs_vllm
 
 from grpo_lightning.generation import VLLMServer
-from grpo_lightning.generation.server_weights import FileTransfer, write_weights
-from grpo_lightning.generation.vllm_client import ServerUnavailable
-from grpo_lightning.generation.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.client import ServerUnavailable
+from grpo_lightning.generation.vllm.server_weights import FileTransfer, write_weights
+from grpo_lightning.generation.vllm.weight_stream import WeightStream
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.types import Rollouts
 

@@ -17,9 +17,8 @@ import pytest
 from doc_blocks import PAGES, ROOT, Block, blocks
 from runs import write_prompts
 
-from grpo_lightning import cli
-from grpo_lightning.cli import GRPOCLI
-from grpo_lightning.commands import COMMANDS
+from grpo_lightning.commands import COMMANDS, cli
+from grpo_lightning.commands.cli import GRPOCLI
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.callbacks.export import export
-from grpo_lightning.dropout import has_dropout
 from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.policy.dropout import has_dropout
 from grpo_lightning.rewards import AccuracyReward
 
 LORA = {"finetuning_type": "lora", "lora_dropout": 0.0}
@@ -389,7 +389,7 @@ def test_the_defaults_are_those_of_the_seeds(tiny_model_dir, tmp_path):
 
 
 def test_peft_options_come_by_class_path_on_the_command_line(tiny_model_dir, tmp_path):
-    from grpo_lightning.cli import GRPOCLI
+    from grpo_lightning.commands.cli import GRPOCLI
 
     config = {
         "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 1},

@@ -10,10 +10,11 @@ import torch
 from fake_vllm_server import HANG_UP, fake_vllm
 from toy_models import build_model, build_tokenizer
 
-from grpo_lightning.generation import SamplingSettings, VLLMServer, server_weights
-from grpo_lightning.generation.server_weights import NCCLTransfer
-from grpo_lightning.generation.vllm_client import ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.weight_stream import WeightStream
+from grpo_lightning.generation import SamplingSettings, VLLMServer
+from grpo_lightning.generation.vllm import server_weights
+from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.server_weights import NCCLTransfer
+from grpo_lightning.generation.vllm.weight_stream import WeightStream
 
 RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
 WHAT_TO_DO = r"(?s)was answered with 500: .*no module named lm_head.*is healthy.*not waited for.*own output"

@@ -13,8 +13,9 @@ import pytest
 from transformers import GenerationConfig, PreTrainedModel
 from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_model, needs_vllm, rows, running
 
-from grpo_lightning.generation import SamplingSettings, VLLMColocate, colocated_engine
-from grpo_lightning.generation.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation import SamplingSettings, VLLMColocate
+from grpo_lightning.generation.vllm import colocated_engine
+from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
 
 pytestmark = needs_vllm
 STOP = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=("a", "e"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.sampling import TokenSampler, draw_tokens, prompt_uniforms
+from grpo_lightning.generation.transformers.sampling import TokenSampler, draw_tokens, prompt_uniforms
 
 
 def test_a_uniform_picks_the_token_whose_slice_of_the_unit_interval_it_lies_in():

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTra
 from transformers.models.qwen3_next import Qwen3NextForCausalLM
 
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.transformers import TransformersGenerator
+from grpo_lightning.generation.transformers.generator import TransformersGenerator
 from grpo_lightning.types import Rollouts
 
 TOKENIZER = build_tokenizer()
@@ -80,7 +80,7 @@ def test_sampling_logprobs_equal_those_of_an_unpadded_forward(architecture, over
 
 
 def test_a_token_is_the_first_whose_cumulative_probability_exceeds_the_prompts_uniform(policy):
-    from grpo_lightning.generation.sampling import prompt_uniforms
+    from grpo_lightning.generation.transformers.sampling import prompt_uniforms
 
     rollouts = generator(policy).generate(PROMPTS, SETTINGS, SEEDS)
     for n, (ids, _, _) in enumerate(rows(rollouts)):
@@ -132,13 +132,13 @@ def test_a_completion_depends_on_its_prompt_and_seed_and_not_on_the_batch(policy
 def test_growing_the_cache_changes_nothing(architecture, monkeypatch):
     policy = ending_model(architecture, tie_word_embeddings=False)
     expected = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
-    monkeypatch.setattr("grpo_lightning.generation.kv_cache.ROOM", 2)
+    monkeypatch.setattr("grpo_lightning.generation.transformers.kv_cache.ROOM", 2)
     assert rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS)) == expected
 
 
 def test_checking_for_ends_every_8_tokens_changes_nothing(policy, monkeypatch):
     expected = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
-    monkeypatch.setattr("grpo_lightning.generation.decoding.CHECK_EVERY", {"cpu": 8})
+    monkeypatch.setattr("grpo_lightning.generation.transformers.decoding.CHECK_EVERY", {"cpu": 8})
     found = rows(generator(policy).generate(PROMPTS, SETTINGS, SEEDS))
     assert [row[0] for row in found] == [row[0] for row in expected]
     assert [row[2] for row in found] == [row[2] for row in expected]

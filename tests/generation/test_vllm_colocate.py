@@ -26,7 +26,7 @@ from vllm_cases import (
 )
 
 from grpo_lightning.generation import SamplingSettings
-from grpo_lightning.generation.sampling import TokenSampler
+from grpo_lightning.generation.transformers.sampling import TokenSampler
 
 pytestmark = needs_vllm
 

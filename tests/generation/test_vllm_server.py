@@ -31,9 +31,9 @@ from vllm_cases import (
     shift_weights,
 )
 
-from grpo_lightning.canary import MISMATCH
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.adapter_route import TRIAL, AdapterRoute
+from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
+from grpo_lightning.rollouts.sampler_canary import MISMATCH
 
 pytestmark = [*needs_vllm, pytest.mark.slow]
 

@@ -9,29 +9,24 @@ import torch
 from peft import LoraConfig, get_peft_model
 from toy_models import build_model, build_tokenizer
 
-from grpo_lightning.generation import (
-    SamplingSettings,
-    TransformersGenerator,
-    VLLMColocate,
-    default_generator,
-    vllm_colocate,
-    vllm_compat,
-)
-from grpo_lightning.generation.adapter_route import AdapterRoute
-from grpo_lightning.generation.engine_settings import (
+from grpo_lightning.generation import SamplingSettings, TransformersGenerator, VLLMColocate, default_generator
+from grpo_lightning.generation.random_state import preserved_random_state
+from grpo_lightning.generation.vllm import colocate as vllm_colocate
+from grpo_lightning.generation.vllm import compat as vllm_compat
+from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
+from grpo_lightning.generation.vllm.engine_settings import (
     check_engine_kwargs,
     engine_dtype,
     lora_arguments,
     save_skeleton,
 )
-from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm_requests import (
+from grpo_lightning.generation.vllm.requests import (
     Completions,
     common_sampling_parameters,
     engine_requests,
     seed_of_prompt,
 )
-from grpo_lightning.generation.weight_stream import (
+from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     base_state_dict,
     check_same_weights,

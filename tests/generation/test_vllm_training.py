@@ -13,9 +13,9 @@ import torch
 from runs import fit, make_data, make_module, make_trainer
 from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 
-from grpo_lightning.canary import MISMATCH, StaleSamplerError
 from grpo_lightning.generation import VLLMColocate
-from grpo_lightning.generation.vllm_server_process import RANK_VARIABLES
+from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
+from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 
 pytestmark = needs_vllm
 

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo_lightning.memory.activation_checkpointing import check_checkpointing, enable_checkpointing, is_recomputed
 from grpo_lightning.memory.worst_case import filling_rollouts
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.scoring.scorer import Scorer
 
 SETTINGS = [False, 0.25, 0.5, "selective", True]
 """From the most memory to the least, for the toy models of 4 layers."""

@@ -17,7 +17,7 @@ from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
 from grpo_lightning.modules import objective
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.scoring.scorer import Scorer
 
 LONGEST = 8 + 8
 """Tokens of a completion in runs.make_module, and of the longest prompt in runs.write_prompts."""

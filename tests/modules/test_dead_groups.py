@@ -10,7 +10,7 @@ from runs import fit, share_of_digits, write_prompts
 from torch import Tensor
 
 from grpo_lightning import GRPOModule
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.scoring.scorer import Scorer
 
 DEAD = "1"
 """The result in the prompt whose completions all earn the same."""

@@ -325,7 +325,7 @@ def test_under_autocast_a_second_update_sees_the_weights_of_the_first(tiny_model
 
 
 def test_sampling_keeps_its_fast_attention_after_the_first_training_pass(tiny_model_dir, tmp_path):
-    from grpo_lightning.generation.decode_attention import NAME, fast_decode_attention
+    from grpo_lightning.generation.transformers.decode_attention import NAME, fast_decode_attention
 
     module = fit(tiny_model_dir, tmp_path)
     assert module.policy.config._attn_implementation == "packed_sdpa"

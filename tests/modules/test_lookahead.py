@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights, write_prompts
 from transformers import AutoModelForCausalLM
 
-from grpo_lightning.canary import MISMATCH, StaleSamplerError
-from grpo_lightning.dynamic_sampling import DynamicSampling
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.generation.base import WeightsLost
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Rollouts
 

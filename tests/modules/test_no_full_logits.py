@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from runs import fit
-from test_logprobs import LargestTensor
 from torch import nn
 from toy_models import save_toy_model
 
-from grpo_lightning import logprobs
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.numerics import logprobs
+from grpo_lightning.scoring.scorer import Scorer
 
 VOCAB, HIDDEN = 3000, 32
 CHUNK = 8

@@ -13,7 +13,7 @@ from runs import make_trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule
-from grpo_lightning.demonstrations import demonstrations
+from grpo_lightning.datamodules.demonstrations import demonstrations
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.types import PromptBatch
 

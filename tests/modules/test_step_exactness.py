@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from grpo_lightning.generation import Generator, SamplingSettings
 from grpo_lightning.modules import GRPOModule
-from grpo_lightning.scoring import Scorer
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 SIZE = 6

@@ -1,0 +1,1 @@
+"""The paper: from rewards and logprobs to a loss, as pure functions and small value objects."""

@@ -1,0 +1,176 @@
+"""Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from grpo_lightning.callbacks import (
+    Alarms,
+    CompletionWriter,
+    EarlierRun,
+    HuggingFaceExport,
+    RunPlan,
+    SampleTable,
+    SettingsRecord,
+    SystemRecord,
+)
+from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
+from grpo_lightning.commands.usage_errors import Parser
+from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
+from grpo_lightning.distributed.strategies import check_strategy_name
+from grpo_lightning.errors import ExplainedError
+from grpo_lightning.modules import GRPOModule
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/grpo",
+    "num_sanity_val_steps": 0,  # it would generate before training; BeforeAfterSummary evaluates first when wanted
+    "use_distributed_sampler": False,  # prompts are split over ranks by data.*, in the same order for any rank count
+    "log_every_n_steps": 1,  # a step takes seconds, logging it microseconds
+    "callbacks": [RunPlan(), SystemRecord()],
+}
+
+
+class GRPOCLI(LightningCLI):
+    """LightningCLI for GRPO: one seed, checkpoints and logs under ``trainer.default_root_dir``, short errors.
+
+    Added to the Trainer's own options: ``checkpoint.*`` (ModelCheckpoint), ``alarms.*``, ``export.*``,
+    ``completions.*`` and ``samples.*``.
+    """
+
+    prog = "grpo_lightning"
+    module_class: type[LightningModule] = GRPOModule
+    defaults = TRAINER_DEFAULTS
+
+    def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
+        super().__init__(
+            self.module_class,
+            GRPODataModule,
+            args=args,
+            run=run,
+            trainer_defaults=self.defaults,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={"prog": self.prog},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks that every run has, and values that several parts share."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.every_n_train_steps": 50,
+                "checkpoint.save_last": True,
+                "checkpoint.save_top_k": 1,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(Alarms, "alarms")
+        parser.add_lightning_class_args(HuggingFaceExport, "export")
+        parser.add_lightning_class_args(CompletionWriter, "completions")
+        parser.add_lightning_class_args(SampleTable, "samples")
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
+        strategy = self._get(self.config, "trainer", default={}).get("strategy")
+        try:
+            check_strategy_name(str(getattr(strategy, "class_path", strategy)))
+            super().instantiate_classes()
+        except (ValueError, ImportError, AttributeError) as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, its checkpoints and logs in places that a resumed run finds again."""
+        config = self._get(self.config_init, "trainer", default={})
+        root = config.get("default_root_dir") or os.getcwd()
+        if config.get("fast_dev_run"):  # a trial beside the run itself
+            kwargs["default_root_dir"] = root = str(Path(root, "fast_dev_run"))
+        if config.get("logger") in (None, True):
+            csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
+            kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, SettingsRecord(self._learning_settings()))  # type: ignore[attr-defined]
+        if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(root, "checkpoints").absolute())
+        return trainer
+
+    def _learning_settings(self) -> dict[str, Any]:
+        """What decides what is learnt, from the parsed config."""
+        subcommand = str(self.subcommand)
+        config = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_validation=True))
+        return {name: config[name] for name in ("seed_everything", "model", "data") if name in config}
+
+    def before_fit(self) -> None:
+        """Neither mixes the run with an earlier one in the same folder, nor starts anew unasked."""
+        root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
+        if ckpt_path == "last" or (ckpt_path is None and is_queued_again):
+            newest = newest_checkpoint(root, checkpoint_folders(self.trainer))
+            if newest is not None:
+                self.config_init[str(self.subcommand)].ckpt_path = str(newest)
+        elif ckpt_path is None:
+            model, adapter = self.model.model_name_or_path, self.model.finetuning.adapter_name_or_path
+            check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
+        self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
+
+    def before_validate(self) -> None:
+        """Says whose completions are judged."""
+        if self._get(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
+            name = self.model.model_name_or_path
+            print(f"Weights of {name} as they were before training; those of a run with --ckpt_path last.", flush=True)
+
+    before_test = before_predict = before_validate
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; what ends it with an explanation, or is refused before any weights are loaded, shows no traceback."""
+        try:
+            super()._run_subcommand(subcommand)
+        except ExplainedError as error:
+            if os.environ.get("JSONARGPARSE_DEBUG") == "true":
+                raise
+            self.parser.exit(1, "\n".join(["", f"error: {error}", *getattr(error, "__notes__", []), ""]))
+        except (ValueError, FileNotFoundError) as error:
+            if self.model.policy is not None:
+                raise
+            self.parser.error(str(error))
+
+
+def quiet() -> None:
+    """Silences messages that would send users the wrong way; everything else stays."""
+    # The state after the step is the one to resume from: the next step starts there.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # EarlierRun minds it
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+    warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
+    # What is logged has been brought together from all ranks already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _seed(seed_everything: bool | int) -> int:
+    return int(seed_everything)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs fit, validate, test or predict."""
+    quiet()
+    GRPOCLI(args=args)

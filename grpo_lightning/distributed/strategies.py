@@ -1,0 +1,182 @@
+"""Strategies of the Trainer: which ones train, and FSDP2 over all ranks under a name of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from lightning.pytorch.strategies.fsdp import FSDPStrategy
+from torch.distributed.checkpoint import load
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+METADATA = "meta.pt"
+"""Of a sharded checkpoint, by Lightning's convention: what is neither weights nor optimizer states."""
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Shards weights, gradients and optimizer states over all ranks (torch's ``fully_shard``): trainer.strategy=fsdp2.
+
+    Lightning's ModelParallelStrategy with its sizes filled in. With ``tensor_parallel_size`` above 1, neighbouring ranks
+    also split the matrices of each layer, and train together on what each of them has sampled.
+
+    Args:
+        tensor_parallel_size: Ranks that hold each matrix between them; at most the GPUs of a node, whose links are fast.
+        save_distributed_checkpoint: A checkpoint is a directory to which every rank writes its part; False collects
+            the whole on the first rank.
+        process_group_backend: nccl on GPUs, gloo on CPUs where it is not set.
+    """
+
+    def __init__(
+        self,
+        tensor_parallel_size: int = 1,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
+        )
+        self.tensor_parallel_size = tensor_parallel_size
+        if tensor_parallel_size < 1:
+            raise ValueError(f"trainer.strategy.init_args.tensor_parallel_size={tensor_parallel_size}: use 1 or more.")
+
+    def setup_environment(self) -> None:
+        """Fills in the sizes, now that the number of ranks is known."""
+        ranks, size = self.num_nodes * self.num_processes, self.tensor_parallel_size
+        if ranks % size:
+            raise ValueError(
+                f"trainer.strategy.init_args.tensor_parallel_size={size} does not divide the {ranks} ranks of "
+                "trainer.devices and trainer.num_nodes. Use a divisor, or 1."
+            )
+        self._data_parallel_size = ranks // size
+        super().setup_environment()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Writes beside the place, then moves there: a directory that a kill leaves half overwritten mixes two steps.
+
+        All nodes see the directory, as sharded checkpoints need.
+        """
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, Path(filepath), storage_options)
+            return
+        path = Path(self.broadcast(str(filepath)))
+        part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+        if self.is_global_zero:
+            shutil.rmtree(part, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, part, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+            shutil.rmtree(old, ignore_errors=True)
+        self.barrier()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Trained weights alone: frozen ones would be copied, or gathered, to be left out by the module."""
+        whole = not self._save_distributed_checkpoint
+        options = StateDictOptions(full_state_dict=whole, cpu_offload=True, ignore_frozen_params=True)
+        assert self.model is not None
+        return get_model_state_dict(self.model, options=options)
+
+    def load_checkpoint(
+        self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Trained weights and optimizer states from the parts of any number of ranks; returns the rest.
+
+        Lightning's own asks for every weight of the model, and a checkpoint has only those that are trained.
+
+        Raises:
+            ValueError: If the checkpoint does not fit the config, before any weight is changed.
+        """
+        path = Path(self.broadcast(str(checkpoint_path)))
+        if not (path / METADATA).is_file():  # the whole in one file
+            return super().load_checkpoint(path, weights_only)
+        rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
+        module: Any = self.lightning_module
+        module.check_checkpoint(rest)
+        weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
+        trained = {name: weight for name, weight in weights.items() if name in module.trained_names()}
+        load({"state_dict": trained}, checkpoint_id=path)
+        module.load_state_dict(trained, strict=False)
+        for index, optimizer in enumerate(self.optimizers):
+            key, options = f"optimizer_{index}", StateDictOptions(cpu_offload=True)
+            state = {key: get_optimizer_state_dict(module, optimizer)}
+            load(state, checkpoint_id=path)
+            set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
+        return rest
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")
+
+
+FSDP1 = (
+    "trainer.strategy=fsdp is FSDP1, which flattens weights, so that an engine cannot be given them by name. "
+    "Use trainer.strategy=fsdp2, which shards as much."
+)
+
+
+def _unsupported(name: str) -> str:
+    instead = (
+        "fsdp2, which shards weights, gradients and optimizer states as ZeRO-3 does"
+        if "deepspeed" in name.lower()
+        else "ddp or fsdp2"
+    )
+    return f"trainer.strategy: {name} is not supported. Use trainer.strategy={instead}."
+
+
+def check_strategy_name(name: str) -> None:
+    """Refuses by name what check_strategy would refuse, before Lightning asks for GPUs or packages that it needs.
+
+    Args:
+        name: ``trainer.strategy`` as the config has it: a registered name, or a class path.
+
+    Raises:
+        ValueError: In check_strategy's words.
+    """
+    short = name.rpartition(".")[2]
+    if short == "FSDPStrategy" or short in ("fsdp", "fsdp_cpu_offload"):
+        raise ValueError(FSDP1)
+    if short.lower().startswith("deepspeed"):
+        raise ValueError(_unsupported(short))
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuses what would train wrongly or not at all.
+
+    Raises:
+        ValueError: Naming the strategy that does it.
+    """
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(FSDP1)
+    if isinstance(strategy, ModelParallelStrategy):
+        size = strategy._tensor_parallel_size
+        if size != 1 and not isinstance(strategy, FSDP2Strategy):
+            raise ValueError(
+                f"trainer.strategy: ModelParallelStrategy with tensor_parallel_size={size} knows nothing of how ranks "
+                "that split a matrix share their rollouts. Use trainer.strategy=fsdp2, or class_path: "
+                "grpo_lightning.distributed.strategies.FSDP2Strategy with init_args.tensor_parallel_size."
+            )
+    elif not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
+        raise ValueError(_unsupported(type(strategy).__name__))

@@ -1,0 +1,193 @@
+"""The decode loop: prefill each prompt once, then one token for every unfinished completion at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.stopping import StopRule
+from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache
+from grpo_lightning.generation.transformers.sampling import TokenSampler
+
+CHECK_EVERY = {"cpu": 1}
+"""Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
+
+
+class Transcript:
+    """What has been sampled for n completions, on the policy's device, and as lists once it has been looked at.
+
+    Args:
+        size: n.
+        limit: C, tokens a completion may have.
+        device: Of the policy.
+        stop_rule: When a completion ends.
+        on_completed: Called with the row and the token ids of each completion as it ends.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        limit: int,
+        device: torch.device,
+        stop_rule: StopRule,
+        on_completed: Callable[[int, list[int]], None],
+    ) -> None:
+        self.tokens = torch.zeros(size, limit, dtype=torch.int64, device=device)
+        """(n, C); arbitrary beyond the end of a completion, like the logprobs."""
+        self.logprobs = torch.zeros(size, limit, dtype=torch.float32, device=device)
+        """(n, C) nats."""
+        self.completion_ids: list[list[int]] = [[] for _ in range(size)]
+        self.truncated = [False] * size
+        self._limit = limit
+        self._seen = 0
+        self._stop_rule = stop_rule
+        self._on_completed = on_completed
+
+    def end_completions(self, rows: Tensor, length: int) -> list[int]:
+        """Looks at the tokens sampled for ``rows`` since the last look, up to ``length``, and ends what has ended.
+
+        Returns:
+            Places in ``rows`` of the completions that go on, ascending.
+        """
+        fresh = self.tokens[rows, self._seen : length].tolist()
+        self._seen = length
+        going_on = []
+        for place, (row, tokens) in enumerate(zip(rows.tolist(), fresh, strict=True)):
+            completion = self.completion_ids[row]
+            ended = self._extend(completion, tokens)
+            if not ended and length < self._limit:
+                going_on.append(place)
+                continue
+            self.truncated[row] = not ended
+            self._on_completed(row, completion)
+        return going_on
+
+    def _extend(self, completion: list[int], tokens: Sequence[int]) -> bool:
+        """Appends tokens up to the one that ends the completion, and says whether there was one."""
+        for token in tokens:
+            completion.append(token)
+            if self._stop_rule.ends(completion):
+                return True
+        return False
+
+
+class Slots:
+    """The completions being decoded, one slot each: cache, mask and positions. Slot s holds completion ``rows[s]``.
+
+    Prompts are padded on the left with their own first token: attention does not see it there, and a repetition
+    penalty, which does, counts it anyway.
+
+    Args:
+        policy: Any causal language model of transformers.
+        prompt_ids: b lists of token ids; each is computed once, then repeated.
+        num_generations: G, completions per prompt.
+    """
+
+    def __init__(self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> None:
+        self.policy = policy
+        self.cache = ragged_cache(policy.config)
+        device = policy.device
+        self.width = max(map(len, prompt_ids))
+        padded = [[ids[0]] * (self.width - len(ids)) + list(ids) for ids in prompt_ids]
+        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+        self.prompts = torch.tensor(padded, device=device)  # (b, width)
+        self.positions = (torch.arange(self.width, device=device) - (self.width - lengths).unsqueeze(-1)).clamp_(min=0)
+        columns = torch.arange(self.width, device=device)
+        self.mask: Tensor | None = columns >= (self.width - lengths).unsqueeze(-1)  # (b, width)
+        self.padding = [self.width - len(ids) for ids in prompt_ids for _ in range(num_generations)]
+        self._drop_mask_if_unpadded()
+        self._forward(self.prompts)
+        self._repeat(num_generations)
+        self.rows = torch.arange(len(self.padding), device=device)
+
+    def feed(self, tokens: Tensor) -> None:
+        """Runs the policy on the next token of every slot, ``(n,)``, and leaves its ``logits``."""
+        self.positions = self.positions[:, -1:] + 1
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=-1)
+        self._forward(tokens.unsqueeze(-1))
+
+    def keep(self, alive: Sequence[int]) -> None:
+        """Keeps these slots, given in ascending order, and closes the gaps with slots from the end."""
+        if len(alive) == len(self.rows):
+            return
+        kept = set(alive)
+        holes = [slot for slot in range(len(alive)) if slot not in kept]
+        order = list(range(len(alive)))
+        for hole, slot in zip(holes, alive[len(alive) - len(holes) :], strict=True):
+            order[hole] = slot
+        self.padding = [self.padding[slot] for slot in order]
+        index = torch.tensor(order, device=self.rows.device)
+        keep_rows(self.cache, index, torch.tensor(holes, dtype=torch.int64, device=self.rows.device))
+        self.rows, self.positions = self.rows[index], self.positions[index]
+        if self.mask is not None:
+            self.mask = self.mask[index]
+            self._drop_mask_if_unpadded()
+
+    def _forward(self, input_ids: Tensor) -> None:
+        output = self.policy(
+            input_ids=input_ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits = output.logits[:, -1]  # (n, V)
+
+    def _repeat(self, num_generations: int) -> None:
+        self.cache.batch_repeat_interleave(num_generations)
+        self.logits = self.logits.repeat_interleave(num_generations, 0)
+        self.positions = self.positions.repeat_interleave(num_generations, 0)
+        self.prompts = self.prompts.repeat_interleave(num_generations, 0)
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(num_generations, 0)
+
+    def _drop_mask_if_unpadded(self) -> None:
+        """Without a mask the model builds none and attention takes its fastest path."""
+        if not any(self.padding):
+            self.mask = None
+
+
+def decode(
+    policy: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+    uniforms: Tensor,
+    stop_rule: StopRule,
+    on_completed: Callable[[int, list[int]], None],
+) -> Transcript:
+    """G completions of each prompt, decoded together; a completion that ends leaves the batch.
+
+    Args:
+        policy: In evaluation mode; call without gradient.
+        prompt_ids: b lists of token ids.
+        sampling: How to draw.
+        uniforms: ``(b * G, C)`` float64 in [0, 1), one per token, prompt-major.
+        stop_rule: When a completion ends.
+        on_completed: Called with the row in ``uniforms`` and the token ids of each completion as it ends.
+    """
+    slots = Slots(policy, prompt_ids, sampling.num_generations)
+    sampler = TokenSampler(sampling)
+    device, limit = slots.rows.device, sampling.max_completion_length
+    uniforms = uniforms.to(device)
+    transcript = Transcript(len(uniforms), limit, device, stop_rule, on_completed)
+    check_every = CHECK_EVERY.get(device.type, 8)
+    for step in range(limit):
+        history = None
+        if sampler.needs_history:
+            history = torch.cat([slots.prompts[slots.rows], transcript.tokens[slots.rows, :step]], dim=-1)
+        tokens, logprobs = sampler(slots.logits, uniforms[slots.rows, step], history)
+        transcript.tokens[slots.rows, step] = tokens
+        transcript.logprobs[slots.rows, step] = logprobs
+        if (step + 1) % check_every == 0 or step + 1 == limit:
+            going_on = transcript.end_completions(slots.rows, step + 1)
+            if not going_on:
+                break
+            slots.keep(going_on)
+        slots.feed(transcript.tokens[slots.rows, step])
+    return transcript

@@ -1,0 +1,202 @@
+"""Generation with any causal language model of transformers, in this process, from the live policy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
+from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
+from grpo_lightning.generation.transformers.decoding import Transcript, decode
+from grpo_lightning.generation.transformers.kv_cache import ragged_cache
+from grpo_lightning.generation.transformers.sampling import prompt_uniforms
+from grpo_lightning.types import Rollouts
+
+FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
+
+
+class TransformersGenerator(Generator):
+    """Samples from the policy itself, with transformers: no second copy of the weights, no engine, CPU or GPU.
+
+    The generator for machines without vLLM. Each prompt is computed once for its G completions, and completions leave
+    the batch as they end, so its time follows the tokens that are sampled and not the longest completion.
+
+    A completion depends on its prompt, its seed and the weights; the batch around it matters only through rounding.
+    The ``sampling_logprobs`` are those of the distribution that tokens were drawn from: log softmax(logits /
+    temperature), renormalised over the tokens that top_p, top_k and min_p leave; temperature 1 for greedy decoding.
+
+    Args:
+        max_batch_size: Completions decoded at once, at least num_generations; less needs less memory for the cache of
+            keys and values. None decodes all completions of a step together.
+    """
+
+    def __init__(self, max_batch_size: int | None = None) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise ValueError(f"max_batch_size={max_batch_size} decodes nothing. Give at least model.num_generations.")
+        self.max_batch_size = max_batch_size
+        self._policy: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
+        """Remembers the policy, after checking that it can be decoded here.
+
+        Raises:
+            ValueError: If the model's forward or cache differs from that of a causal transformer, or its weights are
+                spread over ranks.
+        """
+        model = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+        missing = [name for name in FORWARD_ARGUMENTS if name not in inspect.signature(model.forward).parameters]
+        if missing:
+            raise ValueError(
+                f"model.model_name_or_path={model_name_or_path!r} is a {type(model).__name__}, whose forward does not "
+                f"take {', '.join(missing)}: TransformersGenerator cannot decode it. "
+                "Use VLLMColocate as model.generator."
+            )
+        ragged_cache(policy.config)
+        _refuse_sharded(policy)
+        self._policy, self._tokenizer = policy, tokenizer
+
+    def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Nothing to transfer: the next ``generate`` reads the live weights."""
+        self._policy = policy
+        return {}
+
+    def stop(self) -> None:
+        """Lets go of the policy."""
+        self._policy = self._tokenizer = None
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """G completions for each of B prompts; see ``Generator.generate``.
+
+        Raises:
+            ValueError: If the settings ask for what this generator or the policy cannot do.
+            FloatingPointError: If the policy's logits are not finite.
+        """
+        if self._policy is None or self._tokenizer is None:
+            raise RuntimeError("TransformersGenerator.generate was called before start.")
+        self._check(self._policy, prompt_ids, sampling, seeds)
+        stop_rule = StopRule(end_of_sequence_ids(self._policy, self._tokenizer), sampling.stop, self._tokenizer)
+        size = sampling.num_generations
+        decoded: list[tuple[list[int], Transcript]] = []
+        with _sampling_mode(self._policy):
+            for chunk in self._chunks(prompt_ids, size):
+                uniforms = [prompt_uniforms(seeds[n], size, sampling.max_completion_length) for n in chunk]
+                rows = [n * size + g for n in chunk for g in range(size)]
+
+                def completed(row: int, ids: list[int], rows: list[int] = rows) -> None:
+                    if on_completed is not None:
+                        on_completed(rows[row], ids)
+
+                prompts = [prompt_ids[n] for n in chunk]
+                output = decode(self._policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed)
+                decoded.append((rows, output))
+        return _collect(prompt_ids, size, decoded)
+
+    def _chunks(self, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> list[list[int]]:
+        """Prompts that are decoded together: neighbours in length, so that little of a chunk is padding."""
+        by_length = sorted(range(len(prompt_ids)), key=lambda n: len(prompt_ids[n]))
+        size = len(by_length) if self.max_batch_size is None else self.max_batch_size // num_generations
+        return [by_length[start : start + size] for start in range(0, len(by_length), max(size, 1))]
+
+    def _check(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+    ) -> None:
+        if sampling.structured_outputs:
+            raise ValueError(
+                f"model.structured_outputs={sampling.structured_outputs!r}, but TransformersGenerator has none. "
+                "Use VLLMColocate as model.generator, or leave structured_outputs out."
+            )
+        if self.max_batch_size is not None and self.max_batch_size < sampling.num_generations:
+            raise ValueError(
+                f"model.generator.init_args.max_batch_size={self.max_batch_size} does not hold one prompt's "
+                f"model.num_generations={sampling.num_generations} completions. Raise it to at least that."
+            )
+        if len(seeds) != len(prompt_ids):
+            raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
+        limit = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+        for n, ids in enumerate(prompt_ids):
+            longest = len(ids) + sampling.max_completion_length
+            if len(ids) == 0:
+                raise ValueError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
+            if limit is not None and longest > limit:
+                raise ValueError(
+                    f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
+                    f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
+                    "positions (max_position_embeddings). Lower model.max_completion_length or leave out long prompts."
+                )
+
+
+def _refuse_sharded(policy: PreTrainedModel) -> None:
+    """Ranks gather sharded weights together at every forward; as they sample different numbers of tokens, they hang."""
+    sharded = any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in policy.parameters())
+    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in policy.modules()):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and TransformersGenerator needs them whole on "
+            "every rank. Use trainer.strategy=ddp, or VLLMColocate as model.generator."
+        )
+
+
+@contextmanager
+def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradient; afterwards every submodule is in the mode it was in.
+
+    Evaluation mode also turns gradient checkpointing off, which would drop the cache.
+    """
+    modes = [(module, module.training) for module in policy.modules()]
+    policy.eval()
+    torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
+    try:
+        with torch.no_grad(), fast_decode_attention(policy):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _collect(
+    prompt_ids: Sequence[Sequence[int]], num_generations: int, decoded: Sequence[tuple[list[int], Transcript]]
+) -> Rollouts:
+    """Rollouts in prompt-major order from chunks in any order."""
+    completions: dict[int, tuple[list[int], Tensor, bool]] = {}
+    for rows, output in decoded:
+        for row, ids, logprobs, truncated in zip(
+            rows, output.completion_ids, output.logprobs.cpu(), output.truncated, strict=True
+        ):
+            completions[row] = (ids, logprobs[: len(ids)], truncated)
+    ordered = [completions[n] for n in range(len(prompt_ids) * num_generations)]
+    ids = [token for tokens, _, _ in ordered for token in tokens]
+    logprobs = torch.cat([row for _, row, _ in ordered]) if ordered else torch.zeros(0)
+    if not logprobs.isfinite().all():
+        raise FloatingPointError(
+            "the policy's logits are not finite numbers, so no token can be drawn from them. "
+            "The weights have diverged, or the precision overflows: lower the learning rate or use bf16."
+        )
+    return Rollouts(
+        prompt_ids=torch.tensor([token for prompt in prompt_ids for token in prompt], dtype=torch.int64),
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompt_ids], dtype=torch.int64),
+        completion_ids=torch.tensor(ids, dtype=torch.int64),
+        completion_lengths=torch.tensor([len(tokens) for tokens, _, _ in ordered], dtype=torch.int64),
+        group=torch.arange(len(prompt_ids)).repeat_interleave(num_generations),
+        sampling_logprobs=logprobs,
+        truncated=torch.tensor([truncated for _, _, truncated in ordered], dtype=torch.bool),
+        completion_mask=torch.ones(len(ids), dtype=torch.bool),
+    )

@@ -1,0 +1,299 @@
+"""Generation with vLLM inside the training process: one engine a rank, or one over several ranks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.generation.base import OnCompleted, SamplingSettings
+from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
+from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
+from grpo_lightning.generation.vllm.compat import why_unusable
+from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
+from grpo_lightning.generation.vllm.engine_process import is_distributed
+from grpo_lightning.generation.vllm.engine_settings import (
+    WHOLE_PROMPTS,
+    check_engine_kwargs,
+    engine_dtype,
+    lora_arguments,
+    plain_model,
+    save_skeleton,
+)
+from grpo_lightning.generation.vllm.requests import (
+    Completions,
+    check_prompts,
+    engine_requests,
+    structured_outputs,
+)
+from grpo_lightning.generation.vllm.weight_stream import (
+    WeightStream,
+    check_same_weights,
+    refuse_unnamed_weights,
+    trained_names,
+    weight_shapes,
+)
+from grpo_lightning.seeds import derive_seed
+from grpo_lightning.types import Rollouts
+
+Held = Literal["nothing", "base", "merged"]
+"""Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
+
+
+class VLLMColocate(RoutedGenerator):
+    """Samples with a vLLM engine that shares the process and the device with training.
+
+    The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
+    step, and computes each prompt once for its G completions. Token ids go in, token ids and their logprobs at the
+    sampling temperature come out; text is made only where stop strings need it.
+
+    Args:
+        gpu_memory_utilization: Share of the GPU's memory for the engine: its weights, and keys and values.
+        max_model_length: Tokens of a prompt with its completion; None for all positions of the model. Less leaves room
+            for more sequences at a time.
+        tensor_parallel_size: Ranks that share one engine; divides the number of ranks.
+        enable_sleep_mode: Give the engine's memory back while training, at the price of moving it (CUDA only).
+        sleep_level: 1 keeps the engine's weights in host memory, 2 drops them and sends them again.
+        enforce_eager: No CUDA graphs: starts faster, samples slower.
+        dtype: What the engine computes in; auto for what the policy computes in.
+        kv_cache_memory_gb: Memory for keys and values in GiB; None for what gpu_memory_utilization leaves, and 1 GiB
+            on a CPU.
+        lora_sync: How adapters reach the engine: hot (the engine adds them to its own copy of the base), merge (merged
+            copies of the weights are sent), or auto: the faster of the two, measured in the first steps. null for hot
+            where vLLM can load the adapter, else merge.
+        seed_per_prompt: Seed every prompt's completions by themselves, so that they do not depend on the other prompts.
+            null for where vLLM draws such completions together; where it draws them one by one, which takes time on a
+            GPU, one seed a step then decides all of them.
+        engine_kwargs: Further arguments of vllm.LLM, such as max_num_seqs or max_num_batched_tokens.
+    """
+
+    def __init__(
+        self,
+        gpu_memory_utilization: float = 0.3,
+        max_model_length: int | None = None,
+        tensor_parallel_size: int = 1,
+        enable_sleep_mode: bool = False,
+        sleep_level: Literal[1, 2] = 1,
+        enforce_eager: bool = False,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        kv_cache_memory_gb: float | None = None,
+        lora_sync: LoraSync | None = None,
+        seed_per_prompt: bool | None = None,
+        engine_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        reason = why_unusable()
+        if reason is not None:
+            raise ValueError(f"model.generator=VLLMColocate: {reason}.")
+        if not 0 < gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"model.generator.init_args.gpu_memory_utilization={gpu_memory_utilization} is not a share of the "
+                "GPU's memory. Give a number above 0 and at most 1, such as 0.3."
+            )
+        if tensor_parallel_size < 1:
+            raise ValueError(f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size}: at least 1 rank.")
+        check_engine_kwargs(engine_kwargs or {})
+        super().__init__(AdapterRoute(lora_sync))
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.max_model_length = max_model_length
+        self.tensor_parallel_size = tensor_parallel_size
+        self.sleep_level = sleep_level if enable_sleep_mode else 0
+        self.enforce_eager = enforce_eager
+        self.dtype = dtype
+        self.kv_cache_memory_gb = kv_cache_memory_gb
+        self.seed_per_prompt = seed_per_prompt
+        self.engine_kwargs = engine_kwargs or {}
+        self._engine: ColocatedEngine | None = None
+        self._is_asleep = False
+        self._holds: Held = "nothing"
+
+    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
+        """Builds the engine. Its weights mean nothing until ``update_weights``.
+
+        Raises:
+            ValueError: If a setting does not fit the policy or the ranks.
+        """
+        refuse_unnamed_weights(policy)
+        self._check_ranks()
+        self._policy = policy
+        self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
+        self.adapter_route.start(policy)
+        self._shapes = weight_shapes(policy)
+        self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
+        save_skeleton(policy, tokenizer, self._files / "model")
+        arguments = self._engine_arguments(policy, model_name_or_path)
+        try:
+            self._engine = ColocatedEngine(plain_model(policy).device, **arguments)
+        except Exception as error:
+            error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
+            raise
+        self._holds, self._is_asleep = "nothing", False
+
+    def start_note(self) -> str:
+        """Of it, what vLLM spent compiling."""
+        return f"compilation {self._engine.compilation_seconds:.1f}" if self._engine is not None else ""
+
+    def _check_ranks(self) -> None:
+        ranks = dist.get_world_size() if is_distributed() else 1
+        if ranks % self.tensor_parallel_size:
+            raise ValueError(
+                f"model.generator.init_args.tensor_parallel_size={self.tensor_parallel_size} does not divide the "
+                f"{ranks} ranks of this run. An engine spans whole ranks: use a divisor."
+            )
+
+    def _engine_arguments(self, policy: PreTrainedModel, model_name_or_path: str) -> dict[str, Any]:
+        on_cpu = plain_model(policy).device.type == "cpu"
+        cache = self.kv_cache_memory_gb or (1.0 if on_cpu else None)
+        arguments: dict[str, Any] = {
+            "model": str(self._files / "model"),
+            "served_model_name": model_name_or_path,
+            "dtype": engine_dtype(self.dtype, policy),
+            "max_model_len": self.max_model_length,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "enforce_eager": self.enforce_eager,
+            "enable_sleep_mode": bool(self.sleep_level) and not on_cpu,
+            "seed": (dist.get_rank() if is_distributed() else 0) // self.tensor_parallel_size,
+        }
+        if on_cpu:
+            arguments |= WHOLE_PROMPTS
+        if cache is not None:
+            arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
+        if self.adapter_route.engine_adds_adapters:
+            arguments |= lora_arguments(policy)
+        return arguments | self.engine_kwargs
+
+    def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
+
+        Returns:
+            Seconds, megabytes and GB/s. With a hot adapter, of the adapter.
+
+        Raises:
+            ValueError: If the policy's weights are not those that the engine was built for.
+        """
+        with self.adapter_route.update():
+            return self._send(policy)
+
+    def _send(self, policy: PreTrainedModel) -> dict[str, float]:
+        engine = self._wake_up()
+        check_same_weights(policy, self._shapes)
+        self._policy = policy
+        try:
+            if self.adapter_route.is_hot:
+                return self._send_adapter(engine, policy)
+            return self._send_weights(engine, policy, "merged")
+        except BaseException:
+            self.stop()  # weights that are half changed cannot be repaired: the next start builds another engine
+            raise
+
+    def _send_weights(self, engine: ColocatedEngine, policy: PreTrainedModel, kind: Held) -> dict[str, float]:
+        partly = self._holds != "nothing" and engine.takes_weights_directly()
+        stream = WeightStream(policy, kind == "merged", trained_names(policy) if partly else None)
+        engine.load_weights(stream)
+        self._holds = kind
+        return stream.metrics()
+
+    def _send_adapter(self, engine: ColocatedEngine, policy: Any) -> dict[str, float]:
+        """The base where it is missing, as training sees it (dequantised where it is quantized), then the adapter alone.
+
+        vLLM reads the first one from a directory, and checks it; of later ones it is given the numbers.
+        """
+        if self._holds != "base":
+            self._send_weights(engine, policy, "base")
+        watch, directory = WeightStream(policy), self._files / "adapter"
+        if directory.exists() and not engine.is_mixture:
+            matrices = copy_adapter(policy)
+            watch.bytes = size_of(matrices)
+            engine.load_adapter(str(directory), matrices)
+        else:
+            watch.bytes = write_adapter(policy, directory)
+            engine.load_adapter(str(directory))
+        return watch.metrics()
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """G completions for each of B prompts; see ``Generator.generate``.
+
+        Raises:
+            ValueError: If a prompt leaves no room for its completion.
+        """
+        engine = self._wake_up()
+        if self._holds == "nothing":  # dropped by sleep level 2
+            self._send(self._policy)
+        check_prompts(
+            prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
+        )
+        rows = range(len(prompt_ids))
+        if self.tensor_parallel_size > 1:
+            prompt_ids, seeds, rows = self._of_all_ranks(prompt_ids, seeds)
+
+        def completed(n: int, ids: list[int]) -> None:
+            b, g = divmod(n, sampling.num_generations)
+            if on_completed is not None and b in rows:
+                on_completed((b - rows.start) * sampling.num_generations + g, ids)
+
+        completions = Completions(len(prompt_ids), sampling.num_generations, completed)
+        seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
+        requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
+        further = {
+            "detokenize": bool(sampling.stop),  # nothing else reads the text
+            "flat_logprobs": True,
+            "structured_outputs": structured_outputs(sampling.structured_outputs),
+        }
+        started = time.perf_counter()
+        engine.sample(requests, further, completions, derive_seed("vllm", *seeds))
+        rollouts = completions.rollouts(prompt_ids, rows)
+        self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
+        self.rest()
+        return rollouts
+
+    def rest(self) -> None:
+        """Sends the engine to sleep where a setting asks for it; the next call wakes it."""
+        engine = self._engine
+        if engine is None or self._is_asleep or not self.sleep_level or engine.device.type == "cpu":
+            return
+        engine.sleep(self.sleep_level)
+        self._is_asleep = True
+        if self.sleep_level == 2:
+            self._holds = "nothing"
+
+    def _of_all_ranks(
+        self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int]
+    ) -> tuple[list[Sequence[int]], list[int], range]:
+        """Prompts and seeds of all ranks of this engine, and which of them are this rank's."""
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+        parts: list[Any] = [None] * group.world_size
+        dist.all_gather_object(parts, (list(prompt_ids), list(seeds)), group=group.cpu_group)
+        start = sum(len(ids) for ids, _ in parts[: group.rank_in_group])
+        rows = range(start, start + len(prompt_ids))
+        return [ids for part, _ in parts for ids in part], [seed for _, part in parts for seed in part], rows
+
+    def _wake_up(self) -> ColocatedEngine:
+        if self._engine is None or self._engine.has_ended:
+            raise RuntimeError("VLLMColocate was called before start, or after its engine had ended.")
+        if self._is_asleep:
+            self._engine.wake_up()
+            self._is_asleep = False
+        return self._engine
+
+    def stop(self) -> None:
+        """Ends the engine and frees its memory; another one can be started after it."""
+        if self._engine is not None:
+            self._engine.end()
+            shutil.rmtree(self._files, ignore_errors=True)
+            del self._policy
+        self._engine = None

@@ -1,0 +1,115 @@
+"""An engine inside the training process: made and ended without a trace in that process."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from grpo_lightning.generation.random_state import preserved_random_state
+from grpo_lightning.generation.vllm.compat import import_vllm
+
+RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD")
+"""Set for the engine or by it; children of this process and Lightning would read them."""
+
+
+def is_distributed() -> bool:
+    """True where ranks train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def make_engine(device: torch.device, **arguments: Any) -> Any:
+    """A ``vllm.LLM``, one worker in this process.
+
+    With several ranks every rank makes one at the same time, and each engine is one rank of its tensor-parallel group.
+
+    Args:
+        device: The policy's.
+        arguments: Of ``vllm.LLM``.
+    """
+    vllm = import_vllm()
+    if is_distributed():
+        arguments["distributed_executor_backend"] = "external_launcher"
+    elif device.type == "cuda" and device.index not in (None, 0):
+        raise ValueError(
+            f"the policy is on {device}, and a vLLM engine of a single process is always on the first visible device. "
+            f"Start with CUDA_VISIBLE_DEVICES={device.index} and trainer.devices=1."
+        )
+    with preserved_environment(), preserved_random_state(device), engine_mode(device):
+        os.environ.update(_launcher_variables(device))
+        set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
+        try:
+            return vllm.LLM(**arguments)
+        finally:
+            torch.set_num_threads = set_num_threads  # the CPU platform replaces it by a function that does nothing
+            torch.set_num_threads(threads)
+
+
+def _launcher_variables(device: torch.device) -> dict[str, str]:
+    """What vLLM reads of its place among the ranks; Lightning sets only some of it."""
+    if not is_distributed():
+        return {}
+    local_rank = str(device.index) if device.type == "cuda" else os.environ.get("LOCAL_RANK", "0")
+    return {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size()), "LOCAL_RANK": local_rank}
+
+
+@contextmanager
+def preserved_environment() -> Iterator[None]:
+    """Puts variables back that concern the ranks and the children of this process."""
+    before = {name: os.environ.get(name) for name in RESTORED_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def engine_mode(device: torch.device) -> Iterator[None]:
+    """Around every call into the engine: no autocast, which would change its arithmetic, and no gradient."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Spares Python's garbage collector everything that exists now: thousands of new objects per token set it off."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def end_engine(llm: Any, keep_process_group: bool) -> None:
+    """Shuts the engine down and frees its memory.
+
+    vLLM destroys the default process group with it, also one that Lightning made and still needs.
+
+    Args:
+        llm: A ``vllm.LLM``.
+        keep_process_group: Leave the default group alone.
+    """
+    real = dist.destroy_process_group
+
+    def destroy(group: Any = None) -> None:
+        if group is not None and group is not dist.group.WORLD:
+            real(group)
+
+    if keep_process_group:
+        dist.destroy_process_group = destroy
+    try:
+        llm.llm_engine.engine_core.shutdown()
+    finally:
+        dist.destroy_process_group = real
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

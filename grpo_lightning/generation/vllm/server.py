@@ -1,0 +1,309 @@
+"""Generation with a vLLM server on other GPUs, another machine, or in another process."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+import torch.distributed as dist
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.generation.base import OnCompleted, SamplingSettings, WeightsLost
+from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
+from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
+from grpo_lightning.generation.vllm.engine_adapter import write_adapter
+from grpo_lightning.generation.vllm.engine_process import is_distributed
+from grpo_lightning.generation.vllm.engine_settings import engine_dtype, plain_model
+from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
+from grpo_lightning.generation.vllm.server_launch import LaunchedServer, launch_options
+from grpo_lightning.generation.vllm.server_process import SERVED_NAME
+from grpo_lightning.generation.vllm.server_requests import ask
+from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
+from grpo_lightning.generation.vllm.weight_stream import (
+    WeightStream,
+    check_same_weights,
+    refuse_unnamed_weights,
+    weight_shapes,
+)
+from grpo_lightning.types import Rollouts
+
+logger = logging.getLogger(__name__)
+
+
+class VLLMServer(RoutedGenerator):
+    """Samples with a plain vLLM server: its completions endpoint, and its own endpoints for weights.
+
+    Start one beside the run with ``python -m grpo_lightning serve``, or let the run start it (``launch``). All ranks
+    send their prompts to it, one request a prompt; rank 0 sends the weights. When the server dies during a step, the
+    run waits for it (or starts it again), sends the weights once more, and asks again for the prompts that have no
+    answer. Completions depend on their prompt and seed alone, so nothing is lost, doubled or changed.
+
+    Args:
+        host: Where the server listens. Its endpoints are open to everyone who can reach them: keep it on
+            loopback, or in a network of your own.
+        port: TCP port.
+        timeout: Seconds to wait for the server to become healthy, at the start and whenever it is lost.
+        request_timeout: Seconds that the completions of one prompt may take.
+        max_concurrent_requests: Prompts that wait for an answer at the same time, on each rank.
+        launch: Start the server from this run, start it again when it dies, and end it with the run.
+        launch_gpus: CUDA devices of a launched server, such as "7" or "6,7"; training must not use them.
+        launch_arguments: Further options of a launched server, as on vLLM's command line.
+        max_model_length: Tokens of a prompt with its completion, of a launched server; None for the model's positions.
+        dtype: What a launched server computes in; auto for what the policy computes in.
+        weight_transfer: nccl (GPU to GPU), files (through a directory that both see), or auto: nccl on GPUs.
+        weight_directory: Where files are written; None for the machine's temporary directory.
+        trainer_address: Address of rank 0's machine as the server reaches it, for nccl.
+        lora_sync: hot (the server adds the adapter to its own base; it needs --enable-lora), merge (merged copies are
+            sent), or auto: the faster of the two, measured in the first steps. null for hot where vLLM can load the
+            adapter, else merge. A server that this run does not launch gets merged copies, unless hot is asked for.
+    """
+
+    can_sample_ahead: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        timeout: float = 240.0,
+        request_timeout: float = 1800.0,
+        max_concurrent_requests: int = 256,
+        launch: bool = False,
+        launch_gpus: str | None = None,
+        launch_arguments: list[str] | None = None,
+        max_model_length: int | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        weight_transfer: Literal["auto", "nccl", "files"] = "auto",
+        weight_directory: str | None = None,
+        trainer_address: str = "127.0.0.1",
+        lora_sync: LoraSync | None = None,
+    ) -> None:
+        if launch and (reason := why_unusable()) is not None:
+            raise ValueError(f"model.generator=VLLMServer with launch=true: {reason}, or connect to a server.")
+        only_launched = [("launch_gpus", launch_gpus), ("launch_arguments", launch_arguments)]
+        further = [("max_model_length", max_model_length), ("dtype", None if dtype == "auto" else dtype)]
+        for name, value in [*only_launched, *further]:
+            if value is not None and not launch:
+                raise ValueError(
+                    f"model.generator.init_args.{name}={value!r} has no effect on a server that this run does not start. "
+                    "Set launch=true, or give it to the server."
+                )
+        super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
+        self.client = VLLMClient(host, port, request_timeout)
+        self.timeout = timeout
+        self.max_concurrent_requests = max_concurrent_requests
+        self.launch = launch
+        self.launch_gpus = launch_gpus
+        self.launch_arguments = launch_arguments or []
+        self.max_model_length = max_model_length
+        self.dtype = dtype
+        self.weight_transfer = weight_transfer
+        self.weight_directory = weight_directory
+        self.trainer_address = trainer_address
+        self.launched: LaunchedServer | None = None
+        self._transfer: WeightTransfer | None = None
+
+    @property
+    def is_sender(self) -> bool:
+        """Whether this rank talks to the server about weights, and launches it."""
+        return not is_distributed() or dist.get_rank() == 0
+
+    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
+        """Launches the server if asked to, waits for it, and opens the route for weights.
+
+        Raises:
+            TimeoutError: If there is no healthy server in time.
+        """
+        refuse_unnamed_weights(policy)
+        self.client.open()
+        self._policy = policy
+        self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
+        self.adapter_route.start(policy)
+        self._base_is_sent = False
+        self._shapes = weight_shapes(policy)
+        self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
+        if self.launch:
+            self._launch(policy, tokenizer)
+        self._wait()
+        self._model_length = self._ask_model_length()
+        on_gpu = plain_model(policy).device.type == "cuda"
+        if self.weight_transfer == "nccl" or (self.weight_transfer == "auto" and on_gpu):
+            device = plain_model(policy).device
+            self._transfer = NCCLTransfer(self.client, self.is_sender, device, self.trainer_address)
+        else:
+            self._transfer = FileTransfer(self.client, self.is_sender, self.weight_directory)
+
+    def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
+        if not self.is_sender:
+            for _ in stream:  # only to take part in gathering sharded weights
+                pass
+            return
+        options = launch_options(
+            policy, self.max_model_length, self.weight_transfer, self.adapter_route.engine_adds_adapters
+        )
+        options += self.launch_arguments
+        dtype = engine_dtype(self.dtype, policy)
+        self.launched = LaunchedServer(self.client, self._files, dtype, self.launch_gpus, options)
+        self.launched.start(policy, tokenizer, stream)
+
+    def _wait(self) -> None:
+        """Until the server is healthy; a launched one that has died is started again."""
+        if self.launched is None:
+            self.client.wait_until_healthy(self.timeout)
+            return
+        self.launched.expect_to_wait()
+        self.client.wait_until_healthy(self.timeout, self.launched.keep_alive)
+
+    def _ask_model_length(self) -> int:
+        cards = self.client.call("GET", "/v1/models")["data"]
+        names = [card["id"] for card in cards]
+        if SERVED_NAME not in names:
+            raise ValueError(
+                f"the server at {self.client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
+                f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
+            )
+        return int(cards[names.index(SERVED_NAME)]["max_model_len"])
+
+    def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Sends the weights, or the adapter; every rank returns when the server has them.
+
+        Returns:
+            Seconds, megabytes and GB/s.
+
+        Raises:
+            ServerRefused: If the server is there and cannot load them. Only the sender raises; other ranks are ended by
+                the lifeline between them.
+            ServerUnavailable, TimeoutError: If the server was lost and did not come back in time.
+        """
+        assert self._transfer is not None, "VLLMServer.update_weights was called before start."
+        check_same_weights(policy, self._shapes)
+        with self.adapter_route.update():
+            return self._deliver(policy)
+
+    def _deliver(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Sends until the server has everything, also to one that is started again meanwhile."""
+        assert self._transfer is not None
+        self._policy = policy
+        self._training_thread = threading.get_ident()
+        self._barrier()  # another rank's prompts may still be on their way with the weights before
+        stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
+        deadline = time.monotonic() + self.timeout
+        for attempt in itertools.count():
+            try:
+                self._send(stream)
+                break
+            except ServerUnavailable as error:
+                if is_distributed() or time.monotonic() > deadline:
+                    raise
+                if attempt == 0:
+                    logger.warning("Lost the vLLM server while sending weights (%s); sending all of them again.", error)
+                self._base_is_sent = False
+                self._transfer.forget_connection()
+                self.client.pause(attempt)
+                self._wait()
+                stream.bytes = 0
+        self._barrier()
+        return stream.metrics()
+
+    def _send(self, stream: WeightStream) -> None:
+        """The weights; with a hot adapter the base once, and the adapter."""
+        assert self._transfer is not None
+        is_hot = self.adapter_route.is_hot
+        if not (is_hot and self._base_is_sent):
+            self._transfer.send(stream)
+        self._base_is_sent = is_hot
+        if is_hot:
+            stream.bytes = write_adapter(cast(PeftModel, self._policy), self._files / "adapter")
+            if self.is_sender:
+                self._post_adapter()
+
+    def _post_adapter(self) -> None:
+        body = {"lora_name": ADAPTER, "lora_path": str(self._files / "adapter"), "load_inplace": True}
+        self.client.post("/v1/load_lora_adapter", body)
+        self.client.post("/reset_prefix_cache")
+
+    def _barrier(self) -> None:
+        if is_distributed():
+            dist.barrier()
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """G completions for each of B prompts; see ``Generator.generate``.
+
+        Raises:
+            ServerRefused: If the server is there and cannot answer, or cannot load the weights again.
+            ServerUnavailable: If the server was lost and could not be brought up to date again.
+            TimeoutError: If it was lost and did not come back in time.
+        """
+        check_prompts(prompt_ids, sampling, seeds, self._model_length, "max_model_len of the server")
+        completions = Completions(len(prompt_ids), sampling.num_generations, on_completed)
+        waiting = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seed_per_prompt=True)
+        for request in waiting:
+            if sampling.structured_outputs:
+                request.parameters["structured_outputs"] = sampling.structured_outputs
+        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        started, losses = time.perf_counter(), 0
+        while waiting:
+            unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
+            losses = losses + 1 if len(unanswered) == len(waiting) else 0
+            if unanswered:
+                if losses == 3:
+                    assert error is not None
+                    raise error
+                if losses <= 1:
+                    logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
+                self.client.pause(losses)
+                self._recover(error)
+            waiting = unanswered
+        rollouts = completions.rollouts(prompt_ids)
+        self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
+        return rollouts
+
+    def _recover(self, error: ServerUnavailable | None) -> None:
+        """Waits for the server, and gives it the weights that this batch is sampled with."""
+        assert self._transfer is not None
+        self._wait()
+        if not self._transfer.send_again():
+            if is_distributed():
+                raise ServerUnavailable(
+                    "the vLLM server was lost during a step. Weights that were sent over NCCL by several ranks cannot "
+                    "be sent again by one of them: resume from the last checkpoint, or use "
+                    "model.generator.init_args.weight_transfer=files."
+                ) from error
+            self._base_is_sent = False
+            if threading.get_ident() != self._training_thread:  # the policy is being trained meanwhile
+                raise WeightsLost("the vLLM server was lost, and with it the weights that it had over NCCL.") from error
+            self._transfer.send(WeightStream(self._policy, merge_adapters=not self.adapter_route.is_hot))
+            self._base_is_sent = self.adapter_route.is_hot
+        if self.adapter_route.is_hot:
+            self._post_adapter()
+
+    def interrupt(self) -> None:
+        """Ends the requests under way; the server forgets them."""
+        self.client.close()
+
+    def stop(self) -> None:
+        """Ends a launched server, and removes the files; a server that was there before goes on."""
+        self.client.close()
+        if self.launched is not None:
+            self.launched.stop()
+            self.launched = None
+        if self._transfer is not None:
+            self._transfer.close()
+            self._transfer = None
+            shutil.rmtree(self._files, ignore_errors=True)

@@ -1,0 +1,92 @@
+"""A vLLM server that a run starts for itself, on a copy of its own policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
+from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
+from grpo_lightning.generation.vllm.server_weights import write_weights
+from grpo_lightning.generation.vllm.weight_stream import WeightStream
+
+STARTS_IN_A_ROW = 3
+"""Starts of a server that dies each time before the run gives up."""
+
+
+class LaunchedServer:
+    """Starts the server and keeps it alive.
+
+    Args:
+        client: Of the server that is to be.
+        directory: For the model and the server's output.
+        dtype: What it computes in.
+        gpus: CUDA devices, or None for all visible.
+        options: Of vLLM's command line.
+    """
+
+    def __init__(
+        self, client: VLLMClient, directory: Path, dtype: str, gpus: str | None, options: Sequence[str]
+    ) -> None:
+        self.client = client
+        self.model = directory / "model"
+        further = list(options)
+        command = server_command(str(self.model), client.host, client.port, dtype, further)
+        self.process = ServerProcess(command, gpus, directory / "server.log")
+        self._starts_allowed = STARTS_IN_A_ROW
+        client.where_to_look = lambda: f"The end of its output:\n{self.process.log_tail()}"
+
+    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: WeightStream) -> None:
+        """Writes the policy as it is now and serves it.
+
+        Raises:
+            ValueError: If something else listens on the port.
+        """
+        if self.client.is_healthy():
+            raise ValueError(
+                f"something answers at {self.client.address} already, so no server can be launched there. Set "
+                "model.generator.init_args.port to a free port, or launch=false to use that server."
+            )
+        write_weights(stream, self.model)
+        save_skeleton(policy, tokenizer, self.model)
+        self.process.start()
+
+    def expect_to_wait(self) -> None:
+        """From here on it may be started a few times more."""
+        self._starts_allowed = self.process.starts + STARTS_IN_A_ROW
+
+    def keep_alive(self) -> None:
+        """Starts it again if it has died.
+
+        Raises:
+            RuntimeError: If it keeps dying, with the end of its output.
+        """
+        if self.process.is_alive():
+            return
+        if self.process.starts >= self._starts_allowed:
+            raise RuntimeError(
+                f"the vLLM server that this run launched keeps dying. Its last words:\n{self.process.log_tail()}"
+            )
+        self.process.start()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.stop()
+
+
+def launch_options(
+    policy: PreTrainedModel, max_model_length: int | None, weight_transfer: str, hot_adapter: bool
+) -> list[str]:
+    """Options of vLLM's command line that follow from the policy and the settings."""
+    options: list[str] = []
+    if max_model_length is not None:
+        options += ["--max-model-len", str(max_model_length)]
+    if plain_model(policy).device.type == "cuda" and weight_transfer != "files":
+        options += ["--weight-transfer-config", '{"backend": "nccl"}']
+    if hot_adapter:
+        rank = lora_arguments(policy)["max_lora_rank"]
+        options += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
+    return options

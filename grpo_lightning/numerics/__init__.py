@@ -1,0 +1,1 @@
+"""Hidden states -> logprobs, and what keeps such numbers exact and the same in every run."""

@@ -1,0 +1,1 @@
+"""The policy and its reference: how they are loaded, and in which dtypes."""

@@ -1,0 +1,50 @@
+"""Which numbers a policy is held in, and what of it stays in float32 whatever that is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.dtype:
+    """The dtype that weights are loaded in: as named, or for ``auto`` what ``trainer.precision`` computes with.
+
+    A checkpoint stored in bfloat16 is loaded in float32 under 32-bit and mixed precision: small updates (lr 1e-6) would
+    be rounded away in bfloat16 weights. Frozen weights see no updates and are held as mixed precision computes.
+
+    Example:
+        >>> weights_dtype("auto", "bf16-mixed"), weights_dtype("auto", "bf16-true")
+        (torch.float32, torch.bfloat16)
+        >>> weights_dtype("auto", "bf16-mixed", is_frozen=True)
+        torch.bfloat16
+    """
+    if dtype == "auto":
+        if is_frozen and precision == "bf16-mixed":
+            return torch.bfloat16
+        return TRAINER_DTYPES.get(precision, torch.float32)
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def hold_trained_weights(policy: nn.Module, dtype: torch.dtype) -> None:
+    """Puts what is trained into a dtype, in place, before weights are sharded."""
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Puts a model's weights, sharded ones too, into another dtype, in place, as ``from_pretrained`` would have loaded them.
+
+    Not ``model.to(dtype)``, which casts what models keep in float32 as well: buffers, such as rotary frequencies and the
+    biases of routers, and weights that the model names itself.
+    """
+    names = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    named = [tensor for name, tensor in model.named_parameters() if any(part in name for part in names)]
+    kept = {id(tensor) for tensor in (*model.buffers(), *named)}
+    # As model.to does it: FSDP takes note of new weights there.
+    model._apply(lambda t: t.to(dtype) if t.is_floating_point() and id(t) not in kept else t)

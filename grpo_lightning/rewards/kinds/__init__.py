@@ -1,0 +1,1 @@
+"""One file per kind of reward, beside the base classes that some of them share."""

@@ -1,0 +1,71 @@
+"""Calls of a reward in child processes, where a call that hangs or eats memory can be killed."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.runtime.event_loop import in_thread
+from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
+from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
+
+PROCESSES = 2
+"""Children of a reward that does not say how many (``concurrency``)."""
+MEMORY_BYTES = 32 * 2**30
+"""Address space of a child. Importing torch with CUDA maps over 10 GiB of it without using the memory."""
+
+
+class ProcessCaller:
+    """Calls one reward in child processes.
+
+    Args:
+        reward: Must be picklable: a class or function of a module that can be imported, not of a script or notebook.
+        time_limit: Seconds per call.
+
+    Raises:
+        RewardContractError: If the reward cannot be sent to another process.
+    """
+
+    def __init__(self, reward: BaseRewardFunction, time_limit: float) -> None:
+        try:
+            pickled = pickle.dumps(reward)
+        except Exception as error:  # pickle raises many kinds
+            raise RewardContractError(
+                f"Reward '{reward.name}' has isolation: process and cannot be sent to one: {error}. Define it in a "
+                "module of its own, or use isolation: thread."
+            ) from error
+        self.reward = reward
+        self.size = reward.concurrency or PROCESSES
+        script = Path(__file__).with_name("process_worker.py")
+        self._pool = WorkerPool(script, self.size, time_limit, MEMORY_BYTES, greeting=(sys.path, pickled))
+
+    async def __call__(self, rows: Rows) -> Outcome:
+        """The outcome of one call.
+
+        Raises:
+            RewardContractError: If the reward broke the contract.
+            CallTimeoutError: If it ran out of time and was killed.
+            RuntimeError: With the child's traceback, if the reward raised.
+        """
+        reply: Any = await in_thread(lambda: self._ask(rows))
+        kind, content = reply
+        if kind == "outcome":
+            return content
+        if kind == "contract":
+            raise RewardContractError(content)
+        raise RuntimeError(f"in the reward's process:\n{content}")
+
+    def _ask(self, rows: Rows) -> Any:
+        try:
+            return self._pool.call(rows)
+        except WorkerError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise CallTimeoutError(f"Reward '{self.reward.name}': {error}") from error
+            raise
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.close()

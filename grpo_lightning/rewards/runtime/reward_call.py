@@ -1,0 +1,214 @@
+"""One call of one reward: what it sees, and what it gave."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import (
+    RESERVED,
+    BaseRewardFunction,
+    Completion,
+    RewardContractError,
+    RewardState,
+    accepted_arguments,
+)
+from grpo_lightning.rewards.runtime.answer_checks import checked_values
+from grpo_lightning.rewards.runtime.event_loop import in_thread
+
+
+class CallTimeoutError(TimeoutError):
+    """A call that was given up after its time limit."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The completions that a call sees, with all that rewards may know about them."""
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    completions_ids: list[list[int]]
+    columns: dict[str, list[Any]]
+    state: RewardState
+
+    def __post_init__(self) -> None:
+        sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
+        sizes |= {name: len(values) for name, values in self.columns.items()}
+        wrong = ", ".join(f"{size} {name}" for name, size in sizes.items() if size != len(self))
+        if wrong:
+            raise RewardContractError(f"There are {len(self)} completions, but {wrong}: each needs one entry.")
+        taken = ", ".join(sorted(RESERVED & set(self.columns)))
+        if taken:
+            raise RewardContractError(f"The dataset has columns named like reward arguments: {taken}. Rename them.")
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def take(self, rows: Sequence[int]) -> Rows:
+        """These completions alone."""
+
+        def chosen(values: Sequence[Any]) -> list[Any]:
+            return [values[row] for row in rows]
+
+        columns = {name: chosen(values) for name, values in self.columns.items()}
+        return Rows(chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids), columns, self.state)
+
+    def arguments(self) -> dict[str, Any]:
+        """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
+        return {
+            "prompts": list(self.prompts),
+            "completions": list(self.completions),
+            "completions_ids": list(self.completions_ids),
+            "trainer_state": self.state,
+            **{name: list(values) for name, values in self.columns.items()},
+        }
+
+
+@dataclass
+class Outcome:
+    """What one reward gave for some rows."""
+
+    values: list[float]
+    """One per row, NaN for None."""
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    """Row -> why it has no value."""
+    raised: int = 0
+    """How many of the errors were exceptions or calls that ran out of time."""
+    timeouts: int = 0
+    """Calls that ran out of time."""
+    seconds: list[float] = field(default_factory=list)
+    """Wall time of each call, without the wait for a free slot."""
+
+    @classmethod
+    def failed(cls, count: int, text: str) -> Outcome:
+        """No value for any of ``count`` rows."""
+        return cls([math.nan] * count, errors=dict.fromkeys(range(count), text), raised=count)
+
+    @classmethod
+    def merged(cls, count: int, parts: Iterable[tuple[Sequence[int], Outcome]]) -> Outcome:
+        """The outcomes of some rows each as that of ``count`` rows; their order in time makes no difference."""
+        merged = cls([math.nan] * count)
+        for rows, part in parts:
+            for place, row in enumerate(rows):
+                merged.values[row] = part.values[place]
+                if place in part.errors:
+                    merged.errors[row] = part.errors[place]
+            merged.raised += part.raised
+            merged.timeouts += part.timeouts
+            merged.seconds += part.seconds
+            for column, values in part.extra.items():
+                entries = merged.extra.setdefault(column, [None] * count)
+                for row, value in zip(rows, values, strict=True):
+                    entries[row] = value
+            for metric, numbers in part.metrics.items():
+                merged.metrics.setdefault(metric, []).extend(numbers)
+        return merged
+
+
+@dataclass
+class Loggers:
+    """What a reward may call while it scores ``count`` rows; it writes into an outcome."""
+
+    reward: str
+    count: int
+    outcome: Outcome
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """One value per completion, for the table of samples.
+
+        Raises:
+            RewardContractError: If there are more or fewer.
+        """
+        if len(values) != self.count:
+            raise RewardContractError(
+                f"Reward '{self.reward}' logged {len(values)} values as {column!r} for {self.count} completions."
+            )
+        self.outcome.extra[column] = list(values)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """A number that is averaged into the logged metrics."""
+        self.outcome.metrics.setdefault(name, []).append(float(value))
+
+    def log_error(self, row: int, message: str) -> None:
+        """A completion that could not be scored."""
+        self.outcome.errors[row] = message
+
+    def arguments(self) -> dict[str, Callable[..., None]]:
+        """By the names under which rewards ask for them."""
+        return {"log_extra": self.log_extra, "log_metric": self.log_metric, "log_error": self.log_error}
+
+
+def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any], Outcome]:
+    """The keyword arguments of one call, and the outcome that its loggers write into.
+
+    Raises:
+        RewardContractError: If the reward needs a column that the data does not have.
+    """
+    outcome = Outcome([])
+    on_offer = {**rows.arguments(), **Loggers(reward.name, len(rows), outcome).arguments()}
+    return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
+
+
+async def call_reward(reward: BaseRewardFunction, rows: Rows, time_limit: float) -> Outcome:
+    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own.
+
+    A thread that runs out of time cannot be stopped; its result is not waited for any longer.
+
+    Raises:
+        RewardContractError: If a column is missing or the answer is malformed.
+        CallTimeoutError: If the call takes longer than ``time_limit`` seconds.
+        Exception: Whatever the reward raises.
+    """
+    arguments, outcome = prepare_call(reward, rows)
+
+    async def call() -> Any:
+        result: Any = reward(**arguments) if reward.is_async else await in_thread(lambda: reward(**arguments))
+        return await result if inspect.isawaitable(result) else result  # a plain function may return a coroutine
+
+    result = await within(time_limit, call(), reward)
+    outcome.values = checked_values(result, len(rows), reward.name)
+    return outcome
+
+
+async def within(time_limit: float, call: Any, reward: BaseRewardFunction) -> Any:
+    """The awaited result of ``call``, or the reason why there is none.
+
+    Raises:
+        CallTimeoutError: After ``time_limit`` seconds.
+    """
+    task = asyncio.ensure_future(_contained(call))
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio reports a call given up
+    try:
+        done, _ = await asyncio.wait([task], timeout=time_limit)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    stays = (
+        ""
+        if reward.is_async or reward.isolation == "process"
+        else (" Its thread cannot be stopped and goes on in the background; isolation: process makes it killable.")
+    )
+    raise CallTimeoutError(
+        f"Reward '{reward.name}' took more than {time_limit:g} s for one call and was given up.{stays} "
+        "Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs longer."
+    )
+
+
+async def _contained(call: Any) -> Any:
+    """Turns what would end the loop of all rewards into an ordinary exception of this one."""
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        raise RuntimeError("was cancelled") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"raised {error!r}") from error

@@ -1,0 +1,250 @@
+"""Calls every reward on a batch of completions, side by side, and survives those that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rewards.runtime.failures import FailureWatch
+from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
+from grpo_lightning.rewards.runtime.reward_call import Outcome, Rows, call_reward
+from grpo_lightning.rewards.runtime.reward_table import RewardTable
+from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
+
+log = logging.getLogger(__name__)
+
+ASYNC_CALLS = 256
+"""Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""
+
+
+@dataclass(frozen=True)
+class RewardRuntime:
+    """How rewards are run.
+
+    Args:
+        max_workers: Synchronous calls that run at the same time, over all rewards.
+        time_limit: Seconds per call, unless the reward has a call_time_limit. A call that exceeds it is given up (its
+            completions count as None).
+        step_time_limit: Seconds that a step waits for rewards after its last completion; what is not scored then is
+            None.
+        max_error_share: The run stops when a reward fails on more than this share, in (0, 1], of the latest
+            completions (at least 64 of them), or has never done anything but raise.
+        reward_column: Dataset column in which a row may name the rewards that apply to it; null for none.
+    """
+
+    max_workers: int = 16
+    time_limit: float = 120.0
+    step_time_limit: float = 600.0
+    max_error_share: float = 0.5
+    reward_column: str | None = "rewards"
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_workers": self.max_workers >= 1,
+            "time_limit": self.time_limit > 0,
+            "step_time_limit": self.step_time_limit > 0,
+            "max_error_share": 0 < self.max_error_share <= 1,
+        }
+        for name, holds in rules.items():
+            if not holds:
+                rule = "above 0, at most 1" if name == "max_error_share" else "above 0"
+                raise ValueError(f"model.reward_runtime.{name}={getattr(self, name)} cannot work. Choose {rule}.")
+
+
+class RewardRunner:
+    """Scores batches with a list of rewards.
+
+    Synchronous rewards run in threads or processes, asynchronous ones together on one event loop, all as soon as the
+    completions that they need have arrived. A reward that raises or takes too long is called again with one completion
+    at a time, unless it compares them (scope: group): those that fail again get None, are counted and shown. Breaking
+    the contract (wrong count, NaN, missing column) is an error at once.
+
+    Args:
+        rewards: With unique names, as ``resolve_rewards`` returns them.
+        runtime: Fields of RewardRuntime.
+    """
+
+    def __init__(self, rewards: Sequence[BaseRewardFunction], **runtime: Any) -> None:
+        names = [reward.name for reward in rewards]
+        if not rewards or len(set(names)) < len(names):
+            raise ValueError(f"RewardRunner needs at least one reward, each with its own name; got {names}.")
+        for reward in rewards:
+            check_calling(reward)
+        self.rewards = list(rewards)
+        self.runtime = RewardRuntime(**runtime)
+        self._watches = [FailureWatch(name, self.runtime.max_error_share) for name in names]
+        self._loop = EventLoopThread()
+        self._processes: dict[str, ProcessCaller] = {}
+        self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["rewards"], **state["runtime"])  # type: ignore[misc]  # threads and processes do not travel
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rewards' names, in the order of the table's columns."""
+        return tuple(reward.name for reward in self.rewards)
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        group: Sequence[int],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        trainer_state: RewardState | None = None,
+    ) -> ScoringJob:
+        """A job that takes N completions as they arrive; its outcomes go to ``finish``.
+
+        Args:
+            prompts: N prompts: that of each completion, so each G times.
+            group: N integers: completions with the same one belong to the same prompt.
+            columns: Dataset columns, N entries each.
+            trainer_state: Where training stands.
+
+        Raises:
+            RewardContractError: If the columns break the contract.
+        """
+        lists = {name: list(values) for name, values in (columns or {}).items()}
+        column = self.runtime.reward_column
+        sizes = ", ".join(f"{len(values)} {name}" for name, values in lists.items() if len(values) != len(prompts))
+        if sizes:
+            raise RewardContractError(f"There are {len(prompts)} completions, but {sizes}: each needs one entry.")
+        rows = applicable_rows(self.names, lists, column, len(prompts))
+        units = [call_units(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
+        state = trainer_state or RewardState()
+        return ScoringJob(
+            self.rewards, units, self._call, self._loop, prompts, lists, state, self.runtime.step_time_limit
+        )
+
+    def finish(self, job: ScoringJob) -> RewardTable:
+        """The table of a job whose completions have all arrived.
+
+        Raises:
+            RewardContractError: If a reward or the data break the contract.
+            RewardFailedError: If a reward fails on everything, or on more than ``max_error_share``.
+        """
+        outcomes = job.outcomes()
+        self._watch(job, outcomes)
+        table = self._table(job, outcomes)
+        _warn_of_unscored(table, job.rows)
+        return table
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        completions_ids: Sequence[Sequence[int]],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        trainer_state: RewardState | None = None,
+        group: Sequence[int] | None = None,
+    ) -> RewardTable:
+        """The rewards of N completions that are there already; ``start``, ``add`` and ``finish`` in one.
+
+        Args:
+            prompts: N prompts: that of each completion, so each G times.
+            completions: N completions.
+            completions_ids: N lists of token ids.
+            columns: Dataset columns, N entries each.
+            trainer_state: Where training stands.
+            group: N integers, the prompt of each completion; by default they all belong together.
+
+        Raises:
+            RewardContractError: If a reward or the data break the contract.
+            RewardFailedError: If a reward fails on everything, or on more than ``max_error_share``.
+        """
+        lists = {name: list(values) for name, values in (columns or {}).items()}
+        Rows(list(prompts), list(completions), [list(ids) for ids in completions_ids], lists, RewardState())  # checked
+        job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
+        for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
+            job.add(row, completion, ids)
+        return self.finish(job)
+
+    def close(self) -> None:
+        """Releases what the rewards hold, and the event loop. The runner may be used again afterwards."""
+        for caller in self._processes.values():
+            caller.close()
+        self._processes.clear()
+        for reward in self.rewards:
+            reward.close()
+        self._loop.close()
+        self._slots.clear()
+
+    async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+        """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
+        limit = reward.call_time_limit or self.runtime.time_limit
+        isolated = reward.isolation == "process"
+        if isolated and reward.name not in self._processes:
+            self._processes[reward.name] = ProcessCaller(reward, limit)
+        own = self._processes[reward.name].size if isolated else reward.concurrency
+        own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
+        shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
+        async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
+            started = time.perf_counter()
+            if isolated:
+                outcome = await self._processes[reward.name](rows)
+            else:
+                outcome = await call_reward(reward, rows, limit)
+            outcome.seconds.append(time.perf_counter() - started)
+            return outcome
+
+    def _slot(self, name: str, size: int) -> asyncio.Semaphore:
+        key = (id(asyncio.get_running_loop()), name)
+        return self._slots.setdefault(key, asyncio.Semaphore(size))
+
+    def _watch(self, job: ScoringJob, outcomes: list[Outcome]) -> None:
+        for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):
+            asked = sum(map(len, job.units[r]))
+            if not asked:
+                continue
+            row = min(outcome.errors, default=0)
+            text = outcome.errors.get(row, "")
+            first = f"on completion {row}, of the prompt {str(job.rows.prompts[row])[:200]!r}:\n{text}" if text else ""
+            if watch.record(asked, len(outcome.errors), outcome.raised, first):
+                log.warning(
+                    "Reward '%s' failed on %d of %d completions, which count as None. This is shown once, and counted "
+                    "in rewards/%s/errors. The first failure was %s",
+                    *(watch.name, len(outcome.errors), asked, watch.name, first),
+                )
+
+    def _table(self, job: ScoringJob, outcomes: list[Outcome]) -> RewardTable:
+        extra: dict[str, list[Any]] = {}
+        logged: dict[str, list[float]] = {}
+        metrics: dict[str, float] = {"time/rewards/wait": job.wait_seconds}
+        for name, outcome in zip(self.names, outcomes, strict=True):
+            seconds = outcome.seconds or [0.0]
+            metrics[f"time/rewards/{name}"] = sum(seconds) / len(seconds)
+            metrics[f"time/rewards/{name}/max"] = max(seconds)
+            metrics[f"rewards/{name}/errors"] = float(len(outcome.errors))
+            metrics[f"rewards/{name}/timeouts"] = float(outcome.timeouts)
+            for column, entries in outcome.extra.items():
+                extra[f"{name}/{column}" if column in extra else column] = entries
+            for metric, numbers in outcome.metrics.items():
+                logged.setdefault(metric, []).extend(numbers)
+        metrics.update({metric: sum(numbers) / len(numbers) for metric, numbers in logged.items()})
+        by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
+        weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
+        return RewardTable(by_reward.T.reshape(len(job.rows), len(self.rewards)), self.names, weights, extra, metrics)
+
+
+def _warn_of_unscored(table: RewardTable, rows: Rows) -> None:
+    unscored = table.values.isnan().all(dim=1).nonzero().flatten().tolist()
+    if unscored:
+        first = unscored[0]
+        columns = {name: str(values[first])[:80] for name, values in rows.columns.items()}
+        log.warning(
+            "No reward applies to %d of %d completions, which are left out of the step. The first has the prompt %r and "
+            "the columns %r.",
+            *(len(unscored), len(rows), str(rows.prompts[first])[:200], columns),
+        )

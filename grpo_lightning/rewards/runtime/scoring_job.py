@@ -1,0 +1,163 @@
+"""The scoring of one step: rewards are called as their completions arrive, and the table is read at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rewards.runtime.failures import RewardFailedError
+from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
+from grpo_lightning.rewards.runtime.tracebacks import traceback_of
+
+Call = Callable[[BaseRewardFunction, Rows], Any]
+BLOCKED_AFTER = 30.0
+"""Seconds past the step's limit after which the event loop counts as blocked."""
+
+
+class ScoringJob:
+    """The rewards of N completions, under way.
+
+    Which rows each call sees is fixed from the start; only when a call starts depends on when completions arrive.
+
+    Args:
+        rewards: R rewards.
+        units: For each reward the rows of each of its calls.
+        call: Awaits one call of a reward, with its time limit; called on the loop.
+        loop: Where calls run.
+        prompts: N prompts.
+        columns: Dataset columns, N entries each.
+        state: Where training stands.
+        step_time_limit: Seconds that ``outcomes`` waits at most.
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[BaseRewardFunction],
+        units: Sequence[Sequence[Sequence[int]]],
+        call: Call,
+        loop: EventLoopThread,
+        prompts: Sequence[Prompt],
+        columns: Mapping[str, Sequence[Any]],
+        state: RewardState,
+        step_time_limit: float,
+    ) -> None:
+        count = len(prompts)
+        self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
+        self.rows = Rows(
+            list(prompts), [""] * count, [[] for _ in prompts], {k: list(v) for k, v in columns.items()}, state
+        )
+        self.step_time_limit = step_time_limit
+        self.wait_seconds = 0.0
+        """How long ``outcomes`` had to wait: what the rewards added to the step."""
+        self._added = [False] * count
+        self._missing = [[len(unit) for unit in of_reward] for of_reward in units]
+        self._tasks: list[list[asyncio.Task[Outcome] | None]] = [[None] * len(of_reward) for of_reward in units]
+        self._units_of_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
+        for r, of_reward in enumerate(units):
+            for u, unit in enumerate(of_reward):
+                for row in unit:
+                    self._units_of_row[row].append((r, u))
+
+    def add(self, row: int, completion: Completion, ids: Sequence[int]) -> None:
+        """Completion ``row`` has arrived; from any one thread. Starts the calls that waited for it alone.
+
+        Raises:
+            ValueError: If it has arrived before.
+        """
+        if self._added[row]:
+            raise ValueError(f"completion {row} was reported twice; on_completed is called once for each.")
+        self._added[row] = True
+        self.rows.completions[row] = completion
+        self.rows.completions_ids[row] = list(ids)
+        for r, u in self._units_of_row[row]:
+            self._missing[r][u] -= 1
+            if not self._missing[r][u]:
+                self._loop.loop.call_soon_threadsafe(self._start, r, u)
+
+    def missing(self) -> list[int]:
+        """Completions that have not arrived yet."""
+        return [row for row, added in enumerate(self._added) if not added]
+
+    def outcomes(self) -> list[Outcome]:
+        """What each reward gave, all completions having arrived; waits for calls that still run.
+
+        Raises:
+            RewardContractError: The first, in the order of rewards and rows, that broke the contract.
+            RewardFailedError: If an asynchronous reward blocks the event loop.
+        """
+        if missing := self.missing():
+            raise ValueError(f"{len(missing)} completions have not arrived, the first is {missing[0]}.")
+        started = time.perf_counter()
+        future = self._loop.start(self._finish())
+        try:
+            results = future.result(self.step_time_limit + BLOCKED_AFTER)
+        except FutureTimeoutError as error:
+            raise RewardFailedError(
+                f"The event loop of the rewards did not answer for {self.step_time_limit + BLOCKED_AFTER:g} s: an async "
+                "reward blocks it (time.sleep, requests, a long computation). Await what waits, or write it as def."
+            ) from error
+        except BaseException:
+            future.cancel()  # Ctrl-C must not leave rewards running
+            raise
+        self.wait_seconds = time.perf_counter() - started
+        return [self._outcome(r, of_reward) for r, of_reward in enumerate(results)]
+
+    def _outcome(self, r: int, parts: list[Outcome | BaseException]) -> Outcome:
+        for part in parts:
+            if isinstance(part, BaseException):
+                raise part
+        whole = [part for part in parts if isinstance(part, Outcome)]
+        return Outcome.merged(len(self.rows), zip(self.units[r], whole, strict=True))
+
+    def _start(self, r: int, u: int) -> None:
+        if self._tasks[r][u] is None:
+            self._tasks[r][u] = asyncio.ensure_future(self._score(self.rewards[r], self.rows.take(self.units[r][u])))
+
+    async def _finish(self) -> list[list[Outcome | BaseException]]:
+        tasks = [task for of_reward in self._tasks for task in of_reward if task is not None]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=self.step_time_limit)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [
+            [self._result(task, len(unit)) for task, unit in zip(of_reward, units, strict=True)]
+            for of_reward, units in zip(self._tasks, self.units, strict=True)
+        ]
+
+    def _result(self, task: asyncio.Task[Outcome] | None, count: int) -> Outcome | BaseException:
+        assert task is not None  # every completion has arrived, so every call has started
+        if task.done() and not task.cancelled():
+            return task.exception() or task.result()
+        late = Outcome.failed(
+            count,
+            f"not scored within model.reward_runtime.step_time_limit={self.step_time_limit:g} s of the last completion",
+        )
+        late.timeouts = 1
+        return late
+
+    async def _score(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+        try:
+            return await self._call(reward, rows)
+        except RewardContractError:
+            raise
+        except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown
+            failed = Outcome.failed(len(rows), _shown(error))
+            failed.timeouts = int(isinstance(error, CallTimeoutError))
+        if len(rows) == 1 or reward.scope == "group":  # a reward that compares completions must not see one alone
+            return failed
+        singles = await asyncio.gather(*(self._score(reward, rows.take([row])) for row in range(len(rows))))
+        alone = Outcome.merged(len(rows), [([row], single) for row, single in enumerate(singles)])
+        alone.timeouts += failed.timeouts
+        return alone
+
+
+def _shown(error: Exception) -> str:
+    return str(error) if isinstance(error, CallTimeoutError) else traceback_of(error)

@@ -1,0 +1,1 @@
+"""What a reward reads out of a text: answers, numbers, names, the turns of a conversation."""

@@ -1,0 +1,205 @@
+"""The batch in flight: sampled in a thread while the policy is trained on the one before, and kept in checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import asdict, dataclass
+from threading import Thread
+from typing import Any
+
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.generation.base import SamplingSettings, WeightsLost
+from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollouts.groups import ROLLOUT_FIELDS, join_rollouts, take_groups
+from grpo_lightning.types import PromptBatch, Rollouts
+
+logger = logging.getLogger(__name__)
+
+Sampled = tuple[Rollouts, Callable[[], RewardTable]]
+"""Rollouts, and a function that waits for their rewards."""
+INTERRUPT_SECONDS = 30.0
+"""How long an interrupted thread may take to end."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The step that a batch is sampled for, and the weights that sample it."""
+
+    step: int
+    """GRPO steps done when it is trained on; decides the seeds of its completions."""
+    weights_step: int
+    """GRPO steps that had made the weights."""
+    weights_update: int
+    """Optimizer steps that had made the weights."""
+    global_step: int
+    """Optimizer steps as its rewards see them: what they will be when it is trained on, if none is skipped."""
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A batch whose rollouts are there."""
+
+    origin: Origin
+    uids: list[int]
+    rollouts: Rollouts
+    await_rewards: Callable[[], RewardTable] | None
+    """None where scoring has to be started: rewards are not part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        rollouts = {name: getattr(self.rollouts, name) for name in ROLLOUT_FIELDS}
+        return {"origin": asdict(self.origin), "uids": self.uids, "rollouts": rollouts}
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A batch whose rollouts are under way."""
+
+    origin: Origin
+    batch: PromptBatch
+    sampled: Future[Sampled]
+
+
+class AsyncRollouts:
+    """At most one batch in flight, and where the batch of the step in progress is remembered for its checkpoint.
+
+    Args:
+        sampling: How the batches are sampled.
+    """
+
+    def __init__(self, sampling: SamplingSettings) -> None:
+        self.sampling = sampling
+        self._in_flight: Flight | None = None
+        self._landed: Landed | None = None
+        """Of the step in progress, until the next one takes its own."""
+        self._stored: list[dict[str, Any]] = []
+        """Parts of a batch, each of a rank, from a checkpoint or from a run that was torn down."""
+
+    def launch(self, origin: Origin, batch: PromptBatch, sample: Callable[[], Sampled]) -> None:
+        """Runs ``sample`` in a thread: no collectives, no device."""
+        assert self._in_flight is None, "a batch was launched before the last one was taken"
+        sampled: Future[Sampled] = Future()
+
+        def work() -> None:
+            try:
+                sampled.set_result(sample())
+            except BaseException as error:  # it is raised again where the batch is waited for
+                sampled.set_exception(error)
+
+        self._in_flight = Flight(origin, batch, sampled)
+        Thread(target=work, name="async_rollouts", daemon=True).start()
+
+    def take(self, step: int, batch: PromptBatch) -> Landed | None:
+        """Waits for the rollouts of the step's batch; None where it has to be sampled now.
+
+        Args:
+            step: GRPO steps done.
+            batch: This rank's prompts.
+
+        Raises:
+            Exception: What ended the thread.
+        """
+        self._landed = self._from_flight(step, batch) or self._from_store(step, batch)
+        self._stored = []
+        return self._landed
+
+    def _from_flight(self, step: int, batch: PromptBatch) -> Landed | None:
+        flight = self._in_flight
+        if flight is None:
+            return None
+        try:
+            rollouts, await_rewards = flight.sampled.result()
+        except WeightsLost as error:
+            logger.warning("%s The batch is sampled again as a whole, from the policy as it is now.", error)
+            self._in_flight = None
+            return None
+        self._in_flight = None
+        if flight.origin.step != step or flight.batch.prompt_ids != batch.prompt_ids:
+            logger.warning("Step %d trains on other prompts than were sampled ahead; it samples its own.", step + 1)
+            return None
+        return Landed(flight.origin, batch.uids, rollouts, await_rewards)
+
+    def _from_store(self, step: int, batch: PromptBatch) -> Landed | None:
+        """The batch's groups out of those that all ranks of the earlier run had, however many they were."""
+        parts = [part for part in self._stored if part["origin"]["step"] == step]
+        if not parts:
+            return None
+        uids = [uid for part in parts for uid in part["uids"]]
+        rollouts = join_rollouts([Rollouts(**part["rollouts"]) for part in parts])
+        places = {uid: b for b, uid in enumerate(uids)}
+        chosen = [places.get(uid, -1) for uid in batch.uids]
+        prompts = rollouts.prompts()
+        pairs = zip(chosen, batch.prompt_ids, strict=True)
+        if any(b < 0 or prompts[b].tolist() != list(ids) for b, ids in pairs):
+            logger.warning(
+                "The checkpoint holds rollouts of other prompts than step %d's; it samples its own.", step + 1
+            )
+            return None
+        rows = [(rollouts.group == b).nonzero()[:, 0] for b in chosen]
+        return Landed(Origin(**parts[0]["origin"]), batch.uids, take_groups(rollouts, chosen, rows), None)
+
+    def wait(self) -> None:
+        """Until nothing is in flight: other weights may be sent, and the batch stays to be taken.
+
+        Raises:
+            Exception: What ended the thread.
+        """
+        if self._in_flight is None:
+            return
+        error = self._in_flight.sampled.exception()
+        if error is not None and not isinstance(error, WeightsLost):
+            raise error
+
+    def end(self, step: int, interrupt: Callable[[], None]) -> None:
+        """Ends the thread, and keeps what a checkpoint written after this would hold.
+
+        Args:
+            step: GRPO steps done.
+            interrupt: Makes the sampling under way end.
+        """
+        flight = self._in_flight
+        if flight is not None and not flight.sampled.done():
+            interrupt()
+            wait([flight.sampled], INTERRUPT_SECONDS)
+        if flight is not None and (not flight.sampled.done() or flight.sampled.exception() is not None):
+            self._in_flight = None
+        self._stored = self._parts(step)
+        self._in_flight = self._landed = None
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """The batch of the next step, or of the one that failed, of all ranks; waits for it. Called on every rank.
+
+        Args:
+            step: GRPO steps done.
+        """
+        parts = [part for rank in gather_objects(self._parts(step)) for part in rank]
+        unique = {tuple(part["uids"]): part for part in parts}  # ranks that have resumed hold the same parts
+        return {"sampling": asdict(self.sampling), "parts": list(unique.values())}
+
+    def _parts(self, step: int) -> list[dict[str, Any]]:
+        if self._landed is not None and self._landed.origin.step == step:
+            return [self._landed.state_dict()]
+        flight = self._in_flight
+        if flight is None or flight.origin.step != step:
+            return [part for part in self._stored if part["origin"]["step"] == step]
+        error = flight.sampled.exception()
+        if error is not None:  # it is raised where the batch is waited for; the checkpoint is no less valid
+            logger.warning("The checkpoint is without the batch in flight, which failed: %r", error)
+            return []
+        rollouts, _ = flight.sampled.result()
+        return [Landed(flight.origin, flight.batch.uids, rollouts, None).state_dict()]
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """The next step trains on the saved rollouts, if they were sampled as this run samples.
+
+        Args:
+            state: None of a run that did not sample ahead.
+        """
+        state, now = state or {"sampling": {}, "parts": []}, asdict(self.sampling)
+        changed = [name for name, value in state["sampling"].items() if value != now.get(name)]
+        if changed:
+            names = ", ".join(f"model.{name}" for name in changed)
+            logger.warning("The checkpoint's batch in flight was sampled with another %s; it is sampled again.", names)
+        self._stored = [] if changed else state["parts"]

@@ -1,0 +1,268 @@
+"""Dynamic sampling: a step trains on groups that can teach something (DAPO, arXiv:2503.14476, Sec. 3.2).
+
+A group whose completions all earn the same has advantage 0 everywhere. Such groups are dropped, or replaced by further
+prompts within a cap, or by good groups of the last steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.advantages import combine_rewards, is_unanimous
+from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.sharding import is_first_rank
+from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rollouts.groups import ROLLOUT_FIELDS, join_rollouts, take_groups
+from grpo_lightning.types import PromptBatch, Rollouts
+
+MODES = ("off", "drop", "refill")
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """What happens to groups whose completions all earn the same.
+
+    Args:
+        mode: off (they are sampled, counted in averages, and teach nothing), drop (they are left out of the step) or
+            refill (they are replaced by completions of further prompts).
+        max_rounds: With refill: how many times a step samples further prompts at most.
+        replay_groups: Groups that taught something in earlier steps kept per device, each used once more in place of
+            one that is missing; 0 for none. Their tokens are off-policy and weighted by the importance correction.
+        replay_max_age: Steps after which a kept group is too old.
+    """
+
+    mode: Literal["off", "drop", "refill"] = "off"
+    max_rounds: int = 3
+    replay_groups: int = 0
+    replay_max_age: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"model.dynamic_sampling.mode={self.mode!r} is unknown. Choose one of {', '.join(MODES)}.")
+        if self.max_rounds < 1 or self.replay_groups < 0 or self.replay_max_age < 1:
+            raise ValueError(
+                f"model.dynamic_sampling: max_rounds={self.max_rounds} and replay_max_age={self.replay_max_age} must be "
+                f"1 or more, replay_groups={self.replay_groups} 0 or more."
+            )
+        if self.mode == "off" and self.replay_groups:
+            raise ValueError(
+                "model.dynamic_sampling.replay_groups has no effect with mode=off: no group is missing. Set mode."
+            )
+
+
+@dataclass(frozen=True)
+class ScoredGroups:
+    """Prompts with their completions and rewards: B groups, in order."""
+
+    batch: PromptBatch
+    rollouts: Rollouts
+    rewards: RewardTable
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def take(self, groups: Sequence[int]) -> ScoredGroups:
+        """These groups, renumbered in the order given."""
+        rows = [(self.rollouts.group == g).nonzero()[:, 0] for g in groups]
+        flat = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
+        batch = self.batch
+        columns = {name: [values[g] for g in groups] for name, values in batch.columns.items()}
+        prompts = [batch.prompts[g] for g in groups], [batch.prompt_ids[g] for g in groups]
+        chosen = PromptBatch(*prompts, [batch.uids[g] for g in groups], columns)
+        return ScoredGroups(chosen, take_groups(self.rollouts, groups, rows), self.rewards.take(flat))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ScoredGroups]) -> ScoredGroups:
+        """All groups of the parts, in order; a column that a part does not have is None there."""
+        batches = [part.batch for part in parts]
+        names = dict.fromkeys(name for batch in batches for name in batch.columns)
+        columns = {
+            name: [value for batch in batches for value in batch.columns.get(name, [None] * len(batch))]
+            for name in names
+        }
+        batch = PromptBatch(
+            [prompt for batch in batches for prompt in batch.prompts],
+            [ids for batch in batches for ids in batch.prompt_ids],
+            [uid for batch in batches for uid in batch.uids],
+            columns,
+        )
+        rewards = RewardTable.joined([part.rewards for part in parts])
+        return cls(batch, join_rollouts([part.rollouts for part in parts]), rewards)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values; dataset columns, which only rewards read, are left out."""
+        rollouts = {name: getattr(self.rollouts, name).clone() for name in ROLLOUT_FIELDS}
+        prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
+        return {"rollouts": rollouts, **prompts, "values": self.rewards.values, "weights": self.rewards.weights}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
+        """The groups of ``state_dict``, with the names of the rewards."""
+        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
+        return cls(batch, Rollouts(**state["rollouts"]), RewardTable(state["values"], names, state["weights"]))
+
+
+def groups_with_signal(values: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False) -> list[int]:
+    """The groups in which completions differ in what they earn, ascending.
+
+    Args:
+        values: ``(N, R)`` rewards, NaN for None.
+        groups: ``(N,)``.
+        weights: ``(R,)``.
+        per_reward: True where each reward is normalised for itself, so that a spread in one of them is enough though
+            the totals agree.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> groups, weights = torch.tensor([0, 0, 1, 1]), torch.ones(2)
+        >>> groups_with_signal(values, groups, weights), groups_with_signal(values, groups, weights, per_reward=True)
+        ([1], [0, 1])
+    """
+    columns = values[:, weights != 0].unbind(dim=1) if per_reward else [combine_rewards(values, weights)]
+    differs = torch.zeros(len(groups), dtype=torch.bool)
+    for column in columns:
+        differs |= ~is_unanimous(column, groups)
+    return groups[differs].unique().tolist()
+
+
+@dataclass
+class ReplayBuffer:
+    """Good groups of earlier steps, newest last.
+
+    Args:
+        size: Groups kept at most.
+        max_age: Steps after which one is forgotten.
+    """
+
+    size: int
+    max_age: int
+    groups: list[tuple[int, ScoredGroups]] = field(default_factory=list)
+    """(step in which it was sampled, one group)."""
+
+    def add(self, step: int, groups: ScoredGroups) -> None:
+        """Keeps these groups; the oldest make room."""
+        self.groups += [(step, groups.take([g])) for g in range(len(groups))]
+        self.groups = self.groups[len(self.groups) - self.size :] if len(self.groups) > self.size else self.groups
+
+    def pop(self, count: int, step: int) -> list[ScoredGroups]:
+        """Up to ``count`` groups, newest first, which are then no longer kept; older ones than ``max_age`` are lost."""
+        self.groups = [(then, group) for then, group in self.groups if step - then <= self.max_age]
+        return [self.groups.pop()[1] for _ in range(min(count, len(self.groups)))]
+
+
+Sample = Callable[[PromptBatch, int], ScoredGroups]
+"""Completions of these prompts with their rewards; the second argument is the round, 0 for the step's own prompts."""
+
+
+class DynamicSampler:
+    """Collects the groups of a step, on one rank; what it remembers between steps goes into the checkpoint.
+
+    Further prompts come from an order of their own, endless and shuffled: the epochs of the data are left as they are.
+
+    Args:
+        settings: Mode and caps.
+        seed: Of the order of further prompts.
+        per_reward: As for ``groups_with_signal``.
+    """
+
+    def __init__(self, settings: DynamicSampling, seed: int, per_reward: bool = False) -> None:
+        self.settings, self.seed, self.per_reward = settings, seed, per_reward
+        self.drawn = 0
+        """Further prompts that this rank has taken so far."""
+        self.replay = ReplayBuffer(settings.replay_groups, settings.replay_max_age)
+
+    def next_rows(self, count: int, num_rows: int, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Dataset rows of this rank's next further prompts; ranks take turns, so none is drawn twice in a pass."""
+        places = [(self.drawn + i) * world_size + rank for i in range(count)]
+        self.drawn += count
+        orders = {p // num_rows: None for p in places}
+        permutations = {epoch: epoch_permutation(num_rows, self.seed, -1 - epoch) for epoch in orders}
+        return [int(permutations[place // num_rows][place % num_rows]) for place in places]
+
+    def collect(
+        self,
+        batch: PromptBatch,
+        sample: Sample,
+        draw: Callable[[int], PromptBatch],
+        compose: Callable[[RewardTable], tuple[Tensor, Tensor]],
+        step: int,
+        idle: Callable[[], None] = lambda: None,
+    ) -> tuple[ScoredGroups, dict[str, Tensor]]:
+        """The groups to train on, and per-group numbers to log.
+
+        Args:
+            batch: The step's own prompts: as many groups are wanted.
+            sample: Samples and scores prompts.
+            draw: So many further prompts.
+            compose: Values and weights of a table, whose weighted sum is the total.
+            step: GRPO steps done.
+            idle: The part in a round of a rank that needs no further prompts, while others sample.
+
+        Returns:
+            Groups in which completions differ; where no rank has any, the first one that rank 0 sampled. And entries
+            to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of the groups
+                wanted),
+            ``replayed`` (of those trained on), ``reward_sampled`` (mean total reward before any choice).
+        """
+        wanted, sampled = len(batch), [sample(batch, 0)]
+        totals = [combine_rewards(*compose(sampled[0].rewards))]
+        kept = [self._with_signal(sampled[0], compose)]
+        for number in range(1, self.settings.max_rounds + 1) if self.settings.mode == "refill" else ():
+            need = wanted - sum(map(len, kept))
+            if not max(gather_objects(need)):
+                break
+            if not need:
+                idle()
+            else:
+                sampled.append(sample(draw(need), number))
+                totals.append(combine_rewards(*compose(sampled[-1].rewards)))
+                kept.append(self._with_signal(sampled[-1], compose))
+        fresh = sum(map(len, kept))
+        replayed = self.replay.pop(wanted - fresh, step) if self.settings.replay_groups else []
+        if self.settings.replay_groups:
+            self.replay.add(step, ScoredGroups.joined(kept))
+        parts = [part for part in kept if len(part)] + replayed
+        # A rank may be left without groups, so that the step is the same on any number of ranks; all of them may not.
+        nobody = not any(gather_objects(bool(parts)))
+        parts = parts or [sampled[0].take([0] if nobody and is_first_rank() else [])]
+        groups = ScoredGroups.joined(parts)
+        seen = sum(map(len, sampled))
+        numbers = {
+            "kept": (torch.arange(seen) < fresh).double(),
+            "rounds": torch.tensor([float(len(sampled))], dtype=torch.float64),
+            "missing": (torch.arange(wanted) >= fresh + len(replayed)).double(),
+            "replayed": (torch.arange(len(groups)) >= len(groups) - len(replayed)).double(),
+            "reward_sampled": torch.cat(totals),
+        }
+        return groups, {f"dynamic_sampling/{name}": values for name, values in numbers.items()}
+
+    def _with_signal(
+        self, groups: ScoredGroups, compose: Callable[[RewardTable], tuple[Tensor, Tensor]]
+    ) -> ScoredGroups:
+        values, weights = compose(groups.rewards)
+        return groups.take(groups_with_signal(values, groups.rollouts.group, weights, self.per_reward))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks, the same on each: called on every rank."""
+        mine = {"drawn": self.drawn, "replay": [(step, group.state_dict()) for step, group in self.replay.groups]}
+        return {"ranks": gather_objects(mine)}
+
+    def load_state_dict(
+        self, state: dict[str, Any], names: tuple[str, ...], rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Continues from a saved state; on another number of ranks the kept groups are dealt out anew."""
+        ranks = state["ranks"]
+        if len(ranks) == world_size:
+            self.drawn, saved = ranks[rank]["drawn"], ranks[rank]["replay"]
+        else:
+            self.drawn = -(-sum(one["drawn"] for one in ranks) // world_size)
+            saved = sorted((entry for one in ranks for entry in one["replay"]), key=lambda entry: entry[0])[
+                rank::world_size
+            ]
+        self.replay.groups = [(step, ScoredGroups.from_state(group, names)) for step, group in saved]

@@ -1,0 +1,1 @@
+"""A model and rollouts -> logprobs: one path for policy, old policy and reference."""

@@ -1,0 +1,158 @@
+"""A run in the folder of an earlier one loses nothing of it, and is told how to go on from what it has saved itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import make_data, make_module, make_trainer
+
+from grpo_lightning.callbacks import CompletionWriter, EarlierRun, HuggingFaceExport
+from grpo_lightning.callbacks.earlier_run import newest_checkpoint, put_aside
+from grpo_lightning.commands.cli import main
+from grpo_lightning.commands.saved_policy import find_config
+from grpo_lightning.distributed.rank_watch import how_to_continue
+from grpo_lightning.report.metrics import launch_directories
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in_its_place(
+    tiny_model_dir, tmp_path, capsys, monkeypatch, recwarn
+):
+    root = tmp_path / "run"
+    make_data(tmp_path)
+    options = {
+        "trainer.default_root_dir": root,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "model.model_name_or_path": tiny_model_dir,
+        "model.rewards": "runs.share_of_digits",
+        "model.generator": "TransformersGenerator",
+        "model.num_generations": 2,
+        "model.max_completion_length": 4,
+        "data.dataset": tmp_path / "train.jsonl",
+        "data.batch_size": 2,
+        "checkpoint.every_n_train_steps": 1,
+    }
+
+    def steps_saved(place=root):
+        return torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["steps_done"]
+
+    def run(max_steps, *further):
+        main(
+            [
+                "fit",
+                *(f"--{name}={value}" for name, value in options.items()),
+                f"--trainer.max_steps={max_steps}",
+                *further,
+            ]
+        )
+
+    run(3)
+    kept = ["checkpoints", "completions", "hf", "logs", "system.json"]
+    assert len(names(root / "completions")) == 3 and names(root) == kept
+    with pytest.warns(UserWarning, match=r"that was made with other settings: model.epsilon was 0.2, is 0.3\."):
+        run(4, "--ckpt_path=last", "--model.epsilon=0.3")
+    assert len(names(root / "completions")) == 4 and names(root) == kept
+    assert "earlier" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(1, "--data.batch_size=100")  # refused once the data are there
+    with pytest.raises(SystemExit):
+        run(1, f"--model.model_name_or_path={root / 'hf' / 'last'}")  # which would be put aside
+    assert "Set another trainer.default_root_dir." in capsys.readouterr().err
+    run(1, "--trainer.fast_dev_run=true")
+    assert names(root) == sorted([*kept, "fast_dev_run"]) and steps_saved() == 4
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run(5)  # the same command, queued again
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert steps_saved() == 5
+    shutil.rmtree(root / "fast_dev_run")
+    run(1)
+    assert len(names(root / "completions")) == 1
+    assert len(names(root / "earlier-1" / "completions")) == steps_saved(root / "earlier-1") == 5
+    earlier = root / "earlier-1"
+    assert names(earlier) == kept
+    assert names(earlier / "logs") == [f"version_{number}" for number in range(4)]
+    assert names(root / "logs") == ["version_4"]
+    assert find_config(earlier / "checkpoints" / "last.ckpt") == earlier / "logs" / "version_3" / "config.yaml"
+    assert launch_directories(root) == [root / "logs" / "version_4"]
+    assert (
+        f"All of it is now in {earlier}; --trainer.default_root_dir {earlier} --ckpt_path last"
+        in capsys.readouterr().out
+    )
+    evaluate = [f"--{name}={value}" for name, value in options.items() if "checkpoint." not in name]
+    evaluate += [f"--data.eval_dataset={tmp_path / 'train.jsonl'}", "--trainer.limit_val_batches=1"]
+    main(["validate", *evaluate])
+    assert f"Weights of {tiny_model_dir} as they were before training" in capsys.readouterr().out
+    recwarn.clear()
+    main(["validate", *evaluate, "--ckpt_path=last"])  # with an eval_dataset that training did not have
+    assert not [warning for warning in recwarn if "other settings" in str(warning.message)]
+    run(1)
+    assert names(root) == [*kept[:2], "earlier-1", "earlier-2", *kept[2:]]
+
+
+def test_a_folder_without_results_is_left_alone(tmp_path):
+    assert put_aside(tmp_path / "new") is None
+    (tmp_path / "checkpoints").mkdir()
+    assert put_aside(tmp_path) is None and names(tmp_path) == ["checkpoints"]
+
+
+def test_the_newest_of_the_last_checkpoints_counts_and_no_other_name(tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    assert newest_checkpoint(tmp_path, [folder]) is None  # a first start with --ckpt_path last, as job scripts do
+    (folder / "epoch=0-step=2.ckpt").touch()
+    with pytest.raises(ValueError, match=r"has no last.ckpt.* --ckpt_path '.*epoch=0-step=2.ckpt'"):
+        newest_checkpoint(tmp_path, [folder])
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    assert newest_checkpoint(tmp_path, [folder]) == tmp_path / "hpc_ckpt_1.ckpt"
+    (folder / "last.ckpt").touch()
+    os.utime(tmp_path / "hpc_ckpt_1.ckpt", (1, 1))
+    assert newest_checkpoint(tmp_path, [folder]) == folder / "last.ckpt"
+    os.utime(folder / "last.ckpt", (0, 0))
+    assert newest_checkpoint(tmp_path, [folder]) == tmp_path / "hpc_ckpt_1.ckpt"
+
+
+def test_the_way_to_continue_is_a_checkpoint_that_this_run_has_saved(tiny_model_dir, tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints = ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+    trainer = make_trainer(tmp_path, callbacks=[checkpoints], enable_checkpointing=True)
+    nothing = "No checkpoint has been saved yet: without --ckpt_path, the run starts again."
+    assert how_to_continue(trainer) == nothing
+    trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+    assert how_to_continue(trainer) == "Continue with --ckpt_path last."
+    (folder / "last.ckpt").unlink()
+    (other,) = folder.iterdir()
+    assert how_to_continue(trainer) == f"Continue with --ckpt_path '{other}'."
+    other.unlink()
+    assert how_to_continue(trainer) == nothing
+    trainer.ckpt_path = "hpc_ckpt_1.ckpt"  # of a run that went on from it and was stopped early
+    assert how_to_continue(trainer) == "Continue with --ckpt_path 'hpc_ckpt_1.ckpt'."
+
+
+def test_files_in_places_of_their_own_are_put_aside_too(tiny_model_dir, tmp_path):
+    make_data(tmp_path)
+    places = {name: tmp_path / name for name in ("checkpoints", "completions", "exports")}
+
+    def run(max_steps):
+        folders = [
+            ModelCheckpoint(places["checkpoints"], save_last=True),
+            CompletionWriter(str(places["completions"])),
+            HuggingFaceExport(str(places["exports"])),
+        ]
+        trainer = make_trainer(
+            tmp_path / "run", max_steps=max_steps, callbacks=[EarlierRun(), *folders], enable_checkpointing=True
+        )
+        trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+
+    run(2)
+    run(1)
+    assert [len(names(tmp_path / f"completions{number}")) for number in ("", "-earlier-1")] == [1, 2]
+    assert names(tmp_path / "exports-earlier-1") == names(tmp_path / "exports") == ["last"]
+    assert (tmp_path / "checkpoints-earlier-1" / "last.ckpt").exists()

@@ -1,0 +1,250 @@
+"""The command line as a user meets it: what it prints, what it refuses, where things land."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import write_prompts
+
+from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
+from grpo_lightning.errors import ExplainedError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tiny_model_dir, tmp_path) -> dict:
+    return {
+        "trainer": {
+            "default_root_dir": str(tmp_path / "run"),
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 2,
+            "enable_progress_bar": False,
+        },
+        "model": {
+            "model_name_or_path": str(tiny_model_dir),
+            "rewards": "accuracy,format",
+            "num_generations": 4,
+            "max_completion_length": 6,
+            "generator": {
+                "class_path": "TransformersGenerator"
+            },  # also where vLLM is installed: its engine is slow to start
+            "eval_rewards": "runs.share_of_digits",
+        },
+        "data": {
+            "dataset": str(write_prompts(tmp_path / "train.jsonl")),
+            "eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 5)),
+            "batch_size": 3,
+        },
+    }
+
+
+def run_in_process(config: dict, tmp_path: Path, command: str = "fit", *arguments: str) -> GRPOCLI:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return GRPOCLI(args=[command, "--config", str(path), *arguments])
+
+
+def refusal(config: dict, tmp_path: Path, capsys, *arguments: str) -> str:
+    """What is printed when the command line refuses a config; no weights may have been read."""
+    with pytest.raises(SystemExit) as stopped:
+        run_in_process(config, tmp_path, "fit", *arguments)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed and len(printed.splitlines()) < 20
+    return " ".join(printed.split())
+
+
+def test_python_m_grpo_lightning_fits_from_a_config(config, tmp_path):
+    config["model"]["rewards"] = "runs.share_of_digits"
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Each GRPO step: 3 prompts x 4 = 12 completions, up to 72 tokens" in done.stdout
+    assert "2 GRPO steps; an epoch is 4 steps over 12 prompts" in done.stdout
+    root = tmp_path / "run"
+    for name in ("checkpoints/last.ckpt", "hf/last/model.safetensors", "logs/version_0/config.yaml"):
+        assert (root / name).is_file(), name
+    header, *rows = (root / "logs/version_0/metrics.csv").read_text().splitlines()
+    assert len(rows) == 2
+    trl_names = "reward reward_std frac_reward_zero_std rewards/share_of_digits/mean rewards/share_of_digits/std "
+    trl_names += "completions/mean_length completions/max_length completions/clipped_ratio entropy clip_ratio/low_mean clip_ratio/high_max "
+    trl_names += "clip_ratio/region_mean sampling/sampling_logp_difference/mean num_tokens step_time grad_norm loss"
+    assert set(trl_names.split()) <= set(header.split(","))
+
+
+def test_arguments_override_the_file(config, tmp_path):
+    cli = run_in_process(
+        config, tmp_path, "fit", "--model.epsilon_high=0.28", "--model.optimizer.lr=0.5", "--data.batch_size", "2"
+    )
+    assert cli.model.objective.epsilon_high == 0.28
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+    assert cli.datamodule.batch_size == 2
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
+    cli = run_in_process(config, tmp_path)
+    assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_one_seed_reaches_model_and_data(config, tmp_path):
+    cli = run_in_process(config, tmp_path, "fit", "--seed_everything=7")
+    assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
+
+
+def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
+    cli = run_in_process(
+        config, tmp_path, "fit", "--model.rewards=runs.share_of_digits", "--model.reward_weights=[2.0]"
+    )
+    (reward,) = cli.model.reward_runner.rewards
+    assert (reward.name, reward.weight) == ("share_of_digits", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"betaa": 0.1}}, "'model.betaa' Did you mean model.beta?"),
+        ({"model": {"max_prompt_length": 64}}, "Did you mean data.max_prompt_length?"),
+        ({"model": {"learning_rate": 1e-5}}, "TRL's learning_rate is here: model.optimizer.init_args.lr."),
+        ({"model": {"loss_type": "ppo"}}, "ppo"),
+        (
+            {"model": {"rewards": "accuracy,speling"}},
+            "Reward function 'speling' not found. Available reward functions:",
+        ),
+        ({"model": {"reward_weights": [1.0]}}, "reward_weights"),
+        (
+            {"model": {"model_name_or_path": "/no/such/model"}},
+            "model.model_name_or_path='/no/such/model' cannot be read",
+        ),
+        ({"model": {"generator": {"class_path": "NoSuchGenerator"}}}, "NoSuchGenerator"),
+        ({"model": {"generator": "VLLMColocat"}}, "Did you mean VLLMColocate?"),
+        ({"data": {"dataset": "/no/such/file.jsonl"}}, "/no/such/file.jsonl"),
+        ({"data": {"batch_size": 100}}, "data.batch_size=100"),
+        # Lightning would ask for a package or a GPU first, with which neither trains.
+        ({"trainer": {"strategy": "deepspeed"}}, "deepspeed is not supported. Use trainer.strategy=fsdp2"),
+        ({"trainer": {"strategy": "deepspeed_stage_3"}}, "deepspeed_stage_3 is not supported. Use"),
+        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy=fsdp is FSDP1"),
+        (
+            {"trainer": {"strategy": {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}}},
+            "DeepSpeedStrategy is not supported. Use trainer.strategy=fsdp2",
+        ),
+        ({"data": {"converter": "gsm8k"}}, "question"),
+        ({"trainer": {"gradient_clip_val": 1.0}}, "Set model.max_grad_norm instead"),
+        ({"trainer": {"accumulate_grad_batches": 4}}, "model.max_tokens_per_microbatch"),
+    ],
+)
+def test_a_config_that_cannot_work_is_one_clear_message(config, tmp_path, capsys, change, message):
+    for section, settings in change.items():
+        config[section].update(settings)
+    assert message in refusal(config, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--model.num_generation=2",
+            "unrecognized arguments: --model.num_generation=2 Did you mean model.num_generations?",
+        ),
+        ("--model.colour=red", "unrecognized arguments: --model.colour=red"),
+    ],
+)
+def test_an_option_that_is_none_is_refused_and_never_taken_for_another(config, tmp_path, capsys, argument, message):
+    assert refusal(config, tmp_path, capsys, argument).endswith(message)
+
+
+ONE_FOR_ALL = """
+def one_for_all(completions, **columns):
+    return [1.0]
+
+def broken(completions, **columns):
+    raise KeyError("text")
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("one_for_all", "error: Reward 'one_for_all' returned 1 values for 12 completions"),
+        ("broken", "error: Reward 'broken' failed on 12 of the last 12 completions"),
+    ],
+)
+def test_an_error_that_explains_itself_ends_the_run_without_our_traceback(
+    config, tmp_path, monkeypatch, capsys, reward, message
+):
+    (tmp_path / "explained_rewards.py").write_text(ONE_FOR_ALL)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("explained_rewards", None)
+    config["model"]["rewards"] = f"explained_rewards.{reward}"
+    with pytest.raises(SystemExit) as stopped:
+        run_in_process(config, tmp_path)
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert message in printed and printed.rstrip().endswith("On rank 0, in step 1, phase rewards.")
+    assert (
+        re.findall(r'File "(.*)", line', printed.partition("error:")[2])
+        == {
+            "one_for_all": [],
+            "broken": [str(tmp_path / "explained_rewards.py")],
+        }[reward]
+    )
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+    with pytest.raises(ExplainedError):
+        run_in_process(config, tmp_path)
+
+
+def test_predict_writes_every_completion_with_its_rewards(config, tmp_path):
+    run_in_process(config, tmp_path, "predict")
+    lines = (tmp_path / "run/predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 5 * 4
+    assert {row["prompt"] for row in rows} == {"0+1=", "01+2=", "002+3=", "3+4=", "04+5="}
+    assert all(set(row["rewards"]) == {"accuracy", "format", "share_of_digits"} for row in rows)
+    digits = [sum(c.isdigit() for c in row["completion"]) / max(1, len(row["completion"])) for row in rows]
+    assert [row["rewards"]["share_of_digits"] for row in rows] == pytest.approx(digits)
+
+
+def test_validate_and_test_report_the_held_out_split(config, tmp_path):
+    config["model"]["num_generations_eval"] = 3
+    validated = run_in_process(config, tmp_path, "validate").trainer.callback_metrics
+    assert {"val/accuracy", "val/rewards/share_of_digits", "val/pass@1", "val/pass@2", "val/pass@3"} <= set(validated)
+    tested = run_in_process(config, tmp_path, "test").trainer.callback_metrics
+    for name in ("accuracy", "rewards/share_of_digits", "pass@3", "completions/mean_length"):
+        assert tested[f"test/{name}"] == validated[f"val/{name}"]
+
+
+def test_print_config_shows_every_setting(config, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_in_process(config, tmp_path, "fit", "--print_config")
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["epsilon"] == 0.2
+    assert shown["model"]["num_generations"] == 4
+    assert shown["checkpoint"]["save_last"] is True
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_each_shipped_config_parses(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = path.read_text()
+    assert f"--config configs/{path.name}" in text  # the first lines say how to run it
+    assert ParseOnly(args=["--config", str(path)], run=False).config.model.rewards
+
+
+class ParseOnly(GRPOCLI):
+    """Checks a config against every signature without making anything: hub names cannot be read here."""
+
+    def instantiate_classes(self) -> None:
+        pass

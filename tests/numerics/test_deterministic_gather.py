@@ -1,0 +1,25 @@
+import torch
+
+from grpo_lightning.numerics.deterministic_gather import rows_at
+
+
+def test_the_gradient_of_repeated_rows_is_the_same_in_every_run_with_several_threads():
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(40, 4, 64, generator=generator, requires_grad=True)
+    index = torch.randint(40, (64, 100), generator=generator)
+    weight = torch.randn(64, 100, 4, 64, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [torch.autograd.grad(rows_at(tensor, index), tensor, weight)[0] for _ in range(20)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+def test_rows_and_their_gradient_are_those_of_indexing():
+    tensor = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
+    rows = rows_at(tensor, torch.tensor([2, 0, 2]))
+    assert rows.tolist() == [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0]]
+    rows.backward(torch.tensor([[1.0, 0.0], [0.0, 10.0], [100.0, 1000.0]]))
+    assert tensor.grad.tolist() == [[0.0, 10.0], [0.0, 0.0], [101.0, 1000.0]]

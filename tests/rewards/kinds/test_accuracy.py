@@ -1,0 +1,291 @@
+"""Tests of the accuracy reward: what counts as right, where the answer is looked for, and hostile completions."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from grpo_lightning.rewards import AccuracyReward, RewardContractError
+from grpo_lightning.rewards.text.extraction import last_boxed, lenient_answer, reference_answer, strict_answer
+from grpo_lightning.rewards.text.numeric import numbers_in, only_number
+
+
+def score(reward: AccuracyReward, completions: list[Any], references: list[Any], **kwargs: Any) -> list[float | None]:
+    return reward(prompts=["p"] * len(completions), completions=completions, ground_truth=references, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def math_reward() -> Iterator[AccuracyReward]:
+    reward = AccuracyReward(time_limit=2.0)
+    yield reward
+    reward.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think><answer>42</answer>", "42"),
+        ("a</think> <answer> 42\n</answer>", "42"),  # the template opened <think>
+        ("<answer>42</answer>", "42"),
+        ("so <answer></answer> it is", ""),
+        ("42", None),
+        ("", None),
+        ("<answer>42", None),
+        ("</answer>42<answer>", None),
+        ("<answer>41</answer><answer>42</answer>", None),
+        ("<answer><answer>42</answer></answer>", None),
+        ("<think><answer>42</answer></think>", None),
+        ("<answer>42</answer><think>a</think>", None),
+        ("<think>a<answer>42</answer>", None),
+        ("</think><think><answer>42</answer>", None),
+    ],
+)
+def test_strict_extraction_takes_the_one_answer_tag_in_order_and_nothing_else(text: str, expected: str | None) -> None:
+    assert strict_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<answer>1</answer> or <answer>2</answer>", "2"),
+        (r"first \boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("2 + 2 = 4\n#### 1,234\nthanks 5", "1,234"),
+        ("it costs 3 times $1,200.50.", "$1,200.50"),
+        ("<think>7</think> so 8", "8"),
+        ("<answer>1</answer></think>2", "2"),
+        ("between 5-3", "3"),
+        ("minus \N{MINUS SIGN}7", "-7"),
+        ("no number", None),
+        ("", None),
+        ("\uff14\uff12 and \u0664\u0662", None),  # full-width and Arabic digits are not read
+    ],
+)
+def test_lenient_extraction_prefers_tag_then_box_then_mark_then_last_number(text: str, expected: str | None) -> None:
+    assert lenient_answer(text) == expected
+
+
+def test_a_box_is_read_to_its_own_closing_brace() -> None:
+    assert last_boxed(r"\boxed{\{1, 2\}} and \boxed {a{b}c} d}") == "a{b}c"
+    assert last_boxed(r"\boxed{\left\{1\right\}}") == r"\left\{1\right\}"
+    assert last_boxed(r"\boxed{1} \boxed{2") is None  # cut off: the earlier box was not the final answer
+    assert last_boxed(r"\boxed 5") is None
+
+
+def test_worked_references_give_their_final_answer() -> None:
+    assert reference_answer("48/2 = 24\n48+24 = 72\n#### 72") == "72"
+    assert reference_answer(r"Hence $x = \boxed{3}$.") == "3"
+    assert reference_answer(" Paris ") == "Paris"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,234,567.5", [Fraction("1234567.5")]),
+        ("12,34", [12, 34]),
+        ("-$5", [-5]),
+        ("$-5", [-5]),
+        (r"\$18 per day", [18]),
+        ("3/4", [Fraction(3, 4)]),
+        ("1 1/2", [Fraction(3, 2)]),
+        (r"-\frac{3}{4}", [Fraction(-3, 4)]),
+        (r"2\dfrac12", [Fraction(5, 2)]),
+        (".5", [Fraction(1, 2)]),
+        ("1.5e-3", [Fraction("0.0015")]),
+        ("10-3", [10, 3]),
+        ("10 -3", [10, -3]),
+        ("(-3)", [-3]),
+        ("1/0", []),
+        ("9" * 101, []),
+        ("1e999999999", [1, 999999999]),
+        ("\uff14\uff12", []),
+        ("1{,}000", [1000]),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, values: list[Any]) -> None:
+    assert [number.value for number in numbers_in(text)] == values
+
+
+def test_two_numbers_are_no_single_answer() -> None:
+    assert only_number("41 or 42") is None
+    assert only_number("2 + 3") is None
+    assert only_number("none") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        ("1,200", "1200", 1.0),
+        ("$1,200.00", "... #### 1,200", 1.0),
+        ("42 apples", "42", 1.0),
+        ("0.75", r"\frac{3}{4}", 1.0),
+        ("50%", "0.5", 1.0),
+        ("50%", "50", 1.0),
+        ("0.5", "50%", 1.0),
+        ("0.5%", "50%", 0.0),
+        ("-3", "3", 0.0),
+        ("0.333", "1/3", 0.0),
+        ("0.3333333", "1/3", 1.0),
+        ("1000001", "1000000", 0.0),
+        ("41 or 42", "42", 0.0),
+        (r"\boxed{42}", "42", 1.0),
+        ("", "42", 0.0),
+        ("\uff14\uff12", "42", 0.0),
+        ("__import__('os').getpid()", "42", 0.0),
+    ],
+)
+def test_numeric_accuracy(answer: str, reference: str, expected: float) -> None:
+    reward = AccuracyReward(mode="numeric", extraction="strict")
+    assert score(reward, [f"<answer>{answer}</answer>"], [reference]) == [expected]
+
+
+def test_exact_text_is_not_read_as_a_number() -> None:
+    assert score(AccuracyReward(mode="exact"), ["<answer>042</answer>", "<answer>42</answer>"], ["42"] * 2) == [
+        0.0,
+        1.0,
+    ]
+
+
+def test_numeric_tolerances_are_inclusive_bounds_around_the_reference() -> None:
+    absolute = AccuracyReward(mode="numeric", tolerance=0.5)
+    assert score(absolute, ["10.5", "9.5", "10.51"], ["10"] * 3) == [1.0, 1.0, 0.0]
+    relative = AccuracyReward(mode="numeric", tolerance=0.0, relative_tolerance=0.25)
+    assert score(relative, ["125", "75", "126"], ["100"] * 3) == [1.0, 1.0, 0.0]
+
+
+def test_exact_accuracy_compares_text_up_to_white_space() -> None:
+    completions = ["<answer>New  York\n</answer>", "<answer>new york</answer>", "<answer>York</answer>"]
+    assert score(AccuracyReward(mode="exact"), completions, ["New York"] * 3) == [1.0, 0.0, 0.0]
+    assert score(AccuracyReward(mode="exact", ignore_case=True), completions, ["New York"] * 3) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        (r"\frac{1}{2}", "0.5", 1.0),
+        (r"\frac12", "1/2", 1.0),
+        ("x = 42", "42", 1.0),
+        ("(x-1)(x+1)", "x^2 - 1", 1.0),
+        ("(x-1)(x+2)", "x^2 - 1", 0.0),
+        (r"$\{2, 1\}$", r"\{1, 2\}", 1.0),
+        ("41 or 42", "42", 0.0),
+        ("18 dollars", "18", 1.0),
+        (r"\sqrt{42}", "42", 0.0),
+        (r"50\%", "0.5", 1.0),
+        ("042", "42", 1.0),
+        ("43", "42", 0.0),
+        ("", "42", 0.0),
+    ],
+)
+def test_math_accuracy(math_reward: AccuracyReward, answer: str, reference: str, expected: float) -> None:
+    assert score(math_reward, [f"<answer>{answer}</answer>"], [reference]) == [expected]
+
+
+def test_math_accuracy_works_outside_the_main_thread(math_reward: AccuracyReward) -> None:
+    values: list[Any] = []
+    thread = threading.Thread(target=lambda: values.extend(score(math_reward, [r"\boxed{2/4}"], ["0.5"])))
+    thread.start()
+    thread.join()
+    assert values == [1.0]
+
+
+def test_pathological_answers_become_none_and_the_others_are_scored(math_reward: AccuracyReward) -> None:
+    errors: dict[int, str] = {}
+    answers = ["9^{9^{9^{9}}}", r"\frac{2}{4}", r"\int_0^1 x^{x^{x^{x^x}}} dx", "2", r"\frac{3}{6}"]
+    values = score(
+        math_reward, [rf"\boxed{{{answer}}}" for answer in answers], ["1/2"] * 5, log_error=errors.__setitem__
+    )
+    assert values == [None, 1.0, None, 0.0, 1.0]
+    assert set(errors) == {0, 2}
+    assert "time_limit=2 s" in errors[0] and "9^{9^{9^{9}}}" in errors[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 1_000_000,
+        "\\boxed{" + "{" * 1_000_000,
+        "\\boxed{" + "{" * 500_000 + "}" * 500_001,
+        "\\boxed{" * 100_000,
+        "<answer>" + "\\frac{1}" * 100_000 + "</answer>",
+        "<answer>" * 100_000 + "</answer>" * 100_000,
+        "9" * 1_000_000,
+        "9," * 500_000,
+        "1 " * 300_000,
+        "-" * 1_000_000,
+        "\\frac" * 200_000,
+        "",
+        "\x00\ud800",
+    ],
+    ids=lambda text: f"{text[:12]!r} x {len(text)}",
+)
+def test_a_megabyte_of_garbage_is_wrong_in_every_mode(text: str, math_reward: AccuracyReward) -> None:
+    modes = [math_reward] + [AccuracyReward(mode=mode) for mode in ("numeric", "exact")]
+    modes += [AccuracyReward(mode=mode, extraction="strict") for mode in ("math", "numeric", "exact")]
+    assert [score(reward, [text], ["42"]) for reward in modes] == [[0.0]] * 6
+
+
+def test_any_of_several_references_will_do_and_no_reference_gives_none() -> None:
+    reward = AccuracyReward(mode="exact")
+    completions = ["<answer>b</answer>"] * 4
+    assert score(reward, completions, [["a", "b"], ("c",), None, []]) == [1.0, 0.0, None, None]
+
+
+def test_references_may_be_numbers() -> None:
+    assert score(AccuracyReward(mode="numeric"), ["3", "2.5"], [3, 2.5]) == [1.0, 1.0]
+
+
+def test_a_reference_that_the_mode_cannot_read_is_an_error_of_that_row() -> None:
+    errors: dict[int, str] = {}
+    values = score(AccuracyReward(mode="numeric"), ["3", "3"], ["Paris", "3"], log_error=errors.__setitem__)
+    assert values == [None, 1.0]
+    assert "'Paris' is not one number" in errors[0]
+
+
+def test_the_reference_column_is_found_or_set_or_named_missing() -> None:
+    call: dict[str, Any] = {"prompts": ["p"], "completions": ["4"]}
+    reward = AccuracyReward(mode="numeric")
+    assert reward(**call, answer=["4"], solution=["5"]) == [1.0]
+    assert reward(**call, solution=["5"]) == [0.0]
+    assert AccuracyReward(mode="numeric", answer_key="gold")(**call, gold=["4"], answer=["5"]) == [1.0]
+    with pytest.raises(RewardContractError, match=r"ground_truth or answer or solution.*gold, source"):
+        reward(**call, gold=["4"], source=["x"])
+    with pytest.raises(RewardContractError, match=r"'accuracy'.*column gold, the data has no further columns"):
+        AccuracyReward(mode="numeric", answer_key="gold")(**call)
+
+
+def test_a_conversation_is_scored_by_what_the_assistant_wrote() -> None:
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": "99"},
+        {"role": "assistant", "content": [{"type": "text", "text": "it is 42"}]},
+    ]
+    assert score(AccuracyReward(mode="numeric"), [messages], ["42"]) == [1.0]
+
+
+def test_a_reward_with_running_workers_can_be_copied_and_pickled(math_reward: AccuracyReward) -> None:
+    assert score(math_reward, [r"\boxed{2/4}"], ["0.5"]) == [1.0]
+    for twin in (copy.deepcopy(math_reward), pickle.loads(pickle.dumps(math_reward))):
+        assert twin == math_reward
+        assert score(twin, [r"\boxed{2/4}"], ["0.5"]) == [1.0]
+        twin.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "maths"}, "mode='maths' is unknown. Choose math, numeric or exact"),
+        ({"extraction": "loose"}, "extraction='loose' is unknown. Choose strict or lenient"),
+        ({"time_limit": 0}, "time_limit above 0"),
+        ({"workers": 0}, "workers 1 or more"),
+        ({"tolerance": -1}, "tolerances 0 or more"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AccuracyReward(**settings)

@@ -1,0 +1,90 @@
+"""The canary: it is silent over rounding, and stops a run whose sampler has other weights than the trainer."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from runs import fit, make_module
+
+from grpo_lightning.generation import SamplingSettings, TransformersGenerator
+from grpo_lightning.rollouts.sampler_canary import MISMATCH, SamplerCanary, StaleSamplerError, mismatch_limit
+
+
+class ForgetfulGenerator(TransformersGenerator):
+    """Samples from a copy of the policy that misses every update after the first ``updates``: a broken sync."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.updates_left = updates
+
+    def start(self, policy, tokenizer, model_name_or_path):
+        self.copy = deepcopy(policy)
+        with torch.no_grad():
+            for parameter in self.copy.parameters():  # as an engine that was built from other weights
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        super().start(self.copy, tokenizer, model_name_or_path)
+
+    def update_weights(self, policy):
+        if self.updates_left > 0:
+            self.copy.load_state_dict(policy.state_dict())
+            self.updates_left -= 1
+        return {}
+
+
+def large_steps(params):
+    return torch.optim.SGD(params, lr=20.0)
+
+
+def test_a_run_in_which_every_update_arrives_is_not_stopped(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=4, generator=ForgetfulGenerator(4), optimizer=large_steps)
+    assert module.steps_done == 4
+    assert module.step_metrics[MISMATCH] < 1e-4
+
+
+def test_a_missed_update_stops_the_run_and_names_the_sampler_as_the_stale_side(tiny_model_dir, tmp_path):
+    with pytest.raises(StaleSamplerError, match=r"Step 3: .*They agreed at step 2, so the sampler's weights are stale"):
+        fit(tiny_model_dir, tmp_path, max_steps=8, generator=ForgetfulGenerator(2), optimizer=large_steps)
+
+
+def test_a_sampler_that_never_had_the_policys_weights_stops_the_first_step(tiny_model_dir, tmp_path):
+    with pytest.raises(StaleSamplerError, match=r"Step 1: .*They never agreed"):
+        fit(tiny_model_dir, tmp_path, max_steps=8, generator=ForgetfulGenerator(0))
+
+
+def test_no_checkpoint_is_written_of_a_step_that_was_stopped(tiny_model_dir, tmp_path):
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    saving = {
+        "enable_checkpointing": True,
+        "callbacks": [ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)],
+    }
+    with pytest.raises(StaleSamplerError):
+        fit(tiny_model_dir, tmp_path, 8, saving, generator=ForgetfulGenerator(2), optimizer=large_steps)
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"epoch=0-step=1.ckpt", "epoch=0-step=2.ckpt"}
+
+
+def test_the_limit_is_the_mean_difference_and_null_turns_the_check_off(tiny_model_dir, tmp_path):
+    canary = SamplerCanary(0.1)
+    canary.check({MISMATCH: 0.1}, step=1)
+    canary.check({}, step=2)  # no token was trained
+    with pytest.raises(StaleSamplerError, match=r"Step 3: .*differ by 0.11 nats.*max_sampler_mismatch=0.1"):
+        canary.check({MISMATCH: 0.11}, step=3)
+    with pytest.raises(StaleSamplerError):
+        canary.check({MISMATCH: float("nan")}, step=3)
+    fit(tiny_model_dir, tmp_path, 2, generator=ForgetfulGenerator(0), max_sampler_mismatch=None)
+
+
+def test_a_limit_below_rounding_is_refused_in_the_words_of_the_config(tiny_model_dir):
+    with pytest.raises(ValueError, match=r"model\.max_sampler_mismatch=0\.0 would stop every run"):
+        make_module(tiny_model_dir, max_sampler_mismatch=0.0)
+
+
+def test_there_is_no_limit_where_sampler_and_trainer_differ_by_design(tiny_model_dir):
+    assert mismatch_limit(0.1, SamplingSettings(top_p=0.9).reshapes_distribution, replays_groups=False) is None
+    assert mismatch_limit(0.1, SamplingSettings().reshapes_distribution, replays_groups=True) is None
+    assert mismatch_limit(0.1, SamplingSettings(temperature=0.7).reshapes_distribution, replays_groups=False) == 0.1
+    assert make_module(tiny_model_dir, top_k=3).canary.max_mismatch is None
+    assert make_module(tiny_model_dir, structured_outputs={"regex": "a"}).canary.max_mismatch is None
+    assert make_module(tiny_model_dir).canary.max_mismatch == 0.1

@@ -1,0 +1,120 @@
+"""Where files are: a folder per idea of a step, and none that needs a folder which needs it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "grpo_lightning"
+AT_THE_TOP = {"__init__", "__main__", "errors", "messages", "seeds", "types"}
+
+Imports = dict[str, set[str]]
+"""Module -> modules of the package that it imports at run time, by dotted names without the package's."""
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """What a module imports when it runs, inside functions too; what only a type checker reads is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test).split("."):
+            yield from imported_names(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import: {ast.unparse(node)}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imported_names(node)
+
+
+def read_imports(package: Path) -> Imports:
+    """The run-time imports of every module; a name of a package counts as an import of the package itself."""
+    files = {}
+    for path in sorted(package.rglob("*.py")):
+        dotted = ".".join([package.name, *path.relative_to(package).with_suffix("").parts])
+        files[dotted.removesuffix(".__init__")] = path
+    imports: Imports = {}
+    for module, path in files.items():
+        names = imported_names(ast.parse(path.read_text()))
+        known = (name if name in files else name.rpartition(".")[0] for name in names)
+        imports[module] = {name for name in known if name in files and name != module}
+    return imports
+
+
+def between_folders(imports: Imports) -> Imports:
+    """The same between what stands at the top: folders, and files that are in none."""
+    folders: Imports = {}
+    for module, imported in imports.items():
+        folder = top(module)
+        folders.setdefault(folder, set()).update({top(name) for name in imported} - {folder})
+    return folders
+
+
+def top(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def circle_in(imports: Imports) -> list[str]:
+    """One circle, its first name again at its end; empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.fixture(scope="module")
+def imports() -> Imports:
+    return read_imports(PACKAGE)
+
+
+def test_the_top_of_the_package_holds_nothing_but_what_every_folder_speaks():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == AT_THE_TOP
+
+
+def test_no_folder_needs_a_folder_that_needs_it(imports):
+    assert len(between_folders(imports)) > 15
+    assert circle_in(between_folders(imports)) == []
+
+
+def test_no_file_needs_a_file_that_needs_it(imports):
+    assert len(imports) > 200
+    assert circle_in(imports) == []
+
+
+def test_mathematics_and_numerics_need_no_lightning_module_and_no_config(imports):
+    folders = between_folders(imports)
+    allowed = {f"grpo_lightning.{name}" for name in ("distributed", "numerics", "seeds", "types", "errors")}
+    for folder in ("algorithm", "numerics", "scoring"):
+        assert folders[f"grpo_lightning.{folder}"] <= allowed
+
+
+def test_the_design_page_lists_every_folder_and_every_file_at_the_top():
+    section = (ROOT / "docs" / "design.md").read_text().split("\n## Layout\n")[1].split("\n## ")[0]
+    listed = set(re.findall(r"^ {6}([\w.]+/?) ", section, re.MULTILINE))
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    assert listed == folders | {f"{name}.py" for name in AT_THE_TOP - {"__init__"}}
+
+
+@pytest.mark.parametrize(
+    ("late", "circle"),
+    [
+        ("", []),
+        ("def late():\n    from toy.a import one\n", ["toy.a", "toy.b", "toy.a"]),
+        ("import toy.a.one\n", ["toy.a", "toy.b", "toy.a"]),
+        ("if TYPE_CHECKING:\n    from toy.a.one import One\n", []),
+        ("if typing.TYPE_CHECKING:\n    pass\nelse:\n    from toy.a.one import One\n", ["toy.a", "toy.b", "toy.a"]),
+    ],
+)
+def test_the_check_finds_late_imports_and_leaves_out_those_for_types(tmp_path, late, circle):
+    for folder, name, text in (("a", "one", "from toy.b import two\n"), ("b", "two", late)):
+        (tmp_path / "toy" / folder).mkdir(parents=True)
+        (tmp_path / "toy" / folder / "__init__.py").touch()
+        (tmp_path / "toy" / folder / f"{name}.py").write_text(text)
+    found = circle_in(between_folders(read_imports(tmp_path / "toy")))
+    assert set(found) == set(circle) and bool(found) == bool(circle)
