@@ -19,9 +19,11 @@ import csv
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ SIZES = {  # prompts per GPU and step, completions per prompt, their limit and m
 
 
 class PeakMemory(Callback):
-    """Writes the most memory that torch held on this rank's GPU, in GiB.
+    """Writes after each step the most memory that torch has held on this rank's GPU, in GiB.
 
     Args:
         folder: Where to.
@@ -63,8 +65,8 @@ class PeakMemory(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes at the end."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Writes: a run may be cut off."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
         Path(self.folder, f"peak{trainer.global_rank}.json").write_text(json.dumps(peak))
 
@@ -82,6 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens-per-microbatch", type=int, default=16384)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--generator", default="{}", help="JSON: class_path and init_args; VLLMColocate on a GPU")
+    parser.add_argument("--seconds-per-run", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "multi_gpu")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/multi_gpu_<strategy>_<shape>.json")
     return parser.parse_args()
@@ -137,18 +140,37 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     }
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
-    subprocess.run(command, env=environment, check=True)
-    with next(run.glob("logs/version_*/metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+    is_cut_off = run_for(command, environment, options.seconds_per_run)
+    rows: list[dict[str, str]] = []
+    for path in run.glob("logs/version_*/metrics.csv"):
+        with path.open() as file:
+            rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+    if not rows:
+        return {"gpus": gpus, "steps": 0, "is_cut_off": is_cut_off}
     phases = [name for name in rows[0] if name.startswith("time/")]
     peaks = [json.loads(path.read_text()) for path in sorted(run.glob("peak*.json"))]
     return {
         "gpus": gpus,
+        "steps": len(rows),
+        "is_cut_off": is_cut_off,
         "tokens_per_second": median(rows, "tokens_per_second"),
         "step_seconds": median(rows, "step_time"),
         "phases": {name.removeprefix("time/"): median(rows, name) for name in phases},
         "peak_memory_gib": [round(peak, 2) for peak in peaks],
     }
+
+
+def run_for(command: list[str], environment: dict[str, str], seconds: float | None) -> bool:
+    """Runs a command with all its ranks; True if it had to be ended, or failed: what it had written is still there."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return process.wait(seconds) != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def median(rows: list[dict[str, str]], name: str) -> float:
@@ -167,8 +189,10 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for gpus in options.gpus:
         runs.append(train(options, gpus, model, prompts))
-        alone = next((run["tokens_per_second"] for run in runs if run["gpus"] == 1), None)
+        alone = next((run.get("tokens_per_second") for run in runs if run["gpus"] == 1), None)
         for run in runs if alone else ():
+            if "tokens_per_second" not in run:
+                continue
             run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
         write(options, runs)  # now: the next run may fail
     print(json.dumps(runs, indent=1))
