@@ -28,6 +28,7 @@ from grpo_lightning.rewards.kinds.language import LanguageReward
 from grpo_lightning.rewards.kinds.length import LengthReward
 from grpo_lightning.rewards.kinds.no_hallucination import NoHallucinationReward
 from grpo_lightning.rewards.kinds.pattern import RegexReward
+from grpo_lightning.rewards.kinds.reasoning_gym import ReasoningGymReward
 from grpo_lightning.rewards.kinds.remote_reward_model import RemoteRewardModelReward
 from grpo_lightning.rewards.kinds.repetition import RepetitionReward
 from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
@@ -55,6 +56,7 @@ __all__ = [
     "Completion",
     "FormatReward",
     "FunctionReward",
+    "ReasoningGymReward",
     "LengthReward",
     "RewardComposition",
     "RewardContractError",

@@ -19,13 +19,20 @@ class DatasetConverter(ABC):
         conversational: True makes a plain text prompt one user message, to which the chat template is applied.
         pass_through: Which further columns reach the rewards: all (True), those of ``ALWAYS_PASSED`` only (False), or
             those and the ones in this list.
+        drop_solution: True takes the assistant's messages off the end of a conversation: they are the solution, which
+            rewards receive as ``solution``, and not the start of an answer.
     """
 
-    ALWAYS_PASSED: ClassVar[tuple[str, ...]] = ("labels", "category", "metadata", "answer")
+    ALWAYS_PASSED: ClassVar[tuple[str, ...]] = (
+        *("labels", "category", "metadata", "answer"),
+        *("tools", "chat_template_kwargs"),  # for the row's chat template
+        "reasoning_gym",  # for the reward of that name
+    )
 
     system_prompt: str | None = field(default=None, kw_only=True)
     conversational: bool = field(default=False, kw_only=True)
     pass_through: bool | list[str] = field(default=True, kw_only=True)
+    drop_solution: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +59,10 @@ class DatasetConverter(ABC):
             used: Its columns that the prompt and the new columns were made from; they pass only if asked for by name.
             columns: New columns; they win over columns of the row with the same name.
         """
+        prompt, solution = split_solution(prompt) if self.drop_solution else (prompt, "")
         row = {"prompt": self._in_final_form(prompt), **columns}
+        if solution:
+            row.setdefault("solution", solution)
         for name, value in example.items():
             if name not in row and self._passes(name, used):
                 row[name] = value
@@ -109,6 +119,22 @@ def cell(example: Mapping[str, Any], key: str) -> Any:
             raise ValueError(f"{key!r} leads nowhere: no {part!r} in {found or 'an empty row'}.")
         value = value[part]
     return value
+
+
+def split_solution(prompt: Prompt) -> tuple[Prompt, str]:
+    """The prompt without the assistant's messages at its end, and their text.
+
+    Example:
+        >>> split_solution([{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}])
+        ([{'role': 'user', 'content': '1 + 1'}], '2')
+    """
+    if isinstance(prompt, str):
+        return prompt, ""
+    end = len(prompt)
+    while end and prompt[end - 1]["role"] == "assistant":
+        end -= 1
+    texts = [message["content"] for message in prompt[end:]]
+    return prompt[:end], "\n".join(text for text in texts if isinstance(text, str))
 
 
 def require_columns(columns: Collection[str], settings: Mapping[str, str | None]) -> None:
