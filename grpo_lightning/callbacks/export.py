@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from grpo_lightning.callbacks.samples import show
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import is_adapted
@@ -67,10 +68,9 @@ class HuggingFaceExport(Callback):
         path = self.root(trainer) / "last"
         export(pl_module, path, trainer.is_global_zero, self.forms)
         if trainer.is_global_zero and path.exists():
-            print(
+            show(
                 f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
-                f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run.",
-                flush=True,
+                f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
             )
 
 

@@ -6,7 +6,18 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-GIB = 2**30
+from grpo_lightning.callbacks.samples import show
+from grpo_lightning.callbacks.step_bar import planned_steps
+
+
+def memory(size: int) -> str:
+    """Bytes in the unit that leaves digits to read.
+
+    Example:
+        >>> memory(1_733_120), memory(3 * 2**30)
+        ('1.7 MiB', '3.00 GiB')
+    """
+    return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def counted(number: int, noun: str) -> str:
@@ -20,11 +31,7 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     prompts = trainer.datamodule.batch_size * ranks  # type: ignore[attr-defined]
     completions = prompts * sampling.num_generations
     tokens = completions * sampling.max_completion_length
-    per_epoch = int(trainer.num_training_batches)
-    steps = per_epoch * trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-    if trainer.max_steps > 0:
-        by_limit = -(-trainer.max_steps // module.num_updates)
-        steps = by_limit if steps is None else min(steps, by_limit)
+    per_epoch, steps = int(trainer.num_training_batches), planned_steps(trainer, module.num_updates)
     trained = sum(p.numel() for p in module.policy.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in module.policy.parameters())
     states = sum(3 * p.numel() * p.element_size() for p in module.policy.parameters() if p.requires_grad)
@@ -35,8 +42,8 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
         f"{module.max_tokens_per_microbatch:,} tokens; {counted(ranks, 'rank')}.",
         f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {counted(per_epoch, 'step')} over "
         f"{counted(per_epoch * prompts, 'prompt')}.",
-        f"{trained:,} trained parameters; weights {weights / GIB:.2f} GiB, gradients and two optimizer moments up to "
-        f"{states / GIB:.2f} GiB a rank, before sharding; activations come on top.",
+        f"{trained:,} trained parameters; weights {memory(weights)}, gradients and two optimizer moments up to "
+        f"{memory(states)} a rank, before sharding; activations come on top.",
         *([] if measured is None else [str(measured)]),
     ]
 
@@ -49,7 +56,7 @@ class RunPlan(Callback):
         module: Any = pl_module
         module.settle_memory()
         if trainer.is_global_zero:
-            print("\n".join(run_plan(trainer, pl_module)), flush=True)
+            show(*run_plan(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,4 +68,4 @@ class RunPlan(Callback):
         times.mark("first step")
         times.is_complete = True
         if trainer.is_global_zero:
-            print(times, flush=True)
+            show(str(times))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from rich import get_console
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -54,7 +55,11 @@ def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[s
 
 
 def show(*renderables: Any) -> None:
-    """Prints to standard output; without a terminal as plain text 140 columns wide."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    """Prints to standard output, above the bar; without a terminal as plain text 140 columns wide.
+
+    A terminal has one console, Rich's own, which the bar of callbacks/step_bar.py draws on as well: what another console
+    wrote, the bar's next drawing would take for a part of itself and erase.
+    """
+    console = get_console() if sys.stdout.isatty() else Console(file=sys.stdout, width=140)
     for renderable in renderables:
-        console.print(renderable)
+        console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
 
 COMMANDS = "/new starts a new conversation, /quit ends."
@@ -122,6 +123,7 @@ def piped_prompts(chat: Chat) -> Iterator[str]:
 def main(args: list[str]) -> int:
     """Runs the command; 1 where the source cannot be loaded."""
     options = build_parser().parse_args(args)
+    quiet()
     try:
         policy, tokenizer, config = load_for_chat(options.source, options.config)
     except (ValueError, OSError) as error:

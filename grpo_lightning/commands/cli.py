@@ -1,15 +1,12 @@
 """Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -18,13 +15,16 @@ from grpo_lightning.callbacks import (
     Alarms,
     CompletionWriter,
     EarlierRun,
+    HeldOutLine,
     HuggingFaceExport,
     RunPlan,
     SampleTable,
     SettingsRecord,
+    StepBar,
     SystemRecord,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
+from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
@@ -37,7 +37,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,  # it would generate before training; BeforeAfterSummary evaluates first when wanted
     "use_distributed_sampler": False,  # prompts are split over ranks by data.*, in the same order for any rank count
     "log_every_n_steps": 1,  # a step takes seconds, logging it microseconds
-    "callbacks": [RunPlan(), SystemRecord()],
+    "enable_model_summary": False,  # RunPlan counts parameters; Lightning's table says little of one policy
+    "callbacks": [RunPlan(), SystemRecord(), HeldOutLine()],
 }
 
 
@@ -104,6 +105,9 @@ class GRPOCLI(LightningCLI):
             csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
         trainer = super().instantiate_trainer(**kwargs)
+        bar = trainer.progress_bar_callback
+        if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
+            trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]
         trainer.callbacks.insert(0, SettingsRecord(self._learning_settings()))  # type: ignore[attr-defined]
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -151,19 +155,6 @@ class GRPOCLI(LightningCLI):
             if self.model.policy is not None:
                 raise
             self.parser.error(str(error))
-
-
-def quiet() -> None:
-    """Silences messages that would send users the wrong way; everything else stays."""
-    # The state after the step is the one to resume from: the next step starts there.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # EarlierRun minds it
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
-    warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset
-    # What is logged has been brought together from all ranks already.
-    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def _seed(seed_everything: bool | int) -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint, read_config
 
 
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: list[str]) -> int:
     """Runs the command; 1 where the checkpoint cannot be exported."""
     options = build_parser().parse_args(args)
+    quiet()
     try:
         checkpoint = find_checkpoint(options.checkpoint)
         config = read_config(options.config or find_config(checkpoint))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS, quiet
+from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
+from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.modules.sft import SFTModule
 
 SUBCOMMANDS = ("fit", "validate")

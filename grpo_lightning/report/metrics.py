@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+EDGE = 0.1
+"""Share of the steps that counts as the start and as the end of a run, in every part of the page."""
+
 
 @dataclass
 class Series:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_lightning.report.metrics import Series
-
-EDGE = 0.2
-"""Share of the steps that counts as the start and as the end of a run."""
+from grpo_lightning.report.headline import percent
+from grpo_lightning.report.metrics import EDGE, Series
 
 Metrics = dict[str, Series]
 
@@ -20,6 +18,10 @@ class Notice:
     level: str
     title: str
     text: str
+
+
+NEAR_ONE, NEAR_ZERO = 0.8, 0.2
+"""Mean rewards at which dead groups are taken for solved and for never solved; rewards mostly run from 0 to 1."""
 
 
 def notices(metrics: Metrics, launches: int = 1) -> list[Notice]:
@@ -58,7 +60,7 @@ def _unscored(metrics: Metrics) -> Notice | None:
     share = _end(metrics, "frac_reward_none")
     if share <= 0:
         return None
-    text = f"{share:.0%} of the completions at the end of the run got no reward at all and were left out."
+    text = f"{percent(share)} of the completions at the end of the run got no reward at all and were left out."
     return Notice("bad", "Completions without a reward", text)
 
 
@@ -75,10 +77,20 @@ def _dead_groups(metrics: Metrics) -> Notice | None:
     if share < 0.5:
         return None
     level = "bad" if share > 0.95 else "warn"
-    text = (
-        f"{share:.0%} of the groups at the end of the run had equal rewards and taught nothing: the task is too easy or "
-        "too hard for this policy by now."
-    )
+    said = f"{percent(share)} of the groups at the end of the run had equal rewards and taught nothing."
+    if "reward" not in metrics:
+        return Notice(level, "Dead groups", said)
+    reward = _end(metrics, "reward")
+    said += f" The mean reward there is {reward:.3g}"
+    if reward >= NEAR_ONE:
+        text = f"{said}: the prompts are too easy by now. Take harder ones, or stop here."
+        return Notice("warn", "Dead groups, too easy", text)
+    if reward <= NEAR_ZERO:
+        text = (
+            f"{said}: the prompts are too hard. Take easier ones, or a reward that gives parts of an answer something."
+        )
+        return Notice(level, "Dead groups, too hard", text)
+    text = f"{said}: prompts are either always or never solved. Take those between, or raise model.temperature."
     return Notice(level, "Dead groups", text)
 
 
@@ -86,7 +98,7 @@ def _truncated(metrics: Metrics) -> Notice | None:
     share = _end(metrics, "completions/clipped_ratio")
     if share < 0.1:
         return None
-    text = f"{share:.0%} of the completions at the end of the run ran into model.max_completion_length."
+    text = f"{percent(share)} of the completions at the end of the run ran into model.max_completion_length."
     return Notice("bad" if share > 0.5 else "warn", "Truncated completions", text)
 
 

@@ -15,7 +15,10 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from grpo_lightning.report.headline import headline, held_out_accuracy, num_steps
+from grpo_lightning.report.metrics import EDGE
 from grpo_lightning.report.notices import notices
+from grpo_lightning.report.phases import phase_seconds
 from grpo_lightning.report.run import Run
 
 SCRIPTS = ("state", "format", "charts", "overview", "diff", "filter", "table", "detail", "settings", "main")
@@ -58,6 +61,11 @@ def _overview(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "metrics": metrics,
+        "edges": {name: [_short(v) for v in series.edge_means(EDGE)] for name, series in run.metrics.items()},
+        "headline": headline(run),
+        "held_out": held_out_accuracy(run),
+        "steps": num_steps(run),
+        "phases": phase_seconds(run.metrics),
         "launches": run.launches,
         "age": round(run.age),
         "config": run.config,

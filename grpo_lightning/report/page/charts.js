@@ -31,6 +31,8 @@ const LABELS = {
   "tokens_per_second": ["Speed", "Completion tokens per second, over the whole step"],
 };
 
+const SHARES = new Set(["frac_reward_zero_std", "completions/clipped_ratio", "val/accuracy"]); // read as per cent, in cards as in tiles
+
 const cards = []; // {metric, element, plot}
 const sync = uPlot.sync("curves");
 const watcher = new IntersectionObserver(
@@ -44,6 +46,9 @@ function label(metric) {
   if (parts) return ["Reward: " + parts[1], "Mean of this reward"];
   const errors = metric.match(/^rewards\/(.+)\/errors$/);
   if (errors) return ["Errors of reward " + errors[1], "Completions it failed on"];
+  if (metric === "time/rewards/wait") return ["Seconds: waiting for rewards", "Of a step, inside its phases"];
+  const calls = metric.match(/^time\/rewards\/(.+?)(\/max)?$/);
+  if (calls) return [`Seconds of a call: ${calls[1]}${calls[2] ? ", longest" : ""}`, "Of this reward, at the same time as others"];
   if (metric.startsWith("time/")) return ["Seconds: " + metric.slice(5).replaceAll("_", " "), "Of a step"];
   if (metric.startsWith("val/")) return ["Held out: " + metric.slice(4), "Validation"];
   return [metric, ""];
@@ -145,14 +150,18 @@ function draw(card) {
   showNow(card, null);
 }
 
-/** Values under the cursor, or the last ones, next to the card's name. */
+/** Values under the cursor, or those that the tiles have too, next to the card's name. */
 function showNow(card, index) {
   const items = card.owners.map((run, i) => {
     const column = card.plot ? card.plot.data[2 * i + 1] : [];
-    let at = index === null || index === undefined ? column.length - 1 : index;
-    while (at > 0 && (column[at] === null || column[at] === undefined)) at--;
+    let at = index, value = edges(state.runs[run], card.metric)[1];
+    if (card.metric === "val/accuracy" && state.runs[run].held_out) value = state.runs[run].held_out[1];
+    if (index !== null && index !== undefined) {
+      while (at > 0 && (column[at] === null || column[at] === undefined)) at--;
+      value = column[at];
+    }
     const many = state.runs.length > 1;
-    return make("span", {}, many ? dot(color(run)) : null, short(column[at]));
+    return make("span", {}, many ? dot(color(run)) : null, SHARES.has(card.metric) ? percent(value) : short(value));
   });
   card.now.replaceChildren(...items);
 }
@@ -179,24 +188,18 @@ function filterMetrics(query) {
   });
 }
 
-/** Where the time of a step goes, as one bar per run. */
+/** Where the time of a step goes, as one bar per run; a phase has one colour in all of them. */
 function timeShares() {
-  const phases = [...new Set(state.runs.flatMap((run) => Object.keys(run.metrics)))].filter((name) => name.startsWith("time/"));
   const box = make("div", { class: "shares" });
-  if (!phases.length) return box;
-  const mean = (series) => (series ? series[1].reduce((a, b) => a + b, 0) / series[1].length : 0);
-  state.runs.forEach((run) => {
-    const parts = phases.map((phase) => mean(run.metrics[phase]));
-    const rest = Math.max(0, mean(run.metrics["step_time"]) - parts.reduce((a, b) => a + b, 0));
-    const total = parts.reduce((a, b) => a + b, rest) || 1;
-    const bar = [...parts, rest].map((part, i) => make("i", {
-      style: { flexGrow: String(part / total), background: i < parts.length ? color(i) : "var(--line)" },
-    }));
-    const names = [...phases.map((phase) => phase.slice(5).replaceAll("_", " ")), "other"];
-    const keys = [...parts, rest].map((part, i) => make("span", {},
-      dot(i < parts.length ? color(i) : "var(--line)"), `${names[i]} ${percent(part / total)}`));
+  const names = [...new Set(state.runs.flatMap((run) => Object.keys(run.phases)))].filter((name) => name !== "other");
+  const ink = (name) => (name === "other" ? "var(--line)" : color(names.indexOf(name)));
+  for (const run of state.runs) {
+    const parts = Object.entries(run.phases), total = parts.reduce((sum, [, seconds]) => sum + seconds, 0);
+    if (!total) continue;
+    const bar = parts.map(([name, seconds]) => make("i", { style: { flexGrow: String(seconds / total), background: ink(name) } }));
+    const keys = parts.map(([name, seconds]) => make("span", {}, dot(ink(name)), `${name.replaceAll("_", " ")} ${percent(seconds / total)}`));
     box.append(make("div", {}, make("p", { class: "muted" }, `Mean step of ${run.name}: ${short(total)} s`),
       make("div", { class: "stack" }, ...bar), make("div", { class: "keys" }, ...keys)));
-  });
+  }
   return box;
 }

@@ -13,7 +13,7 @@ function short(value) {
 }
 
 const trim = (value, digits) => String(Number(value.toFixed(digits))).replace("-", "−");
-const percent = (value) => (value === null || value === undefined ? "–" : trim(100 * value, value < 0.1 ? 1 : 0) + " %");
+const percent = (value) => (value === null || value === undefined ? "–" : trim(100 * value, value < 0.1 ? 1 : 0) + "%");
 
 function duration(seconds) {
   if (seconds < 90) return trim(seconds, 0) + " s";
@@ -21,11 +21,5 @@ function duration(seconds) {
   return trim(seconds / 3600, 1) + " h";
 }
 
-/** Means over the first and the last tenth of a series, at least one point each. */
-function edges(series) {
-  if (!series || !series[1].length) return [null, null];
-  const values = series[1];
-  const count = Math.max(1, Math.round(values.length / 10));
-  const mean = (part) => part.reduce((a, b) => a + b, 0) / part.length;
-  return [mean(values.slice(0, count)), mean(values.slice(-count))];
-}
+/** Means over the first and the last tenth of a metric, which the report counted: the one number of it on this page. */
+const edges = (run, metric) => run.edges[metric] || [null, null];

@@ -3,14 +3,14 @@
 const LEVELS = { bad: "✕ Fix", warn: "! Look", info: "i Note" };
 
 const FACTS = [
-  ["Reward", (run) => change(edges(run.metrics["reward"]), short)],
-  ["Held-out accuracy", (run) => heldOut(run)],
-  ["Length, tokens", (run) => change(edges(run.metrics["completions/mean_length"]), short)],
-  ["Truncated", (run) => change(edges(run.metrics["completions/clipped_ratio"]), percent)],
-  ["Dead groups", (run) => change(edges(run.metrics["frac_reward_zero_std"]), percent)],
-  ["Entropy, nats", (run) => change(edges(run.metrics["entropy"]), short)],
-  ["Steps", (run) => [String(stepCount(run)), run.elapsed ? `in ${duration(run.elapsed[1].at(-1))}` : ""]],
-  ["Tokens/s", (run) => [short(edges(run.metrics["tokens_per_second"])[1]), ""]],
+  ["Reward", (run) => change(edges(run, "reward"), short)],
+  ["Held-out accuracy", (run) => change(run.held_out || [null, null], percent)],
+  ["Length, tokens", (run) => change(edges(run, "completions/mean_length"), short)],
+  ["Truncated", (run) => change(edges(run, "completions/clipped_ratio"), percent)],
+  ["Dead groups", (run) => change(edges(run, "frac_reward_zero_std"), percent)],
+  ["Entropy, nats", (run) => change(edges(run, "entropy"), short)],
+  ["Steps", (run) => [String(run.steps), run.elapsed ? `in ${duration(run.elapsed[1].at(-1))}` : ""]],
+  ["Tokens/s", (run) => [short(edges(run, "tokens_per_second")[1]), ""]],
 ];
 
 function change([first, last], format) {
@@ -18,18 +18,12 @@ function change([first, last], format) {
   return [format(last), `from ${format(first)}`];
 }
 
-function heldOut(run) {
-  const summary = run.summary;
-  if (summary && typeof summary.strict_after === "number") return [percent(summary.strict_after), `from ${percent(summary.strict_before)}`];
-  const series = run.metrics["val/accuracy"];
-  return series ? [percent(series[1].at(-1)), `from ${percent(series[1][0])}`] : ["–", ""];
-}
-
-const stepCount = (run) => (run.metrics["reward"] ? run.metrics["reward"][0].length : 0);
+const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 
 function buildOverview() {
   const several = state.runs.length > 1;
   state.runs.forEach((run) => {
+    if (run.headline) byId("headlines").append(make("p", { class: "headline" }, (several ? run.name + ": " : "") + (several ? run.headline : sentence(run.headline))));
     for (const notice of run.notices) {
       byId("notices").append(make("div", { class: `notice ${notice.level}` },
         make("span", { class: "level" }, LEVELS[notice.level]),

@@ -1,0 +1,49 @@
+"""What happened in a run, in one sentence; and the words for its numbers that all parts of the page share."""
+
+from __future__ import annotations
+
+from grpo_lightning.report.metrics import EDGE, Series
+from grpo_lightning.report.run import Run
+
+
+def percent(share: float) -> str:
+    """A share as the page's script writes it too (format.js).
+
+    Example:
+        >>> percent(0.9449), percent(0.0312), percent(1.0)
+        ('94%', '3.1%', '100%')
+    """
+    return f"{100 * share:.1f}".removesuffix(".0") + "%" if share < 0.1 else f"{100 * share:.0f}%"
+
+
+def num_steps(run: Run) -> int:
+    """Steps of the run, over all launches."""
+    steps = run.metrics.get("reward", Series()).steps
+    return int(run.summary.get("steps", steps[-1] + 1 if steps else 0))
+
+
+def held_out_accuracy(run: Run) -> tuple[float, float] | None:
+    """Before and after: of summary.json where there is one, else the first and the last evaluation."""
+    before, after = run.summary.get("strict_before"), run.summary.get("strict_after")
+    if isinstance(before, int | float) and isinstance(after, int | float):
+        return float(before), float(after)
+    values = run.metrics["val/accuracy"].values if "val/accuracy" in run.metrics else []
+    return (values[0], values[-1]) if values else None
+
+
+def headline(run: Run) -> str:
+    """The outcome: held-out accuracy where it was measured more than once, else the mean reward; empty without either."""
+    accuracy, reward = held_out_accuracy(run), run.metrics.get("reward")
+    was_measured_twice = bool(run.summary) or len(run.metrics.get("val/accuracy", Series()).values) > 1
+    if accuracy is not None and was_measured_twice:
+        name, (first, last) = "held-out accuracy", accuracy
+        said = percent(first), percent(last)
+    elif reward is not None:
+        name, (first, last) = "mean reward", reward.edge_means(EDGE)
+        said = f"{first:.3g}", f"{last:.3g}"
+    else:
+        return ""
+    steps = f"in {num_steps(run)} step{'' if num_steps(run) == 1 else 's'}"
+    if said[0] == said[1]:
+        return f"{name} stayed at {said[1]} {steps}"
+    return f"{name} {'rose' if last > first else 'fell'} from {said[0]} to {said[1]} {steps}"

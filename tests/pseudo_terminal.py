@@ -1,0 +1,43 @@
+"""A command in a terminal of its own: what a person sees, by a terminal emulator that reads what the command wrote."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyte
+
+
+def run_in_terminal(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], columns: int = 80, rows: int = 24
+) -> list[str]:
+    """Every line that the terminal shows or has scrolled out of sight, in order, once the command has ended.
+
+    Raises:
+        AssertionError: If the command failed; with what it showed.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=dict(environment))
+    os.close(theirs)
+    screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=1.0)
+    stream = pyte.ByteStream(screen)
+    while True:
+        try:
+            written = os.read(ours, 65536)
+        except OSError:  # Linux's way to say that the other side is closed
+            break
+        if not written:
+            break
+        stream.feed(written)
+    os.close(ours)
+    above = ["".join(line[x].data for x in range(columns)).rstrip() for line in screen.history.top]
+    lines = [*above, *(line.rstrip() for line in screen.display)]
+    assert process.wait() == 0, "\n".join(lines)
+    return lines
