@@ -114,7 +114,8 @@ class StepBar(RichProgressBar):
         name = f"step {done}" if is_endless else f"step {done}/{total:.0f}"
         left = ""
         if not is_endless and len(self._ends) > 1:
-            pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+            ends = self._ends[1:] if len(self._ends) > 2 else self._ends  # the first step warms up
+            pace = (ends[-1] - ends[0]) / (len(ends) - 1)
             left = f"{spoken(max(0, total - done) * pace)} left"
         numbers = [form.format(metrics[name]) for name, form in NUMBERS.items() if name in metrics]
         if "reward" in metrics:

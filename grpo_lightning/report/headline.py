@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_UP, Decimal
+
 from grpo_lightning.report.metrics import EDGE, Series
 from grpo_lightning.report.run import Run
 
@@ -10,10 +12,11 @@ def percent(share: float) -> str:
     """A share as the page's script writes it too (format.js).
 
     Example:
-        >>> percent(0.9449), percent(0.0312), percent(1.0)
-        ('94%', '3.1%', '100%')
+        >>> percent(0.9449), percent(0.0312), percent(0.125)
+        ('94%', '3.1%', '13%')
     """
-    return f"{100 * share:.1f}".removesuffix(".0") + "%" if share < 0.1 else f"{100 * share:.0f}%"
+    rounded = Decimal(100 * share).quantize(Decimal("0.1" if share < 0.1 else "1"), ROUND_HALF_UP)
+    return f"{rounded}".removesuffix(".0") + "%"
 
 
 def num_steps(run: Run) -> int:
@@ -34,7 +37,7 @@ def held_out_accuracy(run: Run) -> tuple[float, float] | None:
 def headline(run: Run) -> str:
     """The outcome: held-out accuracy where it was measured more than once, else the mean reward; empty without either."""
     accuracy, reward = held_out_accuracy(run), run.metrics.get("reward")
-    was_measured_twice = bool(run.summary) or len(run.metrics.get("val/accuracy", Series()).values) > 1
+    was_measured_twice = "strict_after" in run.summary or len(run.metrics.get("val/accuracy", Series()).values) > 1
     if accuracy is not None and was_measured_twice:
         name, (first, last) = "held-out accuracy", accuracy
         said = percent(first), percent(last)

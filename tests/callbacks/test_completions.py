@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,27 @@ def test_settings_that_would_write_nothing_or_everything_are_refused():
 
 
 def test_sample_table_prints_the_best_and_the_worst_completion(tiny_model_dir, tmp_path, capsys):
-    module = fit(tiny_model_dir, tmp_path, max_steps=3, trainer={"callbacks": [SampleTable(2, num_prompts=1)]})
+    table = SampleTable(2, num_prompts=1)
+    module = fit(tiny_model_dir, tmp_path, max_steps=4, trainer={"callbacks": [table]})
     out = capsys.readouterr().out
-    assert "Step 0: reward" in out and "Step 2: reward" in out and "Step 1" not in out
+    assert re.findall(r"Step (\d+): reward", out) == ["1", "2", "4"]
+    now, change = re.search(r"Step 4: reward (\S+) \((\S+) since step 1\)", out).groups()
+    (first,) = re.findall(r"Step 1: reward (\S+),", out)
+    assert float(change) == pytest.approx(float(now) - float(first), abs=0.0011)
     assert "share_of_digits" in out and "advantage" in out
     best = module.last_step.advantages[:4].max().item()
     assert f"{best:.2f}" in out
+
+
+def test_a_dead_group_has_one_row_that_says_so(tiny_model_dir, tmp_path, capsys):
+    def only_the_first_prompt(completions: list[str], **_: Any) -> list[float]:
+        return [float(n) if n < 4 else 0.5 for n in range(len(completions))]
+
+    table = SampleTable(1, num_prompts=2)
+    module = fit(tiny_model_dir, tmp_path, trainer={"callbacks": [table]}, rewards=[only_the_first_prompt])
+    alive, worst, dead = sample_rows(module.last_step, ["text"] * 12, num_prompts=2)
+    assert alive["advantage"] > 0 > worst["advantage"] and dead["advantage"] == "dead: 4 equal"
+    assert capsys.readouterr().out.count("dead: 4 equal") == 1
 
 
 def test_what_rewards_log_about_a_completion_is_shown_and_written(tiny_model_dir, tmp_path, capsys):

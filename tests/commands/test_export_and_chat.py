@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from runs import fit, make_data, make_module, make_trainer, weights
 from toy_models import save_toy_model
@@ -123,6 +124,22 @@ def test_chat_tries_a_checkpoint_with_the_system_prompt_of_its_run(tiny_model_di
     assert chat.system_prompt(config) == "Think."
     assert chat.system_prompt({"data": {"converter": "grpo", "converter_args": {"system_prompt": "So."}}}) == "So."
     assert chat.system_prompt({}) is None
+
+
+def test_chat_and_export_show_no_loading_bar(tiny_model_dir, tmp_path, capsys, monkeypatch):
+    make_run(tmp_path / "run", tiny_model_dir)
+    bars = transformers.utils.logging
+    was_enabled = bars.is_progress_bar_enabled()
+    try:
+        for command, arguments in ((export, [str(tmp_path / "hf")]), (chat, ["--max_completion_length", "2"])):
+            bars.enable_progress_bar()  # as in a new process
+            monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n"))
+            capsys.readouterr()
+            assert command.main([str(tmp_path / "run"), *arguments]) == 0
+            shown = capsys.readouterr()
+            assert "Loading" not in shown.out + shown.err and "%|" not in shown.err
+    finally:
+        (bars.enable_progress_bar if was_enabled else bars.disable_progress_bar)()
 
 
 def test_chat_refuses_a_source_that_holds_no_model(tmp_path, capsys):

@@ -66,6 +66,44 @@ def test_the_page_draws_curves_notices_and_settings_without_an_error(driver, sma
     assert console_errors(driver) == []
 
 
+def test_tile_card_notice_and_headline_say_one_number(driver, tmp_path):
+    run = tmp_path / "one"
+    metrics = [
+        {"step": s, "reward": 0.02 * s, "frac_reward_zero_std": 0.5 + 0.01 * s, "val/accuracy": 0.3 + 0.02 * s}
+        for s in range(25)
+    ]
+    write_metrics(run, 0, metrics)
+    open_page(driver, report(tmp_path, run))
+    tiles = dict(zip(texts(driver, ".tile > .muted"), texts(driver, ".tile .value"), strict=True))
+    wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
+    cards = dict(zip(texts(driver, ".card .name"), texts(driver, ".card .now"), strict=True))
+    # The last tenth of 25 steps is steps 23 and 24, as is the first in Python: round(2.5) is 2.
+    assert tiles["Dead groups"].startswith("74%") and cards["Dead groups"] == "74%"
+    assert "74% of the groups" in texts(driver, "#notices")[0]
+    assert tiles["Reward"].startswith("0.47") and cards["Reward"] == "0.47"
+    assert texts(driver, ".headline") == ["Held-out accuracy rose from 30% to 78% in 25 steps"]
+    assert tiles["Held-out accuracy"].startswith("78%") and cards["Held out: accuracy"] == "78%"
+    assert console_errors(driver) == []
+
+
+def test_the_bar_of_times_has_a_colour_for_each_phase_and_none_for_calls_of_rewards(driver, tmp_path):
+    run = tmp_path / "one"
+    times = {
+        "step_time": 4.0,
+        "time/generate": 2.0,
+        "time/rewards": 0.5,
+        "time/train": 0.5,
+        "time/old_and_reference": 0.5,
+    }
+    calls = {f"time/rewards/r{i}{end}": 2.0 for i in range(4) for end in ("", "/max")}
+    write_metrics(run, 0, [{"step": s, "reward": 1.0, **times, **calls} for s in range(2)])
+    open_page(driver, report(tmp_path, run))
+    keys = texts(driver, ".shares .keys span:not(.dot)")
+    assert sorted(keys) == sorted(["generate 50%", "rewards 13%", "train 13%", "old and reference 13%", "other 13%"])
+    inks = "return [...document.querySelectorAll('.stack i')].map(part => part.style.background)"
+    assert len(set(driver.execute_script(inks))) == 5
+
+
 def test_completions_are_text_whatever_they_contain(driver, small, tmp_path):
     open_page(driver, report(tmp_path, small))
     type_into(driver, "#uid", "13")

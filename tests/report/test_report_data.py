@@ -8,13 +8,18 @@ import re
 from importlib.resources import files
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from report_runs import completion_row, write_completions, write_metrics
+from runs import fit
 
 from grpo_lightning.commands.report import main
 from grpo_lightning.report import read_run, render_page
 from grpo_lightning.report.completions import evenly_spaced_steps, read_completions
+from grpo_lightning.report.headline import headline
 from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
 from grpo_lightning.report.notices import notices
+from grpo_lightning.report.phases import phase_seconds
+from grpo_lightning.report.run import Run
 
 
 def test_a_resumed_launch_replaces_the_steps_it_repeats(tmp_path):
@@ -87,6 +92,75 @@ def test_an_unreadable_file_of_a_running_run_is_passed_over(tmp_path):
 def test_what_stands_out_is_said(metric, values, title, level):
     (notice,) = notices({metric: Series(list(range(len(values))), values)})
     assert (notice.title, notice.level) == (title, level)
+
+
+@pytest.mark.parametrize(
+    ("reward", "title", "level"),
+    [
+        (0.97, "Dead groups, too easy", "warn"),
+        (0.02, "Dead groups, too hard", "bad"),
+        (0.5, "Dead groups", "bad"),
+    ],
+)
+def test_dead_groups_are_too_easy_or_too_hard_by_their_mean_reward(reward, title, level):
+    steps = list(range(10))
+    metrics = {"frac_reward_zero_std": Series(steps, [0.96] * 10), "reward": Series(steps, [reward] * 10)}
+    (notice,) = notices(metrics)
+    assert (notice.title, notice.level) == (title, level)
+    assert "96% of the groups" in notice.text and f"mean reward there is {reward}" in notice.text
+
+
+def run_with(summary=None, **metrics) -> Run:
+    series = {name.replace("__", "/"): Series(list(range(len(v))), v) for name, v in metrics.items()}
+    return Run("a", series, launches=1, age=0.0, summary=summary or {})
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (
+            run_with({"strict_before": 0.3425, "strict_after": 0.94, "steps": 80}, reward=[0.0] * 80),
+            "held-out accuracy rose from 34% to 94% in 80 steps",
+        ),
+        (
+            run_with(reward=[0.0] * 40, val__accuracy=[0.5, 0.9, 0.03]),
+            "held-out accuracy fell from 50% to 3% in 40 steps",
+        ),
+        (
+            run_with(reward=[0.25] * 2 + [0.5] * 18, val__accuracy=[0.5]),
+            "mean reward rose from 0.25 to 0.5 in 20 steps",
+        ),
+        (run_with(reward=[0.25]), "mean reward stayed at 0.25 in 1 step"),
+        (run_with(kl=[0.0]), ""),
+    ],
+)
+def test_the_top_says_what_happened(run, said):
+    assert headline(run) == said
+
+
+def test_phases_exclude_calls_of_rewards_and_add_up_to_the_step():
+    steps = {
+        "step_time": [4.0, 6.0], "time/generate": [2.0, 4.0], "time/rewards": [1.0, 0.0], "time/train": [0.5, 0.5],
+        "time/rewards/wait": [1.0, 0.0], "time/rewards/judge": [2.0, 2.0], "time/rewards/judge/max": [3.0, 3.0],
+    }  # fmt: skip
+    phases = phase_seconds({name: Series([0, 1], values) for name, values in steps.items()})
+    assert phases == {"generate": 3.0, "rewards": 0.5, "train": 0.5, "other": 1.0}  # of a mean step of 5 s
+
+
+def test_phases_of_ranks_that_wait_for_each_other_are_no_more_than_the_step():
+    slowest = {"step_time": 4.0, "time/generate": 3.0, "time/train": 2.0}  # rank 0 generated long, rank 1 trained long
+    phases = phase_seconds({name: Series([0], [seconds]) for name, seconds in slowest.items()})
+    assert phases == pytest.approx({"generate": 2.4, "train": 1.6})
+
+
+def test_the_phases_of_a_real_run_are_those_of_the_step(tiny_model_dir, tmp_path):
+    logger = CSVLogger(tmp_path, name="logs", flush_logs_every_n_steps=1)
+    fit(tiny_model_dir, tmp_path, max_steps=2, trainer={"logger": logger, "log_every_n_steps": 1})
+    metrics = read_metrics(launch_directories(tmp_path))
+    assert "time/rewards/share_of_digits/max" in metrics  # a call, no phase
+    phases = phase_seconds(metrics)
+    assert set(phases) == {"generate", "old_and_reference", "rewards", "train", "other"}
+    assert sum(phases.values()) == pytest.approx(sum(metrics["step_time"].values) / 2)
 
 
 def test_a_healthy_run_has_no_notice():

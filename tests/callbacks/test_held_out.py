@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from runs import make_data, make_module, make_trainer, write_prompts
+
+from grpo_lightning.callbacks import BeforeAfterSummary, HeldOutLine
+
+
+class Judge:
+    """Evaluation n, from 0, finds ``rights[n]`` of 4 held-out prompts right; of training nothing is judged."""
+
+    def __init__(self, *rights: int) -> None:
+        self.rights = list(rights)
+
+    def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+        right = self.rights.pop(0)
+        return [float(n < right) for n in range(len(completions))]
+
+
+def train(tiny_model_dir, tmp_path, judge, steps, callbacks, ckpt_path=None, evals=1):
+    files = [str(write_prompts(tmp_path / f"eval{i}.jsonl", 4)) for i in range(evals)]
+    data = make_data(
+        tmp_path,
+        eval_dataset=files[0] if evals == 1 else {f"set{i}": file for i, file in enumerate(files)},
+        eval_batch_size=4,
+    )
+
+    def judged(completions: list[str], **columns: Any) -> list[float]:
+        return judge(completions)
+
+    module = make_module(tiny_model_dir, eval_rewards=[judged], success_reward="judged")
+    settings = {"val_check_interval": 1, "check_val_every_n_epoch": None, "callbacks": callbacks}
+    trainer = make_trainer(tmp_path, steps, **settings)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
+    return trainer
+
+
+def accuracies(text: str) -> list[str]:
+    return [line for line in text.splitlines() if " accuracy " in line and line.startswith("step")]
+
+
+def test_each_evaluation_is_compared_with_the_last_and_the_first(tiny_model_dir, tmp_path, capsys):
+    train(tiny_model_dir, tmp_path, Judge(1, 2, 4), 3, [HeldOutLine()])
+    assert accuracies(capsys.readouterr().out) == [
+        "step 1  held-out accuracy 25.0%",
+        "step 2  held-out accuracy 50.0% (was 25.0%, start 25.0%)",
+        "step 3  held-out accuracy 100.0% (was 50.0%, start 25.0%)",
+    ]
+
+
+def test_the_start_is_what_was_measured_before_training(tiny_model_dir, tmp_path, capsys):
+    summary = BeforeAfterSummary(lenient="judged", strict="judged")
+    train(tiny_model_dir, tmp_path, Judge(0, 2, 3, 3), 2, [summary, HeldOutLine()])
+    assert accuracies(capsys.readouterr().out) == [
+        "step 1  held-out accuracy 50.0% (start 0.0%)",
+        "step 2  held-out accuracy 75.0% (was 50.0%, start 0.0%)",
+    ]
+
+
+def test_a_resumed_run_remembers_both(tiny_model_dir, tmp_path, capsys):
+    trainer = train(tiny_model_dir, tmp_path, Judge(1, 2), 2, [HeldOutLine()])
+    trainer.save_checkpoint(tmp_path / "2.ckpt")
+    capsys.readouterr()
+    train(tiny_model_dir, tmp_path, Judge(3), 3, [HeldOutLine()], tmp_path / "2.ckpt")
+    assert accuracies(capsys.readouterr().out) == ["step 3  held-out accuracy 75.0% (was 50.0%, start 25.0%)"]
+
+
+def test_several_datasets_have_a_line_each(tiny_model_dir, tmp_path, capsys):
+    train(tiny_model_dir, tmp_path, Judge(1, 2, 3, 4), 2, [HeldOutLine()], evals=2)
+    assert accuracies(capsys.readouterr().out) == [
+        "step 1  held-out set0 accuracy 25.0%",
+        "step 1  held-out set1 accuracy 50.0%",
+        "step 2  held-out set0 accuracy 75.0% (was 25.0%, start 25.0%)",
+        "step 2  held-out set1 accuracy 100.0% (was 50.0%, start 50.0%)",
+    ]
+
+
+@pytest.mark.parametrize("steps", [1])
+def test_reward_is_said_beside_accuracy(steps, tiny_model_dir, tmp_path, capsys):
+    trainer = train(tiny_model_dir, tmp_path, Judge(4), steps, [HeldOutLine()])
+    value = float(trainer.callback_metrics["val/reward"])
+    assert f"step 1  held-out reward {value:.3f}" in capsys.readouterr().out.splitlines()
