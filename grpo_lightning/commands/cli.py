@@ -31,6 +31,7 @@ from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.training.optimization import ADAMW
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/grpo",
@@ -78,6 +79,8 @@ class GRPOCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
+        adamw = {"class_path": "torch.optim.AdamW", "init_args": ADAMW}  # so that --model.optimizer.lr needs no class
+        parser.set_defaults({"model.optimizer": adamw})
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(HuggingFaceExport, "export")
         parser.add_lightning_class_args(CompletionWriter, "completions")
@@ -127,14 +130,14 @@ class GRPOCLI(LightningCLI):
             if newest is not None:
                 self.config_init[str(self.subcommand)].ckpt_path = str(newest)
         elif ckpt_path is None:
-            model, adapter = self.model.model_name_or_path, self.model.finetuning.adapter_name_or_path
+            model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
         self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
 
     def before_validate(self) -> None:
         """Says whose completions are judged."""
         if self._get(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
-            name = self.model.model_name_or_path
+            name = self.model.policy.name_or_path
             print(f"Weights of {name} as they were before training; those of a run with --ckpt_path last.", flush=True)
 
     before_test = before_predict = before_validate
@@ -148,7 +151,7 @@ class GRPOCLI(LightningCLI):
                 raise
             self.parser.exit(1, "\n".join(["", f"error: {error}", *getattr(error, "__notes__", []), ""]))
         except (ValueError, FileNotFoundError) as error:
-            if self.model.policy is not None:
+            if self.model.policy.is_loaded:
                 raise
             self.parser.error(str(error))
 

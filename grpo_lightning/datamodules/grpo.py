@@ -164,14 +164,14 @@ class GRPODataModule(L.LightningDataModule):
                 convert.check_columns(columns)
             except ValueError as error:
                 raise ValueError(f"{name} does not fit data.converter: {error}") from error
-        module = getattr(self.trainer, "lightning_module", None)
+        settings = getattr(getattr(self.trainer, "lightning_module", None), "settings", None)
         prompts = PromptDataset(
             rows,
             convert,
             self._tokenizer(),
             name,
-            getattr(module, "chat_template_kwargs", None),
-            {**(getattr(module, "replace_text", None) or {}), **self.replace_text},
+            getattr(settings, "chat_template_kwargs", None),
+            {**(getattr(settings, "replace_text", None) or {}), **self.replace_text},
             self.max_prompt_length,
             self.overlong_prompts,
         )
@@ -209,7 +209,8 @@ class GRPODataModule(L.LightningDataModule):
         return get_dataset_converter(name, **{**(entry.converter_args if entry else {}), **self.converter_args})
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = self.tokenizer or getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
+        policy = getattr(getattr(self.trainer, "lightning_module", None), "policy", None)
+        tokenizer = self.tokenizer or getattr(policy, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
         return tokenizer

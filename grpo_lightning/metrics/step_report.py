@@ -46,6 +46,11 @@ class StepReport:
         seen = values[~values.isnan()].double()
         self.add(MetricSums(means={name: torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])}))
 
+    def add_entries(self, entries: dict[str, Tensor]) -> None:
+        """Adds the entries of several means, by name."""
+        for name, values in entries.items():
+            self.add_mean(name, values)
+
     def add_rewards(self, rewards: RewardTable, values: Tensor) -> None:
         """Adds each reward's mean and standard deviation over ``values``, (N, R) of all ranks, NaN for None."""
         for r, name in enumerate(rewards.names):

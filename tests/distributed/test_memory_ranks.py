@@ -50,14 +50,14 @@ def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limit
     gauges = [SavedTensors(total) for total in totals]
     if totals:
         module.memory_gauge = lambda: gauges[module.global_rank]
-        module._make_scorer = make_scorer
+        module.passes.make_scorer = make_scorer
     split = FSDP2Strategy(tensor_parallel_size=2)
     trainer = make_trainer(folder, 1, devices=2, strategy=split if strategy == "split" else strategy)
     try:
         trainer.fit(module, datamodule=make_data(folder / "data"))
     except MemoryError as error:
         return str(error)
-    return module.max_tokens_per_microbatch, {name: whole(p.detach()) for name, p in module.policy.named_parameters()}
+    return module.passes.max_tokens, {name: whole(p.detach()) for name, p in module.policy.model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
