@@ -87,7 +87,9 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
         def policy_loss(self, experience: Any, micro_batch: Any, *args: Any, **kwargs: Any) -> Tensor:
             rollouts = experience.rollouts
             sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
-            clock.count(trained_tokens=count_tokens(*sizes, micro_batch.rows, self.passes.scorer.layout), micro_batches=1)
+            clock.count(
+                trained_tokens=count_tokens(*sizes, micro_batch.rows, self.passes.scorer.layout), micro_batches=1
+            )
             return super().policy_loss(experience, micro_batch, *args, **kwargs)
 
     return MeasuredModule

@@ -108,7 +108,9 @@ def refuse_unknown(module: str, given: dict[str, Any], signature: inspect.Signat
             meant = f" Did you mean {near[0]}?" if near else ""
             raise TypeError(f"{module} has no setting {name}={given[name]!r}.{meant}")
     missing = [
-        name for name, each in signature.parameters.items() if each.default is inspect.Parameter.empty and name not in given
+        name
+        for name, each in signature.parameters.items()
+        if each.default is inspect.Parameter.empty and name not in given
     ]
     if missing:
         raise TypeError(f"{module} needs {' and '.join(f'model.{name}' for name in missing)}, which have no default.")

@@ -31,6 +31,7 @@ from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
+from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.seeds import seed_everything
@@ -88,6 +89,7 @@ class GRPOModule(PolicyModule):
         source: Source = self.source
         if self.settings.async_rollouts:
             source = Lookahead(self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates)
+        source = self.noted = NotedSource(source, self.source, self.evaluation.success_reward)
         if self.settings.dynamic_sampling.mode == "off":
             return source
         sampler = DynamicSampler(self.settings.dynamic_sampling, self.seed, self.step_advantages.per_reward)
@@ -158,6 +160,9 @@ class GRPOModule(PolicyModule):
         self.experience_maker.move_reference(self.steps_done)
         if self.policy.weight_sample is not None:
             report.add_mean("update/changed_since_start", self.policy.weight_sample.changed())
+        outcomes = self.noted.take()
+        if hasattr(self.datamodule, "record"):
+            report.add_entries(self.datamodule.record(outcomes))
         numbers = self.objective.summarize(report.close().over_ranks()) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
         self.numbers.complete(numbers, self.num_updates, self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -57,9 +57,7 @@ class Evaluation:
             )
         trained_on = source.reward_runner
         extra = resolve_rewards(settings.eval_rewards) if settings.eval_rewards else []
-        self.reward_runner = RewardRunner(
-            resolve_rewards([*trained_on.rewards, *extra]), **asdict(trained_on.runtime)
-        )
+        self.reward_runner = RewardRunner(resolve_rewards([*trained_on.rewards, *extra]), **asdict(trained_on.runtime))
         self.success_index = self._find_success_reward(settings.success_reward)
 
     def _find_success_reward(self, name: str | None) -> int:
@@ -68,6 +66,11 @@ class Evaluation:
         if name not in names:
             raise ValueError(f"model.success_reward={name!r} is not among the rewards: {', '.join(names)}.")
         return names.index(name)
+
+    @property
+    def success_reward(self) -> str:
+        """The reward that says whether a completion is correct."""
+        return self.reward_runner.names[self.success_index]
 
     def means(self) -> NamedMeans:
         """An empty accumulator for ``evaluate``."""

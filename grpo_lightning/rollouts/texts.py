@@ -33,9 +33,7 @@ class RolloutTexts:
             return [[{"role": "assistant", "content": text}] for text in texts]
         return texts
 
-    def per_completion(
-        self, batch: PromptBatch, of_prompt: Sequence[int]
-    ) -> tuple[list[Prompt], dict[str, list[Any]]]:
+    def per_completion(self, batch: PromptBatch, of_prompt: Sequence[int]) -> tuple[list[Prompt], dict[str, list[Any]]]:
         """The prompt and the columns of each completion, given the prompt that it belongs to."""
         columns = {name: [values[b] for b in of_prompt] for name, values in batch.columns.items()}
         return [batch.prompts[b] for b in of_prompt], columns

@@ -88,7 +88,9 @@ def test_rollouts_come_from_the_adapted_policy(tiny_model_dir, tmp_path):
     def as_the_second_batch_was_sampled(module):
         rollouts.append(keep_rollouts(module))
         module.advantages, original = (
-            lambda *args: expected.append(token_logprobs(module.policy.model.eval(), rollouts[0][-1])) or original(*args),
+            lambda *args: (
+                expected.append(token_logprobs(module.policy.model.eval(), rollouts[0][-1])) or original(*args)
+            ),
             module.advantages,
         )
 
@@ -142,7 +144,9 @@ def test_with_dropout_the_sampler_is_compared_with_quiet_logprobs_and_without_no
 def test_gradient_checkpointing_leaves_the_gradient_of_an_adapter_as_it_is(tiny_model_dir, tmp_path):
     plain = fit(tiny_model_dir, tmp_path, max_steps=2, **LORA)
     saving = fit(tiny_model_dir, tmp_path, max_steps=2, gradient_checkpointing=True, **LORA)
-    torch.testing.assert_close(adapter_weights(saving.policy.model), adapter_weights(plain.policy.model), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        adapter_weights(saving.policy.model), adapter_weights(plain.policy.model), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_mixed_precision_holds_the_base_in_bfloat16_and_the_adapter_in_float32(tiny_model_dir, tmp_path):
@@ -213,7 +217,9 @@ def test_a_resumed_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, t
 def test_a_checkpoint_holds_adapters_only(tiny_model_dir, tmp_path):
     module = run(tiny_model_dir, tmp_path, 1)
     checkpoint = torch.load(tmp_path / "step=1.ckpt", weights_only=True)
-    assert {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]} == set(adapter_weights(module.policy.model))
+    assert {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]} == set(
+        adapter_weights(module.policy.model)
+    )
     assert checkpoint["adapter"]["peft_config"]["r"] == 8
     assert len(checkpoint["adapter"]["base"]["weights_sha256"]) == 64
     assert (tmp_path / "step=1.ckpt").stat().st_size < 3 * (tiny_model_dir / "model.safetensors").stat().st_size

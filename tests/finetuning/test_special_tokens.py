@@ -91,8 +91,12 @@ def test_a_step_moves_the_new_rows_along_their_gradient_in_the_plain_model(model
     module = fit(model_dir, tmp_path, on_module=lambda m: seen.append(keep_rollouts(m)), **LORA, **SETTINGS)
     ((rollouts,),) = seen
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
-    plain = fit(model_dir, tmp_path, **still, **SETTINGS).policy.model.eval()  # with B = 0 the adapted policy is this model
-    texts = module.policy.tokenizer.batch_decode([ids.tolist() for ids in rollouts.completions()], skip_special_tokens=True)
+    plain = fit(
+        model_dir, tmp_path, **still, **SETTINGS
+    ).policy.model.eval()  # with B = 0 the adapted policy is this model
+    texts = module.policy.tokenizer.batch_decode(
+        [ids.tolist() for ids in rollouts.completions()], skip_special_tokens=True
+    )
     rewards = torch.tensor(share_of_digits(texts)).view(3, 4)
     advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     rows = token_logprobs(plain, rollouts)
@@ -112,7 +116,9 @@ def test_the_reference_has_the_rows_as_they_started(model_dir, tmp_path):
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
     ids = torch.arange(len(module.policy.tokenizer) - 12, len(module.policy.tokenizer))[None]
     with torch.no_grad(), module.experience_maker.reference.active():
-        torch.testing.assert_close(module.experience_maker.reference.model.eval()(ids).logits, started.policy.model.eval()(ids).logits)
+        torch.testing.assert_close(
+            module.experience_maker.reference.model.eval()(ids).logits, started.policy.model.eval()(ids).logits
+        )
 
 
 def test_tokens_are_saved_with_the_tokenizer_and_seen_by_rewards(model_dir, tmp_path):

@@ -9,8 +9,8 @@ import torch
 from runs import fit, share_of_digits, write_prompts
 from torch import Tensor
 
-from grpo_lightning.training.updates import Updates
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training.updates import Updates
 
 DEAD = "1"
 """The result in the prompt whose completions all earn the same."""

@@ -207,7 +207,9 @@ def test_validation_waits_for_the_batch_in_flight_and_samples_from_the_newest_we
         model.load_state_dict(validated.weights[step], strict=False)
         expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, pad_token_id=0)
         assert completion == expected[0, len(prompt) :].tolist()
-    assert module.source.generator.events.count("weights") == 6 + 1  # before step 1, at each validation or step, at the end
+    assert (
+        module.source.generator.events.count("weights") == 6 + 1
+    )  # before step 1, at each validation or step, at the end
 
 
 def save_all(folder: Path) -> ModelCheckpoint:

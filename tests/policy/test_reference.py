@@ -124,7 +124,9 @@ def test_a_frozen_copy_is_apart_from_the_policy_in_the_dtype_that_was_asked_for(
 
 def test_full_training_keeps_the_copy_where_and_as_the_config_says(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, beta=0.1, ref_model_device="cpu", ref_model_dtype="bfloat16")
-    assert {(p.device.type, p.dtype) for p in module.experience_maker.reference.model.parameters()} == {("cpu", torch.bfloat16)}
+    assert {(p.device.type, p.dtype) for p in module.experience_maker.reference.model.parameters()} == {
+        ("cpu", torch.bfloat16)
+    }
     assert not any(name.startswith("reference") for name, _ in module.named_parameters())
     assert 0 < module.step_metrics["kl"] < 0.01  # rounding alone sets the first reference apart
 
