@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import AdvantageEstimator
+from grpo_lightning.algorithm.experience import Experience
+from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
@@ -102,6 +104,7 @@ class GRPOModule(LookaheadModule):
             rewards = await_rewards()  # (N, R)
             advantages = self.advantages(rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
+            experience = self.mark_tokens(experience)
         with report.phase("train"):
             for micro_batches in self.updates(experience):
                 for micro_batch in micro_batches:
@@ -164,6 +167,11 @@ class GRPOModule(LookaheadModule):
         report.add_rewards(rewards, values)
         mine = sum(len(rank_values) for rank_values, *_ in ranks[: self.global_rank])
         return result.advantages[mine : mine + rollouts.num_completions].float()
+
+    def mark_tokens(self, experience: Experience) -> Experience:
+        """With the tokens of the step that the loss treats differently; most losses treat none."""
+        replica, seed = self.replica, (self.seed, "marks", self.steps_done)
+        return mark_tokens(experience, self.objective.policy_loss, replica.of_all, replica.index, *seed)
 
     def end_step(self, report: StepReport) -> None:
         """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""

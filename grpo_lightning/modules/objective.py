@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from grpo_lightning.algorithm.entropy import entropy_threshold, high_entropy_mask
 from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.losses import LossSpec
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
@@ -23,15 +24,19 @@ from grpo_lightning.types import Rollouts
 
 
 class ObjectiveModule(EvaluationModule):
-    """Which loss the policy is trained on; names and defaults as in TRL, formulas in grpo_lightning/algorithm/losses.py.
+    """Which loss the policy is trained on; names and defaults as in TRL, formulas in grpo_lightning/algorithm/losses.
 
     Args:
-        loss_type: grpo, bnpo, dr_grpo, dapo, luspo (clipped surrogate, different averages), cispo, sapo or vespo.
+        loss_type: grpo, bnpo, dr_grpo, dapo, luspo (clipped surrogate, different averages), cispo, sapo, vespo, gmpo,
+            dppo, clip_cov or kl_cov; an import path; or class_path and init_args. docs/losses.md has their formulas.
         beta: Weight of the KL term to the reference; 0 means that there is no reference.
-        epsilon: How far the ratio may fall below 1 before a bad token's gradient stops.
-        epsilon_high: The same above 1, for good tokens; None means epsilon. With cispo: the largest weight itself,
+        kl_estimator: k1, k2 or k3, or the import path of a function from logprobs and ref_logprobs to the KL of each
+            token.
+        epsilon: How far the ratio may fall below 1 before a bad token's gradient stops: 0.2 unless the loss has another
+            default (null). gmpo and dppo measure it otherwise.
+        epsilon_high: The same above 1, for good tokens; null means epsilon. With cispo: the largest weight itself,
             about 5.0.
-        delta: Largest ratio in the unclipped term (two-sided clipping); None for no cap.
+        delta: Largest ratio in the unclipped term (two-sided clipping); null for no cap.
         importance_sampling_level: token; sequence (GSPO); or sequence_token (GSPO's value with each token's own
             gradient).
         use_bias_correction_kl: Multiplies the KL term by the importance ratio, so that its gradient is unbiased off-
@@ -46,12 +51,14 @@ class ObjectiveModule(EvaluationModule):
         entropy_coef_max: Upper bound of the adaptive coefficient.
         entropy_coef_delta: Change of the adaptive coefficient per GRPO step.
         entropy_target: Nats per token.
-        sapo_temperature_pos: Sharpness of SAPO's gate for tokens with positive advantage.
-        sapo_temperature_neg: Sharpness of SAPO's gate for the others.
-        vespo_k_pos: VESPO, advantage of 0 or more: how strongly completions that became less likely are faded.
-        vespo_lambda_pos: VESPO, advantage of 0 or more: how strongly completions that became more likely are faded.
-        vespo_k_neg: VESPO, negative advantage: as vespo_k_pos.
-        vespo_lambda_neg: VESPO, negative advantage: as vespo_lambda_pos.
+        sapo_temperature_pos: Sharpness of SAPO's gate for tokens with positive advantage; null means 1.0.
+        sapo_temperature_neg: Sharpness of SAPO's gate for the others; null means 1.05.
+        vespo_k_pos: VESPO, advantage of 0 or more: how strongly completions that became less likely are faded; null
+            means 2.0.
+        vespo_lambda_pos: VESPO, advantage of 0 or more: how strongly completions that became more likely are faded;
+            null means 3.0.
+        vespo_k_neg: VESPO, negative advantage: as vespo_k_pos; null means 3.0.
+        vespo_lambda_neg: VESPO, negative advantage: as vespo_lambda_pos; null means 2.0.
         importance_sampling_correction: Corrects for the sampler's probabilities differing from the trainer's (TRL:
             vllm_importance_sampling_*).
         importance_sampling_mode: Level (token, sequence, geometric) and what happens outside the bounds (truncate,
@@ -74,9 +81,10 @@ class ObjectiveModule(EvaluationModule):
 
     def __init__(
         self,
-        loss_type: str = "dapo",
+        loss_type: LossSpec = "dapo",
         beta: float = 0.0,
-        epsilon: float = 0.2,
+        kl_estimator: str = "k3",
+        epsilon: float | None = None,
         epsilon_high: float | None = None,
         delta: float | None = None,
         importance_sampling_level: str = "token",
@@ -89,12 +97,12 @@ class ObjectiveModule(EvaluationModule):
         entropy_coef_max: float = 1.0,
         entropy_coef_delta: float = 0.005,
         entropy_target: float = 0.2,
-        sapo_temperature_pos: float = 1.0,
-        sapo_temperature_neg: float = 1.05,
-        vespo_k_pos: float = 2.0,
-        vespo_lambda_pos: float = 3.0,
-        vespo_k_neg: float = 3.0,
-        vespo_lambda_neg: float = 2.0,
+        sapo_temperature_pos: float | None = None,
+        sapo_temperature_neg: float | None = None,
+        vespo_k_pos: float | None = None,
+        vespo_lambda_pos: float | None = None,
+        vespo_k_neg: float | None = None,
+        vespo_lambda_neg: float | None = None,
         importance_sampling_correction: bool = True,
         importance_sampling_mode: str = "sequence_mask",
         importance_sampling_min: float | None = None,

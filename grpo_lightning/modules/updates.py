@@ -130,6 +130,6 @@ class UpdateModule(ObjectiveModule):
 
     def has_gradient(self, experience: Experience) -> Tensor:
         """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""
-        if self.objective.needs_reference or self.objective.entropy_has_gradient:
-            return torch.ones_like(experience.advantages, dtype=torch.bool)
-        return experience.advantages != 0
+        if self.objective.trains_all_completions:
+            return torch.ones(experience.rollouts.num_completions, dtype=torch.bool)
+        return experience.has_advantage
