@@ -106,6 +106,16 @@ class Experience:
         )
 
 
+def per_completion(advantages: Tensor, rollouts: Rollouts) -> Tensor:
+    """(N,): advantages as they are, or of (T,) the mean over each completion's tokens that the policy chose."""
+    if advantages.shape == rollouts.completion_lengths.shape or advantages.shape != rollouts.completion_ids.shape:
+        return advantages  # with_advantages refuses other shapes
+    chosen, rows = rollouts.completion_mask.float(), rollouts.token_rows()
+    zeros = torch.zeros(rollouts.num_completions)
+    sums = zeros.index_add(0, rows, advantages.float().cpu() * chosen)
+    return sums / zeros.index_add(0, rows, chosen).clamp(min=1)
+
+
 def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:
     completions, tokens = rollouts.num_completions, rollouts.completion_ids.numel()
     if advantages.shape not in ((completions,), (tokens,)):

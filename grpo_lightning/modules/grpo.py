@@ -6,15 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages import AdvantageEstimator
-from grpo_lightning.algorithm.experience import Experience
+from grpo_lightning.algorithm.advantages import (
+    AdvantageEstimator,
+    AdvantageSpec,
+    CompletionTokens,
+    combine_rewards,
+)
+from grpo_lightning.algorithm.experience import Experience, per_completion
 from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.lookahead import LookaheadModule
 from grpo_lightning.numerics.float32_defaults import with_float32_defaults
-from grpo_lightning.rewards import RewardTable
+from grpo_lightning.rewards import RewardContractError, RewardTable
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, ScoredGroups
 from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.seeds import seed_everything
@@ -30,7 +35,9 @@ class GRPOModule(LookaheadModule):
     nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
 
     Args:
-        scale_rewards: What advantages are divided by: the standard deviation of the group, of the batch, or none.
+        advantages: How completions are compared: grpo, rloo, reinforce_plus_plus_baseline, opo, maxrl; an import path; or
+            class_path and init_args. docs/losses.md has their formulas.
+        scale_rewards: With advantages grpo: what they are divided by: the standard deviation of the group, of the batch, or none.
         multi_objective_aggregation: sum_then_normalize, or normalize_then_sum (GDPO, arXiv:2601.05242).
         partial_rewards: For a completion that only some rewards scored: sum what is there, renormalize the weights, or
             drop the completion.
@@ -45,6 +52,7 @@ class GRPOModule(LookaheadModule):
 
     def __init__(
         self,
+        advantages: AdvantageSpec = "grpo",
         scale_rewards: str | bool = "group",
         multi_objective_aggregation: str = "sum_then_normalize",
         partial_rewards: str = "sum",
@@ -60,7 +68,10 @@ class GRPOModule(LookaheadModule):
             )
         if self.sampling.temperature == 0:
             raise ValueError("model.temperature=0 gives one completion many times over. Use 1.0 to train.")
-        self.estimate_advantages = AdvantageEstimator(scale_rewards, multi_objective_aggregation, partial_rewards)
+        self.estimate_advantages = AdvantageEstimator(
+            scale_rewards, multi_objective_aggregation, partial_rewards, advantages
+        )
+        self.objective.policy_loss.check_updates(self.num_updates)
         self._check_composition(partial_rewards, multi_objective_aggregation)
         self._check_replay(dynamic_sampling)
         per_reward = multi_objective_aggregation == "normalize_then_sum"
@@ -111,7 +122,7 @@ class GRPOModule(LookaheadModule):
                     loss = self.policy_loss(experience, micro_batch, report)
                     self.accumulate_gradient(loss, micro_batch)
                 report.add_update(self.step_optimizer())
-        self.last_step = StepRecord(batch, rollouts, rewards, advantages)
+        self.last_step = StepRecord(batch, rollouts, rewards, per_completion(advantages, rollouts))
         self.end_step(report)
 
     def begin_step(self) -> StepReport:
@@ -151,22 +162,36 @@ class GRPOModule(LookaheadModule):
         return self.compose_rewards(rewards.values, rewards.names, rewards.weights)
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
-        """(N,) advantages; computed over the completions of all ranks, of which this rank's are returned."""
-        ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, rewards.metrics))
+        """(N,) advantages, or (T,) where the rule or a reward tells tokens apart; over the completions of all ranks.
+
+        Those of this rank are returned.
+        """
+        tokens = self.completion_tokens(rollouts, rewards)
+        ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, rewards.metrics, tokens))
         groups, offset = [], 0  # group ids that differ between ranks
-        for _, group, num_prompts, metrics in ranks:
+        for _, group, num_prompts, metrics, _ in ranks:
             groups.append(group + offset)
             offset += num_prompts
             for name, value in metrics.items():
                 report.add_mean(name, torch.tensor([value]))
         values = torch.cat([rank_values for rank_values, *_ in ranks])
         composed, weights = self.compose_rewards(values, rewards.names, rewards.weights)
-        result = self.estimate_advantages(composed, torch.cat(groups), weights)
+        totals = combine_rewards(composed, weights).split([len(rank_values) for rank_values, *_ in ranks])
+        of_all = CompletionTokens.joined([rank_tokens for *_, rank_tokens in ranks], totals)
+        result = self.estimate_advantages(composed, torch.cat(groups), weights, of_all)
         report.add(result.metrics())
         report.add_rollouts(rollouts)
         report.add_rewards(rewards, values)
-        mine = sum(len(rank_values) for rank_values, *_ in ranks[: self.global_rank])
-        return result.advantages[mine : mine + rollouts.num_completions].float()
+        return of_all.split(result.advantages, [rank_tokens for *_, rank_tokens in ranks])[self.global_rank].float()
+
+    def completion_tokens(self, rollouts: Rollouts, rewards: RewardTable) -> CompletionTokens:
+        """Lengths of this rank's completions, and rewards of single tokens where one gave a list."""
+        if rewards.lists and (self.compose_rewards.how != "sum" or self.compose_rewards.gates):
+            raise RewardContractError(
+                f"The reward {', '.join(rewards.lists)} returned lists, and model.reward_composition looks at one number "
+                "per completion. Leave how and gates out, or return one number."
+            )
+        return CompletionTokens.of(rollouts, rewards.values, rewards.names, rewards.weights, rewards.lists)
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""

@@ -76,6 +76,9 @@ class PolicyLoss(ABC):
         """
         raise NotImplementedError
 
+    def check_updates(self, num_updates: int) -> None:  # noqa: B027 - most losses work with any
+        """Refuses numbers of optimizer steps per GRPO step with which the loss has no effect."""
+
     def check(self, settings: Objective) -> None:  # noqa: B027 - most losses work with any
         """Refuses settings of the objective that this loss cannot work with.
 

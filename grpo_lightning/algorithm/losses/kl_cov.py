@@ -49,6 +49,14 @@ class KLCovLoss(PolicyLoss):
         penalty = self.kl_cov_coef * inputs.log_ratio.abs().masked_fill(~inputs.is_marked, 0.0)
         return -inputs.advantages * inputs.ratio + penalty
 
+    def check_updates(self, num_updates: int) -> None:
+        """Refuses a single one, in which nothing has moved yet."""
+        if num_updates == 1:
+            raise ValueError(
+                "model.loss_type='kl_cov' has no effect with one optimizer step per GRPO step: its penalty is on what has "
+                "moved since the step began. Raise model.num_iterations or model.num_minibatches."
+            )
+
     def check(self, settings: Objective) -> None:
         """Refuses ratios of whole completions."""
         refuse_level(self, settings, "which holds single tokens")
