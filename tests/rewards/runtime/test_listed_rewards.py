@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from grpo_lightning.rewards.runtime.runner import RewardRunner
 
 from grpo_lightning.rewards import RewardContractError, RewardTable, resolve_rewards
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
-from grpo_lightning.rewards.runtime.runner import RewardRunner
 
 
 def per_token(completions_ids: list[list[int]], **_: Any) -> list[Any]:
