@@ -1,6 +1,7 @@
 """Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from grpo_lightning.callbacks import (
     SystemRecord,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
+from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
@@ -54,8 +56,13 @@ class GRPOCLI(LightningCLI):
     defaults = TRAINER_DEFAULTS
 
     def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
+        args = with_one_option(sys.argv[1:] if args is None else args)
+        try:
+            module_class = chosen_class(chosen_path(args), self.module_class)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from error
         super().__init__(
-            self.module_class,
+            module_class,
             GRPODataModule,
             args=args,
             run=run,
@@ -70,6 +77,12 @@ class GRPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has, and values that several parts share."""
+        parser.add_argument(
+            OPTION,
+            type=str | None,
+            default=None,
+            help="Import path of a subclass of the module, such as my.GRPO; or --model.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.experience import Experience, MicroBatch, per_completion
 from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.generation.base import SamplingSettings
@@ -36,9 +37,9 @@ from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
+from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
-from grpo_lightning.training.policy_loss import PolicyLoss
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -65,10 +66,11 @@ class GRPOModule(PolicyModule):
         experience = part_of(settings, ExperienceSettings)
         self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
-        trains_all = self.objective.needs_reference or self.objective.entropy_has_gradient
         updates = part_of(settings, UpdateSettings)
-        self.updates, self.num_updates = Updates(updates, self.passes, self.seed, trains_all), updates.num_updates
-        self.loss = PolicyLoss(self.objective, self.passes)
+        self.updates = Updates(updates, self.passes, self.seed, self.objective.trains_all_completions)
+        self.num_updates = updates.num_updates
+        self.objective.policy_loss.check_updates(self.num_updates)
+        self.loss = MicroBatchLoss(self.objective, self.passes)
         check_together(settings)
         check_lookahead(settings, self.source.generator)
         self.step_source = self._wrapped_source()
@@ -118,13 +120,15 @@ class GRPOModule(PolicyModule):
             rewards = sampled.await_rewards()  # (N, R)
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
+            experience = self.mark_tokens(experience)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
                     loss = self.policy_loss(experience, micro_batch, report)
                     self.optimization.accumulate_gradient(loss, micro_batch)
                 report.add_update(self.optimization.step())
-        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards, advantages)
+        of_completions = per_completion(advantages, sampled.rollouts)
+        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards, of_completions)
         self.end_step(report)
 
     def begin_step(self) -> StepReport:
@@ -144,8 +148,13 @@ class GRPOModule(PolicyModule):
         return self.experience_maker.make(rollouts, self.num_updates)
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
-        """(N,) advantages of this rank's completions, which are compared with those of all ranks."""
+        """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
         return self.step_advantages(rollouts, rewards, report, self.global_rank)
+
+    def mark_tokens(self, experience: Experience) -> Experience:
+        """With the tokens of the step that the loss treats differently; most losses treat none."""
+        replica, seed = self.replica, (self.seed, "marks", self.steps_done)
+        return mark_tokens(experience, self.objective.policy_loss, replica.of_all, replica.index, *seed)
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the step's loss."""

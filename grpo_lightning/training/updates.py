@@ -49,7 +49,7 @@ class Updates:
         settings: See there.
         passes: Over the policy.
         seed: Of the run: groups are dealt out by it.
-        trains_all: Whether a completion with advantage 0 has a gradient too, of a KL term or an entropy bonus.
+        trains_all: Whether a completion with advantage 0 has a gradient too.
     """
 
     def __init__(self, settings: UpdateSettings, passes: Passes, seed: int = 0, trains_all: bool = False) -> None:
@@ -98,8 +98,8 @@ class Updates:
     def has_gradient(self, experience: Experience) -> Tensor:
         """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""
         if self.trains_all:
-            return torch.ones_like(experience.advantages, dtype=torch.bool)
-        return experience.advantages != 0
+            return torch.ones(experience.rollouts.num_completions, dtype=torch.bool)
+        return experience.has_advantage
 
 
 def _tokens_per_completion(experience: Experience, flags: Tensor) -> Tensor:

@@ -230,7 +230,7 @@ def test_print_config_shows_every_setting(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_in_process(config, tmp_path, "fit", "--print_config")
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["model"]["epsilon"] == 0.2
+    assert shown["model"]["importance_sampling_max"] == 3.0
     assert shown["model"]["num_generations"] == 4
     assert shown["checkpoint"]["save_last"] is True
 

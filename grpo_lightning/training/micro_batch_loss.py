@@ -14,7 +14,7 @@ from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
 
 
-class PolicyLoss:
+class MicroBatchLoss:
     """One forward pass over a micro-batch, and the objective of its logprobs.
 
     Args:
