@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tiny_model_dir, tm
 def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
     start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
     kept = fit(tiny_model_dir, tmp_path, max_steps=2, beta=0.1)
-    for name, parameter in kept.reference.model.named_parameters():
+    for name, parameter in kept.experience_maker.reference.model.named_parameters():
         assert torch.equal(parameter, start[name]), name
     moved = fit(
         tiny_model_dir,
@@ -242,7 +242,7 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ref_model_mixup_alpha=0.25,
     )
     mixed = {name: 0.25 * value + 0.75 * start[name] for name, value in weights(moved).items()}
-    torch.testing.assert_close(dict(moved.reference.model.named_parameters()), mixed)
+    torch.testing.assert_close(dict(moved.experience_maker.reference.model.named_parameters()), mixed)
 
 
 @pytest.mark.parametrize(
