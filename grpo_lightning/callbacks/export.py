@@ -78,7 +78,7 @@ def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | 
     """Writes model and tokenizer of ``module.policy`` to ``path``, the adapter alone to ``path-adapter``.
 
     Args:
-        module: A PolicyModule with weights.
+        module: Whatever has a Policy with weights.
         path: Each directory is written whole or not at all.
         is_writer: False on all ranks but the first.
         forms: See HuggingFaceExport.
