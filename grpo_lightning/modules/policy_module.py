@@ -21,6 +21,7 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.modules.saved_settings import plain_settings
+from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.strategy_check import check_policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
@@ -47,6 +48,8 @@ class PolicyModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds trained weights only; on_load_checkpoint checks them itself
+        self.num_updates = 1
+        """Optimizer steps of a step."""
         self.steps_done = 0
         """Steps finished; saved in checkpoints, and with the seed the source of all randomness."""
         self.step_metrics: dict[str, float] = {}
@@ -92,7 +95,10 @@ class PolicyModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler."""
-        return self.optimization.make_optimizer()
+        made = self.optimization.make_optimizer()
+        if isinstance(made, dict) and isinstance(made["lr_scheduler"], RunSchedule):
+            made["lr_scheduler"].set_total_steps(run_steps(self.trainer, self.num_updates))
+        return made
 
     @abstractmethod
     def workload(self) -> Workload:

@@ -16,8 +16,8 @@ from grpo_lightning.callbacks import RunPlan
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
-from grpo_lightning.modules import objective
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training import passes
 
 LONGEST = 8 + 8
 """Tokens of a completion in runs.make_module, and of the longest prompt in runs.write_prompts."""
@@ -30,8 +30,13 @@ def _a_world_32_times_smaller(request, monkeypatch):
     """Sizes of passes that toy models run in milliseconds on a CPU."""
     if request.node.get_closest_marker("gpu"):
         return
-    for module in (memory_budget, rehearsal, objective):
-        for name, value in {"LARGEST_BUDGET": LARGEST, "BUDGET_STEP": STEP, "PROBE_TOKENS": PROBE}.items():
+    for module in (memory_budget, rehearsal, passes):
+        for name, value in {
+            "LARGEST_BUDGET": LARGEST,
+            "BUDGET_STEP": STEP,
+            "PROBE_TOKENS": PROBE,
+            "PASS_WORK": 0.0,
+        }.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
