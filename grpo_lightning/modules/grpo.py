@@ -174,7 +174,8 @@ class GRPOModule(PolicyModule):
             report.add_entries(self.datamodule.record(outcomes))
         numbers = self.objective.summarize(report.close().over_ranks()) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
-        self.numbers.complete(numbers, self.num_updates, self.trainer.optimizers[0].param_groups[0]["lr"])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.numbers.complete(numbers, self.num_updates, float(rate))
         self.loss.end_step(numbers)
         self.step_metrics = numbers
         shown = {name for name in ("reward", "loss", "tokens_per_second") if name in numbers}
