@@ -109,7 +109,7 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
     cli = run_in_process(
         config, tmp_path, "fit", "--model.rewards=runs.share_of_digits", "--model.reward_weights=[2.0]"
     )
-    (reward,) = cli.model.reward_runner.rewards
+    (reward,) = cli.model.source.reward_runner.rewards
     assert (reward.name, reward.weight) == ("share_of_digits", 2.0)
 
 

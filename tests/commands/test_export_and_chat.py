@@ -41,7 +41,7 @@ def test_export_writes_the_trained_weights_of_a_checkpoint_without_its_rewards(t
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=0)
     assert any(not torch.equal(p, q) for p, q in zip(exported.parameters(), base.parameters(), strict=True))
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.tokenizer.eos_token
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.policy.tokenizer.eos_token
 
 
 def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):

@@ -272,7 +272,7 @@ def test_training_continues_from_an_adapter_which_is_the_reference_too(tiny_mode
         beta=0.1,
     )
     assert second.policy.model.peft_config["default"].r == 4
-    torch.testing.assert_close(second.reference.weights, trained)
+    torch.testing.assert_close(second.experience_maker.reference.weights, trained)
     sampled = start[0].rollouts.sampling_logprobs
     torch.testing.assert_close(start[0].ref_logprobs, sampled, rtol=0, atol=1e-5)  # same policy, before the step
     assert any(not torch.equal(w, trained[name]) for name, w in adapter_weights(second.policy.model).items())

@@ -44,7 +44,7 @@ def test_rows_start_at_the_mean_of_the_description_input_and_output(model_dir, t
 def test_under_lora_only_the_new_rows_are_trained(model_dir, tmp_path):
     module = fit(model_dir, tmp_path, max_steps=3, **LORA, **SETTINGS)
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
-    size = len(started.tokenizer) - 2
+    size = len(started.policy.tokenizer) - 2
     export(module, tmp_path / "export")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
     moved = False
@@ -67,7 +67,7 @@ def test_under_qlora_the_new_rows_are_trained_beside_4_bit_weights(model_dir, tm
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
     export(module, tmp_path / "export")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
-    size, moved = len(started.tokenizer) - 2, False
+    size, moved = len(started.policy.tokenizer) - 2, False
     for after, before in zip(matrices(trained), matrices(started.policy.model), strict=True):
         assert torch.equal(after[:size], before[:size])  # neither trained nor quantised
         moved |= not torch.equal(after[size:], before[size:])
@@ -135,7 +135,7 @@ def test_a_run_from_an_export_does_not_start_the_rows_again(model_dir, tmp_path)
     export(first, tmp_path / "export")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
     second = fit(tmp_path / "export", tmp_path, **still, **SETTINGS)
-    assert all(token.is_started for token in second.new_tokens)
+    assert all(token.is_started for token in second.policy.new_tokens)
     for after, before in zip(matrices(second.policy.model), matrices(first.policy.model), strict=True):
         assert torch.equal(after, before)
 
@@ -144,7 +144,7 @@ def test_lora_on_an_export_trains_the_rows_that_it_came_with(model_dir, tmp_path
     first = fit(model_dir, tmp_path, max_steps=1, **SETTINGS)
     export(first, tmp_path / "export")
     second = fit(tmp_path / "export", tmp_path, max_steps=2, **LORA, **SETTINGS)
-    ids = [token.id for token in second.new_tokens]
+    ids = [token.id for token in second.policy.new_tokens]
     for after, before in zip(matrices(second.policy.model), matrices(first.policy.model), strict=True):
         assert not torch.equal(after[ids], before[ids])
         others = torch.ones(len(before), dtype=torch.bool)
@@ -158,7 +158,7 @@ def test_an_adapter_with_new_rows_continues_with_them(model_dir, tmp_path):
     path = str(tmp_path / "export-adapter")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0), "finetuning_type": "lora"}
     second = fit(model_dir, tmp_path, adapter_name_or_path=path, **still, **SETTINGS)
-    ids = torch.arange(len(first.tokenizer) - 12, len(first.tokenizer))[None]
+    ids = torch.arange(len(first.policy.tokenizer) - 12, len(first.tokenizer))[None]
     with torch.no_grad():
         torch.testing.assert_close(second.policy.model.eval()(ids).logits, first.policy.model.eval()(ids).logits)
     with pytest.raises(
