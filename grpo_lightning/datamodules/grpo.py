@@ -213,8 +213,9 @@ class GRPODataModule(L.LightningDataModule):
         return self._prompt_reader
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        policy = getattr(getattr(self.trainer, "lightning_module", None), "policy", None)
-        tokenizer = self.tokenizer or getattr(policy, "tokenizer", None)
+        module = getattr(self.trainer, "lightning_module", None)
+        owner = getattr(module, "policy", module)  # a module of another kind may have a tokenizer itself
+        tokenizer = self.tokenizer or getattr(owner, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
         return tokenizer
