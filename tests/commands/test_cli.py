@@ -113,6 +113,18 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
     assert (reward.name, reward.weight) == ("share_of_digits", 2.0)
 
 
+def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settings(config, tmp_path):
+    config["model"]["loss_type"] = {"class_path": "dppo", "init_args": {"divergence": "kl", "epsilon": 0.05}}
+    own = "tests.algorithm.test_new_losses.reinforce"
+    cli = run_in_process(config, tmp_path, "fit", "--model.advantages=rloo", "--model.delta=null")
+    assert (cli.model.objective.policy_loss.divergence, cli.model.objective.policy_loss.epsilon) == ("kl", 0.05)
+    assert cli.model.estimate_advantages.rule.__name__ == "rloo"
+    config["model"] |= {"loss_type": own, "advantages": {"class_path": "grpo", "init_args": {"scale_rewards": "none"}}}
+    cli = run_in_process(config, tmp_path, "fit", "--trainer.default_root_dir", str(tmp_path / "other"))
+    assert cli.model.objective.policy_loss.name == "reinforce"
+    assert cli.model.estimate_advantages.rule.scale_rewards == "none"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from grpo_lightning.rewards.runtime.runner import RewardRunner
 
 from grpo_lightning.rewards import RewardContractError, RewardTable, resolve_rewards
+from grpo_lightning.rewards.runner import RewardRunner
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
 
 
