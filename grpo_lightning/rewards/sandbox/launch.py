@@ -119,12 +119,20 @@ class Child:
             ended, _, _ = select.select([descriptor], [], [], max(0.0, seconds))
         finally:
             os.close(descriptor)
-        return self.process.wait() if ended else None
+        if not ended:
+            return None
+        self._end_group()
+        return self.process.wait()
 
     def end(self) -> None:
         """Kills what is left of it."""
+        if self.process.returncode is None:
+            self._end_group()
+            self.process.kill()
+            self.process.wait()
+        os.close(self._status)
+
+    def _end_group(self) -> None:
+        """Before the process is waited for: its number, which is the group's, could be another's afterwards."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        os.close(self._status)
