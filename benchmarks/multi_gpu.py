@@ -19,9 +19,11 @@ import csv
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sides.command import this_command
-from sides.make_model import SHAPES, make_model
 from sides.record import versions
 from sides.workload import word_problems
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPES.setdefault(
-    "7b",
-    {
-        "vocab_size": 151936,
-        "hidden_size": 3584,
-        "num_hidden_layers": 28,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-)
 SIZES = {  # prompts per GPU and step, completions per prompt, their limit and mean length in tokens
     "nano": (2, 4, 16, 8),
     "0.5b": (64, 8, 1024, 220),
@@ -54,7 +44,7 @@ SIZES = {  # prompts per GPU and step, completions per prompt, their limit and m
 
 
 class PeakMemory(Callback):
-    """Writes the most memory that torch held on this rank's GPU, in GiB.
+    """Writes after each step the most memory that torch has held on this rank's GPU, in GiB.
 
     Args:
         folder: Where to.
@@ -63,8 +53,8 @@ class PeakMemory(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes at the end."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Writes: a run may be cut off."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
         Path(self.folder, f"peak{trainer.global_rank}.json").write_text(json.dumps(peak))
 
@@ -82,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens-per-microbatch", type=int, default=16384)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--generator", default="{}", help="JSON: class_path and init_args; VLLMColocate on a GPU")
+    parser.add_argument("--seconds-per-run", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "multi_gpu")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/multi_gpu_<strategy>_<shape>.json")
     return parser.parse_args()
@@ -133,22 +124,44 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
-    }
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
-    subprocess.run(command, env=environment, check=True)
-    with next(run.glob("logs/version_*/metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+    is_cut_off = run_for(command, options.seconds_per_run)
+    rows: list[dict[str, str]] = []
+    for path in run.glob("logs/version_*/metrics.csv"):
+        with path.open() as file:
+            rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+    if not rows:
+        return {"gpus": gpus, "steps": 0, "is_cut_off": is_cut_off}
     phases = [name for name in rows[0] if name.startswith("time/")]
     peaks = [json.loads(path.read_text()) for path in sorted(run.glob("peak*.json"))]
     return {
         "gpus": gpus,
+        "steps": len(rows),
+        "is_cut_off": is_cut_off,
         "tokens_per_second": median(rows, "tokens_per_second"),
         "step_seconds": median(rows, "step_time"),
         "phases": {name.removeprefix("time/"): median(rows, name) for name in phases},
         "peak_memory_gib": [round(peak, 2) for peak in peaks],
     }
+
+
+def environment() -> dict[str, str]:
+    """Of child processes: they find the project, and what was found on PYTHONPATH."""
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_for(command: list[str], seconds: float | None) -> bool:
+    """Runs a command with all its ranks; True if it had to be ended, or failed: what it had written is still there."""
+    process = subprocess.Popen(command, env=environment(), start_new_session=True)
+    try:
+        return process.wait(seconds) != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def median(rows: list[dict[str, str]], name: str) -> float:
@@ -163,12 +176,17 @@ def main() -> None:
     count = batch * max(options.gpus) * (options.warmup_steps + options.steps)
     rows = list(word_problems(count))
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    make_model(options.shape, prompts, model, mean_length)
+    made = {"shape": options.shape, "prompts": prompts, "out": model, "mean-length": mean_length}
+    flags = [f"--{name}={value}" for name, value in made.items()]
+    # In a process of its own, which gives the GPU's memory back.
+    subprocess.run([sys.executable, "-m", "sides.make_model", *flags], env=environment(), check=True)
     runs: list[dict[str, Any]] = []
     for gpus in options.gpus:
         runs.append(train(options, gpus, model, prompts))
-        alone = next((run["tokens_per_second"] for run in runs if run["gpus"] == 1), None)
+        alone = next((run.get("tokens_per_second") for run in runs if run["gpus"] == 1), None)
         for run in runs if alone else ():
+            if "tokens_per_second" not in run:
+                continue
             run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
         write(options, runs)  # now: the next run may fail
     print(json.dumps(runs, indent=1))

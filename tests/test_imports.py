@@ -49,7 +49,7 @@ def test_every_exported_name_resolves_and_is_listed(package):
 def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
     module = importlib.import_module("grpo_lightning.modules.grpo")
     assert grpo_lightning.GRPOModule is module.GRPOModule
-    assert rewards.RewardRunner is importlib.import_module("grpo_lightning.rewards.runtime.runner").RewardRunner
+    assert rewards.RewardRunner is importlib.import_module("grpo_lightning.rewards.runner").RewardRunner
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ DATASET_INFO = "dataset_info.json"
 
 ENTRY_KEYS = {
     "hf_hub_url": "name of a dataset on the Hugging Face hub",
-    "file_name": "local file or directory, relative to dataset_info.json",
+    "file_name": "local file, directory or pattern (shards/*.jsonl), relative to dataset_info.json",
+    "reasoning_gym": "name of a dataset of reasoning-gym, which makes its rows; further keys are its settings",
+    "field": "key of the list of rows inside a JSON object",
     "subset": "configuration of a hub dataset",
     "folder": "directory inside a hub dataset",
     "split": "split, slices such as train[:1000] included",
@@ -19,7 +21,9 @@ ENTRY_KEYS = {
     "converter_args": "arguments of the converter",
     "columns": "further arguments of the converter: which column is the prompt, the query, the ground_truth",
 }
-"""What an entry may hold, and what it means. Exactly one of ``hf_hub_url`` and ``file_name`` is needed."""
+"""What an entry may hold, and what it means. Exactly one of ``PLACES`` is needed."""
+
+PLACES = ("hf_hub_url", "file_name", "reasoning_gym")
 
 
 def load_data_config(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -61,13 +65,17 @@ def _located(path: str | Path | None) -> Path | None:
 
 def check_entry(name: str, entry: dict[str, Any]) -> None:
     """Raises ValueError if an entry has keys that would be ignored, or does not say where its rows are."""
+    places = [key for key in PLACES if key in entry]
+    if len(places) != 1:
+        raise ValueError(f"Dataset {name!r} needs exactly one of {', '.join(PLACES)}, got {entry}.")
     unknown = sorted(set(entry) - set(ENTRY_KEYS))
-    if unknown:
+    if unknown and places != ["reasoning_gym"]:  # which has settings of its own
         raise ValueError(
             f"Dataset {name!r} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(ENTRY_KEYS)}."
         )
-    if ("hf_hub_url" in entry) == ("file_name" in entry):
-        raise ValueError(f"Dataset {name!r} needs exactly one of hf_hub_url and file_name, got {entry}.")
     for key in ("subset", "folder"):
-        if key in entry and "file_name" in entry:
-            raise ValueError(f"Dataset {name!r}: {key} belongs to a hub dataset and has no effect on file_name.")
+        if key in entry and "hf_hub_url" not in entry:
+            raise ValueError(f"Dataset {name!r}: {key} belongs to a hub dataset and has no effect on {places[0]}.")
+    for key in ("field", "split"):
+        if key in entry and "reasoning_gym" in entry:
+            raise ValueError(f"Dataset {name!r}: {key} has no effect on reasoning_gym, which makes its rows.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
 COLUMN = "completion"
@@ -33,10 +34,15 @@ def demonstrations(
             f"The dataset has no column {COLUMN!r} to learn from, only {', '.join(batch.columns) or 'prompts'}. Name it "
             "with data.converter=sft and data.converter_args.completion_key."
         )
+    own = {name: batch.columns[name] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
+    options = [
+        row_template_kwargs({name: values[b] for name, values in own.items()}, chat_template_kwargs)
+        for b in range(len(batch))
+    ]
     ids = [
-        completion_ids(prompt, prompt_ids, completion, tokenizer, chat_template_kwargs, f"row {uid}")
-        for prompt, prompt_ids, completion, uid in zip(
-            batch.prompts, batch.prompt_ids, batch.columns[COLUMN], batch.uids, strict=True
+        completion_ids(prompt, prompt_ids, completion, tokenizer, kwargs, f"row {uid}")
+        for prompt, prompt_ids, completion, kwargs, uid in zip(
+            batch.prompts, batch.prompt_ids, batch.columns[COLUMN], options, batch.uids, strict=True
         )
     ]
     kept = [row[:max_length] for row in ids]

@@ -7,27 +7,37 @@ from functools import partial
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.datamodules.converters import Converter, DatasetConverter, get_dataset_converter
+from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
+from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
+from grpo_lightning.datamodules.drawing import Order, make_order
 from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
+from grpo_lightning.datamodules.mixture import MixedPrompts
+from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
+from grpo_lightning.datamodules.progress import batches_in_flight, steps_trained
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.datamodules.sources import DataSource, find_dataset
-from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows
+from grpo_lightning.datamodules.reading import PromptReader
+from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
+from grpo_lightning.datamodules.sources import find_dataset
+from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
+from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader, check_can_stream
+from grpo_lightning.datamodules.stream_rows import RowStream
 
 EvaluationLoaders = EvaluationLoader | dict[str, EvaluationLoader]
-DEFAULT_CONVERTER = "grpo"
+Specs = dict[str, tuple[DatasetSpec, str | None]]
+"""Datasets by name, each with its split."""
 
 
 class GRPODataModule(L.LightningDataModule):
     """Prompts from a hub dataset, local files or a key of dataset_info.json, converted and tokenised before training.
 
     Args:
-        dataset: What to train on: a key of dataset_info.json, a local JSON, JSONL, Parquet or CSV file or a directory,
-            ``owner/name`` on the hub, or a mapping like an entry of dataset_info.json (hf_hub_url or file_name, subset,
-            split, num_samples, converter, converter_args).
+        dataset: What to train on: a key of dataset_info.json, a local JSON, JSONL, Parquet, Arrow, CSV or TSV file, a pattern
+            of such files, a directory, ``owner/name`` on the hub, or a mapping like an entry of dataset_info.json
+            (hf_hub_url, file_name or reasoning_gym, subset, split, num_samples, converter, converter_args).
         eval_dataset: What to validate on, in the same forms; or several, as a list or as a mapping of name to dataset.
         test_dataset: What ``test`` and ``predict`` use; eval_dataset where not set.
         split: Split of dataset; by default that of its entry, else train.
@@ -44,6 +54,11 @@ class GRPODataModule(L.LightningDataModule):
         overlong_prompts: What happens to longer prompts: drop leaves them out and counts them, refuse is an error.
         replace_text: Text to replace in every prompt, old by new; model.replace_text does the same and comes first.
         load_from_cache_file: False reads or downloads datasets again instead of using the copy in the cache.
+        datasets: Instead of dataset, several by name, each with its weight: ``maths: {dataset: gsm8k_train, weight: 2}``.
+            Every step has its share of each.
+        curriculum: Draws fewer of the prompts whose completions all earn the same; by default all prompts alike.
+        streaming: Reads the rows of dataset as training goes instead of all before.
+        shuffle_block: Rows of a stream that are read, and shuffled, together.
     """
 
     def __init__(
@@ -64,9 +79,17 @@ class GRPODataModule(L.LightningDataModule):
         overlong_prompts: Literal["drop", "refuse"] = "drop",
         replace_text: dict[str, str] | None = None,
         load_from_cache_file: bool = True,
+        datasets: dict[str, Any] | None = None,
+        curriculum: Curriculum | None = None,
+        streaming: bool = False,
+        shuffle_block: int = 1024,
     ) -> None:
         super().__init__()
         self.dataset = dataset
+        self.datasets = datasets
+        self.curriculum = curriculum
+        self.streaming = streaming
+        self.shuffle_block = shuffle_block
         self.eval_dataset = eval_dataset
         self.test_dataset = test_dataset
         self.split = split
@@ -84,20 +107,33 @@ class GRPODataModule(L.LightningDataModule):
         self.load_from_cache_file = load_from_cache_file
         self.tokenizer: PreTrainedTokenizerBase | None = None
         """By default that of the LightningModule; set it to use the data module on its own."""
-        self.train_prompts: PromptDataset | None = None
+        self.train_prompts: PromptDataset | MixedPrompts | None = None
+        """None where they are streamed."""
+        self.train_stream: tuple[RowStream, MakePrompts] | None = None
+        """Rows, and what makes prompts of a block of them."""
+        self.order: Order | None = None
+        """Which prompts each step gets."""
         self.eval_prompts: dict[str, PromptDataset] = {}
         """By name, in the order of the dataloaders; a single one has the name UNNAMED."""
         self.test_prompts: dict[str, PromptDataset] = {}
-        self._has_warned_of_text = False
+        self._prompt_reader: PromptReader | None = None
+        self._outcomes: OutcomeBook | None = None
         self._check_settings()
 
     def _check_settings(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "max_prompt_length"):
+        for name in ("batch_size", "eval_batch_size", "max_prompt_length", "shuffle_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}={value} is not possible. Use 1 or more.")
         if self.overlong_prompts not in ("drop", "refuse"):
             raise ValueError(f"data.overlong_prompts={self.overlong_prompts!r} is neither 'drop' nor 'refuse'.")
+        if self.datasets is not None:
+            weighted(self.datasets)
+            if self.dataset is not None:
+                raise ValueError("data.dataset has no effect beside data.datasets. Make it one of them.")
+        for name in ("datasets", "curriculum"):
+            if self.streaming and getattr(self, name) is not None:
+                raise ValueError(f"data.{name} needs all prompts, and data.streaming has a part. Use one of the two.")
         if not isinstance(self.converter, str | None) and self.converter_args:
             raise ValueError("data.converter_args has no effect on a converter with init_args. Put them there.")
         if isinstance(self.converter, str):
@@ -107,106 +143,74 @@ class GRPODataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads and parses into the cache, once per node, so that ``setup`` on every rank only opens files."""
-        for specs, split in self._specs().values():
-            for spec in specs.values():
-                if not is_rows(spec):
-                    self._source(spec, split).load(self.load_from_cache_file)
+        for specs in self._specs().values():
+            for spec, split in specs.values():
+                if not is_rows(spec) and not self.streaming:
+                    find_dataset(spec, split, load_data_config(self.dataset_info)).load(self.load_from_cache_file)  # type: ignore[arg-type]  # not rows
 
     def setup(self, stage: str) -> None:
         """Converts and tokenises what the stage needs; mistakes in the data show here, before weights load."""
         specs = self._specs()
-        if stage == "fit" and self.train_prompts is None:
-            if "train" not in specs:
-                raise ValueError("data.dataset is not set. Name the dataset to train on.")
-            self.train_prompts = self._read(*specs["train"])[UNNAMED]
-            check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
+        if stage == "fit":
+            self._setup_training(specs.get("train"))
         if stage == "fit" and "eval" not in specs:
             # Lightning asks whether the hook is overridden; an overridden one that returns nothing makes it warn.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         if stage in ("fit", "validate") and not self.eval_prompts and "eval" in specs:
-            self.eval_prompts = self._read(*specs["eval"])
+            self.eval_prompts = self._read(specs["eval"])
         if stage in ("test", "predict") and not self.test_prompts and "test" in specs:
-            self.test_prompts = self._read(*specs["test"])
+            self.test_prompts = self._read(specs["test"])
         if (stage == "validate" and not self.eval_prompts) or (stage in ("test", "predict") and not self.test_prompts):
             raise ValueError(f"data.eval_dataset is not set. Name the dataset to {stage} on.")
 
-    def _specs(self) -> dict[str, tuple[dict[str, DatasetSpec], str | None]]:
-        """What to read: role -> (datasets by name, split)."""
+    def _setup_training(self, specs: Specs | None) -> None:
+        if specs is None:
+            raise ValueError("data.dataset is not set. Name the dataset to train on.")
+        if self.streaming:
+            check_can_stream(getattr(self.trainer, "lightning_module", None))
+            self.train_stream = self._reader().stream(*specs[UNNAMED])
+            return
+        if self.train_prompts is None:
+            parts = self._read(specs)
+            self.train_prompts = parts[UNNAMED] if self.datasets is None else MixedPrompts(parts)
+        check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
+        weights = None if self.datasets is None else [weight for *_, weight in weighted(self.datasets).values()]
+        per_step = self.batch_size * self._ranks()[1]
+        self.order = make_order(self.train_prompts, weights, per_step, self.seed, self._shuffles(), self.curriculum)
+        self._outcomes = OutcomeBook(self.train_prompts, self.order, getattr(self.trainer, "lightning_module", None))
+
+    def _specs(self) -> dict[str, Specs]:
+        """What to read: role -> datasets by name, each with its split."""
         test_dataset = self.eval_dataset if self.test_dataset is None else self.test_dataset
-        roles = {
-            "train": (None if self.dataset is None else {UNNAMED: self.dataset}, self.split),
-            "eval": (by_name(self.eval_dataset), self.eval_split),
-            "test": (by_name(test_dataset), self.eval_split),
-        }
-        return {role: (specs, split) for role, (specs, split) in roles.items() if specs}
+        train = None if self.dataset is None else {UNNAMED: (self.dataset, self.split)}
+        if self.datasets is not None:
+            train = {name: (spec, split or self.split) for name, (spec, split, _) in weighted(self.datasets).items()}
+        roles: dict[str, Specs] = {"train": train or {}}
+        for role, spec in (("eval", self.eval_dataset), ("test", test_dataset)):
+            roles[role] = {name: (one, self.eval_split) for name, one in (by_name(spec) or {}).items()}
+        check_other_tasks(roles["train"], {**roles["eval"], **roles["test"]})
+        return {role: specs for role, specs in roles.items() if specs}
 
-    def _read(self, specs: Mapping[str, DatasetSpec], split: str | None) -> dict[str, PromptDataset]:
-        return {name: self._prompts(spec, split) for name, spec in specs.items()}
+    def _read(self, specs: Specs) -> dict[str, PromptDataset]:
+        reader = self._reader()
+        return {name: reader.prompts(spec, split) for name, (spec, split) in specs.items()}
 
-    def _prompts(self, spec: DatasetSpec, split: str | None) -> PromptDataset:
-        rows: Any
-        if is_rows(spec):
-            source, rows, name = None, spec, "The dataset given from Python"
-            if not hasattr(rows, "__len__"):
-                raise ValueError(
-                    f"{name} is a stream ({type(rows).__name__}). Shuffling, length limits and exact resume need all rows: "
-                    "use a datasets.Dataset or a list; a split such as train[:10000], or num_samples, takes a part."
-                )
-        else:
-            source = self._source(spec, split)
-            name = str(source)
-            # prepare_data has read anew already where a Trainer runs this.
-            rows = source.load(self.load_from_cache_file or self.trainer is not None)
-        convert = self._converter(source)
-        if isinstance(convert, DatasetConverter) and len(rows):
-            columns = dict.fromkeys(key for row in rows for key in row) if source is None else rows.column_names
-            try:
-                convert.check_columns(columns)
-            except ValueError as error:
-                raise ValueError(f"{name} does not fit data.converter: {error}") from error
-        module = getattr(self.trainer, "lightning_module", None)
-        prompts = PromptDataset(
-            rows,
-            convert,
-            self._tokenizer(),
-            name,
-            getattr(module, "chat_template_kwargs", None),
-            {**(getattr(module, "replace_text", None) or {}), **self.replace_text},
-            self.max_prompt_length,
-            self.overlong_prompts,
-        )
-        limit = f" longer than data.max_prompt_length={self.max_prompt_length} tokens" if prompts.num_dropped else ""
-        rank_zero_info(f"{name}: {len(prompts)} prompts, {prompts.num_dropped} dropped{limit}")
-        self._warn_of_text(prompts, convert, {**(source.converter_args if source else {}), **self.converter_args})
-        return prompts
-
-    def _warn_of_text(self, prompts: PromptDataset, convert: Converter, arguments: Mapping[str, Any]) -> None:
-        """Text for a model that has learnt to answer messages: once, and not where the config says ``conversational``."""
-        if self._has_warned_of_text or prompts.is_conversational or "conversational" in arguments:
-            return
-        if self._tokenizer().chat_template is None:
-            return
-        self._has_warned_of_text = True
-        how = (
-            "Set data.converter_args.conversational to true to make each prompt a user message, or to false to say that "
-            "text is meant."
-            if isinstance(convert, DatasetConverter)
-            else "Return a list of messages from data.converter to have it applied."
-        )
-        rank_zero_warn(
-            f"The prompts of {prompts.name} are text. The tokenizer has a chat template, which is applied to messages only. {how}"
-        )
-
-    def _source(self, spec: DatasetSpec, split: str | None) -> DataSource:
-        assert not isinstance(spec, list)
-        return find_dataset(spec, split, load_data_config(self.dataset_info))
-
-    def _converter(self, source: DataSource | None) -> Converter:
-        if self.converter is not None and not isinstance(self.converter, str):
-            return self.converter
-        entry = source if source is not None and self.converter is None else None
-        name = self.converter or (entry.converter if entry else None) or DEFAULT_CONVERTER
-        return get_dataset_converter(name, **{**(entry.converter_args if entry else {}), **self.converter_args})
+    def _reader(self) -> PromptReader:
+        if self._prompt_reader is None:
+            module = getattr(self.trainer, "lightning_module", None)
+            self._prompt_reader = PromptReader(
+                self._tokenizer(),
+                self.converter,
+                self.converter_args,
+                self.dataset_info,
+                getattr(module, "chat_template_kwargs", None) or {},
+                {**(getattr(module, "replace_text", None) or {}), **self.replace_text},
+                self.max_prompt_length,
+                self.overlong_prompts,
+                # prepare_data has read anew already where a Trainer runs this.
+                self.load_from_cache_file or self.trainer is not None,
+            )
+        return self._prompt_reader
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer = self.tokenizer or getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
@@ -216,19 +220,40 @@ class GRPODataModule(L.LightningDataModule):
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> TrainingLoader | StreamLoader:
         """This rank's share of the training prompts, epoch after epoch."""
+        if self.train_stream is not None:
+            return StreamLoader(
+                *self.train_stream,
+                self.batch_size,
+                *self._ranks(),
+                seed=self.seed if self._shuffles() else None,
+                block_size=self.shuffle_block,
+                steps_trained=partial(steps_trained, self.trainer),
+            )
         assert self.train_prompts is not None
-        # trainer.overfit_batches asks for the same few batches in every epoch.
-        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         return TrainingLoader(
             self.train_prompts,
             self.batch_size,
             *self._ranks(),
             seed=self.seed,
-            shuffle=self.shuffle and not overfit,
-            batches_in_flight=partial(_batches_in_flight, self.trainer),
+            shuffle=self._shuffles(),
+            batches_in_flight=partial(batches_in_flight, self.trainer),
+            order=self.order,
         )
+
+    def _shuffles(self) -> bool:
+        # trainer.overfit_batches asks for the same few batches in every epoch.
+        return self.shuffle and not (self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0)
+
+    def record(self, outcomes: GroupOutcomes) -> dict[str, Tensor]:
+        """Tells the data how this rank's prompts of a step did; called on every rank, once a step.
+
+        Returns:
+            Values to average, by metric: each dataset's share, reward and pass rate where there are several, and with a
+            curriculum the share of prompts in each pool.
+        """
+        return {} if self._outcomes is None else self._outcomes.record(outcomes)
 
     def val_dataloader(self) -> EvaluationLoaders:
         """The loader of eval_dataset; where there are several, one for each by name."""
@@ -249,11 +274,3 @@ class GRPODataModule(L.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         """(rank, number of ranks)."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-
-def _batches_in_flight(trainer: L.Trainer | None) -> int:
-    """Batches that the fit loop has fetched and whose training_step has not returned: 0 or 1."""
-    if trainer is None:
-        return 0
-    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # declared without the counter that it has
-    return current.ready - current.processed

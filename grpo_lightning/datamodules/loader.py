@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor
-
-from grpo_lightning.datamodules.order import (
-    epoch_permutation,
-    evaluation_rows,
-    num_evaluation_batches,
-    training_rows,
-)
+from grpo_lightning.datamodules.drawing import EpochOrder, Order
+from grpo_lightning.datamodules.mixture import MixedPrompts
+from grpo_lightning.datamodules.order import evaluation_rows, num_evaluation_batches, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.types import PromptBatch
 
@@ -20,9 +15,9 @@ from grpo_lightning.types import PromptBatch
 class TrainingLoader:
     """Batches of an endless sequence of epochs; the place in it is saved and restored with checkpoints.
 
-    The order is a function of (seed, epoch) alone. The incomplete last global batch of an epoch is left out. Lightning
-    sets the epoch before each one, and saves and loads the state; outside of Lightning, an epoch that was iterated to
-    its end is followed by the next.
+    By default the order is a function of (seed, epoch) alone. The incomplete last global batch of an epoch is left out.
+    Lightning sets the epoch before each one, and saves and loads the state; outside of Lightning, an epoch that was iterated
+    to its end is followed by the next.
 
     Args:
         prompts: What to draw from.
@@ -32,6 +27,7 @@ class TrainingLoader:
         shuffle: False keeps the dataset's order in every epoch.
         batches_in_flight: Says how many of the batches handed out have not been trained on yet. They are given out
             again after a resume, so that a checkpoint written because a step failed loses no prompts.
+        order: Which prompts each step gets; by default epochs of all prompts.
 
     Raises:
         ValueError: If the prompts do not fill one global batch.
@@ -39,13 +35,14 @@ class TrainingLoader:
 
     def __init__(
         self,
-        prompts: PromptDataset,
+        prompts: PromptDataset | MixedPrompts,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
         batches_in_flight: Callable[[], int] = lambda: 0,
+        order: Order | None = None,
     ) -> None:
         check_fills_a_step(prompts, batch_size, world_size)
         self.prompts = prompts
@@ -57,7 +54,7 @@ class TrainingLoader:
         self.batches_in_flight = batches_in_flight
         self.epoch = 0
         self.next_batch = 0
-        self._permutation: tuple[int, Tensor] | None = None  # of an epoch
+        self.order = order or EpochOrder(len(prompts), batch_size * world_size, seed, shuffle)
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -82,10 +79,8 @@ class TrainingLoader:
 
     def batch_at(self, epoch: int, batch: int) -> PromptBatch:
         """This rank's prompts at a place, wherever the loader is."""
-        if self._permutation is None or self._permutation[0] != epoch:
-            self._permutation = epoch, epoch_permutation(len(self.prompts), self.seed, epoch, self.shuffle)
-        places = training_rows(batch, self.batch_size, self.rank, self.world_size)
-        return self.prompts.batch(self._permutation[1][places.start : places.stop].tolist())
+        mine = training_rows(0, self.batch_size, self.rank, self.world_size)
+        return self.prompts.batch(self.order.places(epoch, batch)[mine.start : mine.stop])
 
     @property
     def sampler(self) -> TrainingLoader:
@@ -100,7 +95,7 @@ class TrainingLoader:
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
         place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.batches_in_flight())}
-        return place | {"batches": len(self)} | self._identity()
+        return place | {"batches": len(self), "order": self.order.state_dict()} | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved place.
@@ -117,6 +112,7 @@ class TrainingLoader:
                 f"continued: {found}. Use the data settings and the number of devices of the first run."
             )
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+        self.order.load_state_dict(state.get("order", {}))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -155,7 +151,7 @@ class EvaluationLoader:
             )
 
 
-def check_fills_a_step(prompts: PromptDataset, batch_size: int, world_size: int) -> None:
+def check_fills_a_step(prompts: PromptDataset | MixedPrompts, batch_size: int, world_size: int) -> None:
     """Raises ValueError, in the words of the config, if the prompts do not fill one global batch."""
     needed = batch_size * world_size
     if len(prompts) >= needed:

@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter
+from grpo_lightning.datamodules.rows import without_padding
+from grpo_lightning.datamodules.tokenization import tokenize_prompts
 from grpo_lightning.types import Prompt, PromptBatch
 
 RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "completions_ids", "trainer_state")
 """What rewards receive under these names is not a column of the dataset."""
-
-TOKENIZE_ROWS = 1024
 
 
 class PromptDataset:
@@ -30,6 +30,8 @@ class PromptDataset:
         replace_text: Text to replace in prompts, key by value, in the order given.
         max_prompt_length: Tokens; None sets no limit.
         overlong_prompts: What happens to longer prompts: ``drop`` leaves them out, ``refuse`` raises.
+        first_row: Number of the first of these rows, where they are a part of something larger: a part may be left
+            without prompts. None for rows that are all there is.
 
     Raises:
         ValueError: Naming the source and the row: if a row cannot be converted, has an empty prompt, or is too long and
@@ -46,37 +48,43 @@ class PromptDataset:
         replace_text: Mapping[str, str] | None = None,
         max_prompt_length: int | None = None,
         overlong_prompts: Literal["drop", "refuse"] = "drop",
+        first_row: int | None = None,
     ) -> None:
         self.name = name
-        converted = [convert_row(row, convert, f"{name}, row {index}") for index, row in enumerate(rows)]
-        if not converted:
+        first, is_part = first_row or 0, first_row is not None
+        converted = [
+            convert_row(row, convert, f"{name}, row {index}") for index, row in enumerate(without_padding(rows), first)
+        ]
+        if not converted and not is_part:
             raise ValueError(f"{name} has no rows.")
         for row in converted:
             row["prompt"] = replaced_text(row["prompt"], replace_text or {})
-        prompt_ids = tokenize_prompts([row["prompt"] for row in converted], tokenizer, chat_template_kwargs or {}, name)
+        prompt_ids = tokenize_prompts(converted, tokenizer, chat_template_kwargs or {}, name)
         kept = [
             index
             for index, ids in enumerate(prompt_ids)
-            if _fits(ids, f"{name}, row {index}", max_prompt_length, overlong_prompts)
+            if _fits(ids, f"{name}, row {index + first}", max_prompt_length, overlong_prompts)
         ]
-        if not kept:
+        if not kept and not is_part:
             raise ValueError(
                 f"All {len(converted)} prompts of {name} are longer than data.max_prompt_length={max_prompt_length} "
                 f"tokens; the shortest has {min(map(len, prompt_ids))}. Raise data.max_prompt_length."
             )
-        self.uids = kept
+        self.uids = [first + index for index in kept]
         """Row numbers in the source, of the prompts that were kept."""
         self.num_dropped = len(converted) - len(kept)
         """Prompts left out as too long."""
-        self.is_conversational = isinstance(converted[0]["prompt"], list)
+        self.is_conversational = bool(converted) and isinstance(converted[0]["prompt"], list)
         """Whether prompts are messages, to which the chat template was applied."""
+        self.num_rows = len(converted)
+        """Rows of the source, kept or not."""
         self.columns = _column_names(converted, name)
         """Names of the columns for the rewards."""
-        self.lengths = [len(prompt_ids[uid]) for uid in kept]
+        self.lengths = [len(prompt_ids[index]) for index in kept]
         """Tokens of each kept prompt."""
-        self._rows = [converted[uid] for uid in kept]
+        self._rows = [converted[index] for index in kept]
         # One tensor: a Python list of small lists takes five times the memory.
-        self._ids = torch.tensor([token for uid in kept for token in prompt_ids[uid]], dtype=torch.int32)
+        self._ids = torch.tensor([token for index in kept for token in prompt_ids[index]], dtype=torch.int32)
         self._ends = torch.tensor(self.lengths).cumsum(0).tolist()
 
     def __len__(self) -> int:
@@ -92,6 +100,12 @@ class PromptDataset:
             uids=[self.uids[place] for place in places],
             columns={name: [row.get(name) for row in rows] for name in self.columns},
         )
+
+    def ending_with_the_assistant(self) -> list[int]:
+        """Places of the conversations whose last message is the assistant's."""
+        if not self.is_conversational:
+            return []
+        return [place for place, row in enumerate(self._rows) if row["prompt"][-1].get("role") == "assistant"]
 
     def _prompt_ids(self, place: int) -> list[int]:
         end = self._ends[place]
@@ -147,54 +161,6 @@ def _replaced_content(content: Any, replacements: Mapping[str, str]) -> Any:
             {**part, "text": replaced_text(part["text"], replacements)} if "text" in part else part for part in content
         ]
     return content
-
-
-def tokenize_prompts(
-    prompts: Sequence[Prompt],
-    tokenizer: PreTrainedTokenizerBase,
-    chat_template_kwargs: Mapping[str, Any],
-    name: str,
-) -> list[list[int]]:
-    """Token ids as TRL's GRPO trainer makes them.
-
-    Conversations go through the chat template with the generation prompt added. Text is tokenised with the tokenizer's
-    own defaults, so a tokenizer that puts a beginning-of-sequence token first does so here.
-
-    Raises:
-        ValueError: If text and conversations are mixed, or there are conversations and the tokenizer has no chat
-            template or its template fails on them.
-    """
-    conversational = isinstance(prompts[0], list)
-    for index, prompt in enumerate(prompts):
-        if isinstance(prompt, list) != conversational:
-            kinds = ("a conversation", "text") if conversational else ("text", "a conversation")
-            raise ValueError(
-                f"{name}: the prompt of row 0 is {kinds[0]}, that of row {index} is {kinds[1]}. Use one form."
-            )
-    ids: list[list[int]] = []
-    for start in range(0, len(prompts), TOKENIZE_ROWS):
-        chunk: Any = prompts[start : start + TOKENIZE_ROWS]
-        if conversational:
-            ids.extend(_tokenized_chats(chunk, tokenizer, chat_template_kwargs, name))
-        else:
-            ids.extend(tokenizer(text=chunk)["input_ids"])
-    return ids
-
-
-def _tokenized_chats(
-    chats: list[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any], name: str
-) -> list[list[int]]:
-    if tokenizer.chat_template is None and "chat_template" not in kwargs:
-        raise ValueError(
-            f"{name} has conversational prompts, but the tokenizer {tokenizer.name_or_path!r} has no chat template. "
-            "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
-        )
-    options = {"add_generation_prompt": True, **kwargs, "tokenize": True, "return_dict": True}
-    try:
-        encoded: Any = tokenizer.apply_chat_template(chats, **options)
-        return encoded["input_ids"]
-    except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
-        raise ValueError(f"The chat template cannot be applied to the prompts of {name}: {error}") from error
 
 
 def _fits(ids: list[int], place: str, limit: int | None, overlong: str) -> bool:

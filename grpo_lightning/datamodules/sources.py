@@ -1,18 +1,36 @@
-"""Where rows come from: a key of dataset_info.json, a local file or directory, or the Hugging Face hub."""
+"""Where rows come from: a key of dataset_info.json, local files, the Hugging Face hub, or a maker of tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from grpo_lightning.datamodules.data_config import check_entry, load_data_config
+from grpo_lightning.datamodules.data_config import ENTRY_KEYS, check_entry, load_data_config
+from grpo_lightning.datamodules.files import (
+    FILE_FORMATS,
+    TEXT_FORMATS,
+    UnreadableFileError,
+    file_format,
+    is_pattern,
+    matching_files,
+    read_text_files,
+)
+from grpo_lightning.datamodules.reasoning_gym import make_tasks
+from grpo_lightning.datamodules.rows import Rows
+from grpo_lightning.datamodules.specs import entry_name
+from grpo_lightning.datamodules.splits import check_split, select_split, split_names
+from grpo_lightning.datamodules.stream_rows import RowStream
 
-FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 DEFAULT_SPLIT = "train"  # also what the datasets library calls the rows of a single local file
+
+Table: TypeAlias = "Rows | datasets.Dataset"
 
 
 @dataclass(frozen=True)
@@ -22,11 +40,15 @@ class DataSource:
     name: str
     """As the config says it; errors quote it."""
     path: str | None = None
-    """Local file or directory."""
+    """Local file, directory or pattern."""
     hub: str | None = None
     """Name on the hub."""
+    reasoning_gym: dict[str, Any] | None = None
+    """Name and settings of a maker of tasks."""
     subset: str | None = None
     folder: str | None = None
+    rows_field: str | None = None
+    """Key of the list of rows inside a JSON object."""
     split: str = DEFAULT_SPLIT
     num_samples: int | None = None
     converter: str | None = None
@@ -34,14 +56,17 @@ class DataSource:
     converter_args: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        if self.reasoning_gym is not None:
+            return f"reasoning_gym {self.reasoning_gym['reasoning_gym']}"
         place = self.path or f"{self.hub}{f' ({self.subset})' if self.subset else ''}"
         return place if self.path and self.split == DEFAULT_SPLIT else f"{place}, split {self.split}"
 
-    def load(self, load_from_cache_file: bool = True) -> datasets.Dataset:
+    def load(self, load_from_cache_file: bool = True) -> Table:
         """Reads the rows.
 
         Args:
             load_from_cache_file: False reads the file again, or downloads again, instead of using the cached copy.
+                JSON and tables of text are read anew in any case.
 
         Raises:
             ValueError: If there is no such dataset or split, or it has no rows or cannot be parsed.
@@ -53,29 +78,95 @@ class DataSource:
             rows = self._read(mode)
         except StopIteration as error:  # the datasets library looks for the format in a directory of empty files
             raise ValueError(f"{self} has no rows.") from error
+        except UnreadableFileError as error:
+            raise ValueError(f"{self} cannot be read: {error}.") from error
         except DatasetGenerationError as error:
             raise ValueError(f"{self} cannot be read: {error.__cause__ or error}.") from error
-        except (OSError, ValueError) as error:  # missing on the hub, offline, or unknown subset or split
-            if self.path and "corresponds to no data" in str(error):  # lines without rows, or a head without lines
+        except (OSError, ValueError) as error:  # missing on the hub, offline, or unknown subset
+            if self.path and "corresponds to no data" in str(error):  # a head without lines
                 raise ValueError(f"{self} has no rows.") from error
             raise ValueError(f"{self} cannot be loaded: {error}") from error
-        if not isinstance(rows, datasets.Dataset):
-            raise ValueError(f"{self} is {type(rows).__name__}, not one table of rows. Name a split.")
+        if not len(rows):
+            raise ValueError(f"{self} has no rows.")
         return rows if self.num_samples is None else rows.select(range(min(self.num_samples, len(rows))))
 
-    def _read(self, mode: str) -> Any:
-        if self.path is None:
-            return datasets.load_dataset(
-                self.hub, self.subset, data_dir=self.folder, split=self.split, download_mode=mode
-            )
-        path = Path(self.path)
-        if path.is_file():
-            file_format = FILE_FORMATS[path.suffix.lower()]
-            return datasets.load_dataset(file_format, data_files=self.path, split=self.split, download_mode=mode)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():  # written by save_to_disk
-            saved = datasets.load_from_disk(self.path)
-            return saved[self.split] if isinstance(saved, datasets.DatasetDict) else saved
-        return datasets.load_dataset(self.path, split=self.split, download_mode=mode)
+    def _read(self, mode: str) -> Table:
+        if self.reasoning_gym is not None:
+            return Rows(make_tasks(self.reasoning_gym, self.num_samples))
+        files = self.files()
+        if files:
+            return self._of_files({DEFAULT_SPLIT: files}, str(file_format(files[0])), mode)
+        path = Path(self.path or "")
+        if self.path and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+            return select_split(self._saved_tables(), self.split, self.path)  # written by save_to_disk
+        builder = datasets.load_dataset_builder(
+            self.path or self.hub, self.subset, data_dir=self.folder, download_mode=mode
+        )
+        urls = builder.config.data_files
+        if builder.name in TEXT_FORMATS and urls:
+            check_split(self.split, list(map(str, urls)), self.path or str(self.hub))
+            wanted = {str(name): urls[name] for name in urls if str(name) in split_names(self.split)}
+            download = datasets.DownloadConfig(force_download=mode == "force_redownload", token=builder.token)
+            local = datasets.DownloadManager(download_config=download).download(wanted)
+            return self._of_files(local, builder.name, mode)
+        builder.download_and_prepare(download_mode=mode)
+        tables = {str(name): partial(builder.as_dataset, split=name) for name in builder.info.splits or {}}
+        return select_split(tables, self.split, self.path or str(self.hub))
+
+    def stream(self) -> RowStream:
+        """The rows, read as they are needed.
+
+        Raises:
+            ValueError: If there is no such dataset or split.
+        """
+        if self.reasoning_gym is not None:
+            return RowStream(self.load(), str(self))
+        try:
+            files = self.files()
+            if files and file_format(files[0]) in TEXT_FORMATS:
+                check_split(self.split, [DEFAULT_SPLIT], str(self.path))
+                return self._lines(files)
+            if files:
+                rows = datasets.load_dataset(
+                    str(file_format(files[0])), data_files=files, split=self.split, streaming=True
+                )
+            else:
+                builder = datasets.load_dataset_builder(self.path or self.hub, self.subset, data_dir=self.folder)
+                urls = builder.config.data_files or {}
+                check_split(self.split, list(map(str, urls)) or [self.split], self.path or str(self.hub))
+                if builder.name in TEXT_FORMATS and urls:
+                    return self._lines(list(urls[self.split]))
+                rows = builder.as_streaming_dataset(split=self.split)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self} cannot be streamed: {error}") from error
+        return RowStream(rows if self.num_samples is None else rows.take(self.num_samples), str(self))
+
+    def _lines(self, files: list[str]) -> RowStream:
+        return RowStream(lambda: islice(read_text_files(files, self.rows_field), self.num_samples), str(self))
+
+    def files(self) -> list[str]:
+        """The local files that hold the rows; none for a directory or a hub dataset."""
+        if self.path is None or Path(self.path).is_dir():
+            return []
+        return matching_files(self.path) if is_pattern(self.path) else [self.path]
+
+    def _of_files(self, files: dict[str, list[str]], file_format: str, mode: str) -> Table:
+        def read(paths: list[str]) -> Table:
+            if file_format in TEXT_FORMATS:
+                return Rows(read_text_files(paths, self.rows_field))
+            data = datasets.load_dataset(file_format, data_files=paths, split=DEFAULT_SPLIT, download_mode=mode)
+            assert isinstance(data, datasets.Dataset)
+            return data
+
+        tables: dict[str, Callable[[], Table]] = {name: partial(read, paths) for name, paths in files.items()}
+        return select_split(tables, self.split, self.path or str(self.hub))
+
+    def _saved_tables(self) -> dict[str, Callable[[], Table]]:
+        saved = datasets.load_from_disk(self.path)
+        if isinstance(saved, datasets.Dataset):
+            names = dict.fromkeys([DEFAULT_SPLIT, str(saved.split or DEFAULT_SPLIT)])
+            return {name: lambda: saved for name in names}
+        return {str(name): partial(saved.__getitem__, name) for name in saved}
 
 
 def find_dataset(
@@ -96,11 +187,11 @@ def find_dataset(
     """
     data_config = data_config or {}
     if isinstance(spec, dict):
-        return _from_entry(str(spec.get("hf_hub_url") or spec.get("file_name")), spec, split)
+        return _from_entry(entry_name(spec), spec, split)
     if spec in data_config:
         return _from_entry(spec, data_config[spec], split)
     path = Path(spec).expanduser()
-    if path.exists() or path.suffix.lower() in FILE_FORMATS or spec.startswith((".", "/", "~")):
+    if path.exists() or file_format(path) or is_pattern(str(path)) or spec.startswith((".", "/", "~")):
         return _local(spec, path, split=split or DEFAULT_SPLIT)
     if "/" not in spec or spec.count("/") > 1:
         keys = ", ".join(sorted(data_config)) or "none"
@@ -113,8 +204,11 @@ def find_dataset(
 
 def _from_entry(name: str, entry: dict[str, Any], split: str | None) -> DataSource:
     check_entry(name, entry)
+    if "reasoning_gym" in entry:
+        return _tasks(name, entry)
     settings: dict[str, Any] = {
         "split": split or entry.get("split") or DEFAULT_SPLIT,
+        "rows_field": entry.get("field"),
         "num_samples": entry.get("num_samples"),
         "converter": entry.get("converter"),
         "converter_args": {**entry.get("columns", {}), **entry.get("converter_args", {})},
@@ -125,11 +219,43 @@ def _from_entry(name: str, entry: dict[str, Any], split: str | None) -> DataSour
     return DataSource(name=name, **hub, **settings)
 
 
+def _tasks(name: str, entry: dict[str, Any]) -> DataSource:
+    settings = {key: value for key, value in entry.items() if key == "reasoning_gym" or key not in ENTRY_KEYS}
+    columns = {"prompt_key": "question", "ground_truth_key": "answer"}
+    return DataSource(
+        name=name,
+        reasoning_gym=settings,
+        num_samples=entry.get("num_samples"),
+        converter=entry.get("converter"),
+        converter_args={
+            **({} if entry.get("converter") else columns),
+            **entry.get("columns", {}),
+            **entry.get("converter_args", {}),
+        },
+    )
+
+
 def _local(name: str, path: Path, **settings: Any) -> DataSource:
-    if not path.exists():
+    if is_pattern(str(path)):
+        files = matching_files(str(path))
+        if not files:
+            raise FileNotFoundError(f"Dataset {name!r}: no file matches {path.absolute()}.")
+    elif not path.exists():
         raise FileNotFoundError(f"Dataset {name!r}: there is no file or directory {path.resolve()}.")
-    if path.is_file() and path.suffix.lower() not in FILE_FORMATS:
-        raise ValueError(f"Dataset {name!r}: {path} is not one of {', '.join(FILE_FORMATS)}.")
+    else:
+        files = [] if path.is_dir() else [str(path)]
+    formats = {file_format(file) for file in files}
+    if None in formats:
+        unknown = next(file for file in files if file_format(file) is None)
+        raise ValueError(
+            f"Dataset {name!r}: {unknown} is not one of {', '.join(FILE_FORMATS)} (text also as .gz, .bz2 or .xz)."
+        )
+    if len(formats) > 1:
+        raise ValueError(
+            f"Dataset {name!r}: {path} matches files of several formats ({', '.join(sorted(map(str, formats)))})."
+        )
+    if settings.get("rows_field") is not None and formats != {"json"}:
+        raise ValueError(f"Dataset {name!r}: field has no effect on {path}, which is not a JSON file.")
     return DataSource(name=name, path=str(path), **settings)
 
 
@@ -138,12 +264,12 @@ def get_dataset(
     split: str | None = None,
     dataset_info: str | Path | None = None,
     load_from_cache_file: bool = True,
-) -> datasets.Dataset:
-    """The raw rows of a dataset, before conversion.
+) -> Table:
+    """The raw rows of a dataset, before conversion: a ``datasets.Dataset``, or ``Rows`` of JSON and tables of text.
 
     Args:
-        name: A key of dataset_info.json, a local file (JSON, JSONL, Parquet, CSV) or directory, ``owner/name`` on the
-            hub, or an entry as in dataset_info.json. Code that comes with a dataset is never run.
+        name: A key of dataset_info.json, a local file (JSON, JSONL, Parquet, Arrow, CSV, TSV), directory or pattern,
+            ``owner/name`` on the hub, or an entry as in dataset_info.json. Code that comes with a dataset is never run.
         split: Its split; by default the entry's, else ``train``, as a local file is called too.
         dataset_info: Path of dataset_info.json.
         load_from_cache_file: False reads or downloads again instead of using the cached copy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo_lightning.datamodules.data_config import ENTRY_KEYS
+from grpo_lightning.datamodules.data_config import ENTRY_KEYS, PLACES
 
 DatasetSpec = str | dict[str, Any] | list[dict[str, Any]]
 """A name or path, an entry as in dataset_info.json, or the rows themselves."""
@@ -19,7 +19,12 @@ UNNAMED = ""
 
 def is_rows(spec: Any) -> bool:
     """Whether the rows themselves were given (a list of rows or a datasets.Dataset) rather than where to find them."""
-    return not isinstance(spec, str | dict)
+    return not isinstance(spec, str | dict) or is_rows_by_split(spec)
+
+
+def is_rows_by_split(spec: Any) -> bool:
+    """Whether this is a datasets.DatasetDict, or one of streams."""
+    return hasattr(spec, "column_names") and isinstance(spec, dict)
 
 
 def is_entry(spec: Any) -> bool:
@@ -40,7 +45,48 @@ def by_name(spec: Any) -> dict[str, DatasetSpec] | None:
     several = isinstance(spec, Sequence) and not isinstance(spec, str)
     if not several or all(isinstance(one, dict) and not is_entry(one) for one in spec):  # one dataset, maybe its rows
         return {UNNAMED: spec}
-    names = [one if isinstance(one, str) else str(one.get("hf_hub_url") or one.get("file_name")) for one in spec]
+    names = [one if isinstance(one, str) else entry_name(one) for one in spec]
     if len(set(names)) < len(names):
         raise ValueError(f"data.eval_dataset lists {names}, not all different. Give each a name: name: dataset.")
     return dict(zip(names, spec, strict=True))
+
+
+def entry_name(entry: dict[str, Any]) -> str:
+    """What an entry without a key in dataset_info.json is called."""
+    return str(next((entry[key] for key in PLACES if entry.get(key)), None))
+
+
+def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | None, float]]:
+    """The datasets of a mixture: by name what to read, its split, and its weight.
+
+    Args:
+        datasets: By name a dataset (weight 1), an entry with ``weight``, or ``dataset`` with ``weight`` and ``split``.
+
+    Raises:
+        ValueError: If there is none, or a weight is no positive number.
+
+    Example:
+        >>> weighted({"a": "a.jsonl", "b": {"file_name": "b.jsonl", "weight": 3}, "c": {"dataset": "key", "weight": 0.5}})
+        {'a': ('a.jsonl', None, 1.0), 'b': ({'file_name': 'b.jsonl'}, None, 3.0), 'c': ('key', None, 0.5)}
+    """
+    if not isinstance(datasets, dict) or not datasets:
+        raise ValueError(
+            f"data.datasets={datasets!r:.80} must map names to datasets: name: {{dataset: ..., weight: 1}}."
+        )
+    parts: dict[str, tuple[DatasetSpec, str | None, float]] = {}
+    for name, spec in datasets.items():
+        split, weight = None, 1.0
+        if isinstance(spec, dict) and not is_rows_by_split(spec):
+            spec = dict(spec)
+            weight = spec.pop("weight", 1.0)
+            if "dataset" in spec:
+                inner, split = spec.pop("dataset"), spec.pop("split", None)
+                if spec:
+                    raise ValueError(f"data.datasets.{name}: {', '.join(spec)} has no effect beside dataset.")
+                spec = inner
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ValueError(
+                f"data.datasets.{name}.weight={weight!r} is not a positive number. Leave the dataset out, or weigh it."
+            )
+        parts[name] = spec, split, float(weight)
+    return parts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import batch_std
 from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.datamodules.outcomes import GroupOutcomes
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
@@ -27,6 +28,8 @@ class StepReport:
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
         self.num_updates = 0
+        self.outcomes: list[GroupOutcomes] = []
+        """How this rank's prompts did, those of every round of sampling."""
         self._started = time.perf_counter()
 
     @contextmanager

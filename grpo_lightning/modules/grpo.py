@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages import AdvantageEstimator
+from grpo_lightning.algorithm.advantages import AdvantageEstimator, combine_rewards
+from grpo_lightning.datamodules.outcomes import GroupOutcomes
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
@@ -121,11 +122,12 @@ class GRPOModule(LookaheadModule):
     ) -> tuple[PromptBatch, Rollouts, Callable[[], RewardTable]]:
         """The step's groups and a function that waits for their rewards; with dynamic sampling, the chosen groups."""
         if self.dynamic_sampler.settings.mode == "off":
-            return batch, *self.sample_and_score(batch)
+            rollouts, await_rewards = self.sample_and_score(batch)
+            return batch, rollouts, lambda: self.noted(batch, rollouts, await_rewards(), report)
 
         def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
             rollouts, await_rewards = self.sample_and_score(prompts, f"refill {number}" if number else "train")
-            return ScoredGroups(prompts, rollouts, await_rewards())
+            return ScoredGroups(prompts, rollouts, self.noted(prompts, rollouts, await_rewards(), report))
 
         def idle() -> None:
             self.sample_nothing(self.sampling)
@@ -136,6 +138,15 @@ class GRPOModule(LookaheadModule):
         for name, values in numbers.items():
             report.add_mean(name, values)
         return groups.batch, groups.rollouts, lambda: groups.rewards
+
+    def noted(self, prompts: PromptBatch, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> RewardTable:
+        """The rewards, how each prompt did having been noted for the data: of all groups, trained on or not."""
+        totals = combine_rewards(*self.composed(rewards))
+        index = min(self.success_index, len(rewards.names) - 1)
+        name = self.eval_reward_runner.names[self.success_index]
+        correct = rewards.values[:, index] if rewards.names[index] == name else totals
+        report.outcomes.append(GroupOutcomes.of(prompts.uids, rollouts.group, totals, correct))
+        return rewards
 
     def draw_prompts(self, count: int) -> PromptBatch:
         """Further prompts of the training data, in an order of their own."""
@@ -174,6 +185,9 @@ class GRPOModule(LookaheadModule):
         self.move_reference()
         if self.weight_sample is not None:
             report.add_mean("update/changed_since_start", self.weight_sample.changed())
+        if hasattr(self.datamodule, "record"):
+            for name, values in self.datamodule.record(GroupOutcomes.joined(report.outcomes)).items():
+                report.add_mean(name, values)
         numbers = self.objective.summarize(report.close().over_ranks()) | self.generator_metrics
         self.canary.check(numbers, self.steps_done)
         for name in ("loss", "policy_loss"):  # means over the optimizer steps of this GRPO step

@@ -12,6 +12,7 @@ from grpo_lightning.generation import Generator, SamplingSettings, default_gener
 from grpo_lightning.generation.base import OnCompleted
 from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.modules.optimizer import OptimizerModule
+from grpo_lightning.numerics.float32_defaults import with_float32_defaults
 from grpo_lightning.rewards import (
     RewardComposition,
     RewardRunner,
@@ -97,6 +98,12 @@ class RolloutModule(OptimizerModule):
 
     def prepare_generator(self) -> None:
         """Starts the generator and gives it the current weights, where it is not up to date; on all ranks together."""
+        # As inside a step: training starts outside of one, and an engine would be built for what no pass computes in.
+        with self.trainer.strategy.precision_plugin.forward_context():
+            self._bring_up_to_date()
+
+    @with_float32_defaults
+    def _bring_up_to_date(self) -> None:
         assert self.policy is not None
         if not self._generator_started:
             self.generator.start(self.policy, self.tokenizer, self.model_name_or_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import (
     CALLING,
     BaseRewardFunction,
@@ -18,7 +19,6 @@ from grpo_lightning.rewards.base import (
     completion_text,
 )
 from grpo_lightning.rewards.function import FunctionReward
-from grpo_lightning.rewards.kinds.accuracy import AccuracyReward
 from grpo_lightning.rewards.kinds.code_execution import CodeExecutionReward
 from grpo_lightning.rewards.kinds.fluency import FluencyReward
 from grpo_lightning.rewards.kinds.format import FormatReward
@@ -28,6 +28,7 @@ from grpo_lightning.rewards.kinds.language import LanguageReward
 from grpo_lightning.rewards.kinds.length import LengthReward
 from grpo_lightning.rewards.kinds.no_hallucination import NoHallucinationReward
 from grpo_lightning.rewards.kinds.pattern import RegexReward
+from grpo_lightning.rewards.kinds.reasoning_gym import ReasoningGymReward
 from grpo_lightning.rewards.kinds.remote_reward_model import RemoteRewardModelReward
 from grpo_lightning.rewards.kinds.repetition import RepetitionReward
 from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
@@ -43,9 +44,9 @@ from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
 
 if TYPE_CHECKING:
+    from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
     from grpo_lightning.rewards.runtime.composition import RewardComposition
     from grpo_lightning.rewards.runtime.reward_table import RewardTable
-    from grpo_lightning.rewards.runtime.runner import RewardRunner, RewardRuntime
 
 __all__ = [
     "CALLING",
@@ -55,6 +56,7 @@ __all__ = [
     "Completion",
     "FormatReward",
     "FunctionReward",
+    "ReasoningGymReward",
     "LengthReward",
     "RewardComposition",
     "RewardContractError",
@@ -86,8 +88,8 @@ __all__ = [
 
 _TRAINER_SIDE = {
     "RewardComposition": "runtime.composition",
-    "RewardRunner": "runtime.runner",
-    "RewardRuntime": "runtime.runner",
+    "RewardRunner": "runner",
+    "RewardRuntime": "runner",
     "RewardTable": "runtime.reward_table",
 }
 

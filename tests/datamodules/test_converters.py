@@ -184,6 +184,39 @@ def test_text_refuses_templates_whose_fields_are_not_columns(template: str) -> N
         TextDatasetConverter(template)
 
 
+VERL_ROW = {
+    "prompt": "1 + 1",
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra": {"q": {"text": "3 + 3"}},
+}
+
+
+def test_a_key_with_dots_reaches_into_a_column_of_dictionaries() -> None:
+    convert = GRPODatasetConverter(ground_truth_key="reward_model.ground_truth", prompt_key="extra.q.text")
+    convert.check_columns(VERL_ROW)
+    row = convert(VERL_ROW)
+    assert (row["prompt"], row["ground_truth"]) == ("3 + 3", "2")
+    assert row["reward_model"] == VERL_ROW["reward_model"]  # only a part of it was used
+    text = TextDatasetConverter("{prompt}", ground_truth_key="reward_model.ground_truth")
+    text.check_columns(VERL_ROW)
+    assert text(VERL_ROW)["ground_truth"] == "2"
+
+
+def test_a_column_whose_name_has_dots_wins_over_a_path() -> None:
+    convert = GRPODatasetConverter(ground_truth_key="a.b")
+    assert convert({"prompt": "p", "a.b": "column", "a": {"b": "path"}})["ground_truth"] == "column"
+
+
+def test_a_path_that_leads_nowhere_is_refused_with_the_keys_that_are_there() -> None:
+    convert = GRPODatasetConverter(ground_truth_key="reward_model.truth")
+    with pytest.raises(ValueError, match=r"'reward_model\.truth' leads nowhere: no 'truth' in style, ground_truth"):
+        convert(VERL_ROW)
+    with pytest.raises(ValueError, match="no 'truth' in '2'"):
+        GRPODatasetConverter(ground_truth_key="reward_model.truth")({"prompt": "p", "reward_model": "2"})
+    with pytest.raises(ValueError, match=r"ground_truth_key='model\.truth' is not a column"):
+        GRPODatasetConverter(ground_truth_key="model.truth").check_columns(VERL_ROW)
+
+
 def test_shipped_converters_are_registered() -> None:
     assert {"grpo", "gsm8k", "squad", "text"} <= set(DATASET_CONVERTERS)
     assert isinstance(get_dataset_converter("grpo", prompt_key="q"), GRPODatasetConverter)

@@ -131,7 +131,11 @@ def test_settings_are_checked_on_construction(settings: dict[str, Any], message:
         ({}, "fit", "data.dataset is not set"),
         ({"dataset": TEXTS}, "validate", "data.eval_dataset is not set. Name the dataset to validate on"),
         ({"dataset": TEXTS}, "predict", "data.eval_dataset is not set. Name the dataset to predict on"),
-        ({"dataset": (row for row in TEXTS)}, "fit", r"is a stream \(generator\). Shuffling, .* need all rows"),
+        (
+            {"dataset": (row for row in TEXTS)},
+            "fit",
+            r"is a stream \(generator\), which only training reads. Set data.streaming",
+        ),
         ({"dataset": []}, "fit", "The dataset given from Python has no rows"),
         (
             {"dataset": TEXTS, "batch_size": 8},

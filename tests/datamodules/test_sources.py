@@ -67,7 +67,9 @@ def test_a_missing_file_is_named_with_the_path_that_was_tried(tmp_path: Path, mo
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").write_text("x")
-    with pytest.raises(ValueError, match=r"rows.xlsx is not one of .json, .jsonl, .parquet, .csv"):
+    with pytest.raises(
+        ValueError, match=r"rows.xlsx is not one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow"
+    ):
         get_dataset(str(tmp_path / "rows.xlsx"))
 
 
@@ -138,8 +140,8 @@ def test_an_unknown_key_lists_the_keys(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         ({"file_name": "a.jsonl", "formating": "x"}, "unknown settings: formating. Known are: hf_hub_url"),
-        ({"split": "train"}, "exactly one of hf_hub_url and file_name"),
-        ({"file_name": "a.jsonl", "hf_hub_url": "a/b"}, "exactly one of hf_hub_url and file_name"),
+        ({"split": "train"}, "exactly one of hf_hub_url, file_name, reasoning_gym"),
+        ({"file_name": "a.jsonl", "hf_hub_url": "a/b"}, "exactly one of hf_hub_url, file_name, reasoning_gym"),
         ({"file_name": "a.jsonl", "subset": "main"}, "subset belongs to a hub dataset"),
         ({"hf_hub_url": "a/b", "trust_remote_code": True}, "unknown settings: trust_remote_code"),
     ],

@@ -148,6 +148,15 @@ def test_generated_pages_are_up_to_date(script: str):
     assert module.PAGE.read_text() == module.render(), f"run python scripts/docs/{script}.py"
 
 
+def test_the_examples_of_what_the_grader_accepts_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("docs_verdicts", ROOT / "scripts" / "docs" / "verdicts.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert page == module.render(page), "run python scripts/docs/verdicts.py"
+    assert "| right | `1234` | `1,234` | comma |" in page
+
+
 def test_the_table_of_columns_is_up_to_date():
     spec = importlib.util.spec_from_file_location("docs_schema", ROOT / "scripts" / "docs" / "report_schema.py")
     module = importlib.util.module_from_spec(spec)

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from runs import fit
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -16,6 +17,7 @@ from transformers.models.qwen3_next import Qwen3NextForCausalLM
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.transformers.generator import TransformersGenerator
+from grpo_lightning.generation.vllm.engine_settings import engine_dtype
 from grpo_lightning.types import Rollouts
 
 TOKENIZER = build_tokenizer()
@@ -378,3 +380,34 @@ def test_weights_spread_over_ranks_are_refused_before_they_can_hang():
             generator(policy)
     finally:
         torch.distributed.destroy_process_group()
+
+
+class DtypeOfAnEngine(TransformersGenerator):
+    """Notes what an engine would be built for."""
+
+    def start(self, policy, tokenizer, model_name_or_path):
+        self.found = engine_dtype("auto", policy), torch.get_default_dtype()
+        super().start(policy, tokenizer, model_name_or_path)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bf16-mixed", "bfloat16"), ("bf16-true", "bfloat16"), ("32-true", "float32")]
+)
+def test_an_engine_that_starts_before_the_first_step_computes_in_what_steps_compute_in(
+    tiny_model_dir, tmp_path, precision, expected
+):
+    """It started outside of autocast: under bf16-mixed every engine sampled in float32, at a third of the speed."""
+    generator = DtypeOfAnEngine()
+
+    def starts_early(module):
+        on_train_start = module.on_train_start
+
+        def prepare():
+            module.prepare_generator()  # as the measurement of memory on a GPU does
+            on_train_start()
+
+        module.on_train_start = prepare
+
+    settings = {"generator": generator, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
+    fit(tiny_model_dir, tmp_path, trainer={"precision": precision}, on_module=starts_early, **settings)
+    assert generator.found == (expected, torch.float32)

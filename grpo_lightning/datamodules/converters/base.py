@@ -19,13 +19,20 @@ class DatasetConverter(ABC):
         conversational: True makes a plain text prompt one user message, to which the chat template is applied.
         pass_through: Which further columns reach the rewards: all (True), those of ``ALWAYS_PASSED`` only (False), or
             those and the ones in this list.
+        drop_solution: True takes the assistant's messages off the end of a conversation: they are the solution, which
+            rewards receive as ``solution``, and not the start of an answer.
     """
 
-    ALWAYS_PASSED: ClassVar[tuple[str, ...]] = ("labels", "category", "metadata", "answer")
+    ALWAYS_PASSED: ClassVar[tuple[str, ...]] = (
+        *("labels", "category", "metadata", "answer"),
+        *("tools", "chat_template_kwargs"),  # for the row's chat template
+        "reasoning_gym",  # for the reward of that name
+    )
 
     system_prompt: str | None = field(default=None, kw_only=True)
     conversational: bool = field(default=False, kw_only=True)
     pass_through: bool | list[str] = field(default=True, kw_only=True)
+    drop_solution: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +59,10 @@ class DatasetConverter(ABC):
             used: Its columns that the prompt and the new columns were made from; they pass only if asked for by name.
             columns: New columns; they win over columns of the row with the same name.
         """
+        prompt, solution = split_solution(prompt) if self.drop_solution else (prompt, "")
         row = {"prompt": self._in_final_form(prompt), **columns}
+        if solution:
+            row.setdefault("solution", solution)
         for name, value in example.items():
             if name not in row and self._passes(name, used):
                 row[name] = value
@@ -77,10 +87,63 @@ class DatasetConverter(ABC):
         return [{"role": "system", "content": self.system_prompt}, *prompt]
 
 
+def has_cell(example: Mapping[str, Any], key: str) -> bool:
+    """True where ``cell`` finds something, be it None."""
+    try:
+        cell(example, key)
+    except ValueError:
+        return False
+    return True
+
+
+def cell(example: Mapping[str, Any], key: str) -> Any:
+    """The value of a column, or, for a key with dots that is no column, of a place inside one.
+
+    Args:
+        example: The raw row.
+        key: A column (``answer``), or a path through the dictionaries in it (``reward_model.ground_truth``).
+
+    Raises:
+        ValueError: Naming the part of the path that is not there, and the keys that are.
+
+    Example:
+        >>> cell({"reward_model": {"style": "rule", "ground_truth": "42"}}, "reward_model.ground_truth")
+        '42'
+    """
+    if key in example:
+        return example[key]
+    value: Any = example
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            found = ", ".join(map(str, value)) if isinstance(value, Mapping) else _shortened(value)
+            raise ValueError(f"{key!r} leads nowhere: no {part!r} in {found or 'an empty row'}.")
+        value = value[part]
+    return value
+
+
+def split_solution(prompt: Prompt) -> tuple[Prompt, str]:
+    """The prompt without the assistant's messages at its end, and their text.
+
+    Example:
+        >>> split_solution([{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}])
+        ([{'role': 'user', 'content': '1 + 1'}], '2')
+    """
+    if isinstance(prompt, str):
+        return prompt, ""
+    end = len(prompt)
+    while end and prompt[end - 1]["role"] == "assistant":
+        end -= 1
+    texts = [message["content"] for message in prompt[end:]]
+    return prompt[:end], "\n".join(text for text in texts if isinstance(text, str))
+
+
 def require_columns(columns: Collection[str], settings: Mapping[str, str | None]) -> None:
-    """Raises ValueError for the first setting whose column is missing; None means that the setting is off."""
+    """Raises ValueError for the first setting whose column is missing; None means that the setting is off.
+
+    Of a path such as ``reward_model.ground_truth`` the first part must be a column.
+    """
     for setting, name in settings.items():
-        if name is not None and name not in columns:
+        if name is not None and name not in columns and ("." not in name or name.split(".")[0] not in columns):
             raise ValueError(f"{setting}={name!r} is not a column. Keys found: {', '.join(columns) or 'none'}.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_lightning.datamodules.converters.base import DatasetConverter, as_prompt, require_columns
+from grpo_lightning.datamodules.converters.base import DatasetConverter, as_prompt, cell, has_cell, require_columns
 from grpo_lightning.datamodules.converters.registry import register_converter
 from grpo_lightning.types import Prompt
 
@@ -19,7 +19,7 @@ class GRPODatasetConverter(DatasetConverter):
     r"""Joins a query and a prompt column and renames the ground truth; text and conversational prompts.
 
     The prompt is ``query + "\n" + prompt``, or whichever of the two the row has. A text query before conversational
-    prompts joins the last user message.
+    prompts joins the last user message. A key may lead into a column of dictionaries: ``reward_model.ground_truth``.
 
     Args:
         prompt_key: Column of the prompt: text, or messages with ``role`` and ``content``.
@@ -49,18 +49,21 @@ class GRPODatasetConverter(DatasetConverter):
 
     def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The converted row; ValueError where it has neither key, or cells that cannot be joined."""
-        if self.prompt_key not in example and self.query_key not in example:
+        if not has_cell(example, self.prompt_key) and not has_cell(example, self.query_key):
             raise ValueError(
                 f"the row has neither prompt_key={self.prompt_key!r} nor query_key={self.query_key!r}. "
                 f"Keys found: {', '.join(example) or 'none'}. Name the one with the prompt in "
                 "data.converter_args.prompt_key."
             )
-        prompt = as_prompt(example.get(self.prompt_key), self.prompt_key)
-        query = as_prompt(example.get(self.query_key), self.query_key)
+        prompt, query = (
+            as_prompt(cell(example, key) if has_cell(example, key) else None, key)
+            for key in (self.prompt_key, self.query_key)
+        )
         used = {self.prompt_key, self.query_key, self.ground_truth_key}
         columns = {}
-        if self.ground_truth_key and self.ground_truth_key in example:
-            columns["ground_truth"] = example[self.ground_truth_key]
+        truth = self.ground_truth_key
+        if truth and (truth in example or truth.split(".")[0] in example):  # a column may be missing, a path not
+            columns["ground_truth"] = cell(example, truth)
         return self.make_row(_joined(query, prompt), example, {name for name in used if name}, **columns)
 
     def check_columns(self, columns: Collection[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
-from grpo_lightning.datamodules.converters.base import DatasetConverter, require_columns
+from grpo_lightning.datamodules.converters.base import DatasetConverter, cell, require_columns
 from grpo_lightning.datamodules.converters.registry import register_converter
 
 
@@ -18,7 +18,7 @@ class TextDatasetConverter(DatasetConverter):
 
     Args:
         template: The prompt. Write ``{{`` and ``}}`` for braces.
-        ground_truth_key: Column that rewards receive as ``ground_truth``.
+        ground_truth_key: Column that rewards receive as ``ground_truth``, or a path into one (``reward_model.ground_truth``).
 
     Example:
         >>> convert = TextDatasetConverter("Question: {question}\nAnswer:", ground_truth_key="gold")
@@ -40,7 +40,7 @@ class TextDatasetConverter(DatasetConverter):
     def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The converted row; ValueError where a column of the template is missing."""
         self._require_keys(example)
-        columns = {} if self.ground_truth_key is None else {"ground_truth": example[self.ground_truth_key]}
+        columns = {} if self.ground_truth_key is None else {"ground_truth": cell(example, self.ground_truth_key)}
         prompt = self.template.format(**{name: example[name] for name in self._fields})
         return self.make_row(prompt, example, used=(), **columns)
 

@@ -20,6 +20,8 @@ from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import (
+    GRAPH_ARGUMENTS,
+    GRAPH_SIZES,
     WHOLE_PROMPTS,
     check_engine_kwargs,
     engine_dtype,
@@ -163,6 +165,8 @@ class VLLMColocate(RoutedGenerator):
         }
         if on_cpu:
             arguments |= WHOLE_PROMPTS
+        elif not any(name in self.engine_kwargs for name in GRAPH_ARGUMENTS):
+            arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
         if cache is not None:
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
         if self.adapter_route.engine_adds_adapters:

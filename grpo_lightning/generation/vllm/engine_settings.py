@@ -18,6 +18,10 @@ WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """What vLLM accepts as max_lora_rank, in all versions."""
+GRAPH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+"""Sequences that a CUDA graph is captured for; others run in the next larger one. vLLM's own 51 take twice as long to capture,
+and a step whose batch is padded by up to a quarter still reads the weights once."""
+GRAPH_ARGUMENTS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "compilation_config")
 OWN_ARGUMENTS = {
     "model": "model.model_name_or_path",
     "tokenizer": "model.tokenizer_name_or_path",

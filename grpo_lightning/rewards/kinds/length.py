@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
+from grpo_lightning.rewards.accuracy import AccuracyReward
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
-from grpo_lightning.rewards.kinds.accuracy import AccuracyReward
 from grpo_lightning.rewards.registry import register_reward
 
 SHAPE_SETTINGS = {

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import regex  # type: ignore[import-untyped]  # ships no types
-
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
 from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.rewards.text.timed_pattern import TimedPattern, check_matching, values_in_time
 
 
 @register_reward("regex")
@@ -39,22 +38,19 @@ class RegexReward(BaseRewardFunction):
     match: Literal["search", "full"] = "search"
     forbid: bool = False
     time_limit: float = 1.0
-    _compiled: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _compiled: dict[str, TimedPattern] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     scope = "completion"
 
     def __post_init__(self) -> None:
         if (self.pattern is None) == (self.pattern_key is None):
             raise ValueError(f"{self.name}: set pattern, or pattern_key to a column with one per row; not both.")
-        if self.match not in ("search", "full") or self.time_limit <= 0:
-            raise ValueError(
-                f"{self.name}: match={self.match!r} must be search or full, time_limit={self.time_limit} above 0."
-            )
-        if self.pattern is not None:
-            try:
+        try:
+            check_matching(self.match, self.time_limit)
+            if self.pattern is not None:
                 self._compile(self.pattern)
-            except RewardContractError as error:
-                raise ValueError(str(error)) from error
+        except ValueError as error:
+            raise ValueError(str(error) if self.name in str(error) else f"{self.name}: {error}") from error
 
     def __call__(
         self,
@@ -75,29 +71,13 @@ class RegexReward(BaseRewardFunction):
             if self.pattern_key not in columns:
                 raise RewardContractError(f"Reward '{self.name}' needs the column pattern_key={self.pattern_key!r}.")
             patterns = columns[self.pattern_key]
-        values: list[float | None] = []
-        for row, (completion, pattern) in enumerate(zip(completions, patterns, strict=True)):
-            try:
-                found = None if pattern is None else self._found(pattern, completion_text(completion))
-                values.append(None if found is None else float(found != self.forbid))
-            except TimeoutError:
-                values.append(None)
-                if log_error is not None:
-                    log_error(row, f"pattern {pattern!r:.200} took more than time_limit={self.time_limit:g} s")
-        return values
+        compiled = [None if pattern is None else self._compile(pattern) for pattern in patterns]
+        return values_in_time(completions, compiled, log_error, self.forbid)
 
-    def _found(self, pattern: str, text: str) -> bool:
-        compiled = self._compile(pattern)
-        look = compiled.search if self.match == "search" else compiled.fullmatch
-        # concurrent: the search lets go of the interpreter lock, so that a slow pattern does not stop the trainer.
-        return look(text, timeout=self.time_limit, concurrent=True) is not None
-
-    def _compile(self, pattern: str) -> Any:
+    def _compile(self, pattern: str) -> TimedPattern:
         if pattern not in self._compiled:
             try:
-                self._compiled[pattern] = regex.compile(pattern, regex.DOTALL)
-            except regex.error as error:
-                raise RewardContractError(
-                    f"Reward '{self.name}': {pattern!r:.200} is no regular expression: {error}."
-                ) from error
+                self._compiled[pattern] = TimedPattern(pattern, self.match, self.time_limit)
+            except ValueError as error:
+                raise RewardContractError(f"Reward '{self.name}': {error}") from error
         return self._compiled[pattern]

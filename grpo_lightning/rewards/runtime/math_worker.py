@@ -1,7 +1,8 @@
-"""Child process that compares mathematical answers. Run as a script: it imports neither torch nor this package.
+"""Child process that compares formulas. Run as a script: it imports neither torch nor this package.
 
 Usage: ``python -P math_worker.py FD SECONDS BYTES``, with a multiprocessing connection on file descriptor FD. Requests
-are ``(reference, answer)`` pairs; replies are "equal", "different", "unreadable reference" or "timeout".
+are ``(relation, reference, answer)``, LaTeX formulas without ``=``; replies are "yes", "no", "unreadable reference" or
+"timeout". math-verify's parser reads the formulas; the comparison is made here, without its rounding to six decimals.
 """
 
 from __future__ import annotations
@@ -14,7 +15,25 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, Expr, Float, I, Rational, Symbol, nan, zoo
+
+_NORMALIZATION = NormalizationConfig(
+    basic_latex=True,
+    units=False,  # it takes a trailing t, h or s of a formula for a unit
+    malformed_operators=False,
+    nits=False,
+    boxed="last",
+)
+_CONFIG = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)]
+_POINTS = [Rational(point, 97) for point in (37, -71, 193, -311, 149, 401, -23, 263, 89, -157)]
+"""Where two formulas with variables are compared: neither whole nor round, of both signs."""
+DIGITS = 30
+"""Decimal digits to which exact formulas are evaluated."""
+EXACT = Rational(1, 10**20)
+ROUNDED = Rational(1, 10**6)
+"""Relative difference from which two values are different: of exact formulas, and of decimals."""
 
 
 class OutOfTimeError(BaseException):
@@ -25,18 +44,71 @@ def _raise_out_of_time(signum: int, frame: Any) -> None:
     raise OutOfTimeError
 
 
-def _parse(text: str) -> list[Any]:
-    # In a box, so that all of the text is read as one expression: "41 or 42" is a set, not the number 42.
-    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return parse(f"\\boxed{{{text}}}", extraction_config=configs, parsing_timeout=None)
+def _parse(text: str) -> Any | None:
+    # In a box, and the first match only, so that all of the text is read as one formula, or none of it.
+    found = parse(
+        f"\\boxed{{{text}}}", _CONFIG, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
+    )
+    return found[0] if found else None
 
 
-def compare(reference: str, answer: str) -> str:
-    """Whether the answer equals the reference as mathematics."""
+def compare(relation: str, reference: str, answer: str) -> str:
+    """Whether two formulas are "equal", "proportional" (with any factor) or of the "same sign" (a positive factor)."""
     gold = _parse(reference)
-    if not gold:
+    if gold is None or gold in (nan, zoo):
         return "unreadable reference"
-    return "equal" if verify(gold, _parse(answer), timeout_seconds=None) else "different"
+    given = _parse(answer)
+    if given is None:
+        return "no"
+    if not (isinstance(gold, Expr) and isinstance(given, Expr)):
+        return "yes" if relation == "equal" and verify(gold, given, timeout_seconds=None) else "no"
+    return "yes" if _agree(relation, _prepared(gold), _prepared(given)) else "no"
+
+
+def _prepared(formula: Expr) -> Expr:
+    imaginary = {symbol: I for symbol in formula.free_symbols if symbol.name == "i"}
+    return formula.doit().subs(imaginary)
+
+
+def _agree(relation: str, gold: Expr, given: Expr) -> bool:
+    symbols = sorted(gold.free_symbols | given.free_symbols, key=lambda symbol: symbol.name)
+    tolerance = ROUNDED if gold.has(Float) or given.has(Float) else EXACT
+    if not symbols and relation == "equal":
+        return _same_value(gold, given, tolerance)
+    if gold == given:
+        return True
+    pairs = [pair for pair in (_at(gold, given, symbols, shift) for shift in range(len(_POINTS))) if pair is not None]
+    if len(pairs) < 3:
+        return relation == "equal" and bool(verify(gold, given, timeout_seconds=None))
+    if relation == "equal":
+        return all(_near(a, b, tolerance) for a, b in pairs)
+    factors = [b / a for a, b in pairs if a != 0]
+    if len(factors) < 3 or factors[0] == 0 or (relation == "same sign" and factors[0] < 0):
+        return False
+    return all(_near(factors[0], factor, tolerance) for factor in factors)
+
+
+def _at(gold: Expr, given: Expr, symbols: list[Symbol], shift: int) -> tuple[Any, Any] | None:
+    """Both values at one point, where both are real numbers there."""
+    point = {symbol: _POINTS[(shift + 3 * place) % len(_POINTS)] + place for place, symbol in enumerate(symbols)}
+    values = [formula.subs(point).evalf(DIGITS) for formula in (gold, given)]
+    if not all(value.is_number and value.is_finite and value.is_real for value in values):
+        return None
+    return values[0], values[1]
+
+
+def _same_value(gold: Expr, given: Expr, tolerance: Rational) -> bool:
+    one, other = gold.evalf(DIGITS), given.evalf(DIGITS)
+    if not (one.is_finite and other.is_finite):
+        return bool(one == other) and one is not nan
+    return _near(one, other, tolerance)
+
+
+def _near(reference: Basic, value: Basic, tolerance: Rational) -> bool:
+    size = abs(reference).evalf(DIGITS)
+    # Decimals: a millionth, or of small values a hundred-thousandth part, as for plain numbers. Never 1e-7 for 0.
+    bound = min(tolerance, 10 * tolerance * size) if tolerance == ROUNDED else tolerance * max(size, EXACT)
+    return bool(abs(reference - value).evalf(DIGITS) <= bound)
 
 
 def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
@@ -53,18 +125,18 @@ def serve(connection: Connection, seconds: float) -> None:
     """Answers requests, one at a time."""
     connection.send("ready")
     while True:
-        reference, answer = connection.recv()
+        request = connection.recv()
         # The alarm interrupts Python code. Code that it cannot interrupt is killed by the pool, or, where the
         # trainer itself was killed, by the limit on processor time, whose signal has no handler.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            reply = compare(reference, answer)
+            reply = compare(*request)
             signal.setitimer(signal.ITIMER_REAL, 0)
         except OutOfTimeError:
             reply = "timeout"
-        except (RecursionError, MemoryError):
-            reply = "different"
+        except Exception:  # what sympy raises on text of a model, RecursionError and MemoryError among it
+            reply = "no"
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(reply)

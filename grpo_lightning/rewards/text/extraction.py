@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from grpo_lightning.rewards.text.numeric import last_number_text
+import re
+
+from grpo_lightning.rewards.grading.braces import closing
+from grpo_lightning.rewards.grading.last_value import last_value
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-BOXED = "\\boxed"
 FINAL = "####"
 
 MAX_SPAN = 10_000
 """Characters within which a box must close, and at the end of a text in which a bare number is looked for."""
+MAX_BETWEEN = 60
+"""Characters that may stand between two boxes of one list."""
+MAX_BOXES = 50
+"""Boxes of one list."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox)")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;&*]|\\[()\[\]]|\\q?quad|\\[,;: ]|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\\lor|\\land|\band\b|\bor\b"
+    r"|\b[A-Za-z](?:_\{?\w\}?)?\s*=)*"
+)
 
 
 def strict_answer(text: str) -> str | None:
@@ -37,21 +49,31 @@ def strict_answer(text: str) -> str | None:
     return text[positions[-2] + len(ANSWER_OPEN) : positions[-1]].strip()
 
 
-def lenient_answer(text: str) -> str | None:
+def lenient_answer(text: str, prefer_formulas: bool = False) -> str | None:
     r"""The best guess at the answer: the last ``<answer>``, else the last ``\boxed{}``, else ``####``, else a number.
 
-    Only what follows the last ``</think>`` counts, where there is one.
+    Only what follows the last ``</think>`` counts, where there is one. A last tag or box that never closes takes back
+    the one before it, so there is no answer.
+
+    Args:
+        text: The completion.
+        prefer_formulas: Without any of the three marks, take the last formula in ``$...$``, ``\(...\)`` or ``\[...\]``
+            before the last number outside of one.
 
     Example:
         >>> lenient_answer(r"<think>1 + 1</think> so \boxed{42}."), lenient_answer("it costs $1,200.")
         ('42', '$1,200')
+        >>> lenient_answer(r"\boxed{12}. Wait, \boxed{") is None
+        True
     """
     text = text.rpartition(THINK_CLOSE)[2]
-    for find in (_last_tagged, last_boxed, after_final_mark, _last_number):
+    if has_open_tag(text) or has_open_box(text):
+        return None
+    for find in (_last_tagged, boxed_answer, after_final_mark):
         answer = find(text)
         if answer is not None:
             return answer
-    return None
+    return last_value(text[-MAX_SPAN:], prefer_formulas)
 
 
 def reference_answer(reference: str) -> str:
@@ -61,31 +83,68 @@ def reference_answer(reference: str) -> str:
         >>> reference_answer("48 / 2 = 24, 48 + 24 = 72\n#### 72"), reference_answer(" 72 ")
         ('72', '72')
     """
-    marked = after_final_mark(reference)
-    boxed = last_boxed(reference) if marked is None else None
-    return next(answer for answer in (marked, boxed, reference.strip()) if answer is not None)
+    return inner_answer(reference) or ""
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, braces balanced; None where there is none or it never closes."""
-    start = text.rfind(BOXED)
-    if start < 0:
+def inner_answer(text: str) -> str | None:
+    r"""The answer in what stands between tags: after its ``####``, in its boxes, or all of it; None if a box is open.
+
+    Example:
+        >>> inner_answer(r"It is $\boxed{2}$ or $\boxed{3}$."), inner_answer(r"\boxed{2")
+        ('2, 3', None)
+    """
+    if has_open_box(text):
         return None
-    opening = start + len(BOXED)
-    while opening < len(text) and text[opening] == " ":
-        opening += 1
-    if not text.startswith("{", opening):
-        return None
-    depth = 0
-    for position in range(opening, min(len(text), opening + MAX_SPAN)):
-        escaped = text[position - 1] == "\\"
-        if text[position] == "{" and not escaped:
-            depth += 1
-        elif text[position] == "}" and not escaped:
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : position].strip()
-    return None
+    marked = after_final_mark(text)
+    if marked is not None:
+        boxed = boxed_answer(marked)
+        return marked if boxed is None else boxed
+    boxed = boxed_answer(text)
+    return text.strip() if boxed is None else boxed
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""The content of the last ``\boxed{...}``, with that of the boxes before it that belong to the same list.
+
+    Boxes belong together where only separators, "and", "or" and names of variables stand between them.
+
+    Example:
+        >>> boxed_answer(r"\boxed{1}, so \boxed{2} and $y = \boxed{3}$"), boxed_answer("none") is None
+        ('2, 3', True)
+    """
+    parts: list[str] = []
+    after = len(text)
+    for match in reversed(list(_BOX.finditer(text))[-MAX_BOXES:]):
+        start = match.start()
+        span = _content(text, start)
+        if span is None:
+            break
+        content, between = text[span[0] : span[1]].strip(), text[span[1] + 1 : after]
+        if span[1] > after:
+            parts = [content]  # a box around the box
+        elif parts and (len(between) > MAX_BETWEEN or not _BETWEEN_BOXES.fullmatch(between)):
+            break
+        elif not content and not parts:
+            return ""  # an empty last box takes back the one before it
+        elif content not in parts:
+            parts.insert(0, content)
+        after = start
+    return ", ".join(parts) if parts else None
+
+
+def has_open_box(text: str) -> bool:
+    """True where the last box never closes, as in a completion that was cut off."""
+    last = max(text.rfind(box) for box in ("\\boxed", "\\fbox"))
+    if last < 0 or _content(text, last) is not None:
+        return False
+    rest = text[last:].lstrip("\\bdefox").lstrip()
+    return not rest or rest.startswith("{")
+
+
+def has_open_tag(text: str) -> bool:
+    """True where an answer was given, and another one was begun and not ended."""
+    closed = text.rfind(ANSWER_CLOSE)
+    return closed >= 0 and text.rfind(ANSWER_OPEN) > closed
 
 
 def after_final_mark(text: str) -> str | None:
@@ -94,8 +153,15 @@ def after_final_mark(text: str) -> str | None:
     return after.strip().partition("\n")[0].strip() if mark else None
 
 
-def _last_number(text: str) -> str | None:
-    return last_number_text(text[-MAX_SPAN:])
+def _content(text: str, start: int) -> tuple[int, int] | None:
+    """Where the content of the box at ``start`` begins and ends."""
+    opening = start + (6 if text.startswith("\\boxed", start) else 5)
+    while opening < len(text) and text[opening] == " ":
+        opening += 1
+    if not text.startswith("{", opening):
+        return None
+    end = closing(text, opening, opening + MAX_SPAN)
+    return None if end is None else (opening + 1, end)
 
 
 def _last_tagged(text: str) -> str | None:

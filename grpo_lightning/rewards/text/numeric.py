@@ -22,6 +22,34 @@ _LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac(?:\{([0-9]+)\}\{([0-9]+)\
 
 
 @dataclass(frozen=True)
+class Margin:
+    """By how much two numbers may differ and still be the same.
+
+    Args:
+        absolute: Largest difference; None for a millionth, or a hundred-thousandth of the reference where that is less:
+            as much as rounding to six decimals may take away, but 1e-7 is not 0.
+        relative: A share of the reference, added to it.
+    """
+
+    absolute: float | None = None
+    relative: float = 0.0
+
+    def allows(self, value: Fraction, reference: Fraction) -> bool:
+        """True where ``value`` is near enough to ``reference``; the bounds count."""
+        if value == reference:
+            return True
+        # str(): the decimal that was written, so that 1e-6 is a millionth and bounds are inclusive.
+        share = abs(reference) * Fraction(str(self.relative))
+        if self.absolute is None:
+            return abs(value - reference) <= min(_MILLIONTH, abs(reference) * 10 * _MILLIONTH) + share
+        return abs(value - reference) <= Fraction(str(self.absolute)) + share
+
+
+EXACT = Margin(absolute=0.0)
+_MILLIONTH = Fraction(1, 1_000_000)
+
+
+@dataclass(frozen=True)
 class Number:
     """A figure as written."""
 
@@ -29,13 +57,13 @@ class Number:
     """Without the percent sign: 50 for ``50%``."""
     percent: bool = False
 
-    def equals(self, reference: Number, tolerance: float = 0.0, relative_tolerance: float = 0.0) -> bool:
-        """True where they differ by at most ``tolerance + relative_tolerance * |reference|``.
+    def equals(self, reference: Number, margin: Margin = EXACT) -> bool:
+        """True where they differ by no more than the margin.
 
         A percent sign on one side only may be a unit: ``50%`` equals both ``0.5`` and ``50``.
         """
         own, theirs = self._readings(reference), reference._readings(self)
-        return any(_close(a, b, tolerance, relative_tolerance) for a in own for b in theirs)
+        return any(margin.allows(a, b) for a in own for b in theirs)
 
     def _readings(self, other: Number) -> tuple[Fraction, ...]:
         return (self.value, self.value / 100) if self.percent and not other.percent else (self.value,)
@@ -52,20 +80,17 @@ def numbers_in(text: str) -> list[Number]:
     return [number for number in numbers if number is not None]
 
 
-def only_number(text: str) -> Number | None:
-    """The number in ``text`` where there is exactly one (``42 apples``); None for none or several (``41 or 42``)."""
-    if len(text) > 10 * MAX_NUMBER_CHARS:
-        return None
-    numbers = [_read(match) for match in _NUMBER.finditer(_plain(text))]
-    return numbers[0] if len(numbers) == 1 else None
+def last_number_span(text: str) -> tuple[int, int] | None:
+    """Where the last number stands, sign, currency and percent sign included; None where there is none.
 
-
-def last_number_text(text: str) -> str | None:
-    """The last number as written, sign, currency and percent sign included."""
+    Example:
+        >>> last_number_span("it costs $12."), last_number_span("nothing")
+        ((9, 12), None)
+    """
     last = None
-    for match in _NUMBER.finditer(_plain(text)):
+    for match in _NUMBER.finditer(text.replace("\N{MINUS SIGN}", "-")):
         last = match
-    return last.group().strip() if last else None
+    return last.span() if last else None
 
 
 def _plain(text: str) -> str:
@@ -89,7 +114,3 @@ def _read(match: re.Match[str]) -> Number | None:
     else:
         value = int(match["whole"] or 0) + Fraction(int(match["top"]), int(match["bottom"]))
     return Number(sign * value, bool(match["percent"]))
-
-
-def _close(value: Fraction, reference: Fraction, tolerance: float, relative_tolerance: float) -> bool:
-    return abs(value - reference) <= Fraction(tolerance) + Fraction(relative_tolerance) * abs(reference)

@@ -1,0 +1,218 @@
+"""JSON and tables of text as rows, read by Python: Arrow would turn dates into timestamps and round whole numbers."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import glob
+import gzip
+import json
+import lzma
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+FILE_FORMATS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+TEXT_FORMATS = ("json", "csv")
+"""Formats that are read here, compressed or not; the others hold types of their own."""
+
+Row = dict[str, Any]
+
+
+class UnreadableFileError(ValueError):
+    """A file's content is not what its name says."""
+
+
+def file_format(path: str | Path) -> str | None:
+    """Which of ``FILE_FORMATS`` a file is, by its name; None where it cannot be read.
+
+    Example:
+        >>> file_format("a/rows.jsonl.gz"), file_format("rows.arrow"), file_format("rows.parquet.gz")
+        ('json', 'arrow', None)
+    """
+    suffix, is_compressed = _suffix(path)
+    found = FILE_FORMATS.get(suffix)
+    return None if is_compressed and found not in TEXT_FORMATS else found
+
+
+def _suffix(path: str | Path) -> tuple[str, bool]:
+    """(lower-case ending without that of a compression, whether there is a compression)."""
+    endings = [ending.lower() for ending in Path(path).suffixes[-2:]]
+    if endings and endings[-1] in OPENERS:
+        return (endings[-2] if len(endings) > 1 else ""), True
+    return (endings[-1] if endings else ""), False
+
+
+def is_pattern(path: str) -> bool:
+    """Whether this names files by a pattern (``shards/*.jsonl``), and is not itself a file."""
+    return glob.has_magic(path) and not Path(path).exists()
+
+
+def matching_files(pattern: str) -> list[str]:
+    """The files that a pattern names, sorted; ``**`` goes through folders."""
+    return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+
+
+def read_text_files(paths: Iterable[str], field: str | None = None) -> Iterator[Row]:
+    """The rows of JSON, JSON Lines, CSV and TSV files, one file after the other.
+
+    Args:
+        paths: Files, compressed ones by their ending.
+        field: Key of the list of rows inside of a JSON object.
+
+    Raises:
+        UnreadableFileError: If a file is not what its ending says; naming it where there are several.
+    """
+    several = list(paths)
+    for path in several:
+        try:
+            if FILE_FORMATS.get(_suffix(path)[0]) == "csv":
+                yield from _read_table(path)
+            else:
+                yield from _read_json(path, field)
+        except (ValueError, EOFError, OSError, csv.Error) as error:
+            raise UnreadableFileError(f"{path}: {error}" if len(several) > 1 else str(error)) from error
+
+
+def _open(path: str) -> IO[str]:
+    if "://" in path:  # on the hub
+        return fsspec.open(path, "rt", encoding="utf-8-sig", newline="", compression="infer").open()
+    opener = OPENERS.get(Path(path).suffix.lower(), open)
+    return opener(path, "rt", encoding="utf-8-sig", newline="")  # csv wants line ends as they are
+
+
+# -- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: str, field: str | None) -> Iterator[Row]:
+    if field is None and _suffix(path)[0] != ".json":
+        with _open(path) as file:
+            yield from _json_lines(file)
+        return
+    with _open(path) as file:
+        text = file.read()
+    try:
+        whole = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data" or field is not None:  # something follows the first value: one row per line
+            raise ValueError(f"it is not JSON: {error}") from error
+        yield from _json_lines(text.splitlines())
+        return
+    yield from (_as_row(one, f"row {index}") for index, one in enumerate(rows_inside(whole, field)))
+
+
+def _json_lines(lines: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON: {getattr(error, 'msg', error)}") from error
+        yield _as_row(value, f"line {number}")
+
+
+def _as_row(value: Any, place: str) -> Row:
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} holds {value!r:.80}, not an object with keys.")
+    return value
+
+
+def rows_inside(value: Any, field: str | None = None) -> list[Any]:
+    """The rows of a JSON document: a list of them, an object with such a list inside, or one object of columns.
+
+    Args:
+        value: The document.
+        field: Key of the list; None finds the only list of objects. A list of messages is none: it is a prompt.
+
+    Raises:
+        ValueError: If the key is missing, or several lists could be meant.
+
+    Example:
+        >>> rows_inside({"version": 2, "data": [{"q": 1}, {"q": 2}]}), rows_inside({"q": [1, 2], "a": [3, 4]})
+        ([{'q': 1}, {'q': 2}], [{'q': 1, 'a': 3}, {'q': 2, 'a': 4}])
+        >>> rows_inside({"prompt": [{"role": "user", "content": "Hi"}]})
+        [{'prompt': [{'role': 'user', 'content': 'Hi'}]}]
+    """
+    if field is not None:
+        if not isinstance(value, dict) or not isinstance(value.get(field), list):
+            found = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"field={field!r} is not a list in the file. Found: {found}.")
+        return value[field]
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    lists = [key for key, inner in value.items() if _is_table(inner)]
+    if len(lists) > 1:
+        raise ValueError(f"it has several lists of rows: {', '.join(lists)}. Name one: {{file_name: ..., field: ...}}.")
+    if lists:
+        return value[lists[0]]
+    columns = list(value.values())
+    if columns and all(isinstance(c, list) and not _is_chat(c) for c in columns) and len(set(map(len, columns))) == 1:
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return [value]
+
+
+def _is_table(value: Any) -> bool:
+    is_objects = isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return is_objects and not _is_chat(value)
+
+
+def _is_chat(value: list[Any]) -> bool:
+    return any(isinstance(one, dict) and "role" in one for one in value)
+
+
+# -- CSV and TSV ----------------------------------------------------------------------------------------------------
+
+
+def _read_table(path: str) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # the module's limit of 128 KiB a cell is of the whole process
+    with _open(path) as file:
+        lines = csv.reader(file, delimiter="\t" if _suffix(path)[0] == ".tsv" else ",", strict=True)
+        names = next(lines, [])
+        if len(set(names)) < len(names):
+            raise ValueError(f"its head names a column twice: {', '.join(names)}.")
+        cells = [line for line in lines if line]
+    for number, line in enumerate(cells):
+        if len(line) != len(names):
+            raise ValueError(f"row {number} has {len(line)} cells and the head {len(names)}: {line!r:.120}")
+    columns = [_typed([line[place] for line in cells]) for place in range(len(names))]
+    yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """Numbers or truth values where every cell is written as Python writes them: ``007`` and ``0.50`` stay text."""
+    for read in (_number, _truth):
+        values = [None if cell == "" else read(cell) for cell in cells]
+        if all(value is not None or cell == "" for value, cell in zip(values, cells, strict=True)):
+            return values
+    return [cell or None for cell in cells]
+
+
+def _number(cell: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            value = kind(cell)
+        except ValueError:
+            continue
+        if str(value) == cell and (kind is int or math.isfinite(value)):
+            return value
+    return None
+
+
+def _truth(cell: str) -> bool | None:
+    return {"True": True, "False": False}.get(cell)

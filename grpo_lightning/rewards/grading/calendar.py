@@ -1,0 +1,69 @@
+"""Dates and times of day, in the ways people write them."""
+
+from __future__ import annotations
+
+import re
+
+_MONTHS = "january february march april may june july august september october november december".split()
+_NAMES = "|".join([*_MONTHS, *(month[:3] for month in _MONTHS), "sept"])
+_WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
+_DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
+_MONTH_FIRST = re.compile(rf"{_WEEKDAY}({_NAMES})\.?\s+{_DAY}(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
+_DAY_FIRST = re.compile(rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?({_NAMES})\.?(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
+_ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?", re.IGNORECASE)
+_HOUR = re.compile(r"([0-9]{1,2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+
+
+def moment(text: str) -> str | None:
+    """A date as ``date 1776-07-04``, a time of day as ``time 15:30``; None for other texts.
+
+    A time without am or pm stays as it is: ``same_moment`` lets it agree with either.
+
+    Example:
+        >>> moment("July 4th, 1776"), moment("4 July"), moment("3:30 p.m."), moment("15:30"), moment("3 pm")
+        ('date 1776-07-04', 'date ?-07-04', 'time 15:30:00', 'time 15:30:00', 'time 15:00:00')
+    """
+    if len(text) > 40:
+        return None
+    first, second, iso = _MONTH_FIRST.fullmatch(text), _DAY_FIRST.fullmatch(text), _ISO.fullmatch(text)
+    if first is not None:
+        return _date(first[3], first[1], first[2])
+    if second is not None:
+        return _date(second[3], second[2], second[1])
+    if iso is not None:
+        return f"date {iso[1]}-{iso[2]}-{iso[3]}"
+    time, hour = _TIME.fullmatch(text), _HOUR.fullmatch(text)
+    if time is not None:
+        return _time(int(time[1]), int(time[2]), int(time[3] or 0), (time[4] or "").lower())
+    return _time(int(hour[1]), 0, 0, hour[2].lower()) if hour is not None else None
+
+
+def same_moment(one: str, other: str) -> bool:
+    """True where two results of ``moment`` agree; a time of the first half of the day may leave out which half.
+
+    Example:
+        >>> same_moment("time 15:30:00", "time 3:30:00 ?"), same_moment("time 3:30:00", "time 15:30:00")
+        (True, False)
+    """
+    if one == other:
+        return True
+    for known, open_half in ((one, other), (other, one)):
+        if known.startswith("time") and open_half.endswith("?") and not known.endswith("?"):
+            hours, rest = open_half[5:-2].split(":", 1)
+            return known[5:] in (f"{int(hours) % 12}:{rest}", f"{int(hours) % 12 + 12}:{rest}")
+    return False
+
+
+def _date(year: str | None, month: str, day: str) -> str:
+    number = next(place for place, name in enumerate(_MONTHS, 1) if month.lower()[:3] == name[:3])
+    return f"date {year or '?'}-{number:02}-{int(day):02}"
+
+
+def _time(hours: int, minutes: int, seconds: int, half: str) -> str | None:
+    if hours > 24 or minutes > 59 or seconds > 59:
+        return None
+    if half:
+        hours = hours % 12 + (12 if half == "p" else 0)
+    mark = " ?" if not half and 1 <= hours <= 12 else ""
+    return f"time {hours}:{minutes:02}:{seconds:02}{mark}"

@@ -1,0 +1,113 @@
+"""The last value of a text without any mark: a formula, or a number with all that belongs to it."""
+
+from __future__ import annotations
+
+import re
+
+from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
+from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS
+from grpo_lightning.rewards.text.numeric import last_number_span
+
+_OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
+_JOIN = re.compile(rf"(?:[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
+_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
+_OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
+_JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
+_CHANGED = re.compile(rf"(?:\b(?:not|isn't|never|up to|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
+
+
+def last_value(text: str, prefer_formulas: bool) -> str | None:
+    r"""The last formula or number of the text, whole: never the last number *of* a formula.
+
+    Args:
+        text: What is looked through.
+        prefer_formulas: A formula in ``$...$``, ``\(...\)`` or ``\[...\]`` wins over numbers that come later.
+
+    Example:
+        >>> last_value(r"so $\frac{1+\sqrt5}{2}$", False), last_value("x is (1 + 3) / 2.", False), last_value("not 2", False)
+        ('\\frac{1+\\sqrt5}{2}', '(1 + 3) / 2', 'not 2')
+        >>> last_value("3 * 4 = 12 apples", False), last_value("so $x=2$ or $x=3$ in 5 tries", True)
+        ('12', 'x=2, x=3')
+    """
+    text = CALCULATOR.sub("", text).replace("\N{MINUS SIGN}", "-")
+    spans = list(MATH_SPAN.finditer(text))
+    number = last_number_span(text)
+    if prefer_formulas:
+        worth = [span for span in spans if number is None or span.end() > number[0] or not _is_name(_inside(span))]
+        if worth:
+            return _linked(text, worth)
+    if number is None:
+        return None
+    around = next((span for span in reversed(spans) if span.start() <= number[0] < span.end()), None)
+    return _inside(around) if around is not None else _run_around(text, *number)
+
+
+def _inside(span: re.Match[str]) -> str:
+    return next(group for group in span.groups() if group is not None).strip()
+
+
+def _is_name(formula: str) -> bool:
+    return re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w\}?)?", formula.strip()) is not None
+
+
+def _linked(text: str, spans: list[re.Match[str]]) -> str:
+    """The last formula, with those before it that only a comma, "and" or "or" keeps apart."""
+    parts = [_inside(spans[-1])]
+    for before, after in zip(spans[-2::-1], spans[:0:-1], strict=False):
+        between = text[before.end() : after.start()]
+        if not _LINKS.fullmatch(between) or "." in between or "\n\n" in between or not between.strip():
+            break
+        parts.insert(0, _inside(before))
+    return ", ".join(parts)
+
+
+def _run_around(text: str, start: int, end: int) -> str:
+    """The number and the operators, brackets and letters that it is part of, on its line."""
+    line_start = text.rfind("\n", 0, start) + 1
+    line_end = text.find("\n", end)
+    line = text[line_start : line_end if line_end >= 0 else len(text)]
+    start, end = start - line_start, end - line_start
+    equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]
+    floor = equals[-1] if equals else 0
+    while end < len(line) and not line[end].isspace():
+        end += 1
+    while start > floor and not line[start - 1].isspace():
+        start -= 1
+    start = _extended(line, start, floor)
+    return _without_loose_ends(line, start, end, floor)
+
+
+def _extended(line: str, start: int, floor: int) -> int:
+    """Where the run begins that is joined to what stands at ``start`` by operators, "or", or a "not"."""
+    while True:
+        before = line[floor:start].rstrip()
+        joins = _JOIN.search(before) is not None or (
+            line[start : start + 1] in _OPERATORS and line[start + 1 : start + 2] == " "
+        )
+        if not joins:
+            break
+        operand = _JOIN.sub("", before).rstrip(_OPERATORS + " ")
+        token = operand.rsplit(None, 1)[-1] if operand else ""
+        if not token or not _OPERAND.fullmatch(token):
+            mark = _JOIN.search(before)
+            return start if mark is None or mark.group() in "-:*/+" else floor + mark.start()
+        start = floor + len(operand) - len(token)
+    joined = _JOINED.search(line[floor:start].rstrip())
+    if joined is not None:
+        return floor + joined.start(1)
+    changed = _CHANGED.search(line[floor:start].rstrip())
+    return start if changed is None else floor + changed.start()
+
+
+def _without_loose_ends(line: str, start: int, end: int, floor: int) -> str:
+    run = line[start:end].rstrip(".,;:!?*\"'`")
+    missing = sum(char in CLOSING for char in run) - sum(char in OPENING for char in run)
+    if missing > 0:
+        opening = max(line.rfind(char, floor, start) for char in OPENING)
+        if opening >= 0 and not _WORD.search(line[opening:start]):
+            return line[opening:start] + run
+        run = run.rstrip(CLOSING)
+    return run.lstrip("*_`\"'") if missing >= 0 else run.lstrip("*_`\"'" + OPENING)

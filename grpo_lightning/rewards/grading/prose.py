@@ -1,0 +1,97 @@
+"""The answer inside a sentence: ``The answer is 72``, ``She sold 72 clips``."""
+
+from __future__ import annotations
+
+import re
+
+from grpo_lightning.rewards.grading.notation import MATH_SPAN
+from grpo_lightning.rewards.grading.quantities import NUMBER_WORDS, OTHER_VALUE, SCALES
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
+
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|finally|in conclusion|consequently|and)[,:]?\s+)*"
+    r"(?:(?:the|my|our|your|its)\s+)?(?:(?:final|correct|right|exact|total|simplified|numerical)\s+)*"
+    r"(?:answer|ans|result|solution|value|sum|total|probability|number|area|length|choice|option)s?"
+    r"(?:\s+(?:to|of|for)\s+(?:(?:the|this|your)\s+)?(?:question|problem|expression|equation|\$?[a-zA-Z]\$?))?"
+    r"\s*(?:(?:is|are|equals|was|would be|must be|will be)(?:\s+(?:equal to|simply|just|therefore|thus))?\s*:?|:|=)\s*(?=\S)",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|and)[,:]?\s+)*"
+    r"(?:\$?[a-z]\$?\s+(?:is|equals)|(?:it|this|that|there|they|he|she|we|you|which)(?:'s|'re|\s+(?:is|are|was|were|get|gets|have|has|equals|find|obtain)))(?:\s+equal to)?\s+"
+    r"(?=[-\\$€£⦃(\[0-9])",
+    re.IGNORECASE,
+)
+_MARKERS = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[-\\$0-9(])", re.IGNORECASE)
+_NUMBER = re.compile(
+    rf"(?<![\w^_{{.])(?:-\s?)?(?:(?:US|A|C)?[{MONEY}]\s?)?-?"
+    r"(?:(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+|\s[0-9]+/[0-9]+)?(?:\s?%)?"
+)
+_OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
+_WORDS = re.compile(r"[A-Za-z]+")
+_NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
+
+
+def without_lead(text: str) -> str:
+    """The text without ``The final answer is``, ``Answer:``, ``so it is`` and the like before it.
+
+    Example:
+        >>> without_lead("The answer is 72"), without_lead("Answer: not 2"), without_lead("answer")
+        ('72', 'not 2', 'answer')
+    """
+    for _ in range(3):
+        for pattern in (_LEAD, _SUBJECT, _MARKERS):
+            match = pattern.match(text)
+            if match is not None and match.end():
+                text = text[match.end() :]
+                break
+        else:
+            break
+    return text
+
+
+def formula_in_sentence(text: str) -> str | None:
+    r"""The one formula between dollars or LaTeX's brackets in a sentence; None where there are none or several.
+
+    Example:
+        >>> formula_in_sentence(r"We get $\frac12$ apples."), formula_in_sentence("It is not $2$.")
+        ('\\frac12', None)
+    """
+    matches = list(MATH_SPAN.finditer(text))
+    if len(matches) != 1:
+        return None
+    outside = text[: matches[0].start()] + " " + text[matches[0].end() :]
+    words = [word.lower() for word in _WORDS.findall(outside)]
+    long_words = [word for word in words if len(word) > 1]
+    if not long_words or re.search(r"[0-9\\=<>+*/^]", outside) or not OTHER_VALUE.isdisjoint(words):
+        return None
+    before = [word for word in _WORDS.findall(text[: matches[0].start()]) if len(word) > 1]
+    return next(group for group in matches[0].groups() if group is not None) if before else None
+
+
+def number_in_sentence(text: str) -> str | None:
+    """The one number of a sentence, with its sign and currency; None where other words change its value.
+
+    Example:
+        >>> number_in_sentence("She sold 1,200 clips in May"), number_in_sentence("not 2"), number_in_sentence("sin 2")
+        ('1,200', None, None)
+    """
+    words = [word.lower() for word in _WORDS.findall(text)]
+    if len([word for word in words if len(word) > 1]) < 1 or any(
+        len(word) == 1 and word not in "ais" for word in words
+    ):
+        return None
+    if not _OTHER_VALUES.isdisjoint(words) or "up to" in text:
+        return None
+    numbers = [match for match in _NUMBER.finditer(text) if match.group().strip()]
+    if len(numbers) != 1:
+        return None
+    start, end = numbers[0].span()
+    if _NO_PROSE.search(text[:start] + text[end:]) or re.search("[0-9]", text[:start] + text[end:]):
+        return None
+    behind = text[end : end + 1]
+    return (
+        None
+        if behind.isalpha() or (behind in ("!", "-") and not text[end + 1 : end + 2].isspace())
+        else numbers[0].group().strip()
+    )

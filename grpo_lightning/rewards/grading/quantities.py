@@ -1,0 +1,235 @@
+"""A number with what it counts: currencies, units of measure, per cent, and any noun behind it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
+from grpo_lightning.rewards.text.numeric import Number
+
+SCALES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+NUMBER_WORDS = {word: value for value, word in enumerate(_ONES.split())} | {
+    word: 20 + 10 * place for place, word in enumerate(_TENS.split())
+}
+OTHER_VALUE = frozenset(
+    "or not no nor neither never between than least most under over above below almost nearly except plus minus"
+    " divided half double twice triple quarter squared cubed power root factorial negative unless wrong incorrect false"
+    " mod modulo cannot isn doesn wait".split()
+)
+"""Words beside a number that make it another value, or none."""
+_NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
+
+_WORD = r"[A-Za-zμΩ°¢][A-Za-zμΩ°¢]*(?:-[A-Za-z]+)*\.?"
+_TOKEN = re.compile(
+    rf"(?P<word>(?:US|A|C|CA|AU|NZ|R)\$|[{MONEY}]|{_WORD})|(?P<power>\^\{{?\s?-?[1-4]\s?\}}?)|(?P<mark>[/*])|(?P<space>\s+)|(?P<other>.)"
+)
+_PREFIX = re.compile(
+    rf"(?P<sign>[-+]?\s?)(?P<money>(?:US|A|C|CA|AU|NZ|HK|R)?[{MONEY}]|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs\.?|CHF)(?![A-Za-z]))\s?(?P<rest>.+)"
+)
+_PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
+_ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
+_UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
+_NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")
+_MINUS_WORD = re.compile(r"(?:minus|negative)\s+(?=[0-9\\.])", re.IGNORECASE)
+_BEFORE_UNIT = re.compile(r"[0-9)}\]πa-zA-Z%…!|]$")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What stands before a unit, and the unit."""
+
+    core: str
+    size: Fraction = Fraction(1)
+    """Of the unit, in the base of its dimension."""
+    dimension: Dimension | None = None
+    """None without a unit, and for words that are no unit of measure."""
+    scale: int = 1
+    """Of a word such as ``million`` before the unit."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and its unit."""
+
+    number: Number
+    size: Fraction = Fraction(1)
+    dimension: Dimension | None = None
+
+
+def quantity(text: str) -> Quantity | None:
+    r"""The quantity that a text (see ``tidy``) states; None where it states none, or does more than that.
+
+    Example:
+        >>> quantity("-$1,200").number.value, quantity("5 km/h").size, quantity("72 clips").number.value
+        (Fraction(-1200, 1), Fraction(5, 18), Fraction(72, 1))
+        >>> quantity("2x"), quantity("2 or 3"), quantity("not 2")
+        (None, None, None)
+    """
+    text = _MINUS_WORD.sub("-", text, count=1) if text[:1] in "mMnN" else text
+    plain = _number(text)
+    if plain is not None:
+        return Quantity(plain)
+    ordinal = _ORDINAL.fullmatch(text)
+    if ordinal is not None and (value := literal(ordinal[1])) is not None:
+        return Quantity(Number(value))
+    text = _UNIT_FRACTION.sub(r"\1 \2/\3", text)
+    note = _NOTE.fullmatch(text)
+    found = measured(text if note is None else f"{note[1]} {note[2]}")
+    number = None if found is None else _number(found.core)
+    if found is None or number is None:
+        return _compound(text) or _in_words(text)
+    return Quantity(Number(number.value * found.scale, number.percent), found.size, found.dimension)
+
+
+def measured(text: str) -> Measured | None:
+    """A text taken apart into value and unit; None where it has no unit.
+
+    Behind a number any noun is a unit; behind another formula only units of measure are.
+
+    Example:
+        >>> measured("10π cm^2").core, measured("5 red apples").core, measured("sin x"), measured("2 x")
+        ('10π', '5', None, None)
+    """
+    prefix = _PREFIX.fullmatch(text)
+    if prefix is not None:
+        size, dimension = measure(prefix["money"]) or (Fraction(1), None)
+        rest = prefix["sign"].strip() + prefix["rest"]
+        behind = measured(rest)  # "$5 million", "$5 per hour"
+        if behind is not None:
+            return Measured(behind.core, size, dimension, behind.scale)
+        return Measured(rest, size, dimension)
+    tokens = list(_TOKEN.finditer(text))
+    start = len(tokens)
+    while start and not tokens[start - 1]["other"]:
+        start -= 1
+    if start == len(tokens):
+        return None
+    for first in range(start, len(tokens)):
+        if tokens[first]["word"]:
+            found = _split_at(text, tokens, first)
+            if found is not None:
+                return found
+    return None
+
+
+def _split_at(text: str, tokens: list[re.Match[str]], first: int) -> Measured | None:
+    core, words = text[: tokens[first].start()], tokens[first:]
+    if first and tokens[first - 1]["mark"] == "/" and len(words[0]["word"]) > 1:  # $5/hour
+        core, words = text[: tokens[first - 1].start()] + " ", tokens[first - 1 :]
+    glued = not core.endswith(" ")
+    core = core.strip()
+    if not core or not _BEFORE_UNIT.search(core):
+        return None
+    is_number = _number(core) is not None
+    name = tokens[first]["word"]
+    if glued and not is_number and name not in ("°", "%"):
+        return None
+    if glued and len(name) == 1 and name.isalpha() and name not in GLUED:
+        return None
+    if glued and measure(name) is None:
+        return None
+    return _with_unit(core, words, is_number)
+
+
+def _with_unit(core: str, tokens: list[re.Match[str]], is_number: bool) -> Measured | None:
+    size, powers, sign, scale = Fraction(1), dict[str, int](), 1, 1
+    any_word = False
+    for place, token in enumerate(tokens):
+        word = token["word"]
+        if token["mark"]:
+            sign = -1 if token["mark"] == "/" else sign
+        if not word:
+            continue
+        lower = word.lower().rstrip(".")
+        if lower in SCALES and place == 0:
+            scale = SCALES[lower]
+            continue
+        if lower == "per":
+            sign = -1
+        elif lower in ("square", "sq", "cubic", "cu"):
+            power = 2 if lower.startswith("sq") else 3
+            following = next((other for other in tokens[place + 1 :] if other["word"]), None)
+            known = measure(following["word"]) if following is not None else None
+            if known is None or known[1] is None:
+                any_word = True
+            else:
+                size *= known[0] ** (power - 1)
+                _add(powers, known[1], power - 1)
+        else:
+            known = measure(word)
+            if known is None:
+                if not is_number or len(lower) < 2 or not _is_noun(lower):
+                    return None
+                any_word = True
+                continue
+            power = sign * _power_behind(tokens, place)
+            size *= known[0] ** power
+            if known[1] is None:
+                any_word = True
+            else:
+                _add(powers, known[1], power)
+    dimension = None if any_word else tuple(sorted((base, power) for base, power in powers.items() if power))
+    if any_word or not dimension:
+        return Measured(core, scale=scale)
+    return Measured(core, size, dimension, scale)
+
+
+def _add(powers: dict[str, int], dimension: Dimension, power: int) -> None:
+    for base, exponent in dimension:
+        powers[base] = powers.get(base, 0) + power * exponent
+
+
+def _power_behind(tokens: list[re.Match[str]], place: int) -> int:
+    following = tokens[place + 1]["power"] if place + 1 < len(tokens) else None
+    return int(following.strip("^{} ")) if following else 1
+
+
+def _is_noun(word: str) -> bool:
+    return not (set(word.split("-")) & _NO_NOUNS) and word not in FUNCTIONS and word not in NUMBER_WORDS
+
+
+def _number(text: str) -> Number | None:
+    value = literal(text)
+    if value is not None:
+        return Number(value)
+    percent = _PERCENT.fullmatch(text)
+    value = literal(percent[1]) if percent is not None else None
+    return None if value is None else Number(value, percent=True)
+
+
+def _compound(text: str) -> Quantity | None:
+    """``5 ft 3 in`` and ``2 hours and 30 minutes``, in the last unit."""
+    pieces = re.findall(r"([0-9][0-9.,]*)\s?([A-Za-z]+)\.?", text)
+    if len(pieces) < 2 or re.sub(r"([0-9][0-9.,]*)\s?([A-Za-z]+)\.?", "", text).replace("and", "").strip(" ,"):
+        return None
+    total, dimensions, smallest = Fraction(0), set(), Fraction(1)
+    for digits, name in pieces:
+        value, known = literal(digits.rstrip(",.")), measure(name)
+        if value is None or known is None or known[1] is None:
+            return None
+        total, smallest = total + value * known[0], known[0]
+        dimensions.add(known[1])
+    return Quantity(Number(total / smallest), smallest, dimensions.pop()) if len(dimensions) == 1 else None
+
+
+def _in_words(text: str) -> Quantity | None:
+    """``seventy-two``, ``three hundred``, ``five apples``: one number in words and perhaps a noun."""
+    words = text.lower().replace("-", " ").split()
+    if not words or words[0] not in NUMBER_WORDS or len(words) > 6:
+        return None
+    value = NUMBER_WORDS[words.pop(0)]
+    if words and value >= 20 and 1 <= NUMBER_WORDS.get(words[0], 0) <= 9:
+        value += NUMBER_WORDS[words.pop(0)]
+    while words and words[0] in SCALES:
+        value *= SCALES[words.pop(0)]
+    if any(word in NUMBER_WORDS or word in SCALES or not word.isalpha() or not _is_noun(word) for word in words):
+        return None
+    return Quantity(Number(Fraction(value)))

@@ -1,0 +1,254 @@
+"""What an answer is made of: single values, groups in brackets, equations, inequalities."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, split_outside, wrapped
+from grpo_lightning.rewards.grading.calendar import moment
+from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.notation import tidy, trimmed
+from grpo_lightning.rewards.grading.prose import formula_in_sentence, number_in_sentence, without_lead
+from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, Quantity, measured, quantity
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS
+from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
+
+MAX_DEPTH = 8
+"""Of brackets in brackets; deeper ones are left to the parser of formulas."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value: a quantity, words, or a formula."""
+
+    text: str
+    """As ``tidy`` wrote it."""
+    quantity: Quantity | None = None
+    is_words: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several values."""
+
+    kind: str
+    """``list`` (bare commas, "or", "and"), ``set``, ``union``, ``matrix``, or a pair of brackets: ``()``, ``[)``, ..."""
+    items: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """``x = 2``, ``y = 2x + 1 = ...`` or ``x^2 + y^2 = 1``."""
+
+    name: str
+    """What is named on the left, ``x`` or ``f(x)`` or ``Area``; empty where the left side is a formula."""
+    parts: tuple[str, ...]
+    """The sides, without the name."""
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """A relation other than equality that is no interval of one variable."""
+
+    relations: tuple[str, ...]
+    sides: tuple[str, ...]
+
+
+Shape = Value | Group | Equation | Inequality
+
+_SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
+_THOUSANDS = re.compile(r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])")
+_MATRIX = re.compile(
+    r"\\begin\s?\{(p|b|B|)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
+)
+_RELATION = re.compile(r"[=≠<>≤≥≈]")
+_EQUALS = frozenset("=≈")
+_NAME = re.compile(
+    r"(?:\\?[A-Za-zα-ωΑ-Ω]|\\[a-z]+|[A-Za-z]{2,}(?: [A-Za-z]+)*)(?:_\{?\s?\w+\s?\}?)?'*(?:(?:\^\{-1\})?\s?\(\s?[a-zα-ω](?:\s?,\s?[a-z])*\s?\))?"
+    r"|(?:\\angle|∠|m)\s?(?:\\angle|∠)?\s?[A-Z]{1,3}|[A-Z]{2}|\(\s?[a-z]\s?(?:,\s?[a-z]\s?)+\)|\|[A-Z]{2}\||\?"
+)
+_SUBJECT_WORDS = re.compile(rf"(?!(?:{'|'.join(FUNCTIONS)})\b)[A-Za-z][A-Za-z' ]*[A-Za-z]\s+(?=[-$(0-9])")
+_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
+_BUILDER = re.compile(r"⦃\s*([a-z])\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)⦄")
+
+
+def read(text: str) -> Shape:
+    r"""The shape of an answer as it was written, out of its sentence.
+
+    Example:
+        >>> read("The answer is $x = 2$ or $x = 3$").kind, read(r"$[0, \infty)$").kind, read("x > 2").kind
+        ('list', '[)', '()')
+        >>> read("42 apples").quantity.number.value, read("x^2 + y^2 = 1").parts
+        (Fraction(42, 1), ('x^{2} + y^{2}', '1'))
+    """
+    text = without_lead(text.strip())
+    inside = formula_in_sentence(text)
+    text = tidy(text if inside is None else inside)
+    text = tidy(without_lead(text))
+    shape = parse(text)
+    if _named(text) is None and (isinstance(shape, Value) or (isinstance(shape, Group) and shape.kind == "list")):
+        number = number_in_sentence(text)
+        if number is not None:
+            return parse(trimmed(number))
+    return shape
+
+
+def parse(text: str, depth: int = 0) -> Shape:
+    """The shape of a text that ``tidy`` wrote."""
+    text = trimmed(text)
+    found = _named(text)
+    if found is not None or depth > MAX_DEPTH:
+        return found or Value(text, is_words=is_words(text))
+    for take_apart in (_matrix, _list, _union, _bracketed, _related, _plus_minus):
+        shape = take_apart(text, depth)
+        if shape is not None:
+            return shape
+    return Value(text, quantity(text), is_words(text) and measured(text) is None)
+
+
+def _named(text: str) -> Value | None:
+    """Values that are recognised as a whole, before commas and brackets are looked at."""
+    known = same_meaning(text) or yes_or_no(text) or moment(text)
+    if known is not None:
+        return Value(known, is_words=True)
+    if wrapped(text) is not None and "," in text:
+        return None  # (1,234) is a pair
+    found = quantity(text) if literal(text) is not None or "," not in text or _THOUSANDS.search(text) else None
+    return None if found is None else Value(text, found)
+
+
+def _matrix(text: str, depth: int) -> Shape | None:
+    match = _MATRIX.fullmatch(text)
+    if match is None:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    parts = (Group("()", tuple(parse(cell, depth + 1) for cell in row.split("&"))) for row in rows)
+    return Group("matrix", tuple(parts))
+
+
+def _list(text: str, depth: int) -> Shape | None:
+    kept = _THOUSANDS.sub(lambda match: match.group().replace(",", "\0"), text) if depth == 0 else text
+    parts = [part.replace("\0", ",").strip() for part in split_outside(f" {kept} ", _SEPARATORS)]
+    parts = [part for part in parts if part]
+    if len(parts) < 2:
+        return None if len(parts) == 0 or parts[0] == text else parse(parts[0], depth + 1)
+    return _as_list(tuple(parse(part, depth + 1) for part in parts))
+
+
+def _as_list(items: tuple[Shape, ...]) -> Group:
+    names = [item.name for item in items if isinstance(item, Equation)]
+    if len(names) == len(items) and len(set(names)) == len(names) and all(names):
+        items = tuple(sorted(items, key=lambda item: item.name if isinstance(item, Equation) else ""))
+    return Group("list", _flat(items))
+
+
+def _flat(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """``1, ±2`` has three values."""
+    flat: list[Shape] = []
+    for item in items:
+        flat.extend(item.items if isinstance(item, Group) and item.kind == "list" else [item])
+    return tuple(flat)
+
+
+def _union(text: str, depth: int) -> Shape | None:
+    parts = split_outside(text, re.compile("∪"))
+    if len(parts) < 2 or not all(part.strip() for part in parts):
+        return None
+    return Group("union", tuple(parse(part, depth + 1) for part in parts))
+
+
+def _bracketed(text: str, depth: int) -> Shape | None:
+    builder = _BUILDER.fullmatch(text)
+    if builder is not None:
+        return parse(builder[2], depth + 1)
+    if not text or text[0] not in OPENING or match_of(text, 0) != len(text) - 1:
+        return None
+    inner = text[1:-1]
+    parts = [part for part in split_outside(inner, re.compile("[,;]"))]
+    if len(parts) < 2:
+        if PAIRS[text[0]] != text[-1]:
+            return None
+        return parse(inner, depth + 1) if inner.strip() else None
+    items = tuple(parse(part, depth + 1) for part in parts if part.strip())
+    if text[0] in "{⦃":
+        return Group("set", _flat(items))
+    return _interval(text[0] + text[-1], items) if len(items) == 2 else Group(text[0] + text[-1], items)
+
+
+def _interval(kind: str, ends: tuple[Shape, ...]) -> Shape:
+    """An interval or pair; the infinite end is open however it is written."""
+    texts = [end.text if isinstance(end, Value) else "" for end in ends]
+    if texts[0] == "-∞" and texts[1] in ("∞", "+∞"):
+        return Value("ℝ", is_words=True)
+    left = "(" if texts[0] == "-∞" else kind[0]
+    right = ")" if texts[1] in ("∞", "+∞") else kind[1]
+    return Group(left + right, ends)
+
+
+def _related(text: str, depth: int) -> Shape | None:
+    member = split_outside(text, re.compile("∈"))
+    if len(member) == 2 and _NAME.fullmatch(member[0].strip()):
+        return parse(member[1], depth + 1)
+    sides = [side.strip() for side in split_outside(text, _RELATION)]
+    if len(sides) < 2:
+        return None
+    relations = _relations_outside(text)
+    if not set(relations) - _EQUALS:
+        return _equation(sides, depth)
+    return _inequality(relations, sides, depth)
+
+
+def _relations_outside(text: str) -> list[str]:
+    depth, found = 0, []
+    for char in text:
+        depth += (char in OPENING) - (char in ")]}⦄")
+        if depth <= 0 and _RELATION.match(char):
+            found.append(char)
+    return found
+
+
+def _equation(sides: list[str], depth: int) -> Shape:
+    name = ""
+    if not sides[0] and len(sides) == 2:
+        return parse(sides[1], depth + 1)
+    if _SUBJECT_WORDS.match(sides[0]) and OTHER_VALUE.isdisjoint(sides[0].lower().split()):
+        sides[0] = _SUBJECT_WORDS.sub("", sides[0])  # Natalia sold 48 + 24 = 72
+    while len(sides) > 1 and _NAME.fullmatch(sides[0]):
+        name = sides.pop(0) if not name else (sides.pop(0) and name)
+    if len(sides) == 2 and not name and _NAME.fullmatch(sides[1]) and literal(sides[0]) is not None:
+        return Equation(sides[1], (sides[0],))  # 2 = x
+    if name and len(sides) == 1:
+        value = parse(sides[0], depth + 1)
+        if isinstance(value, Group):  # x = ±2, S = {1, 2}
+            return value
+    return Equation(name, tuple(sides))
+
+
+def _inequality(relations: list[str], sides: list[str], depth: int) -> Shape:
+    if len(sides) == 2 and _is_variable(sides[1]) and not _is_variable(sides[0]):
+        relations, sides = [_FLIPPED.get(relations[0], relations[0])], [sides[1], sides[0]]
+    if len(sides) == 2 and _is_variable(sides[0]) and relations[0] in "<>≤≥":
+        end = parse(sides[1], depth + 1)
+        if relations[0] in ">≥":
+            return _interval("(" + ")" if relations[0] == ">" else "[)", (end, Value("∞")))
+        return _interval("()" if relations[0] == "<" else "(]", (Value("-∞"), end))
+    if len(sides) == 3 and _is_variable(sides[1]):
+        if set(relations) <= set(">≥"):
+            relations, sides = [_FLIPPED[one] for one in reversed(relations)], sides[::-1]
+        if set(relations) <= set("<≤"):
+            kind = ("(" if relations[0] == "<" else "[") + (")" if relations[1] == "<" else "]")
+            return _interval(kind, (parse(sides[0], depth + 1), parse(sides[2], depth + 1)))
+    return Inequality(tuple(relations), tuple(sides))
+
+
+def _is_variable(side: str) -> bool:
+    return not side or (bool(_NAME.fullmatch(side)) and literal(side) is None)
+
+
+def _plus_minus(text: str, depth: int) -> Shape | None:
+    if text.count("±") + text.count("∓") == 0 or text.endswith(("±", "∓")):
+        return None
+    plus = text.replace("±", "+").replace("∓", "-").removeprefix("+")
+    minus = text.replace("±", "-").replace("∓", "+").removeprefix("+")
+    return Group("list", (parse(plus, depth + 1), parse(minus, depth + 1)))

@@ -1,0 +1,112 @@
+"""Answers in words: names, choices, yes and no, and set phrases of mathematics."""
+
+from __future__ import annotations
+
+import re
+
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS
+
+_PHRASES = {
+    "∅": "∅|⦃⦄|empty set|the empty set|no solution|no solutions|no real solution|no real solutions|none|no real roots",
+    "ℝ": "ℝ|all real numbers|all reals|all real x|any real number|x ∈ ℝ",
+    "undefined": "undefined|dne|does not exist|not defined",
+    "∞": "∞|+∞|positive ∞",
+    "-∞": "-∞|negative ∞|minus ∞",
+    "true": "true",
+    "false": "false",
+}
+_MEANING = {phrase: kept for kept, phrases in _PHRASES.items() for phrase in phrases.split("|")}
+_LETTERS = re.compile(r"[^\W\d_]+")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
+_SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go as at an am by ok hi ha".split())
+_YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
+_YES_WORDS = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
+
+
+def same_meaning(text: str) -> str | None:
+    """The symbol of a set phrase of mathematics; None for all other texts.
+
+    Example:
+        >>> same_meaning("No real solutions"), same_meaning("all real numbers"), same_meaning("Paris")
+        ('∅', 'ℝ', None)
+    """
+    return _MEANING.get(text.lower())
+
+
+def yes_or_no(text: str) -> str | None:
+    """The first word of ``Yes, because ...``; None for texts that begin otherwise, or say both.
+
+    Example:
+        >>> yes_or_no("Yes, it is"), yes_or_no("No."), yes_or_no("Yes, no"), yes_or_no("Yesterday")
+        ('yes', 'no', None, None)
+    """
+    match = _YES.match(text)
+    if match is None or _YES_WORDS.search(text[match.end() :]):
+        return None
+    return match[1].lower()
+
+
+def is_words(text: str) -> bool:
+    r"""True for text that must not be read as a product of letters: ``east``, ``Evelyn``, ``yes``; False for ``xy``.
+
+    Example:
+        >>> [is_words(text) for text in ("east", "no", "xy", "2x", "\\sin x", "New York", "not 2")]
+        [True, True, False, False, False, True, True]
+    """
+    plain = _COMMAND.sub(" ", text)
+    words = [word for word in _LETTERS.findall(plain) if word.lower() not in FUNCTIONS]
+    if _FORMULA.search(text):
+        return any(len(word) > 3 for word in words)
+    return any(_is_word(word) for word in words)
+
+
+def _is_word(word: str) -> bool:
+    if len(word) == 1:
+        return not word.isascii() and not "α" <= word.lower() <= "ω"
+    if len(word) == 2 and word.islower():
+        return word in _SHORT_WORDS
+    return not (len(word) == 3 and word.islower() and (set("aeiou").isdisjoint(word) or set(word) == set("abc")))
+
+
+def same_words(reference: str, answer: str) -> bool:
+    """True where two texts say the same up to case, articles, punctuation, and the frame of a choice.
+
+    Example:
+        >>> same_words("Paris", "paris."), same_words("B", "(B) Rome"), same_words("east", "seat")
+        (True, True, False)
+    """
+    one, other = _bare(reference), _bare(answer)
+    if one == other:
+        return bool(one)
+    wanted, given = choice(reference), choice(answer)
+    return wanted is not None and wanted == given
+
+
+def choice(text: str) -> str | None:
+    """The letter of a choice: ``B``, ``(b)``, ``B.``, ``Option B``, ``B) Rome``; None for anything else.
+
+    Example:
+        >>> choice("(b)"), choice("Option C"), choice("B. Rome"), choice("Bob"), choice("A or B")
+        ('B', 'C', 'B', None, None)
+    """
+    match = _CHOICE.fullmatch(text.strip())
+    if match is None or _ANOTHER.search(text):
+        return None
+    *letters, rest = match.groups()
+    letter = next(letter for letter in letters if letter)
+    framed = letters[0] or letters[1] or letters[2]
+    if rest and not framed:
+        return None
+    plain = text.strip().rstrip(".") == letter
+    return None if plain and letter.islower() else letter.upper()
+
+
+def _bare(text: str) -> str:
+    text = re.sub(r"[\"'.,;:!?()\s]+|(?<=\w)-(?=\w)", " ", text.casefold()).strip()
+    return re.sub(r"^(?:the|a|an) (?=.)", "", text)
