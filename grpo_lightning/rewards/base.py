@@ -28,7 +28,7 @@ CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
 
 UNNAMED = "base_reward"
-"""The seeds' default name; replaced by the registered name or the class name when a reward is made from a config."""
+"""The name of a reward that was given none; replaced by the registered name or the class name when a reward is made from a config."""
 
 
 class RewardContractError(ExplainedError, ValueError):
