@@ -78,10 +78,13 @@ class SavedPolicy:
 def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> SavedPolicy:
     """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
 
+    Nothing that the config names by ``class_path`` is imported, unless it is a part of this package or of peft.
+
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
     names = {field.name for field in own_fields(PolicySettings)}
+    _refuse_foreign_classes(config.get("model", {}), names)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicySettings, "model")
     given = config.get("model", {})
@@ -96,6 +99,23 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     weights = {name.removeprefix(f"{PREFIX}."): tensor for name, tensor in saved["state_dict"].items()}
     policy.load_state_dict(weights, strict=False)
     return SavedPolicy(policy)
+
+
+def _refuse_foreign_classes(settings: Any, names: Any) -> None:
+    """A run's directory may come from somebody else, and importing a class runs its module."""
+    waiting = [value for name, value in settings.items() if name in names]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("class_path")
+            if isinstance(path, str) and "." in path and not path.startswith(("grpo_lightning.", "peft.")):
+                raise ValueError(
+                    f"the run's config names the class {path} for its model, and only fit imports what a config names. "
+                    "Write the model with fit's own export, or remove the setting."
+                )
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
