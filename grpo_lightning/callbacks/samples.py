@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from rich import get_console
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,9 +56,14 @@ def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[s
 def show(*renderables: Any) -> None:
     """Prints to standard output, above the bar; without a terminal as plain text 140 columns wide.
 
-    A terminal has one console, Rich's own, which the bar of callbacks/step_bar.py draws on as well: what another console
-    wrote, the bar's next drawing would take for a part of itself and erase.
+    While a bar is drawn, standard output is Rich's own, which puts lines above it. A console writes past that to the terminal
+    itself, where the bar's next drawing would take its lines for a part of the bar and erase them; so it is only asked for
+    the text.
     """
-    console = get_console() if sys.stdout.isatty() else Console(file=sys.stdout, width=140)
-    for renderable in renderables:
-        console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    with console.capture() as captured:
+        for renderable in renderables:
+            console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(captured.get().encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()

@@ -56,7 +56,8 @@ class SampleTable(Callback):
         step: int = pl_module.steps_done  # type: ignore[assignment]
         if step != 1 and step % self.every_n_steps:
             return
-        texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
+        source: Any = pl_module.source
+        texts = source.texts.completions(record.batch, record.rollouts)
         rows = sample_rows(record, texts, self.num_prompts)
         numbers = [form.format(metrics[name]) for name, form in SHOWN_METRICS.items() if name in metrics]
         if step > 1 and self.first_reward is not None and "reward" in metrics:

@@ -17,7 +17,7 @@ from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import Outcome, Rows, call_reward
+from grpo_lightning.rewards.runtime.reward_call import Outcome, Rows, call_reward, lists_of
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
 
@@ -39,6 +39,8 @@ class RewardRuntime:
             None.
         max_error_share: The run stops when a reward fails on more than this share, in (0, 1], of the latest
             completions (at least 64 of them), or has never done anything but raise.
+        repeat_by_row: Call a reward of scope batch again with one completion at a time where a call with all of them
+            failed. Only for rewards that score each completion by itself: one that compares them would give other values.
         reward_column: Dataset column in which a row may name the rewards that apply to it; null for none.
     """
 
@@ -46,6 +48,7 @@ class RewardRuntime:
     time_limit: float = 120.0
     step_time_limit: float = 600.0
     max_error_share: float = 0.5
+    repeat_by_row: bool = False
     reward_column: str | None = "rewards"
 
     def __post_init__(self) -> None:
@@ -65,9 +68,9 @@ class RewardRunner:
     """Scores batches with a list of rewards.
 
     Synchronous rewards run in threads or processes, asynchronous ones together on one event loop, all as soon as the
-    completions that they need have arrived. A reward that raises or takes too long is called again with one completion
-    at a time, unless it compares them (scope: group): those that fail again get None, are counted and shown. Breaking
-    the contract (wrong count, NaN, missing column) is an error at once.
+    completions that they need have arrived. A reward of scope completion that raises or takes too long is called again with one
+    completion at a time, where it had several; those that fail again get None, are counted and shown. A failed call of
+    scope group or batch is None for all of its completions, as it may compare them. Breaking the contract (wrong count, NaN, missing column) is an error at once.
 
     Args:
         rewards: With unique names, as ``resolve_rewards`` returns them.
@@ -82,7 +85,10 @@ class RewardRunner:
             check_calling(reward)
         self.rewards = list(rewards)
         self.runtime = RewardRuntime(**runtime)
-        self._watches = [FailureWatch(name, self.runtime.max_error_share) for name in names]
+        self._watches = [
+            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._repeats_by_row(reward))
+            for reward in self.rewards
+        ]
         self._loop = EventLoopThread()
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
@@ -125,7 +131,8 @@ class RewardRunner:
         units = [call_units(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
         state = trainer_state or RewardState()
         return ScoringJob(
-            self.rewards, units, self._call, self._loop, prompts, lists, state, self.runtime.step_time_limit
+            *(self.rewards, units, self._call, self._loop, prompts, lists, state, self.runtime.step_time_limit),
+            repeats_by_row=self._repeats_by_row,
         )
 
     def finish(self, job: ScoringJob) -> RewardTable:
@@ -199,6 +206,9 @@ class RewardRunner:
             outcome.seconds.append(time.perf_counter() - started)
             return outcome
 
+    def _repeats_by_row(self, reward: BaseRewardFunction) -> bool:
+        return reward.scope == "completion" or (reward.scope == "batch" and self.runtime.repeat_by_row)
+
     def _slot(self, name: str, size: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), name)
         return self._slots.setdefault(key, asyncio.Semaphore(size))
@@ -235,7 +245,8 @@ class RewardRunner:
         metrics.update({metric: sum(numbers) / len(numbers) for metric, numbers in logged.items()})
         by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
         weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
-        return RewardTable(by_reward.T.reshape(len(job.rows), len(self.rewards)), self.names, weights, extra, metrics)
+        values = by_reward.T.reshape(len(job.rows), len(self.rewards))
+        return RewardTable(values, self.names, weights, extra, metrics, lists_of(self.names, outcomes))
 
 
 def _warn_of_unscored(table: RewardTable, rows: Rows) -> None:

@@ -12,7 +12,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks.export import export as export_policy
-from grpo_lightning.commands import chat, export
+from grpo_lightning.commands import chat, export, report
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
 
 
@@ -38,11 +38,11 @@ def test_export_writes_the_trained_weights_of_a_checkpoint_without_its_rewards(t
     assert capsys.readouterr().out.strip() == str(tmp_path / "hf")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    expected = {name.removeprefix("policy."): tensor for name, tensor in weights(trained).items()}
+    expected = {name.removeprefix("policy.model."): tensor for name, tensor in weights(trained).items()}
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=0)
     assert any(not torch.equal(p, q) for p, q in zip(exported.parameters(), base.parameters(), strict=True))
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.tokenizer.eos_token
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.policy.tokenizer.eos_token
 
 
 def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):
@@ -162,7 +162,33 @@ def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path
     policy, tokenizer, _ = chat.load_for_chat(tmp_path / "hf-adapter", None)
     ids = torch.tensor([[5, 6, tokenizer.convert_tokens_to_ids("<new2>"), 7]])
     with torch.no_grad():
-        torch.testing.assert_close(policy.eval()(ids).logits, module.policy.eval()(ids).logits)
+        torch.testing.assert_close(policy.eval()(ids).logits, module.policy.model.eval()(ids).logits)
     save_toy_model(base, seed=1)
     with pytest.raises(ValueError, match="was trained on"):
         chat.load_for_chat(tmp_path / "hf-adapter", None)
+
+
+@pytest.mark.parametrize("command", [export, chat, report])
+def test_no_class_that_a_runs_config_names_is_imported(command, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    run, mark = tmp_path / "run", tmp_path / "imported"
+    make_run(run, tiny_model_dir)
+    (tmp_path / "from_elsewhere.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = run / "logs" / "version_1" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["rewards"] = [{"class_path": "from_elsewhere.Config"}]
+    config["data"] = {"converter": "from_elsewhere.Config"}
+    path.write_text(yaml.safe_dump(config))
+    arguments = {
+        export: [str(run), str(tmp_path / "hf")],
+        chat: [str(run), "--max_completion_length", "2"],
+        report: [str(run)],
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 1\n"))
+    assert command.main(arguments[command]) == 0
+    config["model"] |= {"finetuning_type": "lora", "peft_config": {"class_path": "from_elsewhere.Config"}}
+    path.write_text(yaml.safe_dump(config))
+    assert command.main(arguments[command]) == (0 if command is report else 1)
+    assert not mark.exists()
+    if command is not report:
+        assert "names the class from_elsewhere.Config" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from grpo_lightning.rewards.base import (
     RewardState,
     accepted_arguments,
 )
-from grpo_lightning.rewards.runtime.answer_checks import checked_values
+from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 
 
@@ -110,6 +110,15 @@ class Outcome:
             for metric, numbers in part.metrics.items():
                 merged.metrics.setdefault(metric, []).extend(numbers)
         return merged
+
+
+def lists_of(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, ...] | None]]:
+    """What rewards gave as lists, by reward and row; a reward that gave none is left out."""
+    lists = {
+        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.values]
+        for name, outcome in zip(names, outcomes, strict=True)
+    }
+    return {name: entries for name, entries in lists.items() if any(entries)}
 
 
 @dataclass

@@ -34,6 +34,7 @@ class ScoringJob:
         columns: Dataset columns, N entries each.
         state: Where training stands.
         step_time_limit: Seconds that ``outcomes`` waits at most.
+        repeats_by_row: Whether a failed call of a reward may be repeated with one completion at a time.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ScoringJob:
         columns: Mapping[str, Sequence[Any]],
         state: RewardState,
         step_time_limit: float,
+        repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
         self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
@@ -53,6 +55,7 @@ class ScoringJob:
             list(prompts), [""] * count, [[] for _ in prompts], {k: list(v) for k, v in columns.items()}, state
         )
         self.step_time_limit = step_time_limit
+        self._repeats_by_row = repeats_by_row
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
         self._added = [False] * count
@@ -151,7 +154,7 @@ class ScoringJob:
         except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown
             failed = Outcome.failed(len(rows), _shown(error))
             failed.timeouts = int(isinstance(error, CallTimeoutError))
-        if len(rows) == 1 or reward.scope == "group":  # a reward that compares completions must not see one alone
+        if len(rows) == 1 or not self._repeats_by_row(reward):  # one that compares completions must not see one alone
             return failed
         singles = await asyncio.gather(*(self._score(reward, rows.take([row])) for row in range(len(rows))))
         alone = Outcome.merged(len(rows), [([row], single) for row, single in enumerate(singles)])
