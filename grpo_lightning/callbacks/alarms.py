@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+
+from grpo_lightning.errors import ExplainedError
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ ALARMS = [
 ]
 
 
+UNREWARDED = (
+    "no reward applied to any completion: all of them returned None, so that nothing was learnt. Check that each reward ends "
+    "with return, and that the columns that it needs are in the data (`python -m grpo_lightning rewards` tries one)."
+)
 CHANGED = "update/changed_since_start"
 STALL_STEPS = 20
 """Steps after which the share of changed weights has to have grown."""
@@ -82,6 +89,8 @@ class Alarms(Callback):
         self.in_a_row: dict[str, int] = {alarm.name: 0 for alarm in ALARMS}
         self.first_changed: float | None = None
         """Share of the weights that the first step changed."""
+        self.was_rewarded = False
+        """Whether any completion of the run has had a reward."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,6 +101,8 @@ class Alarms(Callback):
             RuntimeError: Where an alarm has gone on for as long as it may; the same on every rank.
         """
         metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]  # the same on every rank
+        if hasattr(pl_module, "last_step"):  # supervised training has no rewards
+            self._watch_rewards(metrics, pl_module.steps_done)  # type: ignore[arg-type]
         self._watch_weights(metrics, pl_module.steps_done)  # type: ignore[arg-type]
         for alarm in ALARMS:
             self.in_a_row[alarm.name] = self.in_a_row[alarm.name] + 1 if alarm.happened(metrics) else 0
@@ -101,6 +112,23 @@ class Alarms(Callback):
                 raise RuntimeError(f"Stopped by alarm {alarm.name}: in the last {count} steps {alarm.message}")
             if count == self.warn_after:
                 rank_zero_warn(f"Alarm {alarm.name}: in the last {count} steps {alarm.message}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends a run in which no reward ever applied, before its untrained policy is exported as a trained one.
+
+        Raises:
+            ExplainedError: With what to look at.
+        """
+        steps: int = pl_module.steps_done  # type: ignore[assignment]
+        if steps and not self.was_rewarded and hasattr(pl_module, "last_step"):
+            raise ExplainedError(f"In {steps} steps {UNREWARDED}")
+
+    def _watch_rewards(self, metrics: dict[str, float], step: int) -> None:
+        """Warns once, where the first step's completions have no reward at all."""
+        means = [value for name, value in metrics.items() if name.startswith("rewards/") and name.endswith("/mean")]
+        self.was_rewarded = self.was_rewarded or any(map(math.isfinite, means))
+        if step == 1 and not self.was_rewarded:
+            rank_zero_warn(f"Alarm no_reward: in the first step {UNREWARDED}")
 
     def _watch_weights(self, metrics: dict[str, float], step: int) -> None:
         """Warns once, where the share of changed weights has not grown since the first step."""
@@ -115,9 +143,14 @@ class Alarms(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, so that an alarm is not delayed by a resume."""
-        return {"in_a_row": self.in_a_row, "first_changed": self.first_changed}
+        return {
+            "in_a_row": self.in_a_row,
+            "first_changed": self.first_changed,
+            "was_rewarded": self.was_rewarded,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the counts."""
         self.in_a_row.update(state_dict["in_a_row"])
         self.first_changed = state_dict["first_changed"]
+        self.was_rewarded = state_dict.get("was_rewarded", True)

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.callbacks.completion_rows import completions_table
+from grpo_lightning.metrics.diagnostics import removed_on_error, skipped_if_not_written
 from grpo_lightning.metrics.step_record import StepRecord
 
 MAX_FILES = 2000
@@ -53,7 +54,7 @@ class CompletionWriter(Callback):
                 f"completions.max_rows_per_step={max_rows_per_step} and completions.max_mib={max_mib} must be above 0. "
                 "Set completions.every_n_steps=0 to write no completions."
             )
-        self.dirpath = dirpath
+        self.dirpath = None if dirpath is None else os.path.abspath(dirpath)
         self.every_n_steps = every_n_steps
         self.max_rows_per_step = max_rows_per_step
         self.max_mib = max_mib
@@ -70,10 +71,11 @@ class CompletionWriter(Callback):
         directory = self.directory(trainer)
         first_step: int = pl_module.steps_done  # type: ignore[assignment]
         if trainer.is_global_zero:
-            directory.mkdir(parents=True, exist_ok=True)
-            for path, step, _, is_part in _files(directory):
-                if step >= first_step or is_part:
-                    path.unlink(missing_ok=True)
+            with skipped_if_not_written(directory / "step-*.parquet"):
+                directory.mkdir(parents=True, exist_ok=True)
+                for path, step, _, is_part in _files(directory):
+                    if step >= first_step or is_part:
+                        path.unlink(missing_ok=True)
         trainer.strategy.barrier("completions")
         mine = [(path, step) for path, step, rank, _ in _files(directory) if rank == trainer.global_rank]
         self._sizes = {step: path.stat().st_size for path, step in mine}
@@ -94,12 +96,14 @@ class CompletionWriter(Callback):
         totals = combine_rewards(values, weights).tolist()
         table = completions_table(record, texts, totals, step, max(1, self.max_rows_per_step // trainer.world_size))
         path = self._path(trainer, step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        pq.write_table(table, part, compression="zstd")
-        os.replace(part, path)
-        self._sizes[step] = path.stat().st_size
-        self._thin_out(trainer)
+        with skipped_if_not_written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            with removed_on_error(part):
+                pq.write_table(table, part, compression="zstd")
+                os.replace(part, path)
+            self._sizes[step] = path.stat().st_size
+            self._thin_out(trainer)
 
     def _path(self, trainer: Trainer, step: int) -> Path:
         return self.directory(trainer) / f"step-{step:08d}.rank{trainer.global_rank}.parquet"

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
 
 from grpo_lightning.callbacks.samples import show
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import is_adapted
+
+
+class ExportNotWrittenError(ExplainedError, OSError):
+    """The disk is full, or read-only."""
+
 
 Form = Literal["merged", "adapter"]
 
@@ -32,7 +39,7 @@ class HuggingFaceExport(Callback):
     """
 
     def __init__(self, dirpath: str | None = None, every_n_steps: int = 0, forms: list[Form] | None = None) -> None:
-        self.dirpath = dirpath
+        self.dirpath = None if dirpath is None else os.path.abspath(dirpath)
         self.every_n_steps = every_n_steps
         self.forms = forms
         if forms is not None and (not forms or set(forms) - {"merged", "adapter"}):
@@ -50,6 +57,20 @@ class HuggingFaceExport(Callback):
                 "export.forms has adapter, but model.finetuning_type=full trains none. Leave it out, or set "
                 "model.finetuning_type to lora or qlora."
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a merged export that cannot be made, before the first step.
+
+        Raises:
+            ExplainedError: In the words of the config.
+        """
+        for name, layer in pl_module.named_modules():
+            has_bias = any(getattr(layer, "lora_bias", {}).values())
+            if has_bias and layer.get_base_layer().bias is None and "merged" in (self.forms or ["merged"]):
+                raise ExplainedError(
+                    f"lora_bias: true gives {name} a bias, which the layer of the base model cannot hold, so that the "
+                    "adapter cannot be merged. Leave it out of model.peft_config, or set export.forms=[adapter]."
+                )
 
     def root(self, trainer: Trainer) -> Path:
         """Where the directories are."""
@@ -105,12 +126,19 @@ def _write_whole(path: Path, tokenizer: Any, save: Callable[..., None], policy: 
     if not is_first_rank():  # takes part in gathering the weights
         save(policy, part, *arguments)
         return
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save(policy, part, *arguments)
-    tokenizer.save_pretrained(part)
-    old = path.with_name(path.name + ".old")
-    if path.exists():
-        os.replace(path, old)
-    os.replace(part, path)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save(policy, part, *arguments)
+        tokenizer.save_pretrained(part)
+        old = path.with_name(path.name + ".old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ExportNotWrittenError(
+            f"The export {path} could not be written ({error}). Free disk space, or make its folder writable; then "
+            f"`python -m grpo_lightning export RUN_DIR {path}` writes it from the run's checkpoint."
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,17 +32,21 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     prompts = trainer.datamodule.batch_size * ranks  # type: ignore[attr-defined]
     completions = prompts * sampling.num_generations
     tokens = completions * sampling.max_completion_length
-    per_epoch, steps = int(trainer.num_training_batches), planned_steps(trainer, module.num_updates)
+    # None: a stream does not say how many there are.
+    per_epoch = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
+    steps = planned_steps(trainer, module.num_updates)
     trained = sum(p.numel() for p in module.policy.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in module.policy.parameters())
     states = sum(3 * p.numel() * p.element_size() for p in module.policy.parameters() if p.requires_grad)
+    epoch = "prompts come from a stream"
+    if per_epoch is not None:
+        epoch = f"an epoch is {counted(per_epoch, 'step')} over {counted(per_epoch * prompts, 'prompt')}"
     per_step = f"{prompts} prompts x {sampling.num_generations} = {completions} completions, up to {tokens:,} tokens"
     measured = getattr(module, "memory_plan", None)
     return [
         f"Each GRPO step: {per_step}; {counted(module.num_updates, 'optimizer step')}, micro-batches of up to "
         f"{module.passes.max_tokens:,} tokens; {counted(ranks, 'rank')}.",
-        f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {counted(per_epoch, 'step')} over "
-        f"{counted(per_epoch * prompts, 'prompt')}.",
+        f"{steps if steps is not None else 'unlimited'} GRPO steps; {epoch}.",
         f"{trained:,} trained parameters; weights {memory(weights)}, gradients and two optimizer moments up to "
         f"{memory(states)} a rank, before sharding; activations come on top.",
         *([] if measured is None else [str(measured)]),

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.metrics.diagnostics import skipped_if_not_written
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.scoring.probe import evaluating
 
@@ -89,8 +90,9 @@ class BeforeAfterSummary(Callback):
         if trainer.is_global_zero and self.before is not None:
             summary = self._summary(self.before, after, pl_module.steps_done)  # type: ignore[arg-type]
             path = Path(self.path) if self.path else Path(trainer.default_root_dir) / "summary.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            with skipped_if_not_written(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             self._print(self.before, after, summary, path)
 
     def _summary(self, before: dict[str, Any], after: dict[str, Any], steps: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from grpo_lightning.metrics.diagnostics import skipped_if_not_written
+
 PACKAGES = ("grpo-lightning", "torch", "lightning", "transformers", "peft", "datasets", "vllm", "trl")
 
 
@@ -42,5 +44,6 @@ class SystemRecord(Callback):
         """Writes on the first rank."""
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "system.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(system_info(trainer.world_size), indent=2) + "\n", encoding="utf-8")
+            with skipped_if_not_written(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(system_info(trainer.world_size), indent=2) + "\n", encoding="utf-8")

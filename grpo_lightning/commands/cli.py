@@ -1,6 +1,7 @@
 """Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from grpo_lightning.callbacks import (
@@ -25,6 +25,8 @@ from grpo_lightning.callbacks import (
     SystemRecord,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
+from grpo_lightning.callbacks.resume import best_checkpoint
+from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
@@ -32,6 +34,7 @@ from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.training.optimization import ADAMW
 
@@ -116,10 +119,13 @@ class GRPOCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config.get("default_root_dir") or os.getcwd()
         if config.get("fast_dev_run"):  # a trial beside the run itself
-            kwargs["default_root_dir"] = root = str(Path(root, "fast_dev_run"))
+            root = str(Path(root, "fast_dev_run"))
+        if "://" not in str(root):
+            root = os.path.abspath(root)  # a reward may change the working directory
+        kwargs["default_root_dir"] = root
         if config.get("logger") in (None, True):
-            csv = CSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
-            kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
+            csv = LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
+            kwargs["logger"] = [csv, LenientTensorBoardLogger(root, name="logs", version=csv.version)]
         trainer = super().instantiate_trainer(**kwargs)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
@@ -139,25 +145,55 @@ class GRPOCLI(LightningCLI):
         return {name: config[name] for name in ("seed_everything", "model", "data") if name in config}
 
     def before_fit(self) -> None:
-        """Neither mixes the run with an earlier one in the same folder, nor starts anew unasked."""
+        """Neither mixes the run with another in the same folder, nor starts anew unasked."""
+        self._check_length()
         root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        if self.trainer.is_global_zero:
+            self._lock = RunLock(root)
         is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
-        if ckpt_path == "last" or (ckpt_path is None and is_queued_again):
-            newest = newest_checkpoint(root, checkpoint_folders(self.trainer))
-            if newest is not None:
-                self.config_init[str(self.subcommand)].ckpt_path = str(newest)
+        if ckpt_path in ("last", "best") or (ckpt_path is None and is_queued_again):
+            self._find_checkpoint(ckpt_path or "last")
         elif ckpt_path is None:
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
         self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
 
+    def after_fit(self) -> None:
+        """The folder is free again."""
+        if self.trainer.is_global_zero:
+            self._lock.release()
+
     def before_validate(self) -> None:
         """Says whose completions are judged."""
-        if self._get(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
+        ckpt_path = self._get(self.config_init, "ckpt_path")
+        if ckpt_path in ("last", "best") and self._find_checkpoint(ckpt_path) is None:
+            raise ValueError(
+                f"--ckpt_path {ckpt_path}: {self.trainer.default_root_dir} has no checkpoint. Leave the option out for "
+                f"the weights of {self.model.policy.name_or_path} as they were before training."
+            )
+        if ckpt_path is None and self.trainer.is_global_zero:
             name = self.model.policy.name_or_path
             print(f"Weights of {name} as they were before training; those of a run with --ckpt_path last.", flush=True)
 
     before_test = before_predict = before_validate
+
+    def _find_checkpoint(self, word: str) -> Path | None:
+        """Puts a path in place of ``last`` or ``best``, and says what there is; None where a run starts anew."""
+        root = Path(self.trainer.default_root_dir)
+        found = newest_checkpoint(root, checkpoint_folders(self.trainer))
+        if word == "best":
+            callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            found = best_checkpoint(found, callbacks[0].monitor if callbacks else None)
+        if found is None and self.subcommand == "fit" and self.trainer.is_global_zero:
+            print(f"--ckpt_path {word}: {root} has no checkpoint. The run starts anew, from step 0.", flush=True)
+        self.config_init[str(self.subcommand)].ckpt_path = None if found is None else str(found)
+        return found
+
+    def _check_length(self) -> None:
+        """Refuses a run that would train nothing and export weights as they were."""
+        for name in ("max_steps", "max_epochs"):
+            if getattr(self.trainer, name) == 0:
+                raise ValueError(f"trainer.{name}=0 trains nothing. Set 1 or more, or -1 for no limit.")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs it; what ends it with an explanation, or is refused before any weights are loaded, shows no traceback."""
@@ -167,7 +203,11 @@ class GRPOCLI(LightningCLI):
             if os.environ.get("JSONARGPARSE_DEBUG") == "true":
                 raise
             self.parser.exit(1, "\n".join(["", f"error: {error}", *getattr(error, "__notes__", []), ""]))
-        except (ValueError, FileNotFoundError) as error:
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's 1 for it would read as an error
+                raise SystemExit(128 + signal.SIGINT) from None
+            raise
+        except (ValueError, OSError) as error:
             if self.model.policy.is_loaded:
                 raise
             self.parser.error(str(error))

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base
 from grpo_lightning.finetuning.special_tokens import embedding_rows
@@ -94,7 +95,7 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     precision = str(config.get("trainer", {}).get("precision") or "32-true")
     device = torch.device("cuda" if accelerator == "gpu" else accelerator)
     policy.load(Placement(device, precision)).to(device)
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    saved = read_checkpoint(checkpoint, weights_only=True)
     policy.check_checkpoint(saved, PREFIX)
     weights = {name.removeprefix(f"{PREFIX}."): tensor for name, tensor in saved["state_dict"].items()}
     policy.load_state_dict(weights, strict=False)

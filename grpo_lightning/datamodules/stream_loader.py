@@ -106,6 +106,7 @@ class StreamLoader:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.seed, self.block_size, self.steps_trained = seed, block_size, steps_trained
         self.epoch = self.next_batch = 0
+        self._counted_before = 0  # of what Lightning counts, batches that were no batches of this epoch
         self._open(dict(START), 0)
 
     def _open(self, cursor: Cursor, used: int) -> None:
@@ -125,7 +126,11 @@ class StreamLoader:
 
     def _next_to_train(self) -> int:
         trained = self.steps_trained()
-        return self.next_batch if trained is None else min(self.next_batch, max(trained, min(self._places)))
+        if trained is None:
+            return self.next_batch
+        if trained >= self._counted_before:
+            trained -= self._counted_before
+        return min(self.next_batch, max(trained, min(self._places)))
 
     def _batch(self, index: int) -> PromptBatch | None:
         """This rank's part of a step that is the next to be read, or was read and not yet trained on."""
@@ -158,7 +163,7 @@ class StreamLoader:
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch, unless it is the current one: a resumed epoch goes on where it was."""
         if epoch != self.epoch:
-            self.epoch, self.next_batch = epoch, 0
+            self.epoch, self.next_batch, self._counted_before = epoch, 0, 0
             self._open(dict(START), 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,6 +189,8 @@ class StreamLoader:
                 "settings of the first run."
             )
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+        # A run that goes on from the end of an epoch still counts that epoch's batches: it does not know how many there are.
+        self._counted_before = (self.steps_trained() or self.next_batch) - self.next_batch
         self._open(state["cursor"], state["used"])
 
     def _identity(self) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.errors import ExplainedError
 
 
@@ -25,17 +27,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Reads a file.
+        """Reads a file, its checksums first.
 
         Raises:
             ValueError: If it is a directory, as sharded strategies write them.
+            CheckpointNotReadableError: If it is not what was written, or not ours.
         """
         if Path(path).is_dir():
             raise ValueError(
                 f"--ckpt_path {path} is a directory, as trainer.strategy=fsdp2 writes them. Go on with "
                 "trainer.strategy=fsdp2: any number of devices will do, one as well."
             )
-        return super().load_checkpoint(path, *args, **kwargs)
+        if "://" in str(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+        weights_only = kwargs.get("weights_only")
+        return read_checkpoint(Path(path), weights_only=True if weights_only is None else weights_only)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Saves to a local path; remote ones (``s3://...``) go Lightning's way.
@@ -47,29 +53,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, target)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as either
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk refuses that as well
+                part.unlink(missing_ok=True)
             message = f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}"
             raise CheckpointNotWrittenError(message) from error
 
 
 def _what_is_left(target: Path) -> str:
     """What to do after the checkpoint at ``target`` could not be written."""
+    free = "Free disk space, or make the folder writable,"
     last = target.with_name("last.ckpt")
     if last.exists():
-        return "last.ckpt, of an earlier step, is untouched. Free disk space, then go on with --ckpt_path last."
+        return f"last.ckpt, of an earlier step, is untouched. {free} then go on with --ckpt_path last."
     other = newest(target.parent.glob("*.ckpt"))
     if other is not None:
-        return f"Free disk space, then go on with --ckpt_path '{other}'."
-    return "There is no earlier one: free disk space, and start again."
+        return f"{free} then go on with --ckpt_path '{other}'."
+    return f"There is no earlier one. {free} and start again."
 
 
 def newest(paths: Iterable[Path]) -> Path | None:

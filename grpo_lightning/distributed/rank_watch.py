@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -71,7 +72,8 @@ class RankWatch(Callback):
             if lost is not None:
                 exception.add_note(lost)
         elif self.rank == 0:
-            where = "by SIGTERM, after a step" if isinstance(exception, SIGTERMException) else f"in {self.place}"
+            by = "Ctrl-C" if getattr(exception, "code", None) == 128 + signal.SIGINT else "SIGTERM"
+            where = f"by {by}, after a step" if isinstance(exception, SIGTERMException) else f"in {self.place}"
             print(f"Stopped {where}. {how_to_continue(trainer)}", file=sys.stderr, flush=True)
         if lifeline is not None:
             reason = {"stopped": True} if is_stopped else {"error": f"{type(exception).__name__}: {exception}"[:500]}

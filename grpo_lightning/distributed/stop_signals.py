@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompose
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.last_checkpoint import save_last
 
 
 class StopSignals(Callback):
@@ -20,8 +21,9 @@ class StopSignals(Callback):
 
     They save a checkpoint (SLURM's requeue signal) or talk to the other ranks (SIGTERM) wherever a rank happens to be.
     Ranks hear a signal in different places, one of them often inside a collective, and then wait for each other for
-    ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice. Before SIGTERM ends
-    the run, last.ckpt is brought up to the step, so that a preempted run loses none.
+    ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice. Before SIGTERM or
+    Ctrl-C ends the run, last.ckpt is brought up to the step, so that no step is lost. The exit status is 143 or 130, as of a
+    program that the signal ends: the run is not finished. A second Ctrl-C does not wait.
     """
 
     def __init__(self) -> None:
@@ -29,14 +31,17 @@ class StopSignals(Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Only notes signals from here on."""
+        """Only notes signals from here on; one that came while weights were loading has been noted by Lightning."""
+        if trainer.received_sigterm:
+            self._asked.add(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():  # where Lightning has no handlers either
             return
         for number in signal.valid_signals():
             handler = signal.getsignal(number)
             if isinstance(handler, _HandlersCompose):
-                self._handlers[number] = handler
-                signal.signal(number, self._note)
+                self._take(number, handler, self._note)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._take(signal.SIGINT, signal.default_int_handler, self._note_interrupt)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,17 +62,29 @@ class StopSignals(Callback):
         """The same after an error."""
         self._give_back()
 
+    def _take(self, number: int, handler: Any, noting: Any) -> None:
+        self._handlers[number] = handler
+        signal.signal(number, noting)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked.add(number)
+
+    def _note_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if number in self._asked:
+            raise KeyboardInterrupt
+        self._asked.add(number)
+        text = "\nCtrl-C: the run ends after this step, with a checkpoint. Once more ends it at once, without one.\n"
+        os.write(2, text.encode())  # print is not safe in a handler that may interrupt one
 
     def _heed(self, trainer: Trainer) -> None:
         asked = set().union(*gather_objects(self._asked))
         self._asked = set()
-        if signal.SIGTERM in asked:
+        ending = next((number for number in (signal.SIGTERM, signal.SIGINT) if number in asked), None)
+        if ending is not None:
             if trainer.training:
                 trainer._logger_connector.update_train_step_metrics()  # what Lightning logs after the hook, too late
-            save_last(trainer)
-            raise SIGTERMException
+            save_last(trainer, again=trainer.validating)  # one written before this evaluation would leave it out
+            raise SIGTERMException(128 + ending)  # the exit status
         for number in sorted(asked & self._handlers.keys()):
             self._handlers[number](number, None)
 
@@ -75,12 +92,3 @@ class StopSignals(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-
-
-def save_last(trainer: Trainer) -> None:
-    """Writes the checkpoint that ``--ckpt_path last`` finds, wherever one is kept."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.save_last:
-            name = callback.CHECKPOINT_NAME_LAST
-            callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
-            callback._save_checkpoint(trainer, callback.last_model_path)  # a file, also where save_last is link

@@ -182,6 +182,11 @@ class GRPOModule(PolicyModule):
         self.log_dict({name: value for name, value in numbers.items() if name not in shown})
         self.log_dict({name: numbers[name] for name in sorted(shown)}, prog_bar=True)
 
+    @property
+    def can_repeat_step(self) -> bool:
+        """Whether a step that failed before it improved the policy has changed nothing that a checkpoint holds."""
+        return not self.settings.async_rollouts and self.settings.dynamic_sampling.mode == "off"
+
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_generator(self.trainer.strategy, self.source.generator)

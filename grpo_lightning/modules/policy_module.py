@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
 from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy
@@ -78,7 +79,7 @@ class PolicyModule(L.LightningModule):
         check_trainer(self.trainer)
         check_strategy(self.trainer.strategy)
         check_policy(self.policy, self.trainer.strategy)
-        return [self.rank_watch, StopSignals()]
+        return [LastCheckpoint(), self.rank_watch, StopSignals()]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""

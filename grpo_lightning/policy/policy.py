@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
+from grpo_lightning.distributed.checkpoint_check import check_complete
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
@@ -194,5 +195,7 @@ class Policy(nn.Module):
                 f"The checkpoint holds other weights than this config trains: missing {missing}, unknown {unknown}. "
                 f"It was made from model_name_or_path={checkpoint.get('model_name_or_path')!r}; use its config.yaml."
             )
+        parameters = {f"{prefix}.{name}": p for name, p in self.named_parameters(remove_duplicate=False)}
+        check_complete(checkpoint, {name: parameters[name].shape for name in trained})
         if isinstance(self.model, PeftModel):
             check_record(checkpoint["adapter"], self.model, self.name_or_path)

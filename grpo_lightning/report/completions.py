@@ -13,6 +13,14 @@ import pyarrow.parquet as pq
 
 REWARD_PREFIX = "rewards/"
 
+TYPES = {
+    **dict.fromkeys(("step", "uid", "sample", "length"), pa.int64()),
+    **dict.fromkeys(("prompt", "completion", "columns"), pa.string()),
+    **dict.fromkeys(("reward", "advantage", "mean_logprob"), pa.float64()),
+    "truncated": pa.bool_(),
+}
+"""What the page reads of a file (all columns: callbacks/completion_rows.py); a file without it is someone else's."""
+
 
 def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
     """Columns of at most ``max_rows`` completions: whole steps, evenly spaced, the first and the last among them.
@@ -27,7 +35,8 @@ def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
     """
     files: dict[int, list[Path]] = defaultdict(list)
     for path in sorted((run / "completions").glob("step-*.parquet")):
-        files[int(re.split(r"[-.]", path.name)[1])].append(path)
+        if (match := re.match(r"step-(\d+)\.", path.name)) is not None:
+            files[int(match[1])].append(path)
     counts = {step: sum(_num_rows(path) for path in paths) for step, paths in files.items()}
     steps = evenly_spaced_steps(counts, max_rows)
     tables = [table for step in steps for path in files[step] if (table := _read(path)) is not None]
@@ -61,9 +70,13 @@ def _num_rows(path: Path) -> int:
 
 
 def _read(path: Path) -> pa.Table | None:
+    """A file's rows; None where it cannot be read, or has other columns than ours."""
     try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowInvalid):
+        table = pq.ParquetFile(path).read()
+        rewards = {name: pa.float64() for name in table.column_names if name.startswith(REWARD_PREFIX)}
+        types = TYPES | rewards
+        return table.select(list(types)).cast(pa.schema(types))
+    except (OSError, KeyError, pa.ArrowException):
         return None
 
 

@@ -73,14 +73,17 @@ def read_metrics(launches: list[Path]) -> dict[str, Series]:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, float]]]:
     """(step, metrics) of the complete lines; a line that is being written is left for the next time."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        lines = [dict(zip(header, line, strict=True)) for line in reader if len(line) == len(header)]
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.reader(line.replace("\0", "") for line in file)
+        try:
+            header = next(reader, [])
+            lines = [dict(zip(header, line, strict=True)) for line in reader if len(line) == len(header)]
+        except csv.Error:  # a file of something else
+            return []
     rows = []
     for line in lines:
         step = line.pop("step", "")
-        if step.isdigit():
+        if step.isascii() and step.isdigit():
             rows.append((int(step), {name: float(text) for name, text in line.items() if _is_finite(text)}))
     return rows
 

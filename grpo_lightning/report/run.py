@@ -47,7 +47,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
             "named; a run that uses another logger than CSVLogger has completions only."
         )
     config = launches[-1] / "config.yaml" if launches else path / "config.yaml"
-    text = config.read_text(encoding="utf-8") if config.exists() else ""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
     newest = max((launch / "metrics.csv").stat().st_mtime for launch in launches) if launches else time.time()
     return Run(
         name=path.resolve().name,
@@ -55,7 +55,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
         launches=len(launches),
         age=max(0.0, time.time() - newest),
         config=text,
-        settings=flat_settings(yaml.safe_load(text) or {}) if text else {},
+        settings=flat_settings(_read_yaml(text)),
         system=_read_json(path / "system.json"),
         summary=_read_json(path / "summary.json"),
         completions=completions,
@@ -78,8 +78,19 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _read_yaml(text: str) -> dict[str, Any]:
+    """A config; nothing where the file was cut off, or is something else."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object; nothing where the file is not there, was cut off, or is something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
     return content if isinstance(content, dict) else {}

@@ -43,7 +43,9 @@ def test_a_failed_write_leaves_the_previous_checkpoint_and_no_rest(tmp_path, sma
 
 def test_after_a_failed_write_the_message_names_a_checkpoint_that_is_there(tmp_path, small_files_only):
     large = {"weights": torch.zeros(100_000)}
-    with pytest.raises(OSError, match="There is no earlier one: free disk space, and start again"):
+    with pytest.raises(
+        OSError, match=r"There is no earlier one. Free disk space, or make the folder writable, and start again"
+    ):
         AtomicCheckpointIO().save_checkpoint(large, tmp_path / "last.ckpt")
     AtomicCheckpointIO().save_checkpoint({"step": 2}, tmp_path / "step=2.ckpt")
     with pytest.raises(OSError, match=r"go on with --ckpt_path '.*step=2.ckpt'"):

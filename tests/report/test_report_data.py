@@ -7,6 +7,8 @@ import json
 import re
 from importlib.resources import files
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 from report_runs import completion_row, write_completions, write_metrics
@@ -209,3 +211,26 @@ def test_the_plotting_library_is_the_one_from_its_package():
     for name, checksum in manifest["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
     assert "MIT" in (folder / "LICENSE").read_text()
+
+
+def test_cut_and_foreign_files_cost_no_more_than_themselves(tmp_path):
+    write_metrics(tmp_path, 0, [{"step": 0, "reward": 0.5, "constructor": 1.0}])
+    write_metrics(tmp_path, 1, [{"step": 1, "reward": 0.7}])
+    write_completions(tmp_path, [completion_row(0, 1, s) for s in range(2)])
+    folder = tmp_path / "completions"
+    pq.write_table(pa.table({"other": [1]}), folder / "step-00000001.rank0.parquet")
+    pq.write_table(pa.table({"x": ["a"]}), folder / "step-foreign.parquet")
+    whole = (folder / "step-00000000.rank0.parquet").read_bytes()
+    (folder / "step-00000002.rank0.parquet").write_bytes(whole[: len(whole) // 2])
+    for junk in (b"", b'{"python": ', b"[1]", b"\xff\xfe\x00", b"a: [1", b"just text"):
+        for name in ("system.json", "summary.json", "logs/version_1/config.yaml"):
+            (tmp_path / name).write_bytes(junk)
+        run = read_run(tmp_path)
+        assert run.metrics["reward"].values == [0.5, 0.7]
+        assert run.completions["step"] == [0, 0]
+        assert (run.system, run.summary, run.settings) == ({}, {}, {})
+        assert render_page([run])
+        (tmp_path / "logs/version_2").mkdir(exist_ok=True)
+        (tmp_path / "logs/version_2/metrics.csv").write_bytes(junk)
+        assert read_run(tmp_path).metrics["reward"].values == [0.5, 0.7]
+        (tmp_path / "logs/version_2/metrics.csv").unlink()

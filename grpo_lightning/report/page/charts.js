@@ -41,7 +41,7 @@ const watcher = new IntersectionObserver(
 );
 
 function label(metric) {
-  if (LABELS[metric]) return LABELS[metric];
+  if (Object.hasOwn(LABELS, metric)) return LABELS[metric];
   const parts = metric.match(/^rewards\/(.+)\/mean$/);
   if (parts) return ["Reward: " + parts[1], "Mean of this reward"];
   const errors = metric.match(/^rewards\/(.+)\/errors$/);

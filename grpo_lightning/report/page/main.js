@@ -108,7 +108,9 @@ function buildCompletions() {
 async function start() {
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const overview = await decode("data-overview");
-  state.runs = overview.runs;
+  // Metrics may be called constructor: no object has them by itself.
+  const named = (values) => Object.assign(Object.create(null), values);
+  state.runs = overview.runs.map((run) => ({ ...run, metrics: named(run.metrics), settings: named(run.settings) }));
   state.shown = overview.runs.map(() => true);
   for (const run of state.runs) {
     const times = run.metrics["step_time"];

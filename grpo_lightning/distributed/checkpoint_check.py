@@ -1,0 +1,129 @@
+"""Whether a checkpoint is what was written: whole, unchanged, and of this program."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo_lightning.errors import ExplainedError
+
+FORMAT = 1
+"""Of checkpoints; raised where older programs could no longer read what is written."""
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
+"""What reading a changed archive raises."""
+
+
+class CheckpointNotReadableError(ExplainedError, ValueError):
+    """Says what is wrong with a checkpoint, and which one beside it is intact."""
+
+
+def check_intact(path: Path) -> None:
+    """Reads every byte of a file written by ``torch.save``, whose archive has a CRC-32 for each record.
+
+    Raises:
+        CheckpointNotReadableError: If it is empty, cut off, changed or no checkpoint at all.
+    """
+    fault = fault_of(path)
+    if fault is not None:
+        raise CheckpointNotReadableError(f"The checkpoint {path} cannot be used: {fault}. {intact_beside(path)}")
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a file; None where all of it is as it was written."""
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    if not zipfile.is_zipfile(path):
+        return "the file is cut off, or not a checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except DAMAGE as error:
+        return f"its contents have changed since they were written ({error})"
+    return None if changed is None else f"its contents have changed since they were written (checksum of {changed})"
+
+
+def intact_beside(path: Path) -> str:
+    """The newest other checkpoint of the folder that is intact, as advice."""
+    others = [other for other in path.parent.glob("*.ckpt") if other.is_file() and other.resolve() != path.resolve()]
+    for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
+        if fault_of(other) is None:
+            return f"The newest intact one beside it is '{other}': go on with --ckpt_path '{other}'."
+    return "There is no intact one beside it."
+
+
+def read_checkpoint(path: Path, **loading: Any) -> dict[str, Any]:
+    """The contents of a checkpoint file that has been found intact.
+
+    Args:
+        path: The file.
+        **loading: Arguments of ``torch.load``.
+
+    Raises:
+        CheckpointNotReadableError: If it is damaged, of another program, or of a later version of this one.
+    """
+    check_intact(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", **loading)
+    except Exception as error:  # unpickling a foreign file raises anything
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointNotReadableError(f"{path} is not a checkpoint of grpo_lightning ({reason}).") from error
+    check_own(path, checkpoint)
+    return checkpoint
+
+
+def check_own(path: Path, checkpoint: Any) -> None:
+    """Raises CheckpointNotReadableError where another program, or a later version, wrote it."""
+    if not isinstance(checkpoint, dict) or not {"state_dict", "trained_names"} <= checkpoint.keys():
+        raise CheckpointNotReadableError(
+            f"{path} is not a checkpoint of grpo_lightning. Weights of other programs are what model.model_name_or_path "
+            "starts from, in Hugging Face format."
+        )
+    number = checkpoint.get("format", FORMAT)
+    if number != FORMAT:
+        raise CheckpointNotReadableError(
+            f"{path} was written by another version of grpo_lightning (format {number}; this one reads {FORMAT}). Go on "
+            "with that version."
+        )
+
+
+def check_complete(checkpoint: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuses a checkpoint in which something is missing, before anything is changed.
+
+    Args:
+        checkpoint: As loaded. Sharded ones hold their tensors elsewhere.
+        shapes: Of the trained weights, by name.
+
+    Raises:
+        CheckpointNotReadableError: Naming a weight, or saying how many states of the optimizer there are.
+    """
+    weights = checkpoint.get("state_dict", {})
+    for name, shape in shapes.items() if weights else ():
+        if name not in weights:
+            raise CheckpointNotReadableError(f"The checkpoint is incomplete: it lacks the weight {name}.")
+        if weights[name].shape != shape:
+            raise CheckpointNotReadableError(
+                f"The checkpoint does not fit the model: {name} has shape {tuple(weights[name].shape)} and not "
+                f"{tuple(shape)}."
+            )
+    for state in checkpoint.get("optimizer_states", ()):
+        known, wanted = state.get("state", {}), [i for group in state.get("param_groups", ()) for i in group["params"]]
+        if known and not set(wanted) <= known.keys():
+            raise CheckpointNotReadableError(
+                f"The checkpoint is incomplete: its optimizer has states of {len(known)} weights and trains {len(wanted)}."
+            )

@@ -1,0 +1,82 @@
+"""What tells about a run must not end it: a diagnostic that cannot be written is reported and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+_reported: set[str] = set()
+
+
+@contextmanager
+def skipped_if_not_written(path: Path | str) -> Iterator[None]:
+    """Turns a failed write into a warning, once for each folder: a full disk stays full for many steps."""
+    try:
+        yield
+    except OSError as error:
+        folder = str(Path(path).parent)
+        if folder not in _reported:
+            _reported.add(folder)
+            rank_zero_warn(
+                f"{path} could not be written ({error}) and is left out; training goes on. Free disk space, or make {folder} "
+                "writable. Further files there are left out without a word."
+            )
+
+
+@contextmanager
+def removed_on_error(part: Path) -> Iterator[None]:
+    """Leaves no half-written file behind."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+class LenientCSVLogger(CSVLogger):
+    """CSVLogger whose lines wait in memory while the disk is full."""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """As CSVLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/hparams.yaml"):
+            super().log_hyperparams(*args, **kwargs)
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """As CSVLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/metrics.csv"):
+            super().log_metrics(*args, **kwargs)
+
+    def save(self) -> None:
+        """As CSVLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/metrics.csv"):
+            super().save()
+
+
+class LenientTensorBoardLogger(TensorBoardLogger):
+    """TensorBoardLogger that a full disk ends, and not the run."""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """As TensorBoardLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/events"):
+            super().log_hyperparams(*args, **kwargs)
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """As TensorBoardLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/events"):
+            super().log_metrics(*args, **kwargs)
+
+    def save(self) -> None:
+        """As TensorBoardLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/events"):
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        """As TensorBoardLogger."""
+        with skipped_if_not_written(f"{self.log_dir}/events"):
+            super().finalize(status)

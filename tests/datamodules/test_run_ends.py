@@ -1,0 +1,140 @@
+"""Whatever ends a run, the run that goes on from its last checkpoint sees the prompts that were left, and no others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from toy_models import build_tokenizer
+
+from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
+from grpo_lightning.types import PromptBatch
+
+ROWS = [{"prompt": f"question {index}"} for index in range(11)]  # 5 batches of 2 an epoch
+STEPS = 13
+
+
+class Recorder(L.LightningModule):
+    """Manual optimization of one number; records what it was trained on."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.tokenizer = build_tokenizer()
+        self.fail_at = fail_at
+        self.seen: list[list[int]] = []
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [LastCheckpoint()]
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        if self.fail_at == self.global_step:
+            raise RuntimeError("the machine is gone")
+        self.seen.append(batch.uids)
+        optimizer = self.optimizers()
+        (self.weight * (1 + self.global_step) * sum(batch.uids)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self.log("score", 1.0, batch_size=1)  # never better: EarlyStopping counts
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class StopAfter(Callback):
+    """Asks for the end as max_time does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+def fit(folder: Path, go_on: bool = False, fail_at: int | None = None, streaming: bool = False, **trainer: Any) -> Any:
+    """Trains for 13 steps unless told otherwise; checkpoints come every 100, so the last is that of the end."""
+    module = Recorder(fail_at)
+    settings = {"streaming": True, "shuffle_block": 5} if streaming else {}
+    data = GRPODataModule(ROWS, eval_dataset=ROWS[:2], batch_size=2, seed=4, **settings)
+    save = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, enable_version_counter=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = {"max_steps": STEPS, "num_sanity_val_steps": 0} | trainer
+        L.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[save, *trainer.pop("callbacks", [])],
+            default_root_dir=folder,
+            **trainer,
+        ).fit(module, data, ckpt_path=str(folder / "last.ckpt") if go_on else None, weights_only=True)
+    return module
+
+
+def by_max_steps(step: int) -> dict[str, Any]:
+    return {"max_steps": step}
+
+
+def by_max_time(step: int) -> dict[str, Any]:
+    return {"callbacks": [StopAfter(step)]}
+
+
+def by_error(step: int) -> dict[str, Any]:
+    return {"fail_at": step}
+
+
+def by_early_stopping(step: int) -> dict[str, Any]:
+    stopping = EarlyStopping("score", patience=1, mode="max")  # at the second evaluation
+    return {"callbacks": [stopping], "val_check_interval": step // 2, "check_val_every_n_epoch": None}
+
+
+ENDS = [by_max_steps, by_max_time, by_error, by_early_stopping]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_ended_goes_on_as_if_it_had_not(end: Callable[..., Any], streaming: bool, tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", streaming=streaming)
+    assert len(whole.seen) == STEPS
+    for step in (2, 4, 10, 12):  # inside epochs and at their border
+        folder = tmp_path / str(step)
+        if end is by_error:
+            with pytest.raises(RuntimeError, match="the machine is gone"):
+                fit(folder, streaming=streaming, **end(step))
+        else:
+            first = fit(folder, streaming=streaming, **end(step))
+            assert first.seen == whole.seen[:step]
+        second = fit(folder, go_on=True, streaming=streaming)
+        assert second.seen == whole.seen[step:], step
+        assert torch.equal(second.weight, whole.weight)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_a_run_that_is_ended_and_continued_again_and_again_loses_nothing(streaming: bool, tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", streaming=streaming)
+    seen = []
+    for step in (1, 3, 5, 6, 8, 10, 11, STEPS):
+        part = fit(tmp_path / "parts", go_on=step > 1, streaming=streaming, max_steps=step)
+        seen += part.seen
+        assert torch.load(tmp_path / "parts/last.ckpt", weights_only=True)["global_step"] == step
+    assert seen == whole.seen
+    assert torch.equal(part.weight, whole.weight)
+
+
+def test_epochs_as_a_limit_are_raised_without_a_gap(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", max_steps=-1, max_epochs=2)
+    first = fit(tmp_path / "parts", max_steps=-1, max_epochs=1)
+    second = fit(tmp_path / "parts", go_on=True, max_steps=-1, max_epochs=2)
+    assert first.seen + second.seen == whole.seen
+    assert torch.equal(second.weight, whole.weight)

@@ -1,0 +1,196 @@
+"""The end of a run: what is left on disk, with which status, and what a second start makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import write_prompts
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+REWARDS = """
+import os, time
+
+def digits(completions, trainer_state, **columns):
+    if os.environ.get("STOP_AT") == str(trainer_state.global_step):
+        open(os.environ["REACHED"], "w").close()
+        time.sleep(float(os.environ.get("WAIT", 60)))
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
+
+def forgets(completions, **columns):
+    [len(text) for text in completions]
+
+def wanders(completions, **columns):
+    os.chdir("/")
+    return [len(text) for text in completions]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "ends.py").write_text(REWARDS)
+    write_prompts(tmp_path / "train.jsonl")
+    return tmp_path
+
+
+def start(
+    folder: Path, model: Path, *arguments: str, command: str = "fit", **environment: str
+) -> subprocess.Popen[str]:
+    """A run in ``folder``/run, by a relative path as the shipped configs have it; 3 prompts a step, 4 steps an epoch."""
+    options = {
+        "trainer.accelerator": "cpu",
+        "trainer.max_steps": 3,
+        "trainer.default_root_dir": "run",
+        "trainer.enable_progress_bar": "false",
+        "model.model_name_or_path": model,
+        "model.generator": "TransformersGenerator",
+        "model.rewards": "ends.digits",
+        "model.num_generations": 4,
+        "model.max_completion_length": 8,
+        "model.optimizer": "torch.optim.AdamW",
+        "model.optimizer.lr": 0.001,
+        "data.dataset": "train.jsonl",
+        "data.batch_size": 3,
+    }
+    if command == "fit":
+        options["checkpoint.every_n_train_steps"] = 100
+    places = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "REACHED": str(folder / "reached")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "grpo_lightning", command, *(f"--{k}={v}" for k, v in options.items()), *arguments],
+        cwd=folder,
+        env=os.environ | places | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder: Path, model: Path, *arguments: str, **how: Any) -> tuple[int, str]:
+    process = start(folder, model, *arguments, **how)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def reached(process: subprocess.Popen[str], folder: Path) -> None:
+    while not (folder / "reached").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def last(folder: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
+    return saved
+
+
+def test_the_last_checkpoint_is_what_was_exported_and_goes_on_where_it_ended(tiny_model_dir, folder):
+    whole = folder / "whole"
+    whole.mkdir()
+    (whole / "ends.py").write_text(REWARDS)
+    write_prompts(whole / "train.jsonl")
+    assert run(whole, tiny_model_dir, "--trainer.max_steps=5")[0] == 0
+    status, output = run(folder, tiny_model_dir, "--checkpoint.every_n_train_steps=2", "--ckpt_path=last")
+    assert status == 0, output
+    assert next(line for line in output.splitlines() if line.startswith("--ckpt_path")) == (
+        f"--ckpt_path last: {folder / 'run'} has no checkpoint. The run starts anew, from step 0."
+    )
+    exported = load_file(folder / "run/hf/last/model.safetensors")
+    for name, weight in last(folder)["state_dict"].items():
+        if (key := name.removeprefix("policy.")) in exported:
+            assert torch.equal(weight, exported[key]), name
+    assert last(folder)["steps_done"] == 3
+    for steps in (4, 5):  # each further part used to miss an epoch
+        assert run(folder, tiny_model_dir, f"--trainer.max_steps={steps}", "--ckpt_path=last")[0] == 0
+    one, parts = (load_file(place / "run/hf/last/model.safetensors") for place in (whole, folder))
+    assert all(torch.equal(one[name], parts[name]) for name in one)
+
+
+def test_an_export_that_cannot_be_written_costs_no_checkpoint(tiny_model_dir, folder):
+    (folder / "a_file").touch()
+    status, output = run(folder, tiny_model_dir, "--export.dirpath", str(folder / "a_file/x"))
+    assert status == 1 and "Traceback" not in output
+    assert "could not be written" in output and "python -m grpo_lightning export RUN_DIR" in output
+    assert last(folder)["steps_done"] == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint_and_its_status(number, status, tiny_model_dir, folder):
+    process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="2")
+    reached(process, folder)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == status and "Continue with --ckpt_path last." in output and "Traceback" not in output
+    assert last(folder)["steps_done"] == 2
+    assert not (folder / "run/hf").exists()
+
+
+def test_a_second_interrupt_does_not_wait_for_the_step(tiny_model_dir, folder):
+    process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="600")
+    reached(process, folder)
+    process.send_signal(signal.SIGINT)
+    for line in process.stdout:
+        if line.startswith("Ctrl-C"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert not (folder / "run/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message", "steps"),
+    [
+        (["--model.rewards=ends.forgets"], 1, "In 3 steps no reward applied to any completion", 3),
+        (["--trainer.max_steps=0"], 2, "trainer.max_steps=0 trains nothing", None),
+        (["--ckpt_path=best"], 2, "checkpoint.monitor is not set", None),
+    ],
+)
+def test_a_run_that_trains_nothing_says_so_and_exports_nothing(
+    arguments, status, message, steps, tiny_model_dir, folder
+):
+    found, output = run(folder, tiny_model_dir, *arguments)
+    assert (found, "Traceback" in output) == (status, False), output
+    assert message in output
+    assert not (folder / "run/hf").exists()
+    assert steps is None or last(folder)["steps_done"] == steps
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tiny_model_dir, folder):
+    first = start(folder, tiny_model_dir, STOP_AT="1", WAIT="600")
+    reached(first, folder)
+    status, output = run(folder, tiny_model_dir)
+    assert status == 1 and "Traceback" not in output
+    assert f"belongs to a run that is going on: process {first.pid} on" in " ".join(output.split())
+    first.kill()  # leaves its lock behind
+    first.communicate()
+    status, output = run(folder, tiny_model_dir)
+    assert status == 0, output
+    assert json.loads((folder / "run/run.lock").read_text())["pid"] != first.pid
+
+
+def test_a_reward_that_changes_the_working_directory_moves_nothing_of_the_run(tiny_model_dir, folder):
+    status, output = run(folder, tiny_model_dir, "--model.rewards=ends.wanders", "--export.dirpath=out")
+    assert status == 0, output
+    assert "changed the working directory to /" in output
+    assert last(folder)["steps_done"] == 3 and (folder / "out/last/model.safetensors").exists()
+    assert len(list((folder / "run/completions").iterdir())) == 3
+
+
+def test_a_changed_learning_rate_is_used(tiny_model_dir, folder):
+    assert run(folder, tiny_model_dir)[0] == 0
+    again = ("--trainer.max_steps=5", "--ckpt_path=last", "--model.optimizer.lr=0.25")
+    status, output = run(folder, tiny_model_dir, *again)
+    assert status == 0 and "lr was 0.001, is 0.25" in " ".join(output.split())
+    assert last(folder)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.25
+    other = ("--trainer.max_steps=6", "--ckpt_path=last", "--model.optimizer=torch.optim.SGD")
+    status, output = run(folder, tiny_model_dir, *other)
+    assert status == 1 and "Traceback" not in output
+    assert "class_path was torch.optim.AdamW, is torch.optim.SGD" in " ".join(output.split())
