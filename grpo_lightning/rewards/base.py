@@ -23,7 +23,7 @@ RESERVED = frozenset(
 """Argument names that a dataset column must not have."""
 
 SCOPES = ("completion", "group", "batch")
-ISOLATIONS = ("thread", "process")
+ISOLATIONS = ("thread", "process", "main")
 CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
 
@@ -65,7 +65,8 @@ class BaseRewardFunction(ABC):
     - ``concurrency``: Calls of this reward that run at the same time; 0 for as many as the runner allows. 1 for a
       reward that is not thread-safe.
     - ``isolation``: ``"thread"``, or ``"process"`` for graders that use much processor time, may hang or may crash:
-      only a process can be stopped.
+      only a process can be stopped. ``"main"`` calls it in the main thread, as TRL does, once all completions are
+      there; a reward whose code or whose calls show that it works nowhere else is called there anyway.
     - ``call_time_limit``: Seconds per call; 0 for the runner's.
 
     ``__call__`` may be an ``async def``. It may also name any of ``log_extra(column, values)`` (one value per

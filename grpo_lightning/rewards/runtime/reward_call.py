@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,10 @@ from grpo_lightning.rewards.base import (
     RewardState,
     accepted_arguments,
 )
-from grpo_lightning.rewards.runtime.answer_checks import checked_values
+from grpo_lightning.rewards.runtime.answer_checks import checked_values, materialized
 from grpo_lightning.rewards.runtime.event_loop import in_thread
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
+from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 
 
 class CallTimeoutError(TimeoutError):
@@ -156,24 +159,62 @@ def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any]
     return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
 
 
-async def call_reward(reward: BaseRewardFunction, rows: Rows, time_limit: float) -> Outcome:
-    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own.
+class MainThreadNeededError(Exception):
+    """A call in another thread that asked for what Python gives to the main thread alone; what it gave is worthless."""
+
+
+async def call_reward(
+    reward: BaseRewardFunction, rows: Rows, time_limit: float, main_thread: MainThreadCalls | None = None
+) -> Outcome:
+    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
 
     A thread that runs out of time cannot be stopped; its result is not waited for any longer.
+
+    Args:
+        reward: To be called.
+        rows: What it sees.
+        time_limit: Seconds from the start of the call.
+        main_thread: Where a synchronous call is made; None for a thread of its own.
 
     Raises:
         RewardContractError: If a column is missing or the answer is malformed.
         CallTimeoutError: If the call takes longer than ``time_limit`` seconds.
+        MainThreadNeededError: If it asked for signals outside of the main thread, whatever it gave or raised then.
         Exception: Whatever the reward raises.
     """
     arguments, outcome = prepare_call(reward, rows)
+    probe = SignalProbe()
+
+    def answered() -> Any:
+        with probe:
+            return materialized(reward(**arguments))
 
     async def call() -> Any:
-        result: Any = reward(**arguments) if reward.is_async else await in_thread(lambda: reward(**arguments))
-        return await result if inspect.isawaitable(result) else result  # a plain function may return a coroutine
+        if reward.is_async:
+            result: Any = reward(**arguments)
+        elif main_thread is None:
+            result = await in_thread(answered)
+        else:
+            result = await asyncio.wrap_future(main_call.result)
+        if inspect.isawaitable(result):  # a plain function may return a coroutine
+            with probe:
+                return await result
+        return result
 
-    result = await within(time_limit, call(), reward)
+    if main_thread is not None:
+        main_call = main_thread.submit(reward.name, answered)
+        await asyncio.wrap_future(main_call.started)
+    started = time.perf_counter()
+    try:
+        result = await within(time_limit, call(), reward)
+    except Exception as error:
+        if probe.asked:
+            raise MainThreadNeededError from error
+        raise
+    if probe.asked:
+        raise MainThreadNeededError
     outcome.values = checked_values(result, len(rows), reward.name)
+    outcome.seconds.append(time.perf_counter() - started)
     return outcome
 
 

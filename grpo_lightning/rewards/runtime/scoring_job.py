@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
@@ -34,6 +34,7 @@ class ScoringJob:
         columns: Dataset columns, N entries each.
         state: Where training stands.
         step_time_limit: Seconds that ``outcomes`` waits at most.
+        main_thread: Calls that ``outcomes`` makes in its own thread while it waits.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ScoringJob:
         columns: Mapping[str, Sequence[Any]],
         state: RewardState,
         step_time_limit: float,
+        main_thread: MainThreadCalls,
     ) -> None:
         count = len(prompts)
         self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
@@ -53,6 +55,7 @@ class ScoringJob:
             list(prompts), [""] * count, [[] for _ in prompts], {k: list(v) for k, v in columns.items()}, state
         )
         self.step_time_limit = step_time_limit
+        self._main_thread = main_thread
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
         self._added = [False] * count
@@ -87,6 +90,8 @@ class ScoringJob:
     def outcomes(self) -> list[Outcome]:
         """What each reward gave, all completions having arrived; waits for calls that still run.
 
+        To be called in the main thread, where some rewards must run.
+
         Raises:
             RewardContractError: The first, in the order of rewards and rows, that broke the contract.
             RewardFailedError: If an asynchronous reward blocks the event loop.
@@ -96,8 +101,9 @@ class ScoringJob:
         started = time.perf_counter()
         future = self._loop.start(self._finish())
         try:
-            results = future.result(self.step_time_limit + BLOCKED_AFTER)
-        except FutureTimeoutError as error:
+            self._main_thread.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
+            results = future.result()
+        except TimeoutError as error:
             raise RewardFailedError(
                 f"The event loop of the rewards did not answer for {self.step_time_limit + BLOCKED_AFTER:g} s: an async "
                 "reward blocks it (time.sleep, requests, a long computation). Await what waits, or write it as def."
