@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.datamodules.loader import TrainingLoader
+from grpo_lightning.modules.run_state import epoch_at
 from grpo_lightning.modules.updates import UpdateModule
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.batch_in_flight import AsyncRollouts, Landed, Origin, Sampled
@@ -98,7 +99,7 @@ class LookaheadModule(UpdateModule):
         batch = self._training_loader().batch_at(*place)
         updates = self.trainer.global_step
         origin = Origin(self.steps_done + 1, self.steps_done, updates, updates + self.num_updates)
-        state = replace(self.reward_state(), global_step=origin.global_step, epoch=float(place[0]))
+        state = replace(self.reward_state(), global_step=origin.global_step, epoch=epoch_at(self.trainer, *place))
         completed, rewards_of = self.begin_scoring(batch, state)
         seeds = self.prompt_seeds(batch, "train", origin.step)
 

@@ -1,7 +1,7 @@
 """RolloutModule: a policy that samples completions and has them scored."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from grpo_lightning.generation import Generator, SamplingSettings, default_gener
 from grpo_lightning.generation.base import OnCompleted
 from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.modules.optimizer import OptimizerModule
+from grpo_lightning.modules.run_state import LogHistory, state_of_run
 from grpo_lightning.numerics.float32_defaults import with_float32_defaults
 from grpo_lightning.rewards import (
     RewardComposition,
@@ -93,6 +94,7 @@ class RolloutModule(OptimizerModule):
         self.reward_runner = RewardRunner(resolve_rewards(rewards, reward_weights), **asdict(reward_runtime))
         self.compose_rewards = reward_composition
         self.compose_rewards.check(self.reward_runner.names, [reward.weight for reward in self.reward_runner.rewards])
+        self.log_history = LogHistory()
         self.steps_done = 0
         """GRPO steps finished; saved in checkpoints, and with the seed the source of all randomness."""
 
@@ -191,6 +193,7 @@ class RolloutModule(OptimizerModule):
             completions = rollouts.completions()
             for n in job.missing():  # of a generator that does not report completions
                 completed(n, completions[n].tolist())
+            job.add_logprobs(rollouts.logprob_lists())
             return lambda: self.reward_runner.finish(job)
 
         return completed, rewards_of
@@ -206,6 +209,7 @@ class RolloutModule(OptimizerModule):
             columns=columns,
             trainer_state=self.reward_state(),
             group=of_prompt,
+            logprobs=rollouts.logprob_lists(),
         )
 
     def _per_completion(self, batch: PromptBatch, of_prompt: list[int]) -> tuple[list[Prompt], dict[str, list[Any]]]:
@@ -215,22 +219,28 @@ class RolloutModule(OptimizerModule):
 
     def reward_state(self) -> RewardState:
         """Where the run stands, for rewards with a curriculum."""
-        trainer = self._trainer
-        limit = self.sampling.max_completion_length
-        name = self.model_name_or_path
-        if trainer is None:
-            return RewardState(max_completion_length=limit, model_name_or_path=name)
-        return RewardState(trainer.global_step, trainer.max_steps, float(trainer.current_epoch), limit, name)
+        sampling = {
+            "max_completion_length": self.sampling.max_completion_length,
+            "model_name_or_path": self.model_name_or_path,
+        }
+        if self._trainer is None:
+            return RewardState(**sampling)
+        self.log_history.note(self._trainer)
+        state = state_of_run(self._trainer, getattr(self, "num_updates", 1))
+        return replace(state, **sampling, log_history=list(self.log_history.entries))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generator's state, and the step counter, from which every random number of the next steps follows."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["steps_done"] = self.steps_done
+        self.log_history.note(self.trainer)
+        checkpoint["log_history"] = list(self.log_history.entries)
         checkpoint["generator"] = self.generator.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores both; the generator must fetch the restored weights."""
         super().on_load_checkpoint(checkpoint)
         self.steps_done = checkpoint["steps_done"]
+        self.log_history.entries = list(checkpoint.get("log_history", []))
         self.generator.load_state_dict(checkpoint["generator"])
         self._generator_is_current = False

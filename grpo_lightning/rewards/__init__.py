@@ -88,8 +88,8 @@ __all__ = [
 
 _TRAINER_SIDE = {
     "RewardComposition": "runtime.composition",
-    "RewardRunner": "runtime.runner",
-    "RewardRuntime": "runtime.runner",
+    "RewardRunner": "runner",
+    "RewardRuntime": "runner",
     "RewardTable": "runtime.reward_table",
 }
 

@@ -132,7 +132,7 @@ class RewardRunner:
         units = [call_units(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
         state = trainer_state or RewardState()
         return ScoringJob(
-            *(self.rewards, units, self._call, self._loop, prompts, lists, state, self.runtime.step_time_limit),
+            *(self.rewards, units, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
             main_thread=self._main_thread_calls,
         )
 
@@ -157,6 +157,7 @@ class RewardRunner:
         columns: Mapping[str, Sequence[Any]] | None = None,
         trainer_state: RewardState | None = None,
         group: Sequence[int] | None = None,
+        logprobs: Sequence[Sequence[float]] | None = None,
     ) -> RewardTable:
         """The rewards of N completions that are there already; ``start``, ``add`` and ``finish`` in one.
 
@@ -167,6 +168,7 @@ class RewardRunner:
             columns: Dataset columns, N entries each.
             trainer_state: Where training stands.
             group: N integers, the prompt of each completion; by default they all belong together.
+            logprobs: N lists with the logprob of each token (nats), for rewards that ask for them.
 
         Raises:
             RewardContractError: If a reward or the data break the contract.
@@ -177,6 +179,7 @@ class RewardRunner:
         job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
         for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
             job.add(row, completion, ids)
+        job.add_logprobs(logprobs)
         return self.finish(job)
 
     def close(self) -> None:

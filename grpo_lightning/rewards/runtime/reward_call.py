@@ -18,6 +18,7 @@ from grpo_lightning.rewards.base import (
     RewardContractError,
     RewardState,
     accepted_arguments,
+    asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import checked_values, materialized
 from grpo_lightning.rewards.runtime.event_loop import in_thread
@@ -38,10 +39,16 @@ class Rows:
     completions_ids: list[list[int]]
     columns: dict[str, list[Any]]
     state: RewardState
+    group: list[int] = field(default_factory=list)
+    """The prompt of each; empty for one prompt."""
+    logprobs: list[list[float]] | None = None
+    """Of each completion those of its tokens; None where no sampler is known."""
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
         sizes |= {name: len(values) for name, values in self.columns.items()}
+        sizes |= {"entries of group": len(self.group)} if self.group else {}
+        sizes |= {"logprobs": len(self.logprobs)} if self.logprobs is not None else {}
         wrong = ", ".join(f"{size} {name}" for name, size in sizes.items() if size != len(self))
         if wrong:
             raise RewardContractError(f"There are {len(self)} completions, but {wrong}: each needs one entry.")
@@ -59,7 +66,9 @@ class Rows:
             return [values[row] for row in rows]
 
         columns = {name: chosen(values) for name, values in self.columns.items()}
-        return Rows(chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids), columns, self.state)
+        of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
+        group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
+        return Rows(*of_each, columns, self.state, group, logprobs)
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -70,6 +79,11 @@ class Rows:
             "trainer_state": self.state,
             **{name: list(values) for name, values in self.columns.items()},
         }
+
+    def on_request(self) -> dict[str, Any]:
+        """What only those rewards get that name it, and a column of the data does not stand for."""
+        offers = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        return {name: list(v) for name, v in offers.items() if v is not None and name not in self.columns}
 
 
 @dataclass
@@ -155,7 +169,8 @@ def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any]
         RewardContractError: If the reward needs a column that the data does not have.
     """
     outcome = Outcome([])
-    on_offer = {**rows.arguments(), **Loggers(reward.name, len(rows), outcome).arguments()}
+    on_request = {name: value for name, value in rows.on_request().items() if asks_for(reward, name)}
+    on_offer = {**rows.arguments(), **on_request, **Loggers(reward.name, len(rows), outcome).arguments()}
     return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
 
 
