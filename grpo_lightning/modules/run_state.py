@@ -23,7 +23,7 @@ def state_of_run(trainer: Trainer, num_updates: int) -> RewardState:
     max_steps, epochs = length_of_run(
         trainer.num_training_batches * num_updates, trainer.max_steps, trainer.max_epochs or -1
     )
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return RewardState(
         global_step=trainer.global_step,
         max_steps=max_steps,
@@ -75,5 +75,5 @@ class LogHistory:
             return
         found: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if found:
-            epoch = epoch_at(trainer, trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+            epoch = epoch_at(trainer, trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed)
             self.entries = [*self.entries[-KEPT + 1 :], {**found, "step": step, "epoch": epoch}]

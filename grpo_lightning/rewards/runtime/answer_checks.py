@@ -10,7 +10,6 @@ from typing import Any
 
 from grpo_lightning.rewards.base import RewardContractError
 
-
 LARGEST = 3.4028234663852886e38
 """The largest float32: TRL and the advantages compute in it."""
 

@@ -71,7 +71,12 @@ class _WrappedFunctions:
         self._lock, self._open = threading.Lock(), 0
         self._originals = {
             (module, name): getattr(module, name)
-            for module, name in ((_signal, "signal"), (signal, "alarm"), (signal, "setitimer"), (signal, "siginterrupt"))
+            for module, name in (
+                (_signal, "signal"),
+                (signal, "alarm"),
+                (signal, "setitimer"),
+                (signal, "siginterrupt"),
+            )
         }
 
     def open(self) -> None:
