@@ -1,4 +1,4 @@
-"""``python -m grpo_lightning migrate old.yaml``: TRL's or the seeds' config -> ours."""
+"""``python -m grpo_lightning migrate old.yaml``: a config of TRL's, or a flat one of GRPOArguments -> ours."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from pathlib import Path
 
 from grpo_lightning.migration import Migration, migrate, read_source
 
+FILES = (".yaml", ".yml", ".json")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's own options; everything else is read as TRL's."""
     parser = argparse.ArgumentParser(
         prog="grpo_lightning migrate",
-        usage="%(prog)s [OLD_YAML] [--output NEW_YAML] [--devices N] [--total_steps N] [--KEY VALUE ...]",
-        description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command line of "
-        "`trl grpo`) or from the flat YAML of GRPOArguments, and lists what has no counterpart. Further options are taken "
-        "as settings of theirs and win over the file: --beta 0.04 --reward_funcs my.module.reward.",
+        usage="%(prog)s [OLD_YAML | COMMAND] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
+        "[--KEY VALUE ...]",
+        description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command that starts "
+        "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the flat YAML of GRPOArguments, and "
+        "lists what has no counterpart. Further options are taken as settings of theirs and win over the file: "
+        "--beta 0.04 --reward_funcs my.module.reward.",
         allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
-    parser.add_argument("--devices", type=int, default=1, help="devices the run was made for (default 1)")
-    parser.add_argument(
-        "--total_steps", type=int, help="optimizer steps, where the rate decays and max_steps is not set"
-    )
+    parser.add_argument("--devices", type=int, help="devices the run was made for (default: num_processes, else 1)")
+    parser.add_argument("--total_steps", type=int, help="optimizer steps, for shares of a run without max_steps")
+    parser.add_argument("--trl_version", help="whose defaults hold for what is left out, such as 0.17")
     return parser
 
 
@@ -33,6 +36,7 @@ def summary(result: Migration) -> str:
     if result.lost():
         lines.append("Without a counterpart:")
         lines += [f"  {key}: {reason}" for key, reason in result.lost().items()]
+    lines += result.notes
     if result.off():
         lines.append(f"Without a counterpart, and off: {', '.join(result.off())}.")
     missing = [key for key in ("model.model_name_or_path", "model.rewards", "data.dataset") if key not in result.config]
@@ -43,12 +47,12 @@ def summary(result: Migration) -> str:
 
 def main(args: list[str]) -> int:
     """Runs the command; 1 where the source cannot be read."""
-    source = Path(args[0]) if args and not args[0].startswith("-") else None
-    options, theirs = build_parser().parse_known_args(args[source is not None :])
+    options, theirs = build_parser().parse_known_args(args)
+    source = Path(theirs.pop(0)) if theirs and _is_file(theirs[0]) else None
     try:
         if source is None and not theirs:
-            raise ValueError("Give a YAML file or settings such as --beta 0.04.")
-        result = migrate(read_source(source, theirs), options.devices, options.total_steps)
+            raise ValueError("Give a YAML file, settings such as --beta 0.04, or the command that starts the run.")
+        result = migrate(read_source(source, theirs), options.devices, options.total_steps, options.trl_version)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -59,3 +63,8 @@ def main(args: list[str]) -> int:
         print(text)
     print(summary(result), file=sys.stderr)
     return 0
+
+
+def _is_file(word: str) -> bool:
+    """Whether the first word names a config rather than a program."""
+    return not word.startswith("-") and ((word.endswith(FILES) and " " not in word) or Path(word).is_file())

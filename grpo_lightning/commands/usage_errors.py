@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
-from grpo_lightning.migration.table import COMPOSED, SAME
+from grpo_lightning.migration import COMPOSED, SAME
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",

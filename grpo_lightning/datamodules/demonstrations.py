@@ -39,11 +39,18 @@ def demonstrations(
         row_template_kwargs({name: values[b] for name, values in own.items()}, chat_template_kwargs)
         for b in range(len(batch))
     ]
+    completions = batch.columns[COLUMN]
+    for b, completion in enumerate(completions):
+        _check_form(batch.prompts[b], completion, f"row {batch.uids[b]}")
+    is_chat = [not isinstance(prompt, str) for prompt in batch.prompts]
+    chats = [_whole_chat(batch.prompts[b], completions[b]) for b in range(len(batch)) if is_chat[b]]
+    wholes = iter(_encoded_chats(chats, [options[b] for b in range(len(batch)) if is_chat[b]], tokenizer))
+    texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
-        completion_ids(prompt, prompt_ids, completion, tokenizer, kwargs, f"row {uid}")
-        for prompt, prompt_ids, completion, kwargs, uid in zip(
-            batch.prompts, batch.prompt_ids, batch.columns[COLUMN], options, batch.uids, strict=True
-        )
+        _rest_of_chat(next(wholes), batch.prompt_ids[b], tokenizer, f"row {batch.uids[b]}")
+        if is_chat[b]
+        else [*next(texts), _eos(tokenizer)]
+        for b in range(len(batch))
     ]
     kept = [row[:max_length] for row in ids]
     return Rollouts.from_lists(
@@ -55,42 +62,48 @@ def demonstrations(
     )
 
 
-def completion_ids(
-    prompt: Prompt,
-    prompt_ids: Sequence[int],
-    completion: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    chat_template_kwargs: Mapping[str, Any],
-    place: str,
-) -> list[int]:
-    """The tokens that follow a prompt's, up to and with the end-of-sequence token.
-
-    Text is tokenised on its own and appended. Messages go through the chat template together with the prompt's, and
-    what it writes behind the prompt counts, up to the last end-of-sequence token: generation stops there.
-
-    Raises:
-        ValueError: Naming the place, if prompt and completion do not fit together.
-    """
+def _check_form(prompt: Prompt, completion: Any, place: str) -> None:
     if not completion or not isinstance(completion, str | list):
         raise ValueError(f"{place} has the completion {completion!r}. Give text, or a list of messages.")
-    if isinstance(prompt, str):
-        if not isinstance(completion, str):
-            raise ValueError(f"{place} has a text prompt and a conversational completion. Use one form.")
-        return [*tokenizer(completion, add_special_tokens=False).input_ids, _eos(tokenizer)]
+    if isinstance(prompt, str) and not isinstance(completion, str):
+        raise ValueError(f"{place} has a text prompt and a conversational completion. Use one form.")
+
+
+def _whole_chat(prompt: Any, completion: str | list[Message]) -> list[Message]:
     messages = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    return _rest_of_chat([*prompt, *messages], prompt_ids, tokenizer, chat_template_kwargs, place)
+    return [*prompt, *messages]
+
+
+def _encoded_chats(
+    chats: list[list[Message]], options: list[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Token ids of each chat; those with the same arguments of the template in one call, several times as fast."""
+    ids: list[list[int]] = [[] for _ in chats]
+    groups: list[tuple[Mapping[str, Any], list[int]]] = []
+    for index, own in enumerate(options):
+        members = next((members for shared, members in groups if shared == own), None)
+        if members is None:
+            groups.append((own, [index]))
+        else:
+            members.append(index)
+    for shared, members in groups:
+        encoded: Any = tokenizer.apply_chat_template(
+            [chats[index] for index in members], **{**shared, "tokenize": True, "return_dict": True}
+        )
+        for index, row in zip(members, encoded["input_ids"], strict=True):
+            ids[index] = list(row)
+    return ids
+
+
+def _encoded_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    return [list(row) for row in tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
 
 
 def _rest_of_chat(
-    chat: list[Message],
-    prompt_ids: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    chat_template_kwargs: Mapping[str, Any],
-    place: str,
+    whole: list[int], prompt_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, place: str
 ) -> list[int]:
-    options = {**chat_template_kwargs, "tokenize": True, "return_dict": True}
-    encoded: Any = tokenizer.apply_chat_template(chat, **options)
-    whole, start = list(encoded["input_ids"]), len(prompt_ids)
+    """What the chat template writes behind a prompt, up to the last end-of-sequence token: generation stops there."""
+    start = len(prompt_ids)
     if whole[:start] != list(prompt_ids):
         raise ValueError(
             f"{place}: with the completion behind it, the chat template writes the prompt otherwise than for generation. "

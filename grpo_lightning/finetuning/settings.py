@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import peft
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -41,8 +43,8 @@ class FinetuningSettings:
     bnb_4bit_compute_dtype: str = "bfloat16"
     bnb_4bit_quant_type: str = "nf4"
     bnb_4bit_use_double_quant: bool = True
-    targets: str | list[str] = field(init=False, repr=False, default="all-linear")
-    """``lora_target`` in peft's form."""
+    targets: str | list[str] | None = field(init=False, repr=False, default="all-linear")
+    """``lora_target`` in peft's form; None for the layers that peft chooses by architecture."""
 
     def __post_init__(self) -> None:
         if self.finetuning_type not in FINETUNING_TYPES:
@@ -137,7 +139,7 @@ class FinetuningSettings:
         config = copy.deepcopy(self.peft_config) if self.peft_config is not None else self._lora_config()
         config.task_type = "CAUSAL_LM"
         if getattr(config, "target_modules", "") is None:
-            config.target_modules = self.targets
+            config.target_modules = self.targets or _targets_of_peft(policy.config.model_type)
         elif self.peft_config is not None and self.lora_target != "all":
             raise ValueError("model.lora_target has no effect beside target_modules in model.peft_config. Use one.")
         _check_tied_modules(policy, config)
@@ -149,12 +151,14 @@ class FinetuningSettings:
         return LoraConfig(r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout)
 
 
-def _parse_targets(lora_target: str | list[str]) -> str | list[str]:
-    """``all``, names as a list or with commas between them, or a regular expression over full module names."""
+def _parse_targets(lora_target: str | list[str]) -> str | list[str] | None:
+    """``all``, ``peft``, names as a list or with commas between them, or a regular expression over full module names."""
     if isinstance(lora_target, list):
         names = lora_target
     elif lora_target == "all":
         return "all-linear"
+    elif lora_target == "peft":
+        return None
     else:
         names = [name.strip() for name in lora_target.split(",")]
         if not all(re.fullmatch(r"[\w.]+", name) for name in names):
@@ -166,6 +170,20 @@ def _parse_targets(lora_target: str | list[str]) -> str | list[str]:
     if not names or not all(names):
         raise ValueError(f"model.lora_target={lora_target!r} names no layer. Use all, or names such as q_proj,v_proj.")
     return names
+
+
+def _targets_of_peft(model_type: str) -> list[str]:
+    """The layers that peft adapts where nobody names any; for most architectures q_proj and v_proj.
+
+    Raises:
+        ValueError: If peft has none for the architecture.
+    """
+    names = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+    if names is None:
+        raise ValueError(
+            f"lora_target=peft: peft {peft.__version__} names no layers for {model_type}. Use all, or names."
+        )
+    return list(names)
 
 
 def module_name(model: nn.Module, module: nn.Module | None) -> str | None:

@@ -6,12 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LARGEST_BUDGET = 16384
-"""Tokens that "auto" never exceeds: at 1.5B on an H200, 8k tokens reach 520 useful TFLOP/s and 16k no more than 537."""
+"""Tokens that "auto" does not exceed: at 1.5B on an H200, 8k tokens reach 520 useful TFLOP/s and 16k no more than 537."""
+SMALL_MODEL_BUDGET = 65536
+"""The same for models whose passes over so few tokens take a GPU less time than its host takes to launch their kernels."""
+PASS_WORK = 5e13
+"""Floating-point operations of a pass that is worth its launch: a tenth of a second of a GPU."""
 BUDGET_STEP = 1024
 """A budget is a multiple of this, so that a little more or less free memory does not change how sums are rounded."""
 SAFETY_SHARE = 0.05
 """Of the device's memory, left free by "auto": fragments, and what libraries allocate later."""
 GIB = 2**30
+
+
+def largest_budget(parameters: int) -> int:
+    """Tokens that "auto" does not exceed for a model of so many parameters, at 6 operations per parameter and token.
+
+    Example:
+        >>> largest_budget(1_500_000_000), largest_budget(135_000_000), largest_budget(1_000_000)
+        (16384, 61440, 65536)
+    """
+    worth = int(PASS_WORK / (6 * parameters)) // BUDGET_STEP * BUDGET_STEP
+    return max(LARGEST_BUDGET, min(worth, SMALL_MODEL_BUDGET))
 
 
 def check_budget(budget: int | str) -> None:
@@ -68,7 +83,7 @@ class MemoryLine:
         """The most tokens whose pass fits into so many bytes; may be negative."""
         room = available - self.fixed
         if self.per_token == 0:
-            return LARGEST_BUDGET if room >= 0 else 0
+            return SMALL_MODEL_BUDGET if room >= 0 else 0
         return int(room // self.per_token)
 
 
@@ -88,25 +103,26 @@ class DeviceState:
         return self.free - self.optimizer
 
 
-def choose_budget(line: MemoryLine, state: DeviceState, longest: int) -> int:
+def choose_budget(line: MemoryLine, state: DeviceState, longest: int, largest: int) -> int:
     """``model.max_tokens_per_microbatch`` for "auto" on one rank.
 
     Args:
         line: Of this rank's passes.
         state: Of its device.
         longest: Tokens of the longest completion with its prompt: a micro-batch holds at least one.
+        largest: What the model has no use for more than, see ``largest_budget``.
 
     Returns:
-        The largest multiple of ``BUDGET_STEP``, up to ``LARGEST_BUDGET``, whose pass leaves ``SAFETY_SHARE`` of the
+        The largest multiple of ``BUDGET_STEP``, up to ``largest``, whose pass leaves ``SAFETY_SHARE`` of the
         memory free; ``longest`` where that is more, whether it fits or not.
 
     Example:
         >>> line = MemoryLine(fixed=2.0 * GIB, per_token=2.0**20)
-        >>> choose_budget(line, DeviceState(total=40 * GIB, free=16 * GIB, optimizer=4 * GIB), longest=1000)
+        >>> choose_budget(line, DeviceState(total=40 * GIB, free=16 * GIB, optimizer=4 * GIB), longest=1000, largest=16384)
         8192
     """
     fitting = line.tokens_in(state.for_passes - round(SAFETY_SHARE * state.total))
-    budget = min(fitting, LARGEST_BUDGET) // BUDGET_STEP * BUDGET_STEP
+    budget = min(fitting, largest) // BUDGET_STEP * BUDGET_STEP
     return max(budget, longest)
 
 

@@ -19,13 +19,13 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.memory.advice import ways_to_save
 from grpo_lightning.memory.budget import (
     GIB,
-    LARGEST_BUDGET,
     DeviceState,
     MemoryLine,
     MemoryPlan,
     PassMemory,
     choose_budget,
     does_not_fit,
+    largest_budget,
     least_room,
     smaller_budget,
 )
@@ -71,6 +71,8 @@ class Rehearsal:
             * self.longest
         )
         """Tokens that no micro-batch exceeds, whatever the budget."""
+        self.largest = largest_budget(sum(parameter.numel() for parameter in module.policy.parameters()))
+        """What auto does not exceed."""
         self._settle_layout()
         optimizer = module.trainer.optimizers[0]
         kept, self.step_bytes = optimizer_bytes(optimizer, module.optimizer_factory, gauge)
@@ -159,7 +161,7 @@ class Rehearsal:
     def refusal(self, tokens: int, line: MemoryLine | None) -> MemoryError:
         """The error for a micro-batch that does not fit, the same on all ranks."""
         state = least_room(gather_objects(self.state))
-        fitting = None if line is None else choose_budget(line, state, self.longest)
+        fitting = None if line is None else choose_budget(line, state, self.longest, self.largest)
         can_be_split = tokens > self.longest and (line is None or line.at(fitting or 0) <= state.for_passes)
         changes = ways_to_save(self.module, can_be_split, fitting)
         return MemoryError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
@@ -237,9 +239,9 @@ def rehearse(module: UpdateModule, gauge: MemoryGauge, budget: int | None, is_fi
     module.generator.rest()  # as while the policy is trained
     rehearsal = Rehearsal(module, gauge)
     rehearsal.check_room(awake)
-    line = rehearsal.line(max(LARGEST_BUDGET if budget is None else budget, rehearsal.longest))
+    line = rehearsal.line(max(rehearsal.largest if budget is None else budget, rehearsal.longest))
     if budget is None:
-        budget = min(gather_objects(choose_budget(line, rehearsal.state, rehearsal.longest)))
+        budget = min(gather_objects(choose_budget(line, rehearsal.state, rehearsal.longest, rehearsal.largest)))
     while True:
         tokens = min(max(budget, rehearsal.longest), rehearsal.whole_step)
         needed = rehearsal.needed(tokens, with_step=True) if rehearsal.may_fit(line, tokens) else None

@@ -1,8 +1,11 @@
-"""TRL's and the seeds' settings -> ours: the table, and the code that applies it to a config."""
+"""Configs of TRL's, and flat ones of GRPOArguments, in our keys: the tables, and the code that applies them."""
 
+from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.migrate import migrate
 from grpo_lightning.migration.migration import Migration
+from grpo_lightning.migration.names import ALIASES
+from grpo_lightning.migration.refused import REFUSED
+from grpo_lightning.migration.same import SAME
 from grpo_lightning.migration.source import read_source
-from grpo_lightning.migration.table import COMPOSED, REFUSED, SAME
 
-__all__ = ["COMPOSED", "Migration", "REFUSED", "SAME", "migrate", "read_source"]
+__all__ = ["ALIASES", "COMPOSED", "REFUSED", "SAME", "Migration", "migrate", "read_source"]

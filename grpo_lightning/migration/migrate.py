@@ -1,36 +1,113 @@
-"""Applies the table to a config."""
+"""Applies the tables and everything that is composed to a config."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from grpo_lightning.migration.compose import COMPOSERS
+from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.migration import Migration
-from grpo_lightning.migration.table import COMPOSED, IMPLIED, REFUSED, SAME, SEED_IMPLIED, SEED_KEYS
+from grpo_lightning.migration.names import with_current_names
+from grpo_lightning.migration.refused import HARMLESS, REFUSED
+from grpo_lightning.migration.same import FLAT_IMPLIED, FLAT_KEYS, IMPLIED, SAME
+from grpo_lightning.migration.versions import (
+    DEFAULTS,
+    LAST,
+    LEARNING,
+    NEWEST,
+    OLDEST,
+    WITH_ENGINE,
+    Version,
+    default_at,
+    history,
+    parse_version,
+    shown,
+    version_range,
+)
 
 
-def migrate(settings: dict[str, Any], devices: int = 1, total_steps: int | None = None) -> Migration:
-    """A config of TRL's or of the seeds', in our keys.
+def migrate(
+    settings: dict[str, Any],
+    devices: int | None = None,
+    total_steps: int | None = None,
+    trl_version: str | None = None,
+) -> Migration:
+    """A config of TRL's, or a flat one of GRPOArguments, in our keys.
 
     Args:
         settings: Their flat keys.
-        devices: Processes that the run was made for: TRL's generation_batch_size counts over all of them.
-        total_steps: Optimizer steps of the run, for schedules that decay; by default max_steps.
+        devices: Processes that the run was made for: TRL's generation_batch_size counts over all of them. By default
+            num_processes, where that is among the settings, else 1.
+        total_steps: Optimizer steps of the run, for shares of the run; by default max_steps.
+        trl_version: Whose defaults apply to what is left out; by default what the keys tell, else 1.16.
 
     Returns:
         Every key of ``settings`` is in ``mapped`` or in ``refused``, or in both where only a part fits.
     """
-    is_seed = bool(SEED_KEYS & settings.keys())
-    defaults = IMPLIED | (SEED_IMPLIED if is_seed else {})
-    migration = Migration({**defaults, **settings}, frozenset(settings), devices, total_steps)
+    current, written, overridden = with_current_names(settings)
+    is_flat = bool(FLAT_KEYS & settings.keys())
+    first, last = (NEWEST, NEWEST) if is_flat else version_range(set(settings))
+    if trl_version is not None and not is_flat:
+        first = last = parse_version(trl_version)
+    defaults = IMPLIED | (FLAT_IMPLIED if is_flat else _older_defaults(last, current))
+    processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
+    migration = Migration(
+        {**defaults, **current},
+        dict(settings),
+        written,
+        processes,
+        total_steps,
+        counts_prompts=last == OLDEST,
+        is_flat=is_flat,
+    )
+    migration.refused.update(overridden)
     for key, value in migration.source.items():
-        if key in SAME:
-            if value is not None or key in settings:
-                migration.put(SAME[key], value, key)
-        elif key in REFUSED:
-            migration.refuse(key, REFUSED[key])
-        elif key not in COMPOSED:
-            migration.refuse(key, "Unknown: no setting of TRL 1.16, nor of GRPOArguments. Check its spelling.")
+        _place(migration, key, value, is_given=key in current)
     for compose in COMPOSERS:
         compose(migration)
+    if not is_flat:
+        migration.notes[:0] = _version_notes(migration, first, last, is_told=trl_version is not None)
     return migration
+
+
+def _place(migration: Migration, key: str, value: Any, is_given: bool) -> None:
+    if key in HARMLESS and value == HARMLESS[key]:
+        migration.needs_nothing(key)
+    elif key in SAME:
+        if value is not None or is_given:
+            migration.put(SAME[key], value, key)
+    elif key in REFUSED:
+        migration.refuse(key, REFUSED[key])
+    elif key not in COMPOSED:
+        migration.refuse(
+            key, "Unknown: no setting of TRL, of a recipe we know, nor of GRPOArguments. Check its spelling."
+        )
+
+
+def _older_defaults(version: Version, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an older version of TRL had, as far as it differs from 1.16."""
+    defaults = {key: default_at(key, version) for key in DEFAULTS}
+    defaults = {key: value for key, value in defaults.items() if value != default_at(key, NEWEST)}
+    if version < (0, 16) and settings.get("use_vllm"):
+        defaults.pop("top_k", None)  # GenerationConfig's 50; the engine had no limit
+    if not settings.get("sync_ref_model"):
+        defaults = {key: value for key, value in defaults.items() if not key.startswith("ref_model_")}
+    if not settings.get("beta", defaults.get("beta", 0.0)):
+        defaults.pop("use_bias_correction_kl", None)
+    if not settings.get("use_vllm"):
+        defaults = {key: value for key, value in defaults.items() if not key.startswith("vllm_")}
+    return defaults
+
+
+def _version_notes(m: Migration, first: Version, last: Version, is_told: bool) -> list[str]:
+    """Whose defaults were taken; and, where the keys leave several versions, what depends on the choice."""
+    if is_told or (first == last == NEWEST and not LAST.keys() & m.given.keys()):
+        tells = "as --trl_version says" if is_told else "no key tells of an older one; else give --trl_version 0.17"
+        return [f"What is left out has the defaults of TRL {shown(last)} ({tells})."]
+    told = ", ".join(key for key in LAST if key in m.given)
+    notes = [f"What is left out has the defaults of TRL {shown(last)}, the last version with {told}."]
+    for key in (*LEARNING, *(WITH_ENGINE if m.get("use_vllm") else ())):
+        changed = history(key, first, last)
+        if changed and not m.has(key):
+            notes.append(f"{key} is not set, and its default was {changed}. If the run was older, give --trl_version.")
+    return notes

@@ -1,28 +1,61 @@
-"""Reads what users bring: a flat YAML file, TRL's command line, or both."""
+"""Reads what users bring: a flat YAML file, a command line that starts a run, or both."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from grpo_lightning.migration.axolotl import from_axolotl, is_axolotl
+from grpo_lightning.migration.command_line import read_command, scalar
+from grpo_lightning.migration.foreign import refuse_foreign_command, refuse_foreign_file
+
 ACCELERATE = ("compute_environment", "distributed_type", "deepspeed_config")
 """Keys of `accelerate config`'s file that no config of a training has."""
 
 
 def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a YAML file, overridden by ``--key value`` arguments.
+    """The settings of a YAML file, overridden by those of a command line.
 
     Args:
-        path: The file; None for arguments alone.
-        arguments: As TRL's command line takes them: ``--beta 0.04 --use_vllm --reward_funcs a b --bf16=true``.
+        path: The file; None where the command line names it with --config, or is all there is.
+        arguments: ``--key value`` as for `trl grpo`, or the whole command that starts a run: `accelerate launch
+            --num_processes 8 grpo.py --config run.yaml --vllm-mode colocate`, also as one text.
 
     Raises:
-        ValueError: If the file is no flat mapping, or one of Accelerate's, or an argument has no name.
+        ValueError: If the file is no flat mapping or another program's, or an argument has no name.
     """
-    return (_read_yaml(path) if path else {}) | _read_arguments(arguments)
+    words = [word for argument in arguments for word in _words(argument, is_all=len(arguments) == 1)]
+    refuse_foreign_command(words)
+    command = read_command(words)
+    named = command.pop("config", None)
+    if path is not None and named is not None:
+        raise ValueError(f"{path} and --config {named} are both given. Name one file.")
+    file = path or (Path(str(named)) if named is not None else None)
+    launcher = _launcher(command)
+    return launcher | (_read_yaml(file) if file else {}) | command
+
+
+def _words(argument: str, is_all: bool) -> list[str]:
+    """A command that was given as one quoted text, line breaks included, as its words."""
+    is_command = is_all and len(argument.split()) > 1
+    return shlex.split(argument.replace("\\\n", " "), comments=True) if is_command else [argument]
+
+
+def _launcher(command: dict[str, Any]) -> dict[str, Any]:
+    """What the file of `accelerate launch --config_file` says of a run; ``command`` loses that option."""
+    path = command.pop("config_file", None)
+    if path is None:
+        return {}
+    if not Path(str(path)).is_file():
+        return {"accelerate_config": str(path)}
+    content = yaml.safe_load(Path(str(path)).read_text(encoding="utf-8")) or {}
+    taken = {key: content[key] for key in ("num_processes", "num_machines", "mixed_precision") if key in content}
+    kind = str(content.get("distributed_type", "")).lower()
+    return taken | {f"use_{name}": True for name in ("deepspeed", "fsdp") if name in kind}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -31,6 +64,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds {type(content).__name__}, not `key: value` lines. Give a TRL or a flat YAML config."
         )
+    refuse_foreign_file(str(path), content)
     ours = {"model", "trainer", "data"} & {key for key, value in content.items() if isinstance(value, dict)}
     if ours:
         raise ValueError(f"{path} has the sections {', '.join(sorted(ours))}: it is a config of this package already.")
@@ -41,39 +75,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             "they train. Give TRL's config of the run. In place of this file, set trainer.devices, trainer.num_nodes and, "
             "where it says DeepSpeed or FSDP, trainer.strategy: fsdp2."
         )
-    return {str(key): numeric(value) for key, value in content.items()}
-
-
-def _read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    name = None
-    values: dict[str, list[Any]] = {}
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            values[name] = [numeric(yaml.safe_load(value))] if value else []
-        elif name is None:
-            raise ValueError(f"{argument!r} comes before any --name. Write --name value, as for `trl grpo`.")
-        else:
-            values[name].append(numeric(yaml.safe_load(argument)))
-    for name, given in values.items():
-        if not given and name.startswith("no_"):
-            settings[name.removeprefix("no_")] = False
-        else:
-            settings[name] = True if not given else given[0] if len(given) == 1 else given
-    return settings
-
-
-def numeric(value: Any) -> Any:
-    """1e-6 as a number: YAML 1.1 reads it as text, since it has no dot.
-
-    Example:
-        >>> numeric("1e-6"), numeric("dapo"), numeric("nan")
-        (1e-06, 'dapo', 'nan')
-    """
-    if not isinstance(value, str) or not value[:1].isdigit():
-        return value
-    try:
-        return float(value) if "e" in value.lower() else value
-    except ValueError:
-        return value
+    content = {str(key): scalar(value) for key, value in content.items()}
+    return from_axolotl(content) if is_axolotl(content) else content

@@ -66,7 +66,7 @@ class ObjectiveModule(EvaluationModule):
             device. Adapters need no copy.
         ref_model_dtype: float32, bfloat16 or float16: what that copy is held in; None for the policy's.
         max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
-            gradient. auto: on a GPU what its free memory allows, up to 16384, measured before the first step; 16384
+            gradient. auto: on a GPU what its free memory allows, up to 16384 (65536 for small models), measured before the first step; 16384
             elsewhere. A resumed run keeps what was chosen.
         microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
         **evaluation: Arguments of EvaluationModule.

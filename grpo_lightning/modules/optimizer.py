@@ -15,6 +15,7 @@ from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
 from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 
@@ -75,6 +76,8 @@ class OptimizerModule(PolicyModule):
         scheduler = None if self.lr_scheduler_factory is None else self.lr_scheduler_factory(optimizer)
         if not self.allow_rounded_steps:
             check_steps_land(optimizer, self.optimizer_factory)
+        if isinstance(scheduler, RunSchedule):
+            scheduler.set_total_steps(run_steps(self.trainer, getattr(self, "num_updates", 1)))
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:

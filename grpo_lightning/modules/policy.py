@@ -45,7 +45,7 @@ class PolicyModule(L.LightningModule):
         lora_dropout: Probability that an input of an adapter is dropped in training passes. Sampling, old and reference
             logprobs have none, so above 0 each step needs one more forward pass for the old logprobs.
         lora_target: Layers with adapters: all linear ones but the output head (all), names (q_proj,v_proj or a list),
-            or a regular expression over full names.
+            a regular expression over full names, or those that peft itself has for the architecture (peft).
         peft_config: Any peft configuration by class path, in place of lora_rank, lora_alpha and lora_dropout: DoRA,
             modules_to_save (a head or embeddings trained beside LoRA), ranks by layer, ...
         adapter_name_or_path: An adapter to continue from; the reference of beta is then the model with this adapter.

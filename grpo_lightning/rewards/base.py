@@ -31,7 +31,7 @@ ON_REQUEST = ("group", "logprobs")
 """Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them."""
 
 UNNAMED = "base_reward"
-"""The seeds' default name; replaced by the registered name or the class name when a reward is made from a config."""
+"""The name of a reward that was given none; replaced by the registered name or the class name when a reward is made from a config."""
 
 
 class RewardContractError(ExplainedError, ValueError):

@@ -22,7 +22,7 @@ from grpo_lightning import callbacks, generation
 from grpo_lightning.callbacks import completions, system, terminal
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.datamodules.converters.registry import DATASET_CONVERTERS
-from grpo_lightning.modules.schedules import WarmupSchedule
+from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 from grpo_lightning.rewards import REWARD_FUNCTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -134,7 +134,10 @@ def render() -> str:
         },
         "Rewards, for `model.rewards`": {name: REWARD_FUNCTIONS[name] for name in ("accuracy", "format", "length")},
         "Converters, for `data.converter`": {name: DATASET_CONVERTERS[name] for name in ("grpo", "gsm8k", "squad")},
-        "Schedules, for `model.lr_scheduler`": {"grpo_lightning.modules.schedules.WarmupSchedule": WarmupSchedule},
+        "Schedules, for `model.lr_scheduler`": {
+            "grpo_lightning.modules.schedules.WarmupSchedule": WarmupSchedule,
+            "grpo_lightning.modules.schedules.TransformersSchedule": TransformersSchedule,
+        },
         "Callbacks, for `trainer.callbacks`": {
             "grpo_lightning.callbacks.BeforeAfterSummary": callbacks.BeforeAfterSummary,
             "grpo_lightning.callbacks.completions.CompletionWriter": completions.CompletionWriter,

@@ -37,7 +37,7 @@ class Exhausted(Scorer):
 def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limits: list[int], settings: dict) -> Any:
     """One GRPO step; what this rank chose and ended with, or the error that it ended by."""
     for module in (memory_budget, rehearsal, objective):  # as in tests/memory/test_rehearsal.py
-        for name, value in {"LARGEST_BUDGET": 512, "BUDGET_STEP": 32, "PROBE_TOKENS": 128}.items():
+        for name, value in {"LARGEST_BUDGET": 512, "BUDGET_STEP": 32, "PROBE_TOKENS": 128, "PASS_WORK": 0.0}.items():
             if hasattr(module, name):
                 setattr(module, name, value)
     module = make_module(model_dir, generator=CopyGenerator(), **settings)

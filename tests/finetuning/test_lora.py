@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.finetuning.settings import FinetuningSettings
 from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.policy.dropout import has_dropout
 from grpo_lightning.rewards import AccuracyReward
@@ -408,3 +409,17 @@ def test_peft_options_come_by_class_path_on_the_command_line(tiny_model_dir, tmp
     assert any("lora_magnitude_vector" in name for name, _ in cli.model.policy.named_parameters())
     assert cli.model.policy.peft_config["default"].r == 2
     assert (tmp_path / "run/hf/last-adapter/adapter_model.safetensors").is_file()
+
+
+def test_lora_target_peft_adapts_the_layers_that_peft_chooses(tiny_model_dir: Path):
+    policy = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    chosen = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM"))  # none are named
+    expected = {
+        name.split(".lora_A")[0].rpartition(".")[2] for name, _ in chosen.named_parameters() if ".lora_A" in name
+    }
+    settings = FinetuningSettings(finetuning_type="lora", lora_target="peft")
+    fresh = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    assert set(settings.make_peft_config(fresh).target_modules) == expected == {"q_proj", "v_proj"}
+    fresh.config.model_type = "unheard_of"
+    with pytest.raises(ValueError, match=r"names no layers for unheard_of\. Use all, or names"):
+        settings.make_peft_config(fresh)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
 
 class Constant(BaseRewardFunction):
-    """A class in the seeds' manner: no dataclass decorator, settings in a plain ``__init__``."""
+    """A class in the manner of BaseRewardFunction's predecessor: no dataclass decorator, settings in a plain ``__init__``."""
 
     def __init__(self, value: float = 0.5) -> None:
         self.value = value

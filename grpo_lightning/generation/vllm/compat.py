@@ -6,11 +6,13 @@ Nothing here imports vLLM before it is called: that takes seconds and changes th
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -73,6 +75,20 @@ def import_vllm() -> ModuleType:
     import vllm
 
     return vllm
+
+
+def know_model(directory: str) -> None:
+    """Tells vLLM what the class of a model can do: left alone it starts a second interpreter to ask, for up to 20 seconds.
+
+    Args:
+        directory: Of the model, in Hugging Face format.
+    """
+    from vllm import ModelRegistry
+
+    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
+    for architecture in config.get("architectures") or ():
+        if architecture in ModelRegistry.models:
+            ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
 
 
 def token_prompt(ids: Sequence[int]) -> Any:

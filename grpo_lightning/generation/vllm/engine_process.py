@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm.compat import import_vllm
+from grpo_lightning.generation.vllm.compat import import_vllm, know_model
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD")
 """Set for the engine or by it; children of this process and Lightning would read them."""
@@ -44,6 +44,7 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         os.environ.update(_launcher_variables(device))
         set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
         try:
+            know_model(arguments["model"])
             return vllm.LLM(**arguments)
         finally:
             torch.set_num_threads = set_num_threads  # the CPU platform replaces it by a function that does nothing

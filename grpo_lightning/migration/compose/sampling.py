@@ -1,0 +1,67 @@
+"""How completions are sampled, and the correction for an engine's arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpo_lightning.migration.migration import Migration
+
+GENERATION_KWARGS = {
+    "top_p": "model.top_p",
+    "top_k": "model.top_k",
+    "min_p": "model.min_p",
+    "temperature": "model.temperature",
+    "repetition_penalty": "model.repetition_penalty",
+    "stop": "model.stop",
+    "stop_strings": "model.stop",
+    "max_new_tokens": "model.max_completion_length",
+    "max_tokens": "model.max_completion_length",
+}
+CORRECTION = {
+    "vllm_importance_sampling_mode": "model.importance_sampling_mode",
+    "vllm_importance_sampling_clip_max": "model.importance_sampling_max",
+    "vllm_importance_sampling_clip_min": "model.importance_sampling_min",
+    "vllm_importance_sampling_cap": "model.importance_sampling_max",
+}
+
+
+def compose_sampling(m: Migration) -> None:
+    """Limits on what is drawn from, generation_kwargs, chat template and structured outputs."""
+    m.put("model.min_p", float(m.get("min_p") or 0.0), "min_p")
+    if m.get("top_k") is not None or m.has("top_k"):
+        m.put("model.top_k", max(0, int(m.get("top_k") or 0)), "top_k")  # -1 is vLLM's word for no limit
+    for key, value in (m.get("generation_kwargs") or {}).items():
+        if key in GENERATION_KWARGS:
+            is_text = key.startswith("stop") and isinstance(value, str)
+            m.put(GENERATION_KWARGS[key], [value] if is_text else value, "generation_kwargs")
+        else:
+            m.refuse("generation_kwargs", f"{key}: sampling settings are those of `fit --help`, under model.")
+    if not m.get("generation_kwargs"):
+        m.needs_nothing("generation_kwargs")
+    if m.get("vllm_structured_outputs_regex"):
+        regex = m.get("vllm_structured_outputs_regex")
+        m.put("model.structured_outputs", {"regex": regex}, "vllm_structured_outputs_regex")
+    m.needs_nothing("vllm_structured_outputs_regex")
+    _template(m)
+
+
+def _template(m: Migration) -> None:
+    arguments: dict[str, Any] = dict(m.get("chat_template_kwargs") or {})
+    if m.get("chat_template"):
+        arguments["chat_template"] = m.get("chat_template")
+    if arguments:
+        m.put("model.chat_template_kwargs", arguments, "chat_template_kwargs", "chat_template")
+    m.needs_nothing("chat_template_kwargs", "chat_template")
+
+
+def compose_correction(m: Migration) -> None:
+    """vllm_importance_sampling_*."""
+    is_on = m.get("vllm_importance_sampling_correction")
+    if is_on is not None:
+        m.put("model.importance_sampling_correction", bool(is_on), "vllm_importance_sampling_correction")
+    for key, target in CORRECTION.items():
+        if is_on is False:
+            m.refuse(key, "vllm_importance_sampling_correction: false leaves it without effect.")
+        elif m.get(key) is not None or (m.has(key) and not key.endswith("_cap")):
+            m.put(target, m.get(key), key)
+    m.needs_nothing("vllm_importance_sampling_cap")

@@ -1,0 +1,131 @@
+"""Configs of other GRPO trainers: recognised, and answered with what can be taken from them by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+_DEVICES = "over all devices; data.batch_size is per device"
+VERL = {
+    "actor_rollout_ref.model.path": "model.model_name_or_path",
+    "actor_rollout_ref.actor.optim.lr": "model.optimizer.init_args.lr",
+    "actor_rollout_ref.actor.clip_ratio": "model.epsilon",
+    "actor_rollout_ref.actor.clip_ratio_low": "model.epsilon",
+    "actor_rollout_ref.actor.clip_ratio_high": "model.epsilon_high",
+    "actor_rollout_ref.actor.kl_loss_coef": "model.beta",
+    "actor_rollout_ref.actor.entropy_coeff": "model.entropy_coef",
+    "actor_rollout_ref.actor.ppo_epochs": "model.num_iterations",
+    "actor_rollout_ref.actor.grad_clip": "model.max_grad_norm",
+    "actor_rollout_ref.rollout.n": "model.num_generations",
+    "actor_rollout_ref.rollout.temperature": "model.temperature",
+    "actor_rollout_ref.rollout.top_p": "model.top_p",
+    "actor_rollout_ref.rollout.gpu_memory_utilization": "model.generator.init_args.gpu_memory_utilization",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": "model.generator.init_args.tensor_parallel_size",
+    "data.train_files": "data.dataset",
+    "data.val_files": "data.eval_dataset",
+    "data.train_batch_size": f"data.batch_size: prompts {_DEVICES}",
+    "data.max_prompt_length": "data.max_prompt_length",
+    "data.max_response_length": "model.max_completion_length",
+    "data.prompt_key": "data.converter_args.prompt_key",
+    "trainer.total_epochs": "trainer.max_epochs",
+    "trainer.n_gpus_per_node": "trainer.devices",
+    "trainer.nnodes": "trainer.num_nodes",
+    "trainer.save_freq": "checkpoint.every_n_train_steps",
+    "trainer.test_freq": "trainer.val_check_interval",
+    "custom_reward_function.path": "model.rewards, by import path",
+}
+OPENRLHF = {
+    "pretrain": "model.model_name_or_path",
+    "actor_learning_rate": "model.optimizer.init_args.lr",
+    "n_samples_per_prompt": "model.num_generations",
+    "rollout_batch_size": f"data.batch_size: prompts {_DEVICES}",
+    "init_kl_coef": "model.beta",
+    "eps_clip": "model.epsilon",
+    "eps_clip_low_high": "model.epsilon and model.epsilon_high",
+    "temperature": "model.temperature",
+    "top_p": "model.top_p",
+    "generate_max_len": "model.max_completion_length",
+    "prompt_max_len": "data.max_prompt_length",
+    "max_epochs": "model.num_iterations",
+    "num_episodes": "trainer.max_epochs",
+    "prompt_data": "data.dataset",
+    "input_key": "data.converter_args.prompt_key",
+    "label_key": "data.converter_args.ground_truth_key",
+    "apply_chat_template": "data.converter_args.conversational: true",
+    "remote_rm_url": "model.rewards: RemoteReward, or your function by import path",
+    "save_path": "trainer.default_root_dir",
+    "lora_rank": "model.lora_rank",
+}
+SWIFT = {
+    "model": "model.model_name_or_path",
+    "dataset": "data.dataset",
+    "learning_rate": "model.optimizer.init_args.lr",
+    "num_generations": "model.num_generations",
+    "max_completion_length": "model.max_completion_length",
+    "max_length": "data.max_prompt_length",
+    "temperature": "model.temperature",
+    "beta": "model.beta",
+    "epsilon": "model.epsilon",
+    "epsilon_high": "model.epsilon_high",
+    "loss_type": "model.loss_type",
+    "num_iterations": "model.num_iterations",
+    "num_train_epochs": "trainer.max_epochs",
+    "per_device_train_batch_size": "data.batch_size: here completions, there prompts (docs/from-trl.md)",
+    "train_type": "model.finetuning_type",
+    "tuner_type": "model.finetuning_type",
+    "lora_rank": "model.lora_rank",
+    "lora_alpha": "model.lora_alpha",
+    "reward_funcs": "model.rewards; its accuracy and format are other functions than ours",
+    "reward_weights": "model.reward_weights",
+    "system": "data.converter_args.system_prompt",
+    "external_plugins": "model.rewards, by import path",
+    "output_dir": "trainer.default_root_dir",
+}
+TABLES = {"verl": VERL, "OpenRLHF": OPENRLHF, "ms-swift": SWIFT}
+
+
+def refuse_foreign_file(path: str, content: Mapping[str, Any]) -> None:
+    """Raises ValueError if a file is another trainer's."""
+    keys = {str(key) for key in content}
+    if {"actor_rollout_ref", "algorithm"} & keys:
+        _refuse(path, "verl", _flat(content))
+    elif "rlhf_type" in keys or {"train_type", "tuner_type"} & keys:
+        _refuse(path, "ms-swift", content)
+    elif {"n_samples_per_prompt", "advantage_estimator", "actor_learning_rate"} & keys:
+        _refuse(path, "OpenRLHF", content)
+
+
+def refuse_foreign_command(words: Sequence[str]) -> None:
+    """Raises ValueError if a command starts another trainer."""
+    text = " ".join(words)
+    pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word and not word.startswith("-"))
+    options: dict[str, Any] = {}
+    for index, word in enumerate(words):
+        following = words[index + 1] if index + 1 < len(words) else "--"
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            options[name] = value or (True if following.startswith("--") else following)
+    if "verl.trainer" in text or any(name.startswith("actor_rollout_ref.") for name in pairs):
+        _refuse("This command", "verl", pairs)
+    elif "openrlhf" in text.lower() or {"n_samples_per_prompt", "advantage_estimator"} & options.keys():
+        _refuse("This command", "OpenRLHF", options)
+    elif "rlhf_type" in options or list(words[:2]) == ["swift", "rlhf"]:
+        _refuse("This command", "ms-swift", options)
+
+
+def _refuse(what: str, trainer: str, settings: Mapping[str, Any]) -> NoReturn:
+    table = TABLES[trainer]
+    taken = [f"  {key}: {settings[key]} -> {ours}" for key, ours in table.items() if key in settings]
+    lines = [
+        f"{what} is for {trainer}, whose settings migrate does not translate: it reads TRL's. Start from a file in configs/.",
+        "What can be taken from it by hand:" if taken else "Nothing in it has a direct counterpart.",
+        *taken,
+    ]
+    raise ValueError("\n".join(lines))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,79 @@
+"""Every shape of config through migrate, --print_config and a run, against a run of TRL's of the same file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded_runs import Recorded, run_migrated, run_trl, write_config
+
+STEPS = {"eval_strategy": "steps", "save_strategy": "steps"}
+SHAPES: dict[str, dict[str, Any]] = {
+    # 2 prompts a step; evaluated and saved at each.
+    "a batch is a step": STEPS | {"eval_steps": 1, "save_steps": 1},
+    # 4 micro-batches are generated at once and make 2 optimizer steps.
+    "two updates on a generation": STEPS
+    | {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 4,
+        "max_steps": 4,
+        "eval_steps": 2,
+        "save_steps": 4,
+        "num_generations_eval": 1,
+    },
+    # Each generation makes half of an optimizer step.
+    "two generations for an update": {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 2,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 2,
+    },
+    "two passes over a generation": {
+        "num_iterations": 2,
+        "max_steps": 4,
+        "beta": 0.04,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "conversational": True,
+    },
+    # The length of the run is the data's: 12 prompts, 4 a step, twice; a third of it is warm-up.
+    "epochs with a share of warm-up": {
+        "max_steps": None,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "warmup_steps": 0.3,
+        "lr_scheduler_type": "cosine",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+    },
+    "shares of the run": STEPS | {"max_steps": 4, "eval_steps": 0.5, "save_steps": 0.2, "save_total_limit": 1},
+    "a generation batch, adapters": {
+        "generation_batch_size": 8,
+        "per_device_train_batch_size": 4,
+        "use_peft": True,
+        "optim": "sgd",
+        "lr_scheduler_type": "polynomial",
+        "max_steps": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_migrated_config_runs_as_trl_runs_it(shape, tiny_model_dir: Path, tmp_path: Path, monkeypatch):
+    theirs = run_trl(write_config(tmp_path / "trl", tiny_model_dir, dict(SHAPES[shape])), monkeypatch)
+    ours = run_migrated(write_config(tmp_path / "ours", tiny_model_dir, dict(SHAPES[shape])))
+    assert ours.learning_rates == pytest.approx(theirs.learning_rates, abs=1e-12)  # hence as many optimizer steps
+    assert ours.prompts == theirs.prompts
+    assert without_greedy(ours) == theirs.evaluated
+    assert ours.checkpoints == theirs.checkpoints
+    assert ours.trained == theirs.trained
+    assert 0 < ours.longest <= 6 and 0 < theirs.longest <= 6
+
+
+def without_greedy(record: Recorded) -> dict[int, Counter[str]]:
+    """Ours scores one greedy completion of each held-out prompt beside those that are sampled as in TRL."""
+    return {step: counts - Counter(counts.keys()) for step, counts in record.evaluated.items()}
