@@ -46,6 +46,7 @@ DIFFERENCES = {
         [math.inf, -math.inf, 0, 1, 2, 3], [1e39, -1e39, 0, 1, 2, 3], "rewards are float64 here"
     ),
     "numpy_column": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as a tensor of that shape, which TRL takes"),
+    "list_of_0d_arrays": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as tensors without axes, which TRL takes"),
     "raises_on_one_completion": Difference(
         REFUSED, [42, 42, math.nan, math.nan, 7, 7], "a failure costs its completion, is counted, and is shown"
     ),
