@@ -16,12 +16,11 @@ from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardCo
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
-from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
+from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
 from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, Outcome, Rows, call_reward
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
-from grpo_lightning.rewards.runtime.thread_needs import main_thread_reason
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +88,7 @@ class RewardRunner:
         self._loop = EventLoopThread()
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
-        self._main_thread_calls = MainThreadCalls()
-        self._in_main_thread = _main_thread_rewards(self.rewards)
-        for name in self._in_main_thread:
-            self._tell_of_main_thread(name)
+        self._main_thread = MainThreadRewards(self.rewards)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
@@ -133,7 +129,7 @@ class RewardRunner:
         state = trainer_state or RewardState()
         return ScoringJob(
             *(self.rewards, units, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
-            main_thread=self._main_thread_calls,
+            main_thread=self._main_thread.calls,
         )
 
     def finish(self, job: ScoringJob) -> RewardTable:
@@ -194,31 +190,13 @@ class RewardRunner:
 
     async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
         """One call, in the main thread where the reward needs it."""
-        if reward.name not in self._in_main_thread:
+        if reward not in self._main_thread:
             try:
                 return await self._call_anywhere(reward, rows)
             except MainThreadNeededError as error:
-                self._move_to_main_thread(reward, error)
+                self._main_thread.add(reward, error)
         limit = reward.call_time_limit or self.runtime.time_limit
-        return await call_reward(reward, rows, limit, self._main_thread_calls)
-
-    def _move_to_main_thread(self, reward: BaseRewardFunction, error: MainThreadNeededError) -> None:
-        if reward.is_async:
-            raise RewardContractError(
-                f"Reward '{reward.name}' is asynchronous and asks for a signal (a time limit by signal.alarm, as math_verify "
-                "has), which Python gives to the main thread only: its scores would be those of calls that failed. Write "
-                "it as a plain def, or give it isolation: process."
-            ) from error
-        if reward.name not in self._in_main_thread:
-            self._in_main_thread[reward.name] = "a call of it asked for a signal"
-            self._tell_of_main_thread(reward.name)
-
-    def _tell_of_main_thread(self, name: str) -> None:
-        log.info(
-            "Reward '%s' is called in the main thread, at the end of sampling: %s, which works nowhere else. To overlap it "
-            "with other work, give it isolation: process.",
-            *(name, self._in_main_thread[name]),
-        )
+        return await call_reward(reward, rows, limit, self._main_thread.calls)
 
     async def _call_anywhere(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
         """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
@@ -274,17 +252,6 @@ class RewardRunner:
         by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
         weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
         return RewardTable(by_reward.T.reshape(len(job.rows), len(self.rewards)), self.names, weights, extra, metrics)
-
-
-def _main_thread_rewards(rewards: Sequence[BaseRewardFunction]) -> dict[str, str]:
-    """The names of the rewards that are called in the main thread from the start, with the reason."""
-    found = {}
-    for reward in rewards:
-        if reward.isolation == "main":
-            found[reward.name] = "isolation: main"
-        elif reward.isolation == "thread" and not reward.is_async:  # of asynchronous ones only a call can tell
-            found[reward.name] = main_thread_reason(getattr(reward, "function", reward))
-    return {name: reason for name, reason in found.items() if reason}
 
 
 def _warn_of_unscored(table: RewardTable, rows: Rows) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from transformers import TrainerState
 from trl import GRPOTrainer
-
 from trl_shapes import COLUMNS, IDS
 
 STATE = {"global_step": 10, "max_steps": 40, "epoch": 0.5, "num_train_epochs": 2}
 HISTORY = [{"reward": 0.25, "step": 9, "epoch": 0.45}]
 
 
-def trl_scores(reward: Callable[..., Any], prompts: list[Any], completions: list[Any]) -> tuple[list[float], dict, dict]:
+def trl_scores(
+    reward: Callable[..., Any], prompts: list[Any], completions: list[Any]
+) -> tuple[list[float], dict, dict]:
     """(N,) float32 values with NaN for None, and the columns and metrics that the reward logged."""
     trainer = GRPOTrainer.__new__(GRPOTrainer)
     loop = asyncio.new_event_loop()

@@ -232,7 +232,9 @@ def test_an_async_reward_that_asks_for_signals_stops_the_run(runner: Callable[..
         except Exception:
             return [0.0] * len(completions)
 
-    with pytest.raises(RewardContractError, match=r"'graded' is asynchronous and asks for a signal.*isolation: process"):
+    with pytest.raises(
+        RewardContractError, match=r"'graded' is asynchronous and asks for a signal.*isolation: process"
+    ):
         score(runner(graded), ["$1$"])
 
 

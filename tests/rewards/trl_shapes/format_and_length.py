@@ -112,7 +112,10 @@ add("get_repetition_penalty_reward", get_repetition_penalty_reward)
 def get_code_format_reward(language: str = "python") -> Callable[..., Any]:
     def code_format_reward(completions: Any, **kwargs: Any) -> list[float]:
         languages = kwargs.get("language") or [language] * len(completions)
-        found = [re.search(rf"```{lang}\n.*?```", text_of(c), re.DOTALL) for c, lang in zip(completions, languages, strict=True)]
+        found = [
+            re.search(rf"```{lang}\n.*?```", text_of(c), re.DOTALL)
+            for c, lang in zip(completions, languages, strict=True)
+        ]
         return [1.0 if match else 0.0 for match in found]
 
     return code_format_reward
@@ -151,7 +154,9 @@ def reward_of_an_ended_completion(completion_ids: list[list[int]], **kwargs: Any
 
 
 @shape
-def reward_for_one_task_only(prompts: Any, completions: Any, data_source: list[str], **kwargs: Any) -> list[float | None]:
+def reward_for_one_task_only(
+    prompts: Any, completions: Any, data_source: list[str], **kwargs: Any
+) -> list[float | None]:
     return [float(len(text_of(c))) if s == "math" else None for c, s in zip(completions, data_source, strict=True)]
 
 

@@ -190,7 +190,9 @@ def logs_if_it_can(completions: Any, log_metric: Any = None, **kwargs: Any) -> l
     return [0.0] * len(completions)
 
 
-def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float | dict[str, Any]:
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None
+) -> float | dict[str, Any]:
     right = ground_truth in solution_str
     return {"score": float(right), "acc": right} if data_source == "math" else float(right)
 
