@@ -219,15 +219,16 @@ class RolloutModule(OptimizerModule):
 
     def reward_state(self) -> RewardState:
         """Where the run stands, for rewards with a curriculum."""
-        sampling = {
-            "max_completion_length": self.sampling.max_completion_length,
-            "model_name_or_path": self.model_name_or_path,
-        }
+        limit, name = self.sampling.max_completion_length, self.model_name_or_path
         if self._trainer is None:
-            return RewardState(**sampling)
+            return RewardState(max_completion_length=limit, model_name_or_path=name)
         self.log_history.note(self._trainer)
-        state = state_of_run(self._trainer, getattr(self, "num_updates", 1))
-        return replace(state, **sampling, log_history=list(self.log_history.entries))
+        return replace(
+            state_of_run(self._trainer, getattr(self, "num_updates", 1)),
+            max_completion_length=limit,
+            model_name_or_path=name,
+            log_history=list(self.log_history.entries),
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generator's state, and the step counter, from which every random number of the next steps follows."""

@@ -23,11 +23,10 @@ def state_of_run(trainer: Trainer, num_updates: int) -> RewardState:
     max_steps, epochs = length_of_run(
         trainer.num_training_batches * num_updates, trainer.max_steps, trainer.max_epochs or -1
     )
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return RewardState(
         global_step=trainer.global_step,
         max_steps=max_steps,
-        epoch=epoch_at(trainer, trainer.current_epoch, done),
+        epoch=epoch_now(trainer),
         num_train_epochs=epochs,
         is_local_process_zero=trainer.local_rank == 0,
         is_world_process_zero=trainer.is_global_zero,
@@ -53,6 +52,12 @@ def length_of_run(steps_per_epoch: float, max_steps: int, max_epochs: int) -> tu
     if not ends:
         return -1, 0
     return min(ends), math.ceil(min(ends) / steps_per_epoch) if is_known else max(max_epochs, 0)
+
+
+def epoch_now(trainer: Trainer) -> float:
+    """Passes over the data so far, between two steps and within one."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return epoch_at(trainer, trainer.current_epoch, progress.processed)
 
 
 def epoch_at(trainer: Trainer, epoch: int, batch: int) -> float:

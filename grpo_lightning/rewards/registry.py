@@ -95,8 +95,7 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
         return made
     own = inspect.signature(reward).parameters
     calling = {setting: kwargs.pop(setting) for setting in CALLING if setting in kwargs and setting not in own}
-    common = {"name": fallback_name, "weight": 1.0}
-    common = {key: kwargs.pop(key) if key in kwargs and key not in own else value for key, value in common.items()}
+    common = {key: kwargs.pop(key) for key in ("name", "weight") if key in kwargs and key not in own}
     function: Callable[..., Any] = reward
     if isinstance(reward, type):
         function, kwargs = reward(**kwargs), {}
@@ -104,17 +103,17 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
         function, kwargs = _made_by_factory(reward, kwargs, fallback_name), {}
         if isinstance(function, BaseRewardFunction):
             return function
-    return FunctionReward(function=function, settings=kwargs, **common, **calling)
+    return FunctionReward(**{"name": fallback_name, **common, **calling}, function=function, settings=kwargs)
 
 
 def _made_by_factory(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> Callable[..., Any]:
-    made = factory(**kwargs)
+    made: Callable[..., Any] = factory(**kwargs)
     if not callable(made):
         raise TypeError(
             f"{name} takes neither prompts nor completions, so it was called with {kwargs} to make a reward, and returned "
             f"a {type(made).__name__}. Let it return a function, or take completions or **kwargs."
         )
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def import_reward(path: str) -> Registrable:

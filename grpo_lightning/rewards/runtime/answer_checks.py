@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, MappingView, Sequence
+from collections.abc import Iterator, KeysView, Sequence, ValuesView
 from numbers import Real
 from typing import Any
 
@@ -21,7 +21,7 @@ def materialized(result: Any) -> Any:
         >>> materialized(map(float, "12")), materialized({"a": 1.0}.values()), materialized((1, 2))
         ([1.0, 2.0], [1.0], (1, 2))
     """
-    if isinstance(result, Iterator | MappingView) and not inspect.isawaitable(result):
+    if isinstance(result, Iterator | KeysView | ValuesView) and not inspect.isawaitable(result):
         return list(result)
     return result
 

@@ -6,13 +6,14 @@ reward of 0, so the exception is no evidence: the request itself is.
 
 from __future__ import annotations
 
-import _signal
+import importlib
 import signal
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any
 
+_signal = importlib.import_module("_signal")  # what signal.signal calls
 _current: ContextVar[SignalProbe | None] = ContextVar("signal_probe", default=None)
 
 
