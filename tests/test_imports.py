@@ -58,7 +58,7 @@ def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
         "import grpo_lightning",
         "from grpo_lightning import BaseRewardFunction, register_reward, get_reward_function",
         "from grpo_lightning.rewards.runtime import process_caller, process_worker, reward_call, worker_pool",
-        "from grpo_lightning.rewards.runtime import math_worker, sandbox_driver",
+        "from grpo_lightning.rewards.runtime import math_worker\nfrom grpo_lightning.rewards.sandbox import child, judge",
         "from grpo_lightning.commands import migrate, report",
         "from grpo_lightning.__main__ import main\nmain(['--help'])",
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt
@@ -69,15 +70,15 @@ def completions_table(
         "step": [step] * len(rows),
         "uid": [batch.uids[group[n]] for n in rows],
         "sample": [sample[n] for n in rows],
-        "prompt": [plain_text(batch.prompts[group[n]]) for n in rows],
-        "completion": [completion_text(texts[n]) for n in rows],
+        "prompt": [valid_text(plain_text(batch.prompts[group[n]])) for n in rows],
+        "completion": [valid_text(completion_text(texts[n])) for n in rows],
         "reward": [_none_if_nan(totals[n]) for n in rows],
         "advantage": [record.advantages[n].item() for n in rows],
         "length": [int(rollouts.completion_lengths[n]) for n in rows],
         "prompt_length": [int(rollouts.prompt_lengths[group[n]]) for n in rows],
         "truncated": [bool(rollouts.truncated[n]) for n in rows],
         "mean_logprob": [logprobs[n].item() for n in rows],
-        "columns": [_columns_json(record, n, group[n]) for n in rows],
+        "columns": [valid_text(_columns_json(record, n, group[n])) for n in rows],
     }
     for r, name in enumerate(rewards.names):
         columns[f"rewards/{name}"] = [_none_if_nan(rewards.values[n, r].item()) for n in rows]

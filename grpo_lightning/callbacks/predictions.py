@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from grpo_lightning.callbacks.valid_text import valid_text
+
 
 class PredictionWriter(BasePredictionWriter):
     """Appends the rows of every predicted batch to a JSONL file; each rank writes its own.
@@ -46,7 +48,7 @@ class PredictionWriter(BasePredictionWriter):
         """Appends one line per completion."""
         with self._file(trainer).open("a", encoding="utf-8") as file:
             for row in prediction:
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                file.write(valid_text(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the rows are."""

@@ -56,5 +56,9 @@ def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[s
 def show(*renderables: Any) -> None:
     """Prints to standard output; without a terminal as plain text 140 columns wide."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
-    for renderable in renderables:
-        console.print(renderable)
+    with console.capture() as captured:
+        for renderable in renderables:
+            console.print(renderable)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(captured.get().encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()

@@ -169,7 +169,7 @@ def token_ids(completions: list[str], tokenizer: str | None) -> list[list[int]]:
         from transformers import AutoTokenizer
 
         try:
-            loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+            loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
             return [loaded(text, add_special_tokens=False)["input_ids"] for text in completions]
         except (OSError, ValueError):
             print(f"The tokenizer of {tokenizer} is not on this disk.", file=sys.stderr)

@@ -67,10 +67,13 @@ def read_config(path: Path) -> dict[str, Any]:
 def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> PolicyModule:
     """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
 
+    Nothing that the config names by ``class_path`` is imported, unless it is a part of this package or of peft.
+
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
     names = inspect.signature(PolicyModule).parameters
+    _refuse_foreign_classes(config.get("model", {}), names)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicyModule, "model")
     settings = {name: value for name, value in config.get("model", {}).items() if name in names}
@@ -90,6 +93,23 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"], strict=False)
     return module
+
+
+def _refuse_foreign_classes(settings: Any, names: Any) -> None:
+    """A run's directory may come from somebody else, and importing a class runs its module."""
+    waiting = [value for name, value in settings.items() if name in names]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("class_path")
+            if isinstance(path, str) and "." in path and not path.startswith(("grpo_lightning.", "peft.")):
+                raise ValueError(
+                    f"the run's config names the class {path} for its model, and only fit imports what a config names. "
+                    "Write the model with fit's own export, or remove the setting."
+                )
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:

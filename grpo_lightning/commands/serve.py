@@ -13,8 +13,7 @@ from transformers import AutoConfig
 from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from grpo_lightning.generation.vllm.server_token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Options of vLLM follow after --, for example: -- --enforce-eager --enable-lora --max-lora-rank 16",
     )
     parser.add_argument("--model", required=True, help="directory or hub name; the run's model.model_name_or_path")
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen; anyone who reaches it can change weights")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen; its token travels in the clear")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; by default what the checkpoint is stored in")
     parser.add_argument("--max_model_length", type=int, help="tokens of a prompt with its completion")
@@ -38,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def stored_dtype(model: str) -> str:
     """What the checkpoint is stored in; vLLM's own choice would turn float32 into bfloat16."""
-    dtype = getattr(AutoConfig.from_pretrained(model), "dtype", None)
+    dtype = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "dtype", None)
     return "bfloat16" if dtype is None else str(dtype).removeprefix("torch.")
 
 
@@ -82,8 +81,8 @@ def main(args: list[str]) -> int:
         return 2
     if options.host not in LOOPBACK:
         print(
-            f"--host {options.host}: whoever reaches this address can change the model's weights and run its methods. "
-            "Keep it inside a trusted network.",
+            f"--host {options.host}: whoever sees a request can read the token in it, and with it change the model's weights "
+            f"and run its methods. Keep it inside a trusted network, and set {TOKEN_VARIABLE} alike for server and run.",
             file=sys.stderr,
         )
     further = list(options.vllm_options)
@@ -95,6 +94,8 @@ def main(args: list[str]) -> int:
     command = server_command(options.model, options.host, options.port, dtype, further)
     process = ServerProcess(command, options.gpus)
     client = VLLMClient("127.0.0.1" if options.host == "0.0.0.0" else options.host, options.port, request_timeout=10.0)
+    client.token = lambda: process.token
+    print(f"The token is in {write_token(options.port, process.token)}; runs on this machine find it.", flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
@@ -103,3 +104,4 @@ def main(args: list[str]) -> int:
         return 0
     finally:
         process.stop()
+        remove_token(options.port, process.token)

@@ -196,7 +196,7 @@ class GRPOModule(LookaheadModule):
         self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
         numbers |= {
             "num_tokens": float(self.num_tokens),
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
         if self.entropy_controller is not None:

@@ -122,7 +122,7 @@ class SFTModule(OptimizerModule):
             **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
             "grad_norm": grad_norm if finite else 0.0,
             "skipped_updates": float(not finite),
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
             "step_time": seconds,
             "tokens_per_second": tokens / seconds,
         }

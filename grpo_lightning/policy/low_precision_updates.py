@@ -65,7 +65,8 @@ def keeps_small_steps(factory: OptimizerFactory, dtype: torch.dtype, device: tor
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         optimizer = factory([weight])
         for group in optimizer.param_groups:
-            group["lr"] = distance * PROBE_STEP
+            rate = distance * PROBE_STEP
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
             if "weight_decay" in group:
                 group["weight_decay"] = 0.0
         for _ in range(PROBE_STEPS):

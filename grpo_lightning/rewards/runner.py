@@ -40,6 +40,8 @@ class RewardRuntime:
             None.
         max_error_share: The run stops when a reward fails on more than this share, in (0, 1], of the latest
             completions (at least 64 of them), or has never done anything but raise.
+        repeat_by_row: Call a reward of scope batch again with one completion at a time where a call with all of them
+            failed. Only for rewards that score each completion by itself: one that compares them would give other values.
         reward_column: Dataset column in which a row may name the rewards that apply to it; null for none.
     """
 
@@ -47,6 +49,7 @@ class RewardRuntime:
     time_limit: float = 120.0
     step_time_limit: float = 600.0
     max_error_share: float = 0.5
+    repeat_by_row: bool = False
     reward_column: str | None = "rewards"
 
     def __post_init__(self) -> None:
@@ -67,9 +70,10 @@ class RewardRunner:
 
     Synchronous rewards run in threads or processes, asynchronous ones together on one event loop, all as soon as the
     completions that they need have arrived. Those that work in the main thread only (time limits by signals) run there,
-    in ``finish``. A reward that raises or takes too long is called again with one completion
-    at a time, unless it compares them (scope: group): those that fail again get None, are counted and shown. Breaking
-    the contract (wrong count, NaN, missing column) is an error at once.
+    in ``finish``. A reward of scope completion that raises or takes too long is called again with one completion at a
+    time, where it had several; those that fail again get None, are counted and shown. A failed call of scope group or
+    batch is None for all of its completions, as it may compare them. Breaking the contract (wrong count, infinity,
+    missing column) is an error at once.
 
     Args:
         rewards: With unique names, as ``resolve_rewards`` returns them.
@@ -84,7 +88,10 @@ class RewardRunner:
             check_calling(reward)
         self.rewards = list(rewards)
         self.runtime = RewardRuntime(**runtime)
-        self._watches = [FailureWatch(name, self.runtime.max_error_share) for name in names]
+        self._watches = [
+            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._repeats_by_row(reward))
+            for reward in self.rewards
+        ]
         self._loop = EventLoopThread()
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
@@ -130,6 +137,7 @@ class RewardRunner:
         return ScoringJob(
             *(self.rewards, units, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
             main_thread=self._main_thread.calls,
+            repeats_by_row=self._repeats_by_row,
         )
 
     def finish(self, job: ScoringJob) -> RewardTable:
@@ -214,6 +222,9 @@ class RewardRunner:
             outcome = await self._processes[reward.name](rows)
             outcome.seconds.append(time.perf_counter() - started)
             return outcome
+
+    def _repeats_by_row(self, reward: BaseRewardFunction) -> bool:
+        return reward.scope == "completion" or (reward.scope == "batch" and self.runtime.repeat_by_row)
 
     def _slot(self, name: str, size: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), name)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer
 
-from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows
+from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows, completions_table
 from grpo_lightning.callbacks.completions import CompletionWriter
+from grpo_lightning.callbacks.predictions import PredictionWriter
+from grpo_lightning.callbacks.samples import sample_table, show
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable, sample_rows
 
@@ -135,3 +137,31 @@ def test_the_system_is_written_down_without_naming_the_machine(tiny_model_dir, t
     system = json.loads((tmp_path / "system.json").read_text())
     assert system["ranks"] == 1 and system["packages"]["torch"] == torch.__version__ and system["cpu_cores"] >= 1
     assert socket.gethostname() not in (tmp_path / "system.json").read_text()
+
+
+def test_text_without_utf_8_is_written_out_and_read_back_as_it_was(tiny_model_dir, tmp_path, capsys):
+    half = chr(0xD83D)
+
+    def logs_a_half(completions: list[str], log_extra: Any, **columns: Any) -> list[float]:
+        log_extra(f"seen {half}", [f'"{half}\\' for _ in completions])
+        return [float(len(text)) for text in completions]
+
+    callbacks = [CompletionWriter(), SampleTable(every_n_steps=1)]
+    module = fit(tiny_model_dir, tmp_path, max_steps=1, rewards=logs_a_half, trainer={"callbacks": callbacks})
+    (row, *_) = pq.read_table(tmp_path / "completions").to_pylist()
+    assert json.loads(row["columns"])[f"seen {half}"] == f'"{half}\\'
+    record = module.last_step
+    texts = [f"caf\u00e9 {half}"] * len(record.rollouts.group)
+    table = completions_table(record, texts, [0.0] * len(texts), 0, max_rows=2)
+    assert table.column("completion").to_pylist() == ["caf\u00e9 \\ud83d"] * 2
+    show(sample_table("t", [{"a": half, "b": [half]}], ["a", "b"]))
+    assert "\\ud83d" in capsys.readouterr().out
+
+
+def test_predictions_without_utf_8_are_lines_of_json(tmp_path):
+    half = chr(0xD83D)
+    writer = PredictionWriter(str(tmp_path / "predictions.jsonl"))
+    trainer = make_trainer(tmp_path, 1)
+    writer.on_predict_start(trainer, None)
+    writer.write_on_batch_end(trainer, None, [{"completion": half}], None, None, 0, 0)
+    assert json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8")) == {"completion": half}

@@ -11,7 +11,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks.export import export as export_policy
-from grpo_lightning.commands import chat, export
+from grpo_lightning.commands import chat, export, report
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
 
 
@@ -149,3 +149,29 @@ def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path
     save_toy_model(base, seed=1)
     with pytest.raises(ValueError, match="was trained on"):
         chat.load_for_chat(tmp_path / "hf-adapter", None)
+
+
+@pytest.mark.parametrize("command", [export, chat, report])
+def test_no_class_that_a_runs_config_names_is_imported(command, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    run, mark = tmp_path / "run", tmp_path / "imported"
+    make_run(run, tiny_model_dir)
+    (tmp_path / "from_elsewhere.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = run / "logs" / "version_1" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["rewards"] = [{"class_path": "from_elsewhere.Config"}]
+    config["data"] = {"converter": "from_elsewhere.Config"}
+    path.write_text(yaml.safe_dump(config))
+    arguments = {
+        export: [str(run), str(tmp_path / "hf")],
+        chat: [str(run), "--max_completion_length", "2"],
+        report: [str(run)],
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 + 1\n"))
+    assert command.main(arguments[command]) == 0
+    config["model"] |= {"finetuning_type": "lora", "peft_config": {"class_path": "from_elsewhere.Config"}}
+    path.write_text(yaml.safe_dump(config))
+    assert command.main(arguments[command]) == (0 if command is report else 1)
+    assert not mark.exists()
+    if command is not report:
+        assert "names the class from_elsewhere.Config" in capsys.readouterr().err

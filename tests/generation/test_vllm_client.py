@@ -180,6 +180,7 @@ def test_a_server_gets_the_development_endpoints_and_nothing_of_the_training_ran
     text = " ".join(command[1:])
     assert "--host 127.0.0.1" in text and "--dtype float32" in text and text.endswith("--enforce-eager")
     assert "--logprobs-mode processed_logprobs" in text
+    assert "--load-format safetensors" in text and "--no-trust-remote-code" in command
 
 
 def test_the_workers_of_a_server_are_extended_unless_its_options_say_otherwise():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -33,6 +34,8 @@ from vllm_cases import (
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
+from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.server_token import token_file
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 
 pytestmark = [*needs_vllm, pytest.mark.slow]
@@ -93,6 +96,39 @@ def test_sampling_logprobs_equal_those_of_a_forward_pass(generator, policy):
     assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert len(set(rollouts.completion_lengths.tolist())) > 2
     assert mismatch(policy, rollouts) < 1e-4
+
+
+def test_routes_that_change_something_want_the_servers_token_and_a_name_of_its_own(served, generator):
+    port = served[0]
+    token = token_file(port).read_text()
+    assert token_file(port).stat().st_mode & 0o077 == 0 and len(token) == 64
+
+    def status(method: str, path: str, **headers: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request(method, path, None if method == "GET" else "{}", headers)
+        answered = connection.getresponse().status
+        connection.close()
+        return answered
+
+    changing = ["/collective_rpc", "/pause", "/resume", "/sleep", "/wake_up", "/update_weights", "/reset_prefix_cache"]
+    for path in [
+        *changing,
+        "/v1/load_lora_adapter",
+        "/v1/completions",
+        "/v1/completions/../../pause",
+        "//pause",
+        "/nowhere",
+    ]:
+        assert status("POST", path, **{"Content-Type": "text/plain"}) == 401, path
+        assert status("POST", path, Authorization=f"Bearer {token[:-1]}") == 401, path
+        assert status("POST", path, Authorization=f"Bearer {token}", Host=f"rebound.example:{port}") == 403, path
+    assert status("POST", "/pause?mode=abort") == status("GET", "/server_info") == 401
+    assert status("GET", "/health") == status("GET", "/v1/models", Host=f"localhost:{port}") == 200
+    assert status("GET", "/v1/models", Host="rebound.example") == 403
+    assert status("POST", "/reset_prefix_cache", Authorization=f"Bearer {token}") == 200
+    with pytest.raises(ServerRefused, match=r"401.*GRPO_LIGHTNING_SERVER_TOKEN"):
+        VLLMClient("127.0.0.1", port, 60).post("/reset_prefix_cache")
+    assert len(generator.generate(PROMPTS, SETTINGS, SEEDS).group) == 12  # nothing was paused
 
 
 def test_new_weights_are_sampled_from_only_after_an_update(generator, policy):

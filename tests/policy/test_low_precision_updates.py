@@ -46,6 +46,7 @@ def test_a_step_moves_the_weights_that_it_reaches_half_way_to_a_neighbour_of():
         (lambda params: torch.optim.SGD(params, lr=1.0, momentum=0.9), False),
         (lambda params: bitsandbytes.optim.AdamW8bit(params), False),
         (lambda params: optimi.AdamW(params, lr=1e-3, kahan_sum=False), False),
+        (lambda params: torch.optim.AdamW(params, lr=torch.tensor(1e-3)), False),  # of torchao's it must stay a tensor
         (kahan_adamw(), True),
         (lambda params: optimi.AdamW(params, lr=1e-3), True),
     ],

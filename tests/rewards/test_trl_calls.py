@@ -48,7 +48,7 @@ DIFFERENCES = {
     "numpy_column": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as a tensor of that shape, which TRL takes"),
     "list_of_0d_arrays": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as tensors without axes, which TRL takes"),
     "raises_on_one_completion": Difference(
-        REFUSED, [42, 42, math.nan, math.nan, 7, 7], "a failure costs its completion, is counted, and is shown"
+        REFUSED, [math.nan] * 6, "a failure costs its call, is counted and shown, and stops the run if it is no exception"
     ),
 }
 

@@ -53,6 +53,8 @@ class VLLMClient:
         self.request_timeout = request_timeout
         self.where_to_look: Callable[[], str] = lambda: "Its own output says more."
         """Ends the message of an error that is the server's."""
+        self.token: Callable[[], str | None] = lambda: None
+        """Gives the server's token, asked for at every call: a server that is started again may have another."""
         self._connections: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -77,7 +79,7 @@ class VLLMClient:
             payload = None if body is None else json.dumps(body)
             connection.connect()
             self._check_open(connection)
-            connection.request(method, path, payload, {"Content-Type": "application/json"} if payload else {})
+            connection.request(method, path, payload, self._headers(payload))
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
@@ -95,6 +97,11 @@ class VLLMClient:
             return json.loads(text) if text.strip() else None
         except json.JSONDecodeError:
             return text
+
+    def _headers(self, payload: str | None) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"} if payload else {}
+        token = self.token()
+        return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 
     def _error(self, status: int, path: str, message: str) -> Exception:
         """Whether a server that answers with an error is lost: one whose engine dies answers for a moment longer."""

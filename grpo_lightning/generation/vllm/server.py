@@ -25,9 +25,10 @@ from grpo_lightning.generation.vllm.engine_adapter import write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import engine_dtype, plain_model
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
-from grpo_lightning.generation.vllm.server_launch import LaunchedServer, launch_options
+from grpo_lightning.generation.vllm.server_launch import LaunchedServer, launch_options, share_token
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import ask
+from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
@@ -49,8 +50,9 @@ class VLLMServer(RoutedGenerator):
     answer. Completions depend on their prompt and seed alone, so nothing is lost, doubled or changed.
 
     Args:
-        host: Where the server listens. Its endpoints are open to everyone who can reach them: keep it on
-            loopback, or in a network of your own.
+        host: Where the server listens. Whoever has its token can change weights, and the token travels in the clear: keep
+            it on loopback, or in a network of your own. A run finds the token of a server of the same user on the same
+            machine; elsewhere set GRPO_LIGHTNING_SERVER_TOKEN alike for the server and the run.
         port: TCP port.
         timeout: Seconds to wait for the server to become healthy, at the start and whenever it is lost.
         request_timeout: Seconds that the completions of one prompt may take.
@@ -99,6 +101,7 @@ class VLLMServer(RoutedGenerator):
                 )
         super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
         self.client = VLLMClient(host, port, request_timeout)
+        self.client.token = lambda: known_token(host, port)
         self.timeout = timeout
         self.max_concurrent_requests = max_concurrent_requests
         self.launch = launch
@@ -147,6 +150,7 @@ class VLLMServer(RoutedGenerator):
         if not self.is_sender:
             for _ in stream:  # only to take part in gathering sharded weights
                 pass
+            share_token(self.client, None)
             return
         options = launch_options(
             policy, self.max_model_length, self.weight_transfer, self.adapter_route.engine_adds_adapters
@@ -155,6 +159,7 @@ class VLLMServer(RoutedGenerator):
         dtype = engine_dtype(self.dtype, policy)
         self.launched = LaunchedServer(self.client, self._files, dtype, self.launch_gpus, options)
         self.launched.start(policy, tokenizer, stream)
+        share_token(self.client, self.launched.process.token)
 
     def _wait(self) -> None:
         """Until the server is healthy; a launched one that has died is started again."""

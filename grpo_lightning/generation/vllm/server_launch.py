@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.server_weights import write_weights
@@ -36,6 +38,7 @@ class LaunchedServer:
         further = list(options)
         command = server_command(str(self.model), client.host, client.port, dtype, further)
         self.process = ServerProcess(command, gpus, directory / "server.log")
+        client.token = lambda: self.process.token
         self._starts_allowed = STARTS_IN_A_ROW
         client.where_to_look = lambda: f"The end of its output:\n{self.process.log_tail()}"
 
@@ -90,3 +93,11 @@ def launch_options(
         rank = lora_arguments(policy)["max_lora_rank"]
         options += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
     return options
+
+
+def share_token(client: VLLMClient, token: str | None) -> None:
+    """Tells every rank the token of the server that rank 0 has launched; the others give None. All ranks call it."""
+    if is_distributed():
+        shared = [token]
+        dist.broadcast_object_list(shared, src=0)
+        client.token = lambda: shared[0]

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo_lightning.generation.vllm.compat import installed_version
+from grpo_lightning.generation.vllm.server_token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
 """What requests call the served model."""
 WORKER = "grpo_lightning.generation.vllm.worker.PolicyWorker"
 """Extends the workers of a server, so that they take the policy's weights in every version."""
+GUARD = "grpo_lightning.generation.vllm.server_guard.TokenGuard"
+"""Stands before the routes of a server: who has not its token can read whether it lives, and nothing else."""
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"
 )  # fmt: skip
@@ -43,12 +46,15 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
         "--generation-config": "vllm",
         "--uvicorn-log-level": "warning",
         "--worker-extension-cls": WORKER,
+        "--middleware": GUARD,
+        "--load-format": "safetensors",  # a pickled weight file is code
     }
     found = installed_version()
     if found is not None and found[1]:
         further = ["--no-enable-chunked-prefill", *further]  # see engine_settings.WHOLE_PROMPTS
     pairs = [word for pair in options.items() for word in pair]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *further]
+    module = "vllm.entrypoints.openai.api_server"
+    return [sys.executable, "-m", module, *pairs, "--no-trust-remote-code", *further]
 
 
 def server_environment(gpus: str | None = None) -> dict[str, str]:
@@ -78,6 +84,8 @@ class ServerProcess:
         self.command = list(command)
         self.gpus = gpus
         self.log_file = log_file
+        self.token = new_token()
+        """What its guarded routes want; the same after a restart."""
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +104,7 @@ class ServerProcess:
         try:
             self._process = subprocess.Popen(
                 self.command,
-                env=server_environment(self.gpus),
+                env=server_environment(self.gpus) | self._guarded(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output is not None else None,
@@ -105,6 +113,13 @@ class ServerProcess:
         finally:
             if output is not None:
                 output.close()
+
+    def _guarded(self) -> dict[str, str]:
+        """What the guard reads: the token, and the name that the server listens on."""
+        names = [os.environ.get(HOSTS_VARIABLE, "")]
+        if "--host" in self.command:
+            names.append(self.command[self.command.index("--host") + 1])
+        return {TOKEN_VARIABLE: self.token, HOSTS_VARIABLE: ",".join(name for name in names if name)}
 
     def is_alive(self) -> bool:
         """Whether the server's process runs, healthy or not."""

@@ -1,7 +1,8 @@
-"""Does the completion's code pass its tests? Run in child processes without network, never in the trainer's."""
+"""Does the completion's code pass its tests? Run in confined child processes, never in the trainer's."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,15 @@ from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.kinds.json_schema import FENCE, last_fence
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.rewards.runtime.sandbox import Limits, run_program
+from grpo_lightning.rewards.sandbox.forms import Case, Printing, Row, recognised
+from grpo_lightning.rewards.sandbox.isolation import isolation
+from grpo_lightning.rewards.sandbox.judge import run_printing, run_tested
+from grpo_lightning.rewards.sandbox.launch import Limits
+from grpo_lightning.rewards.sandbox.python_tests import completed
 
-TEST_KEYS = ("tests", "test", "test_list")
+log = logging.getLogger(__name__)
+
+TEST_KEYS = ("tests", "test", "test_list", "input_output", "public_test_cases")
 MAX_CODE_CHARS = 100_000
 """Longer programs score 0 unread."""
 
@@ -23,22 +30,25 @@ MAX_CODE_CHARS = 100_000
 class CodeExecutionReward(BaseRewardFunction):
     """Share of the row's tests that the completion's Python code passes, in [0, 1], or all or nothing.
 
-    A test is Python source that raises where the code is wrong (``assert add(1, 2) == 3``), or a mapping with ``input``
-    and ``output``: what the program reads and must print, white space at line ends aside. Each test runs in a process
-    of its own, with limits on time, memory and file size, without the trainer's environment variables, and without
-    network (see ``sandbox.py`` for what is enforced where). Files of the user that runs the trainer can be read and
-    written: where completions are not trusted at all, run the trainer in a container.
+    Best are tests of input and output: what the program reads and must print, white space at line ends aside. Tests in
+    Python (HumanEval, MBPP, pytest, unittest) and of a function's results (APPS, LiveCodeBench) run in a process of their
+    own and call the program in its process; ``forms.py`` says which forms are known, all others are refused. The verdict
+    never comes from the program's process, and the time is taken by the trainer.
+
+    Each test runs afresh, confined by Landlock and seccomp: without network, other processes, the user's files and the
+    trainer's environment. Where the kernel does not have them, the reward refuses to start.
 
     Args:
         name: What metrics and errors call this reward.
         weight: Factor in the total reward.
-        test_key: Dataset column with the tests of each row: one or a list. By default ``tests``, ``test`` or
-            ``test_list``, whichever is found first.
+        test_key: Dataset column with the tests of each row. By default ``tests``, ``test``, ``test_list``,
+            ``input_output`` or ``public_test_cases``, whichever is found first.
         score: ``share`` of tests passed, or ``all``: 1.0 only where all pass.
         require_fence: Whether code must stand in a code fence; else a completion without one is all code.
-        time_limit: Seconds per test, of wall time and of processor time.
-        memory_mb: Address space of the program, in MiB.
+        time_limit: Seconds per test, of wall time and of processor time, from the moment the processes are ready.
+        memory_mb: Address space of the program, in MiB; it has only one process.
         workers: Programs that run at the same time; by default one per processor, at most 8.
+        unsafe: Run programs where this kernel cannot confine them, too: they can then do what the trainer's user can.
     """
 
     name: str = "code_execution"
@@ -48,6 +58,7 @@ class CodeExecutionReward(BaseRewardFunction):
     time_limit: float = 5.0
     memory_mb: int = 1024
     workers: int = 0
+    unsafe: bool = False
 
     scope = "completion"
 
@@ -59,8 +70,20 @@ class CodeExecutionReward(BaseRewardFunction):
                 f"{self.name}: time_limit={self.time_limit} must be above 0 seconds, memory_mb={self.memory_mb} 64 or "
                 f"more, workers={self.workers} 0 or more."
             )
+        self._check_isolation()
         self.concurrency = self.workers or min(8, os.cpu_count() or 1)
         self.call_time_limit = 3600.0  # each test has its own limit, and their number is the row's
+
+    def _check_isolation(self) -> None:
+        missing = "; ".join(f"{name}: {why}" for name, why in isolation().missing.items())
+        if missing and not self.unsafe:
+            raise ValueError(
+                f"{self.name}: this machine cannot confine programs that a model wrote ({missing}). Train where the kernel "
+                "has Landlock and seccomp (Linux 5.13 or later), or set unsafe: true in a container that holds nothing "
+                "worth keeping or knowing, without network."
+            )
+        if missing:
+            log.warning("%s runs programs unconfined, because of unsafe: true (%s).", self.name, missing)
 
     def __call__(
         self,
@@ -74,7 +97,7 @@ class CodeExecutionReward(BaseRewardFunction):
         """One float per completion; None for a row without tests.
 
         Raises:
-            RewardContractError: If no column holds tests, or a test is neither source nor input and output.
+            RewardContractError: If no column holds tests, or a test is in no known form.
         """
         wanted = (self.test_key,) if self.test_key else TEST_KEYS
         key = next((key for key in wanted if key in columns), None)
@@ -82,13 +105,19 @@ class CodeExecutionReward(BaseRewardFunction):
             raise RewardContractError(
                 f"Reward '{self.name}' finds no tests: looked for the column {' or '.join(wanted)}. Set test_key."
             )
-        results = [
-            self._results(completion_text(completion), self._tests(tests))
-            for completion, tests in zip(completions, columns[key], strict=True)
-        ]
+        results = []
+        for place, completion in enumerate(completions):
+            row = Row.of({name: values[place] for name, values in columns.items()}, prompts[place])
+            results.append(self._results(completion_text(completion), self._cases(columns[key][place], row), row))
         if log_extra is not None:
             log_extra("test_results", [", ".join(result) for result in results])
         return [self._value(result) for result in results]
+
+    def _cases(self, tests: Any, row: Row) -> list[Case]:
+        try:
+            return recognised(tests, row)
+        except RewardContractError as error:
+            raise RewardContractError(f"Reward '{self.name}': {error}") from error
 
     def _value(self, results: list[str]) -> float | None:
         if not results:
@@ -96,16 +125,17 @@ class CodeExecutionReward(BaseRewardFunction):
         passed = results.count("passed") / len(results)
         return passed if self.score == "share" else float(passed == 1.0)
 
-    def _results(self, text: str, tests: list[str | dict[str, str]]) -> list[str]:
+    def _results(self, text: str, cases: list[Case], row: Row) -> list[str]:
         code = self._code(text)
         if code is None:
-            return ["no code"] * len(tests)
-        limits = Limits(self.time_limit, self.memory_mb * 2**20)
+            return ["no code"] * len(cases)
+        code = completed(code, row.prompt, row.entry_point)
+        limits = Limits(self.time_limit, self.memory_mb * 2**20, self.unsafe)
         results: list[str] = []
-        for test in tests:
-            results.append(_run(code, test, limits))
+        for case in cases:
+            results.append(_verdict(code, case, limits))
             if self.score == "all" and results[-1] != "passed":
-                return results + ["not run"] * (len(tests) - len(results))
+                return results + ["not run"] * (len(cases) - len(results))
         return results
 
     def _code(self, text: str) -> str | None:
@@ -114,24 +144,14 @@ class CodeExecutionReward(BaseRewardFunction):
         code = last_fence(text)
         return code if code.strip() and len(code) <= MAX_CODE_CHARS and "\0" not in code else None
 
-    def _tests(self, tests: Any) -> list[str | dict[str, str]]:
-        listed = [] if tests is None else tests if isinstance(tests, list | tuple) else [tests]
-        for test in listed:
-            if not isinstance(test, str) and not (isinstance(test, dict) and {"input", "output"} <= set(test)):
-                raise RewardContractError(
-                    f"Reward '{self.name}': the test {test!r:.200} is neither Python source nor a mapping with input and "
-                    "output."
-                )
-        return list(listed)
 
-
-def _run(code: str, test: str | dict[str, str], limits: Limits) -> str:
-    if isinstance(test, str):
-        return run_program(code, test, "", limits).verdict
-    result = run_program(code, None, test["input"], limits)
+def _verdict(code: str, case: Case, limits: Limits) -> str:
+    if not isinstance(case, Printing):
+        return run_tested(code, case, limits).verdict
+    result = run_printing(code, case.input, limits)
     if result.verdict != "passed":
         return result.verdict
-    return "passed" if _lines(result.output) == _lines(test["output"]) else "wrong output"
+    return "passed" if _lines(result.output) == _lines(case.output) else "wrong output"
 
 
 def _lines(text: str) -> list[str]:

@@ -88,7 +88,7 @@ class RemoteRewardModelReward(RemoteReward):
         if self.tokenizer is not None and self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+            self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False)
         return self._tokenizer
 
     def _score(self, row: dict[str, Any]) -> float:

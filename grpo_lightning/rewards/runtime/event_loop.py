@@ -64,6 +64,10 @@ async def in_thread(function: Callable[[], T]) -> T:
             return
         try:
             future.set_result(function())
+        except StopIteration as error:  # no future takes one: whoever awaits it would wait forever
+            raised = RuntimeError(f"raised {error!r}")
+            raised.__cause__ = error
+            future.set_exception(raised)
         except Exception as error:
             future.set_exception(error)
         except BaseException as error:  # SystemExit and the like would end the loop of all rewards

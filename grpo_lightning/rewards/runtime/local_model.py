@@ -93,11 +93,18 @@ class LocalModel:
                 where = _device(device)
                 kind = "float32" if dtype == "auto" and where.type == "cpu" else dtype
                 model = getattr(transformers, auto_class).from_pretrained(
-                    name, dtype=kind if kind == "auto" else getattr(torch, kind)
+                    name,
+                    dtype=kind if kind == "auto" else getattr(torch, kind),
+                    trust_remote_code=False,
+                    use_safetensors=True,  # a pickled weight file is code
                 )
                 model.requires_grad_(False).eval().to(where)
-                self._loaded = (model, transformers.AutoTokenizer.from_pretrained(tokenizer or name))
+                self._loaded = (model, _tokenizer(tokenizer or name))
             return self._loaded
+
+
+def _tokenizer(name: str) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")

@@ -7,8 +7,8 @@ It receives ``(sys.path, pickled reward)``, answers "ready", or ``("failed", tra
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
+import os
 import pickle
 import resource
 import signal
@@ -54,20 +54,30 @@ def loaded(connection: Connection, pickled: bytes) -> Any:
 def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     """Sets the limits of this process, then answers requests until the other end closes the connection."""
     connection = Connection(descriptor)
-    with contextlib.suppress(EOFError, ConnectionError):  # the trainer ended or was killed
-        search_path, pickled = connection.recv()
-        sys.path[:] = search_path
-        reward = loaded(connection, pickled)
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        connection.send("ready")
-        while True:
-            rows = connection.recv()
-            # The pool kills a call that takes too long. If the trainer itself was killed, this limit on processor
-            # time ends the process: its signal has no handler.
-            signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
-            reply = answer(reward, rows)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            connection.send(reply)
+    try:
+        serve(connection, seconds, memory_bytes)
+    except (EOFError, ConnectionError):  # the trainer ended or was killed
+        from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants
+
+        if VARIABLE in os.environ:
+            end_descendants(os.environ[VARIABLE])
+
+
+def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
+    """Answers requests, one at a time."""
+    search_path, pickled = connection.recv()
+    sys.path[:] = search_path
+    reward = loaded(connection, pickled)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    connection.send("ready")
+    while True:
+        rows = connection.recv()
+        # The pool kills a call that takes too long. If the trainer itself was killed, this limit on processor
+        # time ends the process: its signal has no handler.
+        signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
+        reply = answer(reward, rows)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(reply)
 
 
 if __name__ == "__main__":

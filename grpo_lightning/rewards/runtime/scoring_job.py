@@ -37,6 +37,7 @@ class ScoringJob:
         state: Where training stands.
         step_time_limit: Seconds that ``outcomes`` waits at most.
         main_thread: Calls that ``outcomes`` makes in its own thread while it waits.
+        repeats_by_row: Whether a failed call of a reward may be repeated with one completion at a time.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ScoringJob:
         state: RewardState,
         step_time_limit: float,
         main_thread: MainThreadCalls,
+        repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
         self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
@@ -58,6 +60,7 @@ class ScoringJob:
         self.rows = Rows(list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group))
         self.step_time_limit = step_time_limit
         self._main_thread = main_thread
+        self._repeats_by_row = repeats_by_row
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
         self._added = [False] * count
@@ -175,7 +178,7 @@ class ScoringJob:
         except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown
             failed = Outcome.failed(len(rows), _shown(error))
             failed.timeouts = int(isinstance(error, CallTimeoutError))
-        if len(rows) == 1 or reward.scope == "group":  # a reward that compares completions must not see one alone
+        if len(rows) == 1 or not self._repeats_by_row(reward):  # one that compares completions must not see one alone
             return failed
         singles = await asyncio.gather(*(self._score(reward, rows.take([row])) for row in range(len(rows))))
         alone = Outcome.merged(len(rows), [([row], single) for row, single in enumerate(singles)])

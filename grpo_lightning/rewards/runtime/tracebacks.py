@@ -11,6 +11,8 @@ PACKAGE = str(Path(__file__).parents[2]) + os.sep
 
 def traceback_of(error: BaseException) -> str:
     """The traceback without the calls that lead from here to a user's reward; whole where none but ours are in it."""
+    if isinstance(error.__cause__, StopIteration):
+        error = error.__cause__  # no future and no coroutine lets it out as itself
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
         trace = trace.tb_next

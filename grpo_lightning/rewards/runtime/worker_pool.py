@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
+
+from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants, end_group
 
 START_LIMIT = 120.0
 """Seconds that a child may take to import what it needs, on a busy machine."""
@@ -30,7 +34,7 @@ class WorkerStartError(RuntimeError):
 class WorkerPool:
     """Runs requests in child processes; one that exceeds the limit is killed and replaced.
 
-    Works from any thread, from several at once (no signals in this process), and is safe beside CUDA and threads
+    What a request has started ends with its child. Works from any thread, from several at once (no signals in this process), and is safe beside CUDA and threads
     (children are executed afresh, not forked). A request that hangs holds one child and its caller; all others go on.
     Children start with the first requests and end with ``close`` or with this process.
 
@@ -109,6 +113,7 @@ class WorkerPool:
                 if worker.process.poll() is None:
                     return worker
                 self._all.remove(worker)  # it died while idle, which is no request's fault
+                worker.kill()  # what it left behind
             self._starting += 1
         started: list[_Worker] = []
         try:
@@ -133,12 +138,14 @@ class _Worker:
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pipe, theirs = Pipe()
+        self._token = secrets.token_hex(16)
         limits = [str(theirs.fileno()), str(pool.time_limit), str(pool.memory_bytes)]
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(pool.script), *limits],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            env={**os.environ, VARIABLE: self._token},
             start_new_session=True,  # Ctrl-C is for the trainer
         )
         theirs.close()
@@ -169,6 +176,9 @@ class _Worker:
         return self.pipe.recv()
 
     def kill(self) -> None:
+        if self.process.returncode is None:  # else its number may be another's by now
+            end_group(self.process.pid)
         self.process.kill()
         self.process.wait()
+        end_descendants(self._token)
         self.pipe.close()

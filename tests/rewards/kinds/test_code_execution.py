@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grpo_lightning.rewards import CodeExecutionReward, RewardContractError
-from grpo_lightning.rewards.runtime import sandbox
-from grpo_lightning.rewards.runtime.sandbox import Limits, run_program
+from grpo_lightning.rewards.sandbox.isolation import isolation
+from grpo_lightning.rewards.sandbox.judge import run_printing
+from grpo_lightning.rewards.sandbox.launch import MAX_OUTPUT, Limits
+
+pytestmark = pytest.mark.skipif(bool(isolation().missing), reason="this kernel does not confine programs")
 
 
 def judged(code: str, tests: Any, **settings: Any) -> tuple[float | None, str]:
@@ -64,59 +63,15 @@ def test_leaving_early_hanging_and_eating_memory_is_no_pass(code: str, verdict: 
     assert judged(code, "assert True", time_limit=1.0) == (0.0, verdict)
 
 
-def test_the_program_sees_nothing_of_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_sees_nothing_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
-    code = "import os, sys\nassert 'SECRET_TOKEN' not in os.environ and 'torch' not in sys.modules\nopen('left', 'w')"
-    assert judged(code, "assert os.listdir('.') == ['left']") == (1.0, "passed")
-    assert not Path("left").exists()
-
-
-def test_neither_the_network_nor_this_machine_can_be_reached() -> None:
-    server = socket.create_server(("127.0.0.1", 0))
-    port = server.getsockname()[1]
-    code = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), timeout=2)"
-    assert judged(code, "assert True") == (0.0, "failed")
-    server.close()
-
-
-def test_without_namespaces_sockets_and_processes_are_refused_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_namespaces", tuple)
-    limits = Limits(2.0, 2**30)
-    refused = (
-        "import socket; socket.socket()",
-        "import os; os.system('true')",
-        "import subprocess; subprocess.run(['true'])",
-        "import os; os.fork()",
-        "import ctypes; ctypes.CDLL(None)",
-    )
-    for code in refused:
-        assert run_program(code, None, "", limits).verdict == "failed", code
-    assert run_program("x = 1", "assert x == 1", "", limits).verdict == "passed"
-    assert run_program("while True: pass", None, "", limits).verdict == "timeout"
-
-
-def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
-    if not sandbox._namespaces():
-        pytest.skip("needs user namespaces")
-    beat = tmp_path / "beat"
-    code = f"""
-import os, time
-if os.fork() == 0:
-    os.setsid()
-    while True:
-        open({str(beat)!r}, "a").write("x")
-        time.sleep(0.02)
-time.sleep(0.3)
-"""
-    assert judged(code, "assert True")[1] == "passed"
-    size = beat.stat().st_size
-    time.sleep(0.3)
-    assert beat.stat().st_size == size
+    code = "import os, sys\nseen = ['SECRET_TOKEN' in os.environ, 'torch' in sys.modules, *os.listdir('.')]"
+    assert judged(code, "assert seen == [False, False]") == (1.0, "passed")
 
 
 def test_output_is_cut_off() -> None:
-    result = run_program("print('y' * (3 * 2**20))", None, "", Limits(5.0, 2**30))
-    assert result.verdict == "passed" and len(result.output) == sandbox.MAX_OUTPUT
+    result = run_printing("print('y' * (3 * 2**20))", "", Limits(5.0, 2**30))
+    assert result.verdict == "passed" and len(result.output) == MAX_OUTPUT
 
 
 def test_it_works_from_any_thread_and_needs_a_fence_where_asked() -> None:
@@ -130,11 +85,10 @@ def test_it_works_from_any_thread_and_needs_a_fence_where_asked() -> None:
 
 def test_tests_that_are_none_and_settings_that_cannot_work_are_refused() -> None:
     reward = CodeExecutionReward()
-    with pytest.raises(RewardContractError, match="the test 3 is neither Python source nor a mapping"):
+    with pytest.raises(RewardContractError, match="the test 3 cannot be run: it is of type int"):
         judged("x = 1", [3])
-    with pytest.raises(RewardContractError, match="looked for the column tests or test or test_list"):
+    with pytest.raises(RewardContractError, match="looked for the column tests or test or test_list or input_output"):
         reward(["p"], ["x"], None, None)
     for settings in ({"score": "half"}, {"time_limit": 0}, {"memory_mb": 1}, {"workers": -1}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             CodeExecutionReward(**settings)
-    assert os.getpid()  # this process is still here

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,18 @@ def hand_logits(path: Path, text: str) -> torch.Tensor:
     with torch.no_grad():
         hidden = model.model(tokens).last_hidden_state[0, -1]
         return model.score(hidden)
+
+
+def test_a_reward_model_of_pickled_weights_is_refused(classifier_dir: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(classifier_dir, pickled)
+    torch.save(
+        Qwen2ForSequenceClassification.from_pretrained(classifier_dir).state_dict(), pickled / "pytorch_model.bin"
+    )
+    (pickled / "model.safetensors").unlink()
+    assert Qwen2ForSequenceClassification.from_pretrained(pickled) is not None  # transformers would read it
+    with pytest.raises(OSError, match="safetensors"):
+        call(RewardModelReward(model=str(pickled)), ["4"])
 
 
 def test_a_reward_model_reads_its_own_template_and_its_last_token(classifier_dir: Path) -> None:

@@ -32,8 +32,10 @@ nan = float("nan")
 def score() -> Iterator[Callable[..., RewardTable]]:
     runners: list[RewardRunner] = []
 
-    def run(rewards: Any, completions: list[Any], weights: Any = None, **kwargs: Any) -> RewardTable:
-        runner = RewardRunner(resolve_rewards(rewards, weights))
+    def run(
+        rewards: Any, completions: list[Any], weights: Any = None, repeat_by_row: bool = False, **kwargs: Any
+    ) -> RewardTable:
+        runner = RewardRunner(resolve_rewards(rewards, weights), repeat_by_row=repeat_by_row)
         runners.append(runner)
         return runner.score(["p"] * len(completions), completions, [[1]] * len(completions), **kwargs)
 
@@ -120,7 +122,7 @@ def test_a_row_that_raises_is_none_counted_and_shown_once(
         return [1.0 / len(text) for text in completions]
 
     with caplog.at_level(logging.WARNING):
-        table = score([picky, "format"], ["a", "", "bb", "", "c"])
+        table = score([picky, "format"], ["a", "", "bb", "", "c"], repeat_by_row=True)
     assert table.column("picky").isnan().tolist() == [False, True, False, True, False]
     assert table.column("picky")[[0, 2, 4]].tolist() == [1.0, 0.5, 1.0]
     assert table.column("format").tolist() == [0.0] * 5
@@ -140,7 +142,7 @@ def test_a_reward_that_never_worked_stops_the_run_with_its_first_traceback(score
         raise KeyError("the other cause")
 
     with pytest.raises(RewardFailedError, match=r"'broken' failed on 2 of the last 2(.|\n)*KeyError: 'the cause'"):
-        score(["format", broken], ["a", "b"])
+        score(["format", broken], ["a", "b"], repeat_by_row=True)
     with pytest.raises(RewardFailedError, match=r"(?s)'broken_too'.*the other cause"):
         score(["format", broken_too], ["a"])
 
@@ -153,7 +155,7 @@ def test_a_reward_that_breaks_down_later_stops_the_run_once_it_fails_too_often()
             raise ConnectionError("server gone")
         return [0.0] * len(completions)
 
-    runner = RewardRunner(resolve_rewards([fragile, "format"]), max_error_share=0.5)
+    runner = RewardRunner(resolve_rewards([fragile, "format"]), max_error_share=0.5, repeat_by_row=True)
     batch = (["p"] * 32, ["c"] * 32, [[1]] * 32)
     runner.score(*batch)
     fail = True

@@ -133,7 +133,7 @@ def test_a_hanging_thread_costs_its_own_completion_only(runner: Callable[..., Re
             release.wait(60)
         return [1.0] * len(completions)
 
-    one = runner([wrapped(hangs_on_b), "format"], time_limit=0.3)
+    one = runner([wrapped(hangs_on_b), "format"], time_limit=0.3, repeat_by_row=True)
     started = time.monotonic()
     table = score(one, ["a", "b", "c"])  # one call with all three runs out of time, then each alone
     assert time.monotonic() - started < 30
@@ -143,6 +143,65 @@ def test_a_hanging_thread_costs_its_own_completion_only(runner: Callable[..., Re
     assert table.metrics["rewards/hangs_on_b/timeouts"] == 2.0
     assert table.metrics["rewards/hangs_on_b/errors"] == 1.0
     assert table.metrics["rewards/format/errors"] == 0.0
+
+
+def test_a_batch_reward_is_never_called_with_a_part_of_its_batch(
+    runner: Callable[..., RewardRunner], caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = []
+
+    def share_of_the_best(completions: list[str]) -> list[float]:
+        sizes.append(len(completions))
+        best = max(int(text) for text in completions)
+        return [int(text) / best for text in completions]
+
+    one = runner([share_of_the_best, "format"])
+    assert score(one, ["1", "2", "4"]).values[:, 0].tolist() == [0.25, 0.5, 1.0]
+    with caplog.at_level(logging.WARNING):
+        table = score(one, ["1", "2", "none"])
+    assert table.values[:, 0].isnan().all() and sizes == [3, 3]  # alone, each would have earned 1
+    assert table.metrics["rewards/share_of_the_best/errors"] == 3.0
+    assert "failed on 3 of 3" in caplog.text and "invalid literal" in caplog.text
+
+
+def test_a_batch_reward_that_keeps_failing_stops_the_run_and_the_way_out_is_named(
+    runner: Callable[..., RewardRunner],
+) -> None:
+    def fails_on_bad(completions: list[str]) -> list[float]:
+        return [1.0 / (text != "bad") for text in completions]
+
+    one = runner([fails_on_bad, "format"])
+    bad, good = ["a", "bad"] * 32, ["a"] * 64
+    for texts in [bad, good, good, bad, bad, good, bad]:
+        score(one, texts)  # 4 of 7 batches, and one bad batch is no verdict
+    with pytest.raises(RewardFailedError, match=r"failed on 320 of the last 512 .*repeat_by_row: true"):
+        score(one, bad)
+    with pytest.raises(RewardFailedError, match="failed on 4 of the last 4"):
+        never = runner([fails_on_bad, "format"])
+        score(never, ["a", "bad"])
+        score(never, ["a", "bad"])
+
+
+def test_stop_iteration_of_a_reward_is_an_error_at_once_with_its_traceback(
+    runner: Callable[..., RewardRunner], caplog: pytest.LogCaptureFixture
+) -> None:
+    def first_digit(completions: list[str]) -> list[float]:
+        return [float(next(ch for ch in text if ch.isdigit())) for text in completions]
+
+    async def first_digit_async(completions: list[str]) -> list[float]:
+        return first_digit(completions)
+
+    for reward in (first_digit, first_digit_async):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            table = score(
+                runner([wrapped(reward, scope="completion"), "format"], time_limit=3600.0), ["a1", "none", "2"]
+            )
+        torch.testing.assert_close(
+            table.values[:, 0], torch.tensor([1.0, nan, 2.0], dtype=torch.float64), equal_nan=True
+        )
+        assert table.metrics[f"rewards/{reward.__name__}/timeouts"] == 0.0
+        assert "if ch.isdigit()" in caplog.text and "StopIteration" in caplog.text and "event_loop" not in caplog.text
 
 
 def test_a_coroutine_that_hangs_is_cancelled_at_its_own_limit(runner: Callable[..., RewardRunner]) -> None:
@@ -263,7 +322,7 @@ def test_what_would_end_the_loop_is_an_ordinary_failure(runner: Callable[..., Re
         raise asyncio.CancelledError
 
     for reward, shown in ((leaves, "SystemExit"), (leaves_too, "KeyboardInterrupt"), (gives_up, "was cancelled")):
-        one = runner([reward, "format"])
+        one = runner([reward, "format"], repeat_by_row=True)
         with pytest.raises(RewardFailedError, match=f"(?s)'{reward.__name__}' failed.*{shown}"):
             score(one, ["a", "b"])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +25,35 @@ while True:
     if request == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+    if isinstance(request, tuple) and request[0] == "start":  # a child, and one that is in no group of ours any more
+        import subprocess
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code])
+        grandchild = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        with open(request[1], "w") as file:
+            file.write(f"{child.pid} {grandchild.pid}")
+        request = request[2]
+    if request == "hang":
+        time.sleep(600)
     if request == "die":
         os._exit(3)
     connection.send((request, os.getpid()))
 """
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def ends(pid: int) -> bool:
+    for _ in range(600):
+        if not is_running(pid):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.fixture
@@ -66,6 +94,26 @@ def test_children_are_kept_between_calls_and_started_again_after_close(script: P
     first, second = pool.map([1])[0][1], pool.map([1])[0][1]
     pool.close()
     assert first == second != pool.map([1])[0][1]
+    pool.close()
+
+
+@pytest.mark.parametrize("end", ["hang", "die", "close", "die idle"])
+def test_what_a_grader_has_started_ends_with_it(script: Path, tmp_path: Path, end: str) -> None:
+    pool, pids = WorkerPool(script, size=1, time_limit=5.0), tmp_path / "pids"
+    (first,) = pool.map([("start", str(pids), end)])
+    if end in ("hang", "die"):
+        assert isinstance(first, WorkerError)
+    else:
+        started = [int(pid) for pid in pids.read_text().split()]
+        assert all(is_running(pid) for pid in started)
+        if end == "close":
+            pool.close()
+        else:
+            os.kill(first[1], signal.SIGKILL)
+            pool._all[0].process.wait()
+            assert pool.map([1])[0][0] == 1
+    for pid in map(int, pids.read_text().split()):
+        assert ends(pid)
     pool.close()
 
 
