@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,9 @@ DIFFERENCES = {
     "numpy_column": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as a tensor of that shape, which TRL takes"),
     "list_of_0d_arrays": Difference(REFUSED, [3, 0.5, -1, 0, 2.25, 7], "as tensors without axes, which TRL takes"),
     "raises_on_one_completion": Difference(
-        REFUSED, [math.nan] * 6, "a failure costs its call, is counted and shown, and stops the run if it is no exception"
+        REFUSED,
+        [math.nan] * 6,
+        "a failure costs its call, is counted and shown, and stops the run if it is no exception",
     ),
 }
 
@@ -82,6 +85,13 @@ CASES = [(name, form) for name, shape in SHAPES.items() for form in shape.forms]
 def test_there_are_at_least_eighty_shapes_and_every_difference_is_of_one_of_them() -> None:
     assert len(SHAPES) >= 80
     assert set(DIFFERENCES) <= set(SHAPES)
+
+
+def test_every_difference_is_documented_with_its_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "from-trl.md").read_text(encoding="utf-8")
+    rows = page.split("## Calls of rewards")[1].split("\n## ")[0].splitlines()
+    reasons = [row.split("|")[-2].strip() for row in rows if row.startswith("| ")][1:]
+    assert sorted(reasons) == sorted(difference.because for difference in DIFFERENCES.values())
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=[f"{name}-{form}" for name, form in CASES])
