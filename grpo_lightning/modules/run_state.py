@@ -80,7 +80,4 @@ class LogHistory:
             return
         found: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if found:
-            epoch = epoch_at(
-                trainer, trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed
-            )
-            self.entries = [*self.entries[-KEPT + 1 :], {**found, "step": step, "epoch": epoch}]
+            self.entries = [*self.entries[-KEPT + 1 :], {**found, "step": step, "epoch": epoch_now(trainer)}]

@@ -103,7 +103,8 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
         function, kwargs = _made_by_factory(reward, kwargs, fallback_name), {}
         if isinstance(function, BaseRewardFunction):
             return function
-    return FunctionReward(**{"name": fallback_name, **common, **calling}, function=function, settings=kwargs)
+    given: dict[str, Any] = {"name": fallback_name, **common, **calling}
+    return FunctionReward(**given, function=function, settings=kwargs)
 
 
 def _made_by_factory(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> Callable[..., Any]:
