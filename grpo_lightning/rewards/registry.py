@@ -95,7 +95,7 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
         return made
     own = inspect.signature(reward).parameters
     calling = {setting: kwargs.pop(setting) for setting in CALLING if setting in kwargs and setting not in own}
-    common = {key: kwargs.pop(key) for key in ("name", "weight") if key in kwargs and key not in own}
+    common: dict[str, Any] = {key: kwargs.pop(key) for key in ("name", "weight") if key in kwargs and key not in own}
     function: Callable[..., Any] = reward
     if isinstance(reward, type):
         function, kwargs = reward(**kwargs), {}
