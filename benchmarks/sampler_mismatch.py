@@ -42,7 +42,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from grpo_lightning import GRPODataModule, GRPOModule  # noqa: E402
 from grpo_lightning.finetuning.adapters import merged_state_dict  # noqa: E402
-from grpo_lightning.numerics.float32_defaults import with_float32_defaults  # noqa: E402
+from grpo_lightning.numerics.dtypes import with_float32_defaults  # noqa: E402
 from grpo_lightning.scoring.fast_kernels import plain_kernels  # noqa: E402
 from grpo_lightning.types import PromptBatch, Rollouts  # noqa: E402
 
@@ -62,28 +62,30 @@ class ComparedModule(GRPOModule):
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Scores one batch of rollouts."""
-        rollouts = self.sample_rollouts(batch)
+        rollouts = self.source.sample_as(batch, self.sampling, "train", self.steps_done)
         starts = rollouts.completion_lengths.cumsum(0) - rollouts.completion_lengths
         self.positions = torch.arange(rollouts.completion_ids.numel()) - starts[rollouts.token_rows()]
-        self.policy.eval()
-        with torch.no_grad(), plain_kernels(self.policy):
-            plain = plain_logprobs(self.policy, rollouts, self.sampling.temperature)
+        self.policy.model.eval()
+        with torch.no_grad(), plain_kernels(self.policy.model):
+            plain = plain_logprobs(self.policy.model, rollouts, self.sampling.temperature)
         self.logprobs = {
             "sampler": rollouts.sampling_logprobs,
             "trainer": self.trainer_logprobs(rollouts),
             "policy, plain code": plain,
         }
-        for dtype in dict.fromkeys((next(self.policy.parameters()).dtype, torch.float32)):
+        for dtype in dict.fromkeys((next(self.policy.model.parameters()).dtype, torch.float32)):
             name = f"merged, {str(dtype).removeprefix('torch.')}"
-            self.logprobs[name] = merged_logprobs(self.policy, dtype, rollouts, self.sampling.temperature)
+            self.logprobs[name] = merged_logprobs(self.policy.model, dtype, rollouts, self.sampling.temperature)
 
     @torch.no_grad()
     def trainer_logprobs(self, rollouts: Rollouts) -> Tensor:
         """As a training step computes them: packed where possible, with fused kernels where there are any."""
         scores = torch.empty_like(rollouts.sampling_logprobs)
         every = torch.arange(rollouts.num_completions)
-        for rows in self.scorer.plan(rollouts, every, self.max_tokens_per_microbatch):
-            scores[rollouts.tokens_of(rows)] = self.scorer.score(rollouts, rows, self.device).logprobs.float().cpu()
+        for rows in self.passes.scorer.plan(rollouts, every, self.passes.max_tokens):
+            scores[rollouts.tokens_of(rows)] = (
+                self.passes.scorer.score(rollouts, rows, self.device).logprobs.float().cpu()
+            )
         return scores
 
 
@@ -201,7 +203,7 @@ def main() -> None:
         "versions": versions(),
         "finetuning_type": options.type,
         "options": workload.options(),
-        "layout": module.scorer.layout,
+        "layout": module.passes.scorer.layout,
         "tokens": len(positions),
         "sampler_and_trainer": differences(found["trainer"], found["sampler"], positions),
         "from_float32": {

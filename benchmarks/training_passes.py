@@ -34,7 +34,7 @@ from sides.record import versions  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
-from grpo_lightning.memory.activation_checkpointing import Checkpointing, enable_checkpointing  # noqa: E402
+from grpo_lightning.policy.activation_checkpointing import Checkpointing, enable_checkpointing  # noqa: E402
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels  # noqa: E402
 from grpo_lightning.scoring.scorer import Scorer  # noqa: E402
 from grpo_lightning.types import Rollouts  # noqa: E402

@@ -18,7 +18,7 @@ def four_bit_model(directory: Path, **options: Any) -> PreTrainedModel:
 
 @torch.no_grad()
 def repack(policy: torch.nn.Module) -> None:
-    """What the first evaluation pass does on a CPU with AVX512-BF16, unless PolicyModule has loaded the model."""
+    """What the first evaluation pass does on a CPU with AVX512-BF16, unless Policy has loaded the model."""
     from bitsandbytes.functional import _convert_weight_packed_for_cpu, has_avx512bf16
 
     if has_avx512bf16():

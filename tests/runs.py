@@ -83,8 +83,8 @@ def fit(
 
 def weights(module: GRPOModule) -> dict[str, torch.Tensor]:
     """Copies of the policy's parameters."""
-    assert module.policy is not None
-    return {name: parameter.detach().clone() for name, parameter in module.policy.named_parameters()}
+    assert module.policy.model is not None
+    return {name: parameter.detach().clone() for name, parameter in module.policy.model.named_parameters()}
 
 
 def token_logprobs(model: torch.nn.Module, rollouts: Rollouts) -> list[torch.Tensor]:

@@ -118,3 +118,29 @@ def test_the_check_finds_late_imports_and_leaves_out_those_for_types(tmp_path, l
         (tmp_path / "toy" / folder / f"{name}.py").write_text(text)
     found = circle_in(between_folders(read_imports(tmp_path / "toy")))
     assert set(found) == set(circle) and bool(found) == bool(circle)
+
+
+MANY_LINES = {
+    "generation/vllm/colocate.py",
+    "generation/vllm/compat.py",
+    "generation/vllm/server.py",
+    "scoring/packed_attention.py",
+    "scoring/scorer.py",
+}
+"""Files that are longer than 300 lines for now; none may join them."""
+
+
+def test_files_are_short_and_so_are_functions():
+    lengths, long_functions = {}, []
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        lengths[str(path.relative_to(PACKAGE))] = text.count("\n")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                statements = node.body[1:] if ast.get_docstring(node) else node.body  # without the signature either
+                if statements and node.end_lineno - statements[0].lineno + 1 > 50:
+                    long_functions.append(f"{path.name}: {node.name}")
+    written = sorted(length for name, length in lengths.items() if not name.endswith("__init__.py"))
+    assert written[len(written) // 2] < 120
+    assert {name for name, length in lengths.items() if length > 300} <= MANY_LINES
+    assert long_functions == []

@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_what_training_needs_and_no_more(uninterrupted):
     assert checkpoint["steps_done"] == STEPS
     assert len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
     assert all(name.startswith("policy.") for name in checkpoint["state_dict"])
-    assert checkpoint["reference"].keys() == {name.removeprefix("policy.") for name in checkpoint["state_dict"]}
+    assert checkpoint["reference"].keys() == {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]}
 
 
 def test_a_run_from_another_model_is_refused(tmp_path, uninterrupted):

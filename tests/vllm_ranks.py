@@ -31,14 +31,14 @@ def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str
     sampled: list[list[int]] = []
 
     def watch(module):
-        original = module.generator.generate
+        original = module.source.generator.generate
 
         def generate(*args):
             rollouts = original(*args)
             sampled.append(rollouts.completion_ids.tolist())
             return rollouts
 
-        module.generator.generate = generate
+        module.source.generator.generate = generate
 
     torch.set_num_threads(1)
     engine = small_engine(tensor_parallel_size=tensor_parallel_size, max_model_length=64)
@@ -59,7 +59,7 @@ def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str
     if workload == "uneven":
         data = make_data(folder, eval_dataset=one)
         make_trainer(folder, **ranks).predict(module, data)
-    total = sum(whole(parameter.detach()).double().abs().sum().item() for parameter in module.policy.parameters())
+    total = sum(whole(parameter.detach()).double().abs().sum().item() for parameter in module.policy.model.parameters())
     found = {"rank": module.global_rank, "weights": total, "sampled": sampled, "metrics": module.step_metrics}
     found["group"] = torch.distributed.get_world_size()
     (folder / f"found{module.global_rank}.json").write_text(json.dumps(found))  # lines of several ranks would mingle

@@ -35,7 +35,7 @@ class CurveCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Starts the clock, once."""
         if batch_idx == 0 and trainer.current_epoch == 0:
-            self.curve.start(pl_module.policy, pl_module.tokenizer)  # type: ignore[arg-type]
+            self.curve.start(pl_module.policy.model, pl_module.policy.tokenizer)  # type: ignore[arg-type]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -23,6 +23,7 @@ from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.generation import Generator, TransformersGenerator
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
+from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import PhaseClock
@@ -50,10 +51,24 @@ class MeasuredReport(StepReport):
 def measured_module(clock: PhaseClock) -> type[GRPOModule]:
     """GRPOModule that charges each part of its training step to a phase."""
 
+    class MeasuredSource(RolloutSource):
+        def generate(self, *args: Any, **kwargs: Any) -> Rollouts:
+            rollouts = super().generate(*args, **kwargs)
+            clock.count(
+                completions=rollouts.num_completions,
+                prompt_tokens=rollouts.prompt_lengths[rollouts.group].sum(),
+                completion_tokens=rollouts.completion_ids.numel(),
+                longest_completion=rollouts.completion_lengths.max(),
+            )
+            return rollouts
+
     class MeasuredModule(GRPOModule):
         def on_train_start(self) -> None:
             super().on_train_start()
-            self.generator.update_weights = clock.timed("weight_sync", self.generator.update_weights)
+            generator, optimization = self.source.generator, self.optimization
+            generator.update_weights = clock.timed("weight_sync", generator.update_weights)
+            optimization.accumulate_gradient = clock.timed("backward", optimization.accumulate_gradient)
+            optimization.step = clock.timed("optimizer", optimization.step)
             clock.start()
 
         def training_step(self, *args: Any, **kwargs: Any) -> None:
@@ -66,29 +81,16 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
             report.__class__, report.clock = MeasuredReport, clock
             return report
 
-        def sample_rollouts(self, *args: Any, **kwargs: Any) -> Rollouts:
-            rollouts = super().sample_rollouts(*args, **kwargs)
-            clock.count(
-                completions=rollouts.num_completions,
-                prompt_tokens=rollouts.prompt_lengths[rollouts.group].sum(),
-                completion_tokens=rollouts.completion_ids.numel(),
-                longest_completion=rollouts.completion_lengths.max(),
-            )
-            return rollouts
+        def make_source(self, settings: RolloutSettings) -> RolloutSource:
+            return MeasuredSource(settings, self.sampling, self.policy, self.seed)
 
         def policy_loss(self, experience: Any, micro_batch: Any, *args: Any, **kwargs: Any) -> Tensor:
             rollouts = experience.rollouts
             sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
-            clock.count(trained_tokens=count_tokens(*sizes, micro_batch.rows, self.scorer.layout), micro_batches=1)
+            clock.count(
+                trained_tokens=count_tokens(*sizes, micro_batch.rows, self.passes.scorer.layout), micro_batches=1
+            )
             return super().policy_loss(experience, micro_batch, *args, **kwargs)
-
-        def accumulate_gradient(self, *args: Any, **kwargs: Any) -> None:
-            with clock.phase("backward"):
-                super().accumulate_gradient(*args, **kwargs)
-
-        def step_optimizer(self) -> Tensor:
-            with clock.phase("optimizer"):
-                return super().step_optimizer()
 
     return MeasuredModule
 

@@ -1,4 +1,4 @@
-"""How per-token losses become one number: the weight of a token in each completion.
+"""How per-token losses become one number: the weight of a token in each completion, ``(M,)`` for ``(M,)`` lengths.
 
 A weight depends on its own completion's length and on totals of the whole optimizer step over all ranks, never on
 the micro-batch. The sum of ``weight * loss`` over any split into micro-batches is therefore the same step loss.
@@ -46,29 +46,3 @@ def constant_divisor(lengths: Tensor, totals: StepTotals, max_completion_length:
 def mean_of_completion_sums(lengths: Tensor, totals: StepTotals) -> Tensor:
     """``1 / N``: mean over completions of the mean over tokens times the length (LUSPO, arXiv:2602.05261)."""
     return torch.full_like(lengths, 1.0 / totals.completions)
-
-
-def averaging_weights(loss_type: str, lengths: Tensor, totals: StepTotals, max_completion_length: int) -> Tensor:
-    """``(M,)``: the weight of each token of a completion, by loss type.
-
-    ``bnpo`` means the same as ``dapo`` here: TRL divides it by the tokens of the micro-batch, which makes the
-    gradient depend on how the batch was cut; ours is that rule with one micro-batch.
-
-    Args:
-        loss_type: One of the objective's.
-        lengths: ``(M,)`` floating point, masked tokens of each completion.
-        totals: Of the whole optimizer step.
-        max_completion_length: C, for ``dr_grpo``.
-
-    Raises:
-        ValueError: If no rule belongs to the loss type.
-    """
-    if loss_type in ("grpo", "sapo"):
-        return mean_of_completion_means(lengths, totals)
-    if loss_type in ("dapo", "bnpo", "cispo", "vespo"):
-        return mean_of_tokens(lengths, totals)
-    if loss_type == "dr_grpo":
-        return constant_divisor(lengths, totals, max_completion_length)
-    if loss_type == "luspo":
-        return mean_of_completion_sums(lengths, totals)
-    raise ValueError(f"no averaging rule for loss_type={loss_type!r}")

@@ -31,7 +31,7 @@ class Experience:
 
     rollouts: Rollouts
     advantages: Tensor
-    """(N,) float32, CPU; 0 until the rewards are known."""
+    """(N,) or (T,) float32, CPU: of each completion, or of each token; 0 until the rewards are known."""
     mask: Tensor
     """(T,) bool, CPU: tokens that count in the loss."""
     sampling_logprobs: Tensor
@@ -43,9 +43,49 @@ class Experience:
     is_uncertain: Tensor | None
     """(T,) bool: tokens among the step's most uncertain at the weights that start it; None to train all."""
 
+    is_marked: Tensor | None = None
+    """(T,) bool: tokens that the loss has marked among all of the step's; None for a loss that marks none."""
+
+    def __post_init__(self) -> None:
+        _check_advantages(self.advantages, self.rollouts)
+        flags = {"mask": self.mask, "is_uncertain": self.is_uncertain, "is_marked": self.is_marked}
+        logprobs = {name: getattr(self, name) for name in ("sampling_logprobs", "old_logprobs", "ref_logprobs")}
+        tokens = self.rollouts.completion_ids.numel()
+        for name, values in (flags | logprobs).items():
+            if values is not None and values.shape != (tokens,):
+                raise ValueError(
+                    f"experience.{name} has shape {tuple(values.shape)}, but the step has {tokens} tokens."
+                )
+
+    @property
+    def advantages_by_token(self) -> bool:
+        """True where each token has an advantage of its own."""
+        return self.advantages.shape != self.rollouts.completion_lengths.shape
+
+    @property
+    def token_advantages(self) -> Tensor:
+        """(T,) float32, CPU."""
+        return self.advantages if self.advantages_by_token else self.advantages[self.rollouts.token_rows()]
+
+    @property
+    def has_advantage(self) -> Tensor:
+        """(N,) bool, CPU: False for a completion whose advantages are all 0."""
+        if not self.advantages_by_token:
+            return self.advantages != 0
+        counts = torch.zeros(self.rollouts.num_completions, dtype=torch.int64)
+        return counts.index_add_(0, self.rollouts.token_rows(), (self.advantages != 0).long()) > 0
+
     def with_advantages(self, advantages: Tensor) -> Experience:
-        """The same with the (N,) advantages, which are known once all rewards are."""
-        return replace(self, advantages=advantages)
+        """The same with advantages, which are known once all rewards are.
+
+        Args:
+            advantages: (N,) floating point, one per completion, or (T,), one per token.
+
+        Raises:
+            ValueError: If it is neither, or holds something else than finite numbers.
+        """
+        _check_advantages(advantages, self.rollouts)
+        return replace(self, advantages=advantages.float().cpu())
 
     def train_tokens(self, rows: Tensor) -> TrainTokens:
         """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""
@@ -57,9 +97,35 @@ class Experience:
             rows=to_device(row_of_token, device),
             mask=to_device(mask, device),
             lengths=to_device(counted, device),
-            advantages=to_device(self.advantages[rows], device),
+            advantages=to_device(self.advantages[tokens if self.advantages_by_token else rows], device),
             old_logprobs=None if self.old_logprobs is None else self.old_logprobs[index],
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             sampling_logprobs=self.sampling_logprobs[index],
             is_uncertain=None if self.is_uncertain is None else self.is_uncertain[index],
+            is_marked=None if self.is_marked is None else self.is_marked[index],
+        )
+
+
+def per_completion(advantages: Tensor, rollouts: Rollouts) -> Tensor:
+    """(N,): advantages as they are, or of (T,) the mean over each completion's tokens that the policy chose."""
+    if advantages.shape == rollouts.completion_lengths.shape or advantages.shape != rollouts.completion_ids.shape:
+        return advantages  # with_advantages refuses other shapes
+    chosen, rows = rollouts.completion_mask.float(), rollouts.token_rows()
+    zeros = torch.zeros(rollouts.num_completions)
+    sums = zeros.index_add(0, rows, advantages.float().cpu() * chosen)
+    return sums / zeros.index_add(0, rows, chosen).clamp(min=1)
+
+
+def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:
+    completions, tokens = rollouts.num_completions, rollouts.completion_ids.numel()
+    if advantages.shape not in ((completions,), (tokens,)):
+        raise ValueError(
+            f"The advantages have shape {tuple(advantages.shape)}, but the step has {completions} completions of {tokens} "
+            f"tokens in all. Return one value per completion, ({completions},), or one per token, ({tokens},), in the "
+            "order of rollouts.completion_ids."
+        )
+    if not advantages.is_floating_point() or not bool(advantages.isfinite().all()):
+        raise ValueError(
+            f"The advantages are {advantages.dtype} and hold {int((~advantages.isfinite()).sum())} values that are not "
+            "finite. Return finite floating point numbers, 0 for a completion that teaches nothing."
         )

@@ -2,89 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from grpo_lightning.algorithm import losses, objective_checks, objective_metrics
-from grpo_lightning.algorithm.averaging import StepTotals, averaging_weights
+from grpo_lightning.algorithm import objective_checks, objective_metrics
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.entropy import AdaptiveEntropyCoefficient
+from grpo_lightning.algorithm.importance_ratio import importance_ratio
+from grpo_lightning.algorithm.kl import KLEstimator, kl_estimator
+from grpo_lightning.algorithm.losses import LossInputs, LossSpec, PolicyLoss, make_loss
 from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.off_policy_mask import off_policy_mask
 from grpo_lightning.algorithm.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
 from grpo_lightning.algorithm.token_batch import LossTerms, TrainTokens
 
 __all__ = ["Objective", "StepTotals", "TrainTokens"]
+
+LOSS_SETTINGS = (
+    *("epsilon", "epsilon_high", "delta", "sapo_temperature_pos", "sapo_temperature_neg"),
+    *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+)
+"""TRL's settings of single losses, which are handed to the loss that has them."""
 
 
 @dataclass(frozen=True)
 class Objective:
     """Settings of the loss, with TRL's names and defaults, and the loss itself.
 
+    Args:
+        loss_type: grpo, bnpo, dr_grpo, dapo, luspo (clipped surrogate, different averages), cispo, sapo, vespo, gmpo,
+            dppo, clip_cov or kl_cov; an import path; or class_path and init_args. docs/losses.md has their formulas.
+        beta: Weight of the KL term to the reference; 0 means that there is no reference.
+        kl_estimator: k1, k2 or k3, or the import path of a function from logprobs and ref_logprobs to the KL of each
+            token.
+        epsilon: How far the ratio may fall below 1 before a bad token's gradient stops: 0.2 unless the loss has another
+            default (null). gmpo and dppo measure it otherwise.
+        epsilon_high: The same above 1, for good tokens; null means epsilon. With cispo: the largest weight itself,
+            about 5.0.
+        delta: Largest ratio in the unclipped term (two-sided clipping); null for no cap.
+        importance_sampling_level: token; sequence (GSPO); or sequence_token (GSPO's value with each token's own
+            gradient).
+        use_bias_correction_kl: Multiplies the KL term by the importance ratio, so that its gradient is unbiased off-
+            policy.
+        off_policy_mask_threshold: Drops completions with negative advantage whose mean drift from the sampler exceeds
+            this, in nats per token.
+        top_entropy_quantile: Share of tokens, by entropy at the weights that start the step, that the policy term
+            trains; 1 for all.
+        entropy_coef: Weight of the entropy bonus (mean entropy per token); where an adaptive coefficient starts.
+        use_adaptive_entropy: Raises the coefficient while entropy is at or below entropy_target, lowers it above.
+        entropy_coef_min: Lower bound of the adaptive coefficient.
+        entropy_coef_max: Upper bound of the adaptive coefficient.
+        entropy_coef_delta: Change of the adaptive coefficient per GRPO step.
+        entropy_target: Nats per token.
+        sapo_temperature_pos: Sharpness of SAPO's gate for tokens with positive advantage; null means 1.0.
+        sapo_temperature_neg: Sharpness of SAPO's gate for the others; null means 1.05.
+        vespo_k_pos: VESPO, advantage of 0 or more: how strongly completions that became less likely are faded; null
+            means 2.0.
+        vespo_lambda_pos: VESPO, advantage of 0 or more: how strongly completions that became more likely are faded;
+            null means 3.0.
+        vespo_k_neg: VESPO, negative advantage: as vespo_k_pos; null means 3.0.
+        vespo_lambda_neg: VESPO, negative advantage: as vespo_lambda_pos; null means 2.0.
+        importance_sampling_correction: Corrects for the sampler's probabilities differing from the trainer's (TRL:
+            vllm_importance_sampling_*).
+        importance_sampling_mode: Level (token, sequence, geometric) and what happens outside the bounds (truncate,
+            mask): token_truncate, ...
+        importance_sampling_min: Lower bound of the correction; None for none.
+        importance_sampling_max: Upper bound of the correction; None for none.
+        max_completion_length: C, tokens; the constant divisor of dr_grpo.
+
     Raises:
         ValueError: For settings that cannot work together or that would have no effect.
     """
 
-    loss_type: str = "dapo"
-    """grpo, bnpo, dr_grpo, dapo, luspo (clipped surrogate, different averages), cispo, sapo or vespo."""
+    loss_type: LossSpec = "dapo"
     beta: float = 0.0
-    """Weight of the KL term to the reference; 0 means that there is no reference."""
-    epsilon: float = 0.2
-    """How far the ratio may fall below 1 before a bad token's gradient stops."""
+    kl_estimator: str | KLEstimator = "k3"
+    epsilon: float | None = None
     epsilon_high: float | None = None
-    """The same above 1, for good tokens; None means epsilon. With cispo: the largest weight itself, about 5.0."""
     delta: float | None = None
-    """Largest ratio in the unclipped term (two-sided clipping); None for no cap."""
     importance_sampling_level: str = "token"
-    """token; sequence (GSPO); or sequence_token (GSPO's value with each token's own gradient)."""
     use_bias_correction_kl: bool = True
-    """Multiplies the KL term by the importance ratio, so that its gradient is unbiased off-policy."""
     off_policy_mask_threshold: float | None = None
-    """Drops completions with negative advantage whose mean drift from the sampler exceeds this, in nats per token."""
     top_entropy_quantile: float = 1.0
-    """Share of tokens, by entropy, that the policy term trains; 1 for all."""
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus (mean entropy per token); where an adaptive coefficient starts."""
     use_adaptive_entropy: bool = False
-    """Raises the coefficient while entropy is at or below entropy_target, lowers it above."""
     entropy_coef_min: float = 0.0
-    """Lower bound of the adaptive coefficient."""
     entropy_coef_max: float = 1.0
-    """Upper bound of the adaptive coefficient."""
     entropy_coef_delta: float = 0.005
-    """Change of the adaptive coefficient per GRPO step."""
     entropy_target: float = 0.2
-    """Nats per token."""
-    sapo_temperature_pos: float = 1.0
-    """Sharpness of SAPO's gate for tokens with positive advantage."""
-    sapo_temperature_neg: float = 1.05
-    """Sharpness of SAPO's gate for the others."""
-    vespo_k_pos: float = 2.0
-    """VESPO, advantage of 0 or more: how strongly completions that became less likely are faded."""
-    vespo_lambda_pos: float = 3.0
-    """VESPO, advantage of 0 or more: how strongly completions that became more likely are faded."""
-    vespo_k_neg: float = 3.0
-    """VESPO, negative advantage: as vespo_k_pos."""
-    vespo_lambda_neg: float = 2.0
-    """VESPO, negative advantage: as vespo_lambda_pos."""
+    sapo_temperature_pos: float | None = None
+    sapo_temperature_neg: float | None = None
+    vespo_k_pos: float | None = None
+    vespo_lambda_pos: float | None = None
+    vespo_k_neg: float | None = None
+    vespo_lambda_neg: float | None = None
     importance_sampling_correction: bool = True
-    """Corrects for the sampler's probabilities differing from the trainer's (TRL: vllm_importance_sampling_*)."""
     importance_sampling_mode: str = "sequence_mask"
-    """Level (token, sequence, geometric) and what happens outside the bounds (truncate, mask): token_truncate, ..."""
     importance_sampling_min: float | None = None
-    """Lower bound of the correction; None for none."""
     importance_sampling_max: float | None = 3.0
-    """Upper bound of the correction; None for none."""
     max_completion_length: int = 256
-    """C, tokens; the constant divisor of dr_grpo."""
+
+    policy_loss: PolicyLoss = field(init=False, repr=False)
+    """The loss that loss_type and its settings name."""
+    estimate_kl: KLEstimator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in LOSS_SETTINGS}
+        objective_checks.check_ranges(self)
+        object.__setattr__(self, "policy_loss", make_loss(self.loss_type, given, self.max_completion_length))
+        object.__setattr__(self, "estimate_kl", kl_estimator(self.kl_estimator))
         objective_checks.check(self)
-
-    @property
-    def upper_epsilon(self) -> float:
-        """epsilon_high where it is set, else epsilon."""
-        return self.epsilon if self.epsilon_high is None else self.epsilon_high
+        self.policy_loss.check(self)
 
     @property
     def needs_reference(self) -> bool:
@@ -104,9 +133,15 @@ class Objective:
     def needs_old_logprobs_pass(self, num_updates: int) -> bool:
         """True if the rollouts' logprobs have to be computed before the ``num_updates`` optimizer steps on them.
 
-        With a single update the old logprobs are the current ones, detached: no second forward.
+        With a single update the old logprobs are the current ones, detached: no second forward, unless the loss chooses
+        among the tokens of the step by them.
         """
-        return num_updates > 1
+        return num_updates > 1 or self.policy_loss.marks_tokens
+
+    @property
+    def trains_all_completions(self) -> bool:
+        """True if a completion whose advantage is 0 has a gradient all the same."""
+        return self.needs_reference or self.entropy_has_gradient or not self.policy_loss.needs_advantage
 
     def entropy_controller(self) -> AdaptiveEntropyCoefficient | None:
         """A fresh controller if the coefficient is adaptive; its ``applied`` goes into :meth:`loss`."""
@@ -144,12 +179,12 @@ class Objective:
             ValueError: If something is missing that the settings need.
         """
         self._check_given(tokens, entropy, totals, entropy_coef)
-        terms = self._terms(tokens, logprobs, entropy)
-        per_token = self._policy_term(tokens, terms)
+        terms = self._terms(tokens, logprobs)
+        per_token = self._policy_term(terms)
         if terms.kl is not None:
             per_token = per_token + self.beta * terms.kl
         lengths = tokens.lengths.to(per_token.dtype)
-        weights = averaging_weights(self.loss_type, lengths, totals, self.max_completion_length)
+        weights = self.policy_loss.token_weights(lengths, totals)
         policy_loss = loss = (weights * tokens.segments.sum(per_token)).sum()
         if entropy is not None and self.entropy_has_gradient:
             coefficient = self.entropy_coef if entropy_coef is None else entropy_coef
@@ -173,6 +208,7 @@ class Objective:
             ),
             "the entropy for its bonus": (self.entropy_has_gradient, entropy),
             "is_uncertain for model.top_entropy_quantile": (self.needs_entropy_threshold, tokens.is_uncertain),
+            "is_marked, which mark_tokens adds": (self.policy_loss.marks_tokens, tokens.is_marked),
             "totals.high_entropy_tokens for the entropy bonus": (bonus_on_some, totals.high_entropy_tokens),
             "entropy_coef from the controller of model.use_adaptive_entropy": (self.use_adaptive_entropy, entropy_coef),
         }
@@ -180,68 +216,62 @@ class Objective:
             if is_needed and value is None:
                 raise ValueError(f"the loss needs {what}; it got None")
 
-    def _terms(self, tokens: TrainTokens, logprobs: Tensor, entropy: Tensor | None) -> LossTerms:
+    def _terms(self, tokens: TrainTokens, logprobs: Tensor) -> LossTerms:
         """Everything the loss combines. Values outside the mask are zeroed first, so that they reach no gradient."""
         segments = tokens.segments
         logprobs = segments.keep(logprobs)
         old_logprobs = logprobs.detach() if tokens.old_logprobs is None else segments.keep(tokens.old_logprobs)
-        log_ratio = logprobs - old_logprobs
-        ratio = losses.importance_ratio(log_ratio, segments, self.importance_sampling_level)
+        ratio = importance_ratio(logprobs - old_logprobs, segments, self.importance_sampling_level)
         correction = self._sampler_correction(tokens, old_logprobs)
+        sampling = None if tokens.sampling_logprobs is None else segments.keep(tokens.sampling_logprobs)
+        inputs = LossInputs(
+            segments=segments,
+            logprobs=logprobs,
+            old_logprobs=old_logprobs,
+            ratio=ratio,
+            level=self.importance_sampling_level,
+            advantages=tokens.token_advantages,
+            completion_advantages=tokens.completion_advantages,
+            sampling_logprobs=sampling if self.importance_sampling_correction else None,
+            sampler_weights=None if correction is None else correction.per_token,
+            is_marked=tokens.is_marked,
+        )
         trained, kl, kept = segments.mask, None, None
         if self.needs_entropy_threshold and tokens.is_uncertain is not None:
             trained = tokens.is_uncertain & segments.mask
         if self.needs_reference and tokens.ref_logprobs is not None:
-            kl_ratio = ratio if self.use_bias_correction_kl else None
-            kl = losses.kl_k3(logprobs, segments.keep(tokens.ref_logprobs), kl_ratio)
+            kl = self.estimate_kl(logprobs, segments.keep(tokens.ref_logprobs))
+            kl = kl * ratio if self.use_bias_correction_kl else kl
         if self.off_policy_mask_threshold is not None:
             # The sampler's own logprobs show both kinds of drift: from updates, and from the engine's arithmetic.
-            behaviour = old_logprobs if tokens.sampling_logprobs is None else segments.keep(tokens.sampling_logprobs)
+            behaviour = old_logprobs if sampling is None else sampling
             threshold = self.off_policy_mask_threshold
-            kept = losses.off_policy_mask(logprobs, behaviour, tokens.advantages, segments, threshold)
-        vespo_weight = self._vespo_weight(log_ratio, tokens, correction) if self.loss_type == "vespo" else None
-        return LossTerms(logprobs, old_logprobs, ratio, trained, kept, correction, vespo_weight, kl)
+            kept = off_policy_mask(logprobs, behaviour, inputs.completion_advantages, segments, threshold)
+        return LossTerms(inputs, trained, kept, correction, kl)
 
     def _sampler_correction(self, tokens: TrainTokens, old_logprobs: Tensor) -> SamplerWeights | None:
-        if not self.importance_sampling_correction or tokens.sampling_logprobs is None:
+        is_used = self.importance_sampling_correction and self.policy_loss.sampler_correction != "none"
+        if not is_used or tokens.sampling_logprobs is None:
             return None
         log_ratio = sampler_log_ratio(old_logprobs, tokens.sampling_logprobs, tokens.segments)
         bounds = self.importance_sampling_min, self.importance_sampling_max
         return sampler_weights(log_ratio, tokens.segments, self.importance_sampling_mode, *bounds)
 
-    def _vespo_weight(self, log_ratio: Tensor, tokens: TrainTokens, correction: SamplerWeights | None) -> Tensor:
-        return losses.vespo_weight(
-            log_ratio,
-            tokens.advantages,
-            tokens.segments,
-            None if correction is None else correction.per_token,
-            self.vespo_k_pos,
-            self.vespo_lambda_pos,
-            self.vespo_k_neg,
-            self.vespo_lambda_neg,
-        )
-
-    def _policy_term(self, tokens: TrainTokens, terms: LossTerms) -> Tensor:
+    def _policy_term(self, terms: LossTerms) -> Tensor:
         """``(T,)``: the policy loss, then the off-policy mask, the entropy mask and the sampler correction."""
-        spread = tokens.segments.spread
-        per_token = self._policy_loss(terms, spread(tokens.advantages), spread)
+        per_token = self.policy_loss.per_token(terms.inputs)
+        if per_token.shape != terms.inputs.logprobs.shape:
+            raise ValueError(
+                f"model.loss_type={self.policy_loss.name!r} gave a loss of shape {tuple(per_token.shape)} for "
+                f"{terms.inputs.logprobs.numel()} tokens. Return one value per token, not yet averaged."
+            )
         if terms.kept is not None:
-            per_token = per_token.masked_fill(~spread(terms.kept), 0.0)
+            per_token = per_token.masked_fill(~terms.inputs.segments.spread(terms.kept), 0.0)
         if self.needs_entropy_threshold:
             per_token = per_token.masked_fill(~terms.trained, 0.0)
-        if terms.correction is not None and self.loss_type != "vespo":  # VESPO has it inside its own weight
+        if terms.correction is not None and self.policy_loss.sampler_correction == "multiplied":
             per_token = per_token * terms.correction.per_token
         return per_token
-
-    def _policy_loss(self, terms: LossTerms, advantages: Tensor, spread: Callable[[Tensor], Tensor]) -> Tensor:
-        if terms.vespo_weight is not None:
-            return losses.vespo_policy_loss(terms.logprobs, spread(terms.vespo_weight), advantages)
-        if self.loss_type == "cispo":
-            return losses.cispo_policy_loss(terms.logprobs, terms.ratio, advantages, self.upper_epsilon)
-        if self.loss_type == "sapo":
-            temperatures = self.sapo_temperature_pos, self.sapo_temperature_neg
-            return losses.sapo_policy_loss(terms.ratio, advantages, *temperatures)
-        return losses.clipped_policy_loss(terms.ratio, advantages, self.epsilon, self.upper_epsilon, self.delta)
 
     def _mean_entropy(self, tokens: TrainTokens, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
         """This micro-batch's share of the mean entropy over the step's trained tokens, whatever the loss's average."""

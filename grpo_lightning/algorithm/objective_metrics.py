@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.metric_sums import MetricSums, maximum_over, mean_over, minimum_over
-from grpo_lightning.algorithm.objective_checks import CLIPPED
 from grpo_lightning.algorithm.sampler_correction import effective_sample_size, sampler_log_ratio
 from grpo_lightning.algorithm.token_batch import LossTerms, TrainTokens
 
@@ -32,12 +31,10 @@ def collect(objective: Objective, tokens: TrainTokens, terms: LossTerms, entropy
         means["entropy"] = mean_over(segments.keep(entropy), segments.mask)
     if entropy is not None and objective.entropy_has_gradient:
         means[TRAINED_ENTROPY] = mean_over(segments.keep(entropy), terms.trained)
-    if terms.vespo_weight is not None:
-        means["vespo/phi_seq_mean"] = mean_over(terms.vespo_weight, segments.lengths > 0)
     if terms.kept is not None:
-        means["off_policy_masked"] = mean_over((~terms.kept).to(terms.ratio.dtype), segments.lengths > 0)
-    metrics = MetricSums(totals={"tokens": segments.lengths.sum().to(terms.ratio.dtype)}, means=means)
-    metrics += _clipping(objective, tokens, terms)
+        means["off_policy_masked"] = mean_over((~terms.kept).to(terms.inputs.ratio.dtype), segments.lengths > 0)
+    metrics = MetricSums(totals={"tokens": segments.lengths.sum().to(terms.inputs.ratio.dtype)}, means=means)
+    metrics += objective.policy_loss.metrics(terms.inputs)
     metrics += _sampler_gap(tokens, terms)
     return metrics + _sampler_correction(objective, terms)
 
@@ -51,40 +48,11 @@ def summarize(metrics: MetricSums) -> dict[str, float]:
     return numbers
 
 
-def _clipping(objective: Objective, tokens: TrainTokens, terms: LossTerms) -> MetricSums:
-    """Share of clipped tokens (of completions, where the ratio belongs to the completion), and its extremes."""
-    segments, ratio = tokens.segments, terms.ratio
-    advantages = segments.spread(tokens.advantages)
-
-    def shares(clipped: Tensor) -> tuple[Tensor, Tensor]:
-        flags = clipped.to(ratio.dtype)
-        per_completion = segments.mean(flags)
-        by_token = objective.importance_sampling_level == "token"
-        mean = mean_over(flags, segments.mask) if by_token else mean_over(per_completion, segments.lengths > 0)
-        return mean, per_completion
-
-    if objective.loss_type == "cispo":
-        mean, _ = shares((ratio > objective.upper_epsilon) & (advantages > 0))
-        return MetricSums(means={"cispo_clip_ratio": mean})
-    if objective.loss_type not in CLIPPED:
-        return MetricSums()
-    is_low = (ratio < 1 - objective.epsilon) & (advantages < 0)
-    is_high = (ratio > 1 + objective.upper_epsilon) & (advantages > 0)
-    low, low_shares = shares(is_low)
-    high, high_shares = shares(is_high)
-    region, _ = shares(is_low | is_high)
-    return MetricSums(
-        means={"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": region},
-        minima={"clip_ratio/low_min": minimum_over(low_shares, segments.lengths > 0)},
-        maxima={"clip_ratio/high_max": maximum_over(high_shares, segments.lengths > 0)},
-    )
-
-
 def _sampler_gap(tokens: TrainTokens, terms: LossTerms) -> MetricSums:
     """Absolute difference between the trainer's and the sampler's logprobs of the same tokens, in nats."""
     if tokens.sampling_logprobs is None:
         return MetricSums()
-    gap = sampler_log_ratio(terms.old_logprobs, tokens.sampling_logprobs, tokens.segments).abs()
+    gap = sampler_log_ratio(terms.inputs.old_logprobs, tokens.sampling_logprobs, tokens.segments).abs()
     known = tokens.mask & ~tokens.sampling_logprobs.isnan()
     name = "sampling/sampling_logp_difference"
     return MetricSums(means={f"{name}/mean": mean_over(gap, known)}, maxima={f"{name}/max": maximum_over(gap, known)})

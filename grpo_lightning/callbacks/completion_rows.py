@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from grpo_lightning.callbacks.valid_text import valid_text
+from grpo_lightning.metrics.evaluation import none_if_nan
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt
@@ -72,7 +72,7 @@ def completions_table(
         "sample": [sample[n] for n in rows],
         "prompt": [valid_text(plain_text(batch.prompts[group[n]])) for n in rows],
         "completion": [valid_text(completion_text(texts[n])) for n in rows],
-        "reward": [_none_if_nan(totals[n]) for n in rows],
+        "reward": [none_if_nan(totals[n]) for n in rows],
         "advantage": [record.advantages[n].item() for n in rows],
         "length": [int(rollouts.completion_lengths[n]) for n in rows],
         "prompt_length": [int(rollouts.prompt_lengths[group[n]]) for n in rows],
@@ -81,7 +81,7 @@ def completions_table(
         "columns": [valid_text(_columns_json(record, n, group[n])) for n in rows],
     }
     for r, name in enumerate(rewards.names):
-        columns[f"rewards/{name}"] = [_none_if_nan(rewards.values[n, r].item()) for n in rows]
+        columns[f"rewards/{name}"] = [none_if_nan(rewards.values[n, r].item()) for n in rows]
     return pa.table(columns, schema=completions_schema(rewards.names))
 
 
@@ -123,7 +123,3 @@ def _columns_json(record: StepRecord, n: int, b: int) -> str:
     values = {name: entries[b] for name, entries in record.batch.columns.items()}
     values |= {name: entries[n] for name, entries in record.rewards.extra.items()}
     return json.dumps(values, ensure_ascii=False, default=str)
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -88,8 +88,9 @@ class CompletionWriter(Callback):
         step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
         if step % self.every_n_steps:
             return
-        texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
-        values, weights = pl_module.composed(record.rewards)  # type: ignore[operator]
+        source: Any = pl_module.source
+        texts = source.texts.completions(record.batch, record.rollouts)
+        values, weights = source.composed(record.rewards)
         totals = combine_rewards(values, weights).tolist()
         table = completions_table(record, texts, totals, step, max(1, self.max_rows_per_step // trainer.world_size))
         path = self._path(trainer, step)

@@ -43,8 +43,8 @@ class HuggingFaceExport(Callback):
         Raises:
             ValueError: In the words of the config.
         """
-        finetuning: Any = getattr(pl_module, "finetuning", None)
-        if self.forms and "adapter" in self.forms and finetuning is not None and not finetuning.has_adapters:
+        policy: Any = getattr(pl_module, "policy", None)
+        if self.forms and "adapter" in self.forms and policy is not None and not policy.settings.has_adapters:
             raise ValueError(
                 "export.forms has adapter, but model.finetuning_type=full trains none. Leave it out, or set "
                 "model.finetuning_type to lora or qlora."
@@ -75,24 +75,24 @@ class HuggingFaceExport(Callback):
 
 
 def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:
-    """Writes ``module.policy`` and ``module.tokenizer`` to ``path``, the adapter alone to ``path-adapter``.
+    """Writes model and tokenizer of ``module.policy`` to ``path``, the adapter alone to ``path-adapter``.
 
     Args:
-        module: A PolicyModule with weights.
+        module: Whatever has a Policy with weights.
         path: Each directory is written whole or not at all.
         is_writer: False on all ranks but the first.
         forms: See HuggingFaceExport.
     """
-    policy = module.policy
+    policy, tokenizer = module.policy.model, module.policy.tokenizer
     in_parts = is_sharded(policy)
     if not is_writer and not in_parts:
         return
     if forms is None or "merged" in forms:
         save = save_merged if is_adapted(policy) or in_parts else _save_full
-        _write_whole(path, module.tokenizer, save, policy)
+        _write_whole(path, tokenizer, save, policy)
     if is_adapted(policy) and (forms is None or "adapter" in forms):
         beside = path.with_name(path.name + "-adapter")
-        _write_whole(beside, module.tokenizer, save_adapter, policy, module.model_name_or_path)
+        _write_whole(beside, tokenizer, save_adapter, policy, module.policy.name_or_path)
 
 
 def _save_full(policy: Any, path: Path) -> None:

@@ -32,7 +32,7 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     measured = getattr(module, "memory_plan", None)
     return [
         f"Each GRPO step: {per_step}; {counted(module.num_updates, 'optimizer step')}, micro-batches of up to "
-        f"{module.max_tokens_per_microbatch:,} tokens; {counted(ranks, 'rank')}.",
+        f"{module.passes.max_tokens:,} tokens; {counted(ranks, 'rank')}.",
         f"{steps if steps is not None else 'unlimited'} GRPO steps; an epoch is {counted(per_epoch, 'step')} over "
         f"{counted(per_epoch * prompts, 'prompt')}.",
         f"{trained:,} trained parameters; weights {weights / GIB:.2f} GiB, gradients and two optimizer moments up to "

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.evaluation import NamedMeans
+from grpo_lightning.scoring.probe import evaluating
 
 
 class BeforeAfterSummary(Callback):
@@ -56,7 +57,7 @@ class BeforeAfterSummary(Callback):
             )
         self._started = time.perf_counter()
         module: Any = pl_module
-        names: tuple[str, ...] = module.eval_reward_runner.names
+        names: tuple[str, ...] = module.evaluation.reward_runner.names
         for setting in (self.lenient, self.strict):
             if setting not in names:
                 raise ValueError(
@@ -65,15 +66,13 @@ class BeforeAfterSummary(Callback):
                 )
 
     def _evaluate(self, trainer: Trainer, module: Any) -> dict[str, Any]:
-        was_training = module.policy.training
-        module.policy.eval()
         means: NamedMeans = module.evaluation_means()
         rows: dict[tuple[int, int], dict[str, Any]] = {}  # by dataset and row number, the same for any number of ranks
         loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        for number, loader in enumerate(loaders.values() if isinstance(loaders, dict) else [loaders]):
-            for batch in loader:
-                rows |= {(number, row["uid"]): row for row in module.evaluate_batch(batch, means)}
-        module.policy.train(was_training)
+        with evaluating(module.policy.model):
+            for number, loader in enumerate(loaders.values() if isinstance(loaders, dict) else [loaders]):
+                for batch in loader:
+                    rows |= {(number, row["uid"]): row for row in module.evaluate_batch(batch, means)}
         shown = evenly_spread(sorted(key for keys in gather_objects(list(rows)) for key in keys), self.num_samples)
         samples = gather_objects({key: rows[key] for key in shown if key in rows})
         everywhere = {key: row for of_rank in samples for key, row in of_rank.items()}

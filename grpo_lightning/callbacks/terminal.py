@@ -48,7 +48,8 @@ class SampleTable(Callback):
         step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
         if step % self.every_n_steps:
             return
-        texts = pl_module.completion_texts(record.batch, record.rollouts)  # type: ignore[operator]
+        source: Any = pl_module.source
+        texts = source.texts.completions(record.batch, record.rollouts)
         rows = sample_rows(record, texts, self.num_prompts)
         metrics: dict[str, float] = pl_module.step_metrics  # type: ignore[assignment]
         numbers = [form.format(metrics[name]) for name, form in SHOWN_METRICS.items() if name in metrics]

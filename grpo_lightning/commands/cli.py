@@ -1,6 +1,7 @@
 """Lightning's command line: ``python -m grpo_lightning {fit,validate,test,predict} --config run.yaml``."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from grpo_lightning.callbacks import (
     SystemRecord,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
+from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.training.optimization import ADAMW
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/grpo",
@@ -53,8 +56,13 @@ class GRPOCLI(LightningCLI):
     defaults = TRAINER_DEFAULTS
 
     def __init__(self, args: list[str] | None = None, run: bool = True, **kwargs: Any) -> None:
+        args = with_one_option(sys.argv[1:] if args is None else args)
+        try:
+            module_class = chosen_class(chosen_path(args), self.module_class)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from error
         super().__init__(
-            self.module_class,
+            module_class,
             GRPODataModule,
             args=args,
             run=run,
@@ -69,6 +77,12 @@ class GRPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that every run has, and values that several parts share."""
+        parser.add_argument(
+            OPTION,
+            type=str | None,
+            default=None,
+            help="Import path of a subclass of the module, such as my.GRPO; or --model.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -78,6 +92,8 @@ class GRPOCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
+        adamw = {"class_path": "torch.optim.AdamW", "init_args": ADAMW}  # so that --model.optimizer.lr needs no class
+        parser.set_defaults({"model.optimizer": adamw})
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(HuggingFaceExport, "export")
         parser.add_lightning_class_args(CompletionWriter, "completions")
@@ -127,14 +143,14 @@ class GRPOCLI(LightningCLI):
             if newest is not None:
                 self.config_init[str(self.subcommand)].ckpt_path = str(newest)
         elif ckpt_path is None:
-            model, adapter = self.model.model_name_or_path, self.model.finetuning.adapter_name_or_path
+            model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
         self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
 
     def before_validate(self) -> None:
         """Says whose completions are judged."""
         if self._get(self.config_init, "ckpt_path") is None and self.trainer.is_global_zero:
-            name = self.model.model_name_or_path
+            name = self.model.policy.name_or_path
             print(f"Weights of {name} as they were before training; those of a run with --ckpt_path last.", flush=True)
 
     before_test = before_predict = before_validate
@@ -148,7 +164,7 @@ class GRPOCLI(LightningCLI):
                 raise
             self.parser.exit(1, "\n".join(["", f"error: {error}", *getattr(error, "__notes__", []), ""]))
         except (ValueError, FileNotFoundError) as error:
-            if self.model.policy is not None:
+            if self.model.policy.is_loaded:
                 raise
             self.parser.error(str(error))
 

@@ -36,7 +36,7 @@ def main(args: list[str]) -> int:
         checkpoint = find_checkpoint(options.checkpoint)
         config = read_config(options.config or find_config(checkpoint))
         module = load_checkpoint(checkpoint, config, options.accelerator)
-        if options.form == "adapter" and not module.finetuning.has_adapters:
+        if options.form == "adapter" and not module.policy.settings.has_adapters:
             raise ValueError(f"{checkpoint} has no adapter: its run had model.finetuning_type=full. Use --form merged.")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,9 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.modules.policy import PolicyModule
+from grpo_lightning.modules.flat_settings import own_fields
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.policy import Placement, Policy
+from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.report.metrics import launch_directories
+
+PREFIX = "policy"
+"""Of the policy's names in a checkpoint."""
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -64,7 +68,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> PolicyModule:
+@dataclass(frozen=True)
+class SavedPolicy:
+    """A policy with the weights of a checkpoint, as ``callbacks.export`` takes modules."""
+
+    policy: Policy
+
+
+def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> SavedPolicy:
     """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
 
     Nothing that the config names by ``class_path`` is imported, unless it is a part of this package or of peft.
@@ -72,27 +83,22 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
-    names = inspect.signature(PolicyModule).parameters
+    names = {field.name for field in own_fields(PolicySettings)}
     _refuse_foreign_classes(config.get("model", {}), names)
     parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(PolicyModule, "model")
-    settings = {name: value for name, value in config.get("model", {}).items() if name in names}
-    module: PolicyModule = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-    precision: Any = config.get("trainer", {}).get("precision") or "32-true"
-    module.trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    module.configure_model()
+    parser.add_class_arguments(PolicySettings, "model")
+    given = config.get("model", {})
+    settings = {name: value for name, value in given.items() if name in names}
+    found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    policy = Policy(found, given.get("seed") or 0)
+    precision = str(config.get("trainer", {}).get("precision") or "32-true")
+    device = torch.device("cuda" if accelerator == "gpu" else accelerator)
+    policy.load(Placement(device, precision)).to(device)
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.on_load_checkpoint(saved)
-    module.load_state_dict(saved["state_dict"], strict=False)
-    return module
+    policy.check_checkpoint(saved, PREFIX)
+    weights = {name.removeprefix(f"{PREFIX}."): tensor for name, tensor in saved["state_dict"].items()}
+    policy.load_state_dict(weights, strict=False)
+    return SavedPolicy(policy)
 
 
 def _refuse_foreign_classes(settings: Any, names: Any) -> None:
@@ -126,6 +132,5 @@ def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, P
         return PeftModel.from_pretrained(policy, str(source)), tokenizer, {}
     checkpoint = find_checkpoint(source)
     run_config = read_config(config or find_config(checkpoint))
-    module = load_checkpoint(checkpoint, run_config)
-    assert module.policy is not None
-    return module.policy, module.tokenizer, run_config
+    saved = load_checkpoint(checkpoint, run_config)
+    return saved.policy.model, saved.policy.tokenizer, run_config

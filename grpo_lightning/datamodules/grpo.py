@@ -197,14 +197,14 @@ class GRPODataModule(L.LightningDataModule):
 
     def _reader(self) -> PromptReader:
         if self._prompt_reader is None:
-            module = getattr(self.trainer, "lightning_module", None)
+            settings = getattr(getattr(self.trainer, "lightning_module", None), "settings", None)
             self._prompt_reader = PromptReader(
                 self._tokenizer(),
                 self.converter,
                 self.converter_args,
                 self.dataset_info,
-                getattr(module, "chat_template_kwargs", None) or {},
-                {**(getattr(module, "replace_text", None) or {}), **self.replace_text},
+                getattr(settings, "chat_template_kwargs", None) or {},
+                {**(getattr(settings, "replace_text", None) or {}), **self.replace_text},
                 self.max_prompt_length,
                 self.overlong_prompts,
                 # prepare_data has read anew already where a Trainer runs this.
@@ -213,7 +213,9 @@ class GRPODataModule(L.LightningDataModule):
         return self._prompt_reader
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = self.tokenizer or getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
+        module = getattr(self.trainer, "lightning_module", None)
+        owner = getattr(module, "policy", module)  # a module of another kind may have a tokenizer itself
+        tokenizer = self.tokenizer or getattr(owner, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
         return tokenizer

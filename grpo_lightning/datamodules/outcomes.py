@@ -85,7 +85,7 @@ class OutcomeBook:
     def __init__(self, prompts: PromptDataset | MixedPrompts, order: Order, module: Any = None) -> None:
         self.prompts = prompts
         self.order = order if isinstance(order, DrawnOrder) and order.has_pools else None
-        if self.order is not None and module is not None and not hasattr(module, "reward_runner"):
+        if self.order is not None and module is not None and not hasattr(module, "source"):
             raise ValueError(
                 f"data.curriculum follows rewards, and {type(module).__name__} has none: it would have no effect. Leave it out."
             )

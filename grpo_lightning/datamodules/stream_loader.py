@@ -196,13 +196,13 @@ def check_can_stream(module: Any) -> None:
     Args:
         module: The LightningModule, or None.
     """
-    if getattr(module, "async_rollouts", 0):
+    if getattr(getattr(module, "settings", None), "async_rollouts", 0):
         raise ValueError(
             "data.streaming reads the next prompts when they are needed, and model.async_rollouts=1 wants them a step before. "
             "Use one of the two."
         )
-    sampler = getattr(module, "dynamic_sampler", None)
-    if sampler is not None and sampler.settings.mode == "refill":
+    dynamic = getattr(getattr(module, "settings", None), "dynamic_sampling", None)
+    if dynamic is not None and dynamic.mode == "refill":
         raise ValueError(
             "model.dynamic_sampling.mode=refill draws further prompts from anywhere in the data, which data.streaming has not "
             "read. Use mode=drop, or streaming: false."

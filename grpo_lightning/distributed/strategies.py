@@ -115,9 +115,10 @@ class FSDP2Strategy(ModelParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
         module: Any = self.lightning_module
-        module.check_checkpoint(rest)
+        module.policy.check_checkpoint(rest, "policy")
         weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
-        trained = {name: weight for name, weight in weights.items() if name in module.trained_names()}
+        names = module.policy.trained_names("policy")
+        trained = {name: weight for name, weight in weights.items() if name in names}
         load({"state_dict": trained}, checkpoint_id=path)
         module.load_state_dict(trained, strict=False)
         for index, optimizer in enumerate(self.optimizers):

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from grpo_lightning.finetuning.special_tokens import NewToken
+from grpo_lightning.numerics.dtypes import DTYPES
 
 FINETUNING_TYPES = ("full", "lora", "qlora")
-COMPUTE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 LORA_SETTINGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
 QUANTIZATION_SETTINGS = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 
@@ -27,6 +27,24 @@ QUANTIZATION_SETTINGS = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4
 @dataclass(frozen=True)
 class FinetuningSettings:
     """The ``model.*`` settings of the same names, checked against each other on construction.
+
+    Args:
+        finetuning_type: full trains every weight; lora trains low-rank adapters on the frozen model; qlora the same on
+            a 4-bit copy of it (bitsandbytes).
+        lora_rank: Rank of the adapters: the columns of B and rows of A in ``W + lora_alpha / lora_rank * B A``.
+        lora_alpha: Scale of the adapters, see lora_rank.
+        lora_dropout: Probability that an input of an adapter is dropped in training passes. Sampling, old and reference
+            logprobs have none, so above 0 each step needs one more forward pass for the old logprobs.
+        lora_target: Layers with adapters: all linear ones but the output head (all), names (q_proj,v_proj or a list),
+            a regular expression over full names, or those that peft itself has for the architecture (peft).
+        peft_config: Any peft configuration by class path, in place of lora_rank, lora_alpha and lora_dropout: DoRA,
+            modules_to_save (a head or embeddings trained beside LoRA), ranks by layer, ...
+        adapter_name_or_path: An adapter to continue from; the reference of beta is then the model with this adapter.
+        load_in_4bit: With lora: the same as qlora.
+        bnb_4bit_compute_dtype: bfloat16, float16 or float32: what 4-bit weights are multiplied in. With dtype auto, the
+            rest of a 4-bit base is held in it too.
+        bnb_4bit_quant_type: nf4 or fp4.
+        bnb_4bit_use_double_quant: Quantise the scales of the 4-bit blocks as well: 0.4 bits less per weight.
 
     Raises:
         ValueError: If a setting that differs from its default has no effect beside another one, or a value is not possible.
@@ -81,8 +99,8 @@ class FinetuningSettings:
             raise ValueError(f"model.lora_rank={self.lora_rank} leaves nothing to train. Use 1 or more.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"model.lora_dropout={self.lora_dropout} is not a probability in [0, 1).")
-        if self.bnb_4bit_compute_dtype not in COMPUTE_DTYPES:
-            known = ", ".join(COMPUTE_DTYPES)
+        if self.bnb_4bit_compute_dtype not in DTYPES:
+            known = ", ".join(DTYPES)
             raise ValueError(f"model.bnb_4bit_compute_dtype={self.bnb_4bit_compute_dtype!r} is none of {known}.")
         if self.bnb_4bit_quant_type not in ("nf4", "fp4"):
             raise ValueError(f"model.bnb_4bit_quant_type={self.bnb_4bit_quant_type!r} is neither nf4 nor fp4.")
@@ -128,7 +146,7 @@ class FinetuningSettings:
             )
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_compute_dtype=COMPUTE_DTYPES[self.bnb_4bit_compute_dtype],
+            bnb_4bit_compute_dtype=DTYPES[self.bnb_4bit_compute_dtype],
             bnb_4bit_quant_type=self.bnb_4bit_quant_type,
             bnb_4bit_use_double_quant=self.bnb_4bit_use_double_quant,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,28 +22,36 @@ class WeightsLost(ExplainedError, RuntimeError):
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn. Names as in TRL."""
+    """How completions are drawn. Names as in TRL.
+
+    Args:
+        num_generations: G, completions per prompt; advantages compare them with each other, so at least 2 in training.
+        max_completion_length: Tokens after which a completion is cut off.
+        temperature: Divides the logits when sampling and when scoring, so that the first ratio is 1; 0 is greedy decoding.
+        top_p: Sample from the smallest set of tokens that holds this probability; 1 for all.
+        top_k: Sample from the k most likely tokens; 0 for all.
+        min_p: Never sample tokens less likely than min_p times the most likely one; 0 for all.
+        repetition_penalty: Above 1, tokens of the prompt and of the completion so far become less likely
+            (arXiv:1909.05858).
+        stop: Strings that end a completion, after the token with which its text first contains one; they stay part of it.
+        structured_outputs: One of regex, json, grammar or choice for the generator, in vLLM's form; refused by those
+            without it.
+    """
 
     num_generations: int = 8
-    """G, completions per prompt."""
     max_completion_length: int = 256
-    """Tokens; a completion that reaches it is truncated."""
     temperature: float = 1.0
-    """Divides the logits; 0 is greedy decoding."""
     top_p: float = 1.0
-    """Keep the smallest set of tokens whose probability reaches top_p; 1 keeps all."""
     top_k: int = 0
-    """Keep the k most likely tokens; 0 keeps all."""
     min_p: float = 0.0
-    """Drop tokens less likely than min_p times the most likely one; 0 keeps all."""
     repetition_penalty: float = 1.0
-    """Above 1, tokens of the prompt and of the completion so far become less likely (arXiv:1909.05858)."""
-    stop: tuple[str, ...] = ()
-    """The completion ends after the token with which its text first contains one of these strings."""
-    structured_outputs: dict[str, Any] = field(default_factory=dict)
-    """At most one of regex, json, grammar, choice, in vLLM's own form. Refused by generators without it."""
+    stop: Sequence[str] | None = ()
+    structured_outputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        object.__setattr__(self, "structured_outputs", self.structured_outputs or {})
+
         def require(holds: bool, name: str, rule: str) -> None:
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be sampled with: {rule}.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,15 +29,12 @@ from grpo_lightning.memory.budget import (
     smaller_budget,
 )
 from grpo_lightning.memory.gauge import MemoryGauge, is_out_of_memory, optimizer_bytes
+from grpo_lightning.memory.workload import Workload
 from grpo_lightning.memory.worst_case import filling_rollouts, worst_shapes
-from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.numerics.float32_defaults import with_float32_defaults
+from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
-
-if TYPE_CHECKING:
-    from grpo_lightning.modules.updates import UpdateModule
 
 PROBE_TOKENS = 4096
 """Up to which passes double in size to show how memory grows: beyond one chunk of the head's logits, and small."""
@@ -50,48 +46,37 @@ class Rehearsal:
     """Training passes that change nothing, on all ranks together.
 
     Args:
-        module: At the start of training, with weights, optimizer, reference and generator in memory.
+        work: The training.
         gauge: Of this rank's device.
     """
 
-    def __init__(self, module: UpdateModule, gauge: MemoryGauge) -> None:
-        assert module.policy is not None
-        self.module = module
+    def __init__(self, work: Workload, gauge: MemoryGauge) -> None:
+        self.work = work
         self.gauge = gauge
-        self.config = base_model(module.policy).config.get_text_config()
-        joint_threshold = module.trainer.world_size > 1 and module.objective.needs_entropy_threshold
-        self.is_joint = module.is_sharded or joint_threshold
-        """Whether ranks wait for each other inside a pass, where one that runs out of memory cannot tell the others."""
+        self.config = base_model(work.policy.model).config.get_text_config()
         self.prompt_length, self.completion_length = self._longest()
         self.longest = self.prompt_length + self.completion_length
-        self.whole_step = (
-            max(gather_objects(module.prompts_in_a_step()))
-            * module.replica.size
-            * module.sampling.num_generations
-            * self.longest
-        )
+        prompts = max(gather_objects(work.prompts_in_a_step)) * work.replica_size
+        self.whole_step = prompts * work.group_size * self.longest
         """Tokens that no micro-batch exceeds, whatever the budget."""
-        self.largest = largest_budget(sum(parameter.numel() for parameter in module.policy.parameters()))
+        self.largest = largest_budget(sum(parameter.numel() for parameter in work.policy.parameters()))
         """What auto does not exceed."""
         self._settle_layout()
-        optimizer = module.trainer.optimizers[0]
-        kept, self.step_bytes = optimizer_bytes(optimizer, module.optimizer_factory, gauge)
+        kept, self.step_bytes = optimizer_bytes(work.optimizer, work.optimizer_factory, gauge)
         self.state = DeviceState(gauge.total, gauge.free(), kept)
 
     def _longest(self) -> tuple[int, int]:
         """Tokens of the longest prompt and of the longest completion that the model's positions leave room for."""
-        data = self.module.datamodule
-        known = getattr(getattr(data, "train_prompts", None), "lengths", None)
-        prompt = max(known) if known else getattr(data, "max_prompt_length", None) or UNKNOWN_PROMPT
-        prompt, completion = max(gather_objects(prompt)), self.module.sampling.max_completion_length
+        prompt = max(gather_objects(self.work.longest_prompt or UNKNOWN_PROMPT))
+        completion = self.work.max_completion_length
         positions = getattr(self.config, "max_position_embeddings", None) or prompt + completion
         prompt = min(prompt, positions - 1)
         return prompt, min(completion, positions - prompt)
 
     @torch.no_grad()
     def _settle_layout(self) -> None:
-        with unchanged(self.module), self.module.trainer.strategy.precision_plugin.train_step_context():
-            with_float32_defaults(self.module.scorer.idle)(self.module.device)
+        with unchanged(self.work), self.work.precision():
+            with_float32_defaults(self.work.passes.scorer.idle)(self.work.device)
 
     def needed(self, tokens: int, with_step: bool = False) -> PassMemory | None:
         """What a micro-batch needs at worst, on the rank that needs most; None if one ran out of memory.
@@ -109,8 +94,8 @@ class Rehearsal:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if self.is_joint:
-                changes = ways_to_save(self.module, tokens > self.longest, None)
+            if self.work.is_joint:
+                changes = ways_to_save(self.work, tokens > self.longest, None)
                 raise MemoryError(does_not_fit(tokens, None, self.state, changes)) from error
         self.gauge.free()  # gives back what the passes have left
         ranks = gather_objects(needed)
@@ -142,7 +127,7 @@ class Rehearsal:
 
     def may_fit(self, line: MemoryLine, tokens: int) -> bool:
         """False where some rank expects to run out of memory in a pass inside of which the others would wait for it."""
-        return not self.is_joint or self.has_room_for(line.at(tokens))
+        return not self.work.is_joint or self.has_room_for(line.at(tokens))
 
     def check_room(self, awake: int) -> None:
         """Refuses a device that has no room for the optimizer's states, with the engine awake (``awake`` bytes free).
@@ -155,7 +140,7 @@ class Rehearsal:
             raise MemoryError(
                 f"The optimizer will keep {state.optimizer / GIB:.2f} GiB, and {state.free / GIB:.2f} of "
                 f"{state.total / GIB:.2f} GiB are free beside weights, reference and generator. "
-                f"Any of these helps: {'; '.join(ways_to_save(self.module, False, None))}."
+                f"Any of these helps: {'; '.join(ways_to_save(self.work, False, None))}."
             )
 
     def refusal(self, tokens: int, line: MemoryLine | None) -> MemoryError:
@@ -163,20 +148,19 @@ class Rehearsal:
         state = least_room(gather_objects(self.state))
         fitting = None if line is None else choose_budget(line, state, self.longest, self.largest)
         can_be_split = tokens > self.longest and (line is None or line.at(fitting or 0) <= state.for_passes)
-        changes = ways_to_save(self.module, can_be_split, fitting)
+        changes = ways_to_save(self.work, can_be_split, fitting)
         return MemoryError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
 
     def _measure(self, tokens: int, with_step: bool) -> PassMemory:
-        module, layout = self.module, self.module.scorer.layout
-        group_size, results = module.sampling.num_generations, list[PassMemory]()
+        layout, group_size, results = self.work.passes.scorer.layout, self.work.group_size, list[PassMemory]()
         held = self.gauge.hold(self.state.optimizer)
         for length in worst_shapes(layout, self.completion_length):
             rollouts = filling_rollouts(tokens, self.prompt_length, length, group_size, self.config.vocab_size, layout)
             rows = torch.arange(rollouts.num_completions)
             sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
             count = count_tokens(*sizes, rows, layout)
-            with unchanged(module), self.gauge.measuring() as peak:
-                for weight in module.parameters():
+            with unchanged(self.work), self.gauge.measuring() as peak:
+                for weight in self.work.policy.parameters():
                     if weight.requires_grad:  # of the micro-batches before
                         weight.grad = torch.zeros_like(weight)
                 self._train_on(rollouts, count)
@@ -188,42 +172,32 @@ class Rehearsal:
 
     def _train_on(self, rollouts: Rollouts, tokens: int) -> None:
         """A GRPO step from its rollouts on, with one micro-batch and no optimizer step."""
-        module = self.module
-        rows = torch.arange(rollouts.num_completions)
-        trained = rollouts.completion_ids.numel()
+        rows, trained = torch.arange(rollouts.num_completions), rollouts.completion_ids.numel()
         micro_batch = MicroBatch(rows, StepTotals(len(rows), trained, trained), is_last=False)
-        module.max_tokens_per_microbatch = tokens
-
-        @with_float32_defaults
-        def step() -> None:
-            experience = module.experience(rollouts, module.num_updates)
-            experience = experience.with_advantages(torch.ones(len(rows)))
-            loss = module.policy_loss(experience, micro_batch, StepReport())
-            module.accumulate_gradient(loss, micro_batch)
-
-        with module.trainer.strategy.precision_plugin.train_step_context():
-            step()
+        self.work.passes.max_tokens = tokens
+        with self.work.precision():
+            with_float32_defaults(self.work.run_pass)(rollouts, micro_batch)
 
 
 @contextmanager
-def unchanged(module: UpdateModule) -> Iterator[None]:
+def unchanged(work: Workload) -> Iterator[None]:
     """Whatever passes change, an error in them included, is as before after the block."""
-    assert module.policy is not None
-    budget, was_training = module.max_tokens_per_microbatch, module.policy.training
-    with preserved_random_state(module.device):
+    budget, model = work.passes.max_tokens, work.policy.model
+    was_training = model.training
+    with preserved_random_state(work.device):
         try:
             yield
         finally:
-            module.zero_grad(set_to_none=True)
-            module.policy.train(was_training)
-            module.max_tokens_per_microbatch = budget
+            work.policy.zero_grad(set_to_none=True)
+            model.train(was_training)
+            work.passes.max_tokens = budget
 
 
-def rehearse(module: UpdateModule, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
+def rehearse(work: Workload, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
     """Finds a budget that fits, or makes sure that one does; the same on all ranks.
 
     Args:
-        module: At the start of training.
+        work: The training that is about to start.
         gauge: Of this rank's device.
         budget: ``model.max_tokens_per_microbatch``; None to choose it.
         is_fixed: Whether a budget that does not fit is an error.
@@ -232,12 +206,11 @@ def rehearse(module: UpdateModule, gauge: MemoryGauge, budget: int | None, is_fi
         MemoryError: If nothing fits, or not the fixed budget; it says what to change.
     """
     with torch.no_grad():
-        module.prepare_generator()
-    for reward in module.reward_runner.rewards:
-        getattr(reward, "processing_class", None)  # a reward model in this process is loaded for it, and takes memory
+        work.wake()
     awake = gauge.free()
-    module.generator.rest()  # as while the policy is trained
-    rehearsal = Rehearsal(module, gauge)
+    if work.generator is not None:
+        work.generator.rest()  # as while the policy is trained
+    rehearsal = Rehearsal(work, gauge)
     rehearsal.check_room(awake)
     line = rehearsal.line(max(rehearsal.largest if budget is None else budget, rehearsal.longest))
     if budget is None:

@@ -26,6 +26,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
+def none_if_nan(value: float) -> float | None:
+    """The value, with None for NaN: JSON and Parquet have a null, and NaN would be a number to them."""
+    return None if math.isnan(value) else value
+
+
 class NamedMeans(Metric):
     """Means of several named quantities over everything seen, on every rank; NaN entries do not count.
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import batch_std
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.datamodules.outcomes import GroupOutcomes
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
@@ -28,8 +27,6 @@ class StepReport:
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
         self.num_updates = 0
-        self.outcomes: list[GroupOutcomes] = []
-        """How this rank's prompts did, those of every round of sampling."""
         self._started = time.perf_counter()
 
     @contextmanager
@@ -48,6 +45,11 @@ class StepReport:
         """Adds the entries of ``values`` to the mean called ``name``; NaN entries do not count."""
         seen = values[~values.isnan()].double()
         self.add(MetricSums(means={name: torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])}))
+
+    def add_entries(self, entries: dict[str, Tensor]) -> None:
+        """Adds the entries of several means, by name."""
+        for name, values in entries.items():
+            self.add_mean(name, values)
 
     def add_rewards(self, rewards: RewardTable, values: Tensor) -> None:
         """Adds each reward's mean and standard deviation over ``values``, (N, R) of all ranks, NaN for None."""

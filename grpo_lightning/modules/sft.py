@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,71 +13,67 @@ from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
-from grpo_lightning.modules.optimizer import OptimizerModule
-from grpo_lightning.numerics.float32_defaults import with_float32_defaults
-from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.modules.flat_settings import part_of, takes
+from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.numerics.dtypes import with_float32_defaults
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.optimization import Optimization, OptimizationSettings
+from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 
 NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
 
 
-class SFTModule(OptimizerModule):
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(PassSettings, OptimizationSettings, PolicySettings):
+    """All of ``model.*`` for demonstrations.
+
+    Args:
+        max_completion_length: Tokens; longer completions are cut off.
+        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
+        seed: With the step, decides every dropout mask of the run.
+    """
+
+    max_completion_length: int = 2048
+    chat_template_kwargs: dict[str, Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_completion_length < 1:
+            raise ValueError(f"model.max_completion_length={self.max_completion_length} holds no token. Use 1 or more.")
+
+
+class SFTModule(PolicyModule):
     """Supervised fine-tuning on the completion tokens alone, through the same packed scorer as GRPO.
 
     One batch of rows is one optimizer step. A cold model that never earns a reward has nothing to compare inside its
     groups; a few hundred demonstrations of the answer's form are usually enough.
-
-    Args:
-        max_completion_length: Tokens; longer completions are cut off.
-        max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
-            gradient.
-        microbatch_layout: packed (no padding), padded (any architecture), or auto.
-        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
-        **policy: Arguments of OptimizerModule.
     """
 
-    def __init__(
-        self,
-        max_completion_length: int = 2048,
-        max_tokens_per_microbatch: int = 16384,
-        microbatch_layout: Literal["auto", "packed", "padded"] = "auto",
-        chat_template_kwargs: dict[str, Any] | None = None,
-        **policy: Any,
-    ) -> None:
-        super().__init__(**policy)
-        for name, value in (
-            ("max_completion_length", max_completion_length),
-            ("max_tokens_per_microbatch", max_tokens_per_microbatch),
-        ):
-            if value < 1:
-                raise ValueError(f"model.{name}={value} holds no token. Use 1 or more.")
-        self.max_completion_length = max_completion_length
-        self.max_tokens_per_microbatch = max_tokens_per_microbatch
-        self.microbatch_layout = microbatch_layout
-        self.chat_template_kwargs = chat_template_kwargs or {}
-        self.steps_done = 0
-        """Optimizer steps finished; saved in checkpoints, and with the seed the source of all randomness."""
-        self.step_metrics: dict[str, float] = {}
-        """What the last step logged, the same on every rank."""
-        self._scorer: Scorer | None = None
-
-    @property
-    def scorer(self) -> Scorer:
-        """Scores the policy at temperature 1; made on first use, when weights exist."""
-        assert self.policy is not None
-        if self._scorer is None or self._scorer.model is not self.policy:
-            self._scorer = Scorer(self.policy, 1.0, self.microbatch_layout, float32_head=self.float32_head)
-        return self._scorer
+    @takes(SFTSettings)
+    def __init__(self, settings: SFTSettings) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, settings.seed
+        self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
+        self.passes = Passes(part_of(settings, PassSettings), self.policy)
+        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        replace = {**(self.replace_text or {}), **(getattr(self.datamodule, "replace_text", None) or {})}
+        replace = {**(self.settings.replace_text or {}), **(getattr(self.datamodule, "replace_text", None) or {})}
         if replace and COLUMN in batch.columns:
             replaced = [replaced_text(completion, replace) for completion in batch.columns[COLUMN]]
             batch = PromptBatch(batch.prompts, batch.prompt_ids, batch.uids, {**batch.columns, COLUMN: replaced})
-        return demonstrations(batch, self.tokenizer, self.chat_template_kwargs, self.max_completion_length)
+        kwargs = self.settings.chat_template_kwargs or {}
+        return demonstrations(batch, self.policy.tokenizer, kwargs, self.settings.max_completion_length)
+
+    def on_fit_start(self) -> None:
+        """Tells the optimizer which ranks train together."""
+        self.optimization.replica = self.replica
 
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -89,14 +86,14 @@ class SFTModule(OptimizerModule):
         for micro_batch in micro_batches:
             loss = self.imitation_loss(rollouts, micro_batch)
             total += loss.detach().double()
-            self.accumulate_gradient(loss * self.replica.count, micro_batch)
-        norm = self.step_optimizer()
+            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
+        norm = self.optimization.step()
         self.end_step(total, norm, micro_batches[0].totals.tokens, started)
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
-        plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
+        plan = self.passes.plan(rollouts, rows)
         replicas = self.replica.of_all((len(rows), int(rollouts.completion_lengths.sum()), len(plan)))
         totals = StepTotals(sum(replica[0] for replica in replicas), sum(replica[1] for replica in replicas))
         count = max(replica[2] for replica in replicas)
@@ -107,7 +104,7 @@ class SFTModule(OptimizerModule):
         """This micro-batch's share of the mean negative logprob, in nats per completion token."""
         is_empty = not len(micro_batch.rows)  # a pass that other ranks' collectives wait for
         rows = torch.tensor([0]) if is_empty else micro_batch.rows
-        logprobs = self.scorer.score(rollouts, rows, self.device).logprobs
+        logprobs = self.passes.scorer.score(rollouts, rows, self.device).logprobs
         return -logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
 
     def end_step(self, loss: Tensor, norm: Tensor, tokens: int, started: float) -> None:
@@ -115,8 +112,8 @@ class SFTModule(OptimizerModule):
         self.steps_done += 1
         total = sum(self.replica.of_all(loss.item()))
         grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
-        finite = math.isfinite(grad_norm)
-        changed = [] if self.weight_sample is None else gather_objects(self.weight_sample.changed().mean().item())
+        finite, sample = math.isfinite(grad_norm), self.policy.weight_sample
+        changed = [] if sample is None else gather_objects(sample.changed().mean().item())
         self.step_metrics = {
             "loss": total,
             **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
@@ -128,37 +125,25 @@ class SFTModule(OptimizerModule):
         }
         self.log_dict(self.step_metrics, prog_bar=True)
 
-    def on_validation_epoch_start(self) -> None:
-        """Starts with empty means, one per held-out dataset."""
-        self._means: dict[int, NamedMeans] = {}
+    def workload(self) -> Workload:
+        """See ``PolicyModule.workload``: nothing is sampled, and each completion has a prompt of its own."""
+
+        def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
+            self.optimization.accumulate_gradient(self.imitation_loss(rollouts, micro_batch), micro_batch)
+
+        return self.base_workload(
+            run_pass=run_pass,
+            wake=lambda: None,
+            prompts_in_a_step=self.prompts_in_a_step(),
+            max_completion_length=self.settings.max_completion_length,
+            is_joint=self.policy.is_sharded,
+        )
 
     @with_float32_defaults
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Mean negative logprob of held-out completion tokens."""
         means = self._means.setdefault(dataloader_idx, NamedMeans(["loss"]).to(self.device))
         rollouts = self.replica.rollouts(self.demonstrations(batch) if len(batch) else NO_ROLLOUTS)
-        rows = torch.arange(rollouts.num_completions)
-        plan = self.scorer.plan(rollouts, rows, self.max_tokens_per_microbatch)
-        if self.is_sharded:  # ranks gather the weights of every pass together
-            for _ in range(max(gather_objects(len(plan))) - len(plan)):
-                self.scorer.idle(self.device)
-        for part in plan:
-            means.update({"loss": (-self.scorer.score(rollouts, part, self.device).logprobs).tolist()})
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs ``val/loss``, or ``val/<dataset>/loss`` where there are several."""
-        loaders = self.trainer.val_dataloaders
-        names = list(loaders) if isinstance(loaders, dict) else []
-        for index, means in self._means.items():
-            prefix = f"val/{names[index]}" if len(names) > 1 else "val"
-            self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()}, prog_bar=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the step counter."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["steps_done"] = self.steps_done
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the step counter."""
-        super().on_load_checkpoint(checkpoint)
-        self.steps_done = checkpoint["steps_done"]
+        for part in self.passes.plan_everywhere(self.passes.scorer, rollouts):
+            logprobs = self.passes.scorer.score(rollouts, part, self.device).logprobs
+            means.update({"loss": (-logprobs).tolist()})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from grpo_lightning.numerics.dtypes import DTYPES
+
 TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 

@@ -14,7 +14,8 @@ from grpo_lightning.messages import Message, Prompt
 Completion = str | list[Message]
 """Plain text, or the assistant's messages where the prompt is a conversation."""
 
-RewardValues = Sequence[float | None]
+RewardValues = Sequence[float | Sequence[float | None] | None]
+"""One number per completion, or for a completion a list with one entry per token or per turn of the policy."""
 
 RESERVED = frozenset(
     {"prompts", "completions", "completions_ids", "completion_ids", "trainer_state"}

@@ -18,7 +18,7 @@ from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, Outcome, Rows, call_reward
+from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, Outcome, Rows, call_reward, lists_of
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
 
@@ -262,7 +262,8 @@ class RewardRunner:
         metrics.update({metric: sum(numbers) / len(numbers) for metric, numbers in logged.items()})
         by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
         weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
-        return RewardTable(by_reward.T.reshape(len(job.rows), len(self.rewards)), self.names, weights, extra, metrics)
+        values = by_reward.T.reshape(len(job.rows), len(self.rewards))
+        return RewardTable(values, self.names, weights, extra, metrics, lists_of(self.names, outcomes))
 
 
 def _warn_of_unscored(table: RewardTable, rows: Rows) -> None:

@@ -17,7 +17,7 @@ from grpo_lightning.types import PromptBatch, Rollouts
 
 logger = logging.getLogger(__name__)
 
-Sampled = tuple[Rollouts, Callable[[], RewardTable]]
+Pending = tuple[Rollouts, Callable[[], RewardTable]]
 """Rollouts, and a function that waits for their rewards."""
 INTERRUPT_SECONDS = 30.0
 """How long an interrupted thread may take to end."""
@@ -59,10 +59,10 @@ class Flight:
 
     origin: Origin
     batch: PromptBatch
-    sampled: Future[Sampled]
+    sampled: Future[Pending]
 
 
-class AsyncRollouts:
+class BatchInFlight:
     """At most one batch in flight, and where the batch of the step in progress is remembered for its checkpoint.
 
     Args:
@@ -77,10 +77,10 @@ class AsyncRollouts:
         self._stored: list[dict[str, Any]] = []
         """Parts of a batch, each of a rank, from a checkpoint or from a run that was torn down."""
 
-    def launch(self, origin: Origin, batch: PromptBatch, sample: Callable[[], Sampled]) -> None:
+    def launch(self, origin: Origin, batch: PromptBatch, sample: Callable[[], Pending]) -> None:
         """Runs ``sample`` in a thread: no collectives, no device."""
         assert self._in_flight is None, "a batch was launched before the last one was taken"
-        sampled: Future[Sampled] = Future()
+        sampled: Future[Pending] = Future()
 
         def work() -> None:
             try:

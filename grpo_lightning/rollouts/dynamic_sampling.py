@@ -99,13 +99,15 @@ class ScoredGroups:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
         rollouts = {name: getattr(self.rollouts, name).clone() for name in ROLLOUT_FIELDS}
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
-        return {"rollouts": rollouts, **prompts, "values": self.rewards.values, "weights": self.rewards.weights}
+        rewards = {"values": self.rewards.values, "weights": self.rewards.weights, "lists": self.rewards.lists}
+        return {"rollouts": rollouts, **prompts, **rewards}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
         """The groups of ``state_dict``, with the names of the rewards."""
         batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
-        return cls(batch, Rollouts(**state["rollouts"]), RewardTable(state["values"], names, state["weights"]))
+        rewards = RewardTable(state["values"], names, state["weights"], lists=state["lists"])
+        return cls(batch, Rollouts(**state["rollouts"]), rewards)
 
 
 def groups_with_signal(values: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False) -> list[int]:

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm import losses
-from grpo_lightning.algorithm.averaging import StepTotals, averaging_weights
+from grpo_lightning.algorithm import importance_ratio, kl
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.entropy import AdaptiveEntropyCoefficient, entropy_threshold, high_entropy_mask
+from grpo_lightning.algorithm.losses import cispo, clipped, make_loss, sapo, vespo
 from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.off_policy_mask import off_policy_mask
 from grpo_lightning.algorithm.sampler_correction import sampler_log_ratio, sampler_weights
 from grpo_lightning.algorithm.segments import Segments
 
@@ -54,12 +56,12 @@ def test_segments_allow_the_tokens_of_completions_to_be_interleaved():
 
 def test_token_ratio_has_its_own_value_as_gradient():
     log_ratio = leaf(math.log(2.0), math.log(0.5))
-    check(losses.token_ratio(log_ratio), f64(2.0, 0.5), log_ratio, f64(2.0, 0.5))
+    check(importance_ratio.token_ratio(log_ratio), f64(2.0, 0.5), log_ratio, f64(2.0, 0.5))
 
 
 def test_sequence_ratio_is_the_geometric_mean_and_its_gradient_is_shared_by_the_tokens():
     log_ratio = leaf(math.log(2.0), math.log(8.0), 99.0, 0.0, 0.0, 99.0)
-    ratio = losses.sequence_ratio(log_ratio, three_and_two())
+    ratio = importance_ratio.sequence_ratio(log_ratio, three_and_two())
     torch.testing.assert_close(ratio.detach(), f64(4.0, 4.0, 4.0, 1.0, 1.0, 1.0))
     ratio[0].backward()  # d exp(mean) / d token = 4 / 2 for either token of completion 0
     torch.testing.assert_close(log_ratio.grad, f64(2.0, 2.0, 0.0, 0.0, 0.0, 0.0))
@@ -67,7 +69,7 @@ def test_sequence_ratio_is_the_geometric_mean_and_its_gradient_is_shared_by_the_
 
 def test_sequence_token_ratio_has_the_sequence_value_and_the_gradient_of_the_token_alone():
     log_ratio = leaf(math.log(2.0), math.log(8.0), 99.0, 0.0, 0.0, 99.0)
-    ratio = losses.sequence_token_ratio(log_ratio, three_and_two())
+    ratio = importance_ratio.sequence_token_ratio(log_ratio, three_and_two())
     torch.testing.assert_close(ratio.detach()[:2], f64(4.0, 4.0))
     ratio[0].backward()
     torch.testing.assert_close(log_ratio.grad, f64(4.0, 0.0, 0.0, 0.0, 0.0, 0.0))
@@ -75,19 +77,19 @@ def test_sequence_token_ratio_has_the_sequence_value_and_the_gradient_of_the_tok
 
 def test_an_unknown_importance_level_is_refused():
     with pytest.raises(ValueError, match="importance level 'word' is unknown"):
-        losses.importance_ratio(f64(0.0), three_and_two(), "word")
+        importance_ratio.importance_ratio(f64(0.0), three_and_two(), "word")
 
 
 def test_clipped_loss_stops_good_tokens_above_and_bad_tokens_below_the_clip():
     ratio = leaf(1.5, 0.5, 1.5, 0.5, 1.1)
     advantages = f64(2.0, 2.0, -2.0, -2.0, 2.0)
-    loss = losses.clipped_policy_loss(ratio, advantages, epsilon=0.2, epsilon_high=0.3)
+    loss = clipped.clipped_policy_loss(ratio, advantages, epsilon=0.2, epsilon_high=0.3)
     check(loss, f64(-2.6, -1.0, 3.0, 1.6, -2.2), ratio, f64(0.0, -2.0, 2.0, 0.0, -2.0))
 
 
 def test_delta_bounds_the_loss_of_a_bad_token_that_became_likely():
     ratio = leaf(9.0, 3.0, 9.0)
-    loss = losses.clipped_policy_loss(ratio, f64(-1.0, -1.0, 1.0), epsilon=0.2, epsilon_high=0.2, delta=4.0)
+    loss = clipped.clipped_policy_loss(ratio, f64(-1.0, -1.0, 1.0), epsilon=0.2, epsilon_high=0.2, delta=4.0)
     check(loss, f64(4.0, 3.0, -1.2), ratio, f64(0.0, 1.0, 0.0))
 
 
@@ -95,21 +97,21 @@ def test_cispo_clips_the_weight_and_keeps_the_gradient_of_every_token():
     old = f64(0.2, 0.4, 0.1).log()
     logprobs = leaf(*f64(0.6, 0.2, 0.8).log().tolist())  # ratios 3, 0.5, 8
     ratio = torch.exp(logprobs - old)
-    loss = losses.cispo_policy_loss(logprobs, ratio, f64(1.0, -2.0, 1.0), epsilon_high=5.0)
+    loss = cispo.cispo_policy_loss(logprobs, ratio, f64(1.0, -2.0, 1.0), epsilon_high=5.0)
     wanted = f64(-3.0 * math.log(0.6), 0.5 * 2.0 * math.log(0.2), -5.0 * math.log(0.8))
     check(loss, wanted, logprobs, f64(-3.0, 1.0, -5.0))  # the weight itself has no gradient
 
 
 def test_sapo_has_the_slope_of_the_plain_surrogate_on_policy_and_its_own_temperature_by_sign():
     ratio = leaf(1.0, 1.0, 1.5)
-    loss = losses.sapo_policy_loss(ratio, f64(2.0, -3.0, 1.0), temperature_pos=1.0, temperature_neg=2.0)
+    loss = sapo.sapo_policy_loss(ratio, f64(2.0, -3.0, 1.0), temperature_pos=1.0, temperature_neg=2.0)
     gate = 1 / (1 + math.exp(-0.5))
     wanted = f64(-4.0 * 0.5 * 2.0, 2.0 * 0.5 * 3.0, -4.0 * gate)
     check(loss, wanted, ratio, f64(-2.0, 3.0, -4.0 * gate * (1 - gate)))
 
 
 def vespo_weight(log_ratio: Tensor, advantages: Tensor, sampler_weight: Tensor | None = None) -> Tensor:
-    return losses.vespo_weight(log_ratio, advantages, three_and_two(), sampler_weight, 2.0, 3.0, 3.0, 2.0)
+    return vespo.vespo_weight(log_ratio, advantages, three_and_two(), sampler_weight, 2.0, 3.0, 3.0, 2.0)
 
 
 def test_vespo_weight_is_one_on_policy_and_a_gamma_shape_of_the_unnormalised_ratio_elsewhere():
@@ -127,7 +129,7 @@ def test_vespo_weight_includes_the_sampler_correction_of_masked_tokens_only():
 def test_vespo_loss_passes_gradient_through_the_logprob_only():
     logprobs = leaf(-1.0, -2.0)
     weight = (logprobs * 0.0 + 0.5).detach().requires_grad_()
-    check(losses.vespo_policy_loss(logprobs, weight, f64(1.0, -4.0)), f64(0.5, -4.0), logprobs, f64(-0.5, 2.0))
+    check(vespo.vespo_policy_loss(logprobs, weight, f64(1.0, -4.0)), f64(0.5, -4.0), logprobs, f64(-0.5, 2.0))
     assert weight.grad is None
 
 
@@ -135,14 +137,14 @@ def test_kl_is_zero_at_the_reference_positive_elsewhere_and_pulls_towards_it():
     logprobs = leaf(math.log(0.5), math.log(0.25), math.log(0.5))
     ref = f64(0.5, 0.5, 0.25).log()
     wanted = f64(0.0, 2.0 - math.log(2.0) - 1.0, 0.5 + math.log(2.0) - 1.0)
-    check(losses.kl_k3(logprobs, ref), wanted, logprobs, f64(0.0, -1.0, 0.5))  # gradient is 1 - exp(ref - logprob)
+    check(kl.k3(logprobs, ref), wanted, logprobs, f64(0.0, -1.0, 0.5))  # gradient is 1 - exp(ref - logprob)
 
 
 def test_bias_corrected_kl_has_the_gradient_of_the_reverse_kl_even_where_the_ratio_is_one():
     logprobs = leaf(math.log(0.25))
     ratio = torch.exp(logprobs - logprobs.detach())
-    kl = math.log(0.25 / 0.5)  # d/dlp [ratio * k3] = k3 + (1 - exp(q)) = lp - ref: the reverse-KL integrand
-    check(losses.kl_k3(logprobs, f64(math.log(0.5)), ratio), f64(1.0 - math.log(2.0)), logprobs, f64(kl))
+    reverse = math.log(0.25 / 0.5)  # d/dlp [ratio * k3] = k3 + (1 - exp(q)) = lp - ref: the reverse-KL integrand
+    check(kl.k3(logprobs, f64(math.log(0.5))) * ratio, f64(1.0 - math.log(2.0)), logprobs, f64(reverse))
 
 
 def test_off_policy_mask_drops_bad_completions_that_drifted_and_ignores_what_is_masked():
@@ -151,7 +153,7 @@ def test_off_policy_mask_drops_bad_completions_that_drifted_and_ignores_what_is_
     behaviour = f64(-1.0, -1.0, -2.0, -1.0, -1.0, NAN)  # mean drifts 1.0, 0.0, 0.5 (NaN is no evidence)
 
     def keep(advantages: Tensor, threshold: float) -> list[bool]:
-        return losses.off_policy_mask(logprobs, behaviour, advantages, segments, threshold).tolist()
+        return off_policy_mask(logprobs, behaviour, advantages, segments, threshold).tolist()
 
     assert keep(f64(-1.0, -1.0, -1.0), 0.5) == [False, True, True]
     assert keep(f64(-1.0, -1.0, -1.0), 0.4) == [False, True, False]
@@ -173,7 +175,8 @@ def test_off_policy_mask_drops_bad_completions_that_drifted_and_ignores_what_is_
 )
 def test_each_loss_type_weighs_a_token_by_its_own_rule(loss_type: str, wanted: tuple[float, ...]):
     totals = StepTotals(completions=4, tokens=10)
-    found = averaging_weights(loss_type, f64(3.0, 1.0, 0.0), totals, max_completion_length=50)
+    loss = make_loss(loss_type, {"epsilon_high": 5.0} if loss_type == "cispo" else {}, max_completion_length=50)
+    found = loss.token_weights(f64(3.0, 1.0, 0.0), totals)
     torch.testing.assert_close(found, f64(*wanted))
 
 

@@ -21,7 +21,7 @@ import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,9 +31,10 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import AdvantageEstimator
 from grpo_lightning.algorithm.entropy import entropy_threshold
+from grpo_lightning.algorithm.losses import LOSSES
+from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
-from grpo_lightning.algorithm.objective_checks import CLIPPED, LOSS_TYPES
 
 trl = pytest.importorskip("trl")
 if trl.__version__ != "1.16.0":
@@ -41,6 +42,13 @@ if trl.__version__ != "1.16.0":
 
 from trl.trainer import grpo_trainer  # noqa: E402
 
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
+"""Those that TRL's GRPOTrainer has."""
+CLIPPED = tuple(name for name in LOSS_TYPES if issubclass(LOSSES[name], ClippedLoss))
+SETTINGS_OF_A_LOSS = {
+    field.name: field.default for name in LOSS_TYPES for field in fields(LOSSES[name]) if field.name != "epsilon_high"
+}
+"""With the defaults of the losses that have them: TRL has all of them for every loss."""
 MAX_COMPLETION_LENGTH = 11
 NAN = math.nan
 
@@ -143,9 +151,16 @@ def stand_in(objective: Objective, batch: Batch) -> Any:
     trainer: Any = object.__new__(grpo_trainer.GRPOTrainer)
     for name in TRAINER_ATTRIBUTES:
         setattr(trainer, name, getattr(objective, name))
-    arguments = {name: getattr(objective, name) for name in TRAINER_ARGUMENTS}
+    loss = objective.policy_loss
+
+    def setting(name: str) -> Any:
+        return getattr(loss, name, SETTINGS_OF_A_LOSS.get(name, getattr(objective, name, None)))
+
+    arguments = {name: setting(name) for name in TRAINER_ARGUMENTS}
     trainer.args = SimpleNamespace(steps_per_generation=1, **arguments)
-    trainer.epsilon_low, trainer.epsilon_high = objective.epsilon, objective.upper_epsilon
+    trainer.epsilon_low = setting("epsilon")
+    upper = getattr(loss, "epsilon_high", None)
+    trainer.epsilon_high = trainer.epsilon_low if upper is None else upper
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = objective.importance_sampling_correction
     trainer.vllm_importance_sampling_mode = objective.importance_sampling_mode
     trainer.vllm_importance_sampling_clip_min = objective.importance_sampling_min

@@ -33,7 +33,7 @@ def test_files_hold_what_the_step_sampled_scored_and_trained_on(tiny_model_dir, 
     assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 3
     for n, row in enumerate(rows):
         ids = record.rollouts.completions()[n]
-        assert row["completion"] == module.tokenizer.decode(ids, skip_special_tokens=True)
+        assert row["completion"] == module.policy.tokenizer.decode(ids, skip_special_tokens=True)
         assert row["length"] == len(ids)
         assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.values[n, 0].item()
         assert row["advantage"] == record.advantages[n].item()

@@ -17,7 +17,7 @@ def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, cap
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf/last", dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(tmp_path / "hf/last")("12+13=25", return_tensors="pt").input_ids
     with torch.no_grad():
-        expected = module.policy.eval()(input_ids=ids).logits.log_softmax(-1)
+        expected = module.policy.model.eval()(input_ids=ids).logits.log_softmax(-1)
         torch.testing.assert_close(loaded(input_ids=ids).logits.log_softmax(-1), expected, rtol=0, atol=1e-6)
     start = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     assert any(not torch.equal(w, dict(start.named_parameters())[n]) for n, w in weights(module).items())
@@ -34,7 +34,7 @@ def test_an_export_that_fails_leaves_the_previous_one(tiny_model_dir, tmp_path):
         def save_pretrained(self, path):
             raise OSError(28, "No space left on device")
 
-    module.tokenizer = FullDisk()
+    module.policy.tokenizer = FullDisk()
     with pytest.raises(OSError, match="No space left"):
         export(module, tmp_path / "model")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before

@@ -109,8 +109,20 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
     cli = run_in_process(
         config, tmp_path, "fit", "--model.rewards=runs.share_of_digits", "--model.reward_weights=[2.0]"
     )
-    (reward,) = cli.model.reward_runner.rewards
+    (reward,) = cli.model.source.reward_runner.rewards
     assert (reward.name, reward.weight) == ("share_of_digits", 2.0)
+
+
+def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settings(config, tmp_path):
+    config["model"]["loss_type"] = {"class_path": "dppo", "init_args": {"divergence": "kl", "epsilon": 0.05}}
+    own = "tests.algorithm.test_new_losses.reinforce"
+    cli = run_in_process(config, tmp_path, "fit", "--model.advantages=rloo", "--model.delta=null")
+    assert (cli.model.objective.policy_loss.divergence, cli.model.objective.policy_loss.epsilon) == ("kl", 0.05)
+    assert cli.model.estimate_advantages.rule.__name__ == "rloo"
+    config["model"] |= {"loss_type": own, "advantages": {"class_path": "grpo", "init_args": {"scale_rewards": "none"}}}
+    cli = run_in_process(config, tmp_path, "fit", "--trainer.default_root_dir", str(tmp_path / "other"))
+    assert cli.model.objective.policy_loss.name == "reinforce"
+    assert cli.model.estimate_advantages.rule.scale_rewards == "none"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +242,7 @@ def test_print_config_shows_every_setting(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_in_process(config, tmp_path, "fit", "--print_config")
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["model"]["epsilon"] == 0.2
+    assert shown["model"]["importance_sampling_max"] == 3.0
     assert shown["model"]["num_generations"] == 4
     assert shown["checkpoint"]["save_last"] is True
 

@@ -37,11 +37,11 @@ def test_export_writes_the_trained_weights_of_a_checkpoint_without_its_rewards(t
     assert capsys.readouterr().out.strip() == str(tmp_path / "hf")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    expected = {name.removeprefix("policy."): tensor for name, tensor in weights(trained).items()}
+    expected = {name.removeprefix("policy.model."): tensor for name, tensor in weights(trained).items()}
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=0)
     assert any(not torch.equal(p, q) for p, q in zip(exported.parameters(), base.parameters(), strict=True))
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.tokenizer.eos_token
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.policy.tokenizer.eos_token
 
 
 def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):
@@ -145,7 +145,7 @@ def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path
     policy, tokenizer, _ = chat.load_for_chat(tmp_path / "hf-adapter", None)
     ids = torch.tensor([[5, 6, tokenizer.convert_tokens_to_ids("<new2>"), 7]])
     with torch.no_grad():
-        torch.testing.assert_close(policy.eval()(ids).logits, module.policy.eval()(ids).logits)
+        torch.testing.assert_close(policy.eval()(ids).logits, module.policy.model.eval()(ids).logits)
     save_toy_model(base, seed=1)
     with pytest.raises(ValueError, match="was trained on"):
         chat.load_for_chat(tmp_path / "hf-adapter", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -168,13 +169,14 @@ def test_without_a_tokenizer_the_error_says_where_to_put_one() -> None:
 class Reader(L.LightningModule):
     """Takes part in every stage; says when its weights would load."""
 
-    chat_template_kwargs = {"mood": "calm"}  # noqa: RUF012 - as GRPOModule has it
+    settings = SimpleNamespace(chat_template_kwargs={"mood": "calm"})  # as GRPOModule has it
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.tokenizer = build_tokenizer()
         self.tokenizer.chat_template = "{{ mood }}:{{ messages[0]['content'] }}"
+        self.policy = SimpleNamespace(tokenizer=self.tokenizer)
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.loaded = False
         self.texts: list[tuple[int, str]] = []

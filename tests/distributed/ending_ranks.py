@@ -122,7 +122,7 @@ def fit_until(folder: Path, model_dir: Path, phase: str, leaving: int, leave: Ca
     Path(PIDS, str(os.getpid())).write_text(str(os.getpid()))
     module = make_module(model_dir, rewards=[share_of_digits])
     methods = {
-        "generate": (module.generator, "generate"),
+        "generate": (module.source.generator, "generate"),
         "rewards": (module, "advantages"),
         "train": (module, "policy_loss"),
         "evaluation": (module, "score"),

@@ -18,8 +18,8 @@ def train(folder: Path, model_dir: Path, strategy: str) -> dict[str, Any]:
     module = make_module(model_dir, generator=CopyGenerator())
     trainer = make_trainer(folder, 1, devices=2, strategy=strategy, precision="bf16-true")
     trainer.fit(module, datamodule=make_data(folder, batch_size=3))
-    buffers = {name: buffer.clone() for name, buffer in module.policy.named_buffers()}
-    return {"buffers": buffers, "weights": {parameter.dtype for parameter in module.policy.parameters()}}
+    buffers = {name: buffer.clone() for name, buffer in module.policy.model.named_buffers()}
+    return {"buffers": buffers, "weights": {parameter.dtype for parameter in module.policy.model.parameters()}}
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -36,7 +36,7 @@ def train_with_reference(folder: Path, model_dir: Path, ranks: int) -> dict[str,
     module = make_module(model_dir, generator=CopyGenerator(), beta=0.1, ref_model_dtype="bfloat16")
     trainer = make_trainer(folder, 1, devices=ranks, strategy="fsdp2" if ranks > 1 else "auto")
     trainer.fit(module, datamodule=make_data(folder, batch_size=6 // ranks))
-    reference = module.reference.model
+    reference = module.experience_maker.reference.model
     dtypes = [{tensor.dtype for tensor in tensors} for tensors in (reference.parameters(), reference.buffers())]
     return {"kl": module.step_metrics["kl"], "dtypes": dtypes}
 

@@ -84,8 +84,8 @@ def fit(
     )
     prompts = make_data(data, batch_size=PROMPTS_PER_STEP // ranks)
     trainer.fit(module, datamodule=prompts, ckpt_path=ckpt, weights_only=False)
-    wholes = {name: whole(parameter.detach()).clone() for name, parameter in module.policy.named_parameters()}
-    return {"steps": steps, "weights": wholes, "sharded": is_sharded(module.policy)}
+    wholes = {name: whole(parameter.detach()).clone() for name, parameter in module.policy.model.named_parameters()}
+    return {"steps": steps, "weights": wholes, "sharded": is_sharded(module.policy.model)}
 
 
 def journey(folder: Path, model_dir: Path, ranks: int, scenario: str) -> dict[str, Any]:
@@ -150,16 +150,16 @@ def test_a_sharded_checkpoint_is_continued_by_as_many_ranks_and_by_more(journeys
 def test_a_sharded_checkpoint_holds_what_is_trained_and_no_more(journeys):
     checkpoint = journeys["folder"] / "ranks2" / f"step={journeys['last']}.ckpt"
     stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    names = {name.removeprefix("state_dict.policy.") for name in stored if name.startswith("state_dict.")}
+    names = {name.removeprefix("state_dict.policy.model.") for name in stored if name.startswith("state_dict.")}
     everything = set(journeys[2][0]["whole"]["weights"])
     trained = {name for name in everything if "lora_" in name} or everything
     assert names - {"lm_head.weight"} == trained  # tied to the embeddings
     moments = {name for name in stored if name.endswith(".momentum_buffer")}
-    found = {name.removeprefix("optimizer_0.state.policy.").removesuffix(".momentum_buffer") for name in moments}
+    found = {name.removeprefix("optimizer_0.state.policy.model.").removesuffix(".momentum_buffer") for name in moments}
     assert found - {"lm_head.weight"} == trained
     rest = torch.load(checkpoint / "meta.pt", weights_only=True)
     assert not {"state_dict", "optimizer_states"} & rest.keys()
-    assert {name.removeprefix("policy.") for name in rest["reference"]} <= trained | {"lm_head.weight"}
+    assert {name.removeprefix("policy.model.") for name in rest["reference"]} <= trained | {"lm_head.weight"}
 
 
 def test_the_export_of_a_sharded_policy_is_a_whole_model(journeys):
@@ -187,7 +187,7 @@ def test_a_checkpoint_in_one_file_holds_adapters_only_and_is_continued_exactly(t
     for rank in run_ranks(2, in_one_file, tmp_path, save_toy_model(tmp_path / "model")):
         torch.testing.assert_close(rank["second"], rank["first"], rtol=0, atol=0)
     checkpoint = torch.load(tmp_path / "first" / "step=2.ckpt", weights_only=True)
-    assert {name.removeprefix("policy.") for name in checkpoint["state_dict"]} == {
+    assert {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]} == {
         name for name in rank["first"] if "lora_" in name
     }
 

@@ -28,8 +28,8 @@ def fit(folder: Path, model_dir: Path, ranks: int, ckpt: Path | None = None) -> 
     )
     data = make_data(folder / "data", batch_size=4 // ranks)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=False)
-    weights = {name: whole(parameter.detach()).clone() for name, parameter in module.policy.named_parameters()}
-    return {"weights": weights, "sharded": is_sharded(module.policy), "steps": module.steps_done}
+    weights = {name: whole(parameter.detach()).clone() for name, parameter in module.policy.model.named_parameters()}
+    return {"weights": weights, "sharded": is_sharded(module.policy.model), "steps": module.steps_done}
 
 
 @pytest.fixture

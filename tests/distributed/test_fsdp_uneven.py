@@ -42,7 +42,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 def wholes(module: Any) -> dict[str, torch.Tensor]:
-    return {name: whole(parameter.detach()).clone() for name, parameter in module.policy.named_parameters()}
+    return {name: whole(parameter.detach()).clone() for name, parameter in module.policy.model.named_parameters()}
 
 
 def train(folder: Path, model_dir: Path, ranks: int, scenario: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def train(folder: Path, model_dir: Path, ranks: int, scenario: str) -> dict[str,
     trainer = make_trainer(folder, 2 * module.num_updates, devices=ranks, strategy="fsdp2" if ranks > 1 else "auto")
     trainer.fit(module, datamodule=make_data(folder / "data", batch_size=PROMPTS_PER_STEP // ranks, shuffle=False))
     engine = folder / f"engine{trainer.global_rank}"
-    save_skeleton(module.policy, module.tokenizer, engine)
+    save_skeleton(module.policy.model, module.policy.tokenizer, engine)
     architectures = json.loads((engine / "config.json").read_text())["architectures"]
     return {"weights": wholes(module), "metrics": module.step_metrics, "architectures": architectures}
 

@@ -25,7 +25,7 @@ def train(folder: Path, model_dir: Path, ranks: int, moves: bool) -> dict[str, t
     module = make_module(model_dir, sync_ref_model=moves, ref_model_sync_steps=2, **SETTINGS)
     trainer = make_trainer(folder, 3, devices=ranks, strategy="ddp" if ranks > 1 else "auto")
     trainer.fit(module, datamodule=make_data(folder / "data", batch_size=4 // ranks))
-    return {name: p.detach().clone() for name, p in module.policy.named_parameters() if p.requires_grad}
+    return {name: p.detach().clone() for name, p in module.policy.model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["adapters off", "moving reference"])

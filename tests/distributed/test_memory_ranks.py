@@ -17,8 +17,8 @@ from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
-from grpo_lightning.modules import objective
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training import passes
 
 LARGE = 2**34
 
@@ -36,7 +36,7 @@ class Exhausted(Scorer):
 
 def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limits: list[int], settings: dict) -> Any:
     """One GRPO step; what this rank chose and ended with, or the error that it ended by."""
-    for module in (memory_budget, rehearsal, objective):  # as in tests/memory/test_rehearsal.py
+    for module in (memory_budget, rehearsal, passes):  # as in tests/memory/test_rehearsal.py
         for name, value in {"LARGEST_BUDGET": 512, "BUDGET_STEP": 32, "PROBE_TOKENS": 128, "PASS_WORK": 0.0}.items():
             if hasattr(module, name):
                 setattr(module, name, value)
@@ -50,14 +50,14 @@ def train(folder: Path, model_dir: Path, strategy: str, totals: list[int], limit
     gauges = [SavedTensors(total) for total in totals]
     if totals:
         module.memory_gauge = lambda: gauges[module.global_rank]
-        module._make_scorer = make_scorer
+        module.passes.make_scorer = make_scorer
     split = FSDP2Strategy(tensor_parallel_size=2)
     trainer = make_trainer(folder, 1, devices=2, strategy=split if strategy == "split" else strategy)
     try:
         trainer.fit(module, datamodule=make_data(folder / "data"))
     except MemoryError as error:
         return str(error)
-    return module.max_tokens_per_microbatch, {name: whole(p.detach()) for name, p in module.policy.named_parameters()}
+    return module.passes.max_tokens, {name: whole(p.detach()) for name, p in module.policy.model.named_parameters()}
 
 
 @pytest.fixture(scope="module")

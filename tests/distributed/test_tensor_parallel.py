@@ -76,7 +76,7 @@ def fit(folder: Path, model_dir: Path, ranks: int, size: int, ckpt: Path | None 
     )
     data = make_data(folder.parent / "data", batch_size=PROMPTS_PER_STEP // ranks)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=False)
-    parameters = dict(module.policy.named_parameters())
+    parameters = dict(module.policy.model.named_parameters())
     local = {n: tuple(p.to_local().shape) if isinstance(p, DTensor) else tuple(p.shape) for n, p in parameters.items()}
     wholes = {name: whole(parameter.detach()).clone() for name, parameter in parameters.items()}
     return {"steps": steps, "weights": wholes, "local": local}

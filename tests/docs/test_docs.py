@@ -205,7 +205,7 @@ def test_the_script_trains_on_a_local_file(tiny_model_dir: Path, tmp_path: Path,
     (tmp_path / "train.jsonl").write_text(rows)
     script = runpy.run_path(str(ROOT / "examples" / "gsm8k_0.5b.py"))
     module = script["make_module"](str(tiny_model_dir))
-    assert (module.sampling.num_generations, module.reward_runner.names) == (8, ("accuracy", "format"))
+    assert (module.sampling.num_generations, module.source.reward_runner.names) == (8, ("accuracy", "format"))
     arguments = [
         "--model",
         str(tiny_model_dir),

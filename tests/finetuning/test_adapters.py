@@ -237,7 +237,7 @@ def test_a_run_exports_model_and_adapter(tiny_model_dir, tmp_path):
     )
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "hf/last", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    expected = logprobs(module.policy.eval())
+    expected = logprobs(module.policy.model.eval())
     assert (expected - logprobs(base)).abs().max() > 1e-3
     torch.testing.assert_close(logprobs(merged), expected, rtol=0, atol=5e-5)
     adapted = PeftModel.from_pretrained(base, tmp_path / "hf/last-adapter").eval()
@@ -254,4 +254,4 @@ def test_an_adapter_export_of_a_full_model_is_refused_before_weights_load(tiny_m
 
     with pytest.raises(ValueError, match=r"export.forms has adapter, but model.finetuning_type=full"):
         trainer.fit(module, datamodule=make_data(tmp_path))
-    assert module.policy is None
+    assert module.policy.model is None

@@ -26,13 +26,13 @@ LEARNING_RATE = 0.1
 
 def keep_rollouts(module) -> list:
     seen = []
-    original = module.sample_rollouts
+    original = module.source.generate
 
-    def sample(batch, *args, **kwargs):
+    def generate(batch, *args, **kwargs):
         seen.append(original(batch, *args, **kwargs))
         return seen[-1]
 
-    module.sample_rollouts = sample
+    module.source.generate = generate
     return seen
 
 
@@ -51,7 +51,7 @@ def test_two_steps_move_a_and_b_as_plain_peft_would_and_leave_the_base_alone(tin
     def watch(module):
         seen.append(keep_rollouts(module))
         module.configure_optimizers, original = (
-            lambda: start.append(adapter_weights(module.policy)) or original(),
+            lambda: start.append(adapter_weights(module.policy.model)) or original(),
             module.configure_optimizers,
         )
 
@@ -75,21 +75,23 @@ def test_two_steps_move_a_and_b_as_plain_peft_would_and_leave_the_base_alone(tin
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter -= LEARNING_RATE * parameter.grad
-    torch.testing.assert_close(adapter_weights(module.policy), adapter_weights(model), rtol=1e-4, atol=1e-6)
-    moved = [name for name, w in adapter_weights(module.policy).items() if not torch.equal(w, start[0][name])]
+    torch.testing.assert_close(adapter_weights(module.policy.model), adapter_weights(model), rtol=1e-4, atol=1e-6)
+    moved = [name for name, w in adapter_weights(module.policy.model).items() if not torch.equal(w, start[0][name])]
     assert len(moved) == 2 * 2 * 7  # A and B of seven linear layers in each of two blocks
 
     pristine = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    for name, weight in base_weights(module.policy).items():
+    for name, weight in base_weights(module.policy.model).items():
         assert torch.equal(weight, pristine.get_parameter(name)), name
-    assert not any(p.requires_grad for name, p in module.policy.named_parameters() if "lora_" not in name)
+    assert not any(p.requires_grad for name, p in module.policy.model.named_parameters() if "lora_" not in name)
 
 
 def test_rollouts_come_from_the_adapted_policy(tiny_model_dir, tmp_path):
     def as_the_second_batch_was_sampled(module):
         rollouts.append(keep_rollouts(module))
         module.advantages, original = (
-            lambda *args: expected.append(token_logprobs(module.policy.eval(), rollouts[0][-1])) or original(*args),
+            lambda *args: (
+                expected.append(token_logprobs(module.policy.model.eval(), rollouts[0][-1])) or original(*args)
+            ),
             module.advantages,
         )
 
@@ -97,8 +99,8 @@ def test_rollouts_come_from_the_adapted_policy(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, on_module=as_the_second_batch_was_sampled, **LORA)
     adapted = torch.cat(expected[1]).detach()
     torch.testing.assert_close(rollouts[0][1].sampling_logprobs, adapted, rtol=0, atol=1e-5)
-    with torch.no_grad(), module.policy.disable_adapter():
-        bare = torch.cat(token_logprobs(module.policy, rollouts[0][1]))
+    with torch.no_grad(), module.policy.model.disable_adapter():
+        bare = torch.cat(token_logprobs(module.policy.model, rollouts[0][1]))
     assert (adapted - bare).abs().max() > 1e-3
 
 
@@ -107,16 +109,16 @@ def test_old_and_reference_logprobs_have_no_dropout(tiny_model_dir, tmp_path):
 
     def watch(module):
         rollouts = keep_rollouts(module)
-        module.updates, original = (
-            lambda experience: seen.append((experience, rollouts[-1])) or original(experience),
-            module.updates,
+        module.updates.of_step, original = (
+            lambda experience, step: seen.append((experience, rollouts[-1])) or original(experience, step),
+            module.updates.of_step,
         )
 
     module = fit(
         tiny_model_dir, tmp_path, on_module=watch, finetuning_type="lora", lora_dropout=0.5, lora_alpha=64, beta=0.1
     )
     ((experience, rollouts),) = seen
-    assert module.policy.training and has_dropout(module.policy)
+    assert module.policy.model.training and has_dropout(module.policy.model)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)  # B is 0 before the first step
     expected = torch.cat(token_logprobs(plain, rollouts)).detach()
     torch.testing.assert_close(experience.old_logprobs, expected, rtol=0, atol=1e-5)
@@ -143,12 +145,14 @@ def test_with_dropout_the_sampler_is_compared_with_quiet_logprobs_and_without_no
 def test_gradient_checkpointing_leaves_the_gradient_of_an_adapter_as_it_is(tiny_model_dir, tmp_path):
     plain = fit(tiny_model_dir, tmp_path, max_steps=2, **LORA)
     saving = fit(tiny_model_dir, tmp_path, max_steps=2, gradient_checkpointing=True, **LORA)
-    torch.testing.assert_close(adapter_weights(saving.policy), adapter_weights(plain.policy), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        adapter_weights(saving.policy.model), adapter_weights(plain.policy.model), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_mixed_precision_holds_the_base_in_bfloat16_and_the_adapter_in_float32(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-mixed"}, **LORA)
-    dtypes = {p.requires_grad: p.dtype for p in module.policy.parameters()}
+    dtypes = {p.requires_grad: p.dtype for p in module.policy.model.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     assert module.step_metrics["grad_norm"] > 0
 
@@ -199,10 +203,10 @@ def run(model_dir: Path, folder: Path, max_steps: int, resume_from: int | None =
 
 @pytest.mark.parametrize("settings", [{}, {"sync_ref_model": False}], ids=["moving reference", "adapters off"])
 def test_a_resumed_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, tmp_path, settings):
-    whole = adapter_weights(run(tiny_model_dir, tmp_path, 5, **settings).policy)
+    whole = adapter_weights(run(tiny_model_dir, tmp_path, 5, **settings).policy.model)
     stored = torch.load(tmp_path / "step=5.ckpt")["reference"]
     (tmp_path / "step=5.ckpt").unlink()
-    resumed = adapter_weights(run(tiny_model_dir, tmp_path, 5, resume_from=3, **settings).policy)
+    resumed = adapter_weights(run(tiny_model_dir, tmp_path, 5, resume_from=3, **settings).policy.model)
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
     again = torch.load(tmp_path / "step=5.ckpt")["reference"]
@@ -214,7 +218,9 @@ def test_a_resumed_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, t
 def test_a_checkpoint_holds_adapters_only(tiny_model_dir, tmp_path):
     module = run(tiny_model_dir, tmp_path, 1)
     checkpoint = torch.load(tmp_path / "step=1.ckpt", weights_only=True)
-    assert {name.removeprefix("policy.") for name in checkpoint["state_dict"]} == set(adapter_weights(module.policy))
+    assert {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]} == set(
+        adapter_weights(module.policy.model)
+    )
     assert checkpoint["adapter"]["peft_config"]["r"] == 8
     assert len(checkpoint["adapter"]["base"]["weights_sha256"]) == 64
     assert (tmp_path / "step=1.ckpt").stat().st_size < 3 * (tiny_model_dir / "model.safetensors").stat().st_size
@@ -251,7 +257,7 @@ def test_a_checkpoint_on_another_base_is_refused(tiny_model_dir, tmp_path):
 def test_training_continues_from_an_adapter_which_is_the_reference_too(tiny_model_dir, tmp_path):
     first = fit(tiny_model_dir, tmp_path, max_steps=2, lora_rank=4, **LORA)
     export(first, tmp_path / "model", forms=["adapter"])
-    trained = adapter_weights(first.policy)
+    trained = adapter_weights(first.policy.model)
     start = []
 
     def watch(module):
@@ -265,17 +271,17 @@ def test_training_continues_from_an_adapter_which_is_the_reference_too(tiny_mode
         adapter_name_or_path=str(tmp_path / "model-adapter"),
         beta=0.1,
     )
-    assert second.policy.peft_config["default"].r == 4
-    torch.testing.assert_close(second.reference.weights, trained)
+    assert second.policy.model.peft_config["default"].r == 4
+    torch.testing.assert_close(second.experience_maker.reference.weights, trained)
     sampled = start[0].rollouts.sampling_logprobs
     torch.testing.assert_close(start[0].ref_logprobs, sampled, rtol=0, atol=1e-5)  # same policy, before the step
-    assert any(not torch.equal(w, trained[name]) for name, w in adapter_weights(second.policy).items())
+    assert any(not torch.equal(w, trained[name]) for name, w in adapter_weights(second.policy.model).items())
 
 
 def test_the_head_can_be_trained_beside_lora(tiny_model_dir, tmp_path):
     config = LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj"], modules_to_save=["lm_head"])
     module = fit(tiny_model_dir, tmp_path, max_steps=2, finetuning_type="lora", peft_config=config, beta=0.1)
-    head = module.policy.get_base_model().lm_head
+    head = module.policy.model.get_base_model().lm_head
     assert not torch.equal(head.modules_to_save["default"].weight, head.original_module.weight)
     original = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).lm_head.weight
     assert torch.equal(head.original_module.weight, original)
@@ -286,7 +292,7 @@ def test_the_head_can_be_trained_beside_lora(tiny_model_dir, tmp_path):
     adapted = PeftModel.from_pretrained(bare, tmp_path / "model-adapter").eval()
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
-        torch.testing.assert_close(adapted(ids).logits, module.policy.eval()(ids).logits)
+        torch.testing.assert_close(adapted(ids).logits, module.policy.model.eval()(ids).logits)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -305,10 +311,10 @@ def test_the_embeddings_can_be_trained_beside_lora(tmp_path, tied):
     assert (exported.get_output_embeddings().weight is exported.get_input_embeddings().weight) is tied
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
-        expected = module.policy.eval()(ids).logits
+        expected = module.policy.model.eval()(ids).logits
         torch.testing.assert_close(exported(ids).logits, expected, rtol=0, atol=5e-5)
-        with module.reference.active():  # adapters off: the embeddings as they were
-            torch.testing.assert_close(module.policy(ids).logits, start(ids).logits)
+        with module.experience_maker.reference.active():  # adapters off: the embeddings as they were
+            torch.testing.assert_close(module.policy.model(ids).logits, start(ids).logits)
 
 
 def test_one_of_two_tied_matrices_is_not_trained_alone(tmp_path):
@@ -336,7 +342,7 @@ def test_targets_are_all_names_or_a_regular_expression(tiny_model_dir, tmp_path,
     module = make_module(tiny_model_dir, lora_target=target, **LORA)
     module.trainer = make_trainer(tmp_path)
     module.configure_model()
-    names = {name.split(".lora_")[0] for name in adapter_weights(module.policy)}
+    names = {name.split(".lora_")[0] for name in adapter_weights(module.policy.model)}
     assert {name.rsplit(".", 1)[-1] for name in names} == layers
     if isinstance(target, str) and "layers" in target:
         assert all(".layers.1." in name for name in names)
@@ -383,9 +389,9 @@ def test_the_defaults_are_those_of_the_seeds(tiny_model_dir, tmp_path):
     module = make_module(tiny_model_dir, finetuning_type="lora")
     module.trainer = make_trainer(tmp_path)
     module.configure_model()
-    config = module.policy.peft_config["default"]
+    config = module.policy.model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 16, 0.05)
-    layers = {name.rsplit(".lora_A", 1)[0] for name, _ in module.policy.named_parameters() if "lora_A" in name}
+    layers = {name.rsplit(".lora_A", 1)[0] for name, _ in module.policy.model.named_parameters() if "lora_A" in name}
     assert len(layers) == 7 * 2  # every linear layer of both blocks, the head not
 
 
@@ -406,8 +412,8 @@ def test_peft_options_come_by_class_path_on_the_command_line(tiny_model_dir, tmp
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     cli = GRPOCLI(args=["fit", "--config", str(tmp_path / "run.yaml"), "--trainer.enable_progress_bar=false"])
-    assert any("lora_magnitude_vector" in name for name, _ in cli.model.policy.named_parameters())
-    assert cli.model.policy.peft_config["default"].r == 2
+    assert any("lora_magnitude_vector" in name for name, _ in cli.model.policy.model.named_parameters())
+    assert cli.model.policy.model.peft_config["default"].r == 2
     assert (tmp_path / "run/hf/last-adapter/adapter_model.safetensors").is_file()
 
 

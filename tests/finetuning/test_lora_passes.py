@@ -149,5 +149,5 @@ def test_layers_that_do_more_are_left_alone(options):
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "32-true"])
 def test_training_does_so_in_every_precision(tiny_model_dir, tmp_path, precision):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, finetuning_type="lora", trainer={"precision": precision})
-    assert "forward" in vars(module.policy.get_submodule(LAYER))
+    assert "forward" in vars(module.policy.model.get_submodule(LAYER))
     assert module.steps_done == 2

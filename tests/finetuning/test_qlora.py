@@ -36,15 +36,15 @@ def test_adapters_are_trained_on_4_bit_weights_that_stay_bit_identical(tiny_mode
     module = make_module(tiny_model_dir, **QLORA)
     module.trainer = make_trainer(tmp_path)
     module.configure_model()
-    start = packed_weights(module.policy)
+    start = packed_weights(module.policy.model)
     assert len(start) == 7 * 2  # every linear layer of both blocks, the head not
-    assert {type(p).__name__ for p in module.policy.parameters() if p.dtype == torch.uint8} == {"Params4bit"}
+    assert {type(p).__name__ for p in module.policy.model.parameters() if p.dtype == torch.uint8} == {"Params4bit"}
     trained = fit(tiny_model_dir, tmp_path, max_steps=3, **QLORA)
     for _ in range(10):
-        dict(merged_state_dict(trained.policy))
-        adapter_state(trained.policy)
-    assert all(torch.equal(w, start[name]) for name, w in packed_weights(trained.policy).items())
-    assert all(w.abs().max() > 0 for name, w in adapter_weights(trained.policy).items() if "lora_B" in name)
+        dict(merged_state_dict(trained.policy.model))
+        adapter_state(trained.policy.model)
+    assert all(torch.equal(w, start[name]) for name, w in packed_weights(trained.policy.model).items())
+    assert all(w.abs().max() > 0 for name, w in adapter_weights(trained.policy.model).items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
@@ -68,11 +68,11 @@ def test_the_settings_reach_bitsandbytes_with_the_seeds_defaults(tiny_model_dir,
     module = make_module(tiny_model_dir, finetuning_type="lora", load_in_4bit=True)  # the same as qlora
     module.trainer = make_trainer(tmp_path)
     module.configure_model()
-    config = module.policy.config.quantization_config
+    config = module.policy.model.config.quantization_config
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
-    assert module.policy.get_input_embeddings().weight.dtype == torch.bfloat16
-    assert {p.dtype for p in module.policy.parameters() if p.requires_grad} == {torch.float32}
+    assert module.policy.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert {p.dtype for p in module.policy.model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_rollouts_come_from_the_model_with_its_linear_weights_rounded_to_nf4(tiny_model_dir, tmp_path):
@@ -94,10 +94,10 @@ def test_rollouts_come_from_the_model_with_its_linear_weights_rounded_to_nf4(tin
 
 def test_a_merged_tensor_is_the_dequantised_weight_plus_the_adapter(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=2, lora_rank=2, lora_alpha=6, **QLORA)
-    layer = module.policy.get_base_model().model.layers[0].mlp.down_proj
+    layer = module.policy.model.get_base_model().model.layers[0].mlp.down_proj
     b, a = layer.lora_B["default"].weight, layer.lora_A["default"].weight
     expected = dequantized(layer.base_layer.weight) + 6 / 2 * b @ a
-    merged = dict(merged_state_dict(module.policy))["model.layers.0.mlp.down_proj.weight"]
+    merged = dict(merged_state_dict(module.policy.model))["model.layers.0.mlp.down_proj.weight"]
     torch.testing.assert_close(merged, expected.detach())
 
 
@@ -108,7 +108,7 @@ def test_a_merged_export_of_a_4_bit_run_is_a_plain_model_with_the_trained_logpro
     assert not hasattr(loaded.config, "quantization_config")
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        expected = module.policy.eval()(ids).logits.log_softmax(-1)
+        expected = module.policy.model.eval()(ids).logits.log_softmax(-1)
         torch.testing.assert_close(loaded(ids).logits.log_softmax(-1), expected, rtol=0, atol=1e-4)
     assert (tmp_path / "export-adapter/base_identity.json").is_file()
 
@@ -138,12 +138,12 @@ def test_weights_repacked_by_an_evaluation_pass_are_read_as_before(tiny_model_di
 
 def test_rollouts_and_evaluation_leave_the_policy_in_the_layout_that_can_be_trained(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=1, **QLORA)
-    start = packed_weights(module.policy)
+    start = packed_weights(module.policy.model)
     with torch.no_grad():
-        evaluated = module.policy.eval()(torch.arange(3, 40)[None]).logits
-        torch.testing.assert_close(module.policy.train()(torch.arange(3, 40)[None]).logits, evaluated)
-    assert all(torch.equal(p, start[name]) for name, p in packed_weights(module.policy).items())
-    module.policy(torch.arange(3, 40)[None]).logits.sum().backward()
+        evaluated = module.policy.model.eval()(torch.arange(3, 40)[None]).logits
+        torch.testing.assert_close(module.policy.model.train()(torch.arange(3, 40)[None]).logits, evaluated)
+    assert all(torch.equal(p, start[name]) for name, p in packed_weights(module.policy.model).items())
+    module.policy.model(torch.arange(3, 40)[None]).logits.sum().backward()
 
 
 def test_a_checkpoint_of_a_4_bit_run_is_exported_on_a_cpu(tiny_model_dir, tmp_path):
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_a_4_bit_run_is_exported_on_a_cpu(tiny_model_dir, tmp_pa
     config = {"model": {**QLORA, "model_name_or_path": str(tiny_model_dir), "max_completion_length": 8}}
     loaded = load_checkpoint(tmp_path / "step=2.ckpt", config)
     torch.testing.assert_close(
-        dict(merged_state_dict(loaded.policy)), dict(merged_state_dict(module.policy)), rtol=0, atol=0
+        dict(merged_state_dict(loaded.policy.model)), dict(merged_state_dict(module.policy.model)), rtol=0, atol=0
     )
 
 
@@ -165,8 +165,8 @@ def test_no_kernel_is_recommended_that_training_does_not_use():
 
 def test_a_resumed_4_bit_run_ends_bit_for_bit_where_a_whole_one_does(tiny_model_dir, tmp_path):
     settings = {**QLORA, "lora_dropout": 0.3, "sync_ref_model": False}
-    whole = adapter_weights(run(tiny_model_dir, tmp_path, 4, **settings).policy)
-    resumed = adapter_weights(run(tiny_model_dir, tmp_path, 4, resume_from=2, **settings).policy)
+    whole = adapter_weights(run(tiny_model_dir, tmp_path, 4, **settings).policy.model)
+    resumed = adapter_weights(run(tiny_model_dir, tmp_path, 4, resume_from=2, **settings).policy.model)
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
     stored = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
     assert all("lora_" in name for name in stored)

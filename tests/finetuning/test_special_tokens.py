@@ -31,33 +31,33 @@ def test_rows_start_at_the_mean_of_the_description_input_and_output(model_dir, t
     module = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
     size = len(tokenizer)
-    assert [module.tokenizer.convert_tokens_to_ids(token) for token in NEW] == [size, size + 1]
-    assert module.policy.config.vocab_size == size + 2
-    for new, old in zip(matrices(module.policy), matrices(plain), strict=True):
+    assert [module.policy.tokenizer.convert_tokens_to_ids(token) for token in NEW] == [size, size + 1]
+    assert module.policy.model.config.vocab_size == size + 2
+    for new, old in zip(matrices(module.policy.model), matrices(plain), strict=True):
         assert torch.equal(new[:size], old)
         for row, description in enumerate(NEW.values()):
             torch.testing.assert_close(new[size + row], old[tokenizer(description).input_ids].mean(0))
-    tied = module.policy.get_output_embeddings().weight is module.policy.get_input_embeddings().weight
+    tied = module.policy.model.get_output_embeddings().weight is module.policy.model.get_input_embeddings().weight
     assert tied is plain.config.tie_word_embeddings
 
 
 def test_under_lora_only_the_new_rows_are_trained(model_dir, tmp_path):
     module = fit(model_dir, tmp_path, max_steps=3, **LORA, **SETTINGS)
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
-    size = len(started.tokenizer) - 2
+    size = len(started.policy.tokenizer) - 2
     export(module, tmp_path / "export")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
     moved = False
-    for after, before in zip(matrices(trained), matrices(started.policy), strict=True):
+    for after, before in zip(matrices(trained), matrices(started.policy.model), strict=True):
         assert torch.equal(after[:size], before[:size])
         moved |= not torch.equal(after[size:], before[size:])
     assert moved
-    rows = [name for name, p in module.policy.named_parameters() if p.requires_grad and "lora_" not in name]
+    rows = [name for name, p in module.policy.model.named_parameters() if p.requires_grad and "lora_" not in name]
     assert len(rows) == (1 if trained.config.tie_word_embeddings else 2)
     assert all("trainable_tokens_delta" in name for name in rows)
     ids = torch.tensor([[4, size, 9, size + 1, 17]])
     with torch.no_grad():
-        expected = module.policy.eval()(ids).logits
+        expected = module.policy.model.eval()(ids).logits
         torch.testing.assert_close(trained(ids).logits, expected, rtol=0, atol=5e-5)
 
 
@@ -67,14 +67,14 @@ def test_under_qlora_the_new_rows_are_trained_beside_4_bit_weights(model_dir, tm
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
     export(module, tmp_path / "export")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
-    size, moved = len(started.tokenizer) - 2, False
-    for after, before in zip(matrices(trained), matrices(started.policy), strict=True):
+    size, moved = len(started.policy.tokenizer) - 2, False
+    for after, before in zip(matrices(trained), matrices(started.policy.model), strict=True):
         assert torch.equal(after[:size], before[:size])  # neither trained nor quantised
         moved |= not torch.equal(after[size:], before[size:])
     assert moved
     ids = torch.tensor([[4, size, 9, size + 1, 17]])
     with torch.no_grad():
-        expected = module.policy.eval()(ids).logits
+        expected = module.policy.model.eval()(ids).logits
         torch.testing.assert_close(trained(ids).logits, expected, rtol=0, atol=1e-4)
     export(module, tmp_path / "adapter", forms=["adapter"])
     still = {
@@ -83,7 +83,7 @@ def test_under_qlora_the_new_rows_are_trained_beside_4_bit_weights(model_dir, tm
     }
     again = fit(model_dir, tmp_path, **{k: v for k, v in four_bits.items() if k != "lora_dropout"}, **still, **SETTINGS)
     with torch.no_grad():
-        torch.testing.assert_close(again.policy.eval()(ids).logits, expected)
+        torch.testing.assert_close(again.policy.model.eval()(ids).logits, expected)
 
 
 def test_a_step_moves_the_new_rows_along_their_gradient_in_the_plain_model(model_dir, tmp_path):
@@ -91,16 +91,20 @@ def test_a_step_moves_the_new_rows_along_their_gradient_in_the_plain_model(model
     module = fit(model_dir, tmp_path, on_module=lambda m: seen.append(keep_rollouts(m)), **LORA, **SETTINGS)
     ((rollouts,),) = seen
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
-    plain = fit(model_dir, tmp_path, **still, **SETTINGS).policy.eval()  # with B = 0 the adapted policy is this model
-    texts = module.tokenizer.batch_decode([ids.tolist() for ids in rollouts.completions()], skip_special_tokens=True)
+    plain = fit(
+        model_dir, tmp_path, **still, **SETTINGS
+    ).policy.model.eval()  # with B = 0 the adapted policy is this model
+    texts = module.policy.tokenizer.batch_decode(
+        [ids.tolist() for ids in rollouts.completions()], skip_special_tokens=True
+    )
     rewards = torch.tensor(share_of_digits(texts)).view(3, 4)
     advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     rows = token_logprobs(plain, rollouts)
     loss = -sum((a * lp).sum() for a, lp in zip(advantages.flatten(), rows, strict=True)) / sum(map(len, rows))
     plain.zero_grad()
     loss.backward()
-    size = len(module.tokenizer) - 2
-    trained = [p for name, p in module.policy.named_parameters() if "trainable_tokens_delta" in name]
+    size = len(module.policy.tokenizer) - 2
+    trained = [p for name, p in module.policy.model.named_parameters() if "trainable_tokens_delta" in name]
     matrices = {id(m.weight): m.weight for m in (plain.get_input_embeddings(), plain.get_output_embeddings())}
     expected = [(w - 0.1 * w.grad)[size:].detach() for w in matrices.values()]
     torch.testing.assert_close([p.detach() for p in trained], expected, rtol=1e-4, atol=1e-6)
@@ -110,9 +114,11 @@ def test_a_step_moves_the_new_rows_along_their_gradient_in_the_plain_model(model
 def test_the_reference_has_the_rows_as_they_started(model_dir, tmp_path):
     module = fit(model_dir, tmp_path, max_steps=2, beta=0.1, **LORA, **SETTINGS)
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
-    ids = torch.arange(len(module.tokenizer) - 12, len(module.tokenizer))[None]
-    with torch.no_grad(), module.reference.active():
-        torch.testing.assert_close(module.reference.model.eval()(ids).logits, started.policy.eval()(ids).logits)
+    ids = torch.arange(len(module.policy.tokenizer) - 12, len(module.policy.tokenizer))[None]
+    with torch.no_grad(), module.experience_maker.reference.active():
+        torch.testing.assert_close(
+            module.experience_maker.reference.model.eval()(ids).logits, started.policy.model.eval()(ids).logits
+        )
 
 
 def test_tokens_are_saved_with_the_tokenizer_and_seen_by_rewards(model_dir, tmp_path):
@@ -129,8 +135,8 @@ def test_a_run_from_an_export_does_not_start_the_rows_again(model_dir, tmp_path)
     export(first, tmp_path / "export")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
     second = fit(tmp_path / "export", tmp_path, **still, **SETTINGS)
-    assert all(token.is_started for token in second.new_tokens)
-    for after, before in zip(matrices(second.policy), matrices(first.policy), strict=True):
+    assert all(token.is_started for token in second.policy.new_tokens)
+    for after, before in zip(matrices(second.policy.model), matrices(first.policy.model), strict=True):
         assert torch.equal(after, before)
 
 
@@ -138,8 +144,8 @@ def test_lora_on_an_export_trains_the_rows_that_it_came_with(model_dir, tmp_path
     first = fit(model_dir, tmp_path, max_steps=1, **SETTINGS)
     export(first, tmp_path / "export")
     second = fit(tmp_path / "export", tmp_path, max_steps=2, **LORA, **SETTINGS)
-    ids = [token.id for token in second.new_tokens]
-    for after, before in zip(matrices(second.policy), matrices(first.policy), strict=True):
+    ids = [token.id for token in second.policy.new_tokens]
+    for after, before in zip(matrices(second.policy.model), matrices(first.policy.model), strict=True):
         assert not torch.equal(after[ids], before[ids])
         others = torch.ones(len(before), dtype=torch.bool)
         others[ids] = False
@@ -152,9 +158,9 @@ def test_an_adapter_with_new_rows_continues_with_them(model_dir, tmp_path):
     path = str(tmp_path / "export-adapter")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0), "finetuning_type": "lora"}
     second = fit(model_dir, tmp_path, adapter_name_or_path=path, **still, **SETTINGS)
-    ids = torch.arange(len(first.tokenizer) - 12, len(first.tokenizer))[None]
+    ids = torch.arange(len(first.policy.tokenizer) - 12, len(first.tokenizer))[None]
     with torch.no_grad():
-        torch.testing.assert_close(second.policy.eval()(ids).logits, first.policy.eval()(ids).logits)
+        torch.testing.assert_close(second.policy.model.eval()(ids).logits, first.policy.model.eval()(ids).logits)
     with pytest.raises(
         ValueError, match=r"trained the row of token \d+, but the model has \d+. Set model.init_special"
     ):
@@ -168,15 +174,15 @@ def test_a_reserved_token_keeps_its_id_and_starts_at_its_description(tmp_path):
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
     settings = {"init_special_tokens": True, "new_special_tokens_config": {"<|im_start|>": "answer"}}
     module = fit(directory, tmp_path, **still, **settings)
-    assert len(module.tokenizer) == len(tokenizer)
+    assert len(module.policy.tokenizer) == len(tokenizer)
     old = AutoModelForCausalLM.from_pretrained(directory).get_input_embeddings().weight
     expected = old[tokenizer("answer").input_ids].mean(0)
-    torch.testing.assert_close(module.policy.get_input_embeddings().weight[reserved], expected)
+    torch.testing.assert_close(module.policy.model.get_input_embeddings().weight[reserved], expected)
 
 
 def test_the_template_says_which_tokens_where_the_config_does_not(tiny_model_dir):
     module = make_module(tiny_model_dir, init_special_tokens=True, template="qwen3")
-    assert [new.token for new in module.new_tokens] == list(SPECIAL_TOKEN_MAPPING["qwen3"]) == ["<|BACKTRACK|>"]
+    assert [new.token for new in module.policy.new_tokens] == list(SPECIAL_TOKEN_MAPPING["qwen3"]) == ["<|BACKTRACK|>"]
 
 
 @pytest.mark.parametrize(

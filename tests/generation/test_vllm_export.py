@@ -48,8 +48,8 @@ def test_vllm_gives_a_merged_export_the_trained_logprobs(tiny_model_dir, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
 
     prompt, rows = json.loads((tmp_path / "out.json").read_text())
-    assert len(module.tokenizer) - 1 in prompt  # the new token, in one piece
-    policy = module.policy.eval()
+    assert len(module.policy.tokenizer) - 1 in prompt  # the new token, in one piece
+    policy = module.policy.model.eval()
     for ids, logprobs in rows:
         with torch.no_grad():
             logits = policy(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]

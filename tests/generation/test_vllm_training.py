@@ -76,11 +76,11 @@ def test_the_way_that_auto_has_chosen_is_kept_by_a_resumed_run(tiny_model_dir, t
     settings = {"finetuning_type": "lora", "rewards": [even_tokens]}
     first = fit(tiny_model_dir, tmp_path, max_steps=9, generator=small_engine(lora_sync="auto"), **settings)
     assert first.step_metrics[MISMATCH] < 1e-4
-    chosen = first.generator.state_dict()
+    chosen = first.source.generator.state_dict()
     assert chosen["lora_sync"] in ("hot", "merge")
     other = {"lora_sync": "merge" if chosen["lora_sync"] == "hot" else "hot"}
     for state in (chosen, other):  # whatever it was
-        first.generator.load_state_dict(state)
+        first.source.generator.load_state_dict(state)
         first.trainer.save_checkpoint(tmp_path / "saved.ckpt")
         generator = small_engine(lora_sync="auto")
         resumed = make_module(tiny_model_dir, generator=generator, **settings)

@@ -16,8 +16,8 @@ from grpo_lightning.callbacks import RunPlan
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
-from grpo_lightning.modules import objective
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training import passes
 
 LONGEST = 8 + 8
 """Tokens of a completion in runs.make_module, and of the longest prompt in runs.write_prompts."""
@@ -30,7 +30,7 @@ def _a_world_32_times_smaller(request, monkeypatch):
     """Sizes of passes that toy models run in milliseconds on a CPU."""
     if request.node.get_closest_marker("gpu"):
         return
-    for module in (memory_budget, rehearsal, objective):
+    for module in (memory_budget, rehearsal, passes):
         for name, value in {
             "LARGEST_BUDGET": LARGEST,
             "BUDGET_STEP": STEP,
@@ -63,7 +63,7 @@ def exhausted_above(limit: int, gauge: SavedTensors):
             scorer.limit = limit
             return scorer
 
-        module._make_scorer = make_scorer
+        module.passes.make_scorer = make_scorer
 
     return equip
 
@@ -101,7 +101,7 @@ def test_a_run_is_the_same_to_the_bit_with_and_without(tiny_model_dir, tmp_path,
     rehearsed = fit(tiny_model_dir, tmp_path, max_steps=steps, on_module=on_device(gauge), **settings)
     assert gauge.passes > 3
     assert rehearsed.memory_plan is not None
-    assert rehearsed.max_tokens_per_microbatch == plain.max_tokens_per_microbatch
+    assert rehearsed.passes.max_tokens == plain.passes.max_tokens
     assert numbers(rehearsed) == numbers(plain)
     expected = weights(plain)
     for name, weight in weights(rehearsed).items():
@@ -112,10 +112,10 @@ def test_nothing_is_left_behind_not_even_after_running_out_of_memory(tiny_model_
     seen = {}
 
     def state(module):
-        modes = [part.training for part in module.policy.modules()]
+        modes = [part.training for part in module.policy.model.modules()]
         generators = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
         gradients = [p.grad is None for p in module.parameters()]
-        return modes, generators, all(gradients), module.entropy_controller.state_dict(), module.steps_done
+        return modes, generators, all(gradients), module.loss.entropy_controller.state_dict(), module.steps_done
 
     def watch(module):
         exhausted_above(150, SavedTensors(LARGE))(module)
@@ -142,7 +142,7 @@ def test_auto_takes_what_the_device_has_room_for(tiny_model_dir, tmp_path):
     plan = module.memory_plan
     assert plan.budget % STEP == 0
     assert STEP <= plan.budget < LARGEST
-    assert module.max_tokens_per_microbatch == plan.budget
+    assert module.passes.max_tokens == plan.budget
     assert plan.budget - 1 <= plan.needed.tokens <= plan.budget
     room = 0.95 * device.total
     per_token = plan.needed.bytes / plan.needed.tokens
@@ -167,7 +167,7 @@ def test_states_that_the_optimizer_will_have_are_not_spent_on_passes(tiny_model_
 def test_auto_halves_until_the_worst_micro_batch_fits(tiny_model_dir, tmp_path):
     # Measured at 64 and 128 tokens there is room for 512, and then there is not.
     module = fit(tiny_model_dir, tmp_path, on_module=exhausted_above(150, SavedTensors(LARGE)))
-    assert module.max_tokens_per_microbatch == 128
+    assert module.passes.max_tokens == 128
     assert module.steps_done == 1
 
 
@@ -191,7 +191,7 @@ def test_a_number_that_fits_is_taken_as_it_is_without_a_margin(tiny_model_dir, t
     needed = fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(LARGE)), **settings).memory_plan.needed
     assert needed.tokens in (376, 377)
     exact = fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(needed.bytes)), **settings)
-    assert exact.max_tokens_per_microbatch == 377
+    assert exact.passes.max_tokens == 377
     with pytest.raises(MemoryError, match="377 tokens does not fit"):
         fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(needed.bytes - 1)), **settings)
 
@@ -200,13 +200,13 @@ def test_a_number_above_all_tokens_of_a_step_is_tried_with_these(tiny_model_dir,
     module = fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(LARGE)), max_tokens_per_microbatch=10**6)
     step = 3 * 4 * LONGEST  # prompts and completions of runs.make_data and make_module
     assert module.memory_plan.needed.tokens in (step - 1, step)
-    assert module.max_tokens_per_microbatch == 10**6
+    assert module.passes.max_tokens == 10**6
 
 
 def test_a_number_below_one_completion_is_tried_with_one_completion(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(LARGE)), max_tokens_per_microbatch=3)
     assert module.memory_plan.needed.tokens == LONGEST
-    assert module.max_tokens_per_microbatch == 3
+    assert module.passes.max_tokens == 3
 
 
 def test_where_not_even_one_completion_fits_auto_is_an_error_too(tiny_model_dir, tmp_path):
@@ -265,7 +265,7 @@ def test_the_plan_names_the_chosen_size_and_what_it_takes(tiny_model_dir, tmp_pa
     gauge = SavedTensors(1_300_000)
     module = fit(tiny_model_dir, tmp_path, on_module=on_device(gauge), trainer={"callbacks": [RunPlan()]})
     printed = capsys.readouterr().out
-    assert f"micro-batches of up to {module.max_tokens_per_microbatch:,} tokens" in printed
+    assert f"micro-batches of up to {module.passes.max_tokens:,} tokens" in printed
     assert "Measured: gradients and activations of" in printed
     passes = gauge.passes
     module.settle_memory()
@@ -274,7 +274,7 @@ def test_the_plan_names_the_chosen_size_and_what_it_takes(tiny_model_dir, tmp_pa
 
 def test_on_a_cpu_auto_is_the_largest_budget_and_nothing_is_measured(tiny_model_dir, tmp_path, capsys):
     module = fit(tiny_model_dir, tmp_path, trainer={"callbacks": [RunPlan()]})
-    assert module.max_tokens_per_microbatch == LARGEST
+    assert module.passes.max_tokens == LARGEST
     assert module.memory_plan is None
     assert "memory/peak_gib" not in module.step_metrics
     assert "Measured" not in capsys.readouterr().out
@@ -295,23 +295,23 @@ def fit_with_checkpoint(model_dir, tmp_path, gauge, max_steps=1, ckpt=None, **se
 
 def test_a_resumed_run_keeps_the_size_that_auto_chose(tiny_model_dir, tmp_path):
     first = fit_with_checkpoint(tiny_model_dir, tmp_path, SavedTensors(1_300_000))
-    chosen = first.max_tokens_per_microbatch
+    chosen = first.passes.max_tokens
     assert chosen < LARGEST
     ckpt = tmp_path / "checkpoints" / "step=1.ckpt"
     roomier = fit_with_checkpoint(tiny_model_dir, tmp_path, SavedTensors(LARGE), 2, ckpt)
-    assert (roomier.max_tokens_per_microbatch, roomier.steps_done) == (chosen, 2)
+    assert (roomier.passes.max_tokens, roomier.steps_done) == (chosen, 2)
     on_cpu = fit_with_checkpoint(tiny_model_dir, tmp_path, None, 2, ckpt)
-    assert on_cpu.max_tokens_per_microbatch == chosen
+    assert on_cpu.passes.max_tokens == chosen
     named = fit_with_checkpoint(tiny_model_dir, tmp_path, None, 2, ckpt, max_tokens_per_microbatch=99)
-    assert named.max_tokens_per_microbatch == 99
+    assert named.passes.max_tokens == 99
 
 
 def test_where_the_saved_size_no_longer_fits_the_run_goes_on_with_less_and_says_so(tiny_model_dir, tmp_path):
     first = fit_with_checkpoint(tiny_model_dir, tmp_path, SavedTensors(3_000_000))
     ckpt = tmp_path / "checkpoints" / "step=1.ckpt"
-    with pytest.warns(UserWarning, match=rf"micro-batches of {first.max_tokens_per_microbatch} tokens do not fit .*"):
+    with pytest.warns(UserWarning, match=rf"micro-batches of {first.passes.max_tokens} tokens do not fit .*"):
         smaller = fit_with_checkpoint(tiny_model_dir, tmp_path, SavedTensors(900_000), 2, ckpt)
-    assert smaller.max_tokens_per_microbatch < first.max_tokens_per_microbatch
+    assert smaller.passes.max_tokens < first.passes.max_tokens
     assert smaller.steps_done == 2
 
 
@@ -324,7 +324,7 @@ def test_on_a_gpu_the_choice_follows_what_other_tensors_leave_free(tiny_model_di
     trainer = {"accelerator": "gpu", "precision": "bf16-mixed"}
     settings = {"optimizer": torch.optim.AdamW, "beta": 0.1, "trainer": trainer}
     roomy = fit(tiny_model_dir, tmp_path, **settings)
-    assert roomy.max_tokens_per_microbatch == 16384
+    assert roomy.passes.max_tokens == 16384
     assert 0 < roomy.step_metrics["memory/peak_gib"] < roomy.memory_plan.state.total / 2**30
     needed, state = roomy.memory_plan.needed, roomy.memory_plan.state
     # Leaves what half of that pass needs, and the margin.
@@ -332,7 +332,7 @@ def test_on_a_gpu_the_choice_follows_what_other_tensors_leave_free(tiny_model_di
     torch.cuda.empty_cache()
     occupied = torch.empty(torch.cuda.mem_get_info()[0] - leave, dtype=torch.uint8, device="cuda")
     cramped = fit(tiny_model_dir, tmp_path, **settings)
-    assert LONGEST <= cramped.max_tokens_per_microbatch < 16384
+    assert LONGEST <= cramped.passes.max_tokens < 16384
     assert cramped.steps_done == 1
     del occupied
 

@@ -9,8 +9,8 @@ import torch
 from runs import fit, share_of_digits, write_prompts
 from torch import Tensor
 
-from grpo_lightning import GRPOModule
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training.updates import Updates
 
 DEAD = "1"
 """The result in the prompt whose completions all earn the same."""
@@ -51,20 +51,20 @@ def step(tiny_model_dir, tmp_path, monkeypatch):
 
             patch.setattr(Scorer, "score", count)
             if train_all:
-                patch.setattr(GRPOModule, "has_gradient", lambda self, e: torch.ones(len(e.advantages)).bool())
+                patch.setattr(Updates, "has_gradient", lambda self, e: torch.ones(len(e.advantages)).bool())
 
             def watch(module):
-                loss, step_optimizer = module.policy_loss, module.step_optimizer
+                loss, step_optimizer = module.policy_loss, module.optimization.step
 
                 def policy_loss(experience, micro_batch, report):
                     totals.append(micro_batch.totals)
                     return loss(experience, micro_batch, report)
 
                 def step_on_gradient():
-                    gradients.append(torch.cat([p.grad.flatten().clone() for p in module.policy.parameters()]))
+                    gradients.append(torch.cat([p.grad.flatten().clone() for p in module.policy.model.parameters()]))
                     return step_optimizer()
 
-                module.policy_loss, module.step_optimizer = policy_loss, step_on_gradient
+                module.policy_loss, module.optimization.step = policy_loss, step_on_gradient
 
             module = fit(
                 tiny_model_dir,

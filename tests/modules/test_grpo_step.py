@@ -17,14 +17,14 @@ LEARNING_RATE = 0.1
 def record(module):
     """Keeps what the module samples."""
     seen = []
-    original = module.sample_rollouts
+    original = module.source.generate
 
-    def sample(batch, *args, **kwargs):
+    def generate(batch, *args, **kwargs):
         rollouts = original(batch, *args, **kwargs)
         seen.append((batch, rollouts))
         return rollouts
 
-    module.sample_rollouts = sample
+    module.source.generate = generate
     return seen
 
 
@@ -148,10 +148,10 @@ def test_a_float32_head_computes_logits_in_float32_over_bfloat16_layers(tiny_mod
         settings = {"float32_head": float32_head, "microbatch_layout": "padded", "num_generations": 2}
         module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, **settings)
         rollouts = Rollouts.from_lists([[5, 6, 7]], [[8, 9, 10, 11]], [[0.0] * 4], [False], [0])
-        scores = module.scorer.score(rollouts, torch.tensor([0]), "cpu").logprobs
+        scores = module.passes.scorer.score(rollouts, torch.tensor([0]), "cpu").logprobs
         with torch.no_grad():
-            hidden = module.policy.model(torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0, 2:]
-            logits = hidden.float() @ module.policy.lm_head.weight.float().T
+            hidden = module.policy.model.model(torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0, 2:]
+            logits = hidden.float() @ module.policy.model.lm_head.weight.float().T
         expected = logits.log_softmax(-1)[torch.arange(4), torch.tensor([8, 9, 10, 11])]
         differences[float32_head] = (scores - expected).abs().max().item()
     assert differences[True] < 1e-5 < 1e-4 < differences[False]
@@ -171,12 +171,12 @@ def test_a_soft_cap_on_attention_scores_is_kept_in_every_layout(tmp_path):
 def test_minibatches_take_one_optimizer_step_each_and_cover_every_group_once(tiny_model_dir, tmp_path):
     module = make_module(tiny_model_dir, num_minibatches=2, num_iterations=2)
     steps = []
-    module.step_optimizer, original = lambda: steps.append(1) or original(), module.step_optimizer
+    module.optimization.step, original = lambda: steps.append(1) or original(), module.optimization.step
     make_trainer(tmp_path, max_steps=4).fit(module, datamodule=make_data(tmp_path))
     assert len(steps) == 4
     assert module.steps_done == 1
     rollouts = Rollouts.from_lists([[1], [2], [3]], [[4]] * 6, [[0.0]] * 6, [False] * 6, [0, 0, 1, 1, 2, 2])
-    parts = module.minibatches(rollouts, iteration=0)
+    parts = module.updates.minibatches(rollouts, step=1, iteration=0)
     assert sorted(torch.cat(parts).tolist()) == list(range(6))
     assert all(rollouts.group[part].bincount().max() == 2 for part in parts)
 
@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tiny_model_dir, tm
 def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
     start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
     kept = fit(tiny_model_dir, tmp_path, max_steps=2, beta=0.1)
-    for name, parameter in kept.reference.model.named_parameters():
+    for name, parameter in kept.experience_maker.reference.model.named_parameters():
         assert torch.equal(parameter, start[name]), name
     moved = fit(
         tiny_model_dir,
@@ -242,7 +242,7 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ref_model_mixup_alpha=0.25,
     )
     mixed = {name: 0.25 * value + 0.75 * start[name] for name, value in weights(moved).items()}
-    torch.testing.assert_close(dict(moved.reference.model.named_parameters()), mixed)
+    torch.testing.assert_close(dict(moved.experience_maker.reference.model.named_parameters()), mixed)
 
 
 @pytest.mark.parametrize(
@@ -296,13 +296,13 @@ def test_an_adaptive_entropy_coefficient_rises_while_entropy_is_low_and_survives
 ):
     settings = {"use_adaptive_entropy": True, "entropy_target": 100.0, "entropy_coef_delta": 0.25}
     module = fit(tiny_model_dir, tmp_path, max_steps=3, **settings)
-    assert module.entropy_controller.coefficient == pytest.approx(0.75)
+    assert module.loss.entropy_controller.coefficient == pytest.approx(0.75)
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     other = fit(tiny_model_dir, tmp_path, max_steps=1, **settings)
     other.on_load_checkpoint(checkpoint)
-    assert other.entropy_controller.coefficient == pytest.approx(0.75)
-    assert (other.steps_done, other.num_tokens) == (3, module.num_tokens)
+    assert other.loss.entropy_controller.coefficient == pytest.approx(0.75)
+    assert (other.steps_done, other.numbers.num_tokens) == (3, module.numbers.num_tokens)
 
 
 def test_under_autocast_a_second_update_sees_the_weights_of_the_first(tiny_model_dir, tmp_path):
@@ -313,8 +313,8 @@ def test_under_autocast_a_second_update_sees_the_weights_of_the_first(tiny_model
 
         def load_and_freeze():
             load()
-            module.policy.get_input_embeddings().requires_grad_(False)
-            module.policy.get_output_embeddings().requires_grad_(False)
+            module.policy.model.get_input_embeddings().requires_grad_(False)
+            module.policy.model.get_output_embeddings().requires_grad_(False)
 
         module.configure_model = load_and_freeze
 
@@ -328,10 +328,10 @@ def test_sampling_keeps_its_fast_attention_after_the_first_training_pass(tiny_mo
     from grpo_lightning.generation.transformers.decode_attention import NAME, fast_decode_attention
 
     module = fit(tiny_model_dir, tmp_path)
-    assert module.policy.config._attn_implementation == "packed_sdpa"
-    with fast_decode_attention(module.policy):
-        assert module.policy.config._attn_implementation == NAME
-    assert module.policy.config._attn_implementation == "packed_sdpa"
+    assert module.policy.model.config._attn_implementation == "packed_sdpa"
+    with fast_decode_attention(module.policy.model):
+        assert module.policy.model.config._attn_implementation == NAME
+    assert module.policy.model.config._attn_implementation == "packed_sdpa"
 
 
 def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(tiny_model_dir, tmp_path):
@@ -355,7 +355,7 @@ def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(ti
     module = fit(
         tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, rewards=[many_digits], on_module=watch, beta=0.1
     )
-    assert module.policy.dtype == torch.bfloat16
+    assert module.policy.model.dtype == torch.bfloat16
     assert set(dtypes) == {torch.float32}
     assert module.step_metrics["reward"] == 257.0 + 5.5
     assert module.step_metrics["grad_norm"] > 0

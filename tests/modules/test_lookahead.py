@@ -71,7 +71,7 @@ def sampled_by(model_dir: Path, found: dict[str, torch.Tensor], module: GRPOModu
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     model.load_state_dict(found, strict=False)
     generator = TransformersGenerator()
-    generator.start(model, module.tokenizer, str(model_dir))
+    generator.start(model, module.policy.tokenizer, str(model_dir))
     seeds = [derive_seed(module.seed, "train", step, uid) for uid in batch]
     prompts = module.trainer.datamodule.train_prompts.batch(batch).prompt_ids
     with torch.no_grad():
@@ -118,14 +118,14 @@ def test_a_batch_is_sampled_while_the_policy_is_trained_on_the_one_before(tiny_m
             assert updated[number - 1].wait(60), "the policy is not trained while a batch is in flight"
 
     def watch(module: GRPOModule) -> None:
-        step_optimizer = module.step_optimizer
+        step_optimizer = module.optimization.step
 
         def step() -> torch.Tensor:
             norm = step_optimizer()
             updated[module.steps_done].set()
             return norm
 
-        module.step_optimizer = step
+        module.optimization.step = step
 
     generator = AheadGenerator(before=wait_for_the_update_of_the_step_before)
     settings = {"generator": generator, "async_rollouts": 1, "max_sampler_mismatch": None}
@@ -169,8 +169,8 @@ def test_the_loss_is_corrected_by_the_ratio_of_the_policy_to_the_older_one(tiny_
     correction = {"importance_sampling_mode": "token_truncate", "importance_sampling_max": 100.0}
     module = train(tiny_model_dir, tmp_path, 2, recorder, callbacks=[Watch()], **correction)
     assert experiences[1].old_logprobs is None  # the policy's own, as the step starts: no second pass
-    module.policy.load_state_dict(recorder.weights[1], strict=False)
-    trainers, _ = module.score_tokens(module.scorer, recorder.rollouts[1])
+    module.policy.model.load_state_dict(recorder.weights[1], strict=False)
+    trainers, _ = module.experience_maker.score(module.passes.scorer, recorder.rollouts[1])
     is_trained = (module.last_step.advantages != 0)[recorder.rollouts[1].token_rows()]
     log_ratio = (trainers - recorder.rollouts[1].sampling_logprobs)[is_trained]
     found = recorder.metrics[1]
@@ -186,15 +186,15 @@ def test_validation_waits_for_the_batch_in_flight_and_samples_from_the_newest_we
 
     class Watch(L.Callback):
         def on_fit_start(self, trainer, pl_module) -> None:
-            original = pl_module.sample_rollouts
+            original = pl_module.source.generate
 
-            def sample(batch, sampling=None, *args, **named):
+            def generate(batch, sampling, *args, **named):
                 rollouts = original(batch, sampling, *args, **named)
-                if sampling is not None:
+                if sampling.temperature == 0:
                     sampled.append((pl_module.steps_done, batch.prompt_ids[0], rollouts.completions()[0].tolist()))
                 return rollouts
 
-            pl_module.sample_rollouts = sample
+            pl_module.source.generate = generate
 
     data = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 2))}
     settings = {"data": data, "callbacks": [Watch()], "trainer": {"val_check_interval": 2}}
@@ -207,7 +207,9 @@ def test_validation_waits_for_the_batch_in_flight_and_samples_from_the_newest_we
         model.load_state_dict(validated.weights[step], strict=False)
         expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, pad_token_id=0)
         assert completion == expected[0, len(prompt) :].tolist()
-    assert module.generator.events.count("weights") == 6 + 1  # before step 1, at each validation or step, at the end
+    assert (
+        module.source.generator.events.count("weights") == 6 + 1
+    )  # before step 1, at each validation or step, at the end
 
 
 def save_all(folder: Path) -> ModelCheckpoint:
@@ -228,7 +230,7 @@ def test_a_resumed_run_trains_on_exactly_the_batch_that_was_in_flight(tiny_model
                 k: v for k, v in whole.metrics[n].items() if k not in timed
             }
         torch.testing.assert_close(resumed.weights[-1], whole.weights[-1], rtol=0, atol=0)
-    saved = torch.load(tmp_path / "step=3.ckpt", weights_only=True)["async_rollouts"]
+    saved = torch.load(tmp_path / "step=3.ckpt", weights_only=True)["sources"]["lookahead"]
     assert saved["parts"][0]["origin"] == {"step": 3, "weights_step": 2, "weights_update": 2, "global_step": 3}
 
 

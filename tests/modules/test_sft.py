@@ -56,7 +56,7 @@ def test_a_step_descends_the_mean_cross_entropy_of_completion_tokens(tiny_model_
     loss = completion_losses(model, AutoTokenizer.from_pretrained(tiny_model_dir), ROWS[:3]).mean()
     loss.backward()
     expected = {name: (p - 0.1 * p.grad).detach() for name, p in model.named_parameters()}
-    trained = {name: p.detach() for name, p in module.policy.named_parameters()}
+    trained = {name: p.detach() for name, p in module.policy.model.named_parameters()}
     torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6)
     assert module.step_metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
@@ -87,8 +87,8 @@ def test_lora_learns_by_heart_and_resumes_bit_for_bit(tiny_model_dir, tmp_path):
     assert whole.step_metrics["loss"] < 0.3 * first
     resumed = train(tiny_model_dir, tmp_path, 30, resume_from=str(tmp_path / "step=20.ckpt"), **settings)
     assert resumed.steps_done == 30
-    for name, parameter in whole.policy.named_parameters():
-        assert torch.equal(parameter, resumed.policy.get_parameter(name)), name
+    for name, parameter in whole.policy.model.named_parameters():
+        assert torch.equal(parameter, resumed.policy.model.get_parameter(name)), name
 
 
 # ---- completions as tokens
@@ -166,7 +166,7 @@ def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path, 
     path = str(write_rows(tmp_path / "rows.jsonl"))
     data = GRPODataModule(dataset=path, batch_size=6, replace_text=of_data, shuffle=False)
     make_trainer(tmp_path).fit(module, datamodule=data)
-    assert "<a>2</a>" in module.tokenizer.decode(seen[0].completion_ids)
+    assert "<a>2</a>" in module.policy.tokenizer.decode(seen[0].completion_ids)
 
 
 def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):

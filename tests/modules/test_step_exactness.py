@@ -54,17 +54,17 @@ def step_gradient(model_dir: Path, tmp_path: Path, unshared: bool = False, **set
     passes = []
 
     def watch(module: GRPOModule) -> None:
-        step, accumulate = module.step_optimizer, module.accumulate_gradient
+        step, accumulate = module.optimization.step, module.optimization.accumulate_gradient
 
         def recorded() -> Tensor:
-            assert module.policy is not None
-            gradient.update({name: p.grad.float().clone() for name, p in module.policy.named_parameters()})
+            assert module.policy.model is not None
+            gradient.update({name: p.grad.float().clone() for name, p in module.policy.model.named_parameters()})
             return step()
 
-        module.step_optimizer = recorded
-        module.accumulate_gradient = lambda *arguments: passes.append(1) or accumulate(*arguments)
+        module.optimization.step = recorded
+        module.optimization.accumulate_gradient = lambda *arguments: passes.append(1) or accumulate(*arguments)
         if unshared:
-            module._make_scorer = lambda model: Scorer(
+            module.passes.make_scorer = lambda model: Scorer(
                 model, module.sampling.temperature, "packed", share_prompts=False
             )
 

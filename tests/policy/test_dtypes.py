@@ -32,21 +32,21 @@ def test_half_precision_leaves_rotary_frequencies_as_transformers_has_them(
     """Lightning casts the whole module: rounded, the frequencies of Qwen2.5 turned the 1,000th token by up to 1.15 rad too much."""
     module = fit(tiny_model_dir, tmp_path, trainer={"precision": precision}, optimizer=unchanged, **settings)
     expected = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=HALF_PRECISIONS[precision])
-    found = rotary(module.policy)
+    found = rotary(module.policy.model)
     assert found.keys() == rotary(expected).keys() != set()
     for name, frequencies in rotary(expected).items():
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], frequencies)
-    dtypes = {p.dtype for p in module.policy.parameters() if not p.requires_grad or not settings}
+    dtypes = {p.dtype for p in module.policy.model.parameters() if not p.requires_grad or not settings}
     assert dtypes == {HALF_PRECISIONS[precision]}
 
 
 def test_the_policy_in_bfloat16_is_the_model_that_transformers_loads_in_bfloat16(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, optimizer=unchanged)
     expected = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
-    module.policy.set_attn_implementation("sdpa")
+    module.policy.model.set_attn_implementation("sdpa")
     with torch.no_grad():
-        assert torch.equal(module.policy.eval()(IDS).logits, expected.eval()(IDS).logits)
+        assert torch.equal(module.policy.model.eval()(IDS).logits, expected.eval()(IDS).logits)
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,20 @@ def test_the_policy_in_bfloat16_is_the_model_that_transformers_loads_in_bfloat16
 )
 def test_adapters_are_held_in_float32_whatever_the_base_is_held_in(tiny_model_dir, tmp_path, precision, base, adapter):
     module = fit(tiny_model_dir, tmp_path, trainer={"precision": precision}, **LORA)
-    dtypes = {p.requires_grad: p.dtype for p in module.policy.parameters()}
+    dtypes = {p.requires_grad: p.dtype for p in module.policy.model.parameters()}
     assert dtypes == {True: adapter, False: base}
 
 
 def test_weights_in_a_dtype_of_their_own_are_what_training_runs_on(tiny_model_dir, tmp_path):
     """model.dtype was overruled by Lightning's cast, without a word."""
     module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, dtype="float32")
-    assert {parameter.dtype for parameter in module.policy.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in module.policy.model.parameters()} == {torch.float32}
 
 
 def test_moving_the_module_moves_the_policy_too(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path)
     module.to("meta", dtype=torch.bfloat16)
-    assert {(p.device.type, p.dtype) for p in module.policy.parameters()} == {("meta", torch.float32)}
+    assert {(p.device.type, p.dtype) for p in module.policy.model.parameters()} == {("meta", torch.float32)}
     assert module.dtype == torch.bfloat16
 
 

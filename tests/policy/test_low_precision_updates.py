@@ -150,5 +150,5 @@ def test_a_resumed_run_compares_with_what_training_started_from(tiny_model_dir, 
     resumed = run(tmp_path / "step=2.ckpt")
     name = "update/changed_since_start"
     assert resumed.step_metrics[name] == whole.step_metrics[name] > 0
-    for found, wanted in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+    for found, wanted in zip(resumed.policy.model.parameters(), whole.policy.model.parameters(), strict=True):
         assert torch.equal(found, wanted)

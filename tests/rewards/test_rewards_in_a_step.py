@@ -76,7 +76,7 @@ def test_scoring_has_begun_before_generation_ends(tiny_model_dir: Path, tmp_path
         return share_of_digits(completions)
 
     module = make_module(tiny_model_dir, rewards=[reward(notices, scope="completion")], stop=["e", "a"])
-    generate = module.generator.generate
+    generate = module.source.generator.generate
 
     def generate_and_look(prompt_ids: Any, sampling: Any, seeds: Any, on_completed: Any) -> Any:
         def completed(n: int, ids: list[int]) -> None:
@@ -86,7 +86,7 @@ def test_scoring_has_begun_before_generation_ends(tiny_model_dir: Path, tmp_path
 
         return generate(prompt_ids, sampling, seeds, completed)
 
-    module.generator.generate = generate_and_look  # type: ignore[method-assign]
+    module.source.generator.generate = generate_and_look  # type: ignore[method-assign]
     make_trainer(tmp_path).fit(module, datamodule=make_data(tmp_path))
     assert seen_while_generating == [True]
 
@@ -108,7 +108,7 @@ def test_what_rewards_log_reaches_the_loggers_and_the_record_of_the_step(tiny_mo
 
     module = fit(tiny_model_dir, tmp_path, rewards=[reward(talks, scope="group")])
     numbers = module.step_metrics
-    texts = module.completion_texts(module.last_step.batch, module.last_step.rollouts)
+    texts = module.source.texts.completions(module.last_step.batch, module.last_step.rollouts)
     assert numbers["lengths/characters"] == pytest.approx(sum(map(len, texts)) / len(texts))
     assert module.last_step.rewards.extra["upper"] == [text.upper() for text in texts]
     assert numbers["rewards/reward/errors"] == numbers["rewards/reward/timeouts"] == 0.0

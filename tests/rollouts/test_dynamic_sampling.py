@@ -223,16 +223,16 @@ def run(model_dir: Path, folder: Path, steps: int, ckpt: Path | None = None, sav
 
 def test_a_resumed_run_draws_and_replays_what_the_whole_one_did(tiny_model_dir: Path, tmp_path: Path) -> None:
     whole = run(tiny_model_dir, tmp_path / "whole", 6, save=tmp_path / "checkpoints")
-    assert whole.dynamic_sampler.drawn > 0
+    assert whole.step_source.sampler.drawn > 0
     resumed = run(tiny_model_dir, tmp_path / "whole", 6, ckpt=tmp_path / "checkpoints" / "step=3.ckpt")
-    assert resumed.dynamic_sampler.drawn == whole.dynamic_sampler.drawn
+    assert resumed.step_source.sampler.drawn == whole.step_source.sampler.drawn
     timed = ("time", "tokens_per_second")
     for name, value in whole.step_metrics.items():
         assert any(word in name for word in timed) or resumed.step_metrics[name] == value, name
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(resumed)[name]), name
-    replayed = [group.state_dict() for _, group in whole.dynamic_sampler.replay.groups]
-    again = [group.state_dict() for _, group in resumed.dynamic_sampler.replay.groups]
+    replayed = [group.state_dict() for _, group in whole.step_source.sampler.replay.groups]
+    again = [group.state_dict() for _, group in resumed.step_source.sampler.replay.groups]
     assert len(replayed) == len(again)
     assert all(
         torch.equal(a["rollouts"]["completion_ids"], b["rollouts"]["completion_ids"])

@@ -90,7 +90,7 @@ class TransformersGenerator(Generator):
         if self._policy is None or self._tokenizer is None:
             raise RuntimeError("TransformersGenerator.generate was called before start.")
         self._check(self._policy, prompt_ids, sampling, seeds)
-        stop_rule = StopRule(end_of_sequence_ids(self._policy, self._tokenizer), sampling.stop, self._tokenizer)
+        stop_rule = StopRule(end_of_sequence_ids(self._policy, self._tokenizer), sampling.stop or (), self._tokenizer)
         size = sampling.num_generations
         decoded: list[tuple[list[int], Transcript]] = []
         with _sampling_mode(self._policy):

@@ -254,7 +254,7 @@ class VLLMColocate(RoutedGenerator):
         further = {
             "detokenize": bool(sampling.stop),  # nothing else reads the text
             "flat_logprobs": True,
-            "structured_outputs": structured_outputs(sampling.structured_outputs),
+            "structured_outputs": structured_outputs(sampling.structured_outputs or {}),
         }
         started = time.perf_counter()
         engine.sample(requests, further, completions, derive_seed("vllm", *seeds))

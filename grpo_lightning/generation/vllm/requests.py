@@ -30,7 +30,7 @@ def common_sampling_parameters(sampling: SamplingSettings, eos_ids: Iterable[int
 
     The end-of-sequence ids are passed as stop tokens and vLLM's own are ignored: then exactly they end a completion.
     """
-    check_structured_outputs(sampling.structured_outputs)
+    check_structured_outputs(sampling.structured_outputs or {})
     parameters: dict[str, Any] = {
         "max_tokens": sampling.max_completion_length,
         "temperature": float(sampling.temperature),

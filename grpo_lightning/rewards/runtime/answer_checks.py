@@ -26,11 +26,34 @@ def materialized(result: Any) -> Any:
     return result
 
 
+class ListedReward(float):
+    """The sum of the rewards that a list gave for one completion, which remembers them.
+
+    Example:
+        >>> ListedReward([0.5, math.nan, 1.0])
+        1.5
+    """
+
+    entries: tuple[float, ...]
+    """One per token or turn, NaN for None."""
+
+    def __new__(cls, entries: Sequence[float]) -> ListedReward:
+        """Of the entries, NaN for None."""
+        known = [entry for entry in entries if not math.isnan(entry)]
+        listed = super().__new__(cls, math.fsum(known) if known else math.nan)
+        listed.entries = tuple(entries)
+        return listed
+
+    def __reduce__(self) -> tuple[type[ListedReward], tuple[tuple[float, ...]]]:
+        return ListedReward, (self.entries,)  # from a reward's own process
+
+
 def checked_values(result: Any, count: int, name: str) -> list[float]:
-    """``count`` floats from what a reward returned, NaN for None.
+    """``count`` floats from what a reward returned, NaN for None; for a list of a completion a :class:`ListedReward`.
 
     Args:
-        result: None, or a sequence, iterator, array or tensor of numbers and None. A NaN is as good as None.
+        result: None, or a sequence, iterator, array or tensor of numbers, None, and lists of numbers and None. A NaN is as
+            good as None.
         count: Completions that the reward was called with.
         name: The reward's, for the error.
 
@@ -73,12 +96,22 @@ def _as_sequence(result: Any, name: str) -> Sequence[Any]:
 def _as_float(value: Any, row: int, name: str) -> float:
     if value is None:
         return math.nan
+    if _is_array(value) and math.prod(value.shape) != 1 and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, list | tuple) and value:
+        return ListedReward([_as_number(entry, row, name) for entry in value])
+    return _as_number(value, row, name)
+
+
+def _as_number(value: Any, row: int, name: str) -> float:
+    if value is None:
+        return math.nan
     if _is_array(value) and math.prod(value.shape) == 1:  # a scalar, or an array or tensor of one element
         value = value.item()
     if isinstance(value, str | bytes | complex) or not hasattr(value, "__float__"):
         raise RewardContractError(
             f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, "
-            "expected a float or None."
+            "expected a float or None, or a list of them with one entry per token or per turn."
         )
     try:
         number = float(value)

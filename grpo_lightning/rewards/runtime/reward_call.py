@@ -20,7 +20,7 @@ from grpo_lightning.rewards.base import (
     accepted_arguments,
     asks_for,
 )
-from grpo_lightning.rewards.runtime.answer_checks import checked_values, materialized
+from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
@@ -127,6 +127,15 @@ class Outcome:
             for metric, numbers in part.metrics.items():
                 merged.metrics.setdefault(metric, []).extend(numbers)
         return merged
+
+
+def lists_of(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, ...] | None]]:
+    """What rewards gave as lists, by reward and row; a reward that gave none is left out."""
+    lists = {
+        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.values]
+        for name, outcome in zip(names, outcomes, strict=True)
+    }
+    return {name: entries for name, entries in lists.items() if any(entries)}
 
 
 @dataclass

@@ -9,8 +9,8 @@ from torch.profiler import ProfilerActivity, profile
 from toy_models import build_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo_lightning.memory.activation_checkpointing import check_checkpointing, enable_checkpointing, is_recomputed
 from grpo_lightning.memory.worst_case import filling_rollouts
+from grpo_lightning.policy.activation_checkpointing import check_checkpointing, enable_checkpointing, is_recomputed
 from grpo_lightning.scoring.scorer import Scorer
 
 SETTINGS = [False, 0.25, 0.5, "selective", True]

@@ -13,12 +13,13 @@ KEPT = 1000
 """Entries of the history that are kept, and saved in checkpoints."""
 
 
-def state_of_run(trainer: Trainer, num_updates: int) -> RewardState:
+def state_of_run(trainer: Trainer, num_updates: int, history: LogHistory) -> RewardState:
     """What the Trainer knows of steps and epochs.
 
     Args:
         trainer: Of the run.
         num_updates: Optimizer steps of a GRPO step.
+        history: Of its metrics.
     """
     max_steps, epochs = length_of_run(
         trainer.num_training_batches * num_updates, trainer.max_steps, trainer.max_epochs or -1
@@ -28,6 +29,7 @@ def state_of_run(trainer: Trainer, num_updates: int) -> RewardState:
         max_steps=max_steps,
         epoch=epoch_now(trainer),
         num_train_epochs=epochs,
+        log_history=list(history.entries),
         is_local_process_zero=trainer.local_rank == 0,
         is_world_process_zero=trainer.is_global_zero,
     )
@@ -81,3 +83,11 @@ class LogHistory:
         found: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if found:
             self.entries = [*self.entries[-KEPT + 1 :], {**found, "step": step, "epoch": epoch_now(trainer)}]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The entries."""
+        return {"entries": list(self.entries)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after them."""
+        self.entries = list(state["entries"])

@@ -1,4 +1,4 @@
-"""Keeps float32 the default dtype while a step runs."""
+"""The dtypes that a config names, and float32 as the default one while a step runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""By the names that settings have for them."""
 
 
 def with_float32_defaults(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -1,0 +1,145 @@
+"""How ``model.advantages`` and the settings beside it become advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.advantages.group_relative import GroupRelative, NormalizeThenSum
+from grpo_lightning.algorithm.advantages.maxrl import maxrl
+from grpo_lightning.algorithm.advantages.opo import opo
+from grpo_lightning.algorithm.advantages.reinforce_plus_plus import reinforce_plus_plus_baseline
+from grpo_lightning.algorithm.advantages.result import Advantages
+from grpo_lightning.algorithm.advantages.rloo import rloo
+from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
+from grpo_lightning.algorithm.advantages.statistics import group_std
+from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens
+from grpo_lightning.algorithm.advantages.totals import PARTIAL_POLICIES, combine_rewards, is_partly_scored
+from grpo_lightning.algorithm.choice import find, made, split_spec
+from grpo_lightning.algorithm.setting_checks import check_known
+
+SCALES = ("group", "batch", "none")
+AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
+
+AdvantageRule = Callable[[ScoredStep], Tensor]
+"""From a step to ``(N,)`` or ``(T,)``; NaN counts as 0."""
+AdvantageSpec = str | dict[str, Any] | AdvantageRule
+"""Type of ``model.advantages``: a name or import path, class_path with init_args, or from Python the rule itself."""
+
+ADVANTAGES: dict[str, Any] = {
+    "grpo": GroupRelative,
+    "rloo": rloo,
+    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+    "opo": opo,
+    "maxrl": maxrl,
+}
+
+
+@dataclass(frozen=True)
+class AdvantageEstimator:
+    """Settings of the advantages, with TRL's names and defaults, and the estimate itself.
+
+    Example:
+        >>> estimate = AdvantageEstimator(scale_rewards="none")
+        >>> estimate(torch.tensor([[1.0], [0.0], [5.0], [5.0]]), torch.tensor([0, 0, 1, 1]), torch.ones(1)).advantages
+        tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
+    """
+
+    scale_rewards: str | bool = "group"
+    """Divide by the standard deviation of the group (group or True), of the batch (batch), or not (none or False)."""
+    multi_objective_aggregation: str = "sum_then_normalize"
+    """Add rewards and compare totals (sum_then_normalize), or compare each reward first (normalize_then_sum, GDPO)."""
+    partial_rewards: str = "sum"
+    """A completion with some rewards None: sum (add what is there, as TRL), renormalize (scale up) or drop."""
+    advantages: AdvantageSpec = "grpo"
+    """grpo, for which the first two are; rloo, reinforce_plus_plus_baseline, opo, maxrl; or a rule of one's own."""
+    rule: AdvantageRule = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale_rewards, bool):
+            object.__setattr__(self, "scale_rewards", "group" if self.scale_rewards else "none")
+        check_known(self, "scale_rewards", SCALES)
+        check_known(self, "multi_objective_aggregation", AGGREGATIONS)
+        check_known(self, "partial_rewards", PARTIAL_POLICIES)
+        object.__setattr__(self, "rule", self._make_rule())
+
+    def _make_rule(self) -> AdvantageRule:
+        name, settings = ("", {}) if callable(self.advantages) else split_spec("advantages", self.advantages)
+        if name != "grpo":
+            for setting, usual in (("scale_rewards", "group"), ("multi_objective_aggregation", AGGREGATIONS[0])):
+                if getattr(self, setting) != usual:
+                    raise ValueError(
+                        f"model.{setting}={getattr(self, setting)!r} has no effect with model.advantages="
+                        f"{name or self.advantages!r}: it is a setting of grpo. Remove one of the two."
+                    )
+        if callable(self.advantages):
+            return self.advantages
+        if name == "grpo":
+            if self.multi_objective_aggregation == "sum_then_normalize":
+                return GroupRelative(**{"scale_rewards": str(self.scale_rewards), **settings})
+            if self.scale_rewards != "group":
+                raise ValueError(
+                    f"model.scale_rewards={self.scale_rewards!r} has no effect with "
+                    "model.multi_objective_aggregation='normalize_then_sum', which always divides by the standard "
+                    "deviation of the group and then of the batch. Remove one of the two."
+                )
+            return NormalizeThenSum(self.partial_rewards if self.partial_rewards != "drop" else "sum")
+        found = find("advantages", name, ADVANTAGES)
+        if not isinstance(found, type) and settings:
+            raise ValueError(f"model.advantages.init_args={settings!r} has no effect: {name} is a function.")
+        rule: AdvantageRule = made("advantages", name, found, settings) if isinstance(found, type) else found
+        if not callable(rule):
+            raise ValueError(f"model.advantages={name!r} cannot be called with a ScoredStep.")
+        return rule
+
+    def __call__(
+        self, values: Tensor, groups: Tensor, weights: Tensor, tokens: CompletionTokens | None = None
+    ) -> Advantages:
+        """Advantages of the whole step's completions; computed in float64, returned in the dtype of ``values``.
+
+        Args:
+            values: ``(N, R)`` rewards, NaN for None, N over all ranks.
+            groups: ``(N,)`` integers: completions with the same id are compared; ids differ between ranks.
+            weights: ``(R,)``, one per reward.
+            tokens: How long completions are, and rewards of single tokens; None for one token each.
+
+        Raises:
+            ValueError: If the rule gives another shape than ``(N,)`` or ``(T,)``, or cannot tell tokens apart where
+                rewards do.
+        """
+        dtype, values, weights = values.dtype, values.double(), weights.double()
+        tokens = tokens or CompletionTokens.single(len(values))
+        partly_scored = is_partly_scored(values, groups, weights)
+        policy = self.partial_rewards
+        if policy == "drop":
+            values, policy = values.masked_fill(partly_scored.unsqueeze(1), torch.nan), "sum"
+        rewards = combine_rewards(values, weights, policy)
+        token_rewards = self._token_rewards(tokens, rewards)
+        step = ScoredStep(rewards, groups, tokens.lengths, tokens.sizes, values, weights, token_rewards)
+        advantages = self.rule(step).nan_to_num(nan=0.0)
+        if advantages.shape not in ((len(values),), (int(tokens.sizes.sum()),)):
+            raise ValueError(
+                f"model.advantages gave a tensor of shape {tuple(advantages.shape)} for {len(values)} completions of "
+                f"{int(tokens.sizes.sum())} tokens. Return one value per completion, or one per token."
+            )
+        return Advantages(advantages.to(dtype), rewards.to(dtype), group_std(rewards, groups).to(dtype), partly_scored)
+
+    def _token_rewards(self, tokens: CompletionTokens, rewards: Tensor) -> Tensor | None:
+        if tokens.rewards is None:
+            return None
+        if not getattr(self.rule, "uses_token_rewards", False):
+            raise ValueError(
+                "A reward returned a list for a completion, which model.advantages="
+                f"{self.advantages!r} would ignore (for its normalize_then_sum, if it is grpo). Use the usual grpo, a rule "
+                "with the attribute uses_token_rewards = True, or one number per completion."
+            )
+        if self.partial_rewards == "renormalize":
+            raise ValueError(
+                "A reward returned a list for a completion, whose entries model.partial_rewards=renormalize cannot scale "
+                "up. Use sum or drop."
+            )
+        return tokens.rewards.masked_fill(rewards.isnan().repeat_interleave(tokens.sizes), torch.nan)

@@ -1,0 +1,88 @@
+"""The advantages of GRPO: rewards compared with those of the same prompt, in standard deviations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
+from grpo_lightning.algorithm.advantages.statistics import STD_EPSILON, batch_std, centre_on_group, group_std
+from grpo_lightning.algorithm.advantages.totals import combine_rewards
+
+
+@dataclass(frozen=True)
+class GroupRelative:
+    """``(r - group mean) / (std + 1e-4)``; where rewards tell tokens apart, the sum of what follows a token.
+
+    Outcome supervision and process supervision in DeepSeekMath (arXiv:2402.03300, Sec. 4.1.2 and 4.1.3): there each
+    reward of a step, such as a turn, is normalised with those of all steps of the group, and a token's advantage is the
+    sum of the normalised rewards of the step that it belongs to and of all later ones.
+
+    Args:
+        scale_rewards: group, batch or none: which standard deviation divides.
+    """
+
+    uses_token_rewards = True
+    scale_rewards: str = "group"
+
+    def __call__(self, step: ScoredStep) -> Tensor:
+        """``(N,)``, or ``(T,)`` where rewards tell tokens apart."""
+        if step.token_rewards is None:
+            return sum_then_normalize(step.rewards, step.groups, self.scale_rewards)
+        rows = torch.repeat_interleave(torch.arange(len(step.sizes)), step.sizes)
+        normalised = sum_then_normalize(step.token_rewards, step.groups[rows], self.scale_rewards)
+        completions = normalised.split(step.sizes.tolist())
+        return torch.cat([completion.flip(0).cumsum(0).flip(0) for completion in completions])
+
+
+@dataclass(frozen=True)
+class NormalizeThenSum:
+    """Each reward normalised in its group, the weighted sum of those normalised over the batch (GDPO).
+
+    Args:
+        partial_rewards: For rows with some rewards None, as in ``combine_rewards``.
+    """
+
+    partial_rewards: str = "sum"
+
+    def __call__(self, step: ScoredStep) -> Tensor:
+        """``(N,)``."""
+        return normalize_then_sum(step.values, step.groups, step.weights, self.partial_rewards)
+
+
+def sum_then_normalize(rewards: Tensor, groups: Tensor, scale_rewards: str) -> Tensor:
+    """``(N,)``: ``(r - group mean) / (std + 1e-4)``, 0 for a completion without a reward.
+
+    Outcome supervision in DeepSeekMath (arXiv:2402.03300, Sec. 4.1.2). Without the division: Dr. GRPO
+    (arXiv:2503.20783). With the batch's standard deviation: PPO Lite (arXiv:2508.08221).
+
+    Args:
+        rewards: ``(N,)`` totals, NaN for none.
+        groups: ``(N,)``.
+        scale_rewards: ``"group"``, ``"batch"`` or ``"none"``.
+    """
+    centred = centre_on_group(rewards, groups)
+    if scale_rewards == "group":
+        centred = centred / (group_std(rewards, groups) + STD_EPSILON)
+    elif scale_rewards == "batch":
+        centred = centred / (batch_std(rewards) + STD_EPSILON)
+    return centred.nan_to_num(nan=0.0)
+
+
+def normalize_then_sum(values: Tensor, groups: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
+    """``(N,)``: each reward normalised in its group, the weighted sum of those normalised over the batch.
+
+    GDPO (arXiv:2601.05242): a reward with a small spread is not drowned by one with a large spread.
+
+    Args:
+        values: ``(N, R)``, NaN for None.
+        groups: ``(N,)``.
+        weights: ``(R,)``.
+        policy: For rows with some rewards None, as in :func:`combine_rewards`.
+    """
+    columns = [sum_then_normalize(column, groups, "group") for column in values.unbind(dim=1)]
+    normalised = torch.stack(columns, dim=1).masked_fill(values.isnan(), torch.nan)
+    totals = combine_rewards(normalised, weights, policy)
+    return ((totals - totals.nanmean()) / (batch_std(totals) + STD_EPSILON)).nan_to_num(nan=0.0)

@@ -1,0 +1,33 @@
+"""LUSPO: each completion weighs by its length."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from grpo_lightning.algorithm.averaging import StepTotals, mean_of_completion_sums
+from grpo_lightning.algorithm.losses.clipped import ClippedLoss
+
+if TYPE_CHECKING:
+    from grpo_lightning.algorithm.objective import Objective
+
+
+@dataclass(frozen=True)
+class LUSPOLoss(ClippedLoss):
+    """The clipped surrogate with sequence ratios, each completion weighed by its length (arXiv:2602.05261)."""
+
+    def token_weights(self, lengths: Tensor, totals: StepTotals) -> Tensor:
+        """The mean over completions of the sum over tokens."""
+        return mean_of_completion_sums(lengths, totals)
+
+    def check(self, settings: Objective) -> None:
+        """Warns of token ratios."""
+        if settings.importance_sampling_level == "token":
+            warnings.warn(
+                "model.loss_type='luspo' is defined for sequence ratios: set "
+                "model.importance_sampling_level='sequence'.",
+                stacklevel=5,
+            )

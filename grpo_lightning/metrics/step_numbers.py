@@ -1,0 +1,36 @@
+"""The numbers of a step as they are logged, and the tokens counted over all steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StepNumbers:
+    """Completes a step's sums over ranks; remembers the tokens so far."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        """Prompt and completion tokens of all completions so far, over all ranks."""
+
+    def complete(self, numbers: dict[str, float], num_updates: int, learning_rate: float) -> None:
+        """Divides, counts and adds, in place.
+
+        Args:
+            numbers: Of the step, the same on every rank.
+            num_updates: Optimizer steps of the GRPO step, over which its losses are averaged.
+            learning_rate: After them.
+        """
+        for name in ("loss", "policy_loss"):
+            numbers[name] = numbers.get(name, 0.0) / num_updates
+        completion_tokens = numbers.pop("tokens/completion")
+        self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
+        numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": learning_rate}
+        numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count."""
+        return {"num_tokens": self.num_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on counting from there."""
+        self.num_tokens = state["num_tokens"]

@@ -1,0 +1,95 @@
+"""What settings of different parts refuse of each other, in the words of the config, before weights load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpo_lightning.generation.base import Generator
+from grpo_lightning.modules.grpo_settings import GRPOSettings
+
+
+def check_together(settings: GRPOSettings) -> None:
+    """Refuses settings that cannot work beside each other.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.num_generations < 2:
+        raise ValueError(
+            f"model.num_generations={settings.num_generations}: advantages compare the completions of a "
+            "prompt, so at least 2 are needed."
+        )
+    if settings.temperature == 0:
+        raise ValueError("model.temperature=0 gives one completion many times over. Use 1.0 to train.")
+    dynamic = settings.dynamic_sampling
+    if dynamic.replay_groups and not settings.importance_sampling_correction:
+        raise ValueError(
+            f"model.dynamic_sampling.replay_groups={dynamic.replay_groups} trains on tokens of an older policy, which "
+            "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
+        )
+    if dynamic.mode != "off" and settings.num_minibatches > 1:
+        raise ValueError(
+            f"model.dynamic_sampling.mode={dynamic.mode} may leave fewer groups than model.num_minibatches="
+            f"{settings.num_minibatches} needs. Use num_minibatches=1, or mode=off."
+        )
+    if dynamic.mode == "refill" and settings.async_rollouts:
+        raise ValueError(
+            f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
+            f"{settings.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
+        )
+
+
+def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
+    """Refuses to sample ahead where that is not possible.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if not settings.async_rollouts:
+        return
+    setting, name = f"model.async_rollouts={settings.async_rollouts}", type(generator).__name__
+    if settings.async_rollouts not in (0, 1):
+        raise ValueError(
+            f"{setting} is not possible. Use 0 (sample, then train) or 1: the server samples a step ahead. Further "
+            "ahead, completions would be sampled by weights that change under them, and no run could be repeated."
+        )
+    if not generator.can_sample_ahead:
+        raise ValueError(
+            f"{setting} samples while the policy is trained, and model.generator={name} needs the policy or its "
+            "device for it. Use model.generator=VLLMServer, or async_rollouts=0."
+        )
+    if not settings.importance_sampling_correction:
+        raise ValueError(
+            f"{setting} trains on tokens of the policy one step before, which "
+            "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
+        )
+
+
+def check_data(settings: GRPOSettings, data: Any) -> None:
+    """Refuses a source of prompts that cannot give what training asks for.
+
+    Args:
+        settings: Of the module.
+        data: The Trainer's datamodule; None where it has plain dataloaders.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    prompts, minibatches = getattr(data, "batch_size", settings.num_minibatches), settings.num_minibatches
+    if prompts < minibatches:
+        raise ValueError(
+            f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
+            f"{minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
+        )
+    if getattr(data, "train_prompts", None) is not None:
+        return
+    if settings.async_rollouts:
+        raise ValueError(
+            "model.async_rollouts asks GRPODataModule for the next prompts, and the Trainer has another source of data. "
+            "Use GRPODataModule, or async_rollouts=0."
+        )
+    if settings.dynamic_sampling.mode == "refill":
+        raise ValueError(
+            "model.dynamic_sampling.mode=refill draws further prompts from GRPODataModule, and the Trainer has "
+            "another source of data. Use mode=drop, or GRPODataModule."
+        )

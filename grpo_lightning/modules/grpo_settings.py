@@ -1,0 +1,54 @@
+"""The settings of GRPO: those of its parts, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.evaluation import EvaluationSettings
+from grpo_lightning.rollouts.lookahead import LookaheadSettings
+from grpo_lightning.rollouts.source import RolloutSettings
+from grpo_lightning.training.experience_maker import ExperienceSettings
+from grpo_lightning.training.optimization import OptimizationSettings
+from grpo_lightning.training.passes import PassSettings
+from grpo_lightning.training.step_advantages import AdvantageSettings
+from grpo_lightning.training.updates import UpdateSettings
+
+NO_DYNAMIC_SAMPLING = DynamicSampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings(
+    UpdateSettings,
+    PassSettings,
+    OptimizationSettings,
+    ExperienceSettings,
+    AdvantageSettings,
+    Objective,
+    LookaheadSettings,
+    EvaluationSettings,
+    SamplingSettings,
+    RolloutSettings,
+    PolicySettings,
+):
+    """All of ``model.*``.
+
+    Args:
+        dynamic_sampling: What happens to groups whose completions all earn the same (DAPO): nothing, or they are
+            dropped or replaced.
+        max_sampler_mismatch: Stop the run where the sampler's and the trainer's logprobs of the sampled tokens differ
+            by more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and
+            0.01 to 0.06 in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none
+            where top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
+        seed: With the step and the prompt, decides every sampled token and dropout mask of the run.
+    """
+
+    dynamic_sampling: DynamicSampling = NO_DYNAMIC_SAMPLING
+    max_sampler_mismatch: float | None = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Nothing: the settings of each part are made out of these, and check themselves."""

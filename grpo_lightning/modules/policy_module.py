@@ -1,0 +1,214 @@
+"""What every module that trains a policy does at Lightning's hooks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+
+from grpo_lightning.distributed.rank_watch import RankWatch
+from grpo_lightning.distributed.stop_signals import StopSignals
+from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy
+from grpo_lightning.memory.budget import MemoryPlan
+from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
+from grpo_lightning.memory.rehearsal import rehearse
+from grpo_lightning.memory.workload import Workload
+from grpo_lightning.metrics.evaluation import NamedMeans
+from grpo_lightning.metrics.start_times import StartTimes
+from grpo_lightning.modules.saved_settings import plain_settings
+from grpo_lightning.modules.schedules import RunSchedule, run_steps
+from grpo_lightning.policy.policy import Placement, Policy
+from grpo_lightning.policy.strategy_check import check_policy
+from grpo_lightning.rollouts.replicas import Replica, replica_of
+from grpo_lightning.training.optimization import Optimization, check_trainer
+from grpo_lightning.training.passes import Passes
+
+SETTINGS_KEY = "module_settings"
+"""In a checkpoint. Not Lightning's own key: its command line would put these in the place of the config's."""
+
+
+class PolicyModule(L.LightningModule):
+    """Loads a policy, makes room for its training, saves it: the same for completions and for demonstrations.
+
+    A subclass makes the parts in its ``__init__``.
+    """
+
+    policy: Policy
+    passes: Passes
+    optimization: Optimization
+    given_settings: dict[str, Any]
+    """What the module was made with, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds trained weights only; on_load_checkpoint checks them itself
+        self.num_updates = 1
+        """Optimizer steps of a step."""
+        self.steps_done = 0
+        """Steps finished; saved in checkpoints, and with the seed the source of all randomness."""
+        self.step_metrics: dict[str, float] = {}
+        """What the last step logged, the same on every rank."""
+        self.memory_plan: MemoryPlan | None = None
+        """What the start of training measured; None where memory cannot be measured."""
+        self.rank_watch = RankWatch()
+        self.start_times = StartTimes()
+        self.start_times.mark("imports")
+        self._means: dict[int, NamedMeans] = {}
+
+    @property
+    def replica(self) -> Replica:
+        """The ranks that this one runs training passes with."""
+        if self._trainer is None:
+            return Replica()
+        return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)
+
+    @property
+    def datamodule(self) -> Any:
+        """The Trainer's; None where it has plain dataloaders."""
+        return getattr(self.trainer, "datamodule", None)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
+        check_trainer(self.trainer)
+        check_strategy(self.trainer.strategy)
+        check_policy(self.policy, self.trainer.strategy)
+        return [self.rank_watch, StopSignals()]
+
+    def configure_model(self) -> None:
+        """Loads the weights, once; without a Trainer onto the CPU, in float32."""
+        if self.policy.is_loaded:
+            return
+        self.start_times.mark("data")
+        self.policy.load(None if self._trainer is None else self._placement())
+        self.start_times.mark("weights")
+
+    def _placement(self) -> Placement:
+        strategy = self.trainer.strategy
+        mesh = strategy.device_mesh if isinstance(strategy, ModelParallelStrategy) else None
+        return Placement(strategy.root_device, str(self.trainer.precision), mesh)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over trainable weights and, where set, its scheduler."""
+        made = self.optimization.make_optimizer()
+        if isinstance(made, dict) and isinstance(made["lr_scheduler"], RunSchedule):
+            made["lr_scheduler"].set_total_steps(run_steps(self.trainer, self.num_updates))
+        return made
+
+    @abstractmethod
+    def workload(self) -> Workload:
+        """The training that is about to start, for the measurement of memory."""
+
+    def base_workload(self, **training: Any) -> Workload:
+        """What every workload has, with what is said of the training itself."""
+        longest = getattr(getattr(self.datamodule, "train_prompts", None), "lengths", None)
+        return Workload(
+            policy=self.policy,
+            passes=self.passes,
+            optimizer=self.trainer.optimizers[0],
+            optimizer_factory=self.optimization.settings.optimizer,
+            device=self.device,
+            precision=self.trainer.strategy.precision_plugin.train_step_context,
+            longest_prompt=max(longest) if longest else getattr(self.datamodule, "max_prompt_length", None),
+            world_size=self.trainer.world_size,
+            replica_size=self.replica.size,
+            **training,
+        )
+
+    def prompts_in_a_step(self) -> int:
+        """Prompts that one step of this rank may train on; more than any has where the data does not tell."""
+        return int(getattr(self.datamodule, "batch_size", 2**20))
+
+    def memory_gauge(self) -> MemoryGauge | None:
+        """What measures the device that the policy is trained on; None where memory cannot be measured."""
+        return gauge_of(self.device)
+
+    def settle_memory(self) -> None:
+        """Makes sure, once and before the first step, that training passes fit into the GPU; auto chooses their size.
+
+        Raises:
+            MemoryError: If they do not fit, with what to change.
+        """
+        gauge = self.memory_gauge()
+        if gauge is None or self.memory_plan is not None:
+            return
+        self.start_times.mark("setup")
+        self.rank_watch.enter("the measurement of memory before the first step")
+        passes = self.passes
+        budget = passes.max_tokens if passes.is_fixed else passes.saved_budget
+        self.memory_plan = rehearse(self.workload(), gauge, budget, passes.is_fixed)
+        passes.max_tokens = self.memory_plan.budget
+        self.start_times.mark("rehearsal")
+        if budget not in (None, passes.max_tokens):
+            rank_zero_warn(
+                f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "
+                f"{passes.max_tokens}, and its numbers will differ from those of the first one in rounding."
+            )
+
+    def on_train_start(self) -> None:
+        """Settles memory, and DDP's buckets."""
+        self.settle_memory()
+        if self.optimization.has_buckets:
+            self.optimization.settle_buckets(self.passes.scorer.idle(self.device))
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts with empty means, one per held-out dataset."""
+        self._means = {}
+
+    def on_test_epoch_start(self) -> None:
+        """As for validation."""
+        self._means = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means as ``val/...``."""
+        self.log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the means as ``test/...``."""
+        self.log_means("test")
+
+    def log_means(self, stage: str) -> None:
+        """Logs the means of each held-out dataset as ``val/...``, or ``val/<dataset>/...`` where there are several."""
+        loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
+        names = list(loaders) if isinstance(loaders, dict) else []
+        for index, means in self._means.items():
+            prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
+            self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""
+        strategy = self.trainer.strategy
+        # Lightning's own ModelParallelStrategy loads by the names of the whole module.
+        keeps_all = isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2Strategy)
+        self.policy.add_to_checkpoint(checkpoint, "policy", keeps_all)
+        checkpoint["steps_done"] = self.steps_done
+        checkpoint["passes"] = self.passes.state_dict()
+        checkpoint[SETTINGS_KEY] = plain_settings(self.given_settings)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
+        """The module of a checkpoint file, with its weights, for evaluation or for use in Python.
+
+        Args:
+            checkpoint_path: A file.
+            *args: As Lightning has them, from ``map_location`` on.
+            **settings: In place of those that the checkpoint was made with, which holds them as far as they are numbers
+                and texts: objects (a reward that is a function, a generator) are given again.
+
+        Example:
+            >>> module = GRPOModule.load_from_checkpoint("runs/grpo/checkpoints/last.ckpt")  # doctest: +SKIP
+        """
+        saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        return super().load_from_checkpoint(checkpoint_path, *args, **(saved | settings))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
+        self.policy.check_checkpoint(checkpoint, "policy")
+        self.policy.changed()
+        self.steps_done = checkpoint["steps_done"]
+        self.passes.load_state_dict(checkpoint["passes"])

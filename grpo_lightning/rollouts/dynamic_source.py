@@ -1,0 +1,60 @@
+"""Dynamic sampling as a source: groups that can teach something, out of another source's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, ScoredGroups
+from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
+from grpo_lightning.types import PromptBatch
+
+
+class DynamicSource(Source):
+    """Drops groups whose completions all earn the same, or replaces them.
+
+    Args:
+        inner: What is sampled from: ``source``, or a wrapper of it.
+        source: Knows the totals of rewards.
+        sampler: Chooses, and remembers.
+        draw: So many further prompts of this rank, in an order of their own.
+        ranks: Gives the number of this rank and how many there are, once training starts.
+    """
+
+    key = "dynamic_sampling"
+    inner: Source
+
+    def __init__(
+        self,
+        inner: Source,
+        source: RolloutSource,
+        sampler: DynamicSampler,
+        draw: Callable[[int], PromptBatch],
+        ranks: Callable[[], tuple[int, int]] = lambda: (0, 1),
+    ) -> None:
+        self.inner, self.source, self.sampler, self.draw, self.ranks = inner, source, sampler, draw, ranks
+
+    def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
+        """The chosen groups, whose rewards are there already."""
+        entries: dict[str, Tensor] = {}
+
+        def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
+            sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
+            entries.update(sampled.entries)
+            return ScoredGroups(prompts, sampled.rollouts, sampled.await_rewards())
+
+        def idle() -> None:
+            self.source.sample_nothing(self.source.sampling)
+
+        groups, numbers = self.sampler.collect(batch, sample, self.draw, self.source.composed, moment.step, idle)
+        return Sampled(groups.batch, groups.rollouts, lambda: groups.rewards, entries | numbers)
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What the sampler remembers, of all ranks."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores it."""
+        self.sampler.load_state_dict(state, self.source.reward_runner.names, *self.ranks())

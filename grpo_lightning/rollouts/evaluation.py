@@ -1,0 +1,141 @@
+"""Evaluation: how good the policy is on held-out prompts, and its completions written down."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from grpo_lightning.algorithm.advantages import combine_rewards
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
+from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
+from grpo_lightning.rollouts.source import Moment, RolloutSource
+from grpo_lightning.types import PromptBatch, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What held-out prompts are evaluated with.
+
+    Args:
+        num_generations_eval: Completions sampled per held-out prompt for pass@k; 0 for the greedy one only.
+        temperature_eval: Temperature of those samples.
+        top_p_eval: top_p of those samples.
+        eval_rewards: Further rewards that are reported in evaluation and never trained on.
+        success_reward: The reward that says whether a completion is correct (1 or more), for ``accuracy`` and
+            pass@k; by default the one called accuracy, else the first.
+    """
+
+    num_generations_eval: int = 0
+    temperature_eval: float = 1.0
+    top_p_eval: float = 1.0
+    eval_rewards: RewardSpec | None = None
+    success_reward: str | None = None
+
+
+class Evaluation:
+    """Scores one greedy completion per held-out prompt, estimates pass@k from sampled ones.
+
+    Args:
+        settings: See there.
+        source: Samples, and has the rewards that are trained on.
+    """
+
+    def __init__(self, settings: EvaluationSettings, source: RolloutSource) -> None:
+        self.source = source
+        plain = replace(source.sampling, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+        self.greedy = replace(plain, num_generations=1, temperature=0.0)
+        self.sampling: SamplingSettings | None = None
+        if settings.num_generations_eval:
+            self.sampling = replace(
+                plain,
+                num_generations=settings.num_generations_eval,
+                temperature=settings.temperature_eval,
+                top_p=settings.top_p_eval,
+            )
+        trained_on = source.reward_runner
+        extra = resolve_rewards(settings.eval_rewards) if settings.eval_rewards else []
+        self.reward_runner = RewardRunner(resolve_rewards([*trained_on.rewards, *extra]), **asdict(trained_on.runtime))
+        self.success_index = self._find_success_reward(settings.success_reward)
+
+    def _find_success_reward(self, name: str | None) -> int:
+        names = self.reward_runner.names
+        name = name or ("accuracy" if "accuracy" in names else names[0])
+        if name not in names:
+            raise ValueError(f"model.success_reward={name!r} is not among the rewards: {', '.join(names)}.")
+        return names.index(name)
+
+    @property
+    def success_reward(self) -> str:
+        """The reward that says whether a completion is correct."""
+        return self.reward_runner.names[self.success_index]
+
+    def means(self) -> NamedMeans:
+        """An empty accumulator for ``evaluate``."""
+        names = [f"rewards/{name}" for name in self.reward_runner.names]
+        names += ["reward", "accuracy", "completions/mean_length", "completions/clipped_ratio"]
+        if self.sampling is not None:
+            names += [f"pass@{k}" for k in _ks(self.sampling)]
+        return NamedMeans(names)
+
+    def evaluate(self, batch: PromptBatch, means: NamedMeans, moment: Moment) -> list[dict[str, Any]]:
+        """Scores one greedy completion per prompt, and samples for pass@k, into ``means``.
+
+        Returns:
+            One row per prompt: prompt, greedy completion, the dataset columns and each reward.
+        """
+        if not len(batch):
+            self.source.sample_nothing(self.greedy, self.sampling)
+            return []
+        rollouts = self.source.sample_as(batch, self.greedy, "eval", moment.step)
+        table = self.source.score(batch, rollouts, moment, self.reward_runner)
+        means.update({f"rewards/{name}": table.values[:, r].tolist() for r, name in enumerate(table.names)})
+        trained_on = len(self.source.reward_runner.rewards)
+        trained = (table.values[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
+        totals = combine_rewards(*self.source.compose_rewards(*trained))
+        success = (table.values[:, self.success_index] >= 1).double()
+        means.update({"reward": totals.tolist(), "accuracy": success.tolist()})
+        lengths, clipped = rollouts.completion_lengths.double().tolist(), rollouts.truncated.double().tolist()
+        means.update({"completions/mean_length": lengths, "completions/clipped_ratio": clipped})
+        if self.sampling is not None:
+            means.update(self._pass_at_ks(batch, self.sampling, moment))
+        return self._rows(batch, rollouts, table)
+
+    def predict(self, batch: PromptBatch, moment: Moment) -> list[dict[str, Any]]:
+        """Rows of completions sampled as in training, with their rewards."""
+        if not len(batch):
+            self.source.sample_nothing(self.source.sampling)
+            return []
+        rollouts = self.source.sample_as(batch, self.source.sampling, "train", moment.step)
+        return self._rows(batch, rollouts, self.source.score(batch, rollouts, moment, self.reward_runner))
+
+    def _pass_at_ks(self, batch: PromptBatch, sampling: SamplingSettings, moment: Moment) -> dict[str, list[float]]:
+        rollouts = self.source.sample_as(batch, sampling, "eval", moment.step)
+        table = self.source.score(batch, rollouts, moment, self.reward_runner)
+        success = (table.values[:, self.success_index] >= 1).double()
+        correct = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rollouts.group, success)
+        samples = sampling.num_generations
+        return {f"pass@{k}": [pass_at_k(samples, int(c), k) for c in correct.tolist()] for k in _ks(sampling)}
+
+    def _rows(self, batch: PromptBatch, rollouts: Rollouts, table: RewardTable) -> list[dict[str, Any]]:
+        texts = self.source.texts.completions(batch, rollouts)
+        rows = []
+        for n, b in enumerate(rollouts.group.tolist()):
+            scores = {name: none_if_nan(table.values[n, r].item()) for r, name in enumerate(table.names)}
+            columns = {name: values[b] for name, values in batch.columns.items()}
+            identity = {"uid": batch.uids[b], "prompt": batch.prompts[b], "completion": texts[n]}
+            logged = {name: values[n] for name, values in table.extra.items()}
+            rows.append({**identity, **columns, **logged, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
+        return rows
+
+    def close(self) -> None:
+        """Ends the workers of its rewards."""
+        self.reward_runner.close()
+
+
+def _ks(sampling: SamplingSettings) -> list[int]:
+    """1, 2, 4, ... up to the number of samples."""
+    samples = sampling.num_generations
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})

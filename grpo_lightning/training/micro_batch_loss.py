@@ -1,0 +1,69 @@
+"""The loss of a micro-batch under the policy, and the entropy coefficient that it may adapt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.metrics.step_report import StepReport
+from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.passes import Passes
+
+
+class MicroBatchLoss:
+    """One forward pass over a micro-batch, and the objective of its logprobs.
+
+    Args:
+        objective: The loss.
+        passes: Over the policy.
+    """
+
+    def __init__(self, objective: Objective, passes: Passes) -> None:
+        self.objective, self.passes = objective, passes
+        self.entropy_controller = objective.entropy_controller()
+        self.replica = Replica()
+        self.device = torch.device("cpu")
+
+    def __call__(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
+        """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
+        scorer = self.passes.scorer
+        if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
+            return scorer.idle(self.device)
+        logprobs, entropy = scorer.score(
+            experience.rollouts,
+            micro_batch.rows,
+            self.device,
+            with_entropy=True,
+            entropy_grad=self.objective.entropy_has_gradient,
+        )
+        loss, metrics = self.objective.loss(
+            experience.train_tokens(micro_batch.rows),
+            logprobs,
+            entropy,
+            micro_batch.totals,
+            self.entropy_controller.applied if self.entropy_controller else None,
+        )
+        if self.replica.leads:  # the others have the same numbers
+            report.add(metrics)
+            report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))
+        return loss * self.replica.count
+
+    def end_step(self, numbers: dict[str, float]) -> None:
+        """Adds the entropy coefficient of the step, and adapts it to the step's entropy."""
+        if self.entropy_controller is not None:
+            numbers["entropy_coef"] = self.entropy_controller.coefficient
+            if "entropy_of_trained_tokens" in numbers:
+                self.entropy_controller.update(numbers["entropy_of_trained_tokens"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """An entropy coefficient that has changed."""
+        return self.entropy_controller.state_dict() if self.entropy_controller else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores it."""
+        if self.entropy_controller:
+            self.entropy_controller.load_state_dict(state)

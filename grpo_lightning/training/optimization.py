@@ -1,0 +1,152 @@
+"""How gradients are added up over passes and ranks, and become a step of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from grpo_lightning.algorithm.experience import MicroBatch
+from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
+from grpo_lightning.distributed.strategies import FSDP2Strategy
+from grpo_lightning.distributed.tensor_parallel import settle_gradients
+from grpo_lightning.policy.low_precision_updates import check_steps_land
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.rollouts.replicas import Replica
+
+ADAMW = {"lr": 1e-6, "weight_decay": 0.0}
+"""Of the default optimizer."""
+
+
+def default_optimizer(params: Any) -> torch.optim.Optimizer:
+    """AdamW, as TRL has it."""
+    return torch.optim.AdamW(params, **ADAMW)  # type: ignore[arg-type]  # names of its arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings:
+    """How the weights move.
+
+    Args:
+        optimizer: Class path and arguments of the optimizer. Weights in half precision (bf16-true) need one that adds up what
+            rounding takes from its steps, such as optimi.AdamW.
+        lr_scheduler: Class path and arguments of a scheduler that is stepped once per optimizer step.
+        max_grad_norm: Gradients are scaled down to this global 2-norm; 0 leaves them alone.
+        allow_rounded_steps: Train weights in half precision also with an optimizer and a learning rate whose steps round
+            away for more than nine tenths of them. Such a run hardly learns, and is refused otherwise.
+
+    Raises:
+        ValueError: For a negative norm.
+    """
+
+    optimizer: OptimizerCallable = default_optimizer
+    lr_scheduler: LRSchedulerCallable | None = None
+    max_grad_norm: float = 1.0
+    allow_rounded_steps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_grad_norm < 0:
+            raise ValueError(f"model.max_grad_norm={self.max_grad_norm} is negative. Use 0 for no clipping.")
+
+
+class Optimization:
+    """The optimizer of a policy; manual optimization, since a step has any number of passes.
+
+    Args:
+        settings: See there.
+        policy: Its version is raised by every step of the optimizer, whoever asks for it.
+        lightning: Does the backward passes, and holds the optimizer once it is made.
+    """
+
+    def __init__(self, settings: OptimizationSettings, policy: Policy, lightning: L.LightningModule) -> None:
+        self.settings, self.policy, self.lightning = settings, policy, lightning
+        self.replica = Replica()
+
+    def make_optimizer(self) -> Any:
+        """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``."""
+        settings = self.settings
+        groups = by_mesh(p for p in self.policy.parameters() if p.requires_grad)
+        optimizer = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
+        optimizer.register_step_post_hook(lambda *_: self.policy.changed())
+        scheduler = None if settings.lr_scheduler is None else settings.lr_scheduler(optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError(
+                "model.lr_scheduler=ReduceLROnPlateau waits for a validation metric, and a schedule is stepped once per optimizer "
+                "step. Use grpo_lightning.modules.schedules.WarmupSchedule."
+            )
+        if not settings.allow_rounded_steps:
+            check_steps_land(optimizer, settings.optimizer)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
+        """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
+        strategy = self.lightning.trainer.strategy
+        if micro_batch.is_last or not isinstance(strategy, ParallelStrategy):
+            self.lightning.manual_backward(loss)
+        else:
+            with strategy.block_backward_sync():
+                self.lightning.manual_backward(loss)
+
+    def step(self) -> Tensor:
+        """One optimizer step on the accumulated gradients, clipped; a gradient with NaN or inf is dropped instead.
+
+        Returns:
+            The 2-norm of the gradient before clipping, a 0-dim tensor on the CPU: for it the host waits for all passes.
+            Not finite where the step was skipped.
+        """
+        optimizer = cast(LightningOptimizer, self.lightning.optimizers())
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
+                parameter.grad = torch.zeros_like(parameter)
+        if self.replica.size > 1:
+            strategy = cast(FSDP2Strategy, self.lightning.trainer.strategy)
+            settle_gradients(self.policy.model, strategy.device_mesh)
+        norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
+        if torch.isfinite(norm):
+            optimizer.step()
+            torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
+            scheduler: Any = self.lightning.lr_schedulers()
+            if scheduler is not None:
+                scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def settle_buckets(self, idle_loss: Tensor) -> None:
+        """Lets DDP settle its buckets: their layout rounds the sums over ranks, and a resumed run must not differ.
+
+        Args:
+            idle_loss: Of a pass that has no gradient.
+        """
+        self.lightning.manual_backward(idle_loss)
+        self.lightning.zero_grad(set_to_none=True)
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether DDP sums gradients."""
+        return isinstance(self.lightning.trainer.strategy.model, DistributedDataParallel)
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuses Trainer settings without effect, before Lightning refuses them in its own words.
+
+    Raises:
+        ValueError: Naming what to set instead.
+    """
+    if trainer.gradient_clip_val:
+        raise ValueError("trainer.gradient_clip_val is not used by GRPO. Set model.max_grad_norm instead.")
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "trainer.accumulate_grad_batches is not used: one batch is one GRPO step whatever its size. "
+            "Set data.batch_size to the prompts of a step; model.max_tokens_per_microbatch bounds the memory."
+        )
+    if str(trainer.precision) == "16-mixed":
+        raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")

@@ -1,0 +1,94 @@
+"""Passes over the policy: in which layout, of how many tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.sharding import is_sharded
+from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.types import Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSettings:
+    """How a step is cut into passes.
+
+    Args:
+        max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
+            gradient. auto: on a GPU what its free memory allows, up to 16384 (65536 for small models), measured before the
+            first step; 16384 elsewhere. A resumed run keeps what was chosen.
+        microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
+
+    Raises:
+        ValueError: For a budget that holds no token.
+    """
+
+    max_tokens_per_microbatch: int | Literal["auto"] = "auto"
+    microbatch_layout: Literal["auto", "packed", "padded"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_budget(self.max_tokens_per_microbatch)
+
+
+class Passes:
+    """The policy's scorer, and how many tokens a pass may have.
+
+    Args:
+        settings: See there.
+        policy: Its weights may load later.
+        temperature: The sampling temperature; 1 where nothing is sampled.
+    """
+
+    def __init__(self, settings: PassSettings, policy: Policy, temperature: float = 1.0) -> None:
+        self.layout, self.policy, self.temperature = settings.microbatch_layout, policy, temperature
+        budget = settings.max_tokens_per_microbatch
+        self.is_fixed = budget != "auto"
+        """Whether the config says how large a pass is; otherwise the start of training, or a checkpoint does."""
+        self.max_tokens = LARGEST_BUDGET if budget == "auto" else budget
+        self.saved_budget: int | None = None
+        """Of the run that this one goes on from, where auto keeps it."""
+        self._scorer: Scorer | None = None
+
+    @property
+    def scorer(self) -> Scorer:
+        """Of the policy; made on first use, when weights exist."""
+        if self._scorer is None or self._scorer.model is not self.policy.model:
+            self._scorer = self.make_scorer(self.policy.model)
+        return self._scorer
+
+    def make_scorer(self, model: nn.Module) -> Scorer:
+        """Scores another model, such as the reference, as the policy is scored."""
+        return Scorer(model, self.temperature, self.layout, float32_head=self.policy.settings.float32_head)
+
+    def plan(self, rollouts: Rollouts, rows: Tensor) -> list[Tensor]:
+        """The completions of each pass that ``rows`` need."""
+        return self.scorer.plan(rollouts, rows, self.max_tokens)
+
+    def plan_everywhere(self, scorer: Scorer, rollouts: Rollouts) -> list[Tensor]:
+        """Passes over all completions; before them, where ranks gather weights together, as many as others have more."""
+        plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens)
+        if is_sharded(scorer.model):
+            device = next(scorer.model.parameters()).device
+            for _ in range(max(gather_objects(len(plan))) - len(plan)):
+                scorer.idle(device)
+        return plan
+
+    def fill(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
+        """(1,): tokens of a pass as a share of what it may have."""
+        return torch.tensor([self.scorer.count_tokens(rollouts, rows) / self.max_tokens])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The size of passes: another split would round otherwise."""
+        return {"max_tokens": self.max_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps it, where the config does not say another."""
+        if not self.is_fixed:
+            self.saved_budget = self.max_tokens = state["max_tokens"]

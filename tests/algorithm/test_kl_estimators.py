@@ -1,0 +1,48 @@
+"""KL estimators by hand: values, gradients, and a user's own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+
+GAP = math.log(0.25 / 0.5)  # logprob - ref of the one token
+
+
+def absolute(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return (logprobs - ref_logprobs).abs()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "corrected", "value", "gradient"),
+    [
+        ("k1", True, GAP, GAP + 1),
+        ("k2", False, GAP**2 / 2, GAP),
+        ("k2", True, GAP**2 / 2, GAP**2 / 2 + GAP),
+        ("k3", False, 2 + GAP - 1, 1 - 2),
+        ("k3", True, 2 + GAP - 1, GAP),
+        (f"{__name__}.absolute", False, -GAP, -1.0),
+    ],
+)
+def test_an_estimator_gives_its_value_and_with_the_ratio_its_unbiased_gradient(
+    estimator: str, corrected: bool, value: float, gradient: float
+):
+    logprobs = torch.tensor([0.25], dtype=torch.float64).log().requires_grad_()
+    tokens = TrainTokens(
+        rows=torch.tensor([0]),
+        mask=torch.tensor([True]),
+        lengths=torch.tensor([1]),
+        advantages=torch.zeros(1, dtype=torch.float64),
+        ref_logprobs=torch.tensor([0.5], dtype=torch.float64).log(),
+    )
+    objective = Objective(
+        beta=0.5, kl_estimator=estimator, use_bias_correction_kl=corrected, importance_sampling_correction=False
+    )
+    loss, metrics = objective.loss(tokens, logprobs, None, StepTotals(1, 1))
+    loss.backward()
+    assert metrics.result()["kl"] == pytest.approx(value)
+    assert logprobs.grad is not None and logprobs.grad.item() == pytest.approx(0.5 * gradient)

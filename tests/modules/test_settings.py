@@ -1,0 +1,106 @@
+"""One signature: every setting is seen, documented, checked and saved; a subclass adds its own."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from ahead_generator import AheadGenerator
+from runs import fit, make_data, make_module, make_trainer, weights
+from torch import Tensor
+
+from grpo_lightning import GRPOModule, SFTModule
+from grpo_lightning.commands.module_choice import chosen_class, chosen_path, with_one_option
+from grpo_lightning.modules.flat_settings import documented
+from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.modules.sft import SFTSettings
+from grpo_lightning.rollouts.source import RolloutSource
+
+
+@pytest.mark.parametrize(("module", "settings"), [(GRPOModule, GRPOSettings), (SFTModule, SFTSettings)])
+def test_the_signature_has_every_setting_and_each_has_a_text(module, settings):
+    parameters = inspect.signature(module).parameters
+    assert {"model_name_or_path", "lora_rank", "optimizer", "seed"} <= parameters.keys()
+    assert all(each.kind is each.KEYWORD_ONLY for each in parameters.values())
+    texts = documented(settings)
+    assert texts.keys() == parameters.keys()
+    assert [name for name, text in texts.items() if len(text) < 4] == []
+    assert "seed: " in module.__init__.__doc__
+
+
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(tiny_model_dir):
+    with pytest.raises(TypeError, match=r"GRPOModule has no setting num_generation=8. Did you mean num_generations\?"):
+        make_module(tiny_model_dir, num_generation=8)
+    with pytest.raises(TypeError, match=r"needs model.model_name_or_path and model.rewards|needs model.rewards"):
+        GRPOModule(beta=0.1)
+
+
+class Counting(RolloutSource):
+    """Counts the batches that come through it."""
+
+    calls = 0
+
+    def generate(self, *args, **kwargs):
+        type(self).calls += 1
+        return super().generate(*args, **kwargs)
+
+
+class WithCounting(GRPOModule):
+    def make_source(self, settings):
+        return Counting(settings, self.sampling, self.policy, self.seed)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_own_source_samples_every_batch_also_ahead_of_its_step(tiny_model_dir, tmp_path, ahead):
+    settings = make_module(tiny_model_dir).given_settings
+    settings |= {"generator": AheadGenerator(), "async_rollouts": ahead, "max_sampler_mismatch": None}
+    Counting.calls = 0
+    make_trainer(tmp_path, 3).fit(WithCounting(**settings), datamodule=make_data(tmp_path))
+    assert Counting.calls == 3
+
+
+def test_a_step_of_the_optimizer_that_nobody_of_ours_made_reaches_the_sampler(tiny_model_dir, tmp_path):
+    def step_by_hand(module: GRPOModule) -> None:
+        def step() -> Tensor:
+            module.optimizers().step()
+            module.optimizers().zero_grad()
+            return torch.tensor(1.0)
+
+        module.optimization.step = step
+
+    generator = AheadGenerator()
+    module = fit(tiny_model_dir, tmp_path, 3, on_module=step_by_hand, generator=generator)
+    assert module.policy.version == 3
+    assert generator.events.count("weights") == 3
+    assert module.step_metrics["sampling/sampling_logp_difference/mean"] < 1e-4
+
+
+def test_a_module_comes_back_from_its_checkpoint(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir, rewards="accuracy", beta=0.1, temperature=0.7)
+    trainer = make_trainer(tmp_path, 2)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    loaded = GRPOModule.load_from_checkpoint(tmp_path / "two.ckpt")
+    assert (loaded.steps_done, loaded.sampling.temperature, loaded.objective.beta) == (2, 0.7, 0.1)
+    expected = weights(module)
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights(loaded).items())
+    other = GRPOModule.load_from_checkpoint(tmp_path / "two.ckpt", temperature=0.5)
+    assert other.sampling.temperature == 0.5
+
+
+def test_a_class_is_chosen_by_its_import_path_on_the_command_line_or_in_a_config(tmp_path: Path):
+    path = f"{__name__}.WithCounting"
+    for words in (["--model", path], [f"--model={path}"], ["--model.class_path", path], ["--model_class", path]):
+        args = with_one_option(["fit", *words, "--model.beta", "0.1"])
+        assert chosen_class(chosen_path(args), GRPOModule) is WithCounting
+        assert args[-2:] == ["--model.beta", "0.1"]
+    (tmp_path / "run.yaml").write_text(f"model_class: {path}\n")
+    args = ["fit", "--config", str(tmp_path / "run.yaml")]
+    assert chosen_path(with_one_option(args)) == path
+    assert chosen_class(None, GRPOModule) is GRPOModule
+    with pytest.raises(ValueError, match=r"model_class=os.path.join is no subclass of GRPOModule"):
+        chosen_class("os.path.join", GRPOModule)
+    with pytest.raises(ValueError, match=r"model_class=nowhere.Module cannot be imported"):
+        chosen_class("nowhere.Module", GRPOModule)
