@@ -65,7 +65,7 @@ class Moment:
     max_updates: int = -1
     """Optimizer steps of the run; -1 where something else ends it."""
     epoch: float = 0.0
-    run: RewardState = RewardState()
+    run: RewardState = field(default_factory=RewardState)
     """What else rewards are told of the run."""
 
 

@@ -96,6 +96,7 @@ CALLS = (
     ("returns None alone", "TypeError", "None for each", "None stands for None for each completion"),
     ("returns a dictionary", "its keys", "error", "the keys of a dictionary are hardly meant as rewards"),
     ("returns a set", "in some order", "error", "a set has no order, so no value belongs to a completion"),
+    ("returns a list for a completion", "error", "its sum", "a list speaks of the tokens or turns of its completion"),
     ("returns infinity", "infinity", "error", "an infinite reward makes every advantage of its group NaN"),
     ("returns integers of hundreds of digits", "error", "the largest float32", "the nearest number ranks them rightly"),
     ("returns numbers beyond float32", "infinity", "as they are", "rewards are float64 here"),

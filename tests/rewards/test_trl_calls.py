@@ -39,6 +39,7 @@ DIFFERENCES = {
         [3.0, 0.5, -1.0, 0.0, 2.25, 7.0], REFUSED, "the keys of a dictionary are hardly meant as rewards"
     ),
     "set": Difference("any order", REFUSED, "a set has no order, so no value belongs to a completion"),
+    "pairs": Difference(REFUSED, [3.0] * 6, "a list speaks of the tokens or turns of its completion"),
     "infinity": Difference(
         [math.inf, 1, 2, 3, 4, 5], REFUSED, "an infinite reward makes every advantage of its group NaN"
     ),

@@ -10,8 +10,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit, make_data, make_module, make_trainer, share_of_digits
 
-from grpo_lightning.rollouts.run_state import KEPT, LogHistory, length_of_run
 from grpo_lightning.rewards import RewardState
+from grpo_lightning.rollouts.run_state import KEPT, LogHistory, length_of_run
 
 
 class Recorder:
