@@ -138,6 +138,10 @@ class Rollouts:
         """N views of ``completion_ids``."""
         return list(self.completion_ids.split(self.completion_lengths.tolist()))
 
+    def logprob_lists(self) -> list[list[float]]:
+        """N lists of the sampler's logprobs, nats."""
+        return [of_one.tolist() for of_one in self.sampling_logprobs.split(self.completion_lengths.tolist())]
+
     def token_rows(self) -> Tensor:
         """(T,) int64: the completion in [0, N) that each token belongs to."""
         return torch.repeat_interleave(torch.arange(self.num_completions), self.completion_lengths)

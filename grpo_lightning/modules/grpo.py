@@ -33,6 +33,7 @@ from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
+from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.seeds import seed_everything
@@ -79,6 +80,7 @@ class GRPOModule(PolicyModule):
         limit = mismatch_limit(settings.max_sampler_mismatch, reshapes, replays)
         self.canary = SamplerCanary(limit, settings.async_rollouts)
         self.numbers = StepNumbers()
+        self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
@@ -140,8 +142,9 @@ class GRPOModule(PolicyModule):
         """Where the run stands."""
         if self._trainer is None:
             return Moment(self.steps_done)
-        trainer = self.trainer
-        return Moment(self.steps_done, trainer.global_step, trainer.max_steps, float(trainer.current_epoch))
+        self.log_history.note(self.trainer)
+        run = state_of_run(self.trainer, self.num_updates, self.log_history)
+        return Moment(self.steps_done, run.global_step, run.max_steps, run.epoch, run)
 
     def experience(self, rollouts: Rollouts) -> Experience:
         """The rollouts with the logprobs that the loss compares; advantages are 0 until rewards are known."""
@@ -261,11 +264,13 @@ class GRPOModule(PolicyModule):
 
     def _stateful(self) -> dict[str, Any]:
         """The parts that a checkpoint keeps, by name."""
-        return {"reference": self.experience_maker, "loss": self.loss, "numbers": self.numbers}
+        parts = {"reference": self.experience_maker, "loss": self.loss, "numbers": self.numbers}
+        return parts | {"log_history": self.log_history}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state of every part that has some."""
         super().on_save_checkpoint(checkpoint)
+        self.log_history.note(self.trainer)
         for name, part in self._stateful().items():
             checkpoint[name] = part.state_dict()
         checkpoint["sources"] = chain.state_of(self.step_source, self.steps_done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.errors import ExplainedError
@@ -24,9 +24,12 @@ RESERVED = frozenset(
 """Argument names that a dataset column must not have."""
 
 SCOPES = ("completion", "group", "batch")
-ISOLATIONS = ("thread", "process")
+ISOLATIONS = ("thread", "process", "main")
 CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
+
+ON_REQUEST = ("group", "logprobs")
+"""Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them."""
 
 UNNAMED = "base_reward"
 """The name of a reward that was given none; replaced by the registered name or the class name when a reward is made from a config."""
@@ -43,13 +46,21 @@ class RewardState:
     global_step: int = 0
     """Optimizer steps so far."""
     max_steps: int = -1
-    """Optimizer steps of the whole run; -1 where unknown."""
+    """Optimizer steps of the whole run; -1 where unknown: without an end, or with data of unknown length."""
     epoch: float = 0.0
-    """Passes over the training data so far."""
+    """Passes over the training data so far, with the part of the present one: 1.5 in the middle of the second."""
     max_completion_length: int | None = None
     """Tokens; the run's ``model.max_completion_length``, the default limit of length rewards."""
     model_name_or_path: str | None = None
     """Where the run's first weights are, which are the frozen reference."""
+    num_train_epochs: int = 0
+    """Passes over the training data of the whole run, the last one perhaps in part; 0 where unknown."""
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of the latest GRPO steps, the last one last, each with ``step`` (optimizer steps) and ``epoch``."""
+    is_local_process_zero: bool = True
+    """On the first process of a node."""
+    is_world_process_zero: bool = True
+    """On the first process of the run."""
 
 
 @dataclass
@@ -66,12 +77,16 @@ class BaseRewardFunction(ABC):
     - ``concurrency``: Calls of this reward that run at the same time; 0 for as many as the runner allows. 1 for a
       reward that is not thread-safe.
     - ``isolation``: ``"thread"``, or ``"process"`` for graders that use much processor time, may hang or may crash:
-      only a process can be stopped.
+      only a process can be stopped. ``"main"`` calls it in the main thread, as TRL does, once all completions are
+      there; a reward whose code or whose calls show that it works nowhere else is called there anyway.
     - ``call_time_limit``: Seconds per call; 0 for the runner's.
 
     ``__call__`` may be an ``async def``. It may also name any of ``log_extra(column, values)`` (one value per
-    completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics) and
-    ``log_error(row, message)`` (a completion that could not be scored: return None for it as well).
+    completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics),
+    ``log_error(row, message)`` (a completion that could not be scored: return None for it as well), ``group`` (a number
+    for each completion, the same for those of one prompt) and ``logprobs`` (for each completion those of its tokens, nats,
+    as the sampler gave them; such a reward is called once all completions are there). A dataset column of the name
+    ``group`` or ``logprobs`` goes first.
 
     Args:
         name: What metrics and errors call this reward.
@@ -145,6 +160,16 @@ def completion_text(completion: Completion) -> str:
         parts = [{"text": content}] if isinstance(content, str) else content
         texts.extend(str(part.get("text", "")) for part in parts)
     return "".join(texts)
+
+
+def asks_for(reward: Any, argument: str) -> bool:
+    """Whether a reward, or the function that it wraps, names this argument.
+
+    Example:
+        >>> asks_for(lambda completions, group: None, "group"), asks_for(lambda **kwargs: None, "group")
+        (True, False)
+    """
+    return argument in inspect.signature(getattr(reward, "function", None) or reward).parameters
 
 
 def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], reward: str) -> dict[str, Any]:

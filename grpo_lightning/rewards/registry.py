@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from grpo_lightning.rewards.base import CALLING, UNNAMED, BaseRewardFunction
+from grpo_lightning.rewards.factories import is_factory
 from grpo_lightning.rewards.function import FunctionReward
 
-Registrable = type[BaseRewardFunction] | Callable[..., Any]
+Registrable = type[Any] | Callable[..., Any]
 
 REWARD_FUNCTIONS: dict[str, Registrable] = {}
 """Registered name -> reward class or plain function."""
@@ -25,7 +27,7 @@ def register_reward(name: str, **calling: Any) -> Callable[[Registrable], Regist
 
     Raises:
         ValueError: If the name is taken.
-        TypeError: If a class is not a ``BaseRewardFunction``, or ``calling`` has other names.
+        TypeError: If a class has no ``__call__``, or ``calling`` has other names.
     """
     if set(calling) - set(CALLING):
         raise TypeError(f"register_reward takes {', '.join(CALLING)}; got {', '.join(calling)}.")
@@ -78,16 +80,41 @@ def split_names(names: str | list[str]) -> list[str]:
 
 
 def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> BaseRewardFunction:
-    """An instance of a reward class, or a function wrapped; kwargs of a function become its fixed arguments."""
-    if isinstance(reward, type):
+    """A reward from what a config names, made with its ``init_args``.
+
+    A reward class is made with them, as is any other class whose instances can be called; a factory is called with them,
+    and what it returns is the reward; of a plain function they become fixed arguments.
+
+    Raises:
+        TypeError: If a factory returns no reward.
+    """
+    if isinstance(reward, type) and issubclass(reward, BaseRewardFunction):
         made: BaseRewardFunction = reward(**kwargs)
         if made.name == UNNAMED:
             made.name = fallback_name
         return made
     own = inspect.signature(reward).parameters
     calling = {setting: kwargs.pop(setting) for setting in CALLING if setting in kwargs and setting not in own}
-    name, weight = kwargs.pop("name", fallback_name), kwargs.pop("weight", 1.0)
-    return FunctionReward(name=name, weight=weight, function=reward, settings=kwargs, **calling)
+    common: dict[str, Any] = {key: kwargs.pop(key) for key in ("name", "weight") if key in kwargs and key not in own}
+    function: Callable[..., Any] = reward
+    if isinstance(reward, type):
+        function, kwargs = reward(**kwargs), {}
+    elif is_factory(reward, kwargs):
+        function, kwargs = _made_by_factory(reward, kwargs, fallback_name), {}
+        if isinstance(function, BaseRewardFunction):
+            return function
+    given: dict[str, Any] = {"name": fallback_name, **common, **calling}
+    return FunctionReward(**given, function=function, settings=kwargs)
+
+
+def _made_by_factory(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> Callable[..., Any]:
+    made: Callable[..., Any] = factory(**kwargs)
+    if not callable(made):
+        raise TypeError(
+            f"{name} takes neither prompts nor completions, so it was called with {kwargs} to make a reward, and returned "
+            f"a {type(made).__name__}. Let it return a function, or take completions or **kwargs."
+        )
+    return made
 
 
 def import_reward(path: str) -> Registrable:
@@ -98,15 +125,19 @@ def import_reward(path: str) -> Registrable:
     """
     module_name, _, attribute = path.rpartition(".")
     try:
-        module = importlib.import_module(module_name)
+        module: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # A missing dependency inside the user's own module is not a misspelt path: let that one through.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(
-            f"Reward '{path}' not found: there is no module '{error.name}'. Check the spelling, and that the command "
-            f"runs where the module can be imported. Registered rewards: {', '.join(REWARD_FUNCTIONS) or 'none'}"
-        ) from error
+        outer_name, _, class_name = module_name.rpartition(".")
+        outer = sys.modules.get(outer_name)
+        if not isinstance(getattr(outer, class_name, None), type):
+            raise ValueError(
+                f"Reward '{path}' not found: there is no module '{error.name}'. Check the spelling, and that the command "
+                f"runs where the module can be imported. Registered rewards: {', '.join(REWARD_FUNCTIONS) or 'none'}"
+            ) from error
+        module, module_name = getattr(outer, class_name), f"{outer_name}.{class_name}"  # a method of a class
     if not hasattr(module, attribute):
         has = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_") or "nothing"
         raise ValueError(
@@ -116,8 +147,11 @@ def import_reward(path: str) -> Registrable:
 
 
 def _checked(reward: Any, name: str) -> Registrable:
-    if inspect.isclass(reward) and not issubclass(reward, BaseRewardFunction):
-        raise TypeError(f"Reward '{name}' is the class {reward.__name__}, which is not a BaseRewardFunction.")
+    if inspect.isclass(reward) and not any("__call__" in vars(kind) for kind in reward.__mro__):
+        raise TypeError(
+            f"Reward '{name}' is the class {reward.__name__}, which is not a BaseRewardFunction, and its instances cannot be "
+            "called. Derive it from BaseRewardFunction, or give it a __call__(self, completions, **kwargs)."
+        )
     if not callable(reward):
         raise TypeError(f"Reward '{name}' is a {type(reward).__name__}, neither a reward class nor a function.")
     return reward

@@ -16,8 +16,9 @@ from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardCo
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
+from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import Outcome, Rows, call_reward, lists_of
+from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, Outcome, Rows, call_reward, lists_of
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
 
@@ -68,9 +69,11 @@ class RewardRunner:
     """Scores batches with a list of rewards.
 
     Synchronous rewards run in threads or processes, asynchronous ones together on one event loop, all as soon as the
-    completions that they need have arrived. A reward of scope completion that raises or takes too long is called again with one
-    completion at a time, where it had several; those that fail again get None, are counted and shown. A failed call of
-    scope group or batch is None for all of its completions, as it may compare them. Breaking the contract (wrong count, NaN, missing column) is an error at once.
+    completions that they need have arrived. Those that work in the main thread only (time limits by signals) run there,
+    in ``finish``. A reward of scope completion that raises or takes too long is called again with one completion at a
+    time, where it had several; those that fail again get None, are counted and shown. A failed call of scope group or
+    batch is None for all of its completions, as it may compare them. Breaking the contract (wrong count, infinity,
+    missing column) is an error at once.
 
     Args:
         rewards: With unique names, as ``resolve_rewards`` returns them.
@@ -92,6 +95,7 @@ class RewardRunner:
         self._loop = EventLoopThread()
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
+        self._main_thread = MainThreadRewards(self.rewards)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
@@ -131,7 +135,8 @@ class RewardRunner:
         units = [call_units(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
         state = trainer_state or RewardState()
         return ScoringJob(
-            *(self.rewards, units, self._call, self._loop, prompts, lists, state, self.runtime.step_time_limit),
+            *(self.rewards, units, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
+            main_thread=self._main_thread.calls,
             repeats_by_row=self._repeats_by_row,
         )
 
@@ -156,6 +161,7 @@ class RewardRunner:
         columns: Mapping[str, Sequence[Any]] | None = None,
         trainer_state: RewardState | None = None,
         group: Sequence[int] | None = None,
+        logprobs: Sequence[Sequence[float]] | None = None,
     ) -> RewardTable:
         """The rewards of N completions that are there already; ``start``, ``add`` and ``finish`` in one.
 
@@ -166,6 +172,7 @@ class RewardRunner:
             columns: Dataset columns, N entries each.
             trainer_state: Where training stands.
             group: N integers, the prompt of each completion; by default they all belong together.
+            logprobs: N lists with the logprob of each token (nats), for rewards that ask for them.
 
         Raises:
             RewardContractError: If a reward or the data break the contract.
@@ -176,6 +183,7 @@ class RewardRunner:
         job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
         for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
             job.add(row, completion, ids)
+        job.add_logprobs(logprobs)
         return self.finish(job)
 
     def close(self) -> None:
@@ -189,6 +197,16 @@ class RewardRunner:
         self._slots.clear()
 
     async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+        """One call, in the main thread where the reward needs it."""
+        if reward not in self._main_thread:
+            try:
+                return await self._call_anywhere(reward, rows)
+            except MainThreadNeededError as error:
+                self._main_thread.add(reward, error)
+        limit = reward.call_time_limit or self.runtime.time_limit
+        return await call_reward(reward, rows, limit, self._main_thread.calls)
+
+    async def _call_anywhere(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
         """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
         limit = reward.call_time_limit or self.runtime.time_limit
         isolated = reward.isolation == "process"
@@ -198,11 +216,10 @@ class RewardRunner:
         own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
         shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
         async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
+            if not isolated:
+                return await call_reward(reward, rows, limit)
             started = time.perf_counter()
-            if isolated:
-                outcome = await self._processes[reward.name](rows)
-            else:
-                outcome = await call_reward(reward, rows, limit)
+            outcome = await self._processes[reward.name](rows)
             outcome.seconds.append(time.perf_counter() - started)
             return outcome
 

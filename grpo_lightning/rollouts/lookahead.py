@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader
 from grpo_lightning.rollouts.batch_in_flight import BatchInFlight, Landed, Origin, Pending
+from grpo_lightning.rollouts.run_state import epoch_at
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
 from grpo_lightning.types import PromptBatch
 
@@ -45,7 +46,7 @@ class Lookahead(Source):
     inner: RolloutSource
 
     def __init__(
-        self, source: RolloutSource, next_batch: Callable[[], tuple[int, PromptBatch] | None], num_updates: int
+        self, source: RolloutSource, next_batch: Callable[[], tuple[float, PromptBatch] | None], num_updates: int
     ) -> None:
         self.inner, self.next_batch, self.num_updates = source, next_batch, num_updates
         self.in_flight = BatchInFlight(source.sampling)
@@ -81,7 +82,7 @@ class Lookahead(Source):
             return
         epoch, batch = found
         origin = Origin(moment.step + 1, moment.step, moment.updates, moment.updates + self.num_updates)
-        state = self.inner.reward_state(replace(moment, epoch=float(epoch)), origin.global_step)
+        state = self.inner.reward_state(replace(moment, epoch=epoch), origin.global_step)
         completed, rewards_of = self.inner.begin_scoring(batch, state)
         seeds = self.inner.prompt_seeds(batch, "train", origin.step)
 
@@ -104,8 +105,8 @@ class Lookahead(Source):
         self.in_flight.end(step, self.inner.generator.interrupt)
 
 
-def following_batch(trainer: Trainer, num_updates: int) -> tuple[int, PromptBatch] | None:
-    """The epoch and the prompts of the step after the one in progress; None where training is known to end with this one.
+def following_batch(trainer: Trainer, num_updates: int) -> tuple[float, PromptBatch] | None:
+    """The epoch, with its fraction, and the prompts of the step after the one in progress; None where training is known to end with this one.
 
     Args:
         trainer: In a fit on the loader of GRPODataModule.
@@ -124,4 +125,4 @@ def following_batch(trainer: Trainer, num_updates: int) -> tuple[int, PromptBatc
         )
     epoch, batch = loader.following_place(int(trainer.num_training_batches))
     is_over = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epoch
-    return None if is_over else (epoch, loader.batch_at(epoch, batch))
+    return None if is_over else (epoch_at(trainer, epoch, batch), loader.batch_at(epoch, batch))

@@ -65,6 +65,8 @@ class Moment:
     max_updates: int = -1
     """Optimizer steps of the run; -1 where something else ends it."""
     epoch: float = 0.0
+    run: RewardState = field(default_factory=RewardState)
+    """What else rewards are told of the run."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ class RolloutSource(Source):
             completions = rollouts.completions()
             for n in job.missing():  # of a generator that does not report completions
                 completed(n, completions[n].tolist())
+            job.add_logprobs(rollouts.logprob_lists())
             return lambda: self.reward_runner.finish(job)
 
         return completed, rewards_of
@@ -242,6 +245,7 @@ class RolloutSource(Source):
             columns=columns,
             trainer_state=self.reward_state(moment),
             group=of_prompt,
+            logprobs=rollouts.logprob_lists(),
         )
 
     def reward_state(self, moment: Moment, global_step: int | None = None) -> RewardState:
@@ -252,8 +256,14 @@ class RolloutSource(Source):
             global_step: Optimizer steps at the step that is scored, where it is not the one of now.
         """
         limit, name = self.sampling.max_completion_length, self.policy.name_or_path
-        state = RewardState(moment.updates, moment.max_updates, moment.epoch, limit, name)
-        return state if global_step is None else replace(state, global_step=global_step)
+        return replace(
+            moment.run,
+            global_step=moment.updates if global_step is None else global_step,
+            max_steps=moment.max_updates,
+            epoch=moment.epoch,
+            max_completion_length=limit,
+            model_name_or_path=name,
+        )
 
     def composed(self, rewards: RewardTable) -> tuple[Tensor, Tensor]:
         """Values and weights of rewards after gates and composition; their weighted sum is a completion's total."""

@@ -60,8 +60,8 @@ OpenRLHF or ms-swift is recognised and answered with what can be taken from it b
   run is counted at the start of `fit`, from epochs and data.
 - **Half-precision weights.** `dtype: bfloat16` trains bfloat16 weights, as in TRL, whose small steps round away; migrated configs
   allow that (`model.allow_rounded_steps`) and say so. Leaving both out gives float32 weights under `bf16-mixed`.
-- **Rewards keep their signature**, `reward(prompts, completions, completions_ids, trainer_state, **columns)`: see
-  [how to write a reward](rewards.md).
+- **Rewards keep their signature**, `reward(prompts, completions, completion_ids, trainer_state, **columns)`, and are called in the
+  main thread where they need it: see [rewards written for TRL](rewards.md#rewards-written-for-trl).
 - **Metrics keep their names**: `reward`, `rewards/<name>/mean`, `completions/mean_length`, `kl`, `entropy`, `clip_ratio/*`.
 
 """
@@ -78,6 +78,44 @@ def plain_table(title: str, text: str, head: tuple[str, ...], rows: list[tuple[s
     """A section with an introduction."""
     lines = [f"## {title}\n", f"{text}\n", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+CALLS = (
+    (
+        "names no `**kwargs` and not every column",
+        "TypeError",
+        "works",
+        "arguments that a function does not name are left out",
+    ),
+    (
+        "is a plain function that returns a coroutine",
+        "TypeError",
+        "works",
+        "a coroutine is awaited, however it came about",
+    ),
+    ("returns None alone", "TypeError", "None for each", "None stands for None for each completion"),
+    ("returns a dictionary", "its keys", "error", "the keys of a dictionary are hardly meant as rewards"),
+    ("returns a set", "in some order", "error", "a set has no order, so no value belongs to a completion"),
+    ("returns a list for a completion", "error", "its sum", "a list speaks of the tokens or turns of its completion"),
+    ("returns infinity", "infinity", "error", "an infinite reward makes every advantage of its group NaN"),
+    ("returns integers of hundreds of digits", "error", "the largest float32", "the nearest number ranks them rightly"),
+    ("returns numbers beyond float32", "infinity", "as they are", "rewards are float64 here"),
+    ("returns a NumPy array of one column", "error", "works", "as a tensor of that shape, which TRL takes"),
+    ("returns a list of NumPy arrays without axes", "error", "works", "as tensors without axes, which TRL takes"),
+    (
+        "raises",
+        "the run ends",
+        "None for its call",
+        "a failure costs its call, is counted and shown, and stops the run if it is no exception",
+    ),
+)
+"""Rewards that give something else here than in TRL; tests/rewards/test_trl_calls.py calls them in both."""
+
+
+def calls() -> str:
+    """Where calls of rewards differ."""
+    text = "Reward functions give here what they give in TRL, except for these, where we differ on purpose:"
+    return plain_table("Calls of rewards", text, ("a reward that", "in TRL", "here", "because"), CALLS)
 
 
 def rewards() -> str:
@@ -119,6 +157,7 @@ def aliases() -> str:
 def render() -> str:
     """The page."""
     parts = [
+        calls(),
         rewards(),
         versions(),
         aliases(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,29 @@ def test_how_a_reward_is_called_changes_no_bit_of_the_run(tiny_model_dir: Path, 
     for name, value in plain.step_metrics.items():
         if "time" not in name and "per_second" not in name:
             assert changed.step_metrics[name] == value, name
+
+
+@pytest.mark.parametrize("scope", ["batch", "group", "completion"])
+def test_a_reward_with_an_alarm_of_its_own_gives_a_step_the_same_numbers(
+    tiny_model_dir: Path, tmp_path: Path, scope: str
+) -> None:
+    threads = set()
+
+    def limited(completions: list[str], **columns: Any) -> list[float]:
+        try:
+            before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.alarm(60)
+            threads.add(threading.current_thread())
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        except Exception:
+            return [0.0] * len(completions)
+        return share_of_digits(completions)
+
+    plain = fit(tiny_model_dir, tmp_path, rewards=[reward()])
+    alarmed = fit(tiny_model_dir, tmp_path, rewards=[reward(limited, scope=scope)])
+    assert alarmed.step_metrics["reward"] == plain.step_metrics["reward"] > 0
+    assert threads == {threading.main_thread()}
 
 
 def test_scoring_has_begun_before_generation_ends(tiny_model_dir: Path, tmp_path: Path) -> None:

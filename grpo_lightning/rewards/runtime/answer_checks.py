@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, KeysView, Sequence, ValuesView
 from numbers import Real
 from typing import Any
 
 from grpo_lightning.rewards.base import RewardContractError
+
+LARGEST = 3.4028234663852886e38
+"""The largest float32: TRL and the advantages compute in it."""
+
+
+def materialized(result: Any) -> Any:
+    """A generator, a ``map`` or a view of a dictionary as a list, in the thread in which the reward was called.
+
+    Example:
+        >>> materialized(map(float, "12")), materialized({"a": 1.0}.values()), materialized((1, 2))
+        ([1.0, 2.0], [1.0], (1, 2))
+    """
+    if isinstance(result, Iterator | KeysView | ValuesView) and not inspect.isawaitable(result):
+        return list(result)
+    return result
 
 
 class ListedReward(float):
@@ -36,12 +52,13 @@ def checked_values(result: Any, count: int, name: str) -> list[float]:
     """``count`` floats from what a reward returned, NaN for None; for a list of a completion a :class:`ListedReward`.
 
     Args:
-        result: None, or a sequence, array or tensor of numbers, None, and lists of numbers and None.
+        result: None, or a sequence, iterator, array or tensor of numbers, None, and lists of numbers and None. A NaN is as
+            good as None.
         count: Completions that the reward was called with.
         name: The reward's, for the error.
 
     Raises:
-        RewardContractError: Naming the reward and what was wrong: count, type, NaN or infinity.
+        RewardContractError: Naming the reward and what was wrong: count, type or infinity.
 
     Example:
         >>> checked_values([True, 0, None], count=3, name="accuracy")
@@ -49,7 +66,7 @@ def checked_values(result: Any, count: int, name: str) -> list[float]:
     """
     if result is None:
         return [math.nan] * count
-    values = _as_sequence(result, name)
+    values = _as_sequence(materialized(result), name)
     if len(values) != count:
         raise RewardContractError(
             f"Reward '{name}' returned {len(values)} values for {count} completions. "
@@ -60,6 +77,8 @@ def checked_values(result: Any, count: int, name: str) -> list[float]:
 
 def _as_sequence(result: Any, name: str) -> Sequence[Any]:
     if _is_array(result):
+        if result.ndim == 2 and result.shape[1] == 1:  # (N, 1), as the head of a model gives it
+            result = result.reshape(-1)
         if result.ndim != 1:
             raise RewardContractError(
                 f"Reward '{name}' returned an array of shape {tuple(result.shape)}. Return one value per completion."
@@ -77,7 +96,7 @@ def _as_sequence(result: Any, name: str) -> Sequence[Any]:
 def _as_float(value: Any, row: int, name: str) -> float:
     if value is None:
         return math.nan
-    if _is_array(value) and value.ndim <= 1:
+    if _is_array(value) and math.prod(value.shape) != 1 and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, list | tuple) and value:
         return ListedReward([_as_number(entry, row, name) for entry in value])
@@ -87,15 +106,23 @@ def _as_float(value: Any, row: int, name: str) -> float:
 def _as_number(value: Any, row: int, name: str) -> float:
     if value is None:
         return math.nan
-    if _is_array(value) and value.ndim == 0:
+    if _is_array(value) and math.prod(value.shape) == 1:  # a scalar, or an array or tensor of one element
         value = value.item()
-    if not isinstance(value, Real):
+    if isinstance(value, str | bytes | complex) or not hasattr(value, "__float__"):
         raise RewardContractError(
             f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, "
             "expected a float or None, or a list of them with one entry per token or per turn."
         )
-    number = float(value)
-    if not math.isfinite(number):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer with hundreds of digits
+        number = LARGEST if value > 0 else -LARGEST
+    except (TypeError, ValueError) as error:  # such as an array of several elements, or a formula without a value
+        raise RewardContractError(
+            f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, which is no number: "
+            f"{error}"
+        ) from error
+    if math.isinf(number):
         raise RewardContractError(
             f"Reward '{name}' returned {number} for completion {row}. Return None where the reward does not apply."
         )

@@ -10,7 +10,7 @@ from typing import Any
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
+from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
 
 PROCESSES = 2
 """Children of a reward that does not say how many (``concurrency``)."""
@@ -46,7 +46,7 @@ class ProcessCaller:
         """The outcome of one call.
 
         Raises:
-            RewardContractError: If the reward broke the contract.
+            RewardContractError: If the reward broke the contract, or cannot be imported in the process.
             CallTimeoutError: If it ran out of time and was killed.
             RuntimeError: With the child's traceback, if the reward raised.
         """
@@ -65,6 +65,11 @@ class ProcessCaller:
             if isinstance(error.__cause__, TimeoutError):
                 raise CallTimeoutError(f"Reward '{self.reward.name}': {error}") from error
             raise
+        except WorkerStartError as error:
+            raise RewardContractError(
+                f"Reward '{self.reward.name}' has isolation: process, and its process cannot import it. Define it in a "
+                f"module that imports without this script or notebook, or use isolation: thread. The process said:\n{error}"
+            ) from error
 
     def close(self) -> None:
         """Ends the processes."""

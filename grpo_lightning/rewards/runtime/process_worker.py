@@ -1,6 +1,6 @@
 """Child process that calls one reward. Run as a script: ``python -P process_worker.py FD SECONDS BYTES``.
 
-It receives ``(sys.path, pickled reward)``, answers "ready", then answers each ``Rows`` with ``("outcome", Outcome)``,
+It receives ``(sys.path, pickled reward)``, answers "ready", or ``("failed", traceback)`` and ends; then it answers each ``Rows`` with ``("outcome", Outcome)``,
 ``("contract", message)`` or ``("raised", traceback)`` until the other end closes the connection.
 """
 
@@ -13,6 +13,7 @@ import pickle
 import resource
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,6 +42,15 @@ async def _awaited(result: Any) -> Any:
     return await result
 
 
+def loaded(connection: Connection, pickled: bytes) -> Any:
+    """The reward; where its module cannot be imported here, the other end is told why, and this process ends."""
+    try:
+        return pickle.loads(pickled)
+    except BaseException as error:
+        connection.send(("failed", "".join(traceback.format_exception(error))))
+        raise SystemExit(1) from None
+
+
 def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     """Sets the limits of this process, then answers requests until the other end closes the connection."""
     connection = Connection(descriptor)
@@ -57,7 +67,7 @@ def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
     """Answers requests, one at a time."""
     search_path, pickled = connection.recv()
     sys.path[:] = search_path
-    reward = pickle.loads(pickled)
+    reward = loaded(connection, pickled)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     connection.send("ready")
     while True:

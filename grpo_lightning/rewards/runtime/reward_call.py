@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,12 @@ from grpo_lightning.rewards.base import (
     RewardContractError,
     RewardState,
     accepted_arguments,
+    asks_for,
 )
-from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
+from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
 from grpo_lightning.rewards.runtime.event_loop import in_thread
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
+from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 
 
 class CallTimeoutError(TimeoutError):
@@ -35,10 +39,16 @@ class Rows:
     completions_ids: list[list[int]]
     columns: dict[str, list[Any]]
     state: RewardState
+    group: list[int] = field(default_factory=list)
+    """The prompt of each; empty for one prompt."""
+    logprobs: list[list[float]] | None = None
+    """Of each completion those of its tokens; None where no sampler is known."""
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
         sizes |= {name: len(values) for name, values in self.columns.items()}
+        sizes |= {"entries of group": len(self.group)} if self.group else {}
+        sizes |= {"logprobs": len(self.logprobs)} if self.logprobs is not None else {}
         wrong = ", ".join(f"{size} {name}" for name, size in sizes.items() if size != len(self))
         if wrong:
             raise RewardContractError(f"There are {len(self)} completions, but {wrong}: each needs one entry.")
@@ -56,7 +66,9 @@ class Rows:
             return [values[row] for row in rows]
 
         columns = {name: chosen(values) for name, values in self.columns.items()}
-        return Rows(chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids), columns, self.state)
+        of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
+        group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
+        return Rows(*of_each, columns, self.state, group, logprobs)
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -67,6 +79,11 @@ class Rows:
             "trainer_state": self.state,
             **{name: list(values) for name, values in self.columns.items()},
         }
+
+    def on_request(self) -> dict[str, Any]:
+        """What only those rewards get that name it, and a column of the data does not stand for."""
+        offers = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        return {name: list(v) for name, v in offers.items() if v is not None and name not in self.columns}
 
 
 @dataclass
@@ -161,28 +178,67 @@ def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any]
         RewardContractError: If the reward needs a column that the data does not have.
     """
     outcome = Outcome([])
-    on_offer = {**rows.arguments(), **Loggers(reward.name, len(rows), outcome).arguments()}
+    on_request = {name: value for name, value in rows.on_request().items() if asks_for(reward, name)}
+    on_offer = {**rows.arguments(), **on_request, **Loggers(reward.name, len(rows), outcome).arguments()}
     return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
 
 
-async def call_reward(reward: BaseRewardFunction, rows: Rows, time_limit: float) -> Outcome:
-    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own.
+class MainThreadNeededError(Exception):
+    """A call in another thread that asked for what Python gives to the main thread alone; what it gave is worthless."""
+
+
+async def call_reward(
+    reward: BaseRewardFunction, rows: Rows, time_limit: float, main_thread: MainThreadCalls | None = None
+) -> Outcome:
+    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
 
     A thread that runs out of time cannot be stopped; its result is not waited for any longer.
+
+    Args:
+        reward: To be called.
+        rows: What it sees.
+        time_limit: Seconds from the start of the call.
+        main_thread: Where a synchronous call is made; None for a thread of its own.
 
     Raises:
         RewardContractError: If a column is missing or the answer is malformed.
         CallTimeoutError: If the call takes longer than ``time_limit`` seconds.
+        MainThreadNeededError: If it asked for signals outside of the main thread, whatever it gave or raised then.
         Exception: Whatever the reward raises.
     """
     arguments, outcome = prepare_call(reward, rows)
+    probe = SignalProbe()
+
+    def answered() -> Any:
+        with probe:
+            return materialized(reward(**arguments))
 
     async def call() -> Any:
-        result: Any = reward(**arguments) if reward.is_async else await in_thread(lambda: reward(**arguments))
-        return await result if inspect.isawaitable(result) else result  # a plain function may return a coroutine
+        if reward.is_async:
+            result: Any = reward(**arguments)
+        elif main_thread is None:
+            result = await in_thread(answered)
+        else:
+            result = await asyncio.wrap_future(main_call.result)
+        if inspect.isawaitable(result):  # a plain function may return a coroutine
+            with probe:
+                return await result
+        return result
 
-    result = await within(time_limit, call(), reward)
+    if main_thread is not None:
+        main_call = main_thread.submit(reward.name, answered)
+        await asyncio.wrap_future(main_call.started)
+    started = time.perf_counter()
+    try:
+        result = await within(time_limit, call(), reward)
+    except Exception as error:
+        if probe.asked:
+            raise MainThreadNeededError from error
+        raise
+    if probe.asked:
+        raise MainThreadNeededError
     outcome.values = checked_values(result, len(rows), reward.name)
+    outcome.seconds.append(time.perf_counter() - started)
     return outcome
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from typing import Any
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
@@ -31,9 +32,11 @@ class ScoringJob:
         call: Awaits one call of a reward, with its time limit; called on the loop.
         loop: Where calls run.
         prompts: N prompts.
+        group: N numbers, the same for completions of one prompt.
         columns: Dataset columns, N entries each.
         state: Where training stands.
         step_time_limit: Seconds that ``outcomes`` waits at most.
+        main_thread: Calls that ``outcomes`` makes in its own thread while it waits.
         repeats_by_row: Whether a failed call of a reward may be repeated with one completion at a time.
     """
 
@@ -44,22 +47,29 @@ class ScoringJob:
         call: Call,
         loop: EventLoopThread,
         prompts: Sequence[Prompt],
+        group: Sequence[int],
         columns: Mapping[str, Sequence[Any]],
         state: RewardState,
         step_time_limit: float,
+        main_thread: MainThreadCalls,
         repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
         self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
-        self.rows = Rows(
-            list(prompts), [""] * count, [[] for _ in prompts], {k: list(v) for k, v in columns.items()}, state
-        )
+        lists = {name: list(values) for name, values in columns.items()}
+        self.rows = Rows(list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group))
         self.step_time_limit = step_time_limit
+        self._main_thread = main_thread
         self._repeats_by_row = repeats_by_row
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
         self._added = [False] * count
-        self._missing = [[len(unit) for unit in of_reward] for of_reward in units]
+        self._needs_logprobs = [asks_for(reward, "logprobs") and "logprobs" not in columns for reward in rewards]
+        # A call waits for its completions, and for the logprobs, which come with the last of all.
+        self._missing = [
+            [len(unit) + needs for unit in of_reward]
+            for of_reward, needs in zip(units, self._needs_logprobs, strict=True)
+        ]
         self._tasks: list[list[asyncio.Task[Outcome] | None]] = [[None] * len(of_reward) for of_reward in units]
         self._units_of_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
         for r, of_reward in enumerate(units):
@@ -79,9 +89,20 @@ class ScoringJob:
         self.rows.completions[row] = completion
         self.rows.completions_ids[row] = list(ids)
         for r, u in self._units_of_row[row]:
-            self._missing[r][u] -= 1
-            if not self._missing[r][u]:
-                self._loop.loop.call_soon_threadsafe(self._start, r, u)
+            self._one_less(r, u)
+
+    def add_logprobs(self, logprobs: Sequence[Sequence[float]] | None) -> None:
+        """The logprobs of all completions' tokens, or that there are none; from the thread that adds completions."""
+        if logprobs is not None:
+            self.rows = replace(self.rows, logprobs=[list(of_one) for of_one in logprobs])
+        for r, needs in enumerate(self._needs_logprobs):
+            for u in range(len(self.units[r]) if needs else 0):
+                self._one_less(r, u)
+
+    def _one_less(self, r: int, u: int) -> None:
+        self._missing[r][u] -= 1
+        if not self._missing[r][u]:
+            self._loop.loop.call_soon_threadsafe(self._start, r, u)
 
     def missing(self) -> list[int]:
         """Completions that have not arrived yet."""
@@ -89,6 +110,8 @@ class ScoringJob:
 
     def outcomes(self) -> list[Outcome]:
         """What each reward gave, all completions having arrived; waits for calls that still run.
+
+        To be called in the main thread, where some rewards must run.
 
         Raises:
             RewardContractError: The first, in the order of rewards and rows, that broke the contract.
@@ -99,8 +122,9 @@ class ScoringJob:
         started = time.perf_counter()
         future = self._loop.start(self._finish())
         try:
-            results = future.result(self.step_time_limit + BLOCKED_AFTER)
-        except FutureTimeoutError as error:
+            self._main_thread.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
+            results = future.result()
+        except TimeoutError as error:
             raise RewardFailedError(
                 f"The event loop of the rewards did not answer for {self.step_time_limit + BLOCKED_AFTER:g} s: an async "
                 "reward blocks it (time.sleep, requests, a long computation). Await what waits, or write it as def."

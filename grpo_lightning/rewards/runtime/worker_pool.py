@@ -26,6 +26,10 @@ class WorkerError(RuntimeError):
     """A request whose child process ran out of time or died."""
 
 
+class WorkerStartError(RuntimeError):
+    """A child that could not take up its work; the text is its own."""
+
+
 @dataclass
 class WorkerPool:
     """Runs requests in child processes; one that exceeds the limit is killed and replaced.
@@ -35,7 +39,8 @@ class WorkerPool:
     Children start with the first requests and end with ``close`` or with this process.
 
     Args:
-        script: Run as ``python -P script FD SECONDS BYTES``; sends ``"ready"``, then one reply per request.
+        script: Run as ``python -P script FD SECONDS BYTES``; sends ``"ready"``, then one reply per request. If it cannot
+            work it sends ``("failed", why)`` and ends.
         size: Number of children.
         time_limit: Wall-clock seconds per request.
         memory_bytes: Address space that a child may use.
@@ -60,6 +65,7 @@ class WorkerPool:
 
         Raises:
             WorkerError: If the child ran out of time, or died.
+            WorkerStartError: If the script says why it cannot work.
             RuntimeError: If the script cannot be started.
         """
         worker = self._take()
@@ -146,7 +152,7 @@ class _Worker:
         try:
             if pool.greeting is not None:
                 self.pipe.send(pool.greeting)
-            self._receive(START_LIMIT)
+            answer = self._receive(START_LIMIT)
         except (EOFError, OSError, TimeoutError) as error:
             self.kill()
             raise RuntimeError(
@@ -156,6 +162,9 @@ class _Worker:
         except BaseException:
             self.kill()
             raise
+        if isinstance(answer, tuple):  # ("failed", text)
+            self.kill()
+            raise WorkerStartError(answer[1])
 
     def ask(self, request: Any, seconds: float) -> Any:
         self.pipe.send(request)

@@ -47,7 +47,7 @@ def test_none_arrays_and_pickling_keep_the_entries():
     assert copy == 0.75 and copy.entries == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("entry", [math.nan, "1", [1.0]])
+@pytest.mark.parametrize("entry", [math.inf, "1", [1.0]])
 def test_an_entry_that_is_no_number_breaks_the_contract(entry: Any):
     with pytest.raises(RewardContractError, match="Reward 'r' returned"):
         checked_values([[1.0, entry]], 1, "r")

@@ -94,14 +94,16 @@ def test_numbers_of_every_kind_are_taken(score: Callable[..., RewardTable], valu
     [
         ([1.0], "'reward' returned 1 values for 2 completions"),
         ([1.0, 2.0, 3.0], "'reward' returned 3 values for 2 completions"),
-        ([1.0, nan], "'reward' returned nan for completion 1"),
         ([float("inf"), 1.0], "'reward' returned inf for completion 0"),
         ([1.0, "1.0"], r"'reward' returned '1.0' \(str\) for completion 1"),
         ([{"a": 1.0}, 2.0], r"'reward' returned {'a': 1.0} \(dict\) for completion 0"),
         ("ab", "'reward' returned a str, expected a list"),
         (1.0, "'reward' returned a float.*Wrap the value in a list"),
         ({"a": 1.0, "b": 2.0}, "'reward' returned a dict"),
-        (np.ones((2, 1)), r"'reward' returned an array of shape \(2, 1\)"),
+        (np.ones((2, 2)), r"'reward' returned an array of shape \(2, 2\)"),
+        ([np.ones(2), 1.0], r"'reward' returned array\(\[1., 1.\]\) \(ndarray\) for completion 0"),
+        ([1j, 1.0], r"'reward' returned 1j \(complex\) for completion 0"),
+        ({1.0, 2.0}, "'reward' returned a set"),
     ],
 )
 def test_a_malformed_answer_is_an_error_that_names_the_reward(

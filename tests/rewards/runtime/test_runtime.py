@@ -463,6 +463,27 @@ def test_a_reward_that_cannot_be_sent_to_a_process_says_so(runner: Callable[...,
         score(runner([wrapped(local, isolation="process")]), ["a"])
 
 
+@pytest.mark.slow
+def test_a_module_that_its_process_cannot_import_stops_the_run_once_with_the_childs_words(
+    runner: Callable[..., RewardRunner],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "only_here.py").write_text(
+        "import os\nif os.environ.get('ONLY_HERE') != str(os.getpid()): raise ImportError('no such luck in a child')\n"
+        "def reward(completions): return [1.0] * len(completions)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ONLY_HERE", str(os.getpid()))
+    import importlib
+
+    reward = wrapped(importlib.import_module("only_here").reward, isolation="process", scope="completion")
+    with pytest.raises(RewardContractError, match=r"(?s)'reward'.*cannot import it.*no such luck in a child"):
+        score(runner([reward]), ["a", "b", "c"])
+    assert "no such luck" not in capfd.readouterr().err
+
+
 def test_a_slow_start_of_one_reward_does_not_hold_up_the_others(runner: Callable[..., RewardRunner]) -> None:
     order: list[str] = []
     release = threading.Event()

@@ -1,0 +1,101 @@
+"""Tests of what rewards are told about the run: the attributes of transformers' TrainerState."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import fit, make_data, make_module, make_trainer, share_of_digits
+
+from grpo_lightning.rewards import RewardState
+from grpo_lightning.rollouts.run_state import KEPT, LogHistory, length_of_run
+
+
+class Recorder:
+    """A reward that keeps the states that it was given."""
+
+    def __init__(self) -> None:
+        self.states: list[RewardState] = []
+
+    def __call__(self, completions: Any, trainer_state: Any, **columns: Any) -> list[float]:
+        self.states.append(trainer_state)
+        return share_of_digits(completions)
+
+
+def test_an_epoch_run_knows_its_length_and_the_fraction_of_its_epoch(tiny_model_dir: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    # 12 prompts, 3 a step, 2 optimizer steps each: 4 steps and 8 optimizer steps an epoch.
+    fit(tiny_model_dir, tmp_path, -1, trainer={"max_epochs": 2}, rewards=[recorder], num_minibatches=2)
+    states = recorder.states
+    assert [state.global_step for state in states] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert [state.epoch for state in states] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75]
+    assert {(state.max_steps, state.num_train_epochs) for state in states} == {(16, 2)}
+    assert all(state.is_world_process_zero and state.is_local_process_zero for state in states)
+
+
+def test_the_history_has_the_metrics_of_each_step_before(tiny_model_dir: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    module = fit(tiny_model_dir, tmp_path, 3, rewards=[recorder])
+    first, second, third = recorder.states
+    assert first.log_history == []
+    assert [entry["step"] for entry in third.log_history] == [1, 2]
+    assert [entry["epoch"] for entry in third.log_history] == [0.25, 0.5]
+    assert second.log_history == third.log_history[:1]
+    assert all(0 <= entry["reward"] <= 1 for entry in third.log_history)
+    assert set(module.step_metrics) <= set(third.log_history[-1])
+
+
+def test_a_resumed_run_tells_its_rewards_the_same(tiny_model_dir: Path, tmp_path: Path) -> None:
+    whole, before, after = Recorder(), Recorder(), Recorder()
+
+    def run(recorder: Recorder, checkpoint: Path | None = None, **trainer: Any) -> None:
+        module = make_module(tiny_model_dir, rewards=[recorder])
+        fitted = make_trainer(tmp_path, 3, **trainer)
+        fitted.fit(module, datamodule=make_data(tmp_path), ckpt_path=checkpoint, weights_only=False)
+
+    run(whole)
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
+    run(before, enable_checkpointing=True, callbacks=[saver])
+    run(after, tmp_path / "step=2.ckpt")
+
+    def told(state: RewardState) -> Any:
+        history = [{name: entry[name] for name in ("reward", "step", "epoch")} for entry in state.log_history]
+        return state.global_step, state.max_steps, state.epoch, history
+
+    assert told(after.states[0]) == told(whole.states[2]) == told(before.states[2])
+    assert len(after.states) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((8, -1, 2), (16, 2)),
+        ((8, 12, -1), (12, 2)),  # the second epoch in part
+        ((8, 100, 2), (16, 2)),  # whichever end comes first
+        ((math.inf, 12, -1), (12, 0)),
+        ((math.inf, -1, 3), (-1, 0)),
+        ((8, -1, -1), (-1, 0)),
+        ((0, 5, 3), (5, 3)),
+    ],
+)
+def test_the_length_of_a_run_follows_from_steps_and_epochs(arguments: Any, expected: Any) -> None:
+    assert length_of_run(*arguments) == expected
+
+
+def test_the_history_is_bounded() -> None:
+    history = LogHistory()
+    progress = type("P", (), {"current": type("C", (), {"processed": 0})})
+    loop = type("L", (), {"epoch_loop": type("E", (), {"batch_progress": progress})})
+    for step in range(1, KEPT + 6):
+        trainer: Any = type(
+            "T",
+            (),
+            {"training": True, "global_step": step, "current_epoch": 0, "callback_metrics": {"reward": 1.0},
+             "num_training_batches": 4, "fit_loop": loop},
+        )  # fmt: skip
+        history.note(trainer)
+        history.note(trainer)
+    assert [history.entries[0]["step"], history.entries[-1]["step"], len(history.entries)] == [6, KEPT + 5, KEPT]
