@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -22,7 +23,8 @@ NUMBERS = {"reward": "reward {:.3f}", "loss": "loss {:.3f}", "tokens_per_second"
 def planned_steps(trainer: Trainer, num_updates: int) -> int | None:
     """Steps of the whole run, each of ``num_updates`` optimizer steps; None where it has no end."""
     steps = None
-    if trainer.max_epochs and trainer.max_epochs > 0:
+    knows_epoch = math.isfinite(trainer.num_training_batches)  # a stream does not say how many there are
+    if knows_epoch and trainer.max_epochs and trainer.max_epochs > 0:
         steps = int(trainer.num_training_batches) * trainer.max_epochs
     if trainer.max_steps > 0:
         by_limit = -(-trainer.max_steps // num_updates)
