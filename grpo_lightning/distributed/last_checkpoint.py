@@ -83,10 +83,14 @@ class LastCheckpoint(Callback):
             return
         if not self._is_between_steps(trainer, pl_module) or not self._can_go_on(trainer, pl_module):
             return
+        watch: Any = pl_module.rank_watch
+        place = watch.place  # of the error, which comes before the save
         try:
             save_last(trainer)
         except Exception as error:  # the error that ends the run is the one to show
             exception.add_note(f"The checkpoint of the last complete step could not be written either: {error}")
+        finally:
+            watch.enter(place)
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
         """Whether the weights are those after the step whose place is noted."""

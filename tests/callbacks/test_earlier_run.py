@@ -58,7 +58,7 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     kept = ["checkpoints", "completions", "hf", "logs", "run.lock", "system.json"]
     assert len(names(root / "completions")) == 3 and names(root) == kept
     with pytest.warns(
-        UserWarning, match=r"other settings, which apply from the next step on: model.epsilon was 0.2, is 0.3\."
+        UserWarning, match=r"other settings, which apply from the next step on: model.epsilon was not set, is 0.3\."
     ):
         run(4, "--ckpt_path=last", "--model.epsilon=0.3")
     assert len(names(root / "completions")) == 4 and names(root) == kept

@@ -118,11 +118,11 @@ def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settin
     own = "tests.algorithm.test_new_losses.reinforce"
     cli = run_in_process(config, tmp_path, "fit", "--model.advantages=rloo", "--model.delta=null")
     assert (cli.model.objective.policy_loss.divergence, cli.model.objective.policy_loss.epsilon) == ("kl", 0.05)
-    assert cli.model.estimate_advantages.rule.__name__ == "rloo"
+    assert cli.model.step_advantages.estimate.rule.__name__ == "rloo"
     config["model"] |= {"loss_type": own, "advantages": {"class_path": "grpo", "init_args": {"scale_rewards": "none"}}}
     cli = run_in_process(config, tmp_path, "fit", "--trainer.default_root_dir", str(tmp_path / "other"))
     assert cli.model.objective.policy_loss.name == "reinforce"
-    assert cli.model.estimate_advantages.rule.scale_rewards == "none"
+    assert cli.model.step_advantages.estimate.rule.scale_rewards == "none"
 
 
 @pytest.mark.parametrize(
