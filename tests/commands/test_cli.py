@@ -191,7 +191,7 @@ def broken(completions, **columns):
     ("reward", "message"),
     [
         ("one_for_all", "error: Reward 'one_for_all' returned 1 values for 12 completions"),
-        ("broken", "error: Reward 'broken' failed on 12 of the last 12 completions"),
+        ("broken", "error: Reward 'broken' failed on 24 of the last 24 completions"),  # two calls of 12 each
     ],
 )
 def test_an_error_that_explains_itself_ends_the_run_without_our_traceback(
@@ -205,7 +205,8 @@ def test_an_error_that_explains_itself_ends_the_run_without_our_traceback(
         run_in_process(config, tmp_path)
     printed = capsys.readouterr().err
     assert stopped.value.code == 1
-    assert message in printed and printed.rstrip().endswith("On rank 0, in step 1, phase rewards.")
+    step = {"one_for_all": 1, "broken": 2}[reward]
+    assert message in printed and printed.rstrip().endswith(f"On rank 0, in step {step}, phase rewards.")
     assert (
         re.findall(r'File "(.*)", line', printed.partition("error:")[2])
         == {

@@ -93,8 +93,8 @@ def test_scoring_has_begun_before_generation_ends(tiny_model_dir: Path, tmp_path
 
 def test_rewards_of_a_generator_that_reports_nothing_are_the_same(tiny_model_dir: Path, tmp_path: Path) -> None:
     silent = make_module(tiny_model_dir, rewards=[reward(scope="completion")])
-    generate = silent.generator.generate
-    silent.generator.generate = lambda ids, sampling, seeds, on_completed: generate(ids, sampling, seeds)  # type: ignore[method-assign]
+    generate = silent.source.generator.generate
+    silent.source.generator.generate = lambda ids, sampling, seeds, on_completed: generate(ids, sampling, seeds)  # type: ignore[method-assign]
     make_trainer(tmp_path).fit(silent, datamodule=make_data(tmp_path))
     loud = fit(tiny_model_dir, tmp_path, rewards=[reward(scope="completion")])
     assert silent.step_metrics["reward"] == loud.step_metrics["reward"]
