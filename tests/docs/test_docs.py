@@ -61,6 +61,14 @@ def all_blocks(language: str) -> list[object]:
     return [pytest.param(block, id=f"{block.page}-{n}") for n, block in enumerate(found)]
 
 
+def write_titled(block: Block, at: Path) -> None:
+    """Writes the files that the block's page shows with a title: what it names by import path."""
+    for other in (b for page in PAGES if page.name == block.page for b in blocks(page) if b.language == "python"):
+        if other.title:
+            (at / other.title).write_text(other.code)
+    importlib.invalidate_caches()
+
+
 def run_command(line: str, block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs one line of a shell block, in this process where it is ours."""
     piped = re.fullmatch(r'echo "(.*?)" \| (.*)', line)
@@ -113,6 +121,7 @@ def test_commands_of_the_documentation_run(block: Block, at: Path, monkeypatch: 
         for arguments in block.our_commands():
             run_ours(arguments, is_parsed_only=True)
         return
+    write_titled(block, at)
     for line in block.commands():
         run_command(line, block, monkeypatch)
 
@@ -126,9 +135,7 @@ def test_python_of_the_documentation_runs(block: Block, at: Path):
 
 @pytest.mark.parametrize("block", all_blocks("yaml"))
 def test_configs_of_the_documentation_parse(block: Block, at: Path):
-    for other in (b for page in PAGES if page.name == block.page for b in blocks(page) if b.language == "python"):
-        if other.title:
-            (at / other.title).write_text(other.code)  # what the config names by import path
+    write_titled(block, at)
     (at / "base.yaml").write_text(BASE)
     (at / "block.yaml").write_text(block.code)
     ParserOnly(args=["--config", "base.yaml", "--config", "block.yaml"], run=False)

@@ -403,7 +403,7 @@ def test_an_engine_that_starts_before_the_first_step_computes_in_what_steps_comp
         on_train_start = module.on_train_start
 
         def prepare():
-            module.prepare_generator()  # as the measurement of memory on a GPU does
+            module.source.prepare()  # as the measurement of memory on a GPU does
             on_train_start()
 
         module.on_train_start = prepare
