@@ -195,7 +195,7 @@ class Policy(nn.Module):
                 f"The checkpoint holds other weights than this config trains: missing {missing}, unknown {unknown}. "
                 f"It was made from model_name_or_path={checkpoint.get('model_name_or_path')!r}; use its config.yaml."
             )
-        parameters = {f"{prefix}.{name}": p for name, p in self.named_parameters(remove_duplicate=False)}
-        check_complete(checkpoint, {name: parameters[name].shape for name in trained})
         if isinstance(self.model, PeftModel):
             check_record(checkpoint["adapter"], self.model, self.name_or_path)
+        parameters = {f"{prefix}.{name}": p for name, p in self.named_parameters(remove_duplicate=False)}
+        check_complete(checkpoint, {name: parameters[name].shape for name in trained})

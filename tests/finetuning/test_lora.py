@@ -132,7 +132,8 @@ def test_with_dropout_the_sampler_is_compared_with_quiet_logprobs_and_without_no
     passes = []
 
     def count(module):
-        module.score_tokens, original = (lambda *a, **k: passes.append(1) or original(*a, **k), module.score_tokens)
+        maker = module.experience_maker
+        maker.score, original = (lambda *a, **k: passes.append(1) or original(*a, **k), maker.score)
 
     noisy = fit(tiny_model_dir, tmp_path, max_steps=2, on_module=count, finetuning_type="lora", lora_dropout=0.5)
     assert len(passes) == 2
@@ -261,7 +262,7 @@ def test_training_continues_from_an_adapter_which_is_the_reference_too(tiny_mode
     start = []
 
     def watch(module):
-        module.updates, original = (lambda e: start.append(e) or original(e), module.updates)
+        module.updates.of_step, original = (lambda e, s: start.append(e) or original(e, s), module.updates.of_step)
 
     second = fit(
         tiny_model_dir,

@@ -158,7 +158,7 @@ def test_an_adapter_with_new_rows_continues_with_them(model_dir, tmp_path):
     path = str(tmp_path / "export-adapter")
     still = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0), "finetuning_type": "lora"}
     second = fit(model_dir, tmp_path, adapter_name_or_path=path, **still, **SETTINGS)
-    ids = torch.arange(len(first.policy.tokenizer) - 12, len(first.tokenizer))[None]
+    ids = torch.arange(len(first.policy.tokenizer) - 12, len(first.policy.tokenizer))[None]
     with torch.no_grad():
         torch.testing.assert_close(second.policy.model.eval()(ids).logits, first.policy.model.eval()(ids).logits)
     with pytest.raises(
