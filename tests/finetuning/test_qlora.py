@@ -187,7 +187,10 @@ def test_a_device_that_bitsandbytes_does_not_know_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bnb_4bit_compute_dtype": "int4"}, "model.bnb_4bit_compute_dtype='int4' is none of float32, bfloat16, float16"),
+        (
+            {"bnb_4bit_compute_dtype": "int4"},
+            "model.bnb_4bit_compute_dtype='int4' is none of float32, bfloat16, float16",
+        ),
         ({"bnb_4bit_quant_type": "int4"}, "model.bnb_4bit_quant_type='int4' is neither nf4 nor fp4"),
     ],
 )
