@@ -108,9 +108,11 @@ def fail_and_hang() -> None:
 
 
 def interrupt() -> None:
-    """Ctrl-C reaches every process of a terminal."""
-    for path in PIDS.glob("*"):
-        os.kill(int(path.read_text()), signal.SIGINT)
+    """Ctrl-C reaches every process of a terminal; the second one does not wait for the end of the step."""
+    for _ in range(2):
+        for path in PIDS.glob("*"):
+            os.kill(int(path.read_text()), signal.SIGINT)
+        time.sleep(1)
     time.sleep(SECONDS)
 
 
