@@ -14,7 +14,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_model, needs_vllm, rows, running
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm import colocated_engine
 from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
 
 pytestmark = needs_vllm
@@ -76,11 +75,10 @@ def assert_same_up_to_rounding(found: list[Any], expected: list[Any]) -> None:
 @pytest.fixture(scope="module")
 def own() -> dict[str, Any]:
     """With vLLM's own bookkeeping, and ample memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(colocated_engine, "shorten_bookkeeping", lambda llm: False)
-        with running(model()) as generator:
-            found = everything(generator)
-            return {"all": found, "long": found[2], "digits": rows(generator.generate(PROMPTS, DIGITS, SEEDS))}
+    with running(model(), shorten_bookkeeping=False) as generator:
+        assert "update_from_output" not in vars(engine_core(generator).scheduler)
+        found = everything(generator)
+        return {"all": found, "long": found[2], "digits": rows(generator.generate(PROMPTS, DIGITS, SEEDS))}
 
 
 def test_completions_are_those_of_vllms_own_bookkeeping(own):

@@ -74,7 +74,7 @@ class VLLMColocate(RoutedGenerator):
             null for where vLLM draws such completions together; where it draws them one by one, which takes time on a
             GPU, one seed a step then decides all of them.
         shorten_bookkeeping: Write down tokens that do not end their completion without vLLM's own bookkeeping of each: the
-            same completions, in half the time for a small model. false runs vLLM's own code.
+            same completions, sooner where the model is small. false runs vLLM's own code.
         engine_kwargs: Further arguments of vllm.LLM, such as max_num_seqs or max_num_batched_tokens.
     """
 

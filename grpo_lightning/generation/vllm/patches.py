@@ -30,7 +30,7 @@ class Patch:
     """The function below."""
     why: str
     versions: str
-    """Of vLLM that need it; without "only" it was run with the lowest and the highest of them."""
+    """Of vLLM that it is meant for; docs/vllm.md says which of them our tests were run on."""
     test: str
     """File of ``tests/generation`` and function, which runs through it."""
 
