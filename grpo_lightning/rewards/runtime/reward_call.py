@@ -21,8 +21,8 @@ from grpo_lightning.rewards.base import (
     asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.lock_watch import LockWatch
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 
@@ -192,7 +192,7 @@ async def call_reward(
     reward: BaseRewardFunction,
     rows: Rows,
     time_limit: float,
-    lock_watch: LockWatch,
+    guard: CallGuard,
     main_thread: MainThreadCalls | None = None,
 ) -> Outcome:
     """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
@@ -203,7 +203,7 @@ async def call_reward(
         reward: To be called.
         rows: What it sees.
         time_limit: Seconds from the start of the call.
-        lock_watch: Ends the run where the call keeps everything else from running, the time limit included.
+        guard: Entered where the call is made.
         main_thread: Where a synchronous call is made; None for a thread of its own.
 
     Raises:
@@ -216,7 +216,7 @@ async def call_reward(
     probe = SignalProbe()
 
     def answered() -> Any:
-        with probe, lock_watch.call(reward.name, len(rows), time_limit):
+        with probe, guard.call(reward.name, len(rows), time_limit):
             return materialized(reward(**arguments))
 
     async def call() -> Any:
@@ -227,7 +227,7 @@ async def call_reward(
         else:
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe, lock_watch.call(reward.name, len(rows), time_limit):
+            with probe, guard.call(reward.name, len(rows), time_limit):
                 return await result
         return result
 
