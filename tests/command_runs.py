@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import resource
 import signal
 import sys
 import time
@@ -14,6 +16,7 @@ import torch
 from fork_server import CONTEXT
 
 ROOT = Path(__file__).parents[1]
+PLACES = [str(ROOT), str(Path(__file__).parent)]
 _numbers = itertools.count()
 
 
@@ -44,8 +47,9 @@ class CommandRun:
         return self._output.read_text()
 
     def send_signal(self, number: int) -> None:
-        """Such as SIGTERM."""
-        os.kill(self.pid, number)
+        """Such as SIGTERM; nothing where it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def finish(self) -> tuple[int, str]:
         """Its exit status, or minus a signal, and what it has written; waits for its end."""
@@ -73,8 +77,10 @@ def _main(folder: Path, output: Path, arguments: tuple[str, ...], environment: M
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server's children ignore
     torch.set_num_threads(1)
-    os.environ.update({"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "OMP_NUM_THREADS": "1"} | environment)
-    sys.path[:0] = [str(folder), str(ROOT)]
+    os.environ.update({"PYTHONPATH": os.pathsep.join([str(folder), *PLACES]), "OMP_NUM_THREADS": "1"} | environment)
+    sys.path[:0] = [str(folder), *PLACES]
+    if "MAX_FILE_BYTES" in environment:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(environment["MAX_FILE_BYTES"]),) * 2)
     os.chdir(folder)
     sys.argv = ["grpo_lightning", *arguments]
     status = 0
