@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from fault_kinds import ROWS, SCENARIOS, Runs
 
-COUNTS = {"SIGKILL": 36, "SIGTERM": 12, "SIGINT": 12, "file in the way": 12, "disk": 12, "reward": 26, "checkpoint": 24}
+COUNTS = {"SIGKILL": 32, "SIGTERM": 8, "SIGINT": 8, "file in the way": 9, "disk": 9, "reward": 26, "checkpoint": 18}
 """How many faults of each row are injected."""
 
 

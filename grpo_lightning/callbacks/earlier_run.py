@@ -126,15 +126,10 @@ def check_own_start(root: Path, **settings: str | None) -> None:
 def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
     """The newest of each folder's last.ckpt and of what Lightning saved in ``root`` when SLURM asked for it.
 
-    Raises:
-        ValueError: If there are checkpoints of other names only; with the path of the newest.
+    Where there is none, the newest checkpoint of another name: with ``checkpoint.save_last: link``, a run may be killed when
+    the checkpoint that last.ckpt leads to has been replaced, and the link not yet.
     """
     folders = list(folders)
     last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
     others = [path for folder in folders for path in folder.glob("*.ckpt")]
-    if not last and (other := newest(others)):
-        raise ValueError(
-            f"--ckpt_path last: {other.parent} has no last.ckpt, which was perhaps being written when the run ended. Go on "
-            f"from the newest with --ckpt_path '{other}', or leave --ckpt_path out to start anew."
-        )
-    return newest(last)
+    return newest(path for path in last if path.exists()) or newest(path for path in others if path.exists())

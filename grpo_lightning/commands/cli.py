@@ -193,6 +193,8 @@ class GRPOCLI(LightningCLI):
             found = best_checkpoint(found, callbacks[0].monitor if callbacks else None)
         if found is None and self.subcommand == "fit" and self.trainer.is_global_zero:
             print(f"--ckpt_path {word}: {root} has no checkpoint. The run starts anew, from step 0.", flush=True)
+        elif word == "last" and found is not None and not found.name.startswith(("last", "hpc_ckpt")):
+            print(f"--ckpt_path last: there is no last.ckpt; {found} is the newest checkpoint.", flush=True)
         self.config_init[str(self.subcommand)].ckpt_path = None if found is None else str(found)
         return found
 

@@ -121,13 +121,15 @@ def test_forty_earlier_runs_are_one_entry_of_the_folder_and_no_number_is_used_tw
     assert put_aside(tmp_path) == tmp_path / "earlier" / "41"  # not among older ones
 
 
-def test_the_newest_of_the_last_checkpoints_counts_and_no_other_name(tmp_path):
+def test_the_newest_of_the_last_checkpoints_counts_and_another_name_where_there_is_none(tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     assert newest_checkpoint(tmp_path, [folder]) is None  # a first start with --ckpt_path last, as job scripts do
     (folder / "epoch=0-step=2.ckpt").touch()
-    with pytest.raises(ValueError, match=r"has no last.ckpt.* --ckpt_path '.*epoch=0-step=2.ckpt'"):
-        newest_checkpoint(tmp_path, [folder])
+    assert newest_checkpoint(tmp_path, [folder]) == folder / "epoch=0-step=2.ckpt"
+    (folder / "last.ckpt").symlink_to("epoch=0-step=1.ckpt")  # killed before the link was renewed
+    assert newest_checkpoint(tmp_path, [folder]) == folder / "epoch=0-step=2.ckpt"
+    (folder / "last.ckpt").unlink()
     (tmp_path / "hpc_ckpt_1.ckpt").touch()
     assert newest_checkpoint(tmp_path, [folder]) == tmp_path / "hpc_ckpt_1.ckpt"
     (folder / "last.ckpt").touch()
