@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grpo_lightning.distributed.checkpoint_check import FORMAT
 from grpo_lightning.distributed.checkpoint_io import CheckpointNotWrittenError
+from grpo_lightning.distributed.rank_watch import RankWatch
 
 
 class LastCheckpoint(Callback):
@@ -24,9 +25,13 @@ class LastCheckpoint(Callback):
     written before the next one.
 
     It comes before all other callbacks: the checkpoint is there before anything that may fail at the end, such as an export.
+
+    Args:
+        watch: Says where the run is; a save after an error must not change what it says of the error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: RankWatch) -> None:
+        self._watch = watch
         self._place: dict[str, Any] | None = None
         self._steps: tuple[int, int] | None = None
         self._not_written: CheckpointNotWrittenError | None = None
@@ -83,14 +88,13 @@ class LastCheckpoint(Callback):
             return
         if not self._is_between_steps(trainer, pl_module) or not self._can_go_on(trainer, pl_module):
             return
-        watch: Any = pl_module.rank_watch
-        place = watch.place  # of the error, which comes before the save
+        place = self._watch.place  # of the error, which comes before the save
         try:
             save_last(trainer)
         except Exception as error:  # the error that ends the run is the one to show
             exception.add_note(f"The checkpoint of the last complete step could not be written either: {error}")
         finally:
-            watch.enter(place)
+            self._watch.enter(place)
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
         """Whether the weights are those after the step whose place is noted."""

@@ -79,7 +79,7 @@ class PolicyModule(L.LightningModule):
         check_trainer(self.trainer)
         check_strategy(self.trainer.strategy)
         check_policy(self.policy, self.trainer.strategy)
-        return [LastCheckpoint(), self.rank_watch, StopSignals()]
+        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals()]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""

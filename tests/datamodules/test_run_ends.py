@@ -15,6 +15,7 @@ from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
+from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.types import PromptBatch
 
 ROWS = [{"prompt": f"question {index}"} for index in range(11)]  # 5 batches of 2 an epoch
@@ -33,7 +34,7 @@ class Recorder(L.LightningModule):
         self.seen: list[list[int]] = []
 
     def configure_callbacks(self) -> list[Callback]:
-        return [LastCheckpoint()]
+        return [LastCheckpoint(RankWatch())]
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         if self.fail_at == self.global_step:

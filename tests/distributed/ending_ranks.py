@@ -126,7 +126,7 @@ def fit_until(folder: Path, model_dir: Path, phase: str, leaving: int, leave: Ca
         "generate": (module.source.generator, "generate"),
         "rewards": (module, "advantages"),
         "train": (module, "policy_loss"),
-        "evaluation": (module, "score"),
+        "evaluation": (module.evaluation, "evaluate"),
     }
     place, name = methods[phase]
     original = getattr(place, name)

@@ -150,4 +150,4 @@ def test_a_scheduler_that_ends_a_job_ends_every_rank_after_the_step(folder):
     saved = torch.load(folder / "ended" / "checkpoints" / "last.ckpt", weights_only=False)
     assert saved["steps_done"] == 2
     assert not any("Traceback" in output for output in outputs)
-    assert all(rank.returncode == 0 for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [143, 143]  # 128 + SIGTERM: the job has not done what it was asked

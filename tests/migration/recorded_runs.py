@@ -101,7 +101,7 @@ def run_migrated(config: Path, *options: str) -> Recorded:
     printed.write_text(printed_config(new), encoding="utf-8")
     with recording() as record:
         cli = GRPOCLI(args=["fit", "--config", str(printed)])
-    record.trained = trained_names(cli.model.policy)
+    record.trained = trained_names(cli.model.policy.model)
     names = [path.name for path in Path(cli.trainer.default_root_dir, "checkpoints").glob("*step=*.ckpt")]
     record.checkpoints = {int(found[1]) for name in names if (found := re.search(r"step=(\d+)", name))}
     return record

@@ -145,4 +145,4 @@ def test_the_adapter_reference_of_a_run_moves_when_it_is_synced(tiny_model_dir, 
 
 
 def test_without_kl_there_is_no_reference(tiny_model_dir, tmp_path):
-    assert fit(tiny_model_dir, tmp_path, finetuning_type="lora").reference is None
+    assert fit(tiny_model_dir, tmp_path, finetuning_type="lora").experience_maker.reference is None
