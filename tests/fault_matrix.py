@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from fault_kinds import ROWS, SCENARIOS, Runs
 
-COUNTS = {"SIGKILL": 32, "SIGTERM": 8, "SIGINT": 8, "file in the way": 9, "disk": 9, "reward": 26, "checkpoint": 18}
+COUNTS = {"SIGKILL": 30, "SIGTERM": 8, "SIGINT": 8, "file in the way": 9, "disk": 8, "reward": 25, "checkpoint": 18}
 """How many faults of each row are injected."""
 
 

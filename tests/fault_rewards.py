@@ -36,8 +36,6 @@ def _recurses(depth: int = 0) -> int:
 
 def _global_state(completions: Sequence[str], columns: dict[str, Any]) -> None:
     random.seed(0), numpy.random.seed(0), torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    torch.set_grad_enabled(False)
     os.chdir("/")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import time
@@ -139,6 +140,23 @@ def test_a_run_that_trains_nothing_says_so_and_exports_nothing(
     assert message in output
     assert not (folder / "run/hf").exists()
     assert steps is None or last(folder)["steps_done"] == steps
+
+
+def test_best_is_the_checkpoint_that_the_monitor_liked_most_in_a_new_process_too(tiny_model_dir, folder):
+    saving = ("--checkpoint.monitor=reward", "--checkpoint.mode=max", "--checkpoint.every_n_train_steps=1")
+    status, output = run(folder, tiny_model_dir, *saving)
+    assert status == 0, output
+    with (folder / "run/logs/version_0/metrics.csv").open() as lines:
+        rewards = {int(row["step"]): float(row["reward"]) for row in csv.DictReader(lines) if row["reward"]}
+    (scored,) = [path for path in (folder / "run/checkpoints").glob("*.ckpt") if path.name != "last.ckpt"]
+    best = torch.load(scored, weights_only=True)["steps_done"]
+    assert rewards[best - 1] == max(rewards.values())  # metrics count from 0
+    assert best != 3  # or last.ckpt would do as well
+    (folder / "run/checkpoints/last.ckpt").touch()  # it is newer
+    status, output = run(folder, tiny_model_dir, *saving, "--ckpt_path=best", "--trainer.max_steps=4")
+    assert status == 0, output
+    assert last(folder)["steps_done"] == 4
+    assert str(scored) in output
 
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tiny_model_dir, folder):
