@@ -80,7 +80,8 @@ def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | Non
         )
     parts: dict[str, tuple[DatasetSpec, str | None, float | None]] = {}
     for name, spec in datasets.items():
-        split, weight = None, 1.0
+        split: str | None = None
+        weight: Any = 1.0
         if isinstance(spec, dict) and not is_rows_by_split(spec):
             spec = dict(spec)
             weight = spec.pop("weight", 1.0)
