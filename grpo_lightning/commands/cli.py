@@ -65,6 +65,7 @@ class GRPOCLI(LightningCLI):
             module_class = chosen_class(chosen_path(args), self.module_class)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
+        self._chosen = args[0] if args and args[0] in self.subcommands() else None
         super().__init__(
             module_class,
             GRPODataModule,
@@ -104,6 +105,12 @@ class GRPOCLI(LightningCLI):
         parser.add_lightning_class_args(SampleTable, "samples")
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Arguments of the subcommand that is used: those of all four take a second."""
+        if self._chosen in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
@@ -186,6 +193,8 @@ class GRPOCLI(LightningCLI):
             found = best_checkpoint(found, callbacks[0].monitor if callbacks else None)
         if found is None and self.subcommand == "fit" and self.trainer.is_global_zero:
             print(f"--ckpt_path {word}: {root} has no checkpoint. The run starts anew, from step 0.", flush=True)
+        elif word == "last" and found is not None and not found.name.startswith(("last", "hpc_ckpt")):
+            print(f"--ckpt_path last: there is no last.ckpt; {found} is the newest checkpoint.", flush=True)
         self.config_init[str(self.subcommand)].ckpt_path = None if found is None else str(found)
         return found
 

@@ -108,8 +108,6 @@ REFUSED: dict[str, str] = {
     "log_unique_prompts": _COMPLETIONS,
     "log_completions_hub_repo": _HUB,
     # TRL's script and model settings
-    "streaming": "Datasets are read before training, so that a run can resume exactly.",
-    "dataset_streaming": "Datasets are read before training, so that a run can resume exactly.",
     "ignore_bias_buffers": "DDP needs no such fix here.",
     "model_revision": "Download that revision and give its directory as model.model_name_or_path.",
     "lora_target_parameters": "Give model.peft_config a class_path with init_args (peft.LoraConfig).",

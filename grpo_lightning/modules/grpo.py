@@ -199,6 +199,8 @@ class GRPOModule(PolicyModule):
         """Checks the data before weights load."""
         self.source.on_started = self.start_times.mark
         self.source.precision = self.trainer.strategy.precision_plugin.forward_context
+        for runner in (self.source.reward_runner, self.evaluation.reward_runner):
+            runner.guard.device = self.trainer.strategy.root_device
         if stage == "fit":
             check_data(self.settings, self.datamodule)
 

@@ -13,6 +13,7 @@ import torch
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
@@ -96,6 +97,8 @@ class RewardRunner:
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
         self._main_thread = MainThreadRewards(self.rewards)
+        self.guard = CallGuard()
+        """Around each call in this process; knows the rank's device."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
@@ -194,6 +197,7 @@ class RewardRunner:
         for reward in self.rewards:
             reward.close()
         self._loop.close()
+        self.guard.watch.close()
         self._slots.clear()
 
     async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
@@ -204,7 +208,7 @@ class RewardRunner:
             except MainThreadNeededError as error:
                 self._main_thread.add(reward, error)
         limit = reward.call_time_limit or self.runtime.time_limit
-        return await call_reward(reward, rows, limit, self._main_thread.calls)
+        return await call_reward(reward, rows, limit, self.guard, self._main_thread.calls)
 
     async def _call_anywhere(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
         """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
@@ -217,7 +221,7 @@ class RewardRunner:
         shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
         async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
             if not isolated:
-                return await call_reward(reward, rows, limit)
+                return await call_reward(reward, rows, limit, self.guard)
             started = time.perf_counter()
             outcome = await self._processes[reward.name](rows)
             outcome.seconds.append(time.perf_counter() - started)

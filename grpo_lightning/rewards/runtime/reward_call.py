@@ -21,6 +21,7 @@ from grpo_lightning.rewards.base import (
     asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
@@ -188,7 +189,11 @@ class MainThreadNeededError(Exception):
 
 
 async def call_reward(
-    reward: BaseRewardFunction, rows: Rows, time_limit: float, main_thread: MainThreadCalls | None = None
+    reward: BaseRewardFunction,
+    rows: Rows,
+    time_limit: float,
+    guard: CallGuard,
+    main_thread: MainThreadCalls | None = None,
 ) -> Outcome:
     """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
 
@@ -198,6 +203,7 @@ async def call_reward(
         reward: To be called.
         rows: What it sees.
         time_limit: Seconds from the start of the call.
+        guard: Entered where the call is made.
         main_thread: Where a synchronous call is made; None for a thread of its own.
 
     Raises:
@@ -210,18 +216,18 @@ async def call_reward(
     probe = SignalProbe()
 
     def answered() -> Any:
-        with probe:
+        with probe, guard.call(reward.name, len(rows), time_limit):
             return materialized(reward(**arguments))
 
     async def call() -> Any:
         if reward.is_async:
-            result: Any = reward(**arguments)
+            result: Any = reward(**arguments)  # a coroutine, which does nothing yet
         elif main_thread is None:
             result = await in_thread(answered)
         else:
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe:
+            with probe, guard.call(reward.name, len(rows), time_limit):
                 return await result
         return result
 
