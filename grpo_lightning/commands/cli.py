@@ -65,6 +65,9 @@ class GRPOCLI(LightningCLI):
             module_class = chosen_class(chosen_path(args), self.module_class)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
+        commands = self.subcommands()
+        if args and args[0] in commands:  # the parsers of the others would take a second to make
+            self.subcommands = lambda: {args[0]: commands[args[0]]}  # type: ignore[method-assign]
         super().__init__(
             module_class,
             GRPODataModule,

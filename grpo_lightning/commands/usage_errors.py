@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
-from grpo_lightning.migration import COMPOSED, SAME
+from grpo_lightning.commands.settings.names import hint
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",
@@ -47,10 +46,6 @@ def meant_by(message: str, options: Iterable[str]) -> str:
     name = next((found[1] for pattern in UNKNOWN if (found := re.search(pattern, message))), None)
     if name is None:
         return ""
-    known = {*(option.removeprefix("--") for option in options), *callbacks.__all__, *generation.__all__}
-    key = name.rpartition(".")[2]
-    elsewhere = sorted(option for option in known if option.endswith(f".{key}"))
-    if not elsewhere and (key in SAME or key in COMPOSED):
-        return f"\n  TRL's {key} is here: {SAME.get(key) or COMPOSED[key]}."
-    meant = elsewhere or get_close_matches(name, known, 1, cutoff=0.75)
-    return f"\n  Did you mean {meant[0]}?" if meant else ""
+    classes = [*callbacks.__all__, *generation.__all__]
+    text = hint(name, [*(option.removeprefix("--") for option in options), *classes])
+    return f"\n  {text}" if text else ""
