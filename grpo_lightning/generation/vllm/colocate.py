@@ -39,7 +39,6 @@ from grpo_lightning.generation.vllm.requests import (
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     check_same_weights,
-    refuse_unnamed_weights,
     trained_names,
     weight_shapes,
 )
@@ -126,7 +125,6 @@ class VLLMColocate(RoutedGenerator):
         Raises:
             ValueError: If a setting does not fit the policy or the ranks.
         """
-        refuse_unnamed_weights(policy)
         check_ranks(self.tensor_parallel_size)
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)

@@ -34,7 +34,6 @@ from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTran
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     check_same_weights,
-    refuse_unnamed_weights,
     weight_shapes,
 )
 from grpo_lightning.types import Rollouts
@@ -126,7 +125,6 @@ class VLLMServer(RoutedGenerator):
         Raises:
             TimeoutError: If there is no healthy server in time.
         """
-        refuse_unnamed_weights(policy)
         self.client.open()
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
