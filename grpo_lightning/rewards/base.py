@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +138,17 @@ class BaseRewardFunction(ABC):
     def is_async(self) -> bool:
         """True where ``__call__`` returns a coroutine and belongs on an event loop."""
         return inspect.iscoroutinefunction(type(self).__call__)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data that lacks a column that this reward needs, by the arguments that it names; before weights load.
+
+        Args:
+            columns: Names of the dataset's.
+
+        Raises:
+            RewardContractError: Naming the column.
+        """
+        accepted_arguments(self.__call__, dict.fromkeys([*RESERVED, *ON_REQUEST, *columns]), self.name)
 
     def close(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases processes, sessions or models. The reward may be called again afterwards."""

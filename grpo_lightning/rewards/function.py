@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import (
     CALLING,
+    ON_REQUEST,
+    RESERVED,
     UNNAMED,
     BaseRewardFunction,
     Completion,
@@ -76,6 +78,12 @@ class FunctionReward(BaseRewardFunction):
         while isinstance(inner, functools.partial):
             inner = inner.func
         return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """As its function's arguments say."""
+        assert self.function is not None  # checked on construction
+        on_offer = dict.fromkeys([*RESERVED, *ON_REQUEST, *columns, *self.settings])
+        accepted_arguments(self.function, on_offer, self.name)
 
     def __call__(
         self,

@@ -93,10 +93,8 @@ def described(hint: Any, default: Any) -> dict[str, Any]:
     if choices:
         entry["choices"] = choices
     if default is not None and default is not inspect.Parameter.empty:
-        try:
+        with suppress(TypeError):  # an object, which the setting's text explains
             entry["default"] = json.loads(json.dumps(default))
-        except TypeError:
-            pass  # an object, which the setting's text explains
     return entry
 
 
@@ -105,6 +103,8 @@ def kinds_of(hint: Any) -> tuple[set[str], list[Any]]:
     if hint in SIMPLE:
         return {SIMPLE[hint]}, []
     origin = get_origin(hint)
+    if hint is torch.Tensor:  # a learning rate may be one, in Python
+        return set(), []
     if origin is Literal:
         return set(), list(get_args(hint))
     if origin in (Union, types.UnionType):

@@ -9,17 +9,16 @@ from typing import Any
 import yaml
 
 from grpo_lightning.commands.module_choice import OPTION, chosen_path, with_one_option
-from grpo_lightning.commands.settings.class_check import class_mistakes
+from grpo_lightning.commands.settings.class_check import argument_mistakes, class_mistakes
 from grpo_lightning.commands.settings.names import hint
+from grpo_lightning.commands.settings.ranges import out_of_range
 from grpo_lightning.commands.settings.table import Setting, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
-from grpo_lightning.commands.settings.yaml_file import ConfigError, Entry, read_entries
+from grpo_lightning.commands.settings.yaml_file import UNREAD, ConfigError, Entry, read_entries
 
 COMMAND_LINE = "command line"
 OWN_OPTIONS = ("config", "print_config", "help", OPTION.removeprefix("--"))
 """Of the parser itself."""
-UNREAD = object()
-"""In place of a value that is not looked at: one that is added to a list."""
 
 
 def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
@@ -46,7 +45,7 @@ def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
             texts = list(_about(entry, entries, table))
             refused += [entry.name] * bool(texts)
             found += texts
-    return found or _missing(entries, table, has_own_module)
+    return found or _missing(entries, table, has_own_module) or out_of_range(entries)
 
 
 def config_files(words: Sequence[str]) -> Iterator[str]:
@@ -64,17 +63,27 @@ def config_files(words: Sequence[str]) -> Iterator[str]:
 
 
 def _options(words: Sequence[str]) -> Iterator[Entry]:
-    """``--model.beta 0.1`` and ``--model.beta=0.1`` as entries."""
-    for n, word in enumerate(words):
-        option, is_joined, text = word.partition("=")
+    """``--model.beta 0.1`` and ``--model.beta=0.1`` as entries.
+
+    Raises:
+        ConfigError: For an option without a value, and a value without an option.
+    """
+    waiting = list(words)
+    while waiting:
+        option, is_joined, text = waiting.pop(0).partition("=")
         name = option[2:].removesuffix("+")
-        if not option.startswith("--") or name in OWN_OPTIONS or name.endswith(".help"):
+        if option == "--print_config":
             continue
-        follows = words[n + 1] if n + 1 < len(words) else "--"
-        if not is_joined and follows.startswith("--"):
-            raise ConfigError(f"--{name} stands without a value. Give one after it: --{name} VALUE.")
-        value = UNREAD if option.endswith("+") else _parsed(text if is_joined else follows)
-        yield Entry(name, value, COMMAND_LINE)
+        if option != "-c" and not option.startswith("--"):
+            raise ConfigError(
+                f"{option} is no option. Every setting is given as --NAME VALUE, as in --model.beta 0.04."
+            )
+        if not is_joined:
+            if not waiting or waiting[0].startswith("--"):
+                raise ConfigError(f"{option} stands without a value. Give one after it: {option} VALUE.")
+            text = waiting.pop(0)
+        if option != "-c" and name not in OWN_OPTIONS:
+            yield Entry(name, UNREAD if option.endswith("+") else _parsed(text), COMMAND_LINE)
 
 
 def _parsed(text: str) -> Any:
@@ -93,6 +102,12 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
                 f"{entry.name}={entry.value!r} cannot be used ({entry.where}): it takes {wanted(setting)}."
                 f"{_example(setting)}"
             )
+        elif (
+            isinstance(entry.value, int | float)
+            and set(setting.kinds) <= {"str", "null", "list", "dict"}
+            and not _typed(entry)
+        ):
+            yield f"{entry.name}={entry.value} is a number ({entry.where}), and it takes {wanted(setting)}."
         elif entry.value is None and setting.is_required:
             yield f"{entry.name} is null ({entry.where}), and a run needs it. {_first_sentence(setting)}"
         elif entry.name in table.classes:
@@ -102,20 +117,38 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
             yield from class_mistakes(entry, table, is_whole)
     elif setting is None and entry.name in table.sections:
         is_file = isinstance(entry.value, str) and Path(entry.value).is_file()
-        if entry.value is not None and not isinstance(entry.value, dict) and not is_file:
+        if not isinstance(entry.value, dict) and not is_file and entry.value is not UNREAD:
             first = next(name for name in table.settings if name.startswith(f"{entry.name}."))
-            yield f"{entry.name}={entry.value!r} cannot be used ({entry.where}): it holds settings, such as {first}."
-    elif setting is None and entry.name not in OWN_OPTIONS and table.knows_all(entry.name) and not _is_inside(entry, table):
+            shown = "null" if entry.value is None else repr(entry.value)
+            yield f"{entry.name}={shown} cannot be used ({entry.where}): it holds settings, such as {first}. Give some, or none."
+    elif setting is None and _family(entry, table) is not None:
+        yield from argument_mistakes(entry, _family(entry, table), entries, table)
+    elif (
+        setting is None
+        and entry.name not in OWN_OPTIONS
+        and table.knows_all(entry.name)
+        and not _is_inside(entry, table)
+    ):
         names = [*table.settings, *table.sections]
         yield f"{entry.name} is no setting ({entry.where}). {hint(entry.name, names)}".rstrip()
+
+
+def _typed(entry: Entry) -> bool:
+    """Whether it is of the command line, where every value is a text at first."""
+    return entry.where == COMMAND_LINE
+
+
+def _family(entry: Entry, table: SettingsTable) -> str | None:
+    """The setting whose class has the argument that an option of the command line names."""
+    if not _typed(entry):
+        return None  # looked at with the class itself
+    return next((name for name in table.classes if entry.name.startswith(f"{name}.")), None)
 
 
 def _is_inside(entry: Entry, table: SettingsTable) -> bool:
     """Whether the name leads into a value that is a mapping or a class."""
     above = [entry.name[:dot] for dot in range(len(entry.name)) if entry.name[dot] == "."]
-    return any(
-        {"object", "dict", "list"} & set(table.settings[name].kinds) for name in above if name in table.settings
-    )
+    return any({"object", "dict", "list"} & set(table.settings[name].kinds) for name in above if name in table.settings)
 
 
 def _missing(entries: Sequence[Entry], table: SettingsTable, has_own_module: bool) -> list[str]:
@@ -136,4 +169,8 @@ def _first_sentence(setting: Setting) -> str:
 
 def _example(setting: Setting) -> str:
     simple = isinstance(setting.default, int | float | str) and setting.default != ""
-    return f" By default it is {str(setting.default).lower() if isinstance(setting.default, bool) else setting.default}." if simple else ""
+    return (
+        f" By default it is {str(setting.default).lower() if isinstance(setting.default, bool) else setting.default}."
+        if simple
+        else ""
+    )

@@ -80,7 +80,11 @@ def topic_page(topic: str, table: SettingsTable) -> str | None:
         if family:
             page += ["", "Classes:", *(f"  {name}" for name in own)]
             rest = sorted(set(family) - set(own))
-            page += textwrap.wrap(f"and {', '.join(rest)}", WIDTH, initial_indent="  ", subsequent_indent="  ") if rest else []
+            page += (
+                textwrap.wrap(f"and {', '.join(rest)}", WIDTH, initial_indent="  ", subsequent_indent="  ")
+                if rest
+                else []
+            )
         return "\n".join(page)
     below = [name for name in table.settings if name.startswith(f"{topic}.")]
     if below:

@@ -38,7 +38,9 @@ def fits(value: Any, setting: Setting) -> bool:
         return bool(kinds & {"bool", "int", "float", "str"})
     if isinstance(value, int | float):
         is_whole = float(value).is_integer()
-        return bool(kinds & ({"float", "str"} | ({"int"} if is_whole else set()) | ({"bool"} if value in (0, 1) else set())))
+        return bool(
+            kinds & ({"float", "str"} | ({"int"} if is_whole else set()) | ({"bool"} if value in (0, 1) else set()))
+        )
     if isinstance(value, str):
         return _text_fits(value, kinds)
     return ("list" if isinstance(value, list) else "dict") in kinds

@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+UNREAD = object()
+"""In place of a value that is not looked at: one that is added to a list."""
+
 
 class ConfigError(ValueError):
     """A config that cannot be used; says what, where and why in one line."""

@@ -122,6 +122,11 @@ def _as_number(value: Any, row: int, name: str) -> float:
             f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, which is no number: "
             f"{error}"
         ) from error
+    if LARGEST < abs(number) < math.inf:
+        raise RewardContractError(
+            f"Reward '{name}' returned {number:g} for completion {row}, which float32 does not hold, so that every advantage of "
+            "its group would be NaN. Scale it down."
+        )
     if math.isinf(number):
         raise RewardContractError(
             f"Reward '{name}' returned {number} for completion {row}. Return None where the reward does not apply."
