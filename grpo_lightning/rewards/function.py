@@ -11,13 +11,12 @@ from typing import Any
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import (
     CALLING,
-    ON_REQUEST,
-    RESERVED,
     UNNAMED,
     BaseRewardFunction,
     Completion,
     RewardValues,
     accepted_arguments,
+    on_offer,
 )
 
 
@@ -82,8 +81,7 @@ class FunctionReward(BaseRewardFunction):
     def check_columns(self, columns: Collection[str]) -> None:
         """As its function's arguments say."""
         assert self.function is not None  # checked on construction
-        on_offer = dict.fromkeys([*RESERVED, *ON_REQUEST, *columns, *self.settings])
-        accepted_arguments(self.function, on_offer, self.name)
+        accepted_arguments(self.function, on_offer(self, [*columns, *self.settings]), self.name)
 
     def __call__(
         self,

@@ -131,26 +131,6 @@ class Optimization:
         return isinstance(self.lightning.trainer.strategy.model, DistributedDataParallel)
 
 
-def check_optimization(settings: OptimizationSettings) -> None:
-    """Makes optimizer and schedule of a single small weight, so that what they refuse is known before weights load.
-
-    Raises:
-        ValueError: In the words of the config.
-    """
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    try:
-        optimizer = settings.optimizer([weight])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"model.optimizer cannot be made with these init_args: {error}. Change them.") from error
-    if settings.lr_scheduler is None:
-        return
-    try:
-        scheduler = settings.lr_scheduler(optimizer)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"model.lr_scheduler cannot be made with these init_args: {error}. Change them.") from error
-    check_scheduler(scheduler)
-
-
 def check_scheduler(scheduler: Any) -> None:
     """Refuses a schedule that waits for a metric.
 

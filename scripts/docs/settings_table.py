@@ -32,6 +32,8 @@ from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
 from grpo_lightning.commands.sft import SFTCLI
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
+REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
+"""Classes of which the full check says why they cannot be used."""
 MADE_WITH = ("lightning", "torch")
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", type(None): "null"}
 
@@ -132,7 +134,7 @@ def families() -> dict[str, list[Any]]:
         "model.lr_scheduler": [
             WarmupSchedule,
             TransformersSchedule,
-            *subclasses(vars(schedulers).values(), schedulers.LRScheduler),
+            *(each for each in subclasses(vars(schedulers).values(), schedulers.LRScheduler) if each not in REFUSED),
         ],
         "trainer.callbacks": [*own_callbacks, *subclasses(theirs, lightning_callbacks.Callback)],
         "trainer.logger": [getattr(lightning_loggers, name) for name in lightning_loggers.__all__],

@@ -97,7 +97,7 @@ TYPES = [
     setting("trainer.precision", 17, "trainer.precision=17 cannot be used"),
     setting("data.batch_size", "big", "it takes a whole number. By default it is 8."),
     setting("data.shuffle", "maybe", "it takes true or false. By default it is true."),
-    setting("data.dataset", 5, "data.dataset=5 is a number"),
+    setting("data.dataset", 5, "data.dataset=5 cannot be used: it takes a text, a list, a mapping or null."),
     setting("data.overlong_prompts", "cut", "it takes drop or refuse. By default it is drop."),
     setting("checkpoint.save_last", "sometimes", "it takes true or false, link or null."),
     setting("seed_everything", "abc", "it takes a whole number or true or false."),
@@ -122,6 +122,11 @@ CLASSES = [
     setting("model.optimizer", "adam", "model.optimizer=adam is no known class. Did you mean Adam?"),
 ]
 RANGES = [
+    setting(
+        "model.rewards",
+        "syntax_reward.py",
+        "model.rewards=syntax_reward.py is a file, and a reward is a function in one.",
+    ),
     setting("seed_everything", -3, "is no seed. Choose a whole number from 0 to 4294967295."),
     setting("trainer.max_steps", -5, "is no number of steps. Choose 1 or more, or -1 for no limit."),
     setting("trainer.max_epochs", -7, "is no number of epochs"),
@@ -207,14 +212,17 @@ VALUES = [
     setting("model.async_rollouts", 1, "Use model.generator=VLLMServer, or async_rollouts=0"),
     setting("model.max_sampler_mismatch", 0, "model.max_sampler_mismatch=0.0 would stop every run"),
     setting("model.optimizer", of("torch.optim.AdamW", lr=-1), "model.optimizer cannot be made with these init_args"),
-    setting("model.lr_scheduler", of("ReduceLROnPlateau", monitor="reward"), "waits for a validation metric"),
+    setting(
+        "model.lr_scheduler",
+        of("lightning.pytorch.cli.ReduceLROnPlateau", monitor="reward"),
+        "waits for a validation metric",
+    ),
     setting("model.lr_scheduler", of("TransformersSchedule", name="cosin"), "model.lr_scheduler cannot be made"),
 ]
 FILES = [
     setting("model.model_name_or_path", "/no/such", "model.model_name_or_path='/no/such' cannot be read"),
     setting("model.model_name_or_path", "{folder}", "The directory exists: check that its files are complete."),
     setting("model.rewards", "speling", "Reward function 'speling' not found"),
-    setting("model.rewards", "syntax_reward.py", "Name the function too, as in syntax_reward.my_reward."),
     setting("model.rewards", "syntax_reward.r", "syntax_reward.py, line 1: expected ':'. Correct that line."),
     setting("model.rewards", "import_reward.r", "imports 'nosuchlib', which is not installed"),
     setting("model.rewards", "no_such_module.r", "there is no module 'no_such_module'"),

@@ -82,7 +82,7 @@ def _options(words: Sequence[str]) -> Iterator[Entry]:
             if not waiting or waiting[0].startswith("--"):
                 raise ConfigError(f"{option} stands without a value. Give one after it: {option} VALUE.")
             text = waiting.pop(0)
-        if option != "-c" and name not in OWN_OPTIONS:
+        if option != "-c" and name not in OWN_OPTIONS and not name.endswith(".help"):
             yield Entry(name, UNREAD if option.endswith("+") else _parsed(text), COMMAND_LINE)
 
 
@@ -97,17 +97,11 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
     """What is wrong with one entry."""
     setting = table.settings.get(entry.name)
     if setting is not None and entry.value is not UNREAD:
-        if not fits(entry.value, setting):
+        if not fits(entry.value, setting, is_typed=_typed(entry)):
             yield (
                 f"{entry.name}={entry.value!r} cannot be used ({entry.where}): it takes {wanted(setting)}."
                 f"{_example(setting)}"
             )
-        elif (
-            isinstance(entry.value, int | float)
-            and set(setting.kinds) <= {"str", "null", "list", "dict"}
-            and not _typed(entry)
-        ):
-            yield f"{entry.name}={entry.value} is a number ({entry.where}), and it takes {wanted(setting)}."
         elif entry.value is None and setting.is_required:
             yield f"{entry.name} is null ({entry.where}), and a run needs it. {_first_sentence(setting)}"
         elif entry.name in table.classes:

@@ -68,8 +68,8 @@ def argument_mistakes(entry: Entry, family: str, entries: Sequence[Entry], table
         table: Of the program.
     """
     key = entry.name.removeprefix(f"{family}.").removeprefix("init_args.")
-    paths = [path for each in entries if each.name == family and (path := _path_of(each.value))]
-    paths += [each.value for each in entries if each.name == f"{family}.class_path" and isinstance(each.value, str)]
+    naming = [each.value for each in entries if each.name in (family, f"{family}.class_path")]
+    paths = [path for value in naming if (path := _path_of(value))]
     path = paths[-1] if paths else _path_of(table.settings[family].default)
     if "." in key or key in SPEC_KEYS or path is None or entry.value is UNREAD:
         return

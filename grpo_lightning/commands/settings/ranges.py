@@ -49,6 +49,11 @@ def _is_seed(value: Any) -> bool:
 
 
 RANGES = {
+    "model.rewards": Range(
+        lambda value: not isinstance(value, str) or not value.endswith(".py"),
+        "is a file, and a reward is a function in one",
+        "Write my_rewards.my_function for my_function in my_rewards.py",
+    ),
     "seed_everything": Range(_is_seed, "is no seed", "Choose a whole number from 0 to 4294967295"),
     "trainer.max_steps": Range(at_least(-1), "is no number of steps", "Choose 1 or more, or -1 for no limit"),
     "trainer.max_epochs": Range(at_least(-1), "is no number of epochs", "Choose 1 or more, or -1 for no limit"),

@@ -49,4 +49,4 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
     is_first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
     if is_first and not any(word.startswith("--print_config") for word in options):
         files = " and ".join(config_files(options)) or "the command line"
-        print(f"{command}: settings of {files} are read; torch, Lightning and transformers are imported.", flush=True)
+        print(f"{command}: settings of {files} are read; importing torch, Lightning and transformers.", flush=True)

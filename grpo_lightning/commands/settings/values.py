@@ -22,8 +22,13 @@ NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.?(inf|nan)"
 """Also ``1e-6``, which YAML 1.1 takes for a text and the command line for a number."""
 
 
-def fits(value: Any, setting: Setting) -> bool:
+def fits(value: Any, setting: Setting, is_typed: bool = False) -> bool:
     """Whether the value may be one for the setting.
+
+    Args:
+        value: As YAML has it.
+        setting: With what it takes.
+        is_typed: On the command line, where 5 may be a text.
 
     Example:
         >>> [fits(value, Setting(kinds=("int",))) for value in (8, "8", 8.5, "eight", [8])]
@@ -37,10 +42,8 @@ def fits(value: Any, setting: Setting) -> bool:
     if isinstance(value, bool):
         return bool(kinds & {"bool", "int", "float", "str"})
     if isinstance(value, int | float):
-        is_whole = float(value).is_integer()
-        return bool(
-            kinds & ({"float", "str"} | ({"int"} if is_whole else set()) | ({"bool"} if value in (0, 1) else set()))
-        )
+        accepted = {"float"} | ({"str"} if is_typed else set()) | ({"bool"} if value in (0, 1) else set())
+        return bool(kinds & (accepted | ({"int"} if float(value).is_integer() else set())))
     if isinstance(value, str):
         return _text_fits(value, kinds)
     return ("list" if isinstance(value, list) else "dict") in kinds
