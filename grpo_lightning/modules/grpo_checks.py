@@ -87,7 +87,7 @@ def check_positions(settings: GRPOSettings, config: Any, generator: Generator, l
     }
     longest = longest_prompt + settings.max_completion_length
     for name, limit in limits.items():
-        if limit is not None and longest > limit - (longest_prompt == 0):  # a prompt has a token at least
+        if limit is not None and longest > limit:
             prompt = f" after the longest prompt of {longest_prompt} tokens" if longest_prompt else ""
             raise ValueError(
                 f"model.max_completion_length={settings.max_completion_length}{prompt} reaches beyond the {limit} {name}. "

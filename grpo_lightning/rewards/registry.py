@@ -134,9 +134,10 @@ def import_reward(path: str) -> Registrable:
     except ModuleNotFoundError as error:
         # A missing dependency inside the user's own module is not a misspelt path.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ValueError(
+            raise ModuleNotFoundError(
                 f"Reward '{path}' cannot be imported: '{module_name}' imports '{error.name}', which is not installed. Install "
-                "it in this environment."
+                "it in this environment.",
+                name=error.name,
             ) from error
         outer_name, _, class_name = module_name.rpartition(".")
         outer = sys.modules.get(outer_name)

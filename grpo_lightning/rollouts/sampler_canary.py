@@ -13,7 +13,7 @@ MISMATCH = "sampling/sampling_logp_difference/mean"
 UNREPORTED = "sampling/unreported_tokens"
 """Trained tokens whose logprob the sampler gave as NaN: neither compared nor corrected."""
 MAX_SILENT_STEPS = 3
-"""Steps in a row without a single logprob after which a run stops."""
+"""Steps that trained tokens without a single logprob, after which a run stops."""
 
 
 class StaleSamplerError(ExplainedError, RuntimeError):
@@ -64,7 +64,11 @@ class SamplerCanary:
             grpo_lightning.rollouts.sampler_canary.StaleSamplerError: Step 7: ...
         """
         mismatch = metrics.get(MISMATCH)
-        self._check_silence(mismatch is None and metrics.get(UNREPORTED, 0.0) > 0, step)
+        if mismatch is not None:
+            self.silent_steps = 0
+        elif metrics.get(UNREPORTED, 0.0) > 0:  # and not where no token was trained
+            self.silent_steps += 1
+            self._check_silence(step)
         if self.max_mismatch is None or mismatch is None:
             return
         if mismatch <= self.max_mismatch:
@@ -76,9 +80,8 @@ class SamplerCanary:
             "No checkpoint of this step was written."
         )
 
-    def _check_silence(self, is_silent: bool, step: int) -> None:
+    def _check_silence(self, step: int) -> None:
         """Stops a run whose sampler reports no logprob that is a number, step after step: nothing watches it then."""
-        self.silent_steps = self.silent_steps + 1 if is_silent else 0
         if self.watches_silence and self.silent_steps >= MAX_SILENT_STEPS:
             raise StaleSamplerError(
                 f"Step {step}: for {self.silent_steps} steps the sampler has reported NaN in place of the logprobs of "

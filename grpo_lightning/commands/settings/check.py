@@ -115,8 +115,8 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
             first = next(name for name in table.settings if name.startswith(f"{entry.name}."))
             shown = "null" if entry.value is None else repr(entry.value)
             yield f"{entry.name}={shown} cannot be used ({entry.where}): it holds settings, such as {first}. Give some, or none."
-    elif setting is None and _family(entry, table) is not None:
-        yield from argument_mistakes(entry, _family(entry, table), entries, table)
+    elif setting is None and (family := _family(entry, table)) is not None:
+        yield from argument_mistakes(entry, family, entries, table)
     elif (
         setting is None
         and entry.name not in OWN_OPTIONS
