@@ -5,6 +5,7 @@ from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.earlier_run import EarlierRun
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.callbacks.held_out import HeldOutLine
+from grpo_lightning.callbacks.monitors import MonitorCheck
 from grpo_lightning.callbacks.plan import RunPlan
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.settings import SettingsRecord
@@ -20,6 +21,7 @@ __all__ = [
     "EarlierRun",
     "HeldOutLine",
     "HuggingFaceExport",
+    "MonitorCheck",
     "PredictionWriter",
     "RunPlan",
     "SampleTable",

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 
 from grpo_lightning.callbacks.samples import show
+from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
@@ -93,6 +94,10 @@ class HuggingFaceExport(Callback):
                 f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
                 f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
             )
+            last_step = getattr(pl_module, "last_step", None)
+            if last_step is not None and last_step.batch.prompts:
+                longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]
+                show("In Python:\n" + transformers_lines(path, last_step.batch.prompts[0], longest))
 
 
 def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from grpo_lightning.callbacks import (
     Alarms,
@@ -18,6 +19,7 @@ from grpo_lightning.callbacks import (
     EarlierRun,
     HeldOutLine,
     HuggingFaceExport,
+    MonitorCheck,
     RunPlan,
     SampleTable,
     SettingsRecord,
@@ -25,17 +27,19 @@ from grpo_lightning.callbacks import (
     SystemRecord,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
-from grpo_lightning.callbacks.resume import best_checkpoint
+from grpo_lightning.callbacks.resume import best_checkpoint, check_named
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.distributed.accelerators import check_accelerator
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.modules.optimizer_check import check_optimization
 from grpo_lightning.training.optimization import ADAMW
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -65,7 +69,9 @@ class GRPOCLI(LightningCLI):
             module_class = chosen_class(chosen_path(args), self.module_class)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-        self._chosen = args[0] if args and args[0] in self.subcommands() else None
+        commands = self.subcommands()
+        if args and args[0] in commands:  # the parsers of the others would take a second to make
+            self.subcommands = lambda: {args[0]: commands[args[0]]}  # type: ignore[method-assign]
         super().__init__(
             module_class,
             GRPODataModule,
@@ -106,19 +112,25 @@ class GRPOCLI(LightningCLI):
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Arguments of the subcommand that is used: those of all four take a second."""
-        if self._chosen in (None, subcommand):
-            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        return self.init_parser(**kwargs)
+    def _set_seed(self) -> None:
+        """Refuses a number that is no seed before Lightning does so with a traceback."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            self.parser.error(f"seed_everything={seed} is no seed. Choose a whole number from 0 to {2**32 - 1}.")
+        super()._set_seed()
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings from a checkpoint, as Lightning would: they are those of the config and the command line."""
 
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
         strategy = self._get(self.config, "trainer", default={}).get("strategy")
         try:
             check_strategy_name(str(getattr(strategy, "class_path", strategy)))
+            check_accelerator(self._get(self.config, "trainer", default={}).get("accelerator"))
             super().instantiate_classes()
-        except (ValueError, ImportError, AttributeError) as error:
+            check_optimization(self.model.optimization.settings)
+        except (ValueError, ImportError, AttributeError, ExplainedError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -137,7 +149,8 @@ class GRPOCLI(LightningCLI):
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
             trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]
-        trainer.callbacks.insert(0, SettingsRecord(self._learning_settings()))  # type: ignore[attr-defined]
+        own = [SettingsRecord(self._learning_settings()), MonitorCheck()]
+        trainer.callbacks[:0] = own  # type: ignore[attr-defined]
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
@@ -155,6 +168,7 @@ class GRPOCLI(LightningCLI):
         """Neither mixes the run with another in the same folder, nor starts anew unasked."""
         self._check_length()
         root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        check_named(ckpt_path, root)
         if self.trainer.is_global_zero:
             self._lock = RunLock(root)
         is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
@@ -173,6 +187,7 @@ class GRPOCLI(LightningCLI):
     def before_validate(self) -> None:
         """Says whose completions are judged."""
         ckpt_path = self._get(self.config_init, "ckpt_path")
+        check_named(ckpt_path, Path(self.trainer.default_root_dir))
         if ckpt_path in ("last", "best") and self._find_checkpoint(ckpt_path) is None:
             raise ValueError(
                 f"--ckpt_path {ckpt_path}: {self.trainer.default_root_dir} has no checkpoint. Leave the option out for "

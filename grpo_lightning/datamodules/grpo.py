@@ -162,7 +162,10 @@ class GRPODataModule(L.LightningDataModule):
         if stage in ("test", "predict") and not self.test_prompts and "test" in specs:
             self.test_prompts = self._read(specs["test"])
         if (stage == "validate" and not self.eval_prompts) or (stage in ("test", "predict") and not self.test_prompts):
-            raise ValueError(f"data.eval_dataset is not set. Name the dataset to {stage} on.")
+            command = next(
+                word for word in ("validate", "test", "predict") if stage == word
+            )  # of an enum of Lightning's
+            raise ValueError(f"data.eval_dataset is not set. Name the dataset to {command} on.")
 
     def _setup_training(self, specs: Specs | None) -> None:
         if specs is None:

@@ -19,7 +19,7 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import check_data, check_lookahead, check_together
+from grpo_lightning.modules.grpo_checks import check_data, check_lookahead, check_positions, check_together
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -34,7 +34,7 @@ from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
@@ -74,11 +74,12 @@ class GRPOModule(PolicyModule):
         self.loss = MicroBatchLoss(self.objective, self.passes)
         check_together(settings)
         check_lookahead(settings, self.source.generator)
+        check_positions(settings, self.policy.config, self.source.generator)
         self.step_source = self._wrapped_source()
         replays = settings.dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
         limit = mismatch_limit(settings.max_sampler_mismatch, reshapes, replays)
-        self.canary = SamplerCanary(limit, settings.async_rollouts)
+        self.canary = SamplerCanary(limit, settings.async_rollouts, settings.max_sampler_mismatch is not None)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
@@ -177,6 +178,7 @@ class GRPOModule(PolicyModule):
             report.add_entries(self.datamodule.record(outcomes))
         numbers = self.objective.summarize(report.close().over_ranks()) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
+        numbers.pop(UNREPORTED, None)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.numbers.complete(numbers, self.num_updates, float(rate))
         self.loss.end_step(numbers)
@@ -203,6 +205,10 @@ class GRPOModule(PolicyModule):
             runner.guard.device = self.trainer.strategy.root_device
         if stage == "fit":
             check_data(self.settings, self.datamodule)
+            prompts = getattr(self.datamodule, "train_prompts", None)  # streams are read as training goes
+            if prompts is not None:
+                check_positions(self.settings, self.policy.config, self.source.generator, max(prompts.lengths))
+                self.source.reward_runner.check_columns(prompts.columns)
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""

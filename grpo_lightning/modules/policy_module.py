@@ -76,6 +76,11 @@ class PolicyModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
+        if getattr(self, "_compiler_ctx", None) is not None:
+            raise ValueError(
+                "torch.compile(module) compiles Lightning's hooks, which sample and score besides computing a loss. Give the "
+                "Trainer the module itself, with model.torch_compile=true, which compiles the policy's layers."
+            )
         check_trainer(self.trainer)
         check_strategy(self.trainer.strategy)
         check_policy(self.policy, self.trainer.strategy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,17 @@ class BaseRewardFunction(ABC):
         """True where ``__call__`` returns a coroutine and belongs on an event loop."""
         return inspect.iscoroutinefunction(type(self).__call__)
 
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data that lacks a column that this reward needs, by the arguments that it names; before weights load.
+
+        Args:
+            columns: Names of the dataset's.
+
+        Raises:
+            RewardContractError: Naming the column.
+        """
+        accepted_arguments(self.__call__, on_offer(self, columns), self.name)
+
     def close(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases processes, sessions or models. The reward may be called again afterwards."""
 
@@ -170,6 +181,11 @@ def asks_for(reward: Any, argument: str) -> bool:
         (True, False)
     """
     return argument in inspect.signature(getattr(reward, "function", None) or reward).parameters
+
+
+def on_offer(reward: BaseRewardFunction, columns: Iterable[str]) -> dict[str, None]:
+    """The names of all arguments that a reward may have with these columns."""
+    return dict.fromkeys([*RESERVED, *(name for name in ON_REQUEST if asks_for(reward, name)), *columns])
 
 
 def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], reward: str) -> dict[str, Any]:

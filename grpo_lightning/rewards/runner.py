@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -110,6 +110,19 @@ class RewardRunner:
     def names(self) -> tuple[str, ...]:
         """The rewards' names, in the order of the table's columns."""
         return tuple(reward.name for reward in self.rewards)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data that lacks a column which a reward needs; where rows choose their rewards, each row will tell.
+
+        Args:
+            columns: Names of the dataset's.
+
+        Raises:
+            RewardContractError: Naming the reward and the column.
+        """
+        if self.runtime.reward_column not in columns:
+            for reward in self.rewards:
+                reward.check_columns(columns)
 
     def start(
         self,

@@ -113,13 +113,12 @@ class TransformersGenerator(Generator):
         size = len(by_length) if self.max_batch_size is None else self.max_batch_size // num_generations
         return [by_length[start : start + size] for start in range(0, len(by_length), max(size, 1))]
 
-    def _check(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-    ) -> None:
+    def check_sampling(self, sampling: SamplingSettings) -> None:
+        """Refuses structured outputs, and groups that ``max_batch_size`` does not hold.
+
+        Raises:
+            ValueError: With a way out.
+        """
         if sampling.structured_outputs:
             raise ValueError(
                 f"model.structured_outputs={sampling.structured_outputs!r}, but TransformersGenerator has none. "
@@ -130,6 +129,15 @@ class TransformersGenerator(Generator):
                 f"model.generator.init_args.max_batch_size={self.max_batch_size} does not hold one prompt's "
                 f"model.num_generations={sampling.num_generations} completions. Raise it to at least that."
             )
+
+    def _check(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+    ) -> None:
+        self.check_sampling(sampling)
         if len(seeds) != len(prompt_ids):
             raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
         limit = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
