@@ -188,7 +188,8 @@ class PolicyModule(L.LightningModule):
     def replacements(self) -> dict[str, str]:
         """Text to replace in what the data has written, old by new: model.replace_text, then data.replace_text."""
         of_model = getattr(self, "settings").replace_text or {}  # noqa: B009 - each module has settings of its own
-        return {**of_model, **(getattr(self.datamodule, "replace_text", None) or {})}
+        datamodule = None if self._trainer is None else self.datamodule
+        return {**of_model, **(getattr(datamodule, "replace_text", None) or {})}
 
     def end_written_step(self, metrics: dict[str, float], norm: Tensor, tokens: int, started: float) -> None:
         """Logs and counts a step whose data was written and not sampled, the same on every rank.

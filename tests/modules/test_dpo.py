@@ -89,7 +89,7 @@ def test_a_step_descends_the_mean_loss_of_its_pairs(tiny_model_dir, tmp_path, se
 def test_the_prompt_of_a_pair_is_computed_once(tiny_model_dir, tmp_path):
     module = DPOModule(model_name_or_path=str(tiny_model_dir))
     module.configure_model()
-    data = GRPODataModule(dataset=write_rows(tmp_path / "rows.jsonl", ROWS), converter="dpo")
+    data = GRPODataModule(dataset=write_rows(tmp_path / "rows.jsonl", ROWS), converter="dpo", batch_size=3)
     data.tokenizer = module.policy.tokenizer
     data.setup("fit")
     read = module.preferences(data.train_prompts.batch([0, 1, 2]))
@@ -190,7 +190,7 @@ def test_kto_takes_labelled_completions_and_pairs_alike(tiny_model_dir, tmp_path
 def test_the_completion_that_kto_compares_with_answers_another_prompt(tiny_model_dir, tmp_path):
     module = DPOModule(model_name_or_path=str(tiny_model_dir), loss_type="kto")
     for rows, converter, shift in ((ROWS, "dpo", 2), (LABELLED, "kto", 1)):
-        data = GRPODataModule(dataset=write_rows(tmp_path / "rows.jsonl", rows), converter=converter)
+        data = GRPODataModule(dataset=write_rows(tmp_path / "rows.jsonl", rows), converter=converter, batch_size=4)
         data.tokenizer = module.policy.tokenizer
         data.setup("fit")
         read = module.preferences(data.train_prompts.batch(list(range(4))))
