@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         get_dataset_converter,
         load_data_config,
     )
-    from grpo_lightning.modules import DPOModule, GRPOModule, SFTModule
+    from grpo_lightning.modules import DPOModule, GRPOModule, RewardModelModule, SFTModule
     from grpo_lightning.rewards import (
         REWARD_FUNCTIONS,
         BaseRewardFunction,
@@ -38,6 +38,7 @@ __all__ = [
     "GRPODataModule",
     "GRPODatasetConverter",
     "GRPOModule",
+    "RewardModelModule",
     "SFTModule",
     "get_dataset",
     "get_dataset_converter",

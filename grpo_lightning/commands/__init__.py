@@ -7,6 +7,7 @@ COMMANDS = {
     "migrate": "turns a config of TRL into one of grpo_lightning",
     "report": "writes one HTML page about one or several runs",
     "rewards": "lists rewards; rewards try shows what a completion would earn",
+    "rm": "trains a reward model on completions that people preferred to others",
     "serve": "runs a vLLM server for model.generator: VLLMServer",
     "sft": "trains on demonstrations, for a warm start",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
@@ -184,6 +185,13 @@ class PolicyModule(L.LightningModule):
         for index, means in self._means.items():
             prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
             self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
+
+    def use_of_export(self, path: Path) -> str:
+        """What to do with the exported policy, in one or two sentences."""
+        return (
+            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
+            "talks to it."
+        )
 
     def replacements(self) -> dict[str, str]:
         """Text to replace in what the data has written, old by new: model.replace_text, then data.replace_text."""

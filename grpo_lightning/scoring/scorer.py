@@ -173,21 +173,24 @@ class Scorer:
 
         Call it after ``check``. A CPU has no faster attention or kernels, so there they are always named.
         """
-        ways = {}
+        ways = self._slow_head(device)
         if self._layout == "padded":
             ways["layout"] = "padded micro-batches, not packed ones"
         elif self._slow_attention is not None:
             ways["attention"] = f"padded blocks, because {self._slow_attention}"
-        if self._full_logits:
-            ways["head"] = "all logits of a completion at once"
-        elif not output_head(self.model)[1].is_one_matrix:
-            ways["head"] = "a module that autograd differentiates, because it is more than one matrix"
-        elif (obstacle := fused_head_obstacle(device)) is not None:
-            ways["head"] = f"softmax without fused kernels, because {obstacle}"
         if not fused_modules(self.model) and not has_compiled_layers(self.model):
             reason = liger_obstacle(device) or "model.use_liger_kernel=false, or Liger does not know the architecture"
             ways["kernels"] = f"norms and activations one operation at a time ({reason})"
         return ways
+
+    def _slow_head(self, device: torch.device) -> dict[str, str]:
+        if self._full_logits:
+            return {"head": "all logits of a completion at once"}
+        if not output_head(self.model)[1].is_one_matrix:
+            return {"head": "a module that autograd differentiates, because it is more than one matrix"}
+        if (obstacle := fused_head_obstacle(device)) is not None:
+            return {"head": f"softmax without fused kernels, because {obstacle}"}
+        return {}
 
     def _settle_layout(self, device: torch.device) -> None:
         name = type(base_model(self.model)).__name__
@@ -283,21 +286,27 @@ class Scorer:
         options = options | self._head_options
         if self._full_logits:
             return self._score_full_logits(rollouts, rows, targets, options)
-        decoder, head = output_head(self.model)
+        _, head = output_head(self.model)
+        hidden = self._hidden(rollouts, rows, device)
+        return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
+
+    def _decoder(self) -> nn.Module:
+        """What gives hidden states."""
+        return output_head(self.model)[0]
+
+    def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        """(T, H) hidden states that predict the completion tokens."""
         if self._layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            hidden = self._decode_packed(batch, Packing(batch.segments, device), device)
-        else:
-            padded = pad(rollouts, rows)
-            # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-            states = decoder(input_ids=to_device(padded.input_ids, device), use_cache=False).last_hidden_state
-            hidden = rows_at(states.flatten(0, 1), to_device(padded.score_index, device))
-        return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
+            return self._decode_packed(batch, Packing(batch.segments, device), device)
+        padded = pad(rollouts, rows)
+        # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
+        states = self._decoder()(input_ids=to_device(padded.input_ids, device), use_cache=False).last_hidden_state
+        return rows_at(states.flatten(0, 1), to_device(padded.score_index, device))
 
     def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
         """(T, H) hidden states that predict the completion tokens of one packed row."""
-        decoder, _ = output_head(self.model)
-        states = decoder(
+        states = self._decoder()(
             input_ids=to_device(batch.input_ids[None], device),
             position_ids=to_device(batch.position_ids[None], device),
             # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.

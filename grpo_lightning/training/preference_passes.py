@@ -27,6 +27,16 @@ def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
     return values.new_zeros(len(lengths)).index_add(0, rows, values)
 
 
+def plan_examples(passes: Passes, preferences: Preferences) -> list[Tensor]:
+    """The completions of each pass: no pair is torn apart, since its loss is one of both together."""
+    scorer, examples, budget = passes.scorer, preferences.examples(), passes.max_tokens
+    all_of_them = torch.arange(preferences.num_examples)
+    parts = scorer.plan(examples, all_of_them, budget)
+    if preferences.in_pairs and scorer.layout == "padded":  # a pair is two rows, each as long as the longest
+        parts = scorer.plan(examples, all_of_them, max(budget // 2, 1))
+    return [preferences.rows_of(part) for part in parts]
+
+
 class PreferencePasses:
     """Scores completions as wholes.
 
@@ -50,13 +60,8 @@ class PreferencePasses:
         self.device = torch.device("cpu")
 
     def plan(self, preferences: Preferences) -> list[Tensor]:
-        """The completions of each pass: no pair is torn apart, since its loss is one of both together."""
-        scorer, examples, budget = self.passes.scorer, preferences.examples(), self.passes.max_tokens
-        all_of_them = torch.arange(preferences.num_examples)
-        parts = scorer.plan(examples, all_of_them, budget)
-        if preferences.in_pairs and scorer.layout == "padded":  # a pair is two rows, each as long as the longest
-            parts = scorer.plan(examples, all_of_them, max(budget // 2, 1))
-        return [preferences.rows_of(part) for part in parts]
+        """The completions of each pass."""
+        return plan_examples(self.passes, preferences)
 
     def reference_logps(self, preferences: Preferences) -> Tensor:
         """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""

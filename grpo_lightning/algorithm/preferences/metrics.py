@@ -23,6 +23,17 @@ def logged(loss: PreferenceLoss, scores: PreferenceScores, values: Tensor) -> di
         return {"loss": values.detach(), **{name: each.detach() for name, each in compared.items()}}
 
 
+def logged_rewards(rewards: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """All that is logged of pairs that a reward model has scored, as entries to average.
+
+    Args:
+        rewards: ``(2P,)``, chosen and rejected in turn; no gradient.
+        values: ``(P,)`` losses; no gradient.
+    """
+    accuracy = (rewards[0::2] > rewards[1::2]).to(rewards.dtype)
+    return {"loss": values, "accuracy": accuracy, "margin": delta(rewards), "mean_reward": rewards}
+
+
 def mean_entries(entries: dict[str, Tensor]) -> MetricSums:
     """Entries as sums to be divided once all are there."""
     means = {name: torch.stack([each.sum(), each.new_tensor(len(each))]) for name, each in entries.items()}
