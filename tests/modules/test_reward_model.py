@@ -143,9 +143,10 @@ def test_a_text_that_loses_its_beginning_is_still_a_text(tiny_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     row = {"prompt": "1+1=", "chosen": "22", "rejected": "345"}
     batch = PromptBatch([row["prompt"]], [[0]], [0], {"chosen": [row["chosen"]], "rejected": [row["rejected"]]})
-    read = compared_texts(batch, tokenizer, 2).rollouts
-    assert read.num_prompts == 2  # "2<|im_end|>" and such: other beginnings
-    assert (read.prompt_lengths + read.completion_lengths).max() <= 4
+    read = compared_texts(batch, tokenizer, 3).rollouts  # the last token of each answer and what ends a message
+    assert [ids.numel() for ids in read.prompts()] == [1, 1] and read.group.tolist() == [0, 1]
+    assert tokenizer.decode(read.prompts()[0]) == "2" and tokenizer.decode(read.prompts()[1]) == "5"
+    assert read.completion_lengths.tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("finetuning", [{}, {"finetuning_type": "lora", "lora_dropout": 0.1}])
