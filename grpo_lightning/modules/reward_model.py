@@ -160,7 +160,7 @@ class RewardModelModule(PolicyModule):
             rewards = self.passes.scorer.score(rollouts, micro_batch.rows, self.device).logprobs
             self.optimization.accumulate_gradient(rewards.mean(), micro_batch)
 
-        longest = self.settings.max_length or getattr(self.policy.config, "max_position_embeddings", 2048)
+        longest: int = self.settings.max_length or getattr(self.policy.config, "max_position_embeddings", 2048)
         return self.base_workload(
             run_pass=run_pass,
             wake=lambda: None,

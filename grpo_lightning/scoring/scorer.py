@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from grpo_lightning.distributed.sharding import call_gathered, is_sharded
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
-from grpo_lightning.numerics.output_head import base_model, output_head
+from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
 from grpo_lightning.scoring.fast_kernels import (
     fused_modules,
     has_compiled_layers,
@@ -45,6 +46,12 @@ class TokenScores(NamedTuple):
     """(T,) float32 nats, with gradient when grad mode is on."""
     entropy: Tensor | None
     """(T,) float32 nats; None unless asked for."""
+    beside: Tensor | None = None
+    """(T,): what ``beside`` made of the hidden states; None unless asked for."""
+
+
+Beside = Callable[[Tensor, OutputHead], Tensor]
+"""Makes a ``(T,)`` tensor of the hidden states that predict the tokens and the head behind them."""
 
 
 class Scorer:
@@ -134,6 +141,7 @@ class Scorer:
         device: torch.device | str,
         with_entropy: bool = False,
         entropy_grad: bool = False,
+        beside: Beside | None = None,
     ) -> TokenScores:
         """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
 
@@ -143,12 +151,27 @@ class Scorer:
             device: Where the model is.
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
+            beside: Further numbers from the same forward pass.
+
+        Raises:
+            ValueError: For ``beside`` where the model gives no hidden states to score from.
         """
         device = torch.device(device)
         if not self._checked:
             self.check(device)
-        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad}
+        if beside is not None and self._full_logits:
+            raise ValueError(
+                f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
+                "decoder's hidden states, which model.distillation needs."
+            )
+        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "beside": beside}
         return call_gathered(self.model, self._score, rollouts, rows, device, options)
+
+    def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
+        if not self._checked:
+            self.check(device)
+        return call_gathered(self.model, self._hidden, rollouts, rows, device)
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
@@ -173,11 +196,12 @@ class Scorer:
 
         Call it after ``check``. A CPU has no faster attention or kernels, so there they are always named.
         """
-        ways = self._slow_head(device)
+        ways = {}
         if self._layout == "padded":
             ways["layout"] = "padded micro-batches, not packed ones"
         elif self._slow_attention is not None:
             ways["attention"] = f"padded blocks, because {self._slow_attention}"
+        ways |= self._slow_head(device)
         if not fused_modules(self.model) and not has_compiled_layers(self.model):
             reason = liger_obstacle(device) or "model.use_liger_kernel=false, or Liger does not know the architecture"
             ways["kernels"] = f"norms and activations one operation at a time ({reason})"
@@ -284,11 +308,13 @@ class Scorer:
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         targets = to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
         options = options | self._head_options
+        beside = options.pop("beside", None)
         if self._full_logits:
             return self._score_full_logits(rollouts, rows, targets, options)
         _, head = output_head(self.model)
         hidden = self._hidden(rollouts, rows, device)
-        return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
+        scores = head.logprobs(hidden, targets, temperature=self.temperature, **options)
+        return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
 
     def _decoder(self) -> nn.Module:
         """What gives hidden states."""
