@@ -168,7 +168,8 @@ class DPOModule(PolicyModule):
             run_pass=run_pass,
             wake=lambda: None,
             prompts_in_a_step=self.prompts_in_a_step(),
-            max_completion_length=self.settings.max_completion_length * (2 if self.loss.in_pairs else 1),
+            max_completion_length=2 * self.settings.max_completion_length,
+            length_setting=("max_completion_length", self.settings.max_completion_length),
             is_joint=self.policy.is_sharded,
             copies_reference=isinstance(reference, FrozenReference) and self.settings.ref_model_device is None,
         )

@@ -41,17 +41,17 @@ class RewardModelSettings(PassSettings, OptimizationSettings, PolicySettings):
         center_rewards_coefficient: Weight of the square of the sum of a pair's rewards, which keeps rewards around 0 (TRL
             suggests 0.01); null for none.
         max_length: Tokens of prompt and completion; a longer text loses its beginning, as the reward reads it with a
-            max_length of its own. null for no limit.
+            max_length of its own.
         seed: Of the head that is drawn, and with the step of every dropout mask.
     """
 
     center_rewards_coefficient: float | None = None
-    max_length: int | None = None
+    max_length: int = 2048
     seed: int = 0
 
     def __post_init__(self) -> None:
         """The settings of each part check themselves; these are the module's own."""
-        if self.max_length is not None and self.max_length < 2:
+        if self.max_length < 2:
             raise ValueError(f"model.max_length={self.max_length} leaves nothing to compare. Use 2 or more.")
         if (self.center_rewards_coefficient or 0.0) < 0:
             raise ValueError(
@@ -160,12 +160,12 @@ class RewardModelModule(PolicyModule):
             rewards = self.passes.scorer.score(rollouts, micro_batch.rows, self.device).logprobs
             self.optimization.accumulate_gradient(rewards.mean(), micro_batch)
 
-        longest: int = self.settings.max_length or getattr(self.policy.config, "max_position_embeddings", 2048)
         return self.base_workload(
             run_pass=run_pass,
             wake=lambda: None,
             prompts_in_a_step=self.prompts_in_a_step(),
-            max_completion_length=2 * longest,
+            max_completion_length=2 * self.settings.max_length,
+            length_setting=("max_length", self.settings.max_length),
         )
 
     @with_float32_defaults
