@@ -12,8 +12,8 @@ from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.scoring.probe import evaluating
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
