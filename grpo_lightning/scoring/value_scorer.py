@@ -47,5 +47,8 @@ class ValueScorer(Scorer):
         return TokenScores(self._values(torch.stack(last)), None)
 
     def _values(self, hidden: Tensor) -> Tensor:
-        values = self._head()(hidden)[:, 0]
+        head = self._head()
+        own = [p for p in head.parameters() if p.requires_grad] or list(head.parameters())
+        # Trained beside adapters it is held in float32, on hidden states of a frozen base in half precision.
+        values = head(hidden.to(own[0].dtype))[:, 0]
         return values if values.dtype == torch.float64 else values.float()

@@ -112,7 +112,7 @@ def test_the_reference_is_a_frozen_copy_or_the_adapter_off_or_nothing(tiny_model
     assert train(tiny_model_dir, tmp_path, loss_type="simpo").preference_passes.reference_passes is None
 
 
-@pytest.mark.parametrize("finetuning", ["full", "lora"])
+@pytest.mark.parametrize("finetuning", ["full", "lora", "qlora"])
 def test_precomputed_numbers_train_as_the_reference_does(tiny_model_dir, tmp_path, finetuning):
     settings = {"finetuning_type": finetuning, "beta": 0.5}
     with_model = train(tiny_model_dir, tmp_path, 4, **settings)
