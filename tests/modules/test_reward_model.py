@@ -177,7 +177,7 @@ def test_the_export_is_the_reward_model_that_the_held_out_accuracy_tells_of(tiny
     assert logged["val/accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
     rounding = 0.02 if finetuning == "qlora" else 1e-3  # hidden states of the 4-bit base are bfloat16
     assert logged["val/margin"] == pytest.approx((chosen - rejected).mean().item(), rel=rounding, abs=1e-5)
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32)
     assert loaded.config.num_labels == 1
     continued = RewardModelModule(model_name_or_path=str(tmp_path / "reward"))
     continued.configure_model()
