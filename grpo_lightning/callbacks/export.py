@@ -90,10 +90,8 @@ class HuggingFaceExport(Callback):
         path = self.root(trainer) / "last"
         export(pl_module, path, trainer.is_global_zero, self.forms)
         if trainer.is_global_zero and path.exists():
-            show(
-                f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
-                f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
-            )
+            report = f"`python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
+            show(f"{pl_module.use_of_export(path)} {report}")  # type: ignore[operator]  # of PolicyModule
             last_step = getattr(pl_module, "last_step", None)
             if last_step is not None and last_step.batch.prompts:
                 longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]

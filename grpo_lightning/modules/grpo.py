@@ -19,7 +19,13 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import check_data, check_lookahead, check_positions, check_together
+from grpo_lightning.modules.grpo_checks import (
+    check_data,
+    check_distillation,
+    check_lookahead,
+    check_positions,
+    check_together,
+)
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -37,6 +43,7 @@ from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
@@ -68,10 +75,12 @@ class GRPOModule(PolicyModule):
         self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
-        self.updates = Updates(updates, self.passes, self.seed, self.objective.trains_all_completions)
+        trains_all = self.objective.trains_all_completions or settings.distillation is not None
+        self.updates = Updates(updates, self.passes, self.seed, trains_all)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.loss = MicroBatchLoss(self.objective, self.passes)
+        self.teacher = self.make_teacher()
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
         check_together(settings)
         check_lookahead(settings, self.source.generator)
         check_positions(settings, self.policy.config, self.source.generator)
@@ -88,6 +97,13 @@ class GRPOModule(PolicyModule):
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
         """What samples and scores; another loop (several turns, tools) is a subclass of RolloutSource, made here."""
         return RolloutSource(settings, self.sampling, self.policy, self.seed)
+
+    def make_teacher(self) -> Teacher | None:
+        """Of model.distillation."""
+        settings = self.settings
+        if settings.distillation is None:
+            return None
+        return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
 
     def _wrapped_source(self) -> Source:
         """The source of steps, which may sample ahead of them and choose among groups."""
@@ -195,6 +211,7 @@ class GRPOModule(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_generator(self.trainer.strategy, self.source.generator)
+        check_distillation(self.settings, self.trainer.strategy)
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:
@@ -216,6 +233,8 @@ class GRPOModule(PolicyModule):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)
+        if self.teacher is not None:
+            self.teacher.start(self.device)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""

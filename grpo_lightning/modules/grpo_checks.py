@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 
@@ -36,6 +38,26 @@ def check_together(settings: GRPOSettings) -> None:
         raise ValueError(
             f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
             f"{settings.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
+        )
+
+
+def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
+    """Refuses a teacher where the policy's head is not whole, or computes otherwise than the divergence does.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.distillation is None:
+        return
+    if isinstance(strategy, ModelParallelStrategy):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and model.distillation needs its output head whole. Use "
+            "ddp."
+        )
+    if settings.float32_head:
+        raise ValueError(
+            "model.float32_head=true has no effect on model.distillation, whose logits come from the head as it is held. Leave "
+            "one of them out."
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -104,10 +104,7 @@ class Policy(nn.Module):
         if settings.is_quantized and settings.dtype == "auto":
             dtype = DTYPES[settings.bnb_4bit_compute_dtype]
         loading = settings.quantized_loading(at.device)
-        if self._is_sent_weights():
-            model = causal_lm_without_weights(self.name_or_path, dtype, settings.attn_implementation)
-        else:
-            model = load_causal_lm(self.name_or_path, dtype, settings.attn_implementation, **loading)
+        model = self._read_weights(dtype, loading)
         if settings.is_quantized:
             keep_trainable_layout(model)
         start_embeddings(model, self.new_tokens, len(self.tokenizer))
@@ -120,6 +117,11 @@ class Policy(nn.Module):
         if at.mesh is not None:
             model = shard(model, at.mesh, at.precision == "bf16-mixed")
         return model.train()  # loaded in eval mode, in which gradient checkpointing stays off
+
+    def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
+        if self._is_sent_weights():
+            return causal_lm_without_weights(self.name_or_path, dtype, self.settings.attn_implementation)
+        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, **loading)
 
     def _speed_up(self, model: PreTrainedModel) -> None:
         settings = self.settings
@@ -141,12 +143,15 @@ class Policy(nn.Module):
         """The frozen model with a fresh adapter, or with the one to continue from."""
         if self.settings.adapter_name_or_path is not None:
             return load_adapter(model, self.settings.adapter_name_or_path, self.name_or_path)
-        config = self.settings.make_peft_config(model, self.new_tokens)
+        config = self._peft_config(model)
         with forked_seed(self.seed, "adapter"):  # the same adapter on every rank and after a resume
             try:
                 return get_peft_model(model, config)
             except ValueError as error:
                 raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+
+    def _peft_config(self, model: PreTrainedModel) -> PeftConfig:
+        return self.settings.make_peft_config(model, self.new_tokens)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the weights and keeps the dtypes that they were loaded in.
