@@ -4,13 +4,13 @@
 function columns() {
   const rewards = all.names.length > 1 || all.names.some((name) => name !== "reward") ? all.names : [];
   return [
-    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(7rem, 2fr)", false], ["completion", "Completion", "minmax(11rem, 4fr)", false],
+    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(6rem, 2fr)", false], ["completion", "Completion", "minmax(9rem, 4fr)", false],
     ["reward", "Reward", "4.4rem", true], ...rewards.map((name) => ["rewards/" + name, name, "4.8rem", true]),
-    ["advantage", "Advantage", "5.4rem", true], ["length", "Tokens", "4.2rem", true], ["flags", "Stands out", "8.6rem", false],
+    ["advantage", "Advantage", "5.4rem", true], ["length", "Tokens", "4.2rem", true], ["flags", "Stands out", "7.8rem", false],
   ];
 }
 
-const WIDEST_FIXED = 34; // rem of the columns that are no reward's, at their narrowest, with gaps
+const NARROWEST = 46; // rem of the columns that are no reward's, with the gaps between them
 
 function fillRow(element, row) {
   const item = all.get(row), shown = list ? list.columns : columns();
@@ -38,7 +38,7 @@ function buildColumns() {
   list.columns = shown;
   const sheet = byId("sheet");
   sheet.style.setProperty("--grid", shown.map(([, , width]) => width).join(" "));
-  sheet.style.setProperty("--sheet", `${WIDEST_FIXED + 16 + 5.5 * (shown.length - 7)}rem`);
+  sheet.style.setProperty("--sheet", `${NARROWEST + 5.5 * (shown.length - 7)}rem`);
   const update = () => head.replaceChildren(...shown.map(([column, title, , isNumber]) => {
     const active = sorting.column === column, arrow = active ? (sorting.descending ? "↓" : "↑") : "";
     return make("button", {
