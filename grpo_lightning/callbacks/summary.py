@@ -15,7 +15,7 @@ from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
-from grpo_lightning.scoring.probe import evaluating
+from grpo_lightning.numerics.evaluation_mode import evaluating
 
 
 class BeforeAfterSummary(Callback):
