@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from grpo_lightning.callbacks.completion_rows import completion_text, plain_text
+from grpo_lightning.callbacks.completion_rows import plain_text, shown_completion
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.distributed.gather import gather_objects
@@ -112,8 +112,8 @@ class BeforeAfterSummary(Callback):
             "samples": [
                 {
                     "prompt": valid_text(plain_text(old["prompt"])),
-                    "before": valid_text(completion_text(old["completion"])),
-                    "after": valid_text(completion_text(new["completion"])),
+                    "before": valid_text(shown_completion(old["completion"])),
+                    "after": valid_text(shown_completion(new["completion"])),
                     "reward_before": none_if_nan(old["rewards"][self.strict]),
                     "reward_after": none_if_nan(new["rewards"][self.strict]),
                 }

@@ -112,10 +112,10 @@ def _is_on_the_hub(name: str) -> bool:
 
 
 def _public(value: str) -> str:
-    """A setting without the folders of this machine, and without what its name says is secret.
+    """A setting without the folders of this machine.
 
     Example:
-        >>> _public("/home/me/data/train.jsonl"), _public("org/model"), _public("1e-5")
+        >>> _public("/data/train.jsonl"), _public("org/model"), _public("1e-5")
         ('train.jsonl', 'org/model', '1e-5')
     """
     text = " ".join(value.split())

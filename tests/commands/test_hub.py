@@ -23,8 +23,8 @@ RUN = Run(
     age=0.0,
     settings={
         "model.beta": "0.0",
-        "data.dataset": "/home/someone/train.jsonl",
-        "trainer.default_root_dir": "/home/someone",
+        "data.dataset": "/data/mine/train.jsonl",
+        "trainer.default_root_dir": "/data/mine",
     },
     system={"packages": {"grpo-lightning": "0.1.0"}},
     summary={"strict_before": 0.34, "strict_after": 0.94, "steps": 20},
@@ -116,7 +116,7 @@ def test_the_card_says_what_was_trained_and_what_came_of_it():
     assert "| 34% | 94% |" in text
     assert "| reward | 0.025 | 0.925 |" in text  # means of steps 0 and 1, and of 18 and 19
     assert "model.beta: 0.0" in text and "data.dataset: train.jsonl" in text
-    assert "/home" not in card and "default_root_dir" not in card
+    assert "/data" not in card and "default_root_dir" not in card
 
 
 def test_a_local_base_model_is_no_name_on_the_hub():
