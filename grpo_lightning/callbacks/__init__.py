@@ -13,6 +13,7 @@ from grpo_lightning.callbacks.step_bar import StepBar
 from grpo_lightning.callbacks.summary import BeforeAfterSummary
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable
+from grpo_lightning.callbacks.tracking import Tracking
 
 __all__ = [
     "Alarms",
@@ -28,4 +29,5 @@ __all__ = [
     "SettingsRecord",
     "StepBar",
     "SystemRecord",
+    "Tracking",
 ]

@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -25,6 +26,7 @@ from grpo_lightning.callbacks import (
     SettingsRecord,
     StepBar,
     SystemRecord,
+    Tracking,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
 from grpo_lightning.callbacks.resume import best_checkpoint, check_named
@@ -142,15 +144,16 @@ class GRPOCLI(LightningCLI):
         if "://" not in str(root):
             root = os.path.abspath(root)  # a reward may change the working directory
         kwargs["default_root_dir"] = root
-        if config.get("logger") in (None, True):
-            csv = LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
-            kwargs["logger"] = [csv, LenientTensorBoardLogger(root, name="logs", version=csv.version)]
+        if config.get("logger") is not False:
+            kwargs["logger"] = with_own_loggers(config.get("logger"), root)
         trainer = super().instantiate_trainer(**kwargs)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
             trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]
         own = [SettingsRecord(self._learning_settings()), MonitorCheck()]
         trainer.callbacks[:0] = own  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Tracking) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.callbacks.append(Tracking(self._learning_settings()))  # type: ignore[attr-defined]
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
@@ -235,6 +238,19 @@ class GRPOCLI(LightningCLI):
             if self.model.policy.is_loaded:
                 raise
             self.parser.error(str(error))
+
+
+def with_own_loggers(chosen: Any, root: str) -> list[Logger]:
+    """CSV and TensorBoard under ``root``, whose curves the report reads, and whatever else was chosen after them.
+
+    One of these kinds that was chosen takes the place of ours. CSV stays first: where it writes, config.yaml is.
+    """
+    listed = [] if chosen in (None, True) else list(chosen) if isinstance(chosen, list | tuple) else [chosen]
+    csv = next((logger for logger in listed if isinstance(logger, CSVLogger)), None)
+    board = next((logger for logger in listed if isinstance(logger, TensorBoardLogger)), None)
+    csv = csv or LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
+    board = board or LenientTensorBoardLogger(root, name="logs", version=csv.version)
+    return [csv, board, *(logger for logger in listed if logger is not csv and logger is not board)]
 
 
 def _seed(seed_everything: bool | int) -> int:

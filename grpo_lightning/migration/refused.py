@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpo_lightning.migration.recipes import RECIPES
 
-_HUB = "Nothing is uploaded. `python -m grpo_lightning export` writes a directory that the hub's own tools upload."
+_HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
 _LOADER = "Prompts are converted and tokenised once before training, so there is no loader with workers to set up."
 _DDP = "Give trainer.strategy a class_path with init_args (lightning.pytorch.strategies.DDPStrategy)."
 _LOGGING = "Lightning's loggers decide: trainer.logger."
