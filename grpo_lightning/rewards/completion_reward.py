@@ -49,10 +49,12 @@ class CompletionReward(BaseRewardFunction):
         completions: list[Completion],
         completions_ids: list[list[int]] | None = None,
         trainer_state: Any | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
         log_error: Callable[[int, str], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """``score`` of each completion."""
+        """``score`` of each completion; ``log_extra`` and ``log_metric`` are for rewards with a ``__call__`` of their own."""
         values: list[float | None] = []
         for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {name: column[n] for name, column in columns.items()}
