@@ -30,17 +30,16 @@ def fix_rope_scaling(model: nn.Module, longest: int | None = None) -> list[str]:
     """
     said: dict[str, None] = {}
     for module in model.modules():
-        kinds = getattr(module, "rope_type", None)
+        rotary: Any = module  # its attributes are plain ones
+        kinds = getattr(rotary, "rope_type", None)
         if isinstance(kinds, str) and _depends_on_length(kinds):
-            said[_fix(module, kinds, None, longest)] = None
-            module.rope_type = FIXED  # type: ignore[assignment] - a plain attribute
+            said[_fix(rotary, kinds, None, longest)] = None
+            rotary.rope_type = FIXED
         elif isinstance(kinds, dict):
-            for layer_type, kind in kinds.items():
-                if _depends_on_length(kind):
-                    said[_fix(module, kind, layer_type, longest)] = None
-            module.rope_type = {  # type: ignore[assignment]
-                layer_type: FIXED if _depends_on_length(kind) else kind for layer_type, kind in kinds.items()
-            }
+            dependent = {layer_type: kind for layer_type, kind in kinds.items() if _depends_on_length(kind)}
+            for layer_type, kind in dependent.items():
+                said[_fix(rotary, kind, layer_type, longest)] = None
+            rotary.rope_type = kinds | dict.fromkeys(dependent, FIXED)
     return list(said)
 
 

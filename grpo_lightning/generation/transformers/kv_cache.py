@@ -115,11 +115,11 @@ def repeat_rows(cache: DynamicCache, repeats: int) -> None:
             states[place] = states[place].repeat_interleave(repeats, 0)
 
 
-def _states(layer: Any) -> list[tuple[dict[int, Tensor], int]]:
+def _states(layer: Any) -> list[tuple[dict[int, Any], int]]:
     """Where the convolution and recurrent states of a layer are, (rows, ...) each; nowhere if it has none."""
     if not isinstance(layer, LinearAttentionCacheLayerMixin):
         return []
-    kinds = (layer.conv_states, layer.recurrent_states)
+    kinds: tuple[dict[int, Any], ...] = (layer.conv_states, layer.recurrent_states)
     return [(states, place) for states in kinds for place, state in states.items() if state is not None]
 
 
