@@ -83,6 +83,9 @@ class Generator(ABC):
     neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of
     the last ``update_weights``, or raises :class:`WeightsLost`."""
 
+    max_model_length: int | None = None
+    """Tokens of a prompt with its completion that it admits; None for all positions of the model."""
+
     tensor_parallel_size: int = 1
     """Ranks that sample together: above 1, all of them call ``generate`` or none, without prompts if need be."""
 

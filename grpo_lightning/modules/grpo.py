@@ -68,6 +68,7 @@ class GRPOModule(PolicyModule):
         self.sampling = part_of(settings, SamplingSettings)
         self.objective = part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))
+        self.policy.context_length = self.source.generator.max_model_length
         self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -19,6 +20,7 @@ from grpo_lightning.finetuning.lora_passes import add_in_one_product
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
+from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
@@ -26,6 +28,8 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.seeds import forked_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Policy(nn.Module):
         """Of the weights that training starts from, also in a run that goes on from a checkpoint."""
         self.version = 0
         """Raised whenever the weights change: who holds a copy of them compares it with the version of the copy."""
+        self.context_length: int | None = None
+        """Tokens of the longest sequence that the sampler admits; None for all positions of the model."""
         self.placement = Placement()
         self.register_module("model", None)
 
@@ -107,6 +113,13 @@ class Policy(nn.Module):
         model = self._read_weights(dtype, loading)
         if settings.is_quantized:
             keep_trainable_layout(model)
+        for choice in fix_rope_scaling(model, self.context_length):
+            logger.warning(
+                "Every pass over %s takes %s. An engine has to do the same: set model.generator.init_args.max_model_length "
+                "to the tokens that a prompt and its completion may have.",
+                self.name_or_path,
+                choice,
+            )
         start_embeddings(model, self.new_tokens, len(self.tokenizer))
         enable_checkpointing(model, settings.gradient_checkpointing)
         if settings.has_adapters:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.distributed.sharding import call_gathered, is_sharded
-from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
-from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
-from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
+from grpo_lightning.numerics.logprobs import fused_head_obstacle
+from grpo_lightning.numerics.output_head import base_model, output_head
+from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
+from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.fast_kernels import (
     fused_modules,
     has_compiled_layers,
@@ -23,9 +23,11 @@ from grpo_lightning.scoring.fast_kernels import (
     plain_kernels,
     remove_liger_kernels,
 )
-from grpo_lightning.scoring.packed_attention import Packing, activate_flash_attention_3, install_packed_attention
-from grpo_lightning.scoring.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.scoring.forward import Beside, TokenScores, decode_packed, decode_padded, score_full_logits
+from grpo_lightning.scoring.packed_attention import activate_flash_attention_3, install_packed_attention
+from grpo_lightning.scoring.packing import Layout, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.scoring.probe import (
+    check_positions,
     computes_in_float32,
     disagreement,
     packing_obstacle,
@@ -37,21 +39,6 @@ from grpo_lightning.types import Rollouts
 logger = logging.getLogger(__name__)
 
 ONE_TOKEN = Rollouts.from_lists([[0]], [[0]], [[0.0]], [False], [0])
-
-
-class TokenScores(NamedTuple):
-    """Scores of the completion tokens of some rows, in the order of ``rollouts.tokens_of(rows)``."""
-
-    logprobs: Tensor
-    """(T,) float32 nats, with gradient when grad mode is on."""
-    entropy: Tensor | None
-    """(T,) float32 nats; None unless asked for."""
-    beside: Tensor | None = None
-    """(T,): what ``beside`` made of the hidden states; None unless asked for."""
-
-
-Beside = Callable[[Tensor, OutputHead], Tensor]
-"""Makes a ``(T,)`` tensor of the hidden states that predict the tokens and the head behind them."""
 
 
 class Scorer:
@@ -86,6 +73,7 @@ class Scorer:
         float32_head: bool = False,
     ) -> None:
         self.model = model
+        fix_rope_scaling(model)  # whatever was loaded for a run has been fixed for its lengths already
         self.temperature = temperature
         self.share_prompts = share_prompts
         if float32_head and not output_head(model)[1].is_one_matrix:
@@ -219,6 +207,7 @@ class Scorer:
     def _settle_layout(self, device: torch.device) -> None:
         name = type(base_model(self.model)).__name__
         with evaluating(self.model):
+            call_gathered(self.model, check_positions, base_model(self.model), device)
             self._check_kernels(name, device)
             if self._layout == "packed":
                 reason = self._fastest_packed(device)
@@ -272,7 +261,7 @@ class Scorer:
         batch = pack(rollouts, torch.arange(rollouts.num_completions), self.share_prompts)
         packing = Packing(batch.segments, device)
         try:
-            call_gathered(self.model, self._decode_packed, batch, packing, device)
+            call_gathered(self.model, decode_packed, self.model, batch, packing, device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
@@ -324,36 +313,10 @@ class Scorer:
         """(T, H) hidden states that predict the completion tokens."""
         if self._layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.segments, device), device)
-        padded = pad(rollouts, rows)
-        # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-        states = self._decoder()(input_ids=to_device(padded.input_ids, device), use_cache=False).last_hidden_state
-        return rows_at(states.flatten(0, 1), to_device(padded.score_index, device))
-
-    def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
-        """(T, H) hidden states that predict the completion tokens of one packed row."""
-        states = self._decoder()(
-            input_ids=to_device(batch.input_ids[None], device),
-            position_ids=to_device(batch.position_ids[None], device),
-            # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
-            use_cache=False,
-            packing=packing,
-        ).last_hidden_state
-        return rows_at(states[0], to_device(batch.score_index, device))
+            return decode_packed(self._decoder(), batch, Packing(batch.segments, device), device)
+        return decode_padded(self._decoder(), pad(rollouts, rows), device)
 
     def _score_full_logits(
         self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
     ) -> TokenScores:
-        """The plain model row by row, with all logits in its own precision and a chunk at a time in float32."""
-        model = base_model(self.model)
-        prompts, completions = rollouts.prompts(), rollouts.completions()
-        logits = []
-        for row in rows.tolist():
-            prompt = prompts[int(rollouts.group[row])]
-            input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
-            logits.append(model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
-        flat = torch.cat(logits)
-        options = {"vocab_size": flat.shape[1], "temperature": self.temperature, **options}
-        # Cloned, because the head's output may be overwritten.
-        return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, **options))
+        return score_full_logits(self.model, rollouts, rows, targets, {"temperature": self.temperature, **options})

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from grpo_lightning.numerics.output_head import base_model
-from grpo_lightning.scoring.scorer import Scorer, TokenScores
+from grpo_lightning.scoring.forward import TokenScores
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 
