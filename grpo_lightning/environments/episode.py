@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.messages import Message
 
 
@@ -22,6 +23,10 @@ class EnvironmentFault(Exception):
     """The environment's own fault: an exception, a time-out, a reset that failed. The rollout is dropped and counted."""
 
 
+class EnvironmentContractError(ExplainedError, ValueError):
+    """Tools, environments or rows that break the contract, such as a tool without types. Stops the run."""
+
+
 class Episode(Protocol):
     """One environment for one rollout. Its calls come one after the other; different episodes run at the same time."""
 
@@ -36,7 +41,8 @@ class Episode(Protocol):
         """Starts over with the columns of ``row``.
 
         Returns:
-            Messages that come behind the prompt; none where the environment has nothing to say.
+            Messages that come behind the prompt (:func:`~grpo_lightning.environments.observation.behind_prompt` puts them
+            there); none where the environment has nothing to say.
 
         Raises:
             EnvironmentFault: If it cannot.
@@ -63,8 +69,10 @@ class Episode(Protocol):
         """
         ...
 
-    def final_reward(self) -> float | None:
+    async def final_reward(self) -> float | None:
         """The reward of the whole episode, asked once at its end; None where the environment has none.
+
+        A coroutine, since ``get_reward`` may be one, or take its time, and has the deadline of every other call.
 
         Raises:
             EnvironmentFault: If ``get_reward`` raised or gave no number.
@@ -79,10 +87,20 @@ class Episode(Protocol):
 class EpisodeFactory(Protocol):
     """Makes the episodes of a run."""
 
+    faults: dict[str, int]
+    """Counts so far: ``time_outs`` of calls, ``abandoned`` threads that still run, ``exceptions``."""
+
     def __call__(self, row: dict[str, Any]) -> Episode:
         """A fresh episode for a rollout of ``row``.
 
+        Nothing runs yet: the environment is made by ``reset``, under its deadline.
+
         Raises:
-            EnvironmentFault: If the environment cannot be made, or the row names one that does not exist.
+            EnvironmentContractError: If the row names an environment that does not exist. No retry mends that: it stops
+                the run.
         """
+        ...
+
+    async def close(self) -> None:
+        """Lets go of all environments, servers and processes."""
         ...
