@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os.path
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +15,7 @@ from grpo_lightning.types import Message
 
 MARK = "7f3aQx"
 """Stands for what the policy said, in a rendering of which only what follows is used."""
-PROBE = ToolCall("probe_tool", {"text": "7f3aQy"})
+PROBE: Final = ToolCall("probe_tool", {"text": "7f3aQy"})
 
 
 class ChatForm:
@@ -54,6 +56,7 @@ class ChatForm:
                 f"model.turns.tool_call_format={tool_call_format!r} is unknown. Choose one of {', '.join(READERS)}."
             )
         self._format = tool_call_format
+        self._has_text_arguments = self._needs_text_arguments()
 
     def with_kwargs(self, template_kwargs: Mapping[str, Any]) -> ChatForm:
         """The same, with further arguments of the chat template."""
@@ -103,6 +106,30 @@ class ChatForm:
             return whole[len(before) :]
         return self._ids(rendered[start:])
 
+    def keeps_history(self, messages: Sequence[Message]) -> bool:
+        """Whether the template renders a turn of the policy in the same way once these messages follow it."""
+        thought: Message = {"role": "assistant", "content": f"<think>\n{MARK}\n</think>\n\n{MARK}"}
+        asked, calls = self._dummy(messages)[0], self._dummy(messages)[1].get("tool_calls")
+        turn = {**thought, "tool_calls": calls} if calls else thought
+        alone = self.render([asked, turn], [], opens_turn=False)
+        ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
+        return self.render([asked, turn, *messages], []).startswith(alone[: max(ends, default=len(alone))])
+
+    def note(self, has_tools: bool) -> str:
+        """What the template means for turns, in words."""
+        said: list[Message] = [{"role": "user", "content": "?"}]
+        result: list[Message] = [{"role": "tool", "name": PROBE.name, "content": "1", "tool_call_id": "call00000"}]
+        kinds = [("what the user says", said), *([("the result of a tool", result)] if has_tools else [])]
+        changed = [name for name, messages in kinds if not self.keeps_history(messages)]
+        calls = f"Tool calls are read as {self.format_name}. " if has_tools else ""
+        if not changed:
+            return f"{calls}The chat template keeps earlier turns as they are, as training does."
+        return (
+            f"{calls}The chat template writes earlier turns otherwise behind {' and '.join(changed)} (it leaves out their "
+            "reasoning, for one). The policy is trained on its turns as they were sampled, whole; where it is used later, keep "
+            "its reasoning in the conversation too."
+        )
+
     def _dummy(self, messages: Sequence[Message]) -> list[Message]:
         """A question and an answer, with the calls that the messages answer."""
         answer: Message = {"role": "assistant", "content": MARK}
@@ -110,12 +137,30 @@ class ChatForm:
             {
                 "type": "function",
                 "id": message.get("tool_call_id", f"call{n:05d}"),
-                "function": {"name": message.get("name", "tool"), "arguments": {MARK: MARK}},
+                "function": {"name": message.get("name", "tool"), "arguments": self._arguments({MARK: MARK})},
             }
             for n, message in enumerate(messages)
             if message["role"] == "tool"
         ]
         return [{"role": "user", "content": "?"}, {**answer, "tool_calls": calls} if calls else answer]
+
+    def _arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
+        """As the template takes them: some want a mapping, some its JSON text."""
+        return json.dumps(arguments) if self._has_text_arguments else arguments
+
+    def _needs_text_arguments(self) -> bool:
+        try:
+            self.render(self._probe(PROBE.arguments), [], opens_turn=False)
+        except TypeError:
+            return True
+        except Exception:  # of a template that knows no tools, or no plain text: said where it is asked to
+            return False
+        return False
+
+    def _probe(self, arguments: Any) -> list[Message]:
+        """A conversation with one call."""
+        call = {"type": "function", "id": "call00000", "function": {"name": PROBE.name, "arguments": arguments}}
+        return [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
 
     def _turn_end(
         self, rendered: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], has_ended: bool
@@ -124,18 +169,21 @@ class ChatForm:
         mark = rendered.rfind(MARK)
         if mark < 0:
             raise ValueError("The chat template leaves out what the assistant says, so that turns cannot be told apart.")
-        ends = [(place, len(text)) for text in self.end_texts if (place := rendered.find(text, mark)) >= 0]
+        # An end behind what follows is that of another turn: some models end a call by the opening of its result.
+        last = rendered.find(str(messages[0]["content"]).strip(), mark)
+        ends = [(place, len(text)) for text in self.end_texts if mark < (place := rendered.find(text, mark)) < last]
         if ends:
             place, length = min(ends)
             return place + length if has_ended else place
         alone = self.render(self._dummy(messages), tools, opens_turn=False)
-        if not rendered.startswith(alone):
+        same = len(os.path.commonprefix([alone, rendered]))
+        if same <= mark:
             raise ValueError(
                 f"The chat template of {self.tokenizer.name_or_path!r} ends turns by none of {self.end_texts}, and renders a "
                 "turn in another way once another one follows. Give model.chat_template_kwargs a chat_template that keeps "
                 "the history as it was."
             )
-        return len(alone)
+        return same
 
     def read(self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[dict[str, Any]]) -> ReadTurn:
         """What a sampled turn says."""
@@ -171,16 +219,13 @@ class ChatForm:
 
     def _detected_format(self) -> str:
         """The format whose reader finds, in the template's own rendering of a call, that call."""
-        call = {"type": "function", "id": "call00000", "function": {"name": PROBE.name, "arguments": PROBE.arguments}}
-        asked: list[Message] = [{"role": "user", "content": "?"}]
-        answer: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+        probe = self._probe(self._arguments(dict(PROBE.arguments)))
         try:
-            opened = self.render(asked, [], opens_turn=True)
-            rendered = self.render([*asked, answer], [], opens_turn=False)
+            opened, rendered = self.render(probe[:1], []), self.render(probe, [], opens_turn=False)
         except Exception as error:  # templates raise their own kinds
             raise ValueError(f"The chat template cannot render a tool call: {error}") from error
-        turn = rendered[len(opened) :] if rendered.startswith(opened) else rendered
-        end = min((place for text in self.end_texts if (place := turn.find(text)) >= 0), default=len(turn))
+        turn = rendered[len(os.path.commonprefix([opened, rendered])) :]
+        end = min((place for text in self.end_texts if (place := turn.find(text)) > 0), default=len(turn))
         for name, reader in READERS.items():
             if PROBE in reader(turn[:end], []).calls:
                 return name

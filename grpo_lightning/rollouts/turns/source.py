@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.environments import EpisodeFactory
@@ -51,7 +52,8 @@ class TurnSource(RolloutSource):
         has_tools: bool = True,
     ) -> None:
         super().__init__(settings, sampling, policy, seed)
-        self.make_episode, self.turns = make_episode, turns
+        self.make_episode, self.turns, self.has_tools = make_episode, turns, has_tools
+        self._is_said = False
         self.template_kwargs = dict(settings.chat_template_kwargs or {})
         form = self._form(frozenset({policy.tokenizer.eos_token_id} - {None}))
         if has_tools:
@@ -82,6 +84,7 @@ class TurnSource(RolloutSource):
             EnvironmentsFailedError: If too many environments failed.
         """
         form = self._form(end_of_sequence_ids(self.policy.model, self.policy.tokenizer))
+        self._say_once(form)
         player = RolloutPlayer(self.make_episode, form, self.turns, sampling.max_completion_length)
         assignments = self._assignments(batch, sampling.num_generations, seeds)
         loop: TurnLoop[PlayedRollout] = TurnLoop(self._loop)
@@ -98,6 +101,11 @@ class TurnSource(RolloutSource):
         self.faults.record([each.fault for each in played])
         filler = min(form.end_ids, default=0)
         return collect(played, batch.prompt_ids, sampling.num_generations, filler)
+
+    def _say_once(self, form: ChatForm) -> None:
+        if not self._is_said:
+            self._is_said = True
+            rank_zero_info(form.note(self.has_tools))
 
     def _assignments(self, batch: PromptBatch, num_generations: int, seeds: list[int]) -> list[Assignment]:
         """One for each rollout, prompt-major.

@@ -38,10 +38,10 @@ def policy(tmp_path_factory):
     return policy
 
 
-def make_source(policy, make_episode, generator=None, turns=None, rewards=(length,), **sampling):
+def make_source(policy, make_episode, generator=None, turns=None, rewards=(length,), has_tools=True, **sampling):
     settings = RolloutSettings(rewards=list(rewards), generator=generator or TransformersGenerator())
     how = SamplingSettings(**({"num_generations": 2, "max_completion_length": 120} | sampling))
-    return TurnSource(settings, how, policy, 0, make_episode, turns or Turns())
+    return TurnSource(settings, how, policy, 0, make_episode, turns or Turns(), has_tools)
 
 
 def batch(*texts):
