@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import pickle
 import sys
@@ -59,6 +60,7 @@ class ThreadHost:
         self.described, self.calls, self.limit = described, calls, limit
         self.slots = Slots(described.concurrency)
         self.idle: list[Instance] = []
+        self.closing: set[asyncio.Task[None]] = set()
 
     def lease(self) -> Lease:
         """See :class:`Host`."""
@@ -66,8 +68,8 @@ class ThreadHost:
 
     async def close(self) -> None:
         """Calls the environments' ``close``."""
-        while self.idle:
-            await _closed(self.idle.pop(), self)
+        await asyncio.gather(*self.closing, *(_closed(instance, self) for instance in self.idle))
+        self.idle = []
 
 
 class _ThreadLease:
@@ -83,6 +85,11 @@ class _ThreadLease:
     async def give_back(self, is_sound: bool) -> None:
         if is_sound:
             self.host.idle.append(self.instance)
+            return
+        # Its connections end; nobody waits for that, since it may hang as the call before did.
+        task = asyncio.ensure_future(_closed(self.instance, self.host))
+        self.host.closing.add(task)
+        task.add_done_callback(self.host.closing.discard)
 
 
 async def _closed(instance: Instance, host: ThreadHost) -> None:

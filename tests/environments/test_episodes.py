@@ -192,7 +192,7 @@ def test_what_cannot_work_is_refused_with_the_way_out(settings, message):
 
 
 def test_a_column_that_reset_needs_stops_the_run():
-    with pytest.raises(EnvironmentContractError, match="Guess.reset needs secret, but the row has prompt"):
+    with pytest.raises(EnvironmentContractError, match=r"Guess\.reset needs secret, but the row has prompt"):
         run(started(opened(environment=worlds.Guess), prompt="p"))
 
 
@@ -423,7 +423,7 @@ def test_an_environment_in_a_process_of_its_own_may_die_hang_raise_and_seed():
         calls = [first.call("die", {}), second.call("draw", {})]
         died, kept = await asyncio.gather(*calls, return_exceptions=True)
         await first.close()
-        with pytest.raises(EnvironmentFault, match="Apart.fail raised in its process:") as failed:
+        with pytest.raises(EnvironmentFault, match=r"Apart\.fail raised in its process:") as failed:
             await second.call("fail", {})
         third, again = await started(factory, seed=1)
         with pytest.raises(EnvironmentFault, match="was killed after 2 s"):
