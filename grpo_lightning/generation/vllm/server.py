@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings, WeightsLost
 from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
@@ -30,6 +31,7 @@ from grpo_lightning.generation.vllm.server_launch import LaunchedServer, check_n
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import ask, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
+from grpo_lightning.generation.vllm.server_turns import ServerTurns
 from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
@@ -245,7 +247,7 @@ class VLLMServer(RoutedGenerator):
         for request in waiting:
             if sampling.structured_outputs:
                 request.parameters["structured_outputs"] = sampling.structured_outputs
-        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        model = self._model()
         started, losses = time.perf_counter(), 0
         while waiting:
             unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
@@ -262,6 +264,22 @@ class VLLMServer(RoutedGenerator):
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
+
+    def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
+        """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
+
+        def recover(losses: int, error: ServerUnavailable) -> None:
+            if losses == 1:
+                logger.warning("The vLLM server left turns unanswered (%s).", error)
+            self.client.pause(losses)
+            self._recover(error)
+
+        further = {"structured_outputs": sampling.structured_outputs} if sampling.structured_outputs else {}
+        parameters = (sampling, self._eos_ids, further)
+        return ServerTurns(self.client, self._model, parameters, self.max_concurrent_requests, recover, wake)
+
+    def _model(self) -> str:
+        return ADAPTER if self.adapter_route.is_hot else SERVED_NAME
 
     def _recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
