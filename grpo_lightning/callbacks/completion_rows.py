@@ -71,7 +71,7 @@ def completions_table(
         "uid": [batch.uids[group[n]] for n in rows],
         "sample": [sample[n] for n in rows],
         "prompt": [valid_text(plain_text(batch.prompts[group[n]])) for n in rows],
-        "completion": [valid_text(completion_text(texts[n])) for n in rows],
+        "completion": [valid_text(shown_completion(texts[n])) for n in rows],
         "reward": [none_if_nan(totals[n]) for n in rows],
         "advantage": [record.advantages[n].item() for n in rows],
         "length": [int(rollouts.completion_lengths[n]) for n in rows],
@@ -106,7 +106,7 @@ def plain_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, default=str)
 
 
-def completion_text(completion: Any) -> str:
+def shown_completion(completion: Any) -> str:
     """The words of a completion, whichever form the rewards saw."""
     if isinstance(completion, str):
         return completion

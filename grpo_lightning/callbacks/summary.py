@@ -13,7 +13,7 @@ from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
 from grpo_lightning.metrics.evaluation import NamedMeans
-from grpo_lightning.scoring.probe import evaluating
+from grpo_lightning.numerics.evaluation_mode import evaluating
 
 
 class BeforeAfterSummary(Callback):

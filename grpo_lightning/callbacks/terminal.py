@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from grpo_lightning.callbacks.completion_rows import completion_text
+from grpo_lightning.callbacks.completion_rows import shown_completion
 from grpo_lightning.callbacks.samples import sample_table, show
 from grpo_lightning.metrics.step_record import StepRecord
 
@@ -92,7 +92,7 @@ def sample_rows(record: StepRecord, texts: list[Any], num_prompts: int) -> list[
                 {name: entries[n] for name, entries in record.rewards.extra.items()}
                 | {
                     "prompt": record.batch.prompts[b],
-                    "completion": completion_text(texts[n]),
+                    "completion": shown_completion(texts[n]),
                     "advantage": f"dead: {len(members)} equal" if is_dead else record.advantages[n].item(),
                     "tokens": f"{int(record.rollouts.completion_lengths[n])}{cut_off}",
                 }

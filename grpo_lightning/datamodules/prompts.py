@@ -12,10 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from grpo_lightning.datamodules.converters import Converter
 from grpo_lightning.datamodules.rows import without_padding
 from grpo_lightning.datamodules.tokenization import tokenize_prompts
+from grpo_lightning.rewards.base import RESERVED
 from grpo_lightning.types import Prompt, PromptBatch
-
-RESERVED_COLUMNS = ("prompts", "completions", "completion_ids", "completions_ids", "trainer_state")
-"""What rewards receive under these names is not a column of the dataset."""
 
 
 class PromptDataset:
@@ -179,7 +177,7 @@ def _fits(ids: list[int], place: str, limit: int | None, overlong: str) -> bool:
 def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
     """Names that any row has, in the order of first appearance."""
     names = tuple(dict.fromkeys(column for row in rows for column in row if column != "prompt"))
-    taken = [column for column in names if column in RESERVED_COLUMNS]
+    taken = [column for column in names if column in RESERVED]
     if taken:
         raise ValueError(
             f"{name} has the column {taken[0]!r}, a name under which rewards receive something else. Rename it, or "

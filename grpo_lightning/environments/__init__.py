@@ -5,15 +5,21 @@ from grpo_lightning.environments.episode import (
     EnvironmentFault,
     Episode,
     EpisodeFactory,
+    ToolMistake,
     ToolResult,
 )
+from grpo_lightning.environments.forms import DEADLINE, OUTPUT_LIMIT, open_episodes
 from grpo_lightning.environments.observation import behind_prompt
 
 __all__ = [
+    "open_episodes",
+    "DEADLINE",
+    "OUTPUT_LIMIT",
     "EnvironmentContractError",
     "EnvironmentFault",
     "Episode",
     "EpisodeFactory",
+    "ToolMistake",
     "ToolResult",
     "behind_prompt",
 ]

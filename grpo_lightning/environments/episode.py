@@ -23,6 +23,23 @@ class EnvironmentFault(Exception):
     """The environment's own fault: an exception, a time-out, a reset that failed. The rollout is dropped and counted."""
 
 
+class RaisedFault(EnvironmentFault):
+    """An exception of the environment's or a tool's.
+
+    Args:
+        message: Which call, with its traceback.
+        said: The exception's own text.
+    """
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+class ToolMistake(Exception):
+    """Raised by a tool to tell the model that it was wrong: its text is the tool's answer, and counts as a mistake."""
+
+
 class EnvironmentContractError(ExplainedError, ValueError):
     """Tools, environments or rows that break the contract, such as a tool without types. Stops the run."""
 

@@ -6,11 +6,11 @@ from typing import Any
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or its first ``limit`` characters and a line that says how much is missing.
+    r"""The text, or its first ``limit`` characters and a line that says how much is missing.
 
     Example:
         >>> cut("abcdef", 4)
-        'abcd\\n[cut: the first 4 of 6 characters]'
+        'abcd\n[cut: the first 4 of 6 characters]'
         >>> cut("abcd", 4)
         'abcd'
     """
@@ -18,13 +18,13 @@ def cut(text: str, limit: int) -> str:
 
 
 def as_text(result: Any, limit: int) -> str:
-    """What a tool returned as the model reads it, ``str(result)`` as in TRL, cut at ``limit`` characters.
+    r"""What a tool returned as the model reads it, ``str(result)`` as in TRL, cut at ``limit`` characters.
 
     Blocks of text (``[{"type": "text", "text": ...}]``) are joined.
 
     Example:
         >>> as_text({"sum": 3}, 100), as_text([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], 100)
-        ("{'sum': 3}", 'a\\nb')
+        ("{'sum': 3}", 'a\nb')
     """
     if isinstance(result, list) and result and all(_is_text_block(block) for block in result):
         result = "\n".join(block["text"] for block in result)

@@ -18,6 +18,7 @@ from grpo_lightning.rewards.base import (
     RewardState,
     completion_text,
 )
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.function import FunctionReward
 from grpo_lightning.rewards.kinds.code_execution import CodeExecutionReward
 from grpo_lightning.rewards.kinds.fluency import FluencyReward
@@ -54,6 +55,7 @@ __all__ = [
     "AccuracyReward",
     "BaseRewardFunction",
     "Completion",
+    "CompletionReward",
     "FormatReward",
     "FunctionReward",
     "ReasoningGymReward",

@@ -6,9 +6,6 @@ model only half supports trains on wrong numbers without an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -78,19 +75,6 @@ def computes_in_float32(model: nn.Module, device: torch.device) -> bool:
     if torch.is_autocast_enabled(device.type) or next(model.parameters()).dtype != torch.float32:
         return False
     return device.type != "cuda" or torch.get_float32_matmul_precision() == "highest"
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradient inside; each submodule's own mode again outside."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _layer_types(model: PreTrainedModel) -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn.attention import restore_flash_attention_impl
 from grpo_lightning.distributed.sharding import call_gathered, is_sharded
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import base_model, output_head
 from grpo_lightning.scoring.fast_kernels import (
@@ -26,7 +27,6 @@ from grpo_lightning.scoring.packing import Layout, PackedBatch, count_tokens, pa
 from grpo_lightning.scoring.probe import (
     computes_in_float32,
     disagreement,
-    evaluating,
     packing_obstacle,
     probe_rollouts,
     windows_obstacle,

@@ -13,11 +13,11 @@ from grpo_lightning.algorithm.experience import Experience
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.dtypes import DTYPES
+from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.policy.dropout import has_dropout
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.reference import FrozenReference, Reference, make_reference
 from grpo_lightning.rollouts.replicas import Replica
-from grpo_lightning.scoring.probe import evaluating
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.types import Rollouts

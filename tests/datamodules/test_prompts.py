@@ -129,6 +129,7 @@ def test_a_row_that_cannot_be_converted_is_quoted_with_its_place_and_keys() -> N
         (lambda row: {"prompt": ""}, "row 0 has an empty prompt. Keys found: x"),
         (lambda row: {"prompt": []}, "row 0 has an empty prompt"),
         (lambda row: {"prompt": "a", "completions": 1}, "the column 'completions', a name under which rewards"),
+        (lambda row: {"prompt": "a", "log_error": 1}, "the column 'log_error', a name under which rewards"),
     ],
 )
 def test_what_a_converter_returns_is_checked(convert: Any, message: str) -> None:

@@ -194,3 +194,19 @@ def test_a_policy_of_another_shape_is_refused_before_the_engine_is_touched(gener
         other.resize_token_embeddings(333)
         generator.update_weights(other)
     assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+
+
+def test_the_engine_knows_the_policys_class_without_a_second_interpreter(generator):
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.registry import _RegisteredModel
+
+    assert isinstance(ModelRegistry.models["Qwen2ForCausalLM"], _RegisteredModel)  # a lazy one has to be asked about
+
+
+def test_the_number_of_threads_can_be_set_beside_an_engine(generator):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

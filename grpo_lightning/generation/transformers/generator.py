@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from grpo_lightning.generation.transformers.decode_attention import fast_decode_
 from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
+from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.types import Rollouts
 
 FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
@@ -147,8 +147,7 @@ class TransformersGenerator(Generator):
 
 def _refuse_sharded(policy: PreTrainedModel) -> None:
     """Ranks gather sharded weights together at every forward; as they sample different numbers of tokens, they hang."""
-    sharded = any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in policy.parameters())
-    if sharded or any(isinstance(module, FullyShardedDataParallel) for module in policy.modules()):
+    if any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in policy.parameters()):
         raise ValueError(
             "trainer.strategy spreads the policy's weights over ranks, and TransformersGenerator needs them whole on "
             "every rank. Use trainer.strategy=ddp, or VLLMColocate as model.generator."
@@ -161,15 +160,9 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
 
     Evaluation mode also turns gradient checkpointing off, which would drop the cache.
     """
-    modes = [(module, module.training) for module in policy.modules()]
-    policy.eval()
     torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
-    try:
-        with torch.no_grad(), fast_decode_attention(policy):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(policy), fast_decode_attention(policy):
+        yield
 
 
 def _collect(

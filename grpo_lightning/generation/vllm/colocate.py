@@ -20,7 +20,7 @@ from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_turns import EngineTurns
+from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
 from grpo_lightning.generation.vllm.engine_settings import (
     GRAPH_ARGUMENTS,
     GRAPH_SIZES,
@@ -31,6 +31,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
     plain_model,
     save_skeleton,
 )
+from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import (
     Completions,
     check_prompts,
@@ -40,7 +41,6 @@ from grpo_lightning.generation.vllm.requests import (
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     check_same_weights,
-    refuse_unnamed_weights,
     trained_names,
     weight_shapes,
 )
@@ -75,6 +75,8 @@ class VLLMColocate(RoutedGenerator):
         seed_per_prompt: Seed every prompt's completions by themselves, so that they do not depend on the other prompts.
             null for where vLLM draws such completions together; where it draws them one by one, which takes time on a
             GPU, one seed a step then decides all of them.
+        shorten_bookkeeping: Write down tokens that do not end their completion without vLLM's own bookkeeping of each: the
+            same completions, in half the time for a small model. false runs vLLM's own code.
         engine_kwargs: Further arguments of vllm.LLM, such as max_num_seqs or max_num_batched_tokens.
     """
 
@@ -90,6 +92,7 @@ class VLLMColocate(RoutedGenerator):
         kv_cache_memory_gb: float | None = None,
         lora_sync: LoraSync | None = None,
         seed_per_prompt: bool | None = None,
+        shorten_bookkeeping: bool = True,
         engine_kwargs: dict[str, Any] | None = None,
     ) -> None:
         reason = why_unusable()
@@ -112,6 +115,7 @@ class VLLMColocate(RoutedGenerator):
         self.dtype = dtype
         self.kv_cache_memory_gb = kv_cache_memory_gb
         self.seed_per_prompt = seed_per_prompt
+        self.shorten_bookkeeping = shorten_bookkeeping
         self.engine_kwargs = engine_kwargs or {}
         self._engine: ColocatedEngine | None = None
         self._is_asleep = False
@@ -123,8 +127,7 @@ class VLLMColocate(RoutedGenerator):
         Raises:
             ValueError: If a setting does not fit the policy or the ranks.
         """
-        refuse_unnamed_weights(policy)
-        self._check_ranks()
+        check_ranks(self.tensor_parallel_size)
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         self.adapter_route.start(policy)
@@ -133,7 +136,7 @@ class VLLMColocate(RoutedGenerator):
         save_skeleton(policy, tokenizer, self._files / "model")
         arguments = self._engine_arguments(policy, model_name_or_path)
         try:
-            self._engine = ColocatedEngine(plain_model(policy).device, **arguments)
+            self._engine = ColocatedEngine(plain_model(policy).device, self.shorten_bookkeeping, **arguments)
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
             raise
@@ -142,14 +145,6 @@ class VLLMColocate(RoutedGenerator):
     def start_note(self) -> str:
         """Of it, what vLLM spent compiling."""
         return f"compilation {self._engine.compilation_seconds:.1f}" if self._engine is not None else ""
-
-    def _check_ranks(self) -> None:
-        ranks = dist.get_world_size() if is_distributed() else 1
-        if ranks % self.tensor_parallel_size:
-            raise ValueError(
-                f"model.generator.init_args.tensor_parallel_size={self.tensor_parallel_size} does not divide the "
-                f"{ranks} ranks of this run. An engine spans whole ranks: use a divisor."
-            )
 
     def _engine_arguments(self, policy: PreTrainedModel, model_name_or_path: str) -> dict[str, Any]:
         on_cpu = plain_model(policy).device.type == "cpu"
@@ -241,7 +236,7 @@ class VLLMColocate(RoutedGenerator):
         )
         rows = range(len(prompt_ids))
         if self.tensor_parallel_size > 1:
-            prompt_ids, seeds, rows = self._of_all_ranks(prompt_ids, seeds)
+            prompt_ids, seeds, rows = of_all_ranks(prompt_ids, seeds)
 
         def completed(n: int, ids: list[int]) -> None:
             b, g = divmod(n, sampling.num_generations)
@@ -283,19 +278,6 @@ class VLLMColocate(RoutedGenerator):
         self._is_asleep = True
         if self.sleep_level == 2:
             self._holds = "nothing"
-
-    def _of_all_ranks(
-        self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int]
-    ) -> tuple[list[Sequence[int]], list[int], range]:
-        """Prompts and seeds of all ranks of this engine, and which of them are this rank's."""
-        from vllm.distributed.parallel_state import get_tp_group
-
-        group = get_tp_group()
-        parts: list[Any] = [None] * group.world_size
-        dist.all_gather_object(parts, (list(prompt_ids), list(seeds)), group=group.cpu_group)
-        start = sum(len(ids) for ids, _ in parts[: group.rank_in_group])
-        rows = range(start, start + len(prompt_ids))
-        return [ids for part, _ in parts for ids in part], [seed for _, part in parts for seed in part], rows
 
     def _wake_up(self) -> ColocatedEngine:
         if self._engine is None or self._engine.has_ended:

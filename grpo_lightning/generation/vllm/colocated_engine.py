@@ -16,14 +16,13 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import (
     adapter_request,
     draws_seeded_together,
-    load_directly,
-    reload,
     token_prompt,
 )
 from grpo_lightning.generation.vllm.engine_adapter import add_adapter
 from grpo_lightning.generation.vllm.engine_process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, TokenIds, sampled_logprobs
 from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.worker_weights import load_directly, reload
 
 ONLY_FIRST_AND_LAST = 2**31 - 1
 """Tokens between two outputs of a request: each completion is handed over once, when it ends, not token by token."""
@@ -37,12 +36,13 @@ class ColocatedEngine:
 
     Args:
         device: The policy's.
+        short_bookkeeping: Write plain tokens down at once, see ``shorten_bookkeeping``.
         arguments: Of ``vllm.LLM``.
     """
 
     _in_process: ClassVar[ColocatedEngine | None] = None
 
-    def __init__(self, device: torch.device, **arguments: Any) -> None:
+    def __init__(self, device: torch.device, short_bookkeeping: bool = True, **arguments: Any) -> None:
         if ColocatedEngine._in_process is not None:  # of a run that went wrong: two at a time break each other
             ColocatedEngine._in_process.end()
         self.device = device
@@ -58,7 +58,8 @@ class ColocatedEngine:
             generation_config="vllm",
             load_format="dummy",  # the policy's weights are sent before the first request
         )
-        shorten_bookkeeping(self.llm)
+        if short_bookkeeping:
+            shorten_bookkeeping(self.llm)
         self.max_model_length: int = self.llm.llm_engine.model_config.max_model_len
         self._adapter_path: str | None = None
         self._numbers = itertools.count()

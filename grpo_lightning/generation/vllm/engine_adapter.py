@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.finetuning.adapters import adapter_state
 from grpo_lightning.generation.vllm.compat import adapter_request
+from grpo_lightning.generation.vllm.patches import reading_adapters_from
 
 
 def copy_adapter(policy: PeftModel) -> dict[str, Tensor]:
@@ -58,28 +58,3 @@ def add_adapter(llm: Any, directory: str, matrices: dict[str, Tensor] | None = N
     with nullcontext() if matrices is None else reading_adapters_from(matrices):
         if not llm.llm_engine.add_lora(adapter_request(directory, load_inplace=True)):
             raise RuntimeError(f"vLLM did not load the adapter in {directory}.")
-
-
-@contextmanager
-def reading_adapters_from(matrices: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, engines of this process take these matrices for the content of an adapter's file.
-
-    vLLM reads a file tensor by tensor and copies each into page-locked memory; these stay on the device that they are on.
-    What vLLM checks of a file is not checked: give it one of the same names first.
-    """
-    from vllm.lora.lora_model import LoRAModel
-
-    model_class: Any = LoRAModel
-    read = model_class.__dict__["from_local_checkpoint"]
-    passed_on = ("lora_model_id", "dtype", "model_vocab_size", "weights_mapper", "skip_prefixes")
-
-    def take(cls: Any, directory: str, expected: set[str], peft_helper: Any, **options: Any) -> Any:
-        device = next(iter(matrices.values())).device
-        further = {name: value for name, value in options.items() if name in passed_on}
-        return cls.from_lora_tensors(tensors=matrices, peft_helper=peft_helper, device=device, **further)
-
-    model_class.from_local_checkpoint = classmethod(take)
-    try:
-        yield
-    finally:
-        model_class.from_local_checkpoint = read

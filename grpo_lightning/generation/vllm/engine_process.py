@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm.compat import import_vllm, know_model
+from grpo_lightning.generation.vllm.compat import import_vllm
+from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads, know_model
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD")
 """Set for the engine or by it; children of this process and Lightning would read them."""
@@ -40,15 +41,10 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
             f"the policy is on {device}, and a vLLM engine of a single process is always on the first visible device. "
             f"Start with CUDA_VISIBLE_DEVICES={device.index} and trainer.devices=1."
         )
-    with preserved_environment(), preserved_random_state(device), engine_mode(device):
+    with preserved_environment(), preserved_random_state(device), engine_mode(device), keeping_threads():
         os.environ.update(_launcher_variables(device))
-        set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
-        try:
-            know_model(arguments["model"])
-            return vllm.LLM(**arguments)
-        finally:
-            torch.set_num_threads = set_num_threads  # the CPU platform replaces it by a function that does nothing
-            torch.set_num_threads(threads)
+        know_model(arguments["model"])
+        return vllm.LLM(**arguments)
 
 
 def _launcher_variables(device: torch.device) -> dict[str, str]:
@@ -93,24 +89,12 @@ def quiet_collector() -> Iterator[None]:
 def end_engine(llm: Any, keep_process_group: bool) -> None:
     """Shuts the engine down and frees its memory.
 
-    vLLM destroys the default process group with it, also one that Lightning made and still needs.
-
     Args:
         llm: A ``vllm.LLM``.
         keep_process_group: Leave the default group alone.
     """
-    real = dist.destroy_process_group
-
-    def destroy(group: Any = None) -> None:
-        if group is not None and group is not dist.group.WORLD:
-            real(group)
-
-    if keep_process_group:
-        dist.destroy_process_group = destroy
-    try:
+    with keeping_process_group() if keep_process_group else nullcontext():
         llm.llm_engine.engine_core.shutdown()
-    finally:
-        dist.destroy_process_group = real
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -24,18 +24,18 @@ from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
+from grpo_lightning.generation.vllm.engine_ranks import wait_for_ranks
 from grpo_lightning.generation.vllm.engine_settings import engine_dtype, plain_model
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
-from grpo_lightning.generation.vllm.server_launch import LaunchedServer, launch_options, share_token
+from grpo_lightning.generation.vllm.server_launch import LaunchedServer, check_not_launched, launch_options, share_token
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
-from grpo_lightning.generation.vllm.server_requests import ask
+from grpo_lightning.generation.vllm.server_requests import ask, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import ServerTurns
 from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     check_same_weights,
-    refuse_unnamed_weights,
     weight_shapes,
 )
 from grpo_lightning.types import Rollouts
@@ -93,14 +93,13 @@ class VLLMServer(RoutedGenerator):
     ) -> None:
         if launch and (reason := why_unusable()) is not None:
             raise ValueError(f"model.generator=VLLMServer with launch=true: {reason}, or connect to a server.")
-        only_launched = [("launch_gpus", launch_gpus), ("launch_arguments", launch_arguments)]
-        further = [("max_model_length", max_model_length), ("dtype", None if dtype == "auto" else dtype)]
-        for name, value in [*only_launched, *further]:
-            if value is not None and not launch:
-                raise ValueError(
-                    f"model.generator.init_args.{name}={value!r} has no effect on a server that this run does not start. "
-                    "Set launch=true, or give it to the server."
-                )
+        if not launch:
+            check_not_launched(
+                launch_gpus=launch_gpus,
+                launch_arguments=launch_arguments,
+                max_model_length=max_model_length,
+                dtype=None if dtype == "auto" else dtype,
+            )
         super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
         self.client = VLLMClient(host, port, request_timeout)
         self.client.token = lambda: known_token(host, port)
@@ -128,7 +127,6 @@ class VLLMServer(RoutedGenerator):
         Raises:
             TimeoutError: If there is no healthy server in time.
         """
-        refuse_unnamed_weights(policy)
         self.client.open()
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
@@ -139,7 +137,7 @@ class VLLMServer(RoutedGenerator):
         if self.launch:
             self._launch(policy, tokenizer)
         self._wait()
-        self._model_length = self._ask_model_length()
+        self._model_length = served_length(self.client)
         on_gpu = plain_model(policy).device.type == "cuda"
         if self.weight_transfer == "nccl" or (self.weight_transfer == "auto" and on_gpu):
             device = plain_model(policy).device
@@ -171,16 +169,6 @@ class VLLMServer(RoutedGenerator):
         self.launched.expect_to_wait()
         self.client.wait_until_healthy(self.timeout, self.launched.keep_alive)
 
-    def _ask_model_length(self) -> int:
-        cards = self.client.call("GET", "/v1/models")["data"]
-        names = [card["id"] for card in cards]
-        if SERVED_NAME not in names:
-            raise ValueError(
-                f"the server at {self.client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
-                f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
-            )
-        return int(cards[names.index(SERVED_NAME)]["max_model_len"])
-
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends the weights, or the adapter; every rank returns when the server has them.
 
@@ -202,7 +190,7 @@ class VLLMServer(RoutedGenerator):
         assert self._transfer is not None
         self._policy = policy
         self._training_thread = threading.get_ident()
-        self._barrier()  # another rank's prompts may still be on their way with the weights before
+        wait_for_ranks()  # another rank's prompts may still be on their way with the weights before
         stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
         deadline = time.monotonic() + self.timeout
         for attempt in itertools.count():
@@ -219,7 +207,7 @@ class VLLMServer(RoutedGenerator):
                 self.client.pause(attempt)
                 self._wait()
                 stream.bytes = 0
-        self._barrier()
+        wait_for_ranks()
         return stream.metrics()
 
     def _send(self, stream: WeightStream) -> None:
@@ -238,10 +226,6 @@ class VLLMServer(RoutedGenerator):
         body = {"lora_name": ADAPTER, "lora_path": str(self._files / "adapter"), "load_inplace": True}
         self.client.post("/v1/load_lora_adapter", body)
         self.client.post("/reset_prefix_cache")
-
-    def _barrier(self) -> None:
-        if is_distributed():
-            dist.barrier()
 
     def generate(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +79,20 @@ class LaunchedServer:
     def stop(self) -> None:
         """Ends it."""
         self.process.stop()
+
+
+def check_not_launched(**settings: Any) -> None:
+    """Refuses settings of a launched server for one that is there.
+
+    Raises:
+        ValueError: If one of them has a value other than None.
+    """
+    for name, value in settings.items():
+        if value is not None:
+            raise ValueError(
+                f"model.generator.init_args.{name}={value!r} has no effect on a server that this run does not start. "
+                "Set launch=true, or give it to the server."
+            )
 
 
 def launch_options(

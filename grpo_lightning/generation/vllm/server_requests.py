@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest
+from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 
 Choice = tuple[int, list[int], list[float], str]
 """Place in the batch, token ids, logprobs and finish reason of one completion."""
@@ -65,3 +66,19 @@ def complete(client: VLLMClient, model: str, request: EngineRequest) -> list[Cho
     if len(rows) != request.parameters["n"]:
         raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
     return rows
+
+
+def served_length(client: VLLMClient) -> int:
+    """Tokens of a prompt with its completion that a server holds.
+
+    Raises:
+        ValueError: If it serves another model.
+    """
+    cards = client.call("GET", "/v1/models")["data"]
+    names = [card["id"] for card in cards]
+    if SERVED_NAME not in names:
+        raise ValueError(
+            f"the server at {client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
+            f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
+        )
+    return int(cards[names.index(SERVED_NAME)]["max_model_len"])

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from grpo_lightning.generation.vllm.compat import request_counters
+from grpo_lightning.generation.vllm.patches import stand_before_scheduler
 
 FURTHER_WORK = (
     "connector",
@@ -85,7 +86,7 @@ class _ShortBookkeeping:
         """By id; None for those that go through vLLM's own code."""
         self._running, self._dropped, self._in_flight = RequestStatus.RUNNING, attrgetter(dropped), in_flight
         self._update, self._allocate = scheduler.update_from_output, self.manager.allocate_slots
-        scheduler.update_from_output, self.manager.allocate_slots = self.update_from_output, self.allocate_slots
+        stand_before_scheduler(scheduler, self.update_from_output, self.allocate_slots)
 
     def allocate_slots(self, request: Any, num_new_tokens: int, *args: Any, **options: Any) -> Any:
         """``KVCacheManager.allocate_slots``: nothing to do for the next token of a request whose last block has room."""

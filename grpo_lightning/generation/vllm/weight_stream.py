@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -20,19 +19,6 @@ from grpo_lightning.finetuning.adapters import hot_load_obstacle, is_adapted, me
 from grpo_lightning.finetuning.quantization import dequantized
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def refuse_unnamed_weights(policy: nn.Module) -> None:
-    """Refuses a policy whose weights cannot be had one by one under their names.
-
-    Raises:
-        ValueError: Naming the strategies that work.
-    """
-    if any(isinstance(module, FullyShardedDataParallel) for module in policy.modules()):
-        raise ValueError(
-            "trainer.strategy=fsdp flattens the policy's weights, so they cannot be sent to an engine one by one. Use "
-            "trainer.strategy=ddp, or lightning.pytorch.strategies.ModelParallelStrategy (FSDP2) for sharded weights."
-        )
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo_lightning.generation.vllm.compat import extend_server_workers
+from grpo_lightning.generation.vllm.patches import extend_server_workers
 
 extend_server_workers()
 

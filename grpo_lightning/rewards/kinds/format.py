@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, completion_text
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.grading.notation import visible
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.text.extraction import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from grpo_lightning.rewards.text.timed_pattern import TimedPattern, check_matching, values_in_time
+from grpo_lightning.rewards.text.timed_pattern import TimedPattern, check_matching
 
 
 @register_reward("format")
 @dataclass
-class FormatReward(BaseRewardFunction):
+class FormatReward(CompletionReward):
     r"""1.0 where the completion is ``<think>...</think><answer>...</answer>`` and nothing else, else 0.0.
 
     Each tag occurs once; white space may surround the two blocks; neither is empty, and characters that show nothing
@@ -43,9 +41,6 @@ class FormatReward(BaseRewardFunction):
     time_limit: float = 1.0
     _pattern: TimedPattern | None = field(default=None, init=False, repr=False, compare=False)
 
-    scope = "completion"
-    batched = True
-
     def __post_init__(self) -> None:
         try:
             check_matching(self.match, self.time_limit)
@@ -57,20 +52,11 @@ class FormatReward(BaseRewardFunction):
         if self.pattern is not None and self.think_in_prompt:
             raise ValueError(f"{self.name}: think_in_prompt has no effect on a pattern. Write the pattern without it.")
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        log_error: Callable[[int, str], None] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """1.0 or 0.0 per completion; None where the pattern ran out of time."""
+    def score(self, completion: str, **row: Any) -> float | None:
+        """1.0 or 0.0; None where the pattern ran out of time."""
         if self._pattern is not None:
-            return values_in_time(completions, [self._pattern] * len(completions), log_error)
-        before = THINK_OPEN if self.think_in_prompt else ""
-        return [float(has_reasoning_format(before + completion_text(completion))) for completion in completions]
+            return float(self._pattern.found_in(completion))
+        return float(has_reasoning_format((THINK_OPEN if self.think_in_prompt else "") + completion))
 
 
 def has_reasoning_format(text: str) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import RewardContractError
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.text.extraction import strict_answer
 
@@ -20,7 +20,7 @@ FENCE = "```"
 
 @register_reward("json_schema")
 @dataclass
-class JSONSchemaReward(BaseRewardFunction):
+class JSONSchemaReward(CompletionReward):
     """1.0 where the completion holds JSON that fits the schema, ``parsed_score`` where it is only JSON, else 0.0.
 
     JSON is read strictly: no NaN, no key twice in an object, nothing after it.
@@ -49,9 +49,6 @@ class JSONSchemaReward(BaseRewardFunction):
     parsed_score: float = 0.0
     _validators: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    scope = "completion"
-    batched = True
-
     def __post_init__(self) -> None:
         if importlib.util.find_spec("jsonschema") is None:
             raise ModuleNotFoundError(f"{self.name} needs jsonschema. Run pip install jsonschema.")
@@ -67,32 +64,18 @@ class JSONSchemaReward(BaseRewardFunction):
         if self.schema is not None:
             self._validator(self.schema)
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """One float per completion; None for a row without a schema.
+    def score(self, completion: str, **row: Any) -> float | None:
+        """1.0, ``parsed_score`` or 0.0; None for a row without a schema.
 
         Raises:
             RewardContractError: If the column is missing or holds something else than a schema.
         """
-        schemas: list[Any] = [self.schema] * len(completions)
-        if self.schema_key is not None:
-            if self.schema_key not in columns:
-                raise RewardContractError(f"Reward '{self.name}' needs the column schema_key={self.schema_key!r}.")
-            schemas = columns[self.schema_key]
-        return [self._score(completion_text(c), schema) for c, schema in zip(completions, schemas, strict=True)]
-
-    def _score(self, text: str, schema: Any) -> float | None:
+        schema = self.of_row("schema", row)
         if schema is None:
             return None
         validator = self._validator(schema)
         try:
-            value = strict_json(self._source(text))
+            value = strict_json(self._source(completion))
             return 1.0 if validator.is_valid(value) else self.parsed_score
         except (ValueError, RecursionError):
             return 0.0

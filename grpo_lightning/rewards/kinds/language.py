@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.registry import register_reward
 
 MAX_CHARS = 20_000
@@ -17,7 +16,7 @@ MAX_CHARS = 20_000
 
 @register_reward("language")
 @dataclass
-class LanguageReward(BaseRewardFunction):
+class LanguageReward(CompletionReward):
     """Probability in [0, 1] that the completion is in the wanted language; None where it is too short to tell.
 
     Identified with py3langid (97 languages, offline, Naive Bayes over byte n-grams).
@@ -37,9 +36,6 @@ class LanguageReward(BaseRewardFunction):
     among: list[str] = field(default_factory=list)
     min_chars: int = 20
 
-    scope = "completion"
-    batched = True
-
     def __post_init__(self) -> None:
         if (self.language is None) == (self.language_key is None):
             raise ValueError(f"{self.name}: set language (such as en), or language_key to a column with it; not both.")
@@ -52,28 +48,13 @@ class LanguageReward(BaseRewardFunction):
         if self.among and self.language and self.language not in self.among:
             raise ValueError(f"{self.name}: language={self.language} is not in among={self.among}. Add it there.")
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """One probability per completion; None for a short one, or a row without a language.
+    def score(self, completion: str, **row: Any) -> float | None:
+        """The probability; None for a short text, or a row without a language.
 
         Raises:
             RewardContractError: If the column is missing.
         """
-        wanted = [self.language] * len(completions)
-        if self.language_key is not None:
-            if self.language_key not in columns:
-                raise RewardContractError(f"Reward '{self.name}' needs the column language_key={self.language_key!r}.")
-            wanted = list(columns[self.language_key])
-        return [self._score(completion_text(c), code) for c, code in zip(completions, wanted, strict=True)]
-
-    def _score(self, text: str, wanted: str | None) -> float | None:
-        text = text[:MAX_CHARS]
+        wanted, text = self.of_row("language", row), completion[:MAX_CHARS]
         if wanted is None or sum(character.isalpha() for character in text) < self.min_chars:
             return None
         return probabilities(text, tuple(sorted({*self.among, wanted})) if self.among else ()).get(wanted, 0.0)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError
+from grpo_lightning.rewards.base import RewardContractError
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.rewards.text.timed_pattern import TimedPattern, check_matching, values_in_time
+from grpo_lightning.rewards.text.timed_pattern import TimedPattern, check_matching
 
 
 @register_reward("regex")
 @dataclass
-class RegexReward(BaseRewardFunction):
+class RegexReward(CompletionReward):
     r"""1.0 where the pattern matches (with ``forbid``: where it does not), else 0.0; None where it ran out of time.
 
     Args:
@@ -40,7 +39,7 @@ class RegexReward(BaseRewardFunction):
     time_limit: float = 1.0
     _compiled: dict[str, TimedPattern] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    scope = "completion"
+    batched = False  # a pattern may take its whole time
 
     def __post_init__(self) -> None:
         if (self.pattern is None) == (self.pattern_key is None):
@@ -52,27 +51,14 @@ class RegexReward(BaseRewardFunction):
         except ValueError as error:
             raise ValueError(str(error) if self.name in str(error) else f"{self.name}: {error}") from error
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        log_error: Callable[[int, str], None] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """1.0, 0.0 or None per completion; None also for a row without a pattern.
+    def score(self, completion: str, **row: Any) -> float | None:
+        """1.0 or 0.0; None for a row without a pattern and where it ran out of time.
 
         Raises:
             RewardContractError: If the column is missing or a pattern of it cannot be read.
         """
-        patterns: list[Any] = [self.pattern] * len(completions)
-        if self.pattern_key is not None:
-            if self.pattern_key not in columns:
-                raise RewardContractError(f"Reward '{self.name}' needs the column pattern_key={self.pattern_key!r}.")
-            patterns = columns[self.pattern_key]
-        compiled = [None if pattern is None else self._compile(pattern) for pattern in patterns]
-        return values_in_time(completions, compiled, log_error, self.forbid)
+        pattern = self.of_row("pattern", row)
+        return None if pattern is None else float(self._compile(pattern).found_in(completion) != self.forbid)
 
     def _compile(self, pattern: str) -> TimedPattern:
         if pattern not in self._compiled:

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import RewardContractError
+from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.registry import register_reward
 
 
@@ -27,7 +27,7 @@ def repeated_share(items: Sequence[Hashable], ngram_size: int) -> float:
 
 @register_reward("repetition")
 @dataclass
-class RepetitionReward(BaseRewardFunction):
+class RepetitionReward(CompletionReward):
     """0 where no n-gram occurs twice, down to ``max_penalty`` where all are the same; range [max_penalty, 0].
 
     The n-gram penalty of Yeo et al. (arXiv:2502.03373), as a share of all n-grams of the completion.
@@ -50,9 +50,6 @@ class RepetitionReward(BaseRewardFunction):
     max_penalty: float = -1.0
     unit: Literal["words", "tokens"] = "words"
 
-    scope = "completion"
-    batched = True
-
     def __post_init__(self) -> None:
         if self.ngram_size < 1 or self.max_penalty > 0:
             raise ValueError(
@@ -61,21 +58,12 @@ class RepetitionReward(BaseRewardFunction):
         if self.unit not in ("words", "tokens"):
             raise ValueError(f"{self.name}: unit={self.unit!r} is unknown. Choose words or tokens.")
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        """One float per completion."""
-        sequences: list[Sequence[Hashable]]
+    def score(self, completion: str, **row: Any) -> float:
+        """0 or less."""
         if self.unit == "words":
-            sequences = [completion_text(completion).casefold().split() for completion in completions]
-        elif completions_ids is None:
+            share = repeated_share(completion.casefold().split(), self.ngram_size)
+        elif row["completion_ids"] is None:
             raise RewardContractError(f"Reward '{self.name}' counts tokens and was called without completions_ids.")
         else:
-            sequences = list(completions_ids)
-        shares = [repeated_share(sequence, self.ngram_size) for sequence in sequences]
-        return [share * self.max_penalty if share else 0.0 for share in shares]
+            share = repeated_share(row["completion_ids"], self.ngram_size)
+        return share * self.max_penalty if share else 0.0

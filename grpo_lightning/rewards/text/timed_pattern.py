@@ -1,14 +1,11 @@
-"""A regular expression with a time limit, over the completions of a call: what a model writes may never hold it up."""
+"""A regular expression with a time limit: what a model writes may never hold it up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import regex  # type: ignore[import-untyped]  # ships no types
-
-from grpo_lightning.rewards.base import Completion, completion_text
 
 Match = Literal["search", "full"]
 
@@ -43,10 +40,19 @@ class TimedPattern:
             raise ValueError(f"pattern={self.pattern!r:.200} is no regular expression: {error}.") from error
 
     def found_in(self, text: str) -> bool:
-        """True where the pattern matches; TimeoutError where it took too long to tell."""
+        """True where the pattern matches.
+
+        Raises:
+            TimeoutError: Where it took too long to tell.
+        """
         look = self._compiled.search if self.match == "search" else self._compiled.fullmatch
         # concurrent: the search lets go of the interpreter lock, so that a slow pattern does not stop the trainer.
-        return look(text, timeout=self.time_limit, concurrent=True) is not None
+        try:
+            return look(text, timeout=self.time_limit, concurrent=True) is not None
+        except TimeoutError:
+            raise TimeoutError(
+                f"pattern={self.pattern!r:.200} took more than time_limit={self.time_limit:g} s"
+            ) from None
 
 
 def check_matching(match: str, time_limit: float) -> None:
@@ -55,26 +61,3 @@ def check_matching(match: str, time_limit: float) -> None:
         raise ValueError(f"match={match!r} is unknown. Choose full or search.")
     if time_limit <= 0:
         raise ValueError(f"time_limit={time_limit} seconds leaves no time. Choose more than 0.")
-
-
-def values_in_time(
-    completions: Sequence[Completion],
-    patterns: Sequence[TimedPattern | None],
-    log_error: Callable[[int, str], None] | None,
-    forbid: bool = False,
-) -> list[float | None]:
-    """1.0 where a completion matches its pattern, else 0.0 (``forbid``: the other way round).
-
-    None for a completion without a pattern and for one whose pattern ran out of time, which ``log_error`` is told.
-    """
-    values: list[float | None] = []
-    for row, (completion, pattern) in enumerate(zip(completions, patterns, strict=True)):
-        try:
-            found = None if pattern is None else pattern.found_in(completion_text(completion))
-            values.append(None if found is None else float(found != forbid))
-        except TimeoutError:
-            assert pattern is not None
-            values.append(None)
-            if log_error is not None:
-                log_error(row, f"pattern={pattern.pattern!r:.200} took more than time_limit={pattern.time_limit:g} s")
-    return values

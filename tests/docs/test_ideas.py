@@ -1,0 +1,127 @@
+"""The nine ideas of docs/extending.md: each trains, and takes the lines that the page says."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from doc_blocks import ROOT, blocks
+from runs import fit, make_data, make_module, make_trainer, share_of_digits
+
+from grpo_lightning.datamodules.curriculum import Curriculum
+from grpo_lightning.generation import TransformersGenerator
+
+PAGE = ROOT / "docs" / "extending.md"
+BLOCKS = {block.title: block for block in blocks(PAGE) if block.title}
+ROWS = re.findall(r"^\| \[(.*?)\]\(.*?\) \| `(.*?)` \| (\d+) \|$", PAGE.read_text(), re.MULTILINE)
+SETTINGS = {
+    "model.advantages": {},
+    "model.loss_type": {"max_grad_norm": 1.0},
+    "model.kl_estimator": {"beta": 0.1},
+    "model.generator": {"max_sampler_mismatch": None},
+    "model.rewards": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for title, block in BLOCKS.items():
+        (tmp_path / title).write_text(block.code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield
+    for title in BLOCKS:
+        sys.modules.pop(title.removesuffix(".py"), None)
+
+
+def lines_of(code: str) -> int:
+    """Lines of statements, without docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    numbers = {
+        number
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt | ast.expr)
+        for number in range(node.lineno, node.end_lineno + 1)
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    heads = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    return len(numbers | heads)
+
+
+def test_there_are_nine():
+    assert len(ROWS) == 9
+
+
+@pytest.mark.parametrize(("idea", "setting", "lines"), ROWS, ids=[row[0] for row in ROWS])
+def test_an_idea_takes_the_lines_that_the_page_says(idea, setting, lines):
+    name = setting.partition(": ")[2] or setting.rpartition(" ")[2]
+    title = name.partition(".")[0] + ".py"
+    if title in BLOCKS:
+        assert lines_of(BLOCKS[title].code) == int(lines)
+    else:
+        written = [b.code for b in blocks(PAGE) if b.language == "yaml" and setting.removeprefix("data.") in b.code]
+        assert [len(code.strip().splitlines()) for code in written] == [int(lines)]
+
+
+def test_lines_of_code_are_counted_without_what_explains_them():
+    assert (
+        lines_of(
+            '"""Doc."""\n\nimport os\n\n\ndef f(a,\n      b):\n    """Doc."""\n    # why\n    return (a,\n            b)\n'
+        )
+        == 4
+    )
+
+
+@pytest.mark.parametrize(("setting", "value"), [r[1].split(": ") for r in ROWS if ": " in r[1]])
+def test_an_idea_that_a_setting_names_trains(setting, value, tiny_model_dir, tmp_path):
+    given: Any = value
+    if setting == "model.generator":
+        given = importlib.import_module("uniform").Uniform()
+    settings = SETTINGS[setting] | {setting.removeprefix("model."): given}
+    before = {n: p.clone() for n, p in started(tiny_model_dir).policy.model.named_parameters()}
+    after = fit(tiny_model_dir, tmp_path, max_steps=2, **settings)
+    assert after.steps_done == 2
+    assert any(not torch.equal(p, before[n]) for n, p in after.policy.model.named_parameters())
+
+
+def started(model_dir):
+    module = make_module(model_dir)
+    module.configure_model()
+    return module
+
+
+def test_a_loop_of_two_turns_learns_from_both_attempts_and_not_from_the_words_between(tiny_model_dir, tmp_path):
+    from two_turns import TwoTurns
+
+    module = TwoTurns(
+        model_name_or_path=str(tiny_model_dir),
+        rewards=[share_of_digits],
+        num_generations=4,
+        max_completion_length=8,
+        generator=TransformersGenerator(),
+    )
+    make_trainer(tmp_path, 1).fit(module, datamodule=make_data(tmp_path))
+    rollouts = module.last_step.rollouts
+    words = module.policy.tokenizer.encode("Again:", add_special_tokens=False)
+    for ids, mask in zip(
+        rollouts.completions(), rollouts.completion_mask.split(rollouts.completion_lengths.tolist()), strict=True
+    ):
+        assert ids[~mask].tolist() == words and mask[0] and mask[-1]
+
+
+@pytest.mark.parametrize("name", ["curriculum", "streaming"])
+def test_an_idea_of_the_data_trains(name, tiny_model_dir, tmp_path):
+    (text,) = [b.code for b in blocks(PAGE) if b.language == "yaml" and f"  {name}:" in b.code]
+    value = yaml.safe_load(text)["data"][name]
+    data = {name: Curriculum(**value) if name == "curriculum" else value}
+    assert fit(tiny_model_dir, tmp_path, max_steps=2, data=data).steps_done == 2
