@@ -36,6 +36,8 @@ from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.turns.make import make_source
+from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
@@ -85,8 +87,9 @@ class GRPOModule(PolicyModule):
         """What the last step generated, for callbacks."""
 
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
-        """What samples and scores; another loop (several turns, tools) is a subclass of RolloutSource, made here."""
-        return RolloutSource(settings, self.sampling, self.policy, self.seed)
+        """What samples and scores; another loop is a subclass of RolloutSource, made here."""
+        talks_to = part_of(self.settings, ToolSettings)
+        return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
 
     def _wrapped_source(self) -> Source:
         """The source of steps, which may sample ahead of them and choose among groups."""

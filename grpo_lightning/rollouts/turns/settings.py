@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Turns:
             together with what tools and environment say.
         max_tool_response_length: Characters of what a tool says; the rest is cut, which the model is told.
         call_time_limit: Seconds that a call of a tool or environment may take; beyond, it is a fault.
+        tool_exceptions: fault drops the rollout of a tool that raises; tell tells the model and goes on, as TRL does.
         time_limit: Seconds of a rollout, after which it asks for nothing more; null for any. Where it is used, a run does not
             repeat exactly.
         max_fault_share: The run stops where environments fail in more than this share of the latest rollouts (at least 64).
@@ -28,6 +29,7 @@ class Turns:
     max_turn_length: int | None = None
     max_tool_response_length: int = 8192
     call_time_limit: float = 60.0
+    tool_exceptions: Literal["fault", "tell"] = "fault"
     time_limit: float | None = None
     max_fault_share: float = 0.25
     tool_call_format: str | None = None
@@ -54,13 +56,14 @@ class ToolSettings:
     """What the policy talks to.
 
     Args:
-        tools: Functions that the policy may call, by import path: with type hints and a Google docstring, sync or async.
-        environment: A class whose methods the policy may call, by import path, or several by the name that a row gives in its
-            column ``environment``.
+        tools: Functions that the policy may call, by import path: with type hints and a Google docstring, sync or async. Or
+            class_path and init_args of a source of tools, such as a server's.
+        environment: A class whose methods the policy may call (TRL's environment_factory), by import path, or class_path and
+            init_args; or several of these by the name that a row gives in its column ``environment``.
         turns: Budgets of rollouts of several turns; without tools or environment there is one turn.
     """
 
-    tools: list[str | Callable[..., Any]] | None = None
+    tools: list[str | Callable[..., Any] | dict[str, Any]] | None = None
     environment: str | Callable[..., Any] | dict[str, Any] | None = None
     turns: Turns = DEFAULT_TURNS
 

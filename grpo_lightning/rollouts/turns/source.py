@@ -25,6 +25,10 @@ from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
+CLOSE_SECONDS = 30.0
+"""How long environments may take to be let go of."""
+
+
 class TurnSource(RolloutSource):
     """Samples rollouts in which tools or an environment answer the policy.
 
@@ -133,6 +137,7 @@ class TurnSource(RolloutSource):
         return tasks
 
     def close(self, step: int) -> None:
-        """Ends the loop of environments too."""
+        """Ends environments and their loop too."""
         super().close(step)
+        self._loop.start(self.make_episode.close()).result(timeout=CLOSE_SECONDS)
         self._loop.close()
