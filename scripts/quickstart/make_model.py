@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from assets import ROOT, grpo_lightning, keep_export, write_rows
 from demonstrations import CLASS, RIGHT, demonstrate
 from random_model import build_model
 from task import Problem, distinct_problems, sample_problem
 from tokenizer import build_tokenizer
+
+from assets import ROOT, grpo_lightning, keep_export, write_rows
 
 CONFIG = Path(__file__).with_name("sft.yaml")
 TRAIN_ROWS, HELD_OUT_ROWS = 4096, 400

@@ -1,6 +1,6 @@
 """Rebuild the model and the rows of the quickstart with tools, as ``scripts/quickstart/make_model.py`` does for the other one.
 
-    python scripts/quickstart_tools/make_model.py       # writes assets/quickstart_tools/, about 8 minutes on one core
+python scripts/quickstart_tools/make_model.py       # writes assets/quickstart_tools/, about 8 minutes on one core
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from task import Problem, distinct_problems, sample_problem, turns
 from tokenizer import build_tokenizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "quickstart"))
-from assets import ROOT, grpo_lightning, keep_export, write_rows
 from random_model import build_model
+
+from assets import ROOT, grpo_lightning, keep_export, write_rows
 
 CONFIG = Path(__file__).with_name("sft.yaml")
 TRAIN_ROWS, HELD_OUT_ROWS = 4096, 400
@@ -30,7 +31,9 @@ def main() -> None:
     """Write the start and the demonstrations, imitate, keep the export, and print what it can do before any reward."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "quickstart_tools", help="directory to write to")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "quickstart-tools-sft", help="directory to work in")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "quickstart-tools-sft", help="directory to work in"
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps of imitation, in place of those in sft.yaml")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights and the demonstrations")
     options = parser.parse_args()
@@ -41,7 +44,9 @@ def main() -> None:
     tokenizer = build_tokenizer()
     build_model(tokenizer, options.seed).save_pretrained(work / "start")
     tokenizer.save_pretrained(work / "start")
-    write_rows(class_demonstrations(steps * settings["data"]["batch_size"], options.seed), work / "demonstrations.jsonl")
+    write_rows(
+        class_demonstrations(steps * settings["data"]["batch_size"], options.seed), work / "demonstrations.jsonl"
+    )
     places = {
         "trainer.default_root_dir": work,
         "model.model_name_or_path": work / "start",

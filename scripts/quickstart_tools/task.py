@@ -77,7 +77,10 @@ def turns(problem: Problem, rng: random.Random, is_class: bool) -> Iterator[dict
     if lot < GUESSES:
         yield {"prompt": messages, "completion": [answer(rng.choice([problem.a, problem.b, problem.c]))]}
         return
-    steps = [(problem.first, problem.a, problem.b, problem.half), (problem.second, problem.half, problem.c, problem.result)]
+    steps = [
+        (problem.first, problem.a, problem.b, problem.half),
+        (problem.second, problem.half, problem.c, problem.result),
+    ]
     for op, left, right, result in steps[: 1 if lot < GUESSES + GIVES_UP else 2]:
         turn = call(op, left, right)
         yield {"prompt": list(messages), "completion": [turn]}

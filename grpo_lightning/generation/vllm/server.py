@@ -247,7 +247,7 @@ class VLLMServer(RoutedGenerator):
         for request in waiting:
             if sampling.structured_outputs:
                 request.parameters["structured_outputs"] = sampling.structured_outputs
-        model = self._model()
+        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
         started, losses = time.perf_counter(), 0
         while waiting:
             unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
@@ -267,19 +267,9 @@ class VLLMServer(RoutedGenerator):
 
     def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
         """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
-
-        def recover(losses: int, error: ServerUnavailable) -> None:
-            if losses == 1:
-                logger.warning("The vLLM server left turns unanswered (%s).", error)
-            self.client.pause(losses)
-            self._recover(error)
-
-        further = {"structured_outputs": sampling.structured_outputs} if sampling.structured_outputs else {}
-        parameters = (sampling, self._eos_ids, further)
-        return ServerTurns(self.client, self._model, parameters, self.max_concurrent_requests, recover, wake)
-
-    def _model(self) -> str:
-        return ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        at_a_time = self.max_concurrent_requests
+        return ServerTurns(self.client, model, sampling, self._eos_ids, at_a_time, self._recover, wake)
 
     def _recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""

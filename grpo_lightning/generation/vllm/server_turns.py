@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
@@ -12,6 +13,7 @@ from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, sampled_turn, turn_request
 from grpo_lightning.generation.vllm.server_requests import Choice, complete
 
+logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 """Losses of the server in a row, without an answer between them, after which it is given up."""
 
@@ -21,24 +23,26 @@ class ServerTurns(TurnSampler):
 
     Args:
         client: Of the server.
-        model: Gives the name that it serves the policy under.
-        parameters: How to draw, and what ends a turn.
+        model: The name that it serves the policy, or its adapter, under.
+        sampling: How to draw.
+        eos_ids: Tokens that end a turn.
         at_a_time: Requests that wait for an answer at the same time.
-        recover: Called in the caller's thread with the number of losses in a row and the last reason: waits for the server
-            and gives it the weights again.
+        recover: Called in the caller's thread with the last reason: waits for the server and gives it the weights again.
         wake: Called where an answer is there.
     """
 
     def __init__(
         self,
         client: VLLMClient,
-        model: Callable[[], str],
-        parameters: tuple[SamplingSettings, frozenset[int], dict[str, object]],
+        model: str,
+        sampling: SamplingSettings,
+        eos_ids: frozenset[int],
         at_a_time: int,
-        recover: Callable[[int, ServerUnavailable], None],
+        recover: Callable[[ServerUnavailable], None],
         wake: Callable[[], None],
     ) -> None:
-        self.client, self.model, self.parameters, self.recover, self.wake = client, model, parameters, recover, wake
+        self.client, self.model, self.sampling, self.eos_ids = client, model, sampling, eos_ids
+        self.recover, self.wake = recover, wake
         self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="turns")
         self._answered: SimpleQueue[tuple[int, EngineRequest, Future[list[Choice]]]] = SimpleQueue()
         self._waiting = 0
@@ -48,14 +52,14 @@ class ServerTurns(TurnSampler):
 
     def add(self, request: TurnRequest) -> None:
         """See ``TurnSampler.add``."""
-        sampling, eos_ids, further = self.parameters
-        one = turn_request(request, sampling, eos_ids)
-        one.parameters.update(further)
+        one = turn_request(request, self.sampling, self.eos_ids)
+        if self.sampling.structured_outputs:
+            one.parameters["structured_outputs"] = self.sampling.structured_outputs
         self._send(request.rollout, one)
 
     def _send(self, rollout: int, request: EngineRequest) -> None:
         self._waiting += 1
-        answer = self._threads.submit(complete, self.client, self.model(), request)
+        answer = self._threads.submit(complete, self.client, self.model, request)
 
         def answered(answer: Future[list[Choice]]) -> None:
             self._answered.put((rollout, request, answer))
@@ -99,7 +103,10 @@ class ServerTurns(TurnSampler):
         self._losses += 1
         if self._losses > ATTEMPTS:
             raise self._reason
-        self.recover(self._losses, self._reason)
+        if self._losses == 1:
+            logger.warning("The vLLM server left turns unanswered (%s).", self._reason)
+        self.client.pause(self._losses)
+        self.recover(self._reason)
         again, self._unanswered = sorted(self._unanswered, key=lambda pair: pair[0]), []
         for rollout, request in again:
             self._send(rollout, request)

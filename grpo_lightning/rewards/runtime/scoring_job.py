@@ -58,7 +58,9 @@ class ScoringJob:
         self.rewards, self._call, self._loop = rewards, call, loop
         self.units = [[list(unit) for unit in of_reward] for of_reward in units]
         lists = {name: list(values) for name, values in columns.items()}
-        self.rows = Rows(list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count)
+        self.rows = Rows(
+            list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
+        )
         self.step_time_limit = step_time_limit
         self._main_thread = main_thread
         self._repeats_by_row = repeats_by_row

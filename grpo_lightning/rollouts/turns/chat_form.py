@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os.path
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Final
@@ -15,7 +14,8 @@ from grpo_lightning.types import Message
 
 MARK = "7f3aQx"
 """Stands for what the policy said, in a rendering of which only what follows is used."""
-PROBE: Final = ToolCall("probe_tool", {"text": "7f3aQy"})
+PROBE_ARGUMENTS: Final = {"text": "7f3aQy"}
+PROBE: Final = ToolCall("probe_tool", PROBE_ARGUMENTS)
 
 
 class ChatForm:
@@ -168,7 +168,9 @@ class ChatForm:
         """Where in a rendering the dummy's turn ends: behind the first text that ends turns, or before it."""
         mark = rendered.rfind(MARK)
         if mark < 0:
-            raise ValueError("The chat template leaves out what the assistant says, so that turns cannot be told apart.")
+            raise ValueError(
+                "The chat template leaves out what the assistant says, so that turns cannot be told apart."
+            )
         # An end behind what follows is that of another turn: some models end a call by the opening of its result.
         last = rendered.find(str(messages[0]["content"]).strip(), mark)
         ends = [(place, len(text)) for text in self.end_texts if mark < (place := rendered.find(text, mark)) < last]
@@ -176,7 +178,7 @@ class ChatForm:
             place, length = min(ends)
             return place + length if has_ended else place
         alone = self.render(self._dummy(messages), tools, opens_turn=False)
-        same = len(os.path.commonprefix([alone, rendered]))
+        same = _same_start(alone, rendered)
         if same <= mark:
             raise ValueError(
                 f"The chat template of {self.tokenizer.name_or_path!r} ends turns by none of {self.end_texts}, and renders a "
@@ -192,7 +194,9 @@ class ChatForm:
             return ReadTurn(plain)
         if self.reads_by_template:
             return self._read_by_template(ids, prompt_ids, tools, plain)
-        turn = READERS[self.format_name](self._without_end(str(self.tokenizer.decode(list(ids), skip_special_tokens=False))), tools)
+        turn = READERS[self.format_name](
+            self._without_end(str(self.tokenizer.decode(list(ids), skip_special_tokens=False))), tools
+        )
         return turn if turn.calls or turn.unreadable else ReadTurn(plain)
 
     def _read_by_template(
@@ -219,12 +223,12 @@ class ChatForm:
 
     def _detected_format(self) -> str:
         """The format whose reader finds, in the template's own rendering of a call, that call."""
-        probe = self._probe(self._arguments(dict(PROBE.arguments)))
+        probe = self._probe(self._arguments({**PROBE_ARGUMENTS}))
         try:
             opened, rendered = self.render(probe[:1], []), self.render(probe, [], opens_turn=False)
         except Exception as error:  # templates raise their own kinds
             raise ValueError(f"The chat template cannot render a tool call: {error}") from error
-        turn = rendered[len(os.path.commonprefix([opened, rendered])) :]
+        turn = rendered[_same_start(opened, rendered) :]
         end = min((place for text in self.end_texts if (place := turn.find(text)) > 0), default=len(turn))
         for name, reader in READERS.items():
             if PROBE in reader(turn[:end], []).calls:
@@ -238,3 +242,9 @@ class ChatForm:
     def _ids(self, text: str) -> list[int]:
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
+
+
+def _same_start(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)

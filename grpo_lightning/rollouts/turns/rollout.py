@@ -186,9 +186,7 @@ class _Playing:
         """The rollout as it is now."""
         instance = getattr(episode, "environment", None)
         counts = {"calls": self.calls, "mistakes": self.mistakes}
-        conversation = Conversation(
-            self.messages, stop, self.rewards, final_reward, **counts, environment=instance
-        )
+        conversation = Conversation(self.messages, stop, self.rewards, final_reward, **counts, environment=instance)
         return PlayedRollout(self.trail, conversation, stop == "max_tokens", fault)
 
 

@@ -69,7 +69,9 @@ class ToolSettings:
 
     def __post_init__(self) -> None:
         if not self.has_turns and self.turns != DEFAULT_TURNS:
-            raise ValueError("model.turns has no effect without model.tools or model.environment. Leave it out, or set one.")
+            raise ValueError(
+                "model.turns has no effect without model.tools or model.environment. Leave it out, or set one."
+            )
 
     @property
     def has_turns(self) -> bool:

@@ -24,7 +24,6 @@ from grpo_lightning.rollouts.turns.turn_loop import TurnLoop
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch, Rollouts
 
-
 CLOSE_SECONDS = 30.0
 """How long environments may take to be let go of."""
 
@@ -117,7 +116,7 @@ class TurnSource(RolloutSource):
         Raises:
             ValueError: If the prompts are text, or rows bring tools of their own.
         """
-        tasks = []
+        tasks: list[Assignment] = []
         for b, prompt in enumerate(batch.prompts):
             columns = {name: values[b] for name, values in batch.columns.items()}
             if isinstance(prompt, str):

@@ -19,13 +19,27 @@ from grpo_lightning.rollouts.turns.settings import Turns
 
 PICTURES = ("idefics3", "llava_next", "smolvlm")
 """Templates of models for images: a message is a list of parts, also where it is text alone."""
+UNCLEAR = ("gemma4", "gemma4_v3", "gemma4_v4")
+"""Templates that write the dummy's turn otherwise once another follows, and mark its end by nothing: refused."""
 TEMPLATES = sorted(
     path
     for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
-    if not path.stem.startswith(PICTURES)
+    if not path.stem.startswith(PICTURES) and path.stem not in UNCLEAR
 )
 ENDS = ["<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|end|>", "</s>", "<|END_OF_TURN_TOKEN|>"]
-ENDS += ["<|tool_response>", "<|observation|>", "<|user|>", "<|eot|>", "<｜end▁of▁sentence｜>", "<|return|>", "<|call|>", "<end_of_utterance>", "[/INST]", "<|eom_id|>", "<eos>"]
+ENDS += [
+    "<|tool_response>",
+    "<|observation|>",
+    "<|user|>",
+    "<|eot|>",
+    "<｜end▁of▁sentence｜>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "[/INST]",
+    "<|eom_id|>",
+    "<eos>",
+]
 
 
 class Both(Echo):
@@ -73,7 +87,9 @@ def takes_tools(tokenizer) -> bool:
 def test_the_trainer_scores_the_tokens_that_were_sampled(policy, template):
     policy.tokenizer.chat_template = template.read_text(encoding="utf-8")
     kind = Both if takes_tools(policy.tokenizer) else UserOnly
-    source = make_source(policy, lambda row: kind(turns=5), turns=Turns(max_turns=5), has_tools=False, max_completion_length=3000)
+    source = make_source(
+        policy, lambda row: kind(turns=5), turns=Turns(max_turns=5), has_tools=False, max_completion_length=3000
+    )
     rollouts = source.sample(batch("one"), Moment()).rollouts
     source.close(0)
     assert [conversation.stop for conversation in rollouts.conversations] == ["done"] * 2
@@ -89,3 +105,13 @@ def test_the_trainer_scores_the_tokens_that_were_sampled(policy, template):
         heard = [message["content"] for message in rollouts.conversations[n].messages if message["role"] != "assistant"]
         assert len(heard) == 5  # the last one ends the rollout
         assert all(given.count(text) >= 1 for text in heard[:4])
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_a_template_that_does_not_show_where_a_turn_ends_is_refused(policy, name):
+    folder = Path(trl.__file__).parent / "chat_templates"
+    policy.tokenizer.chat_template = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    source = make_source(policy, lambda row: Both(turns=5), has_tools=False, max_completion_length=3000)
+    with pytest.raises(ValueError, match=r"model\.chat_template_kwargs"):
+        source.sample(batch("one"), Moment())
+    source.close(0)

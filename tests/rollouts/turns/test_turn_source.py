@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rollouts.turns.tool_models import Adder, Echo, Scripted, tool_tokenizer
+from rollouts.turns.tool_models import Adder, Echo, Factory, Scripted, tool_tokenizer
 from toy_models import build_model
 
 from grpo_lightning.environments import EnvironmentFault
@@ -41,7 +41,7 @@ def policy(tmp_path_factory):
 def make_source(policy, make_episode, generator=None, turns=None, rewards=(length,), has_tools=True, **sampling):
     settings = RolloutSettings(rewards=list(rewards), generator=generator or TransformersGenerator())
     how = SamplingSettings(**({"num_generations": 2, "max_completion_length": 120} | sampling))
-    return TurnSource(settings, how, policy, 0, make_episode, turns or Turns(), has_tools)
+    return TurnSource(settings, how, policy, 0, Factory(make_episode), turns or Turns(), has_tools)
 
 
 def batch(*texts):

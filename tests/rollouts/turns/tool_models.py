@@ -39,6 +39,19 @@ def tool_tokenizer():
 
 
 @dataclass
+class Factory:
+    """Episodes by a function of the row."""
+
+    make: Any
+
+    def __call__(self, row):
+        return self.make(row)
+
+    async def close(self):
+        pass
+
+
+@dataclass
 class Adder:
     """A tool, no environment; each call may take a while."""
 
