@@ -6,11 +6,15 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSampler
+from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.compat import ADAPTER
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, sampled_turn, turn_request
+from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import Choice, complete
 
 logger = logging.getLogger(__name__)
@@ -116,3 +120,22 @@ class ServerTurns(TurnSampler):
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._waiting:
             self.client.hang_up()
+
+
+class TurnServer(Protocol):
+    """What a generator on a server has for its turns."""
+
+    client: VLLMClient
+    adapter_route: AdapterRoute
+    eos_ids: frozenset[int]
+    max_concurrent_requests: int
+
+    def recover(self, error: ServerUnavailable | None) -> None:
+        """Waits for the server, and gives it the weights again."""
+
+
+def open_server_turns(server: TurnServer, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
+    """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
+    model = ADAPTER if server.adapter_route.is_hot else SERVED_NAME
+    at_a_time = server.max_concurrent_requests
+    return ServerTurns(server.client, model, sampling, server.eos_ids, at_a_time, server.recover, wake)
