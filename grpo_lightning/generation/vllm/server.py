@@ -72,6 +72,7 @@ class VLLMServer(RoutedGenerator):
     """
 
     can_sample_ahead: ClassVar[bool] = True
+    open_turns = open_server_turns
 
     def __init__(
         self,
@@ -263,8 +264,6 @@ class VLLMServer(RoutedGenerator):
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
-
-    open_turns = open_server_turns
 
     def recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
