@@ -41,7 +41,7 @@ def read_hermes(text: str, tools: Sequence[dict[str, Any]] = ()) -> ReadTurn:
         >>> read_hermes('So: <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>')
         ReadTurn(content='So:', calls=[ToolCall(name='add', arguments={'a': 1})], unreadable=[])
         >>> read_hermes('<tool_call>{"name": </tool_call>').unreadable
-        ['it is not valid JSON (Expecting value, character 9)']
+        ['it is not valid JSON (Expecting value, character 8)']
     """
     blocks = re.findall(r"<tool_call>(.*?)(?:</tool_call>|$)", text, re.DOTALL)
     return _of_json(re.sub(r"<tool_call>.*?(?:</tool_call>|$)", "", text, flags=re.DOTALL), blocks)
