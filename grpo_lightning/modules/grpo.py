@@ -42,6 +42,8 @@ from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.turns.make import make_source
+from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
@@ -96,8 +98,9 @@ class GRPOModule(PolicyModule):
         """What the last step generated, for callbacks."""
 
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
-        """What samples and scores; another loop (several turns, tools) is a subclass of RolloutSource, made here."""
-        return RolloutSource(settings, self.sampling, self.policy, self.seed)
+        """What samples and scores; another loop is a subclass of RolloutSource, made here."""
+        talks_to = part_of(self.settings, ToolSettings)
+        return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
 
     def make_teacher(self) -> Teacher | None:
         """Of model.distillation."""

@@ -11,6 +11,7 @@ from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.evaluation import EvaluationSettings
 from grpo_lightning.rollouts.lookahead import LookaheadSettings
 from grpo_lightning.rollouts.source import RolloutSettings
+from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.experience_maker import ExperienceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
@@ -33,6 +34,7 @@ class GRPOSettings(
     EvaluationSettings,
     SamplingSettings,
     RolloutSettings,
+    ToolSettings,
     PolicySettings,
 ):
     """All of ``model.*``.

@@ -28,7 +28,7 @@ ISOLATIONS = ("thread", "process", "main")
 CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
 
-ON_REQUEST = ("group", "logprobs")
+ON_REQUEST = ("group", "logprobs", "environments", "turn_rewards", "final_rewards")
 """Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them."""
 
 UNNAMED = "base_reward"
@@ -85,8 +85,9 @@ class BaseRewardFunction(ABC):
     completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics),
     ``log_error(row, message)`` (a completion that could not be scored: return None for it as well), ``group`` (a number
     for each completion, the same for those of one prompt) and ``logprobs`` (for each completion those of its tokens, nats,
-    as the sampler gave them; such a reward is called once all completions are there). A dataset column of the name
-    ``group`` or ``logprobs`` goes first.
+    as the sampler gave them; such a reward is called once all completions are there). Rollouts of several turns also
+    have ``environments`` (the instance of each completion), ``turn_rewards`` (the environment's reward for each turn) and
+    ``final_rewards`` (its ``get_reward()``, or None). A dataset column of such a name goes first.
 
     Args:
         name: What metrics and errors call this reward.

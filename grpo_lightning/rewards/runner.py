@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
@@ -178,6 +178,7 @@ class RewardRunner:
         trainer_state: RewardState | None = None,
         group: Sequence[int] | None = None,
         logprobs: Sequence[Sequence[float]] | None = None,
+        conversations: Sequence[Conversation] = (),
     ) -> RewardTable:
         """The rewards of N completions that are there already; ``start``, ``add`` and ``finish`` in one.
 
@@ -189,6 +190,7 @@ class RewardRunner:
             trainer_state: Where training stands.
             group: N integers, the prompt of each completion; by default they all belong together.
             logprobs: N lists with the logprob of each token (nats), for rewards that ask for them.
+            conversations: N of them, of rollouts of several turns.
 
         Raises:
             RewardContractError: If a reward or the data break the contract.
@@ -198,7 +200,7 @@ class RewardRunner:
         Rows(list(prompts), list(completions), [list(ids) for ids in completions_ids], lists, RewardState())  # checked
         job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
         for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
-            job.add(row, completion, ids)
+            job.add(row, completion, ids, conversations[row] if conversations else None)
         job.add_logprobs(logprobs)
         return self.finish(job)
 

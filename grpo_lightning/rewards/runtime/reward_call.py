@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import (
     RESERVED,
     BaseRewardFunction,
@@ -44,6 +44,8 @@ class Rows:
     """The prompt of each; empty for one prompt."""
     logprobs: list[list[float]] | None = None
     """Of each completion those of its tokens; None where no sampler is known."""
+    conversations: list[Conversation | None] = field(default_factory=list)
+    """Of each completion what happened in its turns; empty or None for completions of one turn."""
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
@@ -69,7 +71,7 @@ class Rows:
         columns = {name: chosen(values) for name, values in self.columns.items()}
         of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
         group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
-        return Rows(*of_each, columns, self.state, group, logprobs)
+        return Rows(*of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations))
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -83,7 +85,11 @@ class Rows:
 
     def on_request(self) -> dict[str, Any]:
         """What only those rewards get that name it, and a column of the data does not stand for."""
-        offers = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        offers: dict[str, list[Any] | None] = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        if any(self.conversations):
+            offers["environments"] = [each and each.environment for each in self.conversations]
+            offers["turn_rewards"] = [each and list(each.rewards) for each in self.conversations]
+            offers["final_rewards"] = [each and each.final_reward for each in self.conversations]
         return {name: list(v) for name, v in offers.items() if v is not None and name not in self.columns}
 
 
