@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "chat": "types prompts to a trained policy and reads its completions",
+    "env": "plays an episode of an environment, or checks its class; no GPU",
     "export": "writes the policy of any checkpoint in Hugging Face format",
     "migrate": "turns a config of TRL into one of grpo_lightning",
     "report": "writes one HTML page about one or several runs",

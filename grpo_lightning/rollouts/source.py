@@ -28,6 +28,7 @@ from grpo_lightning.rollouts.texts import RolloutTexts
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Conversation, PromptBatch, Rollouts
 
+
 class OnFinished(Protocol):
     """Called as soon as completion n has ended: prompt-major, n // G is its prompt."""
 

@@ -68,10 +68,16 @@ def test_a_class_of_trl_runs_unchanged_and_is_kept_and_reset():
         said = await episode.call("increase", {"by": 4})
         reward = await episode.final_reward()
         await episode.close()
+        looked_at = episode.environment
+        other, _ = await started(factory, start=1)
+        is_kept = looked_at.total == 7 and other.environment is not looked_at
+        name = id(looked_at)
+        del looked_at
         again, second = await started(factory)
-        return episode, first, said, reward, second, again._lease.instance._environment, factory
+        return episode, first, said, reward, second, again.environment, is_kept and id(again.environment) == name
 
-    episode, first, said, reward, second, kept, _ = run(play())
+    episode, first, said, reward, second, kept, is_reused_when_free = run(play())
+    assert is_reused_when_free
     assert [tool["function"]["name"] for tool in episode.tools] == ["add", "increase"]
     assert first == [{"role": "user", "content": "The count is 3."}]
     assert (said.content, reward) == ("The count is 7.", 7.0)
