@@ -108,7 +108,7 @@ def _shared_state(described: EnvironmentClass) -> Finding:
 
 
 def _global_state() -> tuple[Any, Any]:
-    return random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]
+    return random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
 
 
 def _global_random(before: tuple[Any, Any], described: EnvironmentClass) -> Finding:

@@ -276,6 +276,21 @@ def test_a_tool_that_hangs_costs_its_own_rollout_alone(tool):
     assert later["abandoned"] == 0
 
 
+def test_later_calls_leave_a_loop_that_a_coroutine_blocks():
+    async def play():
+        factory = open_episodes(tools=[worlds.block, worlds.wait_and_add], deadline=DEADLINE)
+        episode, _ = await started(factory)
+        with pytest.raises(EnvironmentFault, match="block took more than"):
+            await episode.call("block", {})
+        for _ in range(40):
+            await asyncio.sleep(0.1)
+            if factory.faults["abandoned"]:  # the blocked loop was left
+                break
+        return (await episode.call("wait_and_add", {"a": 1, "b": 2})).content
+
+    assert run(play()) == "3"
+
+
 def test_what_floods_is_cut_and_the_model_is_told():
     async def play():
         return await (await started(opened(tools=[worlds.flood], output_limit=50)))[0].call("flood", {})
