@@ -193,7 +193,7 @@ def test_make_installs_again_only_after_the_pins_or_the_project_file_change(tmp_
             (tree / stamp).touch()  # as if the installation had succeeded
         return re.findall(r"pip install .*", plan)
 
-    assert len(planned_installs()) == 5  # what training needs, the test tools, trackers, what vLLM needs, vLLM
+    assert len(planned_installs()) == 6  # what training needs, the test tools, trackers, OpenEnv, what vLLM needs, vLLM
     assert planned_installs() == []
     with (tree / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")

@@ -62,7 +62,8 @@ class ClassEpisode:
         self.done = False
         self.rewards: list[float] = []
         self._standalone, self._own, self._lease, self._has_step = standalone, own, lease, has_step
-        self._hidden, self._has_started, self._is_sound = hidden, False, True
+        self._hidden, self._has_started = hidden, False
+        self._is_sound, self._is_closed = True, False
 
     async def reset(self, row: dict[str, Any]) -> list[Message]:
         """What the environment says first."""
@@ -106,12 +107,17 @@ class ClassEpisode:
 
     async def close(self) -> None:
         """Gives the environment back, where nothing went wrong with it."""
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            await lease.give_back(self._is_sound)
+        if self._lease is not None and not self._is_closed:
+            self._is_closed = True
+            await self._lease.give_back(self._is_sound)
+
+    @property
+    def environment(self) -> Any:
+        """The user's object, for rewards, also behind the end; None without one, or where another process has it."""
+        return self._lease.environment if self._lease else None
 
     async def _ask(self, operation: str, *arguments: Any) -> Answer:
-        assert self._lease is not None, "the episode is closed"
+        assert self._lease is not None and not self._is_closed, "the episode is closed"
         self._is_sound = False  # until it has answered: a call that is cancelled may still run
         answer = await self._lease.ask(operation, *arguments)
         self._is_sound = True

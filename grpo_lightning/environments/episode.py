@@ -54,6 +54,11 @@ class Episode(Protocol):
     rewards: list[float]
     """The environment's rewards, one per turn that gave one."""
 
+    @property
+    def environment(self) -> Any:
+        """The user's object, which rewards may look at, also behind the end; None where there is none in this process."""
+        ...
+
     async def reset(self, row: dict[str, Any]) -> list[Message]:
         """Starts over with the columns of ``row``.
 

@@ -131,15 +131,22 @@ class _Episodes:
     def __call__(self, row: dict[str, Any]) -> Episode:
         if not self.classes:
             return ClassEpisode(self.tools, {}, None, has_step=False)
-        name = None if None in self.classes else row.get(COLUMN)
+        described, name = self.class_of(row), self._name(row)
+        hidden = () if name is None else (COLUMN,)  # it chose, and is no argument of reset, as in TRL
+        return ClassEpisode(self.tools, described.tools, self.hosts[name].lease(), described.has_step, hidden)
+
+    def class_of(self, row: dict[str, Any]) -> EnvironmentClass:
+        """The class that the row names."""
+        name = self._name(row)
         if name not in self.classes:
             raise EnvironmentContractError(
                 f"A row has {COLUMN}={name!r}, but model.environment has {', '.join(map(str, self.classes))}. Each row "
                 f"names its environment in the column {COLUMN!r}."
             )
-        described = self.classes[name]
-        hidden = () if name is None else (COLUMN,)  # it chose, and is no argument of reset, as in TRL
-        return ClassEpisode(self.tools, described.tools, self.hosts[name].lease(), described.has_step, hidden)
+        return self.classes[name]
+
+    def _name(self, row: dict[str, Any]) -> str | None:
+        return None if None in self.classes else row.get(COLUMN)
 
     async def close(self) -> None:
         for host in self.hosts.values():

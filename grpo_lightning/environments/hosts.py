@@ -26,6 +26,11 @@ MEMORY_BYTES = 4 * 2**30
 class Lease(Protocol):
     """One environment, for one episode."""
 
+    @property
+    def environment(self) -> Any:
+        """The user's object; None where it lives in another process."""
+        ...
+
     async def ask(self, operation: str, *arguments: Any) -> Answer:
         """The answer to an operation; see :class:`~grpo_lightning.environments.instance.Instance`."""
         ...
@@ -75,7 +80,12 @@ class ThreadHost:
 class _ThreadLease:
     def __init__(self, host: ThreadHost) -> None:
         self.host = host
-        self.instance = host.idle.pop() if host.idle else Instance(host.described, host.limit)
+        free = next((n for n, instance in enumerate(host.idle) if instance.is_free), None)
+        self.instance = Instance(host.described, host.limit) if free is None else host.idle.pop(free)
+
+    @property
+    def environment(self) -> Any:
+        return self.instance.environment
 
     async def ask(self, operation: str, *arguments: Any) -> Answer:
         start, finish = self.instance.operation(operation, *arguments)
@@ -139,6 +149,7 @@ class _ProcessLease:
     def __init__(self, host: ProcessHost) -> None:
         self.host = host
         self.worker: Worker | None = None
+        self.environment: Any = None
         self._lock = threading.Lock()
         self._is_over = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -39,6 +40,17 @@ class Instance:
     def __init__(self, described: EnvironmentClass, limit: int) -> None:
         self.described, self.limit = described, limit
         self._environment: Any = None
+        self._own_references = 0
+
+    @property
+    def environment(self) -> Any:
+        """The user's object, which rewards may look at; None before the first reset."""
+        return self._environment
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody looks at the environment any more: rewards get it behind the episode's end, as in TRL."""
+        return sys.getrefcount(self._environment) <= self._own_references
 
     def operation(self, kind: str, *arguments: Any) -> Operation:
         """``reset`` with a row, ``call`` with a name and arguments, ``step`` with a text, ``get_reward`` or ``close``."""
@@ -53,7 +65,11 @@ class Instance:
                 self._environment = self.described.make()
             return self._environment.reset(**accepted_columns(self._environment.reset, row, name))
 
-        return start, lambda said: Answer(tuple(as_messages(said, f"{name}.reset", self.limit)), done=self._is_done())
+        def finish(said: Any) -> Answer:
+            self._own_references = sys.getrefcount(self._environment)  # some hold references to themselves
+            return Answer(tuple(as_messages(said, f"{name}.reset", self.limit)), done=self._is_done())
+
+        return start, finish
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> Operation:
         return (
@@ -78,17 +94,19 @@ class Instance:
         return lambda: self._environment.step(text), finish
 
     def _get_reward(self) -> Operation:
-        method = getattr(self._environment, "get_reward", None)
         name = f"{self.described.name}.get_reward"
-        return (lambda: method() if method else None), lambda given: Answer(reward=number(given, name))
+        return (lambda: _called(self._environment, "get_reward")), lambda given: Answer(reward=number(given, name))
 
     def _close(self) -> Operation:
-        method = getattr(self._environment, "close", None)
-        self._environment = None
-        return (lambda: method() if method else None), lambda nothing: Answer()
+        return (lambda: _called(self._environment, "close")), lambda nothing: Answer()
 
     def _is_done(self) -> bool:
         return bool(getattr(self._environment, "done", False))
+
+
+def _called(environment: Any, name: str) -> Any:
+    """What the method gives, None without one. No reference to the environment is left behind."""
+    return getattr(environment, name)() if hasattr(environment, name) else None
 
 
 def number(value: Any, name: str) -> float | None:

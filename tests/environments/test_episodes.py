@@ -68,10 +68,16 @@ def test_a_class_of_trl_runs_unchanged_and_is_kept_and_reset():
         said = await episode.call("increase", {"by": 4})
         reward = await episode.final_reward()
         await episode.close()
+        looked_at = episode.environment
+        other, _ = await started(factory, start=1)
+        is_kept = looked_at.total == 7 and other.environment is not looked_at
+        name = id(looked_at)
+        del looked_at
         again, second = await started(factory)
-        return episode, first, said, reward, second, again._lease.instance._environment, factory
+        return episode, first, said, reward, second, again.environment, is_kept and id(again.environment) == name
 
-    episode, first, said, reward, second, kept, _ = run(play())
+    episode, first, said, reward, second, kept, is_reused_when_free = run(play())
+    assert is_reused_when_free
     assert [tool["function"]["name"] for tool in episode.tools] == ["add", "increase"]
     assert first == [{"role": "user", "content": "The count is 3."}]
     assert (said.content, reward) == ("The count is 7.", 7.0)
@@ -268,6 +274,21 @@ def test_a_tool_that_hangs_costs_its_own_rollout_alone(tool):
     assert [result.content for result in results[2:]] == ["1", "2", "3", "4"]
     assert during["time_outs"] == 2 and during["abandoned"] == (2 if tool is worlds.hang else 0)
     assert later["abandoned"] == 0
+
+
+def test_later_calls_leave_a_loop_that_a_coroutine_blocks():
+    async def play():
+        factory = open_episodes(tools=[worlds.block, worlds.wait_and_add], deadline=DEADLINE)
+        episode, _ = await started(factory)
+        with pytest.raises(EnvironmentFault, match="block took more than"):
+            await episode.call("block", {})
+        for _ in range(40):
+            await asyncio.sleep(0.1)
+            if factory.faults["abandoned"]:  # the blocked loop was left
+                break
+        return (await episode.call("wait_and_add", {"a": 1, "b": 2})).content
+
+    assert run(play()) == "3"
 
 
 def test_what_floods_is_cut_and_the_model_is_told():

@@ -157,3 +157,9 @@ class Apart:
     async def draw(self) -> float:
         """A random number."""
         return random.random()
+
+
+async def block() -> str:
+    """Holds the loop of all asynchronous calls."""
+    RELEASE.wait(60)
+    return "late"
