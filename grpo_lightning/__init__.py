@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         get_dataset_converter,
         load_data_config,
     )
-    from grpo_lightning.modules import GRPOModule, SFTModule
+    from grpo_lightning.modules import DPOModule, GRPOModule, RewardModelModule, SFTModule
     from grpo_lightning.rewards import (
         REWARD_FUNCTIONS,
         BaseRewardFunction,
@@ -34,9 +34,11 @@ __all__ = [
     "DATASET_CONVERTERS",
     "REWARD_FUNCTIONS",
     "BaseRewardFunction",
+    "DPOModule",
     "GRPODataModule",
     "GRPODatasetConverter",
     "GRPOModule",
+    "RewardModelModule",
     "SFTModule",
     "get_dataset",
     "get_dataset_converter",

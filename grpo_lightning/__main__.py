@@ -40,7 +40,8 @@ def main(args: list[str] | None = None) -> None:
         print(help_text())
     elif not arguments:
         raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
-    elif arguments and arguments[0] in COMMANDS:
+    elif arguments[0] in COMMANDS:
+        begin(arguments)
         command = import_module(f"grpo_lightning.commands.{arguments[0]}")
         raise SystemExit(command.main(arguments[1:]))
     elif not arguments[0].startswith("-") and arguments[0] not in LIGHTNING_COMMANDS:
@@ -48,9 +49,24 @@ def main(args: list[str] | None = None) -> None:
         meant = f" Did you mean {near[0]}?" if near else ""
         raise SystemExit(f"{help_text()}\n\nerror: {arguments[0]} is no COMMAND.{meant}")
     else:
+        begin(arguments)
         from grpo_lightning.commands.cli import main as run_lightning
 
         run_lightning(args)
+
+
+def begin(arguments: list[str]) -> None:
+    """What is said at once: help, mistakes in the config's keys and types, or that the run is on its way.
+
+    Args:
+        arguments: With a command first, or an option of Lightning's command line, which is left to it.
+    """
+    command, *options = arguments
+    if command in LIGHTNING_COMMANDS or command == "sft":
+        from grpo_lightning.commands.settings.start import first_words
+
+        does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
+        first_words(command, does, options, program="sft" if command == "sft" else "grpo")
 
 
 if __name__ == "__main__":

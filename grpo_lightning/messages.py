@@ -1,11 +1,52 @@
-"""The forms of a prompt. Apart from ``types.py``, whose tensors would make every reward's process import torch."""
+"""The forms of prompts and completions. Apart from ``types.py``, whose tensors would make every reward's process import torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Message = dict[str, Any]
 """``{"role": ..., "content": ...}``, as in the OpenAI chat format and in transformers' chat templates."""
 
 Prompt = str | list[Message]
 """Plain text, or a conversation."""
+
+StopReason = Literal["eos", "done", "max_turns", "max_tokens", "time", "fault"]
+"""Why a rollout of several turns ended: the policy had nothing more to ask, the environment was done, a budget was used up,
+or the environment failed."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What happened in one rollout of several turns, beside its tokens."""
+
+    messages: list[Message]
+    """The completion: turns of the policy with their ``tool_calls``, and what tools and environment answered."""
+    stop: StopReason
+    rewards: list[float] = field(default_factory=list)
+    """The environment's, one for each turn of the policy; 0 for a turn that it gave none."""
+    final_reward: float | None = None
+    """The environment's for the whole; None where it has none."""
+    calls: int = 0
+    """Tool calls that the policy made."""
+    mistakes: int = 0
+    """Those of them that could not be made as written, and turns that held no readable call."""
+    environment: Any = field(default=None, repr=False, compare=False)
+    """The instance, for rewards in this process; it goes neither into checkpoints nor to other processes."""
+
+    @property
+    def turns(self) -> int:
+        """Turns of the policy."""
+        return len(self.rewards)
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the environment failed, so that the completion counts for nothing."""
+        return self.stop == "fault"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "environment": None}
+
+    def plain(self) -> dict[str, Any]:
+        """The fields but for the instance, as plain values."""
+        return {name: value for name, value in self.__getstate__().items() if name != "environment"}

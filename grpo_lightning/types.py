@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.messages import Message, Prompt
+from grpo_lightning.messages import Conversation, Message, Prompt
 
-__all__ = ["Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts"]
+__all__ = ["Conversation", "Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes the optimizer of some weights: what ``model.optimizer`` becomes."""
@@ -75,6 +75,8 @@ class Rollouts:
     """(N,) bool: True where the completion ran into the length limit instead of ending."""
     completion_mask: Tensor
     """(T,) bool: True where the policy chose the token; tokens of tools or environments are False."""
+    conversations: tuple[Conversation, ...] = ()
+    """N of them, of rollouts of several turns; none of plain ones."""
 
     def __post_init__(self) -> None:
         tokens, completions = self.completion_ids.numel(), self.completion_lengths.numel()
@@ -86,6 +88,8 @@ class Rollouts:
             "group": (self.group.numel(), completions),
             "truncated": (self.truncated.numel(), completions),
         }
+        if self.conversations:
+            checks["conversations"] = (len(self.conversations), completions)
         for name, (found, expected) in checks.items():
             if found != expected:
                 raise ValueError(f"rollouts.{name} has {found} entries, expected {expected}")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import fault_matrix
+import pytest
+
+SAMPLE = "SIGKILL=1,SIGTERM=1,SIGINT=1,file in the way=1,disk=1,reward=1,checkpoint=24"
 
 
-def test_a_sample_of_faults_costs_nothing():
-    command = [sys.executable, str(Path(__file__).parent / "fault_matrix.py"), "--kills=1", "--signals=2", "--disks=1"]
-    done = subprocess.run([*command, "--files=30"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].split() == ["all", "34", "34", "0"]
+def test_a_sample_of_faults_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    status = fault_matrix.main(["--only", SAMPLE])
+    output = capsys.readouterr().out
+    assert status == 0, output
+    assert output.splitlines()[-1].split() == ["all", "30", "30", "0"]
+
+
+def test_the_whole_matrix_is_of_a_hundred_faults_most_of_them_in_runs() -> None:
+    assert sum(fault_matrix.COUNTS.values()) >= 100
+    assert fault_matrix.COUNTS["checkpoint"] < sum(fault_matrix.COUNTS.values()) / 4
+    assert fault_matrix.COUNTS.keys() == fault_matrix.ROWS.keys()

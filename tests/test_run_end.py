@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_runs import CommandRun
 from runs import write_prompts
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
 REWARDS = """
 import os, time
 
@@ -42,9 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(
-    folder: Path, model: Path, *arguments: str, command: str = "fit", **environment: str
-) -> subprocess.Popen[str]:
+def start(folder: Path, model: Path, *arguments: str, **environment: str) -> CommandRun:
     """A run in ``folder``/run, by a relative path as the shipped configs have it; 3 prompts a step, 4 steps an epoch."""
     options = {
         "trainer.accelerator": "cpu",
@@ -60,30 +56,14 @@ def start(
         "model.optimizer.lr": 0.001,
         "data.dataset": "train.jsonl",
         "data.batch_size": 3,
+        "checkpoint.every_n_train_steps": 100,
     }
-    if command == "fit":
-        options["checkpoint.every_n_train_steps"] = 100
-    places = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "REACHED": str(folder / "reached")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "grpo_lightning", command, *(f"--{k}={v}" for k, v in options.items()), *arguments],
-        cwd=folder,
-        env=os.environ | places | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return CommandRun(folder, "fit", *given, *arguments, REACHED=str(folder / "reached"), **environment)
 
 
-def run(folder: Path, model: Path, *arguments: str, **how: Any) -> tuple[int, str]:
-    process = start(folder, model, *arguments, **how)
-    output, _ = process.communicate()
-    return process.returncode, output
-
-
-def reached(process: subprocess.Popen[str], folder: Path) -> None:
-    while not (folder / "reached").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+def run(folder: Path, model: Path, *arguments: str) -> tuple[int, str]:
+    return start(folder, model, *arguments).finish()
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -123,25 +103,24 @@ def test_an_export_that_cannot_be_written_costs_no_checkpoint(tiny_model_dir, fo
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint_and_its_status(number, status, tiny_model_dir, folder):
-    process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="2")
-    reached(process, folder)
+    process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="1")
+    process.wait_for(folder / "reached")
     process.send_signal(number)
-    output, _ = process.communicate()
-    assert process.returncode == status and "Continue with --ckpt_path last." in output and "Traceback" not in output
+    found, output = process.finish()
+    assert found == status and "Continue with --ckpt_path last." in output and "Traceback" not in output
     assert last(folder)["steps_done"] == 2
     assert not (folder / "run/hf").exists()
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(tiny_model_dir, folder):
     process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="600")
-    reached(process, folder)
+    process.wait_for(folder / "reached")
     process.send_signal(signal.SIGINT)
-    for line in process.stdout:
-        if line.startswith("Ctrl-C"):
-            break
+    while "\nCtrl-C" not in process.output:
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate()
-    assert process.returncode == 130, output
+    status, output = process.finish()
+    assert status == 130, output
     assert not (folder / "run/checkpoints/last.ckpt").exists()
 
 
@@ -163,14 +142,31 @@ def test_a_run_that_trains_nothing_says_so_and_exports_nothing(
     assert steps is None or last(folder)["steps_done"] == steps
 
 
+def test_best_is_the_checkpoint_that_the_monitor_liked_most_in_a_new_process_too(tiny_model_dir, folder):
+    saving = ("--checkpoint.monitor=reward", "--checkpoint.mode=max", "--checkpoint.every_n_train_steps=1")
+    status, output = run(folder, tiny_model_dir, *saving)
+    assert status == 0, output
+    with (folder / "run/logs/version_0/metrics.csv").open() as lines:
+        rewards = {int(row["step"]): float(row["reward"]) for row in csv.DictReader(lines) if row["reward"]}
+    (scored,) = [path for path in (folder / "run/checkpoints").glob("*.ckpt") if path.name != "last.ckpt"]
+    best = torch.load(scored, weights_only=True)["steps_done"]
+    assert rewards[best - 1] == max(rewards.values())  # metrics count from 0
+    assert best != 3  # or last.ckpt would do as well
+    (folder / "run/checkpoints/last.ckpt").touch()  # it is newer
+    status, output = run(folder, tiny_model_dir, *saving, "--ckpt_path=best", "--trainer.max_steps=4")
+    assert status == 0, output
+    assert last(folder)["steps_done"] == 4
+    assert str(scored) in output
+
+
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lives(tiny_model_dir, folder):
     first = start(folder, tiny_model_dir, STOP_AT="1", WAIT="600")
-    reached(first, folder)
+    first.wait_for(folder / "reached")
     status, output = run(folder, tiny_model_dir)
     assert status == 1 and "Traceback" not in output
     assert f"belongs to a run that is going on: process {first.pid} on" in " ".join(output.split())
-    first.kill()  # leaves its lock behind
-    first.communicate()
+    first.send_signal(signal.SIGKILL)  # leaves its lock behind
+    first.finish()
     status, output = run(folder, tiny_model_dir)
     assert status == 0, output
     assert json.loads((folder / "run/run.lock").read_text())["pid"] != first.pid

@@ -55,7 +55,12 @@ def _sampler_gap(tokens: TrainTokens, terms: LossTerms) -> MetricSums:
     gap = sampler_log_ratio(terms.inputs.old_logprobs, tokens.sampling_logprobs, tokens.segments).abs()
     known = tokens.mask & ~tokens.sampling_logprobs.isnan()
     name = "sampling/sampling_logp_difference"
-    return MetricSums(means={f"{name}/mean": mean_over(gap, known)}, maxima={f"{name}/max": maximum_over(gap, known)})
+    unreported = (tokens.mask & tokens.sampling_logprobs.isnan()).sum().to(gap.dtype)
+    return MetricSums(
+        totals={"sampling/unreported_tokens": unreported},
+        means={f"{name}/mean": mean_over(gap, known)},
+        maxima={f"{name}/max": maximum_over(gap, known)},
+    )
 
 
 def _sampler_correction(objective: Objective, terms: LossTerms) -> MetricSums:

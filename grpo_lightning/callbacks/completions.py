@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -90,11 +91,7 @@ class CompletionWriter(Callback):
         step: int = pl_module.steps_done - 1  # type: ignore[operator, assignment]
         if step % self.every_n_steps:
             return
-        source: Any = pl_module.source
-        texts = source.texts.completions(record.batch, record.rollouts)
-        values, weights = source.composed(record.rewards)
-        totals = combine_rewards(values, weights).tolist()
-        table = completions_table(record, texts, totals, step, max(1, self.max_rows_per_step // trainer.world_size))
+        table = step_table(pl_module, step, max(1, self.max_rows_per_step // trainer.world_size))
         path = self._path(trainer, step)
         with skipped_if_not_written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +112,21 @@ class CompletionWriter(Callback):
             for step in sorted(self._sizes)[1:-1:2]:
                 self._path(trainer, step).unlink(missing_ok=True)
                 del self._sizes[step]
+
+
+def step_table(module: Any, step: int, max_rows: int) -> pa.Table:
+    """The last step's completions of this rank as a table, see ``completions_table``.
+
+    Args:
+        module: With a ``last_step`` that has prompts.
+        step: Its number, from 0.
+        max_rows: At least 1.
+    """
+    record: StepRecord = module.last_step
+    texts = module.source.texts.completions(record.batch, record.rollouts)
+    values, weights = module.source.composed(record.rewards)
+    totals = combine_rewards(values, weights).tolist()
+    return completions_table(record, texts, totals, step, max_rows)
 
 
 def _files(directory: Path) -> list[tuple[Path, int, int, bool]]:

@@ -27,15 +27,18 @@ class EarlierRun(Callback):
             for folder in own_places(trainer):
                 if has_files(folder):
                     place = unused(folder.with_name(f"{folder.name}-earlier"))
+                    place.parent.mkdir(exist_ok=True)
                     os.replace(folder, place)
                     print(f"{folder} held an earlier run's files, which are now in {place}.", flush=True)
 
 
 def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
-    """Moves an earlier run into ``earlier-1``, ``earlier-2``, ... inside ``root``; None where there is none.
+    """Moves an earlier run into ``earlier/1``, ``earlier/2``, ... inside ``root``; None where there is none.
 
     What is there then is a run directory of its own, with the config and the numbers that its checkpoints belong to. A
-    folder without checkpoints and completions holds nothing that a run would be missed for.
+    folder without checkpoints and completions holds nothing that a run would be missed for. Inside, because a move within
+    a file system costs nothing and cannot fail halfway. None is ever deleted: weights are the user's; how much they take is
+    said each time.
 
     Args:
         root: ``trainer.default_root_dir``.
@@ -44,7 +47,7 @@ def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
     if not has_files(root / "checkpoints") and not has_files(root / "completions"):
         return None
     place = unused(root / "earlier")
-    place.mkdir()
+    place.mkdir(parents=True)
     for name in RESULTS:
         if (root / name).exists():
             os.replace(root / name, place / name)
@@ -55,7 +58,7 @@ def put_aside(root: Path, mine: Sequence[str] = ()) -> Path | None:
         os.replace(launch, place / "logs" / launch.name)
     print(
         f"{root} held an earlier run, which this one does not continue. All of it is now in {place}; "
-        f"--trainer.default_root_dir {place} --ckpt_path last would go on with it.",
+        f"--trainer.default_root_dir {place} --ckpt_path last would go on with it.{space_taken(place.parent)}",
         flush=True,
     )
     return place
@@ -66,12 +69,19 @@ def has_files(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def unused(path: Path) -> Path:
-    """``path-1``, or the first number that is free."""
-    number = 1
-    while (place := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return place
+def unused(folder: Path) -> Path:
+    """``folder/1``, or the number after the highest that is there: one that was removed does not come back."""
+    taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    return folder / str(max(taken, default=0) + 1)
+
+
+def space_taken(folder: Path) -> str:
+    """A sentence about several earlier runs and their size; nothing of one."""
+    count = len(list(folder.iterdir()))
+    if count < 2:
+        return ""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return f" {folder} holds {count} earlier runs, {size / 1e9:.1f} GB; remove those that you no longer need."
 
 
 def own_places(trainer: Trainer) -> list[Path]:
@@ -116,15 +126,10 @@ def check_own_start(root: Path, **settings: str | None) -> None:
 def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
     """The newest of each folder's last.ckpt and of what Lightning saved in ``root`` when SLURM asked for it.
 
-    Raises:
-        ValueError: If there are checkpoints of other names only; with the path of the newest.
+    Where there is none, the newest checkpoint of another name: with ``checkpoint.save_last: link``, a run may be killed when
+    the checkpoint that last.ckpt leads to has been replaced, and the link not yet.
     """
     folders = list(folders)
     last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
     others = [path for folder in folders for path in folder.glob("*.ckpt")]
-    if not last and (other := newest(others)):
-        raise ValueError(
-            f"--ckpt_path last: {other.parent} has no last.ckpt, which was perhaps being written when the run ended. Go on "
-            f"from the newest with --ckpt_path '{other}', or leave --ckpt_path out to start anew."
-        )
-    return newest(last)
+    return newest(path for path in last if path.exists()) or newest(path for path in others if path.exists())

@@ -12,10 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 
 from grpo_lightning.callbacks.samples import show
+from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import is_adapted
+from grpo_lightning.finetuning.whole_checkpoint import complete_checkpoint
 
 
 class ExportNotWrittenError(ExplainedError, OSError):
@@ -89,10 +91,12 @@ class HuggingFaceExport(Callback):
         path = self.root(trainer) / "last"
         export(pl_module, path, trainer.is_global_zero, self.forms)
         if trainer.is_global_zero and path.exists():
-            show(
-                f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
-                f"talks to it, `python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
-            )
+            report = f"`python -m grpo_lightning report {trainer.default_root_dir}` draws the run."
+            show(f"{pl_module.use_of_export(path)} {report}")  # type: ignore[operator]  # of PolicyModule
+            last_step = getattr(pl_module, "last_step", None)
+            if last_step is not None and last_step.batch.prompts:
+                longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]
+                show("In Python:\n" + transformers_lines(path, last_step.batch.prompts[0], longest))
 
 
 def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:
@@ -110,10 +114,17 @@ def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | 
         return
     if forms is None or "merged" in forms:
         save = save_merged if is_adapted(policy) or in_parts else _save_full
-        _write_whole(path, tokenizer, save, policy)
+        _write_whole(path, tokenizer, _save_with_the_rest, policy, save, module.policy.name_or_path)
     if is_adapted(policy) and (forms is None or "adapter" in forms):
         beside = path.with_name(path.name + "-adapter")
         _write_whole(beside, tokenizer, save_adapter, policy, module.policy.name_or_path)
+
+
+def _save_with_the_rest(policy: Any, path: Path, save: Callable[..., None], model_name_or_path: str) -> None:
+    """The model as ``save`` writes it, then what was not trained of the checkpoint that it came from."""
+    save(policy, path)
+    if is_first_rank():
+        complete_checkpoint(path, model_name_or_path)
 
 
 def _save_full(policy: Any, path: Path) -> None:

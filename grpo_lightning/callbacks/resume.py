@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from grpo_lightning.distributed.checkpoint_check import read_checkpoint
+import torch
+
+from grpo_lightning.distributed.checkpoint_check import (
+    CheckpointNotReadableError,
+    check_own,
+    intact_beside,
+    read_checkpoint,
+)
+from grpo_lightning.distributed.checkpoint_io import newest
+
+
+def check_named(ckpt_path: str | None, root: Path) -> None:
+    """Refuses a ``--ckpt_path`` that leads to nothing, or to a file of another program; nothing large is read.
+
+    Args:
+        ckpt_path: A path, or a word such as ``last``, which is looked for elsewhere.
+        root: Of the run, whose own checkpoints are named.
+
+    Raises:
+        CheckpointNotReadableError: With a way out.
+    """
+    if ckpt_path is None or ckpt_path in ("last", "best", "hpc") or "://" in ckpt_path:
+        return
+    path = Path(ckpt_path)
+    if not path.exists():
+        there = newest(root.glob("checkpoints/*.ckpt"))
+        meant = f"The newest of this run is {there}." if there else f"There is none in {root / 'checkpoints'} either."
+        raise CheckpointNotReadableError(f"--ckpt_path {path}: there is no such file. {meant}")
+    if path.is_dir():
+        if not (path / ".metadata").exists():
+            raise CheckpointNotReadableError(
+                f"--ckpt_path {path} is a folder that is no checkpoint. Name a .ckpt file, or last."
+            )
+        return
+    if not zipfile.is_zipfile(path):
+        raise CheckpointNotReadableError(
+            f"--ckpt_path {path}: the file is cut off, or not a checkpoint. {intact_beside(path)}"
+        )
+    try:
+        saved = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except Exception:  # whatever is wrong with its contents, the load itself explains
+        return
+    check_own(path, saved)
 
 
 def best_checkpoint(last: Path | None, monitor: str | None) -> Path:

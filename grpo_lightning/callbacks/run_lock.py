@@ -29,6 +29,10 @@ class RunLock:
 
     def __init__(self, root: Path) -> None:
         path = root / NAME
+        if root.exists() and not root.is_dir():
+            raise ExplainedError(
+                f"trainer.default_root_dir={root} is a file, and a run writes a folder. Name another, or move the file away."
+            )
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+", encoding="utf-8")

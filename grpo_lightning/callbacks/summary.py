@@ -9,10 +9,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from grpo_lightning.callbacks.completion_rows import plain_text, shown_completion
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
+from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
-from grpo_lightning.metrics.evaluation import NamedMeans
+from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
 from grpo_lightning.numerics.evaluation_mode import evaluating
 
 
@@ -21,7 +23,8 @@ class BeforeAfterSummary(Callback):
 
     The file holds ``accuracy_before``, ``accuracy_after`` (lenient: the right answer can be found),
     ``strict_before``, ``strict_after`` (the right answer in exactly the asked format), as fractions in [0, 1] of greedy
-    completions, ``steps`` and ``seconds`` (wall time of fit, both evaluations included, over all resumes).
+    completions, ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all resumes) and ``samples``: the
+    prompts shown, with both completions and what the strict reward gave them.
 
     Args:
         path: The file; by default summary.json in trainer.default_root_dir.
@@ -106,6 +109,16 @@ class BeforeAfterSummary(Callback):
             "strict_after": fraction(after, self.strict),
             "steps": steps,
             "seconds": round(self.seconds_before_resume + time.perf_counter() - self._started, 1),
+            "samples": [
+                {
+                    "prompt": valid_text(plain_text(old["prompt"])),
+                    "before": valid_text(shown_completion(old["completion"])),
+                    "after": valid_text(shown_completion(new["completion"])),
+                    "reward_before": none_if_nan(old["rewards"][self.strict]),
+                    "reward_after": none_if_nan(new["rewards"][self.strict]),
+                }
+                for old, new in zip(before["samples"], after["samples"], strict=True)
+            ],
         }
 
     def _print(self, before: dict[str, Any], after: dict[str, Any], summary: dict[str, Any], path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +17,7 @@ from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
 
 COMMANDS = "/new starts a new conversation, /quit ends."
+ANEW = "Each prompt starts anew, as the run trained on prompts of one turn; --conversation keeps what was said. /quit ends."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_completion_length", type=int, default=512, help="tokens (default 512)")
     parser.add_argument("--system", help="system prompt; by default that of the run's converter")
     parser.add_argument("--plain", action="store_true", help="no chat template: the prompt as it is typed")
+    parser.add_argument("--conversation", action="store_true", help="keep what was said, whatever the run trained on")
     parser.add_argument("--seed", type=int, default=0, help="of sampled tokens (default 0)")
     return parser
 
@@ -39,6 +43,31 @@ def system_prompt(config: dict[str, Any]) -> str | None:
     converter = data.get("converter")
     arguments = [data.get("converter_args"), converter.get("init_args") if isinstance(converter, dict) else None]
     return next((a["system_prompt"] for a in arguments if a and a.get("system_prompt")), None)
+
+
+def trained_on_one_turn(source: Path) -> bool:
+    """Whether the completions of the run that ``source`` belongs to answer prompts of one turn; False where there are none."""
+    resolved = source.resolve()
+    for folder in (resolved, *list(resolved.parents)[:3]):
+        files = sorted((folder / "completions").glob("step-*.parquet"))
+        if files:
+            prompts = pq.read_table(files[-1], columns=["prompt"])["prompt"].to_pylist()
+            return bool(prompts) and not any(has_several_turns(prompt) for prompt in prompts)
+    return False
+
+
+def has_several_turns(prompt: str) -> bool:
+    """Whether a recorded prompt holds an answer already; conversations are recorded as JSON.
+
+    Example:
+        >>> has_several_turns('[{"role": "user", "content": "1+2="}]'), has_several_turns("1+2=")
+        (False, False)
+    """
+    try:
+        messages = json.loads(prompt)
+    except ValueError:
+        return False
+    return isinstance(messages, list) and any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
 
 
 class Chat:
@@ -95,9 +124,9 @@ class Chat:
         return completion
 
 
-def typed_prompts(chat: Chat) -> Iterator[str]:
-    """Prompts from the keyboard until /quit or the end of input."""
-    print(COMMANDS)
+def typed_prompts(chat: Chat, starts_anew: bool) -> Iterator[str]:
+    """Prompts from the keyboard until /quit or the end of input; with ``starts_anew`` each is a conversation of its own."""
+    print(ANEW if starts_anew else COMMANDS)
     while True:
         try:
             line = input("> ").strip()
@@ -109,6 +138,8 @@ def typed_prompts(chat: Chat) -> Iterator[str]:
         if line == "/new":
             chat.reset()
         elif line:
+            if starts_anew:
+                chat.reset()
             yield line
 
 
@@ -133,6 +164,7 @@ def main(args: list[str]) -> int:
     policy.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     chat = Chat(policy, tokenizer, system, options.plain, options.temperature, options.max_completion_length)
     torch.manual_seed(options.seed)
-    for prompt in typed_prompts(chat) if sys.stdin.isatty() else piped_prompts(chat):
+    starts_anew = not options.conversation and trained_on_one_turn(options.source)
+    for prompt in typed_prompts(chat, starts_anew) if sys.stdin.isatty() else piped_prompts(chat):
         print(chat.answer(prompt), flush=True)
     return 0

@@ -10,7 +10,9 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from grpo_lightning.callbacks import (
     Alarms,
@@ -18,24 +20,28 @@ from grpo_lightning.callbacks import (
     EarlierRun,
     HeldOutLine,
     HuggingFaceExport,
+    MonitorCheck,
     RunPlan,
     SampleTable,
     SettingsRecord,
     StepBar,
     SystemRecord,
+    Tracking,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
-from grpo_lightning.callbacks.resume import best_checkpoint
+from grpo_lightning.callbacks.resume import best_checkpoint, check_named
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
+from grpo_lightning.distributed.accelerators import check_accelerator
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 from grpo_lightning.modules import GRPOModule
+from grpo_lightning.modules.optimizer_check import check_optimization
 from grpo_lightning.training.optimization import ADAMW
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -65,6 +71,9 @@ class GRPOCLI(LightningCLI):
             module_class = chosen_class(chosen_path(args), self.module_class)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
+        commands = self.subcommands()
+        if args and args[0] in commands:  # the parsers of the others would take a second to make
+            self.subcommands = lambda: {args[0]: commands[args[0]]}  # type: ignore[method-assign]
         super().__init__(
             module_class,
             GRPODataModule,
@@ -105,13 +114,25 @@ class GRPOCLI(LightningCLI):
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
 
+    def _set_seed(self) -> None:
+        """Refuses a number that is no seed before Lightning does so with a traceback."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            self.parser.error(f"seed_everything={seed} is no seed. Choose a whole number from 0 to {2**32 - 1}.")
+        super()._set_seed()
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings from a checkpoint, as Lightning would: they are those of the config and the command line."""
+
     def instantiate_classes(self) -> None:
         """Makes model, data and trainer; a setting they refuse is a usage error, not a traceback."""
         strategy = self._get(self.config, "trainer", default={}).get("strategy")
         try:
             check_strategy_name(str(getattr(strategy, "class_path", strategy)))
+            check_accelerator(self._get(self.config, "trainer", default={}).get("accelerator"))
             super().instantiate_classes()
-        except (ValueError, ImportError, AttributeError) as error:
+            check_optimization(self.model.optimization.settings)
+        except (ValueError, ImportError, AttributeError, ExplainedError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -123,14 +144,16 @@ class GRPOCLI(LightningCLI):
         if "://" not in str(root):
             root = os.path.abspath(root)  # a reward may change the working directory
         kwargs["default_root_dir"] = root
-        if config.get("logger") in (None, True):
-            csv = LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
-            kwargs["logger"] = [csv, LenientTensorBoardLogger(root, name="logs", version=csv.version)]
+        if config.get("logger") is not False:
+            kwargs["logger"] = with_own_loggers(config.get("logger"), root)
         trainer = super().instantiate_trainer(**kwargs)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
             trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]
-        trainer.callbacks.insert(0, SettingsRecord(self._learning_settings()))  # type: ignore[attr-defined]
+        own = [SettingsRecord(self._learning_settings()), MonitorCheck()]
+        trainer.callbacks[:0] = own  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Tracking) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.callbacks.append(Tracking(self._learning_settings()))  # type: ignore[attr-defined]
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
@@ -148,6 +171,7 @@ class GRPOCLI(LightningCLI):
         """Neither mixes the run with another in the same folder, nor starts anew unasked."""
         self._check_length()
         root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
+        check_named(ckpt_path, root)
         if self.trainer.is_global_zero:
             self._lock = RunLock(root)
         is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
@@ -166,6 +190,7 @@ class GRPOCLI(LightningCLI):
     def before_validate(self) -> None:
         """Says whose completions are judged."""
         ckpt_path = self._get(self.config_init, "ckpt_path")
+        check_named(ckpt_path, Path(self.trainer.default_root_dir))
         if ckpt_path in ("last", "best") and self._find_checkpoint(ckpt_path) is None:
             raise ValueError(
                 f"--ckpt_path {ckpt_path}: {self.trainer.default_root_dir} has no checkpoint. Leave the option out for "
@@ -186,6 +211,8 @@ class GRPOCLI(LightningCLI):
             found = best_checkpoint(found, callbacks[0].monitor if callbacks else None)
         if found is None and self.subcommand == "fit" and self.trainer.is_global_zero:
             print(f"--ckpt_path {word}: {root} has no checkpoint. The run starts anew, from step 0.", flush=True)
+        elif word == "last" and found is not None and not found.name.startswith(("last", "hpc_ckpt")):
+            print(f"--ckpt_path last: there is no last.ckpt; {found} is the newest checkpoint.", flush=True)
         self.config_init[str(self.subcommand)].ckpt_path = None if found is None else str(found)
         return found
 
@@ -211,6 +238,19 @@ class GRPOCLI(LightningCLI):
             if self.model.policy.is_loaded:
                 raise
             self.parser.error(str(error))
+
+
+def with_own_loggers(chosen: Any, root: str) -> list[Logger]:
+    """CSV and TensorBoard under ``root``, whose curves the report reads, and whatever else was chosen after them.
+
+    One of these kinds that was chosen takes the place of ours. CSV stays first: where it writes, config.yaml is.
+    """
+    listed = [] if chosen in (None, True) else list(chosen) if isinstance(chosen, list | tuple) else [chosen]
+    csv = next((logger for logger in listed if isinstance(logger, CSVLogger)), None)
+    board = next((logger for logger in listed if isinstance(logger, TensorBoardLogger)), None)
+    csv = csv or LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
+    board = board or LenientTensorBoardLogger(root, name="logs", version=csv.version)
+    return [csv, board, *(logger for logger in listed if logger is not csv and logger is not board)]
 
 
 def _seed(seed_everything: bool | int) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from grpo_lightning.migration import Migration, migrate, read_source
+from grpo_lightning.migration import STAGES, Migration, migrate, migrate_stage, read_source
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -15,13 +15,16 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's own options; everything else is read as TRL's."""
     parser = argparse.ArgumentParser(
         prog="grpo_lightning migrate",
-        usage="%(prog)s [OLD_YAML | COMMAND] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
+        usage="%(prog)s [OLD_YAML | COMMAND] [--trainer dpo] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
         "[--KEY VALUE ...]",
         description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command that starts "
         "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the flat YAML of GRPOArguments, and "
         "lists what has no counterpart. Further options are taken as settings of theirs and win over the file: "
         "--beta 0.04 --reward_funcs my.module.reward.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--trainer", choices=("grpo", *STAGES), default="grpo", help="whose config it is: GRPOConfig, DPOConfig, ..."
     )
     parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
     parser.add_argument("--devices", type=int, help="devices the run was made for (default: num_processes, else 1)")
@@ -30,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def summary(result: Migration) -> str:
+def summary(result: Migration, needs_rewards: bool = True) -> str:
     """What went where, for the terminal."""
     lines = [f"{len(result.mapped.keys() & result.given)} of {len(result.given)} settings have a place here."]
     if result.lost():
@@ -39,7 +42,8 @@ def summary(result: Migration) -> str:
     lines += result.notes
     if result.off():
         lines.append(f"Without a counterpart, and off: {', '.join(result.off())}.")
-    missing = [key for key in ("model.model_name_or_path", "model.rewards", "data.dataset") if key not in result.config]
+    needed = ["model.model_name_or_path", *(["model.rewards"] if needs_rewards else []), "data.dataset"]
+    missing = [key for key in needed if key not in result.config]
     if missing:
         lines.append(f"Still to be set, since the config does not say: {', '.join(missing)}.")
     return "\n".join(lines)
@@ -52,7 +56,11 @@ def main(args: list[str]) -> int:
     try:
         if source is None and not theirs:
             raise ValueError("Give a YAML file, settings such as --beta 0.04, or the command that starts the run.")
-        result = migrate(read_source(source, theirs), options.devices, options.total_steps, options.trl_version)
+        settings, counts = read_source(source, theirs), (options.devices, options.total_steps)
+        if options.trainer == "grpo":
+            result = migrate(settings, *counts, options.trl_version)
+        else:
+            result = migrate_stage(options.trainer, settings, *counts)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -61,7 +69,7 @@ def main(args: list[str]) -> int:
         options.output.write_text(text, encoding="utf-8")
     else:
         print(text)
-    print(summary(result), file=sys.stderr)
+    print(summary(result, options.trainer == "grpo"), file=sys.stderr)
     return 0
 
 

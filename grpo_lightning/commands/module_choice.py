@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
-from lightning.pytorch import LightningModule
+
+if TYPE_CHECKING:  # the first check of a command imports nothing heavy
+    from lightning.pytorch import LightningModule
 
 OPTION = "--model_class"
 WORDS = ("--model", "--model.class_path", OPTION)
 """What the class may be given by; in a config it is the key ``model_class``."""
 
-Module = TypeVar("Module", bound=LightningModule)
+Module = TypeVar("Module", bound="LightningModule")
 
 
 def with_one_option(args: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.modules.flat_settings import own_fields
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.policy import Placement, Policy
+from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.report.metrics import launch_directories
 
@@ -91,15 +92,21 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     given = config.get("model", {})
     settings = {name: value for name, value in given.items() if name in names}
     found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-    policy = Policy(found, given.get("seed") or 0)
+    saved = read_checkpoint(checkpoint, weights_only=True)
+    policy = _kind_of(saved)(found, given.get("seed") or 0)
     precision = str(config.get("trainer", {}).get("precision") or "32-true")
     device = torch.device("cuda" if accelerator == "gpu" else accelerator)
     policy.load(Placement(device, precision)).to(device)
-    saved = read_checkpoint(checkpoint, weights_only=True)
     policy.check_checkpoint(saved, PREFIX)
     weights = {name.removeprefix(f"{PREFIX}."): tensor for name, tensor in saved["state_dict"].items()}
     policy.load_state_dict(weights, strict=False)
     return SavedPolicy(policy)
+
+
+def _kind_of(checkpoint: dict[str, Any]) -> type[Policy]:
+    """A reward model's checkpoint has a head named score."""
+    names = checkpoint.get("trained_names") or checkpoint["state_dict"]
+    return RewardPolicy if any(".score." in name for name in names) else Policy
 
 
 def _refuse_foreign_classes(settings: Any, names: Any) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
-from grpo_lightning.migration import COMPOSED, SAME
+from grpo_lightning.commands.settings.names import hint
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",
@@ -34,7 +33,35 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Adds the name that was perhaps meant and exits with 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        super().error(message + meant_by(message, parser._option_string_actions), ex)
+        super().error(in_one_line(message) + meant_by(message, parser._option_string_actions), ex)
+
+
+FRAME = (
+    *("Does not validate", "Subtypes:", "Errors:", "Given value", "Parser key", "Unable to load"),
+    *("Expected a path", "Expected a <class 'NoneType'>", "Problem with given class_path"),
+)
+"""How lines of jsonargparse begin that tell of types and not of the mistake."""
+TELLING = ("not accepted", "Did you mean", "Multiple subclasses", "has no attribute", "No module", "No action")
+
+
+def in_one_line(message: str) -> str:
+    r"""An error of jsonargparse about a union of types, without the types; others as they are.
+
+    Example:
+        >>> print(in_one_line(
+        ...     'Parser key "model.generator":\n  Does not validate against any of the Union subtypes\n'
+        ...     "  Subtypes: [A, B]\n  Errors:\n    - Option 'foo' is not accepted\n    - Expected a <class 'NoneType'>"
+        ... ))
+        model.generator: Option 'foo' is not accepted
+    """
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    if key is None or len(lines) < 2:
+        return message
+    reasons = [line for line in lines if not line.startswith(FRAME)] or lines[1:]
+    reason = next((line for line in reasons if any(words in line for words in TELLING)), reasons[0])
+    reason = re.sub(r"^Type .*? expects a function or a callable class: |\.? Got value: Namespace.*$", "", reason)
+    return f"{key[1]}: {reason}"
 
 
 def meant_by(message: str, options: Iterable[str]) -> str:
@@ -47,10 +74,6 @@ def meant_by(message: str, options: Iterable[str]) -> str:
     name = next((found[1] for pattern in UNKNOWN if (found := re.search(pattern, message))), None)
     if name is None:
         return ""
-    known = {*(option.removeprefix("--") for option in options), *callbacks.__all__, *generation.__all__}
-    key = name.rpartition(".")[2]
-    elsewhere = sorted(option for option in known if option.endswith(f".{key}"))
-    if not elsewhere and (key in SAME or key in COMPOSED):
-        return f"\n  TRL's {key} is here: {SAME.get(key) or COMPOSED[key]}."
-    meant = elsewhere or get_close_matches(name, known, 1, cutoff=0.75)
-    return f"\n  Did you mean {meant[0]}?" if meant else ""
+    classes = [*callbacks.__all__, *generation.__all__]
+    text = hint(name, [*(option.removeprefix("--") for option in options), *classes])
+    return f"\n  {text}" if text else ""

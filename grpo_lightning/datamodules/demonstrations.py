@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
@@ -49,7 +51,7 @@ def demonstrations(
     ids = [
         _rest_of_chat(next(wholes), batch.prompt_ids[b], tokenizer, f"row {batch.uids[b]}")
         if is_chat[b]
-        else [*next(texts), _eos(tokenizer)]
+        else _ended(next(texts), tokenizer)
         for b in range(len(batch))
     ]
     kept = [row[:max_length] for row in ids]
@@ -60,6 +62,15 @@ def demonstrations(
         [len(row) > max_length for row in ids],
         list(range(len(kept))),
     )
+
+
+def with_replaced(batch: PromptBatch, columns: Sequence[str], replacements: Mapping[str, str]) -> PromptBatch:
+    """The batch with data.replace_text applied to these columns, where it has them, as to the prompts."""
+    written = {name: batch.columns[name] for name in columns if name in batch.columns}
+    if not replacements or not written:
+        return batch
+    replaced = {name: [replaced_text(each, replacements) for each in values] for name, values in written.items()}
+    return replace(batch, columns={**batch.columns, **replaced})
 
 
 def _check_form(prompt: Prompt, completion: Any, place: str) -> None:
@@ -97,6 +108,12 @@ def _encoded_chats(
 
 def _encoded_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     return [list(row) for row in tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """With one end-of-sequence token: some datasets have written it."""
+    eos = _eos(tokenizer)
+    return ids if ids[-1:] == [eos] else [*ids, eos]
 
 
 def _rest_of_chat(

@@ -54,7 +54,8 @@ class GRPODataModule(L.LightningDataModule):
         overlong_prompts: What happens to longer prompts: drop leaves them out and counts them, refuse is an error.
         replace_text: Text to replace in every prompt, old by new; model.replace_text does the same and comes first.
         load_from_cache_file: False reads or downloads datasets again instead of using the copy in the cache.
-        datasets: Instead of dataset, several by name, each with its weight: ``maths: {dataset: gsm8k_train, weight: 2}``.
+        datasets: Instead of dataset, several by name, each with its weight: ``maths: {dataset: gsm8k_train, weight: 2}``;
+            ``weight: rows`` takes each as often as it has prompts.
             Every step has its share of each.
         curriculum: Draws fewer of the prompts whose completions all earn the same; by default all prompts alike.
         streaming: Reads the rows of dataset as training goes instead of all before.
@@ -161,7 +162,10 @@ class GRPODataModule(L.LightningDataModule):
         if stage in ("test", "predict") and not self.test_prompts and "test" in specs:
             self.test_prompts = self._read(specs["test"])
         if (stage == "validate" and not self.eval_prompts) or (stage in ("test", "predict") and not self.test_prompts):
-            raise ValueError(f"data.eval_dataset is not set. Name the dataset to {stage} on.")
+            command = next(
+                word for word in ("validate", "test", "predict") if stage == word
+            )  # of an enum of Lightning's
+            raise ValueError(f"data.eval_dataset is not set. Name the dataset to {command} on.")
 
     def _setup_training(self, specs: Specs | None) -> None:
         if specs is None:
@@ -174,10 +178,17 @@ class GRPODataModule(L.LightningDataModule):
             parts = self._read(specs)
             self.train_prompts = parts[UNNAMED] if self.datasets is None else MixedPrompts(parts)
         check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
-        weights = None if self.datasets is None else [weight for *_, weight in weighted(self.datasets).values()]
+        weights = self._weights(self.train_prompts)
         per_step = self.batch_size * self._ranks()[1]
         self.order = make_order(self.train_prompts, weights, per_step, self.seed, self._shuffles(), self.curriculum)
         self._outcomes = OutcomeBook(self.train_prompts, self.order, getattr(self.trainer, "lightning_module", None))
+
+    def _weights(self, prompts: PromptDataset | MixedPrompts) -> list[float] | None:
+        """Of the datasets of a mixture."""
+        if self.datasets is None or not isinstance(prompts, MixedPrompts):
+            return None
+        named = {name: weight for name, (*_, weight) in weighted(self.datasets).items()}
+        return [float(len(prompts.parts[name])) if weight is None else weight for name, weight in named.items()]
 
     def _specs(self) -> dict[str, Specs]:
         """What to read: role -> datasets by name, each with its split."""

@@ -9,7 +9,15 @@ from grpo_lightning.datamodules.drawing import EpochOrder, Order
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.order import evaluation_rows, num_evaluation_batches, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.types import PromptBatch
+
+IN_WORDS = {"prompts": "the number of prompts", "prompts_per_step": "data.batch_size times devices"}
+"""Of what decides where an epoch stands."""
+
+
+class OtherDataError(ExplainedError, ValueError):
+    """A place in an epoch means nothing with other data."""
 
 
 class TrainingLoader:
@@ -101,13 +109,15 @@ class TrainingLoader:
         """Continues from a saved place.
 
         Raises:
-            ValueError: If it lies inside an epoch and the data, the seed or the global batch are other ones now.
+            OtherDataError: If it lies inside an epoch and the data, the seed or the global batch are other ones now.
         """
         inside = 0 < state["next_batch"] < state["batches"]
         changed = {key: (state[key], now) for key, now in self._identity().items() if state[key] != now}
         if inside and changed:
-            found = ", ".join(f"{key} was {then} and is {now}" for key, (then, now) in changed.items())
-            raise ValueError(
+            found = ", ".join(
+                f"{IN_WORDS.get(key, key)} was {then} and is {now}" for key, (then, now) in changed.items()
+            )
+            raise OtherDataError(
                 f"The checkpoint was written inside epoch {state['epoch']}, and the rest of that epoch cannot be "
                 f"continued: {found}. Use the data settings and the number of devices of the first run."
             )

@@ -22,6 +22,7 @@ from grpo_lightning.datamodules.files import (
     matching_files,
     read_text_files,
 )
+from grpo_lightning.datamodules.hub_index import HubFiles, remember, remembered
 from grpo_lightning.datamodules.reasoning_gym import make_tasks
 from grpo_lightning.datamodules.rows import Rows
 from grpo_lightning.datamodules.specs import entry_name
@@ -99,15 +100,26 @@ class DataSource:
         path = Path(self.path or "")
         if self.path and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return select_split(self._saved_tables(), self.split, self.path)  # written by save_to_disk
-        builder = datasets.load_dataset_builder(
-            self.path or self.hub, self.subset, data_dir=self.folder, download_mode=mode
-        )
+        place = (self.hub, self.subset, self.folder)
+        try:
+            builder = datasets.load_dataset_builder(
+                self.path or self.hub, self.subset, data_dir=self.folder, download_mode=mode
+            )
+        except ConnectionError:  # HF_HUB_OFFLINE=1, or no network
+            known = remembered(place) if self.hub and mode == "reuse_dataset_if_exists" else None
+            if known is None:
+                raise
+            return self._of_files(known.splits, known.file_format, mode)
         urls = builder.config.data_files
         if builder.name in TEXT_FORMATS and urls:
             check_split(self.split, list(map(str, urls)), self.path or str(self.hub))
             wanted = {str(name): urls[name] for name in urls if str(name) in split_names(self.split)}
             download = datasets.DownloadConfig(force_download=mode == "force_redownload", token=builder.token)
             local = datasets.DownloadManager(download_config=download).download(wanted)
+            if self.hub:
+                remember(
+                    place, HubFiles(builder.name, {split: list(map(str, paths)) for split, paths in local.items()})
+                )
             return self._of_files(local, builder.name, mode)
         builder.download_and_prepare(download_mode=mode)
         tables = {str(name): partial(builder.as_dataset, split=name) for name in builder.info.splits or {}}

@@ -56,11 +56,16 @@ def entry_name(entry: dict[str, Any]) -> str:
     return str(next((entry[key] for key in PLACES if entry.get(key)), None))
 
 
-def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | None, float]]:
-    """The datasets of a mixture: by name what to read, its split, and its weight.
+ROWS = "rows"
+"""The weight of a dataset in a mixture that takes each as often as it has prompts."""
+
+
+def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | None, float | None]]:
+    """The datasets of a mixture: by name what to read, its split, and its weight; None for that of its prompts.
 
     Args:
-        datasets: By name a dataset (weight 1), an entry with ``weight``, or ``dataset`` with ``weight`` and ``split``.
+        datasets: By name a dataset (weight 1), an entry with ``weight``, or ``dataset`` with ``weight`` and ``split``. A
+            weight is a number, or ``rows`` for all of them.
 
     Raises:
         ValueError: If there is none, or a weight is no positive number.
@@ -73,9 +78,10 @@ def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | Non
         raise ValueError(
             f"data.datasets={datasets!r:.80} must map names to datasets: name: {{dataset: ..., weight: 1}}."
         )
-    parts: dict[str, tuple[DatasetSpec, str | None, float]] = {}
+    parts: dict[str, tuple[DatasetSpec, str | None, float | None]] = {}
     for name, spec in datasets.items():
-        split, weight = None, 1.0
+        split: str | None = None
+        weight: Any = 1.0
         if isinstance(spec, dict) and not is_rows_by_split(spec):
             spec = dict(spec)
             weight = spec.pop("weight", 1.0)
@@ -84,9 +90,19 @@ def weighted(datasets: dict[str, Any]) -> dict[str, tuple[DatasetSpec, str | Non
                 if spec:
                     raise ValueError(f"data.datasets.{name}: {', '.join(spec)} has no effect beside dataset.")
                 spec = inner
+        if weight == ROWS:
+            parts[name] = spec, split, None
+            continue
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise ValueError(
-                f"data.datasets.{name}.weight={weight!r} is not a positive number. Leave the dataset out, or weigh it."
+                f"data.datasets.{name}.weight={weight!r} is neither a positive number nor {ROWS}. Leave the dataset out, or "
+                "weigh it."
             )
         parts[name] = spec, split, float(weight)
+    by_rows = [name for name, (*_, weight) in parts.items() if weight is None]
+    if by_rows and len(by_rows) < len(parts):
+        raise ValueError(
+            f"data.datasets weighs {', '.join(by_rows)} by {ROWS} and others by numbers, which have no common measure. Use "
+            "one of the two for all."
+        )
     return parts

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from grpo_lightning.distributed.folder_checksums import folder_fault
 from grpo_lightning.errors import ExplainedError
 
 FORMAT = 1
@@ -45,7 +46,9 @@ def check_intact(path: Path) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with a file; None where all of it is as it was written."""
+    """What is wrong with a file, or with a directory; None where all of it is as it was written."""
+    if path.is_dir():
+        return folder_fault(path)
     if path.stat().st_size == 0:
         return "the file is empty"
     if not zipfile.is_zipfile(path):
@@ -59,8 +62,9 @@ def fault_of(path: Path) -> str | None:
 
 
 def intact_beside(path: Path) -> str:
-    """The newest other checkpoint of the folder that is intact, as advice."""
-    others = [other for other in path.parent.glob("*.ckpt") if other.is_file() and other.resolve() != path.resolve()]
+    """The newest other checkpoint of the folder that is of the same kind and intact, as advice."""
+    beside = [other for other in path.parent.glob("*.ckpt") if other.resolve() != path.resolve()]
+    others = [other for other in beside if other.is_dir() == path.is_dir()]
     for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
         if fault_of(other) is None:
             return f"The newest intact one beside it is '{other}': go on with --ckpt_path '{other}'."

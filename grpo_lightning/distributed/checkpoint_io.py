@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from grpo_lightning.distributed.checkpoint_check import read_checkpoint
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
 from grpo_lightning.errors import ExplainedError
 
 
@@ -30,11 +30,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Reads a file, its checksums first.
 
         Raises:
-            ValueError: If it is a directory, as sharded strategies write them.
-            CheckpointNotReadableError: If it is not what was written, or not ours.
+            CheckpointNotReadableError: If it is not what was written, not ours, or a directory, as sharded
+                strategies write them.
         """
         if Path(path).is_dir():
-            raise ValueError(
+            raise CheckpointNotReadableError(
                 f"--ckpt_path {path} is a directory, as trainer.strategy=fsdp2 writes them. Go on with "
                 "trainer.strategy=fsdp2: any number of devices will do, one as well."
             )

@@ -24,6 +24,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, intact_beside
+from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
+from grpo_lightning.distributed.gather import gather_objects
+
 METADATA = "meta.pt"
 """Of a sharded checkpoint, by Lightning's convention: what is neither weights nor optimizer states."""
 
@@ -84,6 +88,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier()
         super().save_checkpoint(checkpoint, part, storage_options)
         self.barrier()
+        note_checksums(part, self.global_rank, self.world_size)
+        self.barrier()
         if self.is_global_zero:
             if path.is_symlink() or path.is_file():
                 path.unlink()
@@ -109,8 +115,10 @@ class FSDP2Strategy(ModelParallelStrategy):
 
         Raises:
             ValueError: If the checkpoint does not fit the config, before any weight is changed.
+            CheckpointNotReadableError: If it is not what was written.
         """
         path = Path(self.broadcast(str(checkpoint_path)))
+        self._check_folder(path)
         if not (path / METADATA).is_file():  # the whole in one file
             return super().load_checkpoint(path, weights_only)
         rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
@@ -127,6 +135,16 @@ class FSDP2Strategy(ModelParallelStrategy):
             load(state, checkpoint_id=path)
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
         return rest
+
+    def _check_folder(self, path: Path) -> None:
+        """Every rank reads its share, and all of them refuse what one has found."""
+        faults = gather_objects(folder_fault(path, self.global_rank, self.world_size) if path.is_dir() else None)
+        fault = next((fault for fault in faults if fault is not None), None)
+        if fault is None and path.is_dir() and not (path / METADATA).is_file():
+            fault = f"it lacks {METADATA}"
+        if fault is not None:
+            advice = self.broadcast(intact_beside(path) if self.is_global_zero else "")
+            raise CheckpointNotReadableError(f"The checkpoint {path} cannot be used: {fault}. {advice}")
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")

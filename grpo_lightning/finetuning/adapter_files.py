@@ -125,7 +125,8 @@ def save_merged(model: nn.Module, path: str | os.PathLike[str]) -> None:
         plain = type(policy)(config)
     plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
-    plain.generation_config = copy.deepcopy(policy.generation_config)
+    if getattr(policy, "generation_config", None) is not None:  # a reward model generates nothing
+        plain.generation_config = copy.deepcopy(policy.generation_config)
     plain.config.dtype = next(iter(weights.values())).dtype
     plain.save_pretrained(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,15 +55,15 @@ class SamplingSettings:
 
         def require(holds: bool, name: str, rule: str) -> None:
             if not holds:
-                raise ValueError(f"{name}={getattr(self, name)!r} cannot be sampled with: {rule}.")
+                raise ValueError(f"model.{name}={getattr(self, name)!r} cannot be sampled with: choose {rule}.")
 
         require(self.num_generations >= 1, "num_generations", "at least 1 completion per prompt")
         require(self.max_completion_length >= 1, "max_completion_length", "at least 1 token")
-        require(self.temperature >= 0, "temperature", "0 (greedy) or more")
-        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        require(0 <= self.temperature < math.inf, "temperature", "a number of 0 (greedy) or more")
+        require(0 < self.top_p <= 1, "top_p", "a number above 0 and at most 1")
         require(self.top_k >= 0, "top_k", "0 (off) or more")
-        require(0 <= self.min_p <= 1, "min_p", "between 0 and 1")
-        require(self.repetition_penalty > 0, "repetition_penalty", "above 0")
+        require(0 <= self.min_p <= 1, "min_p", "a number between 0 and 1")
+        require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "a number above 0")
 
     @property
     def reshapes_distribution(self) -> bool:
@@ -82,8 +83,18 @@ class Generator(ABC):
     neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of
     the last ``update_weights``, or raises :class:`WeightsLost`."""
 
+    max_model_length: int | None = None
+    """Tokens of a prompt with its completion that it admits; None for all positions of the model."""
+
     tensor_parallel_size: int = 1
     """Ranks that sample together: above 1, all of them call ``generate`` or none, without prompts if need be."""
+
+    def check_sampling(self, sampling: SamplingSettings) -> None:  # noqa: B027 - most can do all of it
+        """Refuses settings that this generator cannot sample with; called before weights load.
+
+        Raises:
+            ValueError: With a way out.
+        """
 
     @abstractmethod
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:

@@ -27,7 +27,8 @@ def ways_to_save(work: Workload, can_be_split: bool, fitting: int | None) -> lis
             ways.append("model.generator.init_args.enable_sleep_mode=true")
     if work.copies_reference:
         ways.append("model.ref_model_device=cpu")
-    ways.append(f"model.max_completion_length below {work.max_completion_length}")
+    name, value = work.length_setting or ("max_completion_length", work.max_completion_length)
+    ways.append(f"model.{name} below {value}")
     if not settings.has_adapters:
         ways.append("model.finetuning_type=lora")
     is_sharded = work.policy.is_sharded

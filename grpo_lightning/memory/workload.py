@@ -46,6 +46,8 @@ class Workload:
     longest_prompt: int | None
     """Tokens; None where the data does not tell."""
     max_completion_length: int
+    length_setting: tuple[str, int] | None = None
+    """The setting of ``model.*`` that bounds it, with its value, where that is not max_completion_length itself."""
     group_size: int = 1
     world_size: int = 1
     replica_size: int = 1

@@ -69,7 +69,10 @@ class LenientTensorBoardLogger(TensorBoardLogger):
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """As TensorBoardLogger."""
         with skipped_if_not_written(f"{self.log_dir}/events"):
-            super().log_metrics(*args, **kwargs)
+            try:
+                super().log_metrics(*args, **kwargs)
+            except ValueError as error:  # what Lightning makes of any error, such as that the folder is gone
+                raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
 
     def save(self) -> None:
         """As TensorBoardLogger."""

@@ -26,6 +26,9 @@ class StepNumbers:
         self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
         numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": learning_rate}
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
+        generating = numbers.get("time/generate", 0.0)
+        if generating and "sampling/staleness_steps" not in numbers:  # a batch that was sampled ahead took longer
+            numbers["generation/tokens_per_second"] = completion_tokens / generating
 
     def state_dict(self) -> dict[str, Any]:
         """The count."""

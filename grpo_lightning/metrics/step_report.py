@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import batch_std
 from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.metrics.turn_counts import turn_counts
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
@@ -65,8 +66,11 @@ class StepReport:
         self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": (~finite).double()}))
 
     def add_rollouts(self, rollouts: Rollouts) -> None:
-        """Adds lengths, tokens and the share of completions that were cut off."""
-        lengths, truncated = rollouts.completion_lengths.double(), rollouts.truncated
+        """Adds lengths, tokens and the share of completions that were cut off; lengths count the policy's tokens."""
+        lengths, truncated = policy_lengths(rollouts).double(), rollouts.truncated
+        self.add_entries(turn_counts(rollouts.conversations))
+        is_played = lengths > 0  # False where an environment failed
+        lengths, truncated = lengths[is_played], truncated[is_played]
         self.add_mean("completions/mean_length", lengths)
         self.add_mean("completions/mean_terminated_length", lengths.masked_fill(truncated, torch.nan))
         self.add_mean("completions/clipped_ratio", truncated.double())
@@ -77,8 +81,8 @@ class StepReport:
                 totals={
                     "tokens/completion": lengths.sum(),
                     "tokens/prompt_and_completion": (
-                        lengths.sum() + rollouts.prompt_lengths[rollouts.group].sum().double()
-                    ),
+                        rollouts.completion_lengths.sum() + rollouts.prompt_lengths[rollouts.group].sum()
+                    ).double(),
                 },
                 minima={
                     "completions/min_length": lengths.min() if len(lengths) else infinity,
@@ -102,3 +106,9 @@ class StepReport:
         return self.metrics + MetricSums(
             maxima={name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in times.items()}
         )
+
+
+def policy_lengths(rollouts: Rollouts) -> Tensor:
+    """(N,) int64: tokens of each completion that the policy chose."""
+    counts = torch.zeros(rollouts.num_completions, dtype=torch.int64)
+    return counts.index_add(0, rollouts.token_rows(), rollouts.completion_mask.long())

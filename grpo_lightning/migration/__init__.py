@@ -7,5 +7,6 @@ from grpo_lightning.migration.names import ALIASES
 from grpo_lightning.migration.refused import REFUSED
 from grpo_lightning.migration.same import SAME
 from grpo_lightning.migration.source import read_source
+from grpo_lightning.migration.stage import STAGES, migrate_stage
 
-__all__ = ["ALIASES", "COMPOSED", "REFUSED", "SAME", "Migration", "migrate", "read_source"]
+__all__ = ["ALIASES", "COMPOSED", "REFUSED", "SAME", "STAGES", "Migration", "migrate", "migrate_stage", "read_source"]

@@ -52,6 +52,8 @@ COMPOSED: dict[str, str] = {
     "dataset_config": "data.dataset.subset",
     "dataset_train_split": "data.dataset.split",
     "dataset_test_split": "data.eval_dataset.split",
+    "dataset_streaming": "data.streaming, of one dataset in a run with max_steps",
+    "streaming": "data.streaming, of one dataset in a run with max_steps",
     "use_peft": "model.finetuning_type: lora",
     "lora_r": "model.lora_rank",
     "lora_rank": "model.lora_rank",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpo_lightning.migration.axolotl import KEYS as AXOLOTL
 
-_HUB = "Nothing is uploaded. `python -m grpo_lightning export` writes a directory that the hub's own tools upload."
+_HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
 _CODE = (
     "It belongs to open-r1's code rewards: code_execution runs programs in a sandbox on this machine (docs/rewards.md)."
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpo_lightning.migration.recipes import RECIPES
 
-_HUB = "Nothing is uploaded. `python -m grpo_lightning export` writes a directory that the hub's own tools upload."
+_HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
 _LOADER = "Prompts are converted and tokenised once before training, so there is no loader with workers to set up."
 _DDP = "Give trainer.strategy a class_path with init_args (lightning.pytorch.strategies.DDPStrategy)."
 _LOGGING = "Lightning's loggers decide: trainer.logger."
@@ -108,8 +108,6 @@ REFUSED: dict[str, str] = {
     "log_unique_prompts": _COMPLETIONS,
     "log_completions_hub_repo": _HUB,
     # TRL's script and model settings
-    "streaming": "Datasets are read before training, so that a run can resume exactly.",
-    "dataset_streaming": "Datasets are read before training, so that a run can resume exactly.",
     "ignore_bias_buffers": "DDP needs no such fix here.",
     "model_revision": "Download that revision and give its directory as model.model_name_or_path.",
     "lora_target_parameters": "Give model.peft_config a class_path with init_args (peft.LoraConfig).",

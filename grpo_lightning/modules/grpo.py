@@ -19,7 +19,13 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import check_data, check_lookahead, check_together
+from grpo_lightning.modules.grpo_checks import (
+    check_data,
+    check_distillation,
+    check_lookahead,
+    check_positions,
+    check_together,
+)
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -34,9 +40,12 @@ from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import SamplerCanary, mismatch_limit
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.turns.make import make_source
+from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
@@ -61,6 +70,7 @@ class GRPOModule(PolicyModule):
         self.sampling = part_of(settings, SamplingSettings)
         self.objective = part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))
+        self.policy.context_length = self.source.generator.max_model_length
         self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
@@ -68,25 +78,36 @@ class GRPOModule(PolicyModule):
         self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
-        self.updates = Updates(updates, self.passes, self.seed, self.objective.trains_all_completions)
+        trains_all = self.objective.trains_all_completions or settings.distillation is not None
+        self.updates = Updates(updates, self.passes, self.seed, trains_all)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.loss = MicroBatchLoss(self.objective, self.passes)
+        self.teacher = self.make_teacher()
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
         check_together(settings)
         check_lookahead(settings, self.source.generator)
+        check_positions(settings, self.policy.config, self.source.generator)
         self.step_source = self._wrapped_source()
         replays = settings.dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
         limit = mismatch_limit(settings.max_sampler_mismatch, reshapes, replays)
-        self.canary = SamplerCanary(limit, settings.async_rollouts)
+        self.canary = SamplerCanary(limit, settings.async_rollouts, settings.max_sampler_mismatch is not None)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
-        """What samples and scores; another loop (several turns, tools) is a subclass of RolloutSource, made here."""
-        return RolloutSource(settings, self.sampling, self.policy, self.seed)
+        """What samples and scores; another loop is a subclass of RolloutSource, made here."""
+        talks_to = part_of(self.settings, ToolSettings)
+        return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
+
+    def make_teacher(self) -> Teacher | None:
+        """Of model.distillation."""
+        settings = self.settings
+        if settings.distillation is None:
+            return None
+        return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
 
     def _wrapped_source(self) -> Source:
         """The source of steps, which may sample ahead of them and choose among groups."""
@@ -177,6 +198,7 @@ class GRPOModule(PolicyModule):
             report.add_entries(self.datamodule.record(outcomes))
         numbers = self.objective.summarize(report.close().over_ranks()) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
+        numbers.pop(UNREPORTED, None)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.numbers.complete(numbers, self.num_updates, float(rate))
         self.loss.end_step(numbers)
@@ -193,14 +215,21 @@ class GRPOModule(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_generator(self.trainer.strategy, self.source.generator)
+        check_distillation(self.settings, self.trainer.strategy)
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:
         """Checks the data before weights load."""
         self.source.on_started = self.start_times.mark
         self.source.precision = self.trainer.strategy.precision_plugin.forward_context
+        for runner in (self.source.reward_runner, self.evaluation.reward_runner):
+            runner.guard.device = self.trainer.strategy.root_device
         if stage == "fit":
             check_data(self.settings, self.datamodule)
+            prompts = getattr(self.datamodule, "train_prompts", None)  # streams are read as training goes
+            if prompts is not None:
+                check_positions(self.settings, self.policy.config, self.source.generator, max(prompts.lengths))
+                self.source.reward_runner.check_columns(prompts.columns)
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
@@ -208,6 +237,8 @@ class GRPOModule(PolicyModule):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)
+        if self.teacher is not None:
+            self.teacher.start(self.device)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 
@@ -39,6 +41,26 @@ def check_together(settings: GRPOSettings) -> None:
         )
 
 
+def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
+    """Refuses a teacher where the policy's head is not whole, or computes otherwise than the divergence does.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.distillation is None:
+        return
+    if isinstance(strategy, ModelParallelStrategy):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and model.distillation needs its output head whole. Use "
+            "ddp."
+        )
+    if settings.float32_head:
+        raise ValueError(
+            "model.float32_head=true has no effect on model.distillation, whose logits come from the head as it is held. Leave "
+            "one of them out."
+        )
+
+
 def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
     """Refuses to sample ahead where that is not possible.
 
@@ -63,6 +85,37 @@ def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
             f"{setting} trains on tokens of the policy one step before, which "
             "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
         )
+
+
+def check_positions(settings: GRPOSettings, config: Any, generator: Generator, longest_prompt: int = 0) -> None:
+    """Refuses completions that reach beyond the last position that the model, or its engine, has.
+
+    Args:
+        settings: Of the module.
+        config: Of the model, in transformers' form.
+        generator: Whose ``max_model_length``, where it has one, is a limit too.
+        longest_prompt: Tokens, of the training data; 0 before it is read.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    text = config.get_text_config()
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    is_stretched = isinstance(scaling, dict) and scaling.get("rope_type", "default") != "default"
+    positions = None if is_stretched else getattr(text, "max_position_embeddings", None)
+    limits = {
+        "positions of the model (max_position_embeddings)": positions,
+        "of model.generator.init_args.max_model_length": getattr(generator, "max_model_length", None),
+    }
+    longest = longest_prompt + settings.max_completion_length
+    for name, limit in limits.items():
+        if limit is not None and longest > limit:
+            prompt = f" after the longest prompt of {longest_prompt} tokens" if longest_prompt else ""
+            raise ValueError(
+                f"model.max_completion_length={settings.max_completion_length}{prompt} reaches beyond the {limit} {name}. "
+                f"Set it to {max(1, limit - max(longest_prompt, 1))} at most"
+                + (", or data.max_prompt_length to leave out long prompts." if longest_prompt else ".")
+            )
 
 
 def check_data(settings: GRPOSettings, data: Any) -> None:

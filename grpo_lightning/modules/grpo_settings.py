@@ -11,6 +11,8 @@ from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.evaluation import EvaluationSettings
 from grpo_lightning.rollouts.lookahead import LookaheadSettings
 from grpo_lightning.rollouts.source import RolloutSettings
+from grpo_lightning.rollouts.turns.settings import ToolSettings
+from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.experience_maker import ExperienceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
 from grpo_lightning.training.passes import PassSettings
@@ -32,6 +34,7 @@ class GRPOSettings(
     EvaluationSettings,
     SamplingSettings,
     RolloutSettings,
+    ToolSettings,
     PolicySettings,
 ):
     """All of ``model.*``.
@@ -43,11 +46,14 @@ class GRPOSettings(
             by more than this on average, in nats: one of them has other weights. Rounding gives 0.00001 in float32 and
             0.01 to 0.06 in bfloat16; with async_rollouts, what one step changes comes on top. null for no check; there is none
             where top_p, top_k, min_p, repetition_penalty, structured_outputs or replayed groups make them differ.
+        distillation: A teacher whose divergence from the policy at the sampled tokens is added to the loss. Without
+            rewards to learn from, give one with reward_weights: [0].
         seed: With the step and the prompt, decides every sampled token and dropout mask of the run.
     """
 
     dynamic_sampling: DynamicSampling = NO_DYNAMIC_SAMPLING
     max_sampler_mismatch: float | None = 0.1
+    distillation: Distillation | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

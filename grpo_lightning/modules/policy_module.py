@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
@@ -10,7 +13,9 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
+from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
@@ -76,6 +81,11 @@ class PolicyModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
+        if getattr(self, "_compiler_ctx", None) is not None:
+            raise ValueError(
+                "torch.compile(module) compiles Lightning's hooks, which sample and score besides computing a loss. Give the "
+                "Trainer the module itself, with model.torch_compile=true, which compiles the policy's layers."
+            )
         check_trainer(self.trainer)
         check_strategy(self.trainer.strategy)
         check_policy(self.policy, self.trainer.strategy)
@@ -180,6 +190,43 @@ class PolicyModule(L.LightningModule):
         for index, means in self._means.items():
             prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
             self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
+
+    def use_of_export(self, path: Path) -> str:
+        """What to do with the exported policy, in one or two sentences."""
+        return (
+            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
+            "talks to it."
+        )
+
+    def replacements(self) -> dict[str, str]:
+        """Text to replace in what the data has written, old by new: model.replace_text, then data.replace_text."""
+        of_model = getattr(self, "settings").replace_text or {}  # noqa: B009 - each module has settings of its own
+        datamodule = None if self._trainer is None else self.datamodule
+        return {**of_model, **(getattr(datamodule, "replace_text", None) or {})}
+
+    def end_written_step(self, metrics: dict[str, float], norm: Tensor, tokens: int, started: float) -> None:
+        """Logs and counts a step whose data was written and not sampled, the same on every rank.
+
+        Args:
+            metrics: What the step is about, the loss first.
+            norm: Of the gradient before clipping; not finite where the step was skipped.
+            tokens: Completion tokens of the step, over all ranks.
+            started: ``time.perf_counter()`` at the start of the step.
+        """
+        self.steps_done += 1
+        grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
+        finite, sample = math.isfinite(grad_norm), self.policy.weight_sample
+        changed = [] if sample is None else gather_objects(sample.changed().mean().item())
+        self.step_metrics = {
+            **metrics,
+            **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
+            "grad_norm": grad_norm if finite else 0.0,
+            "skipped_updates": float(not finite),
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "step_time": seconds,
+            "tokens_per_second": tokens / seconds,
+        }
+        self.log_dict(self.step_metrics, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""

@@ -1,6 +1,5 @@
 """SFTModule: imitation of written completions, to warm up a policy that earns no reward yet."""
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import MicroBatch
-from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations
-from grpo_lightning.datamodules.prompts import replaced_text
-from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations, with_replaced
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.flat_settings import part_of, takes
@@ -23,6 +19,7 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.whole_steps import micro_batches_everywhere
 from grpo_lightning.types import PromptBatch, Rollouts
 
 NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
@@ -64,10 +61,7 @@ class SFTModule(PolicyModule):
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        replace = {**(self.settings.replace_text or {}), **(getattr(self.datamodule, "replace_text", None) or {})}
-        if replace and COLUMN in batch.columns:
-            replaced = [replaced_text(completion, replace) for completion in batch.columns[COLUMN]]
-            batch = PromptBatch(batch.prompts, batch.prompt_ids, batch.uids, {**batch.columns, COLUMN: replaced})
+        batch = with_replaced(batch, [COLUMN], self.replacements())
         kwargs = self.settings.chat_template_kwargs or {}
         return demonstrations(batch, self.policy.tokenizer, kwargs, self.settings.max_completion_length)
 
@@ -88,17 +82,14 @@ class SFTModule(PolicyModule):
             total += loss.detach().double()
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
         norm = self.optimization.step()
-        self.end_step(total, norm, micro_batches[0].totals.tokens, started)
+        numbers = {"loss": sum(self.replica.of_all(float(total)))}
+        self.end_written_step(numbers, norm, micro_batches[0].totals.tokens, started)
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
         plan = self.passes.plan(rollouts, rows)
-        replicas = self.replica.of_all((len(rows), int(rollouts.completion_lengths.sum()), len(plan)))
-        totals = StepTotals(sum(replica[0] for replica in replicas), sum(replica[1] for replica in replicas))
-        count = max(replica[2] for replica in replicas)
-        plan += [rows[:0]] * (count - len(plan))
-        return [MicroBatch(part, totals, is_last=i == count - 1) for i, part in enumerate(plan)]
+        return micro_batches_everywhere(plan, len(rows), int(rollouts.completion_lengths.sum()), self.replica)
 
     def imitation_loss(self, rollouts: Rollouts, micro_batch: MicroBatch) -> Tensor:
         """This micro-batch's share of the mean negative logprob, in nats per completion token."""
@@ -106,24 +97,6 @@ class SFTModule(PolicyModule):
         rows = torch.tensor([0]) if is_empty else micro_batch.rows
         logprobs = self.passes.scorer.score(rollouts, rows, self.device).logprobs
         return -logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
-
-    def end_step(self, loss: Tensor, norm: Tensor, tokens: int, started: float) -> None:
-        """Logs the step, the same on every rank, and counts it."""
-        self.steps_done += 1
-        total = sum(self.replica.of_all(loss.item()))
-        grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
-        finite, sample = math.isfinite(grad_norm), self.policy.weight_sample
-        changed = [] if sample is None else gather_objects(sample.changed().mean().item())
-        self.step_metrics = {
-            "loss": total,
-            **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
-            "grad_norm": grad_norm if finite else 0.0,
-            "skipped_updates": float(not finite),
-            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
-            "step_time": seconds,
-            "tokens_per_second": tokens / seconds,
-        }
-        self.log_dict(self.step_metrics, prog_bar=True)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled, and each completion has a prompt of its own."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -19,6 +20,7 @@ from grpo_lightning.finetuning.lora_passes import add_in_one_product
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
+from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
@@ -26,6 +28,8 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.seeds import forked_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Policy(nn.Module):
         """Of the weights that training starts from, also in a run that goes on from a checkpoint."""
         self.version = 0
         """Raised whenever the weights change: who holds a copy of them compares it with the version of the copy."""
+        self.context_length: int | None = None
+        """Tokens of the longest sequence that the sampler admits; None for all positions of the model."""
         self.placement = Placement()
         self.register_module("model", None)
 
@@ -104,12 +110,16 @@ class Policy(nn.Module):
         if settings.is_quantized and settings.dtype == "auto":
             dtype = DTYPES[settings.bnb_4bit_compute_dtype]
         loading = settings.quantized_loading(at.device)
-        if self._is_sent_weights():
-            model = causal_lm_without_weights(self.name_or_path, dtype, settings.attn_implementation)
-        else:
-            model = load_causal_lm(self.name_or_path, dtype, settings.attn_implementation, **loading)
+        model = self._read_weights(dtype, loading)
         if settings.is_quantized:
             keep_trainable_layout(model)
+        for choice in fix_rope_scaling(model, self.context_length):
+            logger.warning(
+                "Every pass over %s takes %s. An engine has to do the same: set model.generator.init_args.max_model_length "
+                "to the tokens that a prompt and its completion may have.",
+                self.name_or_path,
+                choice,
+            )
         start_embeddings(model, self.new_tokens, len(self.tokenizer))
         enable_checkpointing(model, settings.gradient_checkpointing)
         if settings.has_adapters:
@@ -120,6 +130,11 @@ class Policy(nn.Module):
         if at.mesh is not None:
             model = shard(model, at.mesh, at.precision == "bf16-mixed")
         return model.train()  # loaded in eval mode, in which gradient checkpointing stays off
+
+    def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
+        if self._is_sent_weights():
+            return causal_lm_without_weights(self.name_or_path, dtype, self.settings.attn_implementation)
+        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, **loading)
 
     def _speed_up(self, model: PreTrainedModel) -> None:
         settings = self.settings
@@ -141,12 +156,15 @@ class Policy(nn.Module):
         """The frozen model with a fresh adapter, or with the one to continue from."""
         if self.settings.adapter_name_or_path is not None:
             return load_adapter(model, self.settings.adapter_name_or_path, self.name_or_path)
-        config = self.settings.make_peft_config(model, self.new_tokens)
+        config = self._peft_config(model)
         with forked_seed(self.seed, "adapter"):  # the same adapter on every rank and after a resume
             try:
                 return get_peft_model(model, config)
             except ValueError as error:
                 raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+
+    def _peft_config(self, model: PreTrainedModel) -> PeftConfig:
+        return self.settings.make_peft_config(model, self.new_tokens)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the weights and keeps the dtypes that they were loaded in.

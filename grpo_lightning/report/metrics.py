@@ -34,10 +34,10 @@ class Series:
 def launch_directories(run: Path) -> list[Path]:
     """Directories with a metrics.csv, one per launch, oldest first: ``logs/version_0``, ``logs/version_1``, ...
 
-    Earlier runs in ``earlier-1``, ``earlier-2``, ... (see callbacks/earlier_run.py) are runs of their own.
+    Earlier runs in ``earlier/1``, ``earlier/2``, ... (see callbacks/earlier_run.py) are runs of their own.
     """
     found = [path.parent for path in run.glob("**/metrics.csv")]
-    found = [path for path in found if not any(part.startswith("earlier-") for part in path.relative_to(run).parts)]
+    found = [path for path in found if "earlier" not in path.relative_to(run).parts]
 
     def age(path: Path) -> tuple[int, str]:
         version = re.search(r"version_(\d+)$", path.name)

@@ -20,8 +20,12 @@ from grpo_lightning.report.metrics import EDGE
 from grpo_lightning.report.notices import notices
 from grpo_lightning.report.phases import phase_seconds
 from grpo_lightning.report.run import Run
+from grpo_lightning.report.seeds import seed_groups
 
-SCRIPTS = ("state", "format", "charts", "overview", "diff", "filter", "table", "detail", "settings", "main")
+SCRIPTS = (
+    *("state", "format", "metrics", "axes", "curves", "charts", "card_tools", "overview"),
+    *("diff", "filter", "table", "columns", "detail", "held_out", "settings", "address", "main"),
+)
 """Parts of the page's script, in order; they share one scope."""
 
 
@@ -36,6 +40,7 @@ def render_page(runs: Sequence[Run]) -> str:
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     overview = {
         "runs": [_overview(run) for run in runs],
+        "seeds": seed_groups(runs),
         "version": _version(),
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from grpo_lightning.report.completions import read_completions
+from grpo_lightning.report.lengths import length_percentiles
 from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
 
 
@@ -51,7 +52,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
     newest = max((launch / "metrics.csv").stat().st_mtime for launch in launches) if launches else time.time()
     return Run(
         name=path.resolve().name,
-        metrics=read_metrics(launches),
+        metrics=read_metrics(launches) | length_percentiles(completions),
         launches=len(launches),
         age=max(0.0, time.time() - newest),
         config=text,

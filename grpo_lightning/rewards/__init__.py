@@ -21,6 +21,7 @@ from grpo_lightning.rewards.base import (
 from grpo_lightning.rewards.completion_reward import CompletionReward
 from grpo_lightning.rewards.function import FunctionReward
 from grpo_lightning.rewards.kinds.code_execution import CodeExecutionReward
+from grpo_lightning.rewards.kinds.environment import EnvironmentReward
 from grpo_lightning.rewards.kinds.fluency import FluencyReward
 from grpo_lightning.rewards.kinds.format import FormatReward
 from grpo_lightning.rewards.kinds.json_schema import JSONSchemaReward
@@ -70,6 +71,7 @@ __all__ = [
     "RewardTable",
     "ScoringJob",
     "CodeExecutionReward",
+    "EnvironmentReward",
     "FluencyReward",
     "LLMJudgeReward",
     "JSONSchemaReward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +121,10 @@ class AccuracyReward(BaseRewardFunction):
             if isinstance(verdict, str) and log_error is not None:
                 log_error(row, verdict)
         return [float(verdict) if isinstance(verdict, bool) else None for verdict in verdicts]
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without a column of references."""
+        self._reference_column(dict.fromkeys(columns))
 
     def close(self) -> None:
         """Ends the math-verify processes; the next call starts new ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ ISOLATIONS = ("thread", "process", "main")
 CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
 
-ON_REQUEST = ("group", "logprobs")
+ON_REQUEST = ("group", "logprobs", "environments", "turn_rewards", "final_rewards")
 """Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them."""
 
 UNNAMED = "base_reward"
@@ -85,8 +85,9 @@ class BaseRewardFunction(ABC):
     completion, for the table of samples), ``log_metric(name, value)`` (averaged into the logged metrics),
     ``log_error(row, message)`` (a completion that could not be scored: return None for it as well), ``group`` (a number
     for each completion, the same for those of one prompt) and ``logprobs`` (for each completion those of its tokens, nats,
-    as the sampler gave them; such a reward is called once all completions are there). A dataset column of the name
-    ``group`` or ``logprobs`` goes first.
+    as the sampler gave them; such a reward is called once all completions are there). Rollouts of several turns also
+    have ``environments`` (the instance of each completion), ``turn_rewards`` (the environment's reward for each turn) and
+    ``final_rewards`` (its ``get_reward()``, or None). A dataset column of such a name goes first.
 
     Args:
         name: What metrics and errors call this reward.
@@ -139,6 +140,17 @@ class BaseRewardFunction(ABC):
         """True where ``__call__`` returns a coroutine and belongs on an event loop."""
         return inspect.iscoroutinefunction(type(self).__call__)
 
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data that lacks a column that this reward needs, by the arguments that it names; before weights load.
+
+        Args:
+            columns: Names of the dataset's.
+
+        Raises:
+            RewardContractError: Naming the column.
+        """
+        accepted_arguments(self.__call__, on_offer(self, columns), self.name)
+
     def close(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases processes, sessions or models. The reward may be called again afterwards."""
 
@@ -170,6 +182,11 @@ def asks_for(reward: Any, argument: str) -> bool:
         (True, False)
     """
     return argument in inspect.signature(getattr(reward, "function", None) or reward).parameters
+
+
+def on_offer(reward: BaseRewardFunction, columns: Iterable[str]) -> dict[str, None]:
+    """The names of all arguments that a reward may have with these columns."""
+    return dict.fromkeys([*RESERVED, *(name for name in ON_REQUEST if asks_for(reward, name)), *columns])
 
 
 def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], reward: str) -> dict[str, Any]:

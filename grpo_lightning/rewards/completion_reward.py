@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
 
 
 @dataclass
@@ -57,7 +57,9 @@ class CompletionReward(BaseRewardFunction):
         """``score`` of each completion; ``log_extra`` and ``log_metric`` are for rewards with a ``__call__`` of their own."""
         values: list[float | None] = []
         for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            row = {name: column[n] for name, column in columns.items()}
+            row = {
+                name: column[n] for name, column in columns.items() if name not in RESERVED
+            }  # loggers are no columns
             row |= {"prompt": prompt, "trainer_state": trainer_state}
             row["completion_ids"] = None if completions_ids is None else completions_ids[n]
             try:

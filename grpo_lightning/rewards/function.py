@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from grpo_lightning.rewards.base import (
     Completion,
     RewardValues,
     accepted_arguments,
+    on_offer,
 )
 
 
@@ -76,6 +77,11 @@ class FunctionReward(BaseRewardFunction):
         while isinstance(inner, functools.partial):
             inner = inner.func
         return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """As its function's arguments say."""
+        assert self.function is not None  # checked on construction
+        accepted_arguments(self.function, on_offer(self, [*columns, *self.settings]), self.name)
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.rewards.base import CALLING, UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.factories import is_factory
 from grpo_lightning.rewards.function import FunctionReward
@@ -16,6 +17,10 @@ Registrable = type[Any] | Callable[..., Any]
 
 REWARD_FUNCTIONS: dict[str, Registrable] = {}
 """Registered name -> reward class or plain function."""
+
+
+class NoRewardError(ExplainedError, TypeError):
+    """What a name leads to cannot score completions."""
 
 
 def register_reward(name: str, **calling: Any) -> Callable[[Registrable], Registrable]:
@@ -127,17 +132,25 @@ def import_reward(path: str) -> Registrable:
     try:
         module: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A missing dependency inside the user's own module is not a misspelt path: let that one through.
+        # A missing dependency inside the user's own module is not a misspelt path.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
+            raise ModuleNotFoundError(
+                f"Reward '{path}' cannot be imported: '{module_name}' imports '{error.name}', which is not installed. Install "
+                "it in this environment.",
+                name=error.name,
+            ) from error
         outer_name, _, class_name = module_name.rpartition(".")
         outer = sys.modules.get(outer_name)
         if not isinstance(getattr(outer, class_name, None), type):
             raise ValueError(
-                f"Reward '{path}' not found: there is no module '{error.name}'. Check the spelling, and that the command "
+                f"Reward '{path}' not found: there is no module '{error.name}'.{_not_a_file(path)} Check the spelling, and that the command "
                 f"runs where the module can be imported. Registered rewards: {', '.join(REWARD_FUNCTIONS) or 'none'}"
             ) from error
         module, module_name = getattr(outer, class_name), f"{outer_name}.{class_name}"  # a method of a class
+    except SyntaxError as error:
+        raise ValueError(
+            f"Reward '{path}' cannot be imported: {error.filename}, line {error.lineno}: {error.msg}. Correct that line."
+        ) from error
     if not hasattr(module, attribute):
         has = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_") or "nothing"
         raise ValueError(
@@ -146,12 +159,18 @@ def import_reward(path: str) -> Registrable:
     return _checked(getattr(module, attribute), path)
 
 
+def _not_a_file(path: str) -> str:
+    return f" Name the function too, as in {path[:-3]}.my_reward." if path.endswith(".py") else ""
+
+
 def _checked(reward: Any, name: str) -> Registrable:
     if inspect.isclass(reward) and not any("__call__" in vars(kind) for kind in reward.__mro__):
-        raise TypeError(
+        raise NoRewardError(
             f"Reward '{name}' is the class {reward.__name__}, which is not a BaseRewardFunction, and its instances cannot be "
             "called. Derive it from BaseRewardFunction, or give it a __call__(self, completions, **kwargs)."
         )
     if not callable(reward):
-        raise TypeError(f"Reward '{name}' is a {type(reward).__name__}, neither a reward class nor a function.")
+        raise NoRewardError(
+            f"Reward '{name}' is a {type(reward).__name__}, neither a reward class nor a function. Name one that takes completions."
+        )
     return reward

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +43,14 @@ def resolve_rewards(
     rewards = [reward for entry in entries for reward in _resolve_entry(entry)]
     if not rewards:
         raise ValueError("model.rewards is empty: name at least one reward, for example accuracy,format.")
-    return _with_weights(_with_unique_names(rewards), parse_weights(weights))
+    weighted = _with_weights(_with_unique_names(rewards), parse_weights(weights))
+    for reward in weighted:
+        if not math.isfinite(reward.weight):
+            raise ValueError(
+                f"The weight of the reward {reward.name} is {reward.weight}, which makes every total NaN or infinite. Set a "
+                "finite number in model.reward_weights."
+            )
+    return weighted
 
 
 def parse_weights(weights: str | Sequence[float] | None) -> list[float] | None:
@@ -85,7 +94,15 @@ def _resolve_class_path(entry: dict[str, Any]) -> BaseRewardFunction:
     try:
         return get_reward_function(name, **settings)
     except TypeError as error:
-        raise ValueError(f"model.rewards: {path} cannot be made with init_args={settings!r}: {error}") from error
+        raise ValueError(
+            f"model.rewards: {path} cannot be made with init_args={settings!r}: {error}.{_accepted(name)}"
+        ) from error
+
+
+def _accepted(name: str) -> str:
+    """What a registered reward takes, for an error."""
+    reward = REWARD_FUNCTIONS.get(name)
+    return f" It takes {', '.join(inspect.signature(reward).parameters)}." if isinstance(reward, type) else ""
 
 
 def _registered_name(path: str) -> str:

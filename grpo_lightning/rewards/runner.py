@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
@@ -96,6 +97,8 @@ class RewardRunner:
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
         self._main_thread = MainThreadRewards(self.rewards)
+        self.guard = CallGuard()
+        """Around each call in this process; knows the rank's device."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
@@ -107,6 +110,19 @@ class RewardRunner:
     def names(self) -> tuple[str, ...]:
         """The rewards' names, in the order of the table's columns."""
         return tuple(reward.name for reward in self.rewards)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data that lacks a column which a reward needs; where rows choose their rewards, each row will tell.
+
+        Args:
+            columns: Names of the dataset's.
+
+        Raises:
+            RewardContractError: Naming the reward and the column.
+        """
+        if self.runtime.reward_column not in columns:
+            for reward in self.rewards:
+                reward.check_columns(columns)
 
     def start(
         self,
@@ -162,6 +178,7 @@ class RewardRunner:
         trainer_state: RewardState | None = None,
         group: Sequence[int] | None = None,
         logprobs: Sequence[Sequence[float]] | None = None,
+        conversations: Sequence[Conversation] = (),
     ) -> RewardTable:
         """The rewards of N completions that are there already; ``start``, ``add`` and ``finish`` in one.
 
@@ -173,6 +190,7 @@ class RewardRunner:
             trainer_state: Where training stands.
             group: N integers, the prompt of each completion; by default they all belong together.
             logprobs: N lists with the logprob of each token (nats), for rewards that ask for them.
+            conversations: N of them, of rollouts of several turns.
 
         Raises:
             RewardContractError: If a reward or the data break the contract.
@@ -182,7 +200,7 @@ class RewardRunner:
         Rows(list(prompts), list(completions), [list(ids) for ids in completions_ids], lists, RewardState())  # checked
         job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
         for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
-            job.add(row, completion, ids)
+            job.add(row, completion, ids, conversations[row] if conversations else None)
         job.add_logprobs(logprobs)
         return self.finish(job)
 
@@ -194,6 +212,7 @@ class RewardRunner:
         for reward in self.rewards:
             reward.close()
         self._loop.close()
+        self.guard.watch.close()
         self._slots.clear()
 
     async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
@@ -204,7 +223,7 @@ class RewardRunner:
             except MainThreadNeededError as error:
                 self._main_thread.add(reward, error)
         limit = reward.call_time_limit or self.runtime.time_limit
-        return await call_reward(reward, rows, limit, self._main_thread.calls)
+        return await call_reward(reward, rows, limit, self.guard, self._main_thread.calls)
 
     async def _call_anywhere(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
         """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
@@ -217,7 +236,7 @@ class RewardRunner:
         shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
         async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
             if not isolated:
-                return await call_reward(reward, rows, limit)
+                return await call_reward(reward, rows, limit, self.guard)
             started = time.perf_counter()
             outcome = await self._processes[reward.name](rows)
             outcome.seconds.append(time.perf_counter() - started)

@@ -12,7 +12,7 @@ from typing import Any
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.base import SamplingSettings, WeightsLost
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.rollouts.groups import ROLLOUT_FIELDS, join_rollouts, take_groups
+from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
 from grpo_lightning.types import PromptBatch, Rollouts
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,16 @@ class Landed:
 
     origin: Origin
     uids: list[int]
+    prompt_ids: list[list[int]]
+    """As the data has them: those of the rollouts may hold what an environment added."""
     rollouts: Rollouts
     await_rewards: Callable[[], RewardTable] | None
     """None where scoring has to be started: rewards are not part of a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        rollouts = {name: getattr(self.rollouts, name) for name in ROLLOUT_FIELDS}
-        return {"origin": asdict(self.origin), "uids": self.uids, "rollouts": rollouts}
+        prompts = {"uids": self.uids, "prompt_ids": self.prompt_ids}
+        return {"origin": asdict(self.origin), **prompts, "rollouts": rollouts_state(self.rollouts)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class BatchInFlight:
         if flight.origin.step != step or flight.batch.prompt_ids != batch.prompt_ids:
             logger.warning("Step %d trains on other prompts than were sampled ahead; it samples its own.", step + 1)
             return None
-        return Landed(flight.origin, batch.uids, rollouts, await_rewards)
+        return Landed(flight.origin, batch.uids, batch.prompt_ids, rollouts, await_rewards)
 
     def _from_store(self, step: int, batch: PromptBatch) -> Landed | None:
         """The batch's groups out of those that all ranks of the earlier run had, however many they were."""
@@ -127,18 +129,19 @@ class BatchInFlight:
         if not parts:
             return None
         uids = [uid for part in parts for uid in part["uids"]]
-        rollouts = join_rollouts([Rollouts(**part["rollouts"]) for part in parts])
+        rollouts = join_rollouts([rollouts_of_state(part["rollouts"]) for part in parts])
         places = {uid: b for b, uid in enumerate(uids)}
         chosen = [places.get(uid, -1) for uid in batch.uids]
-        prompts = rollouts.prompts()
+        prompts = [ids for part in parts for ids in part["prompt_ids"]]
         pairs = zip(chosen, batch.prompt_ids, strict=True)
-        if any(b < 0 or prompts[b].tolist() != list(ids) for b, ids in pairs):
+        if any(b < 0 or prompts[b] != list(ids) for b, ids in pairs):
             logger.warning(
                 "The checkpoint holds rollouts of other prompts than step %d's; it samples its own.", step + 1
             )
             return None
         rows = [(rollouts.group == b).nonzero()[:, 0] for b in chosen]
-        return Landed(Origin(**parts[0]["origin"]), batch.uids, take_groups(rollouts, chosen, rows), None)
+        origin, taken = Origin(**parts[0]["origin"]), take_groups(rollouts, chosen, rows)
+        return Landed(origin, batch.uids, batch.prompt_ids, taken, None)
 
     def wait(self) -> None:
         """Until nothing is in flight: other weights may be sent, and the batch stays to be taken.
@@ -189,7 +192,7 @@ class BatchInFlight:
             logger.warning("The checkpoint is without the batch in flight, which failed: %r", error)
             return []
         rollouts, _ = flight.sampled.result()
-        return [Landed(flight.origin, flight.batch.uids, rollouts, None).state_dict()]
+        return [Landed(flight.origin, flight.batch.uids, flight.batch.prompt_ids, rollouts, None).state_dict()]
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """The next step trains on the saved rollouts, if they were sampled as this run samples.
@@ -202,4 +205,5 @@ class BatchInFlight:
         if changed:
             names = ", ".join(f"model.{name}" for name in changed)
             logger.warning("The checkpoint's batch in flight was sampled with another %s; it is sampled again.", names)
-        self._stored = [] if changed else state["parts"]
+        whole = [part for part in state["parts"] if "prompt_ids" in part]  # those of before 0.4 have none
+        self._stored = [] if changed else whole

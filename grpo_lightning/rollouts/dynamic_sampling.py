@@ -18,7 +18,7 @@ from grpo_lightning.datamodules.order import epoch_permutation
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.rollouts.groups import ROLLOUT_FIELDS, join_rollouts, take_groups
+from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
 from grpo_lightning.types import PromptBatch, Rollouts
 
 MODES = ("off", "drop", "refill")
@@ -97,17 +97,16 @@ class ScoredGroups:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
-        rollouts = {name: getattr(self.rollouts, name).clone() for name in ROLLOUT_FIELDS}
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
         rewards = {"values": self.rewards.values, "weights": self.rewards.weights, "lists": self.rewards.lists}
-        return {"rollouts": rollouts, **prompts, **rewards}
+        return {"rollouts": rollouts_state(self.rollouts), **prompts, **rewards}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
         """The groups of ``state_dict``, with the names of the rewards."""
         batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
         rewards = RewardTable(state["values"], names, state["weights"], lists=state["lists"])
-        return cls(batch, Rollouts(**state["rollouts"]), rewards)
+        return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
 
 
 def groups_with_signal(values: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,6 +34,16 @@ class EvaluationSettings:
     top_p_eval: float = 1.0
     eval_rewards: RewardSpec | None = None
     success_reward: str | None = None
+
+    def __post_init__(self) -> None:
+        rules = {
+            "num_generations_eval": (self.num_generations_eval >= 0, "0 (none) or more"),
+            "temperature_eval": (0 <= self.temperature_eval < math.inf, "a number of 0 (greedy) or more"),
+            "top_p_eval": (0 < self.top_p_eval <= 1, "a number above 0 and at most 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"model.{name}={getattr(self, name)!r} cannot be sampled with: choose {rule}.")
 
 
 class Evaluation:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import Conversation, Rollouts
 
-ROLLOUT_FIELDS = tuple(Rollouts.__dataclass_fields__)
+TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name != "conversations")
 
 
 def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor]) -> Rollouts:
@@ -35,12 +36,26 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor
         sampling_logprobs=rollouts.sampling_logprobs[tokens],
         truncated=rollouts.truncated[flat],
         completion_mask=rollouts.completion_mask[tokens],
+        conversations=tuple(rollouts.conversations[n] for n in flat.tolist()) if rollouts.conversations else (),
     )
 
 
 def join_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     """Rollouts one after the other, prompts renumbered."""
-    fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in ROLLOUT_FIELDS if name != "group"}
+    fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS if name != "group"}
     offsets = torch.tensor([0] + [part.num_prompts for part in parts]).cumsum(0).tolist()
     group = torch.cat([part.group + offset for part, offset in zip(parts, offsets, strict=False)])
-    return Rollouts(**fields, group=group)
+    conversations = tuple(each for part in parts for each in part.conversations)
+    return Rollouts(**fields, group=group, conversations=conversations)
+
+
+def rollouts_state(rollouts: Rollouts) -> dict[str, Any]:
+    """Tensors of their own and plain values, for a checkpoint."""
+    state: dict[str, Any] = {name: getattr(rollouts, name).clone() for name in TENSORS}
+    return state | {"conversations": [each.plain() for each in rollouts.conversations]}
+
+
+def rollouts_of_state(state: dict[str, Any]) -> Rollouts:
+    """The rollouts of ``rollouts_state``, their environments left behind."""
+    conversations = tuple(Conversation(**each) for each in state.get("conversations", ()))
+    return Rollouts(**{**state, "conversations": conversations})

@@ -10,6 +10,11 @@ from grpo_lightning.errors import ExplainedError
 MISMATCH = "sampling/sampling_logp_difference/mean"
 """The trainer's minus the sampler's logprob of the same token: mean size over the trained tokens of all ranks, nats."""
 
+UNREPORTED = "sampling/unreported_tokens"
+"""Trained tokens whose logprob the sampler gave as NaN: neither compared nor corrected."""
+MAX_SILENT_STEPS = 3
+"""Steps that trained tokens without a single logprob, after which a run stops."""
+
 
 class StaleSamplerError(ExplainedError, RuntimeError):
     """Completions were sampled from other weights than those that are trained."""
@@ -26,9 +31,11 @@ class SamplerCanary:
         max_mismatch: Largest mean difference in nats per token; None turns the check off.
         staleness: GRPO steps by which the sampler's weights are older by design. What these steps changed then counts
             too: a sampler that is stuck drifts past any limit, one that follows stays at rounding plus a step's change.
+        watches_silence: Stop where the sampler reports no logprob of any trained token for three steps, also where it and
+            the trainer differ by design.
     """
 
-    def __init__(self, max_mismatch: float | None, staleness: int = 0) -> None:
+    def __init__(self, max_mismatch: float | None, staleness: int = 0, watches_silence: bool = True) -> None:
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(
                 f"model.max_sampler_mismatch={max_mismatch} would stop every run: rounding alone gives 0.00001 in float32 "
@@ -36,7 +43,9 @@ class SamplerCanary:
             )
         self.max_mismatch = max_mismatch
         self.staleness = staleness
+        self.watches_silence = watches_silence
         self.last_good_step: int | None = None
+        self.silent_steps = 0
 
     def check(self, metrics: Mapping[str, float], step: int) -> None:
         """Compares the step's mean difference with the limit.
@@ -46,7 +55,7 @@ class SamplerCanary:
             step: Number of the step, for the message.
 
         Raises:
-            StaleSamplerError: Past the limit, or if the difference is not a number.
+            StaleSamplerError: Past the limit, if the difference is not a number, or if nothing has been reported for too long.
 
         Example:
             >>> SamplerCanary(0.1).check({"sampling/sampling_logp_difference/mean": 2.5}, step=7)
@@ -55,6 +64,11 @@ class SamplerCanary:
             grpo_lightning.rollouts.sampler_canary.StaleSamplerError: Step 7: ...
         """
         mismatch = metrics.get(MISMATCH)
+        if mismatch is not None:
+            self.silent_steps = 0
+        elif metrics.get(UNREPORTED, 0.0) > 0:  # and not where no token was trained
+            self.silent_steps += 1
+            self._check_silence(step)
         if self.max_mismatch is None or mismatch is None:
             return
         if mismatch <= self.max_mismatch:
@@ -65,6 +79,15 @@ class SamplerCanary:
             f"sampler and the trainer, more than model.max_sampler_mismatch={self.max_mismatch}. {self._who()} "
             "No checkpoint of this step was written."
         )
+
+    def _check_silence(self, step: int) -> None:
+        """Stops a run whose sampler reports no logprob that is a number, step after step: nothing watches it then."""
+        if self.watches_silence and self.silent_steps >= MAX_SILENT_STEPS:
+            raise StaleSamplerError(
+                f"Step {step}: for {self.silent_steps} steps the sampler has reported NaN in place of the logprobs of "
+                "its tokens, so neither a lost update can be seen nor the importance correction made. Let model.generator "
+                "report them, or set model.max_sampler_mismatch=null to go on without."
+            )
 
     def _who(self) -> str:
         """Which side is wrong, from whether the two ever agreed."""

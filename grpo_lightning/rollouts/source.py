@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.generation import Generator, default_generator
-from grpo_lightning.generation.base import OnCompleted, SamplingSettings
+from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards import (
@@ -26,7 +26,15 @@ from grpo_lightning.rewards import (
 )
 from grpo_lightning.rollouts.texts import RolloutTexts
 from grpo_lightning.seeds import derive_seed
-from grpo_lightning.types import PromptBatch, Rollouts
+from grpo_lightning.types import Conversation, PromptBatch, Rollouts
+
+
+class OnFinished(Protocol):
+    """Called as soon as completion n has ended: prompt-major, n // G is its prompt."""
+
+    def __call__(self, n: int, ids: list[int], conversation: Conversation | None = None, /) -> None:
+        """Takes its token ids and, of several turns, what happened."""
+
 
 DEFAULT_RUNTIME = RewardRuntime()
 DEFAULT_COMPOSITION = RewardComposition()
@@ -131,9 +139,15 @@ class RolloutSource(Source):
         self.reward_runner = RewardRunner(
             resolve_rewards(settings.rewards, settings.reward_weights), **asdict(settings.reward_runtime)
         )
+        self.generator.check_sampling(sampling)
         self.compose_rewards = settings.reward_composition
         weights = [reward.weight for reward in self.reward_runner.rewards]
         self.compose_rewards.check(self.reward_runner.names, weights)
+        if not any(weights):
+            raise ValueError(
+                f"Every weight of {', '.join(self.reward_runner.names)} is 0 (model.reward_weights), so no reward is trained "
+                "on. Give one of them another weight."
+            )
         self.texts = RolloutTexts(policy.tokenizer)
         self.sent_version: int | None = None
         """Version of the policy that the generator has; None before its first one."""
@@ -172,7 +186,7 @@ class RolloutSource(Source):
         batch: PromptBatch,
         sampling: SamplingSettings,
         seeds: list[int],
-        on_completed: OnCompleted | None = None,
+        on_completed: OnFinished | None = None,
     ) -> Rollouts:
         """G completions of each prompt from the weights that the generator has; perhaps in a thread, ahead of a step.
 
@@ -209,7 +223,7 @@ class RolloutSource(Source):
 
     def begin_scoring(
         self, batch: PromptBatch, state: RewardState
-    ) -> tuple[OnCompleted, Callable[[Rollouts], Callable[[], RewardTable]]]:
+    ) -> tuple[OnFinished, Callable[[Rollouts], Callable[[], RewardTable]]]:
         """Takes completions one by one as they end, then all rollouts, which gives the function that waits for rewards.
 
         Args:
@@ -220,13 +234,13 @@ class RolloutSource(Source):
         prompts, columns = self.texts.per_completion(batch, of_prompt)
         job = self.reward_runner.start(prompts, of_prompt, columns, state)
 
-        def completed(n: int, ids: list[int]) -> None:
-            job.add(n, self.texts.completion(prompts[n], ids), ids)
+        def completed(n: int, ids: list[int], conversation: Conversation | None = None) -> None:
+            job.add(n, self.texts.completion(prompts[n], ids, conversation), ids, conversation)
 
         def rewards_of(rollouts: Rollouts) -> Callable[[], RewardTable]:
             completions = rollouts.completions()
             for n in job.missing():  # of a generator that does not report completions
-                completed(n, completions[n].tolist())
+                completed(n, completions[n].tolist(), rollouts.conversations[n] if rollouts.conversations else None)
             job.add_logprobs(rollouts.logprob_lists())
             return lambda: self.reward_runner.finish(job)
 
@@ -246,6 +260,7 @@ class RolloutSource(Source):
             trainer_state=self.reward_state(moment),
             group=of_prompt,
             logprobs=rollouts.logprob_lists(),
+            conversations=rollouts.conversations,
         )
 
     def reward_state(self, moment: Moment, global_step: int | None = None) -> RewardState:

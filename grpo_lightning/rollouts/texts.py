@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
+from grpo_lightning.types import Conversation, Message, Prompt, PromptBatch, Rollouts
 
 
 class RolloutTexts:
-    """Text for text prompts, one assistant message for conversations.
+    """Text for text prompts, one assistant message for conversations, all messages of rollouts of several turns.
 
     Args:
         tokenizer: Decodes; special tokens are left out.
@@ -20,13 +21,19 @@ class RolloutTexts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
-    def completion(self, prompt: Prompt, ids: list[int]) -> str | list[Message]:
+    def completion(
+        self, prompt: Prompt, ids: list[int], conversation: Conversation | None = None
+    ) -> str | list[Message]:
         """One completion of a prompt."""
+        if conversation is not None:
+            return deepcopy(conversation.messages)  # a reward may change them
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return [{"role": "assistant", "content": text}] if isinstance(prompt, list) else text
 
     def completions(self, batch: PromptBatch, rollouts: Rollouts) -> list[str] | list[list[Message]]:
         """N completions, all in the form of the batch's first prompt."""
+        if rollouts.conversations:
+            return [deepcopy(conversation.messages) for conversation in rollouts.conversations]
         ids = [completion.tolist() for completion in rollouts.completions()]
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         if batch.prompts and isinstance(batch.prompts[0], list):

@@ -25,78 +25,14 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grpo_lightning.numerics.deterministic_gather import rows_at
-from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.scoring.packing import Segments
+from grpo_lightning.scoring.blocks import Packing
 
 logger = logging.getLogger(__name__)
 
 MAX_VARLEN_HEAD_DIM = 256
 """The flash kernels behind ``varlen_attn`` know no wider heads."""
-BLOCK_SHRINK = 0.75
-"""A block of the padded form takes segments down to this fraction of its longest: little padding, few blocks."""
-BLOCK_ELEMENTS = 2**22
-"""Attention scores of one head of one block: bounds the mask's memory."""
 VARLEN_ASKS_FOR_GQA = "enable_gqa" in signature(varlen_attn).parameters
 """False for torch 2.11, whose kernels share key heads among query heads without being asked."""
-
-
-class Packing:
-    """``Segments`` on a device, in the forms that the kernels want; built once per micro-batch, used by every layer."""
-
-    def __init__(self, segments: Segments, device: torch.device | str = "cpu") -> None:
-        """Copies the indices to ``device``; derived forms are built when a layer first asks for them."""
-        self.segments = segments
-        self.device = torch.device(device)
-        queries, keys = segments.cu_seq_q.diff(), segments.cu_seq_k.diff()
-        self.max_q, self.max_k = (int(lengths.max()) if len(lengths) else 0 for lengths in (queries, keys))
-        self.cu_seq_q, self.cu_seq_k = self._move(segments.cu_seq_q), self._move(segments.cu_seq_k)
-        self.key_index = None if segments.key_index is None else self._move(segments.key_index)
-        self.windows: list[int | None] = []
-        """The sliding window that each layer asked for, in order of the calls."""
-        self.slow_path: str | None = None
-        """Why the last layer was computed in padded blocks; None if one flash kernel did it."""
-        self._blocks: list[_Block] | None = None
-        self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
-
-    def blocks(self) -> tuple[list[_Block], Tensor]:
-        """The padded form, and for each packed token its place in the blocks' outputs laid end to end."""
-        if self._blocks is None:
-            self._blocks, order = _padded_blocks(self.segments)
-            for block in self._blocks:
-                block.query_index, block.key_index = self._move(block.query_index), self._move(block.key_index)
-                block.query_position = self._move(block.query_position)
-            self._order = self._move(order)
-        return self._blocks, self._order
-
-    def mask(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(n, 1, Q, K) additive mask of one block: 0 where a query sees a key, else minus infinity."""
-        if (index, window, dtype) not in self._masks:
-            block = self.blocks()[0][index]
-            position = block.query_position[:, :, None]
-            keys = torch.arange(block.key_index.shape[1], device=self.device)
-            visible = keys <= position
-            if window is not None:
-                visible &= keys > position - window
-            mask = torch.zeros(visible.shape, dtype=dtype, device=self.device).masked_fill_(~visible, -torch.inf)
-            self._masks[index, window, dtype] = mask[:, None]
-        return self._masks[index, window, dtype]
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        return to_device(tensor, self.device)
-
-
-@dataclass
-class _Block:
-    """n segments of similar length, padded to Q queries and K keys. Padding repeats token 0 and is never read."""
-
-    query_index: Tensor
-    """(n, Q) int64 packed positions."""
-    key_index: Tensor
-    """(n, K) int64 packed positions."""
-    query_position: Tensor
-    """(n, Q) int64: the last key that the query sees."""
-    causal: bool
-    """True where query i sees keys 0 to i in every segment, so that no mask is needed without a window."""
 
 
 def install_packed_attention(model: PreTrainedModel) -> str:
@@ -149,9 +85,9 @@ def packed_attention(
         module: The attention layer.
         query: ``(1, heads, L, D)``.
         key, value: ``(1, key heads, L, D)``; each key head serves ``heads / key heads`` query heads.
-        attention_mask: Not looked at when packed.
+        attention_mask: When packed the placeholder that the model was called with, of one element.
         packing: Which tokens see which.
-        **kwargs: ``scaling``, ``dropout``, ``sliding_window``, ``softcap`` as the model passes them.
+        **kwargs: ``scaling``, ``dropout``, ``sliding_window``, ``softcap``, ``s_aux`` (sinks) as the model passes them.
 
     Returns:
         ``(1, L, heads, D)`` and no attention weights.
@@ -165,26 +101,32 @@ def packed_attention(
         else:
             attend = ALL_ATTENTION_FUNCTIONS[base]
         return attend(module, query, key, value, attention_mask, **kwargs)
-    _refuse_unsupported(module, query, kwargs)
-    window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")
+    _refuse_unsupported(module, query, attention_mask, kwargs)
+    window, softcap, sinks = kwargs.get("sliding_window"), kwargs.get("softcap"), kwargs.get("s_aux")
     packing.windows.append(window)
     scale = kwargs["scaling"] if kwargs.get("scaling") is not None else query.shape[-1] ** -0.5
     dtype = compute_dtype(value)
     q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (L, heads, D)
-    packing.slow_path = _varlen_obstacle(q, softcap)
+    packing.slow_path = _varlen_obstacle(q, softcap, sinks)
     if packing.slow_path is None:
         return _varlen(q, k, v, packing, scale, window)[None], None
-    return _in_blocks(q, k, v, packing, scale, window, softcap)[None], None
+    return _in_blocks(q, k, v, packing, Scores(scale, window, softcap, sinks))[None], None
 
 
-def _refuse_unsupported(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> None:
+def _refuse_unsupported(
+    module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
+) -> None:
+    if attention_mask is not None and attention_mask.numel() > 1:
+        raise NotImplementedError(
+            f"packed attention does not know the mask that {type(module).__name__} makes of its own"
+        )
     if query.shape[0] != 1:
         raise NotImplementedError(f"packed attention expects one packed row, got {query.shape[0]}")
     if kwargs.get("dropout"):
         raise NotImplementedError(f"packed attention has no dropout, the model asks for {kwargs['dropout']}")
     if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
         raise NotImplementedError(f"packed attention is causal, {type(module).__name__} is not")
-    extra = [name for name in ("s_aux", "position_bias", "cache") if kwargs.get(name) is not None]
+    extra = [name for name in ("position_bias", "cache") if kwargs.get(name) is not None]
     if extra:
         raise NotImplementedError(f"packed attention does not know the argument {extra[0]} of {type(module).__name__}")
 
@@ -199,7 +141,7 @@ def compute_dtype(value: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if is_cast else value.dtype
 
 
-def _varlen_obstacle(query: Tensor, softcap: float | None) -> str | None:
+def _varlen_obstacle(query: Tensor, softcap: float | None, sinks: Tensor | None) -> str | None:
     """Why the flash kernel does not take these queries; None if it does."""
     if not query.is_cuda:
         return f"flash attention runs on a GPU, and training runs on {query.device.type}"
@@ -207,6 +149,8 @@ def _varlen_obstacle(query: Tensor, softcap: float | None) -> str | None:
         return f"flash attention computes in half precision, and this run in {str(query.dtype).removeprefix('torch.')}"
     if softcap is not None:
         return "flash attention knows no soft cap on the scores (attn_logit_softcapping)"
+    if sinks is not None:
+        return "flash attention of torch knows no attention sinks"
     if query.shape[-1] > MAX_VARLEN_HEAD_DIM:
         return (
             f"flash attention knows no heads wider than {MAX_VARLEN_HEAD_DIM}, and this model's have {query.shape[-1]}"
@@ -239,17 +183,28 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
     return output
 
 
-def _in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int | None, softcap: float | None
-) -> Tensor:
+@dataclass(frozen=True)
+class Scores:
+    """How scores become weights."""
+
+    scale: float
+    window: int | None
+    """Tokens that a query sees, itself included; None for all before it."""
+    softcap: float | None
+    """Gemma 2's bound on the scores."""
+    sinks: Tensor | None
+    """(heads,): what a softmax has in its sum beside the scores (gpt-oss), and no value belongs to."""
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """The same on any device and in any precision: segments of similar length padded to blocks, block by block."""
     blocks, order = packing.blocks()
-    outputs = []
+    window, scale, outputs = scores.window, scores.scale, []
     for index, block in enumerate(blocks):
         q = rows_at(query, block.query_index).transpose(1, 2)  # (n, heads, Q, D)
         k, v = (rows_at(tensor, block.key_index).transpose(1, 2) for tensor in (key, value))
-        if softcap is not None:
-            attended = _softcapped(q, k, v, packing.mask(index, window, q.dtype), scale, softcap)
+        if scores.softcap is not None or scores.sinks is not None:
+            attended = _written_out(q, k, v, packing.mask(index, window, q.dtype), scores)
         elif block.causal and (window is None or window >= packing.max_k):
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
         else:
@@ -259,52 +214,20 @@ def _in_blocks(
     return torch.cat(outputs)[order]
 
 
-def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
-    """Attention with Gemma 2's bound on the scores, ``(n, heads, Q, D)``."""
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scores: Scores) -> Tensor:
+    """Attention with a bound on the scores, or with sinks, ``(n, heads, Q, D)``."""
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-    scores = torch.tanh(q @ k.transpose(2, 3) * (scale / softcap)) * softcap + mask
-    return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
-
-
-def _padded_blocks(segments: Segments) -> tuple[list[_Block], Tensor]:
-    """Segments sorted by length and cut into blocks; the tokens' places in the blocks, end to end, ``(L,)``."""
-    cu_q, cu_k = segments.cu_seq_q.long(), segments.cu_seq_k.long()
-    queries, keys = cu_q.diff(), cu_k.diff()
-    key_source = torch.arange(int(cu_q[-1])) if segments.key_index is None else segments.key_index
-    blocks, places, start = [], torch.empty(int(cu_q[-1]), dtype=torch.int64), 0
-    for members in _similar_segments(queries.tolist(), keys.tolist()):
-        q_len, k_len = queries[members], keys[members]
-        width, key_width = int(q_len.max()), int(k_len.max())
-        offsets = torch.arange(width)
-        real = offsets < q_len[:, None]
-        query_index = torch.where(real, cu_q[members][:, None] + offsets, 0)
-        key_offsets = torch.arange(key_width)
-        key_at = torch.where(key_offsets < k_len[:, None], cu_k[members][:, None] + key_offsets, 0)
-        position = torch.minimum((k_len - q_len)[:, None] + offsets, k_len[:, None] - 1)
-        blocks.append(_Block(query_index, key_source[key_at], position, bool((q_len == k_len).all())))
-        places[query_index[real]] = start + real.flatten().nonzero()[:, 0]
-        start += real.numel()
-    return blocks, places
-
-
-def _similar_segments(queries: list[int], keys: list[int]) -> list[list[int]]:
-    """Segment numbers, longest first, in runs that waste little when padded to their longest."""
-    runs: list[list[int]] = []
-    width = tallest = 0
-    for segment in sorted(
-        range(len(queries)), key=lambda s: (keys[s] == queries[s], queries[s], keys[s]), reverse=True
-    ):
-        same_kind = runs and (keys[segment] == queries[segment]) == (keys[runs[-1][0]] == queries[runs[-1][0]])
-        longest_key = max(tallest, keys[segment])
-        small = runs and (len(runs[-1]) + 1) * width * longest_key <= BLOCK_ELEMENTS
-        if same_kind and small and queries[segment] >= BLOCK_SHRINK * width:
-            runs[-1].append(segment)
-            tallest = longest_key
-        else:
-            runs.append([segment])
-            width, tallest = queries[segment], keys[segment]
-    return runs
+    raw = q @ k.transpose(2, 3)
+    if scores.softcap is None:
+        raw = raw * scores.scale + mask
+    else:
+        raw = torch.tanh(raw * (scores.scale / scores.softcap)) * scores.softcap + mask
+    if scores.sinks is not None:
+        sinks = scores.sinks.to(raw.dtype)[:, None, None].expand(*raw.shape[:3], 1)
+        raw = torch.cat([raw, sinks], dim=-1)
+    weights = raw.softmax(-1, dtype=torch.promote_types(raw.dtype, torch.float32))[..., : k.shape[2]]
+    return weights.to(q.dtype) @ v
 
 
 for _base in ("sdpa", "eager"):

@@ -6,6 +6,8 @@ model only half supports trains on wrong numbers without an error.
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -39,6 +41,39 @@ def packing_obstacle(model: PreTrainedModel) -> str | None:
     if unknown:
         return f"its layers of type {', '.join(sorted(unknown))} look across the sequences of a pack"
     return None
+
+
+def check_positions(model: PreTrainedModel, device: torch.device) -> None:
+    """Refuses a model whose scores of a sequence change with the positions of another one in the same pass.
+
+    Short sequences would not show it: such position codes switch over at thousands of tokens. So three tokens are scored
+    alone and beside three that stand at the model's last positions.
+
+    Raises:
+        ValueError: With the difference.
+    """
+    if "position_ids" not in signature(model.forward).parameters:
+        return
+    config = model.config.get_text_config()
+    last = getattr(config, "max_position_embeddings", None) or 2**17
+    ids = torch.arange(1, 4, device=device) % config.vocab_size
+    near = torch.arange(3, device=device)
+    far = near + last - 3
+    alone = model(input_ids=ids[None], position_ids=near[None], use_cache=False).logits[0]
+    if not alone.isfinite().all():
+        return  # diverged weights are the business of whoever samples or trains with them
+    rows = torch.stack([near, far])
+    beside = model(input_ids=ids.repeat(2, 1), position_ids=rows, use_cache=False).logits[0]
+    exact = computes_in_float32(model, device)
+    difference = float((alone.float().log_softmax(-1) - beside.float().log_softmax(-1)).abs().mean())
+    if difference <= (EXACT_TOLERANCE if exact else ROUNDED_TOLERANCE):
+        return
+    raise ValueError(
+        f"{type(model).__name__} cannot be trained: the scores of a sequence change by {difference:.2g} nats on average "
+        f"when one that reaches position {last - 1} is in the same pass, so the gradient would depend on "
+        "model.max_tokens_per_microbatch, and the sampler would compute something else. Choose a model whose position "
+        "code does not depend on the batch."
+    )
 
 
 def windows_obstacle(model: PreTrainedModel, windows: list[int | None]) -> str | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import restore_flash_attention_impl
 
 from grpo_lightning.distributed.sharding import call_gathered, is_sharded
-from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
-from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
+from grpo_lightning.numerics.logprobs import fused_head_obstacle
 from grpo_lightning.numerics.output_head import base_model, output_head
+from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
+from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.fast_kernels import (
     fused_modules,
     has_compiled_layers,
@@ -22,9 +23,11 @@ from grpo_lightning.scoring.fast_kernels import (
     plain_kernels,
     remove_liger_kernels,
 )
-from grpo_lightning.scoring.packed_attention import Packing, activate_flash_attention_3, install_packed_attention
-from grpo_lightning.scoring.packing import Layout, PackedBatch, count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.scoring.forward import Beside, TokenScores, decode_packed, decode_padded, score_full_logits
+from grpo_lightning.scoring.packed_attention import activate_flash_attention_3, install_packed_attention
+from grpo_lightning.scoring.packing import Layout, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.scoring.probe import (
+    check_positions,
     computes_in_float32,
     disagreement,
     packing_obstacle,
@@ -36,15 +39,6 @@ from grpo_lightning.types import Rollouts
 logger = logging.getLogger(__name__)
 
 ONE_TOKEN = Rollouts.from_lists([[0]], [[0]], [[0.0]], [False], [0])
-
-
-class TokenScores(NamedTuple):
-    """Scores of the completion tokens of some rows, in the order of ``rollouts.tokens_of(rows)``."""
-
-    logprobs: Tensor
-    """(T,) float32 nats, with gradient when grad mode is on."""
-    entropy: Tensor | None
-    """(T,) float32 nats; None unless asked for."""
 
 
 class Scorer:
@@ -79,6 +73,7 @@ class Scorer:
         float32_head: bool = False,
     ) -> None:
         self.model = model
+        fix_rope_scaling(model)  # whatever was loaded for a run has been fixed for its lengths already
         self.temperature = temperature
         self.share_prompts = share_prompts
         if float32_head and not output_head(model)[1].is_one_matrix:
@@ -134,6 +129,7 @@ class Scorer:
         device: torch.device | str,
         with_entropy: bool = False,
         entropy_grad: bool = False,
+        beside: Beside | None = None,
     ) -> TokenScores:
         """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
 
@@ -143,12 +139,27 @@ class Scorer:
             device: Where the model is.
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
+            beside: Further numbers from the same forward pass.
+
+        Raises:
+            ValueError: For ``beside`` where the model gives no hidden states to score from.
         """
         device = torch.device(device)
         if not self._checked:
             self.check(device)
-        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad}
+        if beside is not None and self._full_logits:
+            raise ValueError(
+                f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
+                "decoder's hidden states, which model.distillation needs."
+            )
+        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "beside": beside}
         return call_gathered(self.model, self._score, rollouts, rows, device, options)
+
+    def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
+        if not self._checked:
+            self.check(device)
+        return call_gathered(self.model, self._hidden, rollouts, rows, device)
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
@@ -178,20 +189,25 @@ class Scorer:
             ways["layout"] = "padded micro-batches, not packed ones"
         elif self._slow_attention is not None:
             ways["attention"] = f"padded blocks, because {self._slow_attention}"
-        if self._full_logits:
-            ways["head"] = "all logits of a completion at once"
-        elif not output_head(self.model)[1].is_one_matrix:
-            ways["head"] = "a module that autograd differentiates, because it is more than one matrix"
-        elif (obstacle := fused_head_obstacle(device)) is not None:
-            ways["head"] = f"softmax without fused kernels, because {obstacle}"
+        ways |= self._slow_head(device)
         if not fused_modules(self.model) and not has_compiled_layers(self.model):
             reason = liger_obstacle(device) or "model.use_liger_kernel=false, or Liger does not know the architecture"
             ways["kernels"] = f"norms and activations one operation at a time ({reason})"
         return ways
 
+    def _slow_head(self, device: torch.device) -> dict[str, str]:
+        if self._full_logits:
+            return {"head": "all logits of a completion at once"}
+        if not output_head(self.model)[1].is_one_matrix:
+            return {"head": "a module that autograd differentiates, because it is more than one matrix"}
+        if (obstacle := fused_head_obstacle(device)) is not None:
+            return {"head": f"softmax without fused kernels, because {obstacle}"}
+        return {}
+
     def _settle_layout(self, device: torch.device) -> None:
         name = type(base_model(self.model)).__name__
         with evaluating(self.model):
+            call_gathered(self.model, check_positions, base_model(self.model), device)
             self._check_kernels(name, device)
             if self._layout == "packed":
                 reason = self._fastest_packed(device)
@@ -245,7 +261,7 @@ class Scorer:
         batch = pack(rollouts, torch.arange(rollouts.num_completions), self.share_prompts)
         packing = Packing(batch.segments, device)
         try:
-            call_gathered(self.model, self._decode_packed, batch, packing, device)
+            call_gathered(self.model, decode_packed, self.model, batch, packing, device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
@@ -281,44 +297,26 @@ class Scorer:
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         targets = to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
         options = options | self._head_options
+        beside = options.pop("beside", None)
         if self._full_logits:
             return self._score_full_logits(rollouts, rows, targets, options)
-        decoder, head = output_head(self.model)
+        _, head = output_head(self.model)
+        hidden = self._hidden(rollouts, rows, device)
+        scores = head.logprobs(hidden, targets, temperature=self.temperature, **options)
+        return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
+
+    def _decoder(self) -> nn.Module:
+        """What gives hidden states."""
+        return output_head(self.model)[0]
+
+    def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        """(T, H) hidden states that predict the completion tokens."""
         if self._layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            hidden = self._decode_packed(batch, Packing(batch.segments, device), device)
-        else:
-            padded = pad(rollouts, rows)
-            # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-            states = decoder(input_ids=to_device(padded.input_ids, device), use_cache=False).last_hidden_state
-            hidden = rows_at(states.flatten(0, 1), to_device(padded.score_index, device))
-        return TokenScores(*head.logprobs(hidden, targets, temperature=self.temperature, **options))
-
-    def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
-        """(T, H) hidden states that predict the completion tokens of one packed row."""
-        decoder, _ = output_head(self.model)
-        states = decoder(
-            input_ids=to_device(batch.input_ids[None], device),
-            position_ids=to_device(batch.position_ids[None], device),
-            # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
-            use_cache=False,
-            packing=packing,
-        ).last_hidden_state
-        return rows_at(states[0], to_device(batch.score_index, device))
+            return decode_packed(self._decoder(), batch, Packing(batch.segments, device), device)
+        return decode_padded(self._decoder(), pad(rollouts, rows), device)
 
     def _score_full_logits(
         self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
     ) -> TokenScores:
-        """The plain model row by row, with all logits in its own precision and a chunk at a time in float32."""
-        model = base_model(self.model)
-        prompts, completions = rollouts.prompts(), rollouts.completions()
-        logits = []
-        for row in rows.tolist():
-            prompt = prompts[int(rollouts.group[row])]
-            input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
-            logits.append(model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
-        flat = torch.cat(logits)
-        options = {"vocab_size": flat.shape[1], "temperature": self.temperature, **options}
-        # Cloned, because the head's output may be overwritten.
-        return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, **options))
+        return score_full_logits(self.model, rollouts, rows, targets, {"temperature": self.temperature, **options})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.passes import Passes
 
 
@@ -20,10 +22,11 @@ class MicroBatchLoss:
     Args:
         objective: The loss.
         passes: Over the policy.
+        teacher: Whose divergence from the policy is added, if there is one.
     """
 
-    def __init__(self, objective: Objective, passes: Passes) -> None:
-        self.objective, self.passes = objective, passes
+    def __init__(self, objective: Objective, passes: Passes, teacher: Teacher | None = None) -> None:
+        self.objective, self.passes, self.teacher = objective, passes, teacher
         self.entropy_controller = objective.entropy_controller()
         self.replica = Replica()
         self.device = torch.device("cpu")
@@ -33,20 +36,27 @@ class MicroBatchLoss:
         scorer = self.passes.scorer
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return scorer.idle(self.device)
-        logprobs, entropy = scorer.score(
+        teacher = self.teacher
+        beside = None if teacher is None else partial(teacher.divergence, experience.rollouts, micro_batch.rows)
+        logprobs, entropy, divergence = scorer.score(
             experience.rollouts,
             micro_batch.rows,
             self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
+            beside=beside,
         )
+        tokens = experience.train_tokens(micro_batch.rows)
         loss, metrics = self.objective.loss(
-            experience.train_tokens(micro_batch.rows),
+            tokens,
             logprobs,
             entropy,
             micro_batch.totals,
             self.entropy_controller.applied if self.entropy_controller else None,
         )
+        if teacher is not None and divergence is not None:
+            taught, added = teacher.loss(divergence, tokens.mask, micro_batch.totals)
+            loss, metrics = loss + taught, metrics + added
         if self.replica.leads:  # the others have the same numbers
             report.add(metrics)
             report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))

@@ -77,11 +77,7 @@ class Optimization:
         optimizer = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
         optimizer.register_step_post_hook(lambda *_: self.policy.changed())
         scheduler = None if settings.lr_scheduler is None else settings.lr_scheduler(optimizer)
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            raise ValueError(
-                "model.lr_scheduler=ReduceLROnPlateau waits for a validation metric, and a schedule is stepped once per optimizer "
-                "step. Use grpo_lightning.modules.schedules.WarmupSchedule."
-            )
+        check_scheduler(scheduler)
         if not settings.allow_rounded_steps:
             check_steps_land(optimizer, settings.optimizer)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -133,6 +129,19 @@ class Optimization:
     def has_buckets(self) -> bool:
         """Whether DDP sums gradients."""
         return isinstance(self.lightning.trainer.strategy.model, DistributedDataParallel)
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuses a schedule that waits for a metric.
+
+    Raises:
+        ValueError: Naming another.
+    """
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(
+            "model.lr_scheduler=ReduceLROnPlateau waits for a validation metric, and a schedule is stepped once per optimizer "
+            "step. Use grpo_lightning.modules.schedules.WarmupSchedule."
+        )
 
 
 def check_trainer(trainer: Trainer) -> None:

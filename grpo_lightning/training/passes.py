@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
+from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
@@ -79,6 +81,30 @@ class Passes:
             for _ in range(max(gather_objects(len(plan))) - len(plan)):
                 scorer.idle(device)
         return plan
+
+    @torch.no_grad()
+    def score(
+        self, scorer: Scorer, rollouts: Rollouts, device: torch.device, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """(T,) logprobs and (T,) entropies, or an empty tensor, of all completion tokens; no gradient, dropout off.
+
+        Args:
+            scorer: Of the policy or of another model, which may be elsewhere.
+            rollouts: On the CPU.
+            device: Where the result is wanted.
+            with_entropy: Whether entropies are.
+        """
+        logprobs = torch.empty(rollouts.completion_ids.numel(), device=device)
+        entropy = torch.empty_like(logprobs) if with_entropy else logprobs[:0]
+        of_model = next(scorer.model.parameters()).device
+        with evaluating(scorer.model):
+            for rows in self.plan_everywhere(scorer, rollouts):
+                index = to_device(rollouts.tokens_of(rows), device)
+                scores = scorer.score(rollouts, rows, of_model, with_entropy)
+                logprobs[index] = scores.logprobs.to(device)
+                if scores.entropy is not None:
+                    entropy[index] = scores.entropy.to(device)
+        return logprobs, entropy
 
     def fill(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """(1,): tokens of a pass as a share of what it may have."""

@@ -11,13 +11,9 @@ problem a line. The same machine writes the same bytes again.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,8 @@ from random_model import build_model
 from task import Problem, distinct_problems, sample_problem
 from tokenizer import build_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+from assets import ROOT, grpo_lightning, keep_export, write_rows
+
 CONFIG = Path(__file__).with_name("sft.yaml")
 TRAIN_ROWS, HELD_OUT_ROWS = 4096, 400
 
@@ -86,32 +83,6 @@ def asked(problem: Problem) -> dict[str, Any]:
 def graded(problem: Problem) -> dict[str, Any]:
     """The problem with what rewards compare answers with."""
     return {**asked(problem), "ground_truth": str(problem.result)}
-
-
-def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write one JSON line a row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def grpo_lightning(command: str, config: Path, settings: Mapping[str, Any]) -> None:
-    """Run a command of the project on one thread: sums in another order on more threads would give other weights."""
-    options = [f"--{name}={value}" for name, value in settings.items()]
-    line = [sys.executable, "-m", "grpo_lightning", command, f"--config={config}", *options]
-    subprocess.run(line, check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def keep_export(start: Path, export: Path, target: Path) -> None:
-    """Copy the start with the exported weights in it: its tokenizer files are shorter than what loading made of them.
-
-    Files are readable by all; safetensors are written 0600, which a package would carry on.
-    """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for path in start.iterdir():
-        source = export / path.name if path.suffix == ".safetensors" else path
-        shutil.copyfile(source, target / path.name)
 
 
 if __name__ == "__main__":

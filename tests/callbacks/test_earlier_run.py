@@ -77,8 +77,8 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     shutil.rmtree(root / "fast_dev_run")
     run(1)
     assert len(names(root / "completions")) == 1
-    assert len(names(root / "earlier-1" / "completions")) == steps_saved(root / "earlier-1") == 5
-    earlier = root / "earlier-1"
+    assert len(names(root / "earlier" / "1" / "completions")) == steps_saved(root / "earlier" / "1") == 5
+    earlier = root / "earlier" / "1"
     assert names(earlier) == [name for name in kept if name != "run.lock"]
     assert names(earlier / "logs") == [f"version_{number}" for number in range(4)]
     assert names(root / "logs") == ["version_4"]
@@ -96,7 +96,9 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     main(["validate", *evaluate, "--ckpt_path=last"])  # with an eval_dataset that training did not have
     assert not [warning for warning in recwarn if "other settings" in str(warning.message)]
     run(1)
-    assert names(root) == [*kept[:2], "earlier-1", "earlier-2", *kept[2:]]
+    assert names(root) == [*kept[:2], "earlier", *kept[2:]]
+    assert names(root / "earlier") == ["1", "2"]
+    assert f"{root / 'earlier'} holds 2 earlier runs, 0.0 GB; remove those" in capsys.readouterr().out
 
 
 def test_a_folder_without_results_is_left_alone(tmp_path):
@@ -105,13 +107,29 @@ def test_a_folder_without_results_is_left_alone(tmp_path):
     assert put_aside(tmp_path) is None and names(tmp_path) == ["checkpoints"]
 
 
-def test_the_newest_of_the_last_checkpoints_counts_and_no_other_name(tmp_path):
+def test_forty_earlier_runs_are_one_entry_of_the_folder_and_no_number_is_used_twice(tmp_path):
+    for number in range(1, 41):
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").write_text(str(number))
+        place = put_aside(tmp_path)
+        assert place == tmp_path / "earlier" / str(number)
+        assert (place / "checkpoints" / "last.ckpt").read_text() == str(number)
+    assert names(tmp_path) == ["earlier"]
+    shutil.rmtree(tmp_path / "earlier" / "7")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert put_aside(tmp_path) == tmp_path / "earlier" / "41"  # not among older ones
+
+
+def test_the_newest_of_the_last_checkpoints_counts_and_another_name_where_there_is_none(tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     assert newest_checkpoint(tmp_path, [folder]) is None  # a first start with --ckpt_path last, as job scripts do
     (folder / "epoch=0-step=2.ckpt").touch()
-    with pytest.raises(ValueError, match=r"has no last.ckpt.* --ckpt_path '.*epoch=0-step=2.ckpt'"):
-        newest_checkpoint(tmp_path, [folder])
+    assert newest_checkpoint(tmp_path, [folder]) == folder / "epoch=0-step=2.ckpt"
+    (folder / "last.ckpt").symlink_to("epoch=0-step=1.ckpt")  # killed before the link was renewed
+    assert newest_checkpoint(tmp_path, [folder]) == folder / "epoch=0-step=2.ckpt"
+    (folder / "last.ckpt").unlink()
     (tmp_path / "hpc_ckpt_1.ckpt").touch()
     assert newest_checkpoint(tmp_path, [folder]) == tmp_path / "hpc_ckpt_1.ckpt"
     (folder / "last.ckpt").touch()
@@ -155,6 +173,6 @@ def test_files_in_places_of_their_own_are_put_aside_too(tiny_model_dir, tmp_path
 
     run(2)
     run(1)
-    assert [len(names(tmp_path / f"completions{number}")) for number in ("", "-earlier-1")] == [1, 2]
-    assert names(tmp_path / "exports-earlier-1") == names(tmp_path / "exports") == ["last"]
-    assert (tmp_path / "checkpoints-earlier-1" / "last.ckpt").exists()
+    assert [len(names(tmp_path / f"completions{number}")) for number in ("", "-earlier/1")] == [1, 2]
+    assert names(tmp_path / "exports-earlier/1") == names(tmp_path / "exports") == ["last"]
+    assert (tmp_path / "checkpoints-earlier/1" / "last.ckpt").exists()

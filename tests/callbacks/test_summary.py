@@ -32,6 +32,9 @@ def test_the_summary_holds_both_accuracies_and_is_printed(tiny_model_dir, tmp_pa
         success_reward="judged_once",
     )
     written = json.loads((tmp_path / "summary.json").read_text())
+    samples = written.pop("samples")
+    assert samples and {*samples[0]} == {"prompt", "before", "after", "reward_before", "reward_after"}
+    assert all(sample["prompt"] for sample in samples)
     seconds = written.pop("seconds")
     assert seconds > 0
     assert written == {

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -12,6 +16,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks.export import export as export_policy
+from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.commands import chat, export, report
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
 
@@ -115,6 +120,41 @@ def test_a_conversation_remembers_until_it_is_reset(tiny_model_dir):
     assert talk.answer("1+2=") == first
 
 
+@pytest.mark.parametrize(
+    ("prompt", "flags", "forgets"),
+    [
+        ('[{"role": "user", "content": "1+2="}]', [], True),
+        ("1+2=", [], True),
+        ('[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]', [], False),
+        ('[{"role": "user", "content": "1+2="}]', ["--conversation"], False),
+        (None, [], False),
+    ],
+)
+def test_typed_prompts_start_anew_where_training_prompts_had_one_turn(
+    prompt, flags, forgets, tiny_model_dir, tmp_path, capsys, monkeypatch
+):
+    exported = shutil.copytree(tiny_model_dir, tmp_path / "run" / "hf" / "last")
+    if prompt is not None:
+        (tmp_path / "run" / "completions").mkdir()
+        table = pa.table({"prompt": [prompt]})
+        pq.write_table(table, tmp_path / "run" / "completions" / "step-00000000.rank0.parquet")
+    typed = iter(["1+2=", "1+2=", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda shown: next(typed))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    answer, remembered = chat.Chat.answer, []
+
+    def noted(self, text):
+        completion = answer(self, text)
+        remembered.append([message["role"] for message in self.messages])
+        return completion
+
+    monkeypatch.setattr(chat.Chat, "answer", noted)
+    assert chat.main([str(exported), *flags, "--max_completion_length", "2"]) == 0
+    one = ["user", "assistant"]
+    assert remembered == ([one, one] if forgets else [one, one + one])
+    assert ("starts anew" in capsys.readouterr().out) == forgets
+
+
 def test_chat_tries_a_checkpoint_with_the_system_prompt_of_its_run(tiny_model_dir, tmp_path, capsys, monkeypatch):
     make_run(tmp_path / "run", tiny_model_dir)
     monkeypatch.setattr("sys.stdin", io.StringIO("1+2=\n"))
@@ -147,11 +187,28 @@ def test_chat_refuses_a_source_that_holds_no_model(tmp_path, capsys):
     assert "no checkpoints" in capsys.readouterr().err
 
 
-def test_fit_exports_what_the_command_exports(tiny_model_dir, tmp_path):
+def test_fit_exports_what_the_command_exports_and_shows_how_to_use_it(tiny_model_dir, tmp_path, capsys):
     from grpo_lightning.callbacks import HuggingFaceExport
 
-    fit(tiny_model_dir, tmp_path, trainer={"callbacks": [HuggingFaceExport()]})
-    assert (tmp_path / "hf" / "last" / "config.json").exists()
+    module = fit(tiny_model_dir, tmp_path, trainer={"callbacks": [HuggingFaceExport()]})
+    exported = tmp_path / "hf" / "last"
+    assert (exported / "config.json").exists()
+    lines = capsys.readouterr().out.partition("In Python:\n")[2]
+    exec(lines, {})
+    prompt = module.last_step.batch.prompts[0]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    expected = tokenizer.decode(
+        model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True
+    )
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_the_lines_for_a_conversation_go_through_the_chat_template(tiny_model_dir, capsys):
+    lines = transformers_lines(tiny_model_dir, [{"role": "user", "content": "1+2="}], 6)
+    assert len(lines.splitlines()) == 5
+    exec(lines, {})
+    assert capsys.readouterr().out == greedy(tiny_model_dir, "1+2=", 6) + "\n"
 
 
 def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path):

@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer, weights, write_prompts
 
+from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.datamodules.curriculum import EASY, HARD, OPEN, Curriculum, Pools
 from grpo_lightning.datamodules.outcomes import GroupOutcomes
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.modules import GRPOModule
+from grpo_lightning.modules import GRPOModule, SFTModule
 
 
 def pools(count: int = 12, shuffle: bool = False, **settings: Any) -> Pools:
@@ -209,3 +210,12 @@ def test_a_stream_resumes_bit_for_bit_in_training(tiny_model_dir: Path, tmp_path
         assert on.seen == whole.seen[step:]
         for name, weight in weights(on).items():
             assert torch.equal(weight, weights(whole)[name]), name
+
+
+def test_a_curriculum_of_demonstrations_is_refused_before_weights_load(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}+1=", "completion": str(n + 1)} for n in range(6)]
+    module = SFTModule(model_name_or_path=str(tiny_model_dir))
+    data = GRPODataModule(rows, batch_size=2, curriculum=Curriculum())
+    with pytest.raises(ValueError, match=r"data.curriculum follows rewards, and SFTModule has none"):
+        make_trainer(tmp_path, 1).fit(module, datamodule=data)
+    assert not module.policy.is_loaded

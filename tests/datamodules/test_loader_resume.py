@@ -127,7 +127,7 @@ def test_epochs_have_different_orders_and_leave_out_the_incomplete_batch(tmp_pat
 
 def test_a_resume_inside_an_epoch_with_another_global_batch_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, Recorder(), max_steps=2, max_epochs=-1)
-    with pytest.raises(ValueError, match=r"inside epoch 0.*prompts_per_step was 2 and is 3"):
+    with pytest.raises(ValueError, match=r"inside epoch 0.*data.batch_size times devices was 2 and is 3"):
         fit(tmp_path, Recorder(), ckpt_path=str(tmp_path / "last.ckpt"), batch_size=3)
 
 

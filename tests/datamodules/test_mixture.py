@@ -136,14 +136,28 @@ def test_a_mixture_is_not_continued_with_other_data() -> None:
     [
         ({"datasets": {"a": "x.jsonl"}, "dataset": "y.jsonl"}, "data.dataset has no effect beside data.datasets"),
         ({"datasets": {}}, "must map names to datasets"),
-        ({"datasets": {"a": {"dataset": "x", "weight": 0}}}, r"data.datasets.a.weight=0 is not a positive number"),
-        ({"datasets": {"a": {"dataset": "x", "weight": True}}}, r"weight=True is not"),
+        (
+            {"datasets": {"a": {"dataset": "x", "weight": 0}}},
+            r"data.datasets.a.weight=0 is neither a positive number nor rows",
+        ),
+        ({"datasets": {"a": {"dataset": "x", "weight": True}}}, r"weight=True is neither"),
+        (
+            {"datasets": {"a": {"dataset": "x", "weight": "rows"}, "b": {"dataset": "y", "weight": 2}}},
+            r"weighs a by rows and others by numbers",
+        ),
         ({"datasets": {"a": {"dataset": "x", "converter": "gsm8k"}}}, r"data.datasets.a: converter has no effect"),
     ],
 )
 def test_settings_of_a_mixture_are_checked_on_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GRPODataModule(**settings)
+
+
+def test_datasets_weighed_by_their_rows_are_as_if_in_one_file() -> None:
+    parts = {name: {"dataset": rows(name, count), "weight": "rows"} for name, count in (("a", 30), ("b", 10))}
+    data = made(datasets=parts, batch_size=8)
+    shares = [[data.train_prompts.dataset_of(uid) for uid in batch.uids].count(1) for batch in data.train_dataloader()]
+    assert shares == [2] * 5  # an epoch of 40 prompts
 
 
 def test_a_dataset_too_small_for_its_share_and_mixed_forms_are_refused() -> None:

@@ -12,7 +12,9 @@ import datasets
 import lightning as L
 import pytest
 import torch
+from ahead_generator import AheadGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import make_data, make_module, make_trainer
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
@@ -181,3 +183,14 @@ def test_what_a_stream_cannot_do_is_refused() -> None:
         data = GRPODataModule(eval_dataset=iterable())
         data.tokenizer = build_tokenizer()
         data.setup("validate")
+
+
+def test_a_run_that_samples_ahead_of_a_stream_is_refused_before_weights_load(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    module = make_module(tiny_model_dir, async_rollouts=1, generator=AheadGenerator())
+    with pytest.raises(
+        ValueError, match=r"data.streaming reads the next prompts when .*model.async_rollouts=1 wants them"
+    ):
+        make_trainer(tmp_path, 2).fit(module, datamodule=make_data(tmp_path, streaming=True))
+    assert not module.policy.is_loaded

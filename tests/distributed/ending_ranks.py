@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ranks import _context, free_port, launcher_variables
+from fork_server import CONTEXT
+from ranks import free_port, launcher_variables
 from runs import make_data, make_module, make_trainer, share_of_digits, write_prompts
 
 from grpo_lightning.distributed import rank_watch
@@ -43,7 +44,7 @@ def end_of_ranks(count: int, function: Callable[..., None], folder: Path, *args:
     port = free_port()
     outputs = [folder / f"rank{rank}.txt" for rank in range(count)]
     ranks = [
-        _context.Process(target=_main, args=(rank, count, port, output, function, (folder, *args)))
+        CONTEXT.Process(target=_main, args=(rank, count, port, output, function, (folder, *args)))
         for rank, output in enumerate(outputs)
     ]
     for rank in ranks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import socket
 import tempfile
@@ -13,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fork_server import CONTEXT
 
 SECONDS = 150
 """A rank that needs longer hangs: it prints where, and the test fails."""
-
-# One server process imports everything once; each rank is forked from it, in a fraction of a second.
-_context = multiprocessing.get_context("forkserver")
-PRELOADED = ["grpo_lightning.modules", "grpo_lightning.datamodules", "grpo_lightning.callbacks"]
-_context.set_forkserver_preload([*PRELOADED, "lightning.pytorch.strategies", "torch.distributed.fsdp"])
 
 
 def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -33,7 +28,7 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"rank{rank}.pt") for rank in range(count)]
         ranks = [
-            _context.Process(target=_rank_main, args=(rank, count, port, path, function, args))
+            CONTEXT.Process(target=_rank_main, args=(rank, count, port, path, function, args))
             for rank, path in enumerate(paths)
         ]
         for rank in ranks:

@@ -226,3 +226,11 @@ def test_the_script_trains_on_a_local_file(tiny_model_dir: Path, tmp_path: Path,
     )
     assert (tmp_path / "run" / "hf" / "last" / "config.json").exists()
     assert len(list((tmp_path / "run" / "completions").glob("*.parquet"))) == 1
+
+
+def test_the_tests_that_reliability_cites_exist_and_every_promise_has_one() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    cited = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert cited and {path for path in cited if not (ROOT / path).is_file()} == set()
+    promises = [line for line in page.partition("## The fault matrix")[0].splitlines() if re.match(r"\| [A-Z`]", line)]
+    assert len(promises) > 12 and [line for line in promises if "`tests/" not in line] == []

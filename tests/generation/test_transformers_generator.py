@@ -12,8 +12,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from toy_models import build_model, build_tokenizer
-from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedModel, Qwen3NextConfig
-from transformers.models.qwen3_next import Qwen3NextForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.transformers.generator import TransformersGenerator
@@ -337,17 +343,28 @@ def test_models_with_another_cache_are_refused_by_name():
     mamba = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=320, state_size=4))
     with pytest.raises(ValueError, match=r"MambaForCausalLM.*past_key_values.*VLLMColocate"):
         generator(mamba)
-    hybrid = Qwen3NextForCausalLM(
-        Qwen3NextConfig(
-            vocab_size=320, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=16, linear_num_key_heads=1, linear_num_value_heads=2,
-            linear_key_head_dim=16, linear_value_head_dim=16, num_experts=2, num_experts_per_tok=1,
-            moe_intermediate_size=16, shared_expert_intermediate_size=16,
-            layer_types=["linear_attention", "full_attention"],
-        )
+
+
+def test_a_model_that_lets_padding_into_its_state_is_refused_at_the_start():
+    config = AutoConfig.for_model(
+        "recurrent_gemma", vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, lru_width=32, attention_window_size=8,
+        block_types=["recurrent", "attention"],
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"qwen3_next.*LinearAttention"):
-        generator(hybrid)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.3)
+    with pytest.raises(ValueError, match=r"a RecurrentGemmaForCausalLM: decoded logprobs differ.*VLLMColocate"):
+        generator(model)
+
+
+def test_prompts_beyond_max_model_length_are_refused_by_its_name():
+    made = TransformersGenerator(max_model_length=8)
+    made.start(ending_model(), TOKENIZER, "a-model")
+    with pytest.raises(ValueError, match=r"the model has 8 positions \(model.generator.init_args.max_model_length\)"):
+        made.generate(PROMPTS, SETTINGS, SEEDS)
 
 
 def test_weights_that_are_not_numbers_are_reported(policy):

@@ -15,7 +15,7 @@ from runs import fit
 from grpo_lightning.callbacks import CompletionWriter, HuggingFaceExport, SystemRecord
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.errors import ExplainedError
-from grpo_lightning.metrics.diagnostics import LenientCSVLogger
+from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 
 
 class InTheWay(Callback):
@@ -39,6 +39,22 @@ def test_a_run_trains_on_without_the_diagnostics_that_cannot_be_written(tiny_mod
     assert module.steps_done == 2
     assert len([one for one in told if "is left out" in str(one.message)]) == 2  # once for each folder
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+
+
+def test_tensorboard_whose_folder_is_gone_ends_nothing(tmp_path):
+    """Lightning turns whatever a writer raises into a ValueError about the value, which ended the run."""
+    board = LenientTensorBoardLogger(tmp_path, version=0)
+    board.log_metrics({"reward": 1.0}, step=1)
+    board.save()
+    board.experiment.file_writer.event_writer._async_writer.write = gone
+    with pytest.warns(UserWarning, match="is left out; training goes on"):
+        board.log_metrics({"reward": 2.0}, step=2)
+    with pytest.raises(ValueError, match="you tried to log"):
+        board.log_metrics({"reward": object()}, step=3)
+
+
+def gone(data: bytes) -> None:
+    raise FileNotFoundError(2, "No such file or directory")
 
 
 def test_diagnostics_that_cannot_be_written_from_the_start_end_nothing(tiny_model_dir, tmp_path):

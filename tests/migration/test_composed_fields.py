@@ -133,6 +133,11 @@ COMPOSED_CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"data.dataset": {"file_name": "rows.jsonl", "split": "train"}},
         ),
     ],
+    "streaming": [
+        ({"dataset_name": "a/b", "streaming": True}, {"data.streaming": True}),
+        ({"dataset_name": "a/b", "streaming": False}, {"data.streaming": False}),
+    ],
+    "dataset_streaming": [({"dataset_name": "a/b", "dataset_streaming": True}, {"data.streaming": True})],
     "vllm_server_base_url": [
         (
             {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://gpu2:8100"},

@@ -97,11 +97,28 @@ def test_weights_in_half_precision_run_as_there_and_what_is_lost_is_said():
     assert "Steps of 2e-06 mostly round away" in result.refused["torch_dtype"]
 
 
-def test_several_datasets_are_answered_in_one_line():
-    result = migrate(BASE | {"datasets": [{"path": "a/b"}, {"path": "c/d"}]})
-    assert "a/b, c/d" in result.refused["datasets"] and "data.dataset" not in result.config
+def test_several_datasets_are_weighed_by_their_rows(tmp_path):
+    listed = [{"path": "a/maths"}, {"path": "b/maths", "name": "hard"}, {"path": "json", "data_files": "words.jsonl"}]
+    result = migrate(BASE | {"datasets": listed})
+    assert result.config["data.datasets"] == {
+        "maths": {"hf_hub_url": "a/maths", "split": "train", "weight": "rows"},
+        "maths-2": {"hf_hub_url": "b/maths", "subset": "hard", "split": "train", "weight": "rows"},
+        "words": {"file_name": "words.jsonl", "split": "train", "weight": "rows"},
+    }
+    assert "data.dataset" not in result.config
+    assert written(BASE | {"datasets": listed}, tmp_path).data.datasets["maths"]["weight"] == "rows"
     one = migrate(BASE | {"dataset_mixture": {"datasets": [{"id": "a/b", "config": "c"}]}}).config
     assert one["data.dataset"] == {"hf_hub_url": "a/b", "subset": "c", "split": "train"}
+
+
+@pytest.mark.parametrize("name", ["streaming", "dataset_streaming"])
+def test_a_stream_stays_one_where_its_run_has_an_end_and_one_dataset(name, tmp_path):
+    stream = BASE | {"dataset_name": "a/b", name: True}
+    assert written(stream, tmp_path).data.streaming is True
+    endless = migrate({**stream, "max_steps": -1})
+    assert "data.streaming" not in endless.config and "Without max_steps" in endless.refused[name]
+    several = migrate(BASE | {"datasets": [{"path": "a/b"}, {"path": "c/d"}], name: True})
+    assert "data.streaming" not in several.config and "Several datasets" in several.refused[name]
 
 
 def test_unsloths_notebooks_train_adapters_without_being_told():

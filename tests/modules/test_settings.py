@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from grpo_lightning import GRPOModule, SFTModule
 from grpo_lightning.commands.module_choice import chosen_class, chosen_path, with_one_option
+from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.modules.flat_settings import documented
+from grpo_lightning.modules.grpo_checks import check_positions
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.sft import SFTSettings
 from grpo_lightning.rollouts.source import RolloutSource
@@ -104,3 +107,27 @@ def test_a_class_is_chosen_by_its_import_path_on_the_command_line_or_in_a_config
         chosen_class("os.path.join", GRPOModule)
     with pytest.raises(ValueError, match=r"model_class=nowhere.Module cannot be imported"):
         chosen_class("nowhere.Module", GRPOModule)
+
+
+def test_a_compiled_module_is_refused_naming_the_setting(tiny_model_dir, tmp_path):
+    module = torch.compile(make_module(tiny_model_dir))
+    with pytest.raises(ValueError, match=r"Give the Trainer the module itself, with model\.torch_compile=true"):
+        make_trainer(tmp_path).fit(module, datamodule=make_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("limit", "completion", "refused"), [(20, 13, True), (20, 12, False), (None, 504, False), (None, 505, True)]
+)
+def test_a_completion_reaches_no_further_than_the_engine_and_the_model(tiny_model_dir, limit, completion, refused):
+    generator = TransformersGenerator()
+    generator.max_model_length = limit  # as VLLMColocate has it
+    module = make_module(tiny_model_dir, max_completion_length=completion if completion < 20 else 8)
+    settings = replace(module.settings, max_completion_length=completion)
+    if not refused:
+        check_positions(settings, module.policy.config, generator, longest_prompt=8)
+        return
+    name = "max_model_length" if limit else "max_position_embeddings"
+    with pytest.raises(
+        ValueError, match=rf"after the longest prompt of 8 tokens .*{name}.*Set it to {completion - 1} at most"
+    ):
+        check_positions(settings, module.policy.config, generator, longest_prompt=8)

@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grpo_lightning.callbacks.completion_rows import completions_schema
+from grpo_lightning.commands.report import main
+
+HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title="hacked"</script>'
 
 
 def write_metrics(run: Path, launch: int, rows: Sequence[dict[str, Any]], tail: str = "") -> None:
@@ -79,3 +82,10 @@ def write_large_run(run: Path, steps: int, prompts: int, samples: int) -> Path:
     ]
     write_metrics(run, 0, metrics)
     return run
+
+
+def report(tmp_path: Path, *runs: Path) -> Path:
+    """The page of runs."""
+    page = tmp_path / "report.html"
+    assert main([*map(str, runs), "--output", str(page)]) == 0
+    return page

@@ -1,51 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import console_errors, needs_chromium, open_browser, open_page, texts, type_into, wait
-from report_runs import completion_row, write_completions, write_large_run, write_metrics
-
-from grpo_lightning.commands.report import main
+from browser import console_errors, needs_chromium, open_page, texts, type_into, wait
+from report_runs import HOSTILE, completion_row, report, write_completions, write_large_run, write_metrics
 
 pytestmark = needs_chromium
-
-HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title="hacked"</script>'
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with open_browser(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 6 steps with one healthy, one dead and one hostile group, seen at steps 0 and 5."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    metrics = [
-        {"step": s, "reward": s / 5, "entropy": 0.5, "kl": 0.1, "step_time": 1.5, "time/train": 1.0, "val/accuracy": 0.5,
-         "completions/mean_length": 4 + s, "frac_reward_zero_std": 0.9, "rewards/accuracy/errors": 2.0}
-        for s in range(6)
-    ]  # fmt: skip
-    write_metrics(run, 0, metrics)
-    (run / "logs" / "version_0" / "config.yaml").write_text("model:\n  beta: 0.04\n")
-    rows = []
-    for step in (0, 5):
-        says = ["the answer is six", "it must be seven"] if step == 0 else ["the answer is nine", "it is surely nine"]
-        rows += [completion_row(step, 11, s, completion=says[s], reward=float(s), advantage=s - 0.5) for s in range(2)]
-        rows += [completion_row(step, 12, s, reward=0.25, advantage=0.0, truncated=s == 0) for s in range(2)]
-        rows += [completion_row(step, 13, s, prompt=HOSTILE, completion=HOSTILE, reward=None) for s in range(2)]
-    write_completions(run, rows)
-    return run
-
-
-def report(tmp_path: Path, *runs: Path) -> Path:
-    page = tmp_path / "report.html"
-    assert main([*map(str, runs), "--output", str(page)]) == 0
-    return page
 
 
 def steps_listed(driver: Any) -> list[str]:
@@ -147,7 +108,7 @@ def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(d
     driver.execute_script("document.querySelector('#rows .row').click()")
     # The best are "it must be seven" (step 0) and "it is surely nine" (step 5).
     parts = driver.execute_script(
-        "return [...document.querySelector('#diff').childNodes].map(n => [n.nodeName.toLowerCase(), n.textContent])"
+        "return [...document.querySelector('#diff').childNodes].slice(1).map(n => [n.nodeName.toLowerCase(), n.textContent])"
     )
     without = {kind: "".join(text for name, text in parts if name != kind) for kind in ("del", "ins")}
     assert without["ins"] == "it must be seven" and without["del"] == "it is surely nine"
@@ -155,7 +116,7 @@ def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(d
     driver.execute_script(
         "const to = document.querySelector('#diff-to'); to.value = '0'; to.dispatchEvent(new Event('change'))"
     )
-    assert texts(driver, "#diff") == ["it must be seven"]
+    assert texts(driver, "#diff") == ["One text, compared with itself.it must be seven"]
     assert driver.execute_script("return document.querySelectorAll('#diff ins, #diff del').length") == 0
 
 

@@ -186,7 +186,7 @@ def test_the_page_embeds_the_data_and_allows_its_own_script_alone(tmp_path):
     write_metrics(tmp_path / "one", 0, [{"step": 0, "reward": 0.123456789}])
     write_completions(tmp_path / "one", [completion_row(0, 1, 0, completion="</script><b>hi</b>")])
     page = render_page([read_run(tmp_path / "one")])
-    assert embedded(page, "overview")["runs"][0]["metrics"] == {"reward": [[0], [0.123457]]}
+    assert embedded(page, "overview")["runs"][0]["metrics"]["reward"] == [[0], [0.123457]]
     assert embedded(page, "completions")[0]["completion"] == ["</script><b>hi</b>"]
     assert "<b>hi</b>" not in page
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from runs import fit, make_module
 
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
-from grpo_lightning.rollouts.sampler_canary import MISMATCH, SamplerCanary, StaleSamplerError, mismatch_limit
+from grpo_lightning.rollouts.sampler_canary import (
+    MISMATCH,
+    UNREPORTED,
+    SamplerCanary,
+    StaleSamplerError,
+    mismatch_limit,
+)
 
 
 class ForgetfulGenerator(TransformersGenerator):
@@ -31,6 +38,13 @@ class ForgetfulGenerator(TransformersGenerator):
             self.copy.load_state_dict(policy.state_dict())
             self.updates_left -= 1
         return {}
+
+
+class StructuredGenerator(TransformersGenerator):
+    """Says that it can sample with structured outputs, as vLLM's can."""
+
+    def check_sampling(self, sampling):
+        pass
 
 
 def large_steps(params):
@@ -86,5 +100,41 @@ def test_there_is_no_limit_where_sampler_and_trainer_differ_by_design(tiny_model
     assert mismatch_limit(0.1, SamplingSettings().reshapes_distribution, replays_groups=True) is None
     assert mismatch_limit(0.1, SamplingSettings(temperature=0.7).reshapes_distribution, replays_groups=False) == 0.1
     assert make_module(tiny_model_dir, top_k=3).canary.max_mismatch is None
-    assert make_module(tiny_model_dir, structured_outputs={"regex": "a"}).canary.max_mismatch is None
+    able = {"structured_outputs": {"regex": "a"}, "generator": StructuredGenerator()}
+    assert make_module(tiny_model_dir, **able).canary.max_mismatch is None
     assert make_module(tiny_model_dir).canary.max_mismatch == 0.1
+
+
+class SilentGenerator(TransformersGenerator):
+    """Reports NaN in place of every logprob from the step ``silent_from`` on."""
+
+    def __init__(self, silent_from: int) -> None:
+        super().__init__()
+        self.silent_from, self.calls = silent_from, 0
+
+    def generate(self, *args, **kwargs):
+        rollouts = super().generate(*args, **kwargs)
+        self.calls += 1
+        if self.calls < self.silent_from:
+            return rollouts
+        return replace(rollouts, sampling_logprobs=torch.full_like(rollouts.sampling_logprobs, torch.nan))
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}])  # also where no difference is looked at
+def test_a_sampler_that_reports_no_logprob_for_three_steps_stops_the_run(tiny_model_dir, tmp_path, settings):
+    with pytest.raises(StaleSamplerError, match=r"for 3 steps the sampler has reported NaN"):
+        fit(tiny_model_dir, tmp_path, max_steps=8, generator=SilentGenerator(2), **settings)
+
+
+def test_a_run_may_go_on_without_logprobs_where_its_config_says_so(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, 4, generator=SilentGenerator(1), max_sampler_mismatch=None)
+    assert module.steps_done == 4
+    assert UNREPORTED not in module.step_metrics
+
+
+def test_steps_without_logprobs_count_in_a_row_and_only_where_tokens_were_trained():
+    canary = SamplerCanary(0.1)
+    for step, metrics in enumerate(
+        [{UNREPORTED: 5.0}, {UNREPORTED: 5.0}, {MISMATCH: 0.0}, {UNREPORTED: 5.0}, {}, {}, {}]
+    ):
+        canary.check(metrics, step)

@@ -11,7 +11,8 @@ from toy_models import build_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from grpo_lightning.scoring import packed_attention as attention
-from grpo_lightning.scoring.packed_attention import Packing, install_packed_attention, packed_attention
+from grpo_lightning.scoring.blocks import Packing
+from grpo_lightning.scoring.packed_attention import install_packed_attention, packed_attention
 from grpo_lightning.scoring.packing import Segments, pack
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
@@ -37,7 +38,14 @@ def tensors(length: int, dtype: torch.dtype = torch.float64, device: str = "cpu"
 
 
 def one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """(1, L, heads, D): softmax written out for every query on its own."""
     rows = []
@@ -51,7 +59,8 @@ def one_by_one(
             for head in range(HEADS):
                 k, v = (tensor[0, head // (HEADS // KEY_HEADS), seen] for tensor in (key, value))
                 scores = softcap * torch.tanh(k @ query[0, head, position] * scale / softcap)
-                heads.append(scores.softmax(0) @ v)
+                beside = 0.0 if sinks is None else sinks[head].exp()  # one more term of the sum, without a value
+                heads.append((scores.exp() / (scores.exp().sum() + beside)) @ v)
             rows.append(torch.stack(heads))
     return torch.stack(rows)[None]
 
@@ -74,6 +83,21 @@ def test_packed_attention_equals_softmax_written_out_with_gradients(share_prompt
         torch.autograd.grad((found * upstream).sum(), inputs),
         torch.autograd.grad((expected * upstream).sum(), inputs),
         **tolerance,
+    )
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_sinks_are_one_more_term_of_the_softmax_with_gradients(share_prompts, window):
+    segments, length = a_pack(share_prompts)
+    inputs = [*tensors(length), torch.tensor([-1.0, 0.5, 2.0, 4.0], dtype=torch.float64, requires_grad=True)]
+    options = {"scaling": 0.3, "sliding_window": window, "packing": Packing(segments), "s_aux": inputs[3]}
+    found, _ = packed_attention("sdpa", nn.Module(), *inputs[:3], None, **options)
+    expected = one_by_one(*inputs[:3], segments, 0.3, window or length, 1e9, inputs[3])
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * upstream).sum(), inputs), torch.autograd.grad((expected * upstream).sum(), inputs)
     )
 
 
@@ -108,8 +132,8 @@ def test_what_the_packed_kernels_do_not_do_is_refused():
         packed_attention("sdpa", nn.Module(), *inputs, None, packing=Packing(segments), dropout=0.1)
     with pytest.raises(NotImplementedError, match="is causal, Module is not"):
         packed_attention("sdpa", bidirectional, *inputs, None, packing=Packing(segments))
-    with pytest.raises(NotImplementedError, match="does not know the argument s_aux"):
-        packed_attention("sdpa", nn.Module(), *inputs, None, packing=Packing(segments), s_aux=torch.zeros(HEADS))
+    with pytest.raises(NotImplementedError, match="does not know the argument position_bias"):
+        packed_attention("sdpa", nn.Module(), *inputs, None, packing=Packing(segments), position_bias=torch.zeros(1))
 
 
 @pytest.mark.parametrize("previous", ["sdpa", "eager"])

@@ -13,8 +13,9 @@ from toy_models import build_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from grpo_lightning.scoring.fast_kernels import use_liger_kernels
+from grpo_lightning.scoring.forward import TokenScores
 from grpo_lightning.scoring.packing import count_tokens
-from grpo_lightning.scoring.scorer import Scorer, TokenScores
+from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
 SIZES = {
@@ -198,6 +199,32 @@ def test_a_model_that_cannot_be_packed_is_padded_and_says_so_once(name, override
     assert [record.name for record in caplog.records].count("grpo_lightning.scoring.scorer") == 1
     assert reason in caplog.text
     torch.testing.assert_close(scores, one_by_one(model, rollouts, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_whose_scores_depend_on_the_positions_beside_it_is_refused():
+    """Phi-3.5-MoE of transformers scales its attention by the longest sequence of the pass."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 32,
+        "short_mscale": 1.0,
+        "long_mscale": 1.3,
+        "factor": 8.0,
+    }
+    model = toy("phimoe", num_local_experts=2, original_max_position_embeddings=32, rope_parameters=rope)
+    with pytest.raises(ValueError, match=r"PhimoeForCausalLM cannot be trained.*position 255 is in the same pass"):
+        Scorer(model, TEMPERATURE).check("cpu")
+
+
+def test_layers_that_make_a_mask_of_their_own_are_not_packed():
+    """Doge adds learnt terms to its mask, which packed attention would leave out; freshly made they are all zero."""
+    scorer = Scorer(toy("doge"), TEMPERATURE)
+    with pytest.raises(ValueError, match="the mask that DogeAttention makes of its own"):
+        Scorer(toy("doge"), TEMPERATURE, "packed").check("cpu")
+    scorer.check("cpu")
+    assert scorer.layout == "padded"
 
 
 def test_packed_that_was_asked_for_and_is_not_possible_is_an_error():

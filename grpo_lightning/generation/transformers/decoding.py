@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import StopRule
-from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache
+from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache, repeat_rows
 from grpo_lightning.generation.transformers.sampling import TokenSampler
 
 CHECK_EVERY = {"cpu": 1}
@@ -140,7 +140,7 @@ class Slots:
         self.logits = output.logits[:, -1]  # (n, V)
 
     def _repeat(self, num_generations: int) -> None:
-        self.cache.batch_repeat_interleave(num_generations)
+        repeat_rows(self.cache, num_generations)
         self.logits = self.logits.repeat_interleave(num_generations, 0)
         self.positions = self.positions.repeat_interleave(num_generations, 0)
         self.prompts = self.prompts.repeat_interleave(num_generations, 0)

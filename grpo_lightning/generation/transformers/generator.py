@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
+from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
 from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
@@ -37,12 +38,17 @@ class TransformersGenerator(Generator):
     Args:
         max_batch_size: Completions decoded at once, at least num_generations; less needs less memory for the cache of
             keys and values. None decodes all completions of a step together.
+        max_model_length: Tokens of a prompt with its completion; None for all positions of the model. Models with
+            LongRoPE or dynamic RoPE scaling take their frequencies from it, in sampling and in training.
     """
 
-    def __init__(self, max_batch_size: int | None = None) -> None:
+    def __init__(self, max_batch_size: int | None = None, max_model_length: int | None = None) -> None:
         if max_batch_size is not None and max_batch_size < 1:
             raise ValueError(f"max_batch_size={max_batch_size} decodes nothing. Give at least model.num_generations.")
+        if max_model_length is not None and max_model_length < 2:
+            raise ValueError(f"max_model_length={max_model_length} has no room for a prompt and its completion.")
         self.max_batch_size = max_batch_size
+        self.max_model_length = max_model_length
         self._policy: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -51,7 +57,8 @@ class TransformersGenerator(Generator):
 
         Raises:
             ValueError: If the model's forward or cache differs from that of a causal transformer, or its weights are
-                spread over ranks.
+                spread over ranks, or a few tokens decoded as completions are have other probabilities than in a plain
+                forward pass.
         """
         model = policy.get_base_model() if isinstance(policy, PeftModel) else policy
         missing = [name for name in FORWARD_ARGUMENTS if name not in inspect.signature(model.forward).parameters]
@@ -63,6 +70,18 @@ class TransformersGenerator(Generator):
             )
         ragged_cache(policy.config)
         _refuse_sharded(policy)
+        with _sampling_mode(policy):
+            try:
+                reason = decoding_obstacle(policy)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
+                reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            raise ValueError(
+                f"TransformersGenerator cannot sample from {model_name_or_path!r}, a {type(model).__name__}: {reason}. "
+                "Use VLLMColocate as model.generator."
+            )
         self._policy, self._tokenizer = policy, tokenizer
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
@@ -113,13 +132,12 @@ class TransformersGenerator(Generator):
         size = len(by_length) if self.max_batch_size is None else self.max_batch_size // num_generations
         return [by_length[start : start + size] for start in range(0, len(by_length), max(size, 1))]
 
-    def _check(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-    ) -> None:
+    def check_sampling(self, sampling: SamplingSettings) -> None:
+        """Refuses structured outputs, and groups that ``max_batch_size`` does not hold.
+
+        Raises:
+            ValueError: With a way out.
+        """
         if sampling.structured_outputs:
             raise ValueError(
                 f"model.structured_outputs={sampling.structured_outputs!r}, but TransformersGenerator has none. "
@@ -130,9 +148,23 @@ class TransformersGenerator(Generator):
                 f"model.generator.init_args.max_batch_size={self.max_batch_size} does not hold one prompt's "
                 f"model.num_generations={sampling.num_generations} completions. Raise it to at least that."
             )
+
+    def _check(
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+    ) -> None:
+        self.check_sampling(sampling)
         if len(seeds) != len(prompt_ids):
             raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
-        limit = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+        limit, its_name = (
+            getattr(policy.config.get_text_config(), "max_position_embeddings", None),
+            "max_position_embeddings",
+        )
+        if self.max_model_length is not None:
+            limit, its_name = self.max_model_length, "model.generator.init_args.max_model_length"
         for n, ids in enumerate(prompt_ids):
             longest = len(ids) + sampling.max_completion_length
             if len(ids) == 0:
@@ -141,7 +173,7 @@ class TransformersGenerator(Generator):
                 raise ValueError(
                     f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
                     f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
-                    "positions (max_position_embeddings). Lower model.max_completion_length or leave out long prompts."
+                    f"positions ({its_name}). Lower model.max_completion_length or leave out long prompts."
                 )
 
 

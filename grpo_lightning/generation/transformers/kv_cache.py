@@ -1,4 +1,4 @@
-"""The keys and values of the rows being decoded, in buffers that rows can leave."""
+"""What the layers keep of the rows being decoded: keys and values in buffers that rows can leave, and states."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionCacheLayerMixin,
+    LinearAttentionLayer,
+)
+
+ROWWISE_LAYERS = (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+)
+"""Kinds of layers whose contents have one entry a row and nothing else: keys and values, or states, or both."""
 
 ROOM = 64
 """Tokens by which a full buffer grows: one copy of the cache every 64 tokens instead of one every token."""
@@ -77,18 +93,34 @@ def ragged_cache(config: PreTrainedConfig) -> DynamicCache:
     """An empty cache for this model whose rows can be repeated and dropped.
 
     Raises:
-        ValueError: If a layer keeps something other than keys and values, as state-space layers do.
+        ValueError: If a layer keeps something that rows cannot be dropped from here.
     """
     cache = DynamicCache(config=config)
-    supported = (DynamicLayer, DynamicSlidingWindowLayer)
-    others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in supported})
+    others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in ROWWISE_LAYERS})
     if others:
         raise ValueError(
-            f"TransformersGenerator decodes models that cache keys and values, but the model_type "
+            f"TransformersGenerator decodes models that cache keys and values or states, but the model_type "
             f"{config.model_type!r} also needs {', '.join(others)}. Use VLLMColocate as model.generator."
         )
     cache.layers = [BufferedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def repeat_rows(cache: DynamicCache, repeats: int) -> None:
+    """Repeats every row, as the G completions of a prompt need."""
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer):
+            layer.batch_repeat_interleave(repeats)
+        for states, place in _states(layer):
+            states[place] = states[place].repeat_interleave(repeats, 0)
+
+
+def _states(layer: Any) -> list[tuple[dict[int, Any], int]]:
+    """Where the convolution and recurrent states of a layer are, (rows, ...) each; nowhere if it has none."""
+    if not isinstance(layer, LinearAttentionCacheLayerMixin):
+        return []
+    kinds: tuple[dict[int, Any], ...] = (layer.conv_states, layer.recurrent_states)
+    return [(states, place) for states in kinds for place, state in states.items() if state is not None]
 
 
 def keep_rows(cache: DynamicCache, order: Tensor, moved: Tensor) -> None:
@@ -105,3 +137,5 @@ def keep_rows(cache: DynamicCache, order: Tensor, moved: Tensor) -> None:
             layer.move_rows(order, moved)
         elif isinstance(layer, DynamicLayer):
             layer.batch_select_indices(order)
+        for states, place in _states(layer):
+            states[place] = states[place][order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
@@ -30,11 +31,12 @@ from grpo_lightning.generation.vllm.engine_settings import (
     plain_model,
     save_skeleton,
 )
+from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import (
     Completions,
     check_prompts,
     engine_requests,
-    structured_outputs,
+    further_parameters,
 )
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
@@ -228,9 +230,7 @@ class VLLMColocate(RoutedGenerator):
         Raises:
             ValueError: If a prompt leaves no room for its completion.
         """
-        engine = self._wake_up()
-        if self._holds == "nothing":  # dropped by sleep level 2
-            self._send(self._policy)
+        engine = self._ready_engine()
         check_prompts(
             prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
         )
@@ -246,17 +246,28 @@ class VLLMColocate(RoutedGenerator):
         completions = Completions(len(prompt_ids), sampling.num_generations, completed)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
-        further = {
-            "detokenize": bool(sampling.stop),  # nothing else reads the text
-            "flat_logprobs": True,
-            "structured_outputs": structured_outputs(sampling.structured_outputs or {}),
-        }
+        further = further_parameters(sampling)
         started = time.perf_counter()
         engine.sample(requests, further, completions, derive_seed("vllm", *seeds))
         rollouts = completions.rollouts(prompt_ids, rows)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         self.rest()
         return rollouts
+
+    def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
+        """Turns that join the engine's batch as they are asked for; see ``grpo_lightning.generation.turns``."""
+
+        def closed(seconds: float, tokens: int) -> None:
+            self.adapter_route.sampled(seconds, tokens)
+            self.rest()
+
+        return EngineTurns(self._ready_engine(), sampling, self._eos_ids, closed)
+
+    def _ready_engine(self) -> ColocatedEngine:
+        engine = self._wake_up()
+        if self._holds == "nothing":  # dropped by sleep level 2
+            self._send(self._policy)
+        return engine
 
     def rest(self) -> None:
         """Sends the engine to sleep where a setting asks for it; the next call wakes it."""

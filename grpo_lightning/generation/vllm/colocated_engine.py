@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -75,30 +76,52 @@ class ColocatedEngine:
             completions: Receives the completions.
             seed: Of requests that bring no seed of their own.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         engine = self.llm.llm_engine
         places: dict[str, int] = {}
-        with preserved_random_state(self.device, seed), engine_mode(self.device), quiet_collector():
+        with self.sampling_mode(seed):
             try:
                 for request in requests:
-                    name = f"rollout-{next(self._numbers)}"
-                    sampling = SamplingParams(**request.parameters, **further, output_kind=RequestOutputKind.DELTA)
-                    sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
-                    sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
-                    adapter = adapter_request(self._adapter_path) if self._adapter_path else None
-                    engine.add_request(name, token_prompt(request.prompt_ids), sampling, lora_request=adapter)
-                    places[name] = request.first
+                    places[self.add(request, further)] = request.first
                 while engine.has_unfinished_requests():
-                    for output in engine.step():
-                        for part in output.outputs:
-                            logprobs = sampled_logprobs(part.logprobs, part.token_ids)
-                            place = places[output.request_id] + part.index
-                            completions.extend(place, part.token_ids, logprobs, part.finish_reason)
+                    for name, part, logprobs in self.step():
+                        completions.extend(places[name] + part.index, part.token_ids, logprobs, part.finish_reason)
             finally:  # after an error in a callback, or an interrupt
                 if engine.has_unfinished_requests():
                     engine.abort_request(list(places))
+
+    @contextmanager
+    def sampling_mode(self, seed: int) -> Iterator[None]:
+        """Around ``add`` and ``step``: random generators seeded, and afterwards as they were."""
+        with preserved_random_state(self.device, seed), engine_mode(self.device), quiet_collector():
+            yield
+
+    def add(self, request: EngineRequest, further: dict[str, Any]) -> str:
+        """Takes a request, while others are under way or not; its name."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        name = f"rollout-{next(self._numbers)}"
+        sampling = SamplingParams(**request.parameters, **further, output_kind=RequestOutputKind.DELTA)
+        sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
+        sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
+        adapter = adapter_request(self._adapter_path) if self._adapter_path else None
+        self.llm.llm_engine.add_request(name, token_prompt(request.prompt_ids), sampling, lora_request=adapter)
+        return name
+
+    def step(self) -> Iterator[tuple[str, Any, list[float]]]:
+        """One step of the engine: name, part of a completion, and the logprobs of its tokens, of each that it hands over."""
+        for output in self.llm.llm_engine.step():
+            for part in output.outputs:
+                yield output.request_id, part, sampled_logprobs(part.logprobs, part.token_ids)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether requests are under way."""
+        return bool(self.llm.llm_engine.has_unfinished_requests())
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Ends these requests."""
+        self.llm.llm_engine.abort_request(list(names))
 
     @property
     def compilation_seconds(self) -> float:

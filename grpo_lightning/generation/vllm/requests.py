@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
+from grpo_lightning.generation.turns import SampledTurn, TurnRequest
 from grpo_lightning.types import Rollouts
 
 STRUCTURED = ("regex", "json", "grammar", "choice")
@@ -139,12 +141,30 @@ class Completions:
             truncated=[self.truncated[n] for n in chosen],
             group=[b for b in range(len(rows)) for _ in range(size)],
         )
-        if rollouts.sampling_logprobs.isnan().any():
+        self.check_finite()
+        return rollouts
+
+    def check_finite(self) -> None:
+        """Refuses logprobs that are no numbers.
+
+        Raises:
+            FloatingPointError: If there is one.
+        """
+        if any(math.isnan(logprob) for of_one in self.logprobs for logprob in of_one):
             raise FloatingPointError(
                 "vLLM sampled tokens with the logprob NaN. The weights have diverged, or the precision overflows: lower "
                 "the learning rate, or set model.generator.init_args.dtype=bfloat16."
             )
-        return rollouts
+
+
+def sampled_turn(rollout: int, completions: Completions) -> SampledTurn:
+    """The only one of these completions, as a turn.
+
+    Raises:
+        FloatingPointError: If a logprob is NaN.
+    """
+    completions.check_finite()
+    return SampledTurn(rollout, completions.token_ids[0], completions.logprobs[0], completions.truncated[0])
 
 
 class TokenIds(list[int]):
@@ -175,6 +195,21 @@ def sampled_logprobs(logprobs: Any, token_ids: Sequence[int]) -> list[float]:
     if flat is not None and len(flat) == len(token_ids):
         return flat
     return [position[token].logprob for position, token in zip(logprobs, token_ids, strict=True)]
+
+
+def further_parameters(sampling: SamplingSettings) -> dict[str, Any]:
+    """Arguments of ``vllm.SamplingParams`` that all requests of an engine in this process share."""
+    return {
+        "detokenize": bool(sampling.stop),  # nothing else reads the text
+        "flat_logprobs": True,
+        "structured_outputs": structured_outputs(sampling.structured_outputs or {}),
+    }
+
+
+def turn_request(request: TurnRequest, sampling: SamplingSettings, eos_ids: Iterable[int]) -> EngineRequest:
+    """A turn of a rollout: one completion, with a seed of its own."""
+    own = replace(sampling, num_generations=1, max_completion_length=request.limit)
+    return engine_requests([request.prompt_ids], own, [request.seed], eos_ids, seed_per_prompt=True)[0]
 
 
 def structured_outputs(settings: dict[str, Any]) -> Any:

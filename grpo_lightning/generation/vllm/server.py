@@ -30,6 +30,7 @@ from grpo_lightning.generation.vllm.server_launch import LaunchedServer, check_n
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import ask, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
+from grpo_lightning.generation.vllm.server_turns import open_server_turns
 from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
@@ -71,6 +72,7 @@ class VLLMServer(RoutedGenerator):
     """
 
     can_sample_ahead: ClassVar[bool] = True
+    open_turns = open_server_turns
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class VLLMServer(RoutedGenerator):
         """
         self.client.open()
         self._policy = policy
-        self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
+        self.eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         self.adapter_route.start(policy)
         self._base_is_sent = False
         self._shapes = weight_shapes(policy)
@@ -241,7 +243,7 @@ class VLLMServer(RoutedGenerator):
         """
         check_prompts(prompt_ids, sampling, seeds, self._model_length, "max_model_len of the server")
         completions = Completions(len(prompt_ids), sampling.num_generations, on_completed)
-        waiting = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seed_per_prompt=True)
+        waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True)
         for request in waiting:
             if sampling.structured_outputs:
                 request.parameters["structured_outputs"] = sampling.structured_outputs
@@ -257,13 +259,13 @@ class VLLMServer(RoutedGenerator):
                 if losses <= 1:
                     logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
                 self.client.pause(losses)
-                self._recover(error)
+                self.recover(error)
             waiting = unanswered
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
 
-    def _recover(self, error: ServerUnavailable | None) -> None:
+    def recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
         assert self._transfer is not None
         self._wait()

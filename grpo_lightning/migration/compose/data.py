@@ -20,6 +20,7 @@ def compose_data(m: Migration) -> None:
             m.put(f"data.{key}", m.get(key), key)
         m.needs_nothing(key)
     _datasets(m)
+    _streaming(m)
     _prompts(m)
     _longest_prompt(m)
 
@@ -63,11 +64,10 @@ def _listed(m: Migration, key: str, entries: list[Mapping[str, Any]]) -> None:
     if len(ours) == 1:
         m.put("data.dataset", ours[0], key)
     else:
-        shown = ", ".join(str(entry.get("hf_hub_url") or entry.get("file_name")) for entry in ours)
-        m.refuse(
+        m.put("data.datasets", _by_name([{**entry, "weight": "rows"} for entry in ours]), key)
+        m.say(
             key,
-            f"{shown}: TRL puts the rows of all one after the other. Write such a dataset once and name it in data.dataset, "
-            "or name several under data.datasets, each with a weight.",
+            "Written: data.datasets, weighed by rows. Each step has its share of every dataset; TRL shuffles the rows of all.",
         )
     for split in SPLITS:
         m.refuse(split, f"{key} names a split for each of its datasets.")
@@ -84,6 +84,28 @@ def _listed_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     if entry.get("data_dir"):
         ours["folder"] = entry["data_dir"]
     return {**ours, "split": entry.get("split") or "train"}
+
+
+def _by_name(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Datasets under the last part of their place, with a number where several have the same."""
+    named: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        stem = Path(str(entry.get("hf_hub_url") or entry.get("file_name"))).stem
+        same = sum(name.rpartition("-")[0] == stem or name == stem for name in named)
+        named[f"{stem}-{same + 1}" if same else stem] = entry
+    return named
+
+
+def _streaming(m: Migration) -> None:
+    for key in ("streaming", "dataset_streaming"):
+        if m.get(key):
+            if m.config.get("data.datasets"):
+                m.refuse(key, "Several datasets are read before training, so that each step has its share of each.")
+            elif int(m.get("max_steps") or -1) <= 0:
+                m.refuse(key, "Without max_steps nobody knows how long an epoch of a stream is; rows are read first.")
+            else:
+                m.put("data.streaming", True, key)
+        m.needs_nothing(key)
 
 
 def _entry(name: str, subset: Any) -> dict[str, Any]:

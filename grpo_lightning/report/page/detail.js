@@ -72,6 +72,15 @@ function members(all, rows, chosen, choose) {
   }, make("span", {}, "#" + (item.sample + 1)), make("span", {}, short(item.reward)), make("span", {}, item.completion))));
 }
 
+/** Two texts as one, what only one of them has marked, after a line that says so; or that they are equal. */
+function compared(before, after, first, second) {
+  if (before === after) return [make("p", { class: "legend" }, first === second ? "One text, compared with itself." : `Word for word the same in ${first} and ${second}.`), before];
+  return [
+    make("p", { class: "legend" }, make("del", {}, `only in ${first}`), " ", make("ins", {}, `only in ${second}`)),
+    ...difference(before, after).map(([kind, part]) => (kind === "same" ? part : make(kind, {}, part))),
+  ];
+}
+
 /** The same prompt at another step: the best completion of each, word by word. */
 function changes(all, item) {
   const rows = all.related(item, false), best = new Map();
@@ -87,9 +96,9 @@ function changes(all, item) {
   const from = pick("diff-from", steps[0]), to = pick("diff-to", steps[steps.length - 1]);
   const update = () => {
     const a = best.get(Number(from.value)), b = best.get(Number(to.value));
-    text.replaceChildren(...difference(a.completion, b.completion).map(([kind, part]) => (kind === "same" ? part : make(kind, {}, part))));
+    text.replaceChildren(...compared(a.completion, b.completion, `step ${a.step}`, `step ${b.step}`));
   };
   update();
   return [make("h3", {}, `The same prompt at ${steps.length} steps: the best completion of each`),
-    make("div", { class: "pick" }, make("del", {}, "from"), from, make("ins", {}, "to"), to), text];
+    make("div", { class: "pick" }, "from", from, "to", to), text];
 }

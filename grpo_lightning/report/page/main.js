@@ -1,37 +1,12 @@
 // Puts the page together.
 
-const COLUMNS = [
-  ["step", "Step", "3.2rem", true], ["prompt", "Prompt", "minmax(0, 1fr)", false], ["completion", "Completion", "minmax(0, 2fr)", false],
-  ["reward", "Reward", "4.2rem", true], ["advantage", "Advantage", "4.8rem", true], ["length", "Tokens", "3.6rem", true],
-  ["flags", "Stands out", "9.5rem", false],
-];
-
+const NO_FILTER = { text: "", fromStep: -Infinity, toStep: Infinity, uid: null, fromReward: null, toReward: null, dead: false, truncated: false, missing: false };
 const sorting = { column: "step", descending: false };
-const filter = { text: "", fromStep: -Infinity, toStep: Infinity, uid: null, fromReward: null, toReward: null, dead: false, truncated: false, missing: false };
+const filter = { ...NO_FILTER };
 let all = null, list = null;
 
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
-}
-
-function fillRow(element, row) {
-  const item = all.get(row);
-  if (!element.childElementCount) {
-    for (const [name, , , number] of COLUMNS) element.append(make("span", { class: name + (number ? " number" : ""), role: "gridcell" }));
-  }
-  const [step, prompt, completion, reward, advantage, length, flags] = element.children;
-  step.textContent = item.step;
-  prompt.textContent = gist(item.prompt).slice(0, 300);
-  completion.textContent = item.completion.slice(0, 400);
-  reward.textContent = short(item.reward);
-  advantage.textContent = short(item.advantage);
-  advantage.className = "advantage number " + (item.advantage > 0 ? "plus" : item.advantage < 0 ? "minus" : "");
-  length.textContent = item.length;
-  flags.replaceChildren(...badges(item));
-  if (state.runs.length > 1) {
-    element.classList.add("of-run");
-    element.style.setProperty("--run", color(item.run));
-  }
 }
 
 function refresh() {
@@ -40,6 +15,19 @@ function refresh() {
   const tables = all.tables.filter(Boolean), total = tables.reduce((sum, table) => sum + table.total, 0);
   const left = total > all.size ? ` (${total.toLocaleString("en")} on disk)` : "";
   byId("count").textContent = `${rows.length.toLocaleString("en")} of ${all.size.toLocaleString("en")}${left}`;
+  remember();
+}
+
+/** Lists the completions of a step, or of the nearest one that has some. */
+function showCompletionsOf(step) {
+  if (!all || !all.size) return;
+  const steps = [...new Set(all.tables.flatMap((table, run) => (table && state.shown[run] ? table.step : [])))];
+  if (!steps.length) return;
+  const nearest = steps.reduce((best, other) => (Math.abs(other - step) < Math.abs(best - step) ? other : best));
+  Object.assign(filter, { ...NO_FILTER, fromStep: nearest, toStep: nearest });
+  fillFilters();
+  refresh();
+  byId("completions").scrollIntoView();
 }
 
 function later(action, milliseconds) {
@@ -50,47 +38,7 @@ function later(action, milliseconds) {
   };
 }
 
-function buildFilters() {
-  const form = byId("filters"), soon = later(refresh, 160);
-  const number = (value, otherwise) => (value.trim() === "" || Number.isNaN(Number(value)) ? otherwise : Number(value));
-  const field = (id, type, hint, set) => make("input", { id, type, step: "any", placeholder: hint, "aria-label": hint, oninput: (event) => { set(event.target.value); soon(); } });
-  const check = (id, text) => make("label", { class: "check" }, make("input", { id, type: "checkbox", onchange: (event) => { filter[id] = event.target.checked; refresh(); } }), text);
-  const [low, high] = all.steps.length ? [Math.min(...all.steps), Math.max(...all.steps)] : [0, 0];
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => {
-    Object.assign(filter, { text: "", fromStep: -Infinity, toStep: Infinity, uid: null, fromReward: null, toReward: null, dead: false, truncated: false, missing: false });
-    soon();
-  });
-  form.append(
-    field("search", "search", "Search prompts and completions", (value) => { filter.text = value; }),
-    make("label", {}, "Steps", field("from-step", "number", String(low), (value) => { filter.fromStep = number(value, -Infinity); }),
-      "–", field("to-step", "number", String(high), (value) => { filter.toStep = number(value, Infinity); })),
-    make("label", {}, "Reward", field("from-reward", "number", "min", (value) => { filter.fromReward = number(value, null); }),
-      "–", field("to-reward", "number", "max", (value) => { filter.toReward = number(value, null); })),
-    make("label", {}, "Prompt", field("uid", "number", "any", (value) => { filter.uid = number(value, null); })),
-    check("dead", "dead groups"), check("truncated", "truncated"), check("missing", "no reward"),
-    make("button", { type: "reset" }, "Clear"),
-  );
-}
-
-function buildColumns() {
-  const head = byId("columns");
-  document.documentElement.style.setProperty("--grid", COLUMNS.map(([, , width]) => width).join(" "));
-  const update = () => head.replaceChildren(...COLUMNS.map(([column, title, , isNumber]) => {
-    const active = sorting.column === column;
-    return make("button", {
-      type: "button", class: isNumber ? "number" : "", "data-sort": column, "aria-sort": active ? (sorting.descending ? "descending" : "ascending") : null,
-      onclick: () => {
-        Object.assign(sorting, { column, descending: active ? !sorting.descending : isNumber && column !== "step" });
-        update();
-        refresh();
-      },
-    }, title + (active ? (sorting.descending ? " ↓" : " ↑") : ""));
-  }));
-  update();
-}
-
-function buildCompletions() {
+function buildCompletions(row) {
   all = new Completions(state.completions);
   if (!all.size) {
     byId("count").textContent = "This run wrote none.";
@@ -98,11 +46,38 @@ function buildCompletions() {
     document.querySelector(".browser").style.display = "none";
     return;
   }
-  const show = (row) => showDetail(all, row, filter.text, show);
+  const show = (shown) => { showDetail(all, shown, filter.text, show); remember(); };
   list = new VirtualTable(byId("rows"), byId("spacer"), fillRow, show);
   buildFilters();
   buildColumns();
   refresh();
+  const at = row === null ? -1 : list.rows.indexOf(row);
+  if (at >= 0) list.reveal(at);
+}
+
+/** Controls of the curves, as the address has them. */
+function buildControls() {
+  const chart = (change) => { change(); redraw(); remember(); };
+  const switched = (id, name) => {
+    byId(id).checked = state[name];
+    byId(id).addEventListener("change", (event) => chart(() => { state[name] = event.target.checked; }));
+  };
+  byId("smoothing").value = state.smoothing;
+  byId("smoothing").addEventListener("input", (event) => chart(() => { state.smoothing = Number(event.target.value); }));
+  byId("axis").value = state.axis;
+  byId("axis").addEventListener("change", (event) => chart(() => { state.axis = event.target.value; }));
+  switched("log", "log");
+  switched("together", "together");
+  byId("seeds").hidden = !state.seeds.length;
+  byId("metric-filter").addEventListener("input", (event) => { filterMetrics(event.target.value); remember(); });
+  if (byId("metric-filter").value) filterMetrics(byId("metric-filter").value);
+  byId("theme").addEventListener("click", () => { setTheme(theme() === "dark" ? "light" : "dark"); redraw(); });
+  window.addEventListener("resize", later(redraw, 200));
+  window.addEventListener("keydown", (event) => { if (event.key === "Escape" && state.large) enlarge(""); });
+  document.querySelectorAll("nav a").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault(); // the address holds what was chosen
+    document.querySelector(link.getAttribute("href")).scrollIntoView();
+  }));
 }
 
 async function start() {
@@ -110,7 +85,8 @@ async function start() {
   const overview = await decode("data-overview");
   // Metrics may be called constructor: no object has them by itself.
   const named = (values) => Object.assign(Object.create(null), values);
-  state.runs = overview.runs.map((run) => ({ ...run, metrics: named(run.metrics), settings: named(run.settings) }));
+  state.runs = overview.runs.map((run) => ({ ...run, metrics: named(run.metrics), edges: named(run.edges), settings: named(run.settings) }));
+  state.seeds = overview.seeds;
   state.shown = overview.runs.map(() => true);
   for (const run of state.runs) {
     const times = run.metrics["step_time"];
@@ -118,22 +94,20 @@ async function start() {
     if (times) run.elapsed = [times[0], times[1].map((value) => (seconds += value))];
     if (times) run.hours = [times[0], run.elapsed[1].map((value) => value / 3600)];
   }
+  const row = recall();
   buildOverview();
+  buildHeldOut();
   buildCharts();
   buildSettings();
-  const update = () => { redraw(); if (list) refresh(); };
+  const update = () => { redraw(); if (list) refresh(); else remember(); };
   buildRunChips(update);
   document.documentElement.style.scrollPaddingTop = `${document.querySelector(".top").offsetHeight + 4}px`;
-  byId("smoothing").addEventListener("input", (event) => { state.smoothing = Number(event.target.value); redraw(); });
-  byId("axis").addEventListener("change", (event) => { state.axis = event.target.value; redraw(); });
-  byId("metric-filter").addEventListener("input", (event) => filterMetrics(event.target.value));
-  byId("theme").addEventListener("click", () => { setTheme(theme() === "dark" ? "light" : "dark"); redraw(); });
-  window.addEventListener("resize", later(redraw, 200));
+  buildControls();
   const ages = state.runs.map((run) => `${run.name} last wrote ${duration(run.age)} before`);
   byId("footer").textContent = `Made ${overview.made} by grpo_lightning ${overview.version}; ${ages.join(", ")}. Curves drawn by uPlot (MIT).`;
   await new Promise((resolve) => setTimeout(resolve)); // curves first, then the long part
   state.completions = await decode("data-completions");
-  buildCompletions();
+  buildCompletions(row);
   document.body.dataset.ready = "yes";
 }
 

@@ -53,7 +53,7 @@ function buildRunChips(onChange) {
   const box = byId("runs");
   box.hidden = false;
   state.runs.forEach((run, i) => {
-    const toggle = make("input", { type: "checkbox", checked: "", onchange: (event) => { state.shown[i] = event.target.checked; onChange(); } });
+    const toggle = make("input", { type: "checkbox", checked: state.shown[i] ? "" : null, onchange: (event) => { state.shown[i] = event.target.checked; onChange(); } });
     box.append(make("label", {}, toggle, dot(color(i)), run.name));
   });
 }

@@ -2,12 +2,18 @@
 
 const NUM_COLORS = 8; // --c0 to --c7 in style.css, light and dark
 
+const DEFAULTS = { smoothing: 0.6 };
+
 const state = {
   runs: [],        // overview of each run: metrics, settings, notices
   completions: [], // columns of each run, or null
+  seeds: [],       // runs of one config that differ in their seed alone, as lists of their numbers
   shown: [],       // which runs are switched on
   axis: "step",
-  smoothing: 0.6,
+  smoothing: DEFAULTS.smoothing,
+  log: false,      // vertical axes
+  together: false, // seeds as mean and spread
+  large: "",       // the metric that has the whole width
 };
 
 const byId = (id) => document.getElementById(id);

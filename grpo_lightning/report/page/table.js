@@ -2,7 +2,7 @@
 
 class VirtualTable {
   constructor(container, spacer, fill, onSelect) {
-    Object.assign(this, { container, spacer, fill, onSelect, rows: new Int32Array(0), pool: [], selected: -1 });
+    Object.assign(this, { container, spacer, fill, onSelect, rows: new Int32Array(0), pool: [], columns: [], selected: -1 });
     container.addEventListener("scroll", () => this.render(), { passive: true });
     container.addEventListener("keydown", (event) => this.onKey(event));
     container.addEventListener("click", (event) => {
@@ -13,7 +13,7 @@ class VirtualTable {
   }
 
   get rowHeight() {
-    return matchMedia("(max-width: 640px)").matches ? 64 : 34;
+    return matchMedia("(max-width: 640px)").matches ? 84 : 34;
   }
 
   show(rows) {
@@ -51,6 +51,12 @@ class VirtualTable {
     this.selected = at;
     this.render(true);
     this.onSelect(this.rows[at]);
+  }
+
+  /** Selects a row and brings it into view. */
+  reveal(at) {
+    this.container.scrollTop = Math.max(0, (at - 3) * this.rowHeight);
+    this.select(at);
   }
 
   onKey(event) {

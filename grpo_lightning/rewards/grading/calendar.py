@@ -12,7 +12,7 @@ _MONTH_FIRST = re.compile(rf"{_WEEKDAY}({_NAMES})\.?\s+{_DAY}(?:,?\s+([0-9]{{4}}
 _DAY_FIRST = re.compile(rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?({_NAMES})\.?(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
 _ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?", re.IGNORECASE)
-_HOUR = re.compile(r"([0-9]{1,2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_HOUR = re.compile(r"([0-9]{1,2})\s*(?:([ap])\.?\s?m\.?|o['’]?\s?clock)", re.IGNORECASE)
 
 
 def moment(text: str) -> str | None:
@@ -36,7 +36,7 @@ def moment(text: str) -> str | None:
     time, hour = _TIME.fullmatch(text), _HOUR.fullmatch(text)
     if time is not None:
         return _time(int(time[1]), int(time[2]), int(time[3] or 0), (time[4] or "").lower())
-    return _time(int(hour[1]), 0, 0, hour[2].lower()) if hour is not None else None
+    return _time(int(hour[1]), 0, 0, (hour[2] or "").lower()) if hour is not None else None
 
 
 def same_moment(one: str, other: str) -> bool:

@@ -12,6 +12,8 @@ from grpo_lightning.rewards.base import RewardContractError
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: TRL and the advantages compute in it."""
+LIMIT = 1e150
+"""Of a reward's size; rewards are float64, and standard deviations add up squares."""
 
 
 def materialized(result: Any) -> Any:
@@ -122,6 +124,11 @@ def _as_number(value: Any, row: int, name: str) -> float:
             f"Reward '{name}' returned {value!r:.80} ({type(value).__name__}) for completion {row}, which is no number: "
             f"{error}"
         ) from error
+    if LIMIT < abs(number) < math.inf:
+        raise RewardContractError(
+            f"Reward '{name}' returned {number:g} for completion {row}, whose square no float holds, so that every advantage of "
+            "its group would be NaN. Scale it down."
+        )
     if math.isinf(number):
         raise RewardContractError(
             f"Reward '{name}' returned {number} for completion {row}. Return None where the reward does not apply."

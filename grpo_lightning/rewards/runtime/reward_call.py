@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import (
     RESERVED,
     BaseRewardFunction,
@@ -21,6 +21,7 @@ from grpo_lightning.rewards.base import (
     asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
@@ -43,6 +44,8 @@ class Rows:
     """The prompt of each; empty for one prompt."""
     logprobs: list[list[float]] | None = None
     """Of each completion those of its tokens; None where no sampler is known."""
+    conversations: list[Conversation | None] = field(default_factory=list)
+    """Of each completion what happened in its turns; empty or None for completions of one turn."""
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
@@ -68,7 +71,7 @@ class Rows:
         columns = {name: chosen(values) for name, values in self.columns.items()}
         of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
         group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
-        return Rows(*of_each, columns, self.state, group, logprobs)
+        return Rows(*of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations))
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -82,7 +85,11 @@ class Rows:
 
     def on_request(self) -> dict[str, Any]:
         """What only those rewards get that name it, and a column of the data does not stand for."""
-        offers = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        offers: dict[str, list[Any] | None] = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
+        if any(self.conversations):
+            offers["environments"] = [each and each.environment for each in self.conversations]
+            offers["turn_rewards"] = [each and list(each.rewards) for each in self.conversations]
+            offers["final_rewards"] = [each and each.final_reward for each in self.conversations]
         return {name: list(v) for name, v in offers.items() if v is not None and name not in self.columns}
 
 
@@ -188,7 +195,11 @@ class MainThreadNeededError(Exception):
 
 
 async def call_reward(
-    reward: BaseRewardFunction, rows: Rows, time_limit: float, main_thread: MainThreadCalls | None = None
+    reward: BaseRewardFunction,
+    rows: Rows,
+    time_limit: float,
+    guard: CallGuard,
+    main_thread: MainThreadCalls | None = None,
 ) -> Outcome:
     """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
 
@@ -198,6 +209,7 @@ async def call_reward(
         reward: To be called.
         rows: What it sees.
         time_limit: Seconds from the start of the call.
+        guard: Entered where the call is made.
         main_thread: Where a synchronous call is made; None for a thread of its own.
 
     Raises:
@@ -210,18 +222,18 @@ async def call_reward(
     probe = SignalProbe()
 
     def answered() -> Any:
-        with probe:
+        with probe, guard.call(reward.name, len(rows), time_limit):
             return materialized(reward(**arguments))
 
     async def call() -> Any:
         if reward.is_async:
-            result: Any = reward(**arguments)
+            result: Any = reward(**arguments)  # a coroutine, which does nothing yet
         elif main_thread is None:
             result = await in_thread(answered)
         else:
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe:
+            with probe, guard.call(reward.name, len(rows), time_limit):
                 return await result
         return result
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
@@ -55,9 +55,12 @@ class ScoringJob:
         repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
-        self.rewards, self.units, self._call, self._loop = rewards, units, call, loop
+        self.rewards, self._call, self._loop = rewards, call, loop
+        self.units = [[list(unit) for unit in of_reward] for of_reward in units]
         lists = {name: list(values) for name, values in columns.items()}
-        self.rows = Rows(list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group))
+        self.rows = Rows(
+            list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
+        )
         self.step_time_limit = step_time_limit
         self._main_thread = main_thread
         self._repeats_by_row = repeats_by_row
@@ -77,8 +80,16 @@ class ScoringJob:
                 for row in unit:
                     self._units_of_row[row].append((r, u))
 
-    def add(self, row: int, completion: Completion, ids: Sequence[int]) -> None:
+    def add(
+        self, row: int, completion: Completion, ids: Sequence[int], conversation: Conversation | None = None
+    ) -> None:
         """Completion ``row`` has arrived; from any one thread. Starts the calls that waited for it alone.
+
+        Args:
+            row: Which.
+            completion: Text or messages.
+            ids: Its tokens.
+            conversation: Of several turns. One whose environment failed is left out of every call and gets no reward.
 
         Raises:
             ValueError: If it has arrived before.
@@ -88,7 +99,10 @@ class ScoringJob:
         self._added[row] = True
         self.rows.completions[row] = completion
         self.rows.completions_ids[row] = list(ids)
+        self.rows.conversations[row] = conversation
         for r, u in self._units_of_row[row]:
+            if conversation is not None and conversation.is_fault:
+                self.units[r][u].remove(row)
             self._one_less(r, u)
 
     def add_logprobs(self, logprobs: Sequence[Sequence[float]] | None) -> None:
@@ -144,7 +158,8 @@ class ScoringJob:
 
     def _start(self, r: int, u: int) -> None:
         if self._tasks[r][u] is None:
-            self._tasks[r][u] = asyncio.ensure_future(self._score(self.rewards[r], self.rows.take(self.units[r][u])))
+            scored = self._score(self.rewards[r], self.rows.take(self.units[r][u]))
+            self._tasks[r][u] = asyncio.ensure_future(scored)
 
     async def _finish(self) -> list[list[Outcome | BaseException]]:
         tasks = [task for of_reward in self._tasks for task in of_reward if task is not None]
@@ -171,6 +186,8 @@ class ScoringJob:
         return late
 
     async def _score(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+        if not len(rows):  # all of them were left out
+            return Outcome([])
         try:
             return await self._call(reward, rows)
         except RewardContractError:

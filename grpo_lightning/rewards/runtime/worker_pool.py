@@ -45,6 +45,7 @@ class WorkerPool:
         time_limit: Wall-clock seconds per request.
         memory_bytes: Address space that a child may use.
         greeting: Sent to each child before it says that it is ready; None for scripts that expect none.
+        work: What the children do, for errors.
     """
 
     script: Path
@@ -52,13 +53,14 @@ class WorkerPool:
     time_limit: float = 5.0
     memory_bytes: int = 4 * 2**30
     greeting: Any = None
-    _idle: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
-    _all: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
+    work: str = "grading"
+    _idle: list[Worker] = field(default_factory=list, init=False, repr=False, compare=False)
+    _all: list[Worker] = field(default_factory=list, init=False, repr=False, compare=False)
     _starting: int = field(default=0, init=False, repr=False, compare=False)
     _changed: Any = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.script, self.size, self.time_limit, self.memory_bytes, self.greeting)
+        return type(self), (self.script, self.size, self.time_limit, self.memory_bytes, self.greeting, self.work)
 
     def call(self, request: Any) -> Any:
         """The child's reply, as soon as a child is free for it.
@@ -68,20 +70,33 @@ class WorkerPool:
             WorkerStartError: If the script says why it cannot work.
             RuntimeError: If the script cannot be started.
         """
-        worker = self._take()
-        try:
-            reply = worker.ask(request, self.time_limit + GRACE)
-        except BaseException as error:  # also Ctrl-C: a reply still on the way would answer the next request
-            self._drop(worker)
-            if isinstance(error, TimeoutError):
-                raise WorkerError(f"the grading process was killed after {self.time_limit:g} s") from error
-            if isinstance(error, EOFError | OSError):
-                raise WorkerError("the grading process died (out of memory, or crashed)") from error
-            raise
-        with self._changed:
-            self._idle.append(worker)
-            self._changed.notify()
+        worker = self.take()
+        reply = self.ask(worker, request)
+        self.give_back(worker)
         return reply
+
+    def ask(self, worker: Worker, request: Any) -> Any:
+        """The reply of a child that was taken; a child that gives none is killed, and is not to be given back.
+
+        Raises:
+            WorkerError: As ``call``.
+        """
+        try:
+            return worker.ask(request, self.time_limit + GRACE)
+        except BaseException as error:  # also Ctrl-C: a reply still on the way would answer the next request
+            self.drop(worker)
+            if isinstance(error, TimeoutError):
+                raise WorkerError(f"the {self.work} process was killed after {self.time_limit:g} s") from error
+            if isinstance(error, EOFError | OSError):
+                raise WorkerError(f"the {self.work} process died (out of memory, or crashed)") from error
+            raise
+
+    def give_back(self, worker: Worker) -> None:
+        """Others may take the child."""
+        with self._changed:
+            if worker in self._all:  # else the pool was closed
+                self._idle.append(worker)
+            self._changed.notify()
 
     def map(self, requests: Sequence[Any]) -> list[Any]:
         """One reply per request, in order; a ``WorkerError`` in place of a reply that never came."""
@@ -105,7 +120,14 @@ class WorkerPool:
         except WorkerError as error:
             return error
 
-    def _take(self) -> _Worker:
+    def take(self) -> Worker:
+        """A child that answers nobody else until it is given back or dropped: for requests that build on each other.
+
+        Waits where all are taken.
+
+        Raises:
+            WorkerStartError, RuntimeError: As ``call``.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._idle or len(self._all) + self._starting < self.size)
             while self._idle:
@@ -115,9 +137,9 @@ class WorkerPool:
                 self._all.remove(worker)  # it died while idle, which is no request's fault
                 worker.kill()  # what it left behind
             self._starting += 1
-        started: list[_Worker] = []
+        started: list[Worker] = []
         try:
-            started.append(_Worker(self))
+            started.append(Worker(self))
             return started[0]
         finally:
             with self._changed:
@@ -125,7 +147,8 @@ class WorkerPool:
                 self._all.extend(started)
                 self._changed.notify()
 
-    def _drop(self, worker: _Worker) -> None:
+    def drop(self, worker: Worker) -> None:
+        """Kills a child that was taken."""
         worker.kill()
         with self._changed:
             if worker in self._all:
@@ -133,7 +156,7 @@ class WorkerPool:
             self._changed.notify()
 
 
-class _Worker:
+class Worker:
     """One child that has said that it is ready."""
 
     def __init__(self, pool: WorkerPool) -> None:
@@ -167,6 +190,7 @@ class _Worker:
             raise WorkerStartError(answer[1])
 
     def ask(self, request: Any, seconds: float) -> Any:
+        """Its reply, or a ``TimeoutError``."""
         self.pipe.send(request)
         return self._receive(seconds)
 
@@ -176,6 +200,7 @@ class _Worker:
         return self.pipe.recv()
 
     def kill(self) -> None:
+        """Ends it, with all that it started."""
         if self.process.returncode is None:  # else its number may be another's by now
             end_group(self.process.pid)
         self.process.kill()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.rewards import FormatReward
+from grpo_lightning.rewards import FormatReward, RewardRunner
 
 
 def score(reward: FormatReward, *completions: Any, **kwargs: Any) -> list[float | None]:
@@ -85,3 +85,13 @@ def test_a_pattern_reward_survives_pickling() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FormatReward(**settings)
+
+
+def test_the_runner_scores_with_it_although_it_offers_loggers_too():
+    runner = RewardRunner([FormatReward(name="format")])
+    try:
+        table = runner.score(["p"] * 2, ["<think>a</think><answer>b</answer>", "b"], [[1], [2]], {"city": ["x", "y"]})
+    finally:
+        runner.close()
+    assert table.values[:, 0].tolist() == [1.0, 0.0]
+    assert table.metrics["rewards/format/errors"] == 0

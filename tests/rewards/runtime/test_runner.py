@@ -95,6 +95,7 @@ def test_numbers_of_every_kind_are_taken(score: Callable[..., RewardTable], valu
         ([1.0], "'reward' returned 1 values for 2 completions"),
         ([1.0, 2.0, 3.0], "'reward' returned 3 values for 2 completions"),
         ([float("inf"), 1.0], "'reward' returned inf for completion 0"),
+        ([1.0, -1e308], "'reward' returned -1e.308 for completion 1, whose square no float holds"),
         ([1.0, "1.0"], r"'reward' returned '1.0' \(str\) for completion 1"),
         ([{"a": 1.0}, 2.0], r"'reward' returned {'a': 1.0} \(dict\) for completion 0"),
         ("ab", "'reward' returned a str, expected a list"),

@@ -1,0 +1,77 @@
+"""Metrics that callbacks wait for: one that does not exist is refused, held-out ones before weights load."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from grpo_lightning.errors import ExplainedError
+
+
+class MonitorCheck(Callback):
+    """Refuses a ``monitor`` of ModelCheckpoint or EarlyStopping that no metric has the name of.
+
+    Held-out metrics have names that the settings tell. What a step logs is known once the first one has ended.
+    """
+
+    def __init__(self) -> None:
+        self._knows_steps = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks at the names that begin with ``val``, where the module is one of this package and logs no others.
+
+        Raises:
+            ValueError: Naming the setting and what there is.
+        """
+        means: Any = getattr(pl_module, "evaluation_means", None)
+        if stage != "fit" or means is None or not type(pl_module).__module__.startswith("grpo_lightning."):
+            return
+        datasets = list(getattr(getattr(trainer, "datamodule", None), "eval_prompts", {}))
+        for setting, name in monitored(trainer):
+            if not name.startswith("val"):
+                continue
+            if not datasets:
+                raise ValueError(
+                    f"{setting}={name} is measured on held-out prompts, and data.eval_dataset is not set. Set it."
+                )
+            prefixes = [f"val/{dataset}" for dataset in datasets] if len(datasets) > 1 else ["val"]
+            known = [f"{prefix}/{each}" for prefix in prefixes for each in means().names]
+            if name not in known:
+                raise ValueError(no_metric(setting, name, known))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the other names, once.
+
+        Raises:
+            ExplainedError: Naming the setting and what there is.
+        """
+        if self._knows_steps:
+            return
+        self._knows_steps = True
+        known = list(trainer.callback_metrics)
+        for setting, name in monitored(trainer):
+            if not name.startswith("val") and name not in known:
+                raise ExplainedError(no_metric(setting, name, known))
+
+
+def monitored(trainer: Trainer) -> list[tuple[str, str]]:
+    """Settings of this run that name a metric, and the metrics."""
+    found = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping):
+            found.append(("monitor of EarlyStopping (trainer.callbacks)", callback.monitor))
+        elif isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            found.append(("checkpoint.monitor", callback.monitor))
+    return found
+
+
+def no_metric(setting: str, name: str, known: list[str]) -> str:
+    """The message, with the nearest names."""
+    near = get_close_matches(name, known, 3, cutoff=0.5)
+    meant = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(sorted(known)[:12])}."
+    return f"{setting}={name} is no metric of this run, so it would wait for ever. {meant}"

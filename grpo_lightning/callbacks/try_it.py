@@ -1,0 +1,44 @@
+"""The trained policy in five lines of transformers, for a prompt in the form that it was trained on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from grpo_lightning.types import Prompt
+
+LONGEST = 160
+"""Characters of a prompt that is shown whole."""
+
+
+def transformers_lines(path: Path, prompt: Prompt, max_new_tokens: int) -> str:
+    """Python that prints the likeliest completion; a conversation goes through the chat template, a text as it is.
+
+    Args:
+        path: In Hugging Face format.
+        prompt: One that the run trained on; a long one is replaced by words that ask for another.
+        max_new_tokens: Of the completion.
+
+    Example:
+        >>> print(transformers_lines(Path("hf"), [{"role": "user", "content": "1+2="}], 8))
+        from transformers import pipeline
+        ask = pipeline("text-generation", "hf")
+        prompt = [{'role': 'user', 'content': '1+2='}]
+        reply = ask(prompt, max_new_tokens=8, do_sample=False)[0]["generated_text"]
+        print(reply[-1]["content"])
+    """
+    is_chat = not isinstance(prompt, str)
+    if len(repr(prompt)) > LONGEST:
+        prompt = [{"role": "user", "content": "your prompt"}] if is_chat else "your prompt"
+    inside = os.path.relpath(path)
+    place = inside if not inside.startswith("..") else str(path)
+    whole = "" if is_chat else ", return_full_text=False"
+    return "\n".join(
+        [
+            "from transformers import pipeline",
+            f'ask = pipeline("text-generation", "{place}")',
+            f"prompt = {prompt!r}",
+            f'reply = ask(prompt, max_new_tokens={max_new_tokens}, do_sample=False{whole})[0]["generated_text"]',
+            'print(reply[-1]["content"])' if is_chat else "print(reply)",
+        ]
+    )

@@ -1,0 +1,52 @@
+"""The first second of a command: help or an error about the config is complete in it, a run says that it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from grpo_lightning.commands.module_choice import OPTION, with_one_option
+from grpo_lightning.commands.settings.check import config_files, mistakes
+from grpo_lightning.commands.settings.help_page import front_page, topic_page, unknown_topic
+from grpo_lightning.commands.settings.table import load_table
+
+SHOWN = 10
+"""Mistakes; whoever has more has given another program's config."""
+RANKS = ("LOCAL_RANK", "SLURM_PROCID", "RANK")
+"""Above 0 in processes that a launcher started beside the first one."""
+
+
+def first_words(command: str, does: str, options: Sequence[str], program: str = "grpo") -> None:
+    """Prints what can be said before torch, Lightning and transformers are imported.
+
+    Args:
+        command: As it was typed, such as ``fit``.
+        does: What it does, after its name.
+        options: What follows it.
+        program: Of the table.
+
+    Raises:
+        SystemExit: After help, and with 2 where the config cannot be meant as it stands.
+    """
+    table = load_table(program)
+    has_own_class = any(word.partition("=")[0] == OPTION for word in with_one_option(options))
+    asked = [n for n, word in enumerate(options) if word in ("-h", "--help")]
+    if asked and not has_own_class:  # the settings of a user's class are known to the full parser alone
+        topic = next(iter(options[asked[0] + 1 :]), None)
+        page = front_page(command, does, table) if topic is None else topic_page(topic.lstrip("-"), table)
+        if page is None:
+            raise SystemExit(unknown_topic(str(topic), table))
+        print(page)
+        raise SystemExit(0)
+    if asked or any(word.partition("=")[0].endswith(".help") for word in options):
+        return
+    found = mistakes(options, table)
+    if found:
+        more = [f"and {len(found) - SHOWN} more."] if len(found) > SHOWN else []
+        sys.stderr.write("\n".join([*(f"error: {text}" for text in found[:SHOWN]), *more, ""]))
+        raise SystemExit(2)
+    is_first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
+    if is_first and not any(word.startswith("--print_config") for word in options):
+        files = " and ".join(config_files(options)) or "the command line"
+        print(f"{command}: settings of {files} are read; importing torch, Lightning and transformers.", flush=True)

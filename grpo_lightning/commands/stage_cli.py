@@ -1,0 +1,43 @@
+"""The command line of GRPO for stages that train on what is written: nothing is sampled, no completions are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
+from grpo_lightning.commands.quiet import quiet
+
+SUBCOMMANDS = ("fit", "validate")
+
+
+def stage_defaults(root: str) -> dict[str, Any]:
+    """Of the Trainer, with the folder of the run; without the callbacks that count completions."""
+    return {name: value for name, value in TRAINER_DEFAULTS.items() if name != "callbacks"} | {"default_root_dir": root}
+
+
+class StageCLI(GRPOCLI):
+    """The command line of GRPO with another module as model and another converter as default."""
+
+    converter: ClassVar[str]
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Completions of one's own are what GRPO's test and predict are for."""
+        hidden = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
+        return {"fit": hidden, "validate": {"model", "dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As for GRPO, with the converter of the stage."""
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults({"data.converter": self.converter})
+
+
+def run_stage(cli: type[StageCLI], arguments: Sequence[str]) -> int:
+    """Runs ``fit`` unless another subcommand is named first."""
+    quiet()
+    named = bool(arguments) and arguments[0] in SUBCOMMANDS
+    cli(args=[*arguments] if named else ["fit", *arguments])
+    return 0

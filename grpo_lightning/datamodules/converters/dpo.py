@@ -1,0 +1,95 @@
+"""Rows with two completions of a prompt, of which people prefer one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from grpo_lightning.datamodules.converters.base import as_prompt, require_columns
+from grpo_lightning.datamodules.converters.grpo import GRPODatasetConverter
+from grpo_lightning.datamodules.converters.registry import register_converter
+from grpo_lightning.types import Prompt
+
+
+@register_converter("dpo")
+@dataclass
+class DPODatasetConverter(GRPODatasetConverter):
+    """Prompt, chosen and rejected completion, as text or messages; TRL's forms of a preference dataset.
+
+    A prompt that is not a column of its own is what both completions begin with, as TRL takes it: the same messages, or
+    the same characters. So it is where the completions are whole conversations and the prompt is text beside them.
+
+    Args:
+        chosen_key: Column of the completion that people prefer.
+        rejected_key: Column of the other.
+        **prompt: Arguments of GRPODatasetConverter.
+
+    Example:
+        >>> convert = DPODatasetConverter()
+        >>> convert({"prompt": "1 + 2 =", "chosen": " 3", "rejected": " 4"})
+        {'prompt': '1 + 2 =', 'chosen': ' 3', 'rejected': ' 4'}
+        >>> convert({"chosen": "Sky: blue", "rejected": "Sky: green"})
+        {'prompt': 'Sky:', 'chosen': ' blue', 'rejected': ' green'}
+    """
+
+    chosen_key: str = "chosen"
+    rejected_key: str = "rejected"
+
+    def __call__(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        """The converted row; ValueError where a completion is missing, or there is no prompt."""
+        keys = (self.chosen_key, self.rejected_key)
+        for key, setting in zip(keys, ("chosen_key", "rejected_key"), strict=True):
+            if not example.get(key):
+                raise ValueError(f"the row has no completion under {setting}={key!r}.")
+        chosen, rejected = (as_prompt(example[key], key) for key in keys)
+        if isinstance(chosen, str) != isinstance(rejected, str):
+            raise ValueError(f"of {keys[0]!r} and {keys[1]!r} one is text and the other messages. Use one form.")
+        rest = {name: value for name, value in example.items() if name not in keys}
+        if self._is_implicit(example, chosen):
+            prompt, chosen, rejected = split_prompt(chosen, rejected)
+            rest[self.prompt_key] = prompt
+        return {**super().__call__(rest), "chosen": chosen, "rejected": rejected}
+
+    def _is_implicit(self, example: Mapping[str, Any], chosen: Prompt) -> bool:
+        if example.get(self.query_key):
+            return False
+        prompt = example.get(self.prompt_key)
+        # Whole conversations with their first message once more as text beside them: UltraFeedback, for one.
+        return not prompt or (
+            isinstance(prompt, str) and not isinstance(chosen, str) and chosen[0]["role"] != "assistant"
+        )
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Both completions must be columns; the prompt need not be."""
+        require_columns(columns, {"chosen_key": self.chosen_key, "rejected_key": self.rejected_key})
+        super().check_columns(columns)
+
+
+def split_prompt(chosen: Prompt, rejected: Prompt) -> tuple[Prompt, Prompt, Prompt]:
+    """What both begin with, and the two rests; of text, a space at the border belongs to the rests.
+
+    Raises:
+        ValueError: If they begin differently, or are the same.
+
+    Example:
+        >>> ask = {"role": "user", "content": "Sky?"}
+        >>> say = [{"role": "assistant", "content": colour} for colour in ("blue", "green")]
+        >>> split_prompt([ask, say[0]], [ask, say[1]])[0]
+        [{'role': 'user', 'content': 'Sky?'}]
+    """
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    if isinstance(chosen, str) and shared and chosen[shared - 1] == " ":
+        shared -= 1
+    parts: tuple[Sequence[Any], ...] = (chosen[:shared], chosen[shared:], rejected[shared:])
+    if not shared:
+        raise ValueError(
+            "there is no prompt, and the two completions begin differently. Name the prompt's column with prompt_key."
+        )
+    if not all(parts):
+        raise ValueError(
+            "one of the two completions begins with the whole other one, so that nothing says where the prompt ends. Give "
+            "the prompt in a column of its own."
+        )
+    return parts  # type: ignore[return-value]  # slices of what came in

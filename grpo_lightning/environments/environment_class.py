@@ -1,0 +1,114 @@
+"""What a class says about its environments before there is one: which methods are tools, how it may be called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from grpo_lightning.environments.episode import EnvironmentContractError
+from grpo_lightning.environments.tools import Tool, by_name, methods_of, tool_of
+
+NO_TOOLS = ("reset", "get_reward", "close")
+"""Methods that the rollout calls, never the model."""
+ISOLATIONS = ("thread", "process")
+
+
+@dataclass(frozen=True)
+class EnvironmentClass:
+    """A class of environments, read once.
+
+    Args:
+        make: Makes an instance, without arguments.
+        kind: The class of what it makes.
+        tools: Of its methods, unbound, by name.
+        has_step: Whether ``step(text)`` answers turns of text.
+        isolation: ``thread``, or ``process`` for what may die or seeds global state.
+        concurrency: Calls at once over all instances (1 for classes that are not thread-safe), or with
+            ``isolation = "process"`` how many instances and processes there are at once; 0 for the default.
+    """
+
+    make: Callable[[], Any]
+    kind: type
+    tools: dict[str, Tool]
+    has_step: bool
+    isolation: Literal["thread", "process"]
+    concurrency: int
+
+    @property
+    def name(self) -> str:
+        """Of the class, for errors."""
+        return self.kind.__name__
+
+
+def read_class(make: Callable[[], Any]) -> EnvironmentClass:
+    """What the class of ``make()`` says.
+
+    Args:
+        make: A class, ``functools.partial`` of one, or any function; the last is called once, to see what it makes.
+
+    Raises:
+        EnvironmentContractError: If there is no ``reset``, a tool has no schema, or a setting is unknown.
+    """
+    maker = make.func if isinstance(make, functools.partial) else make
+    kind = maker if isinstance(maker, type) else type(make())
+    methods = methods_of(kind)
+    if "reset" not in methods:
+        has = ", ".join(methods) or "no methods"
+        raise EnvironmentContractError(
+            f"model.environment: {kind.__name__} has no method reset(self, **row) (it has {has}). reset starts an episode "
+            "and returns the first observation, or None."
+        )
+    has_step = "step" in methods and is_answer(methods["step"])
+    hidden = (*NO_TOOLS, "step") if has_step else NO_TOOLS
+    receiver = object()  # only bound methods leave ``self`` out of their schemas in any spelling
+    tools = by_name(
+        tool_of(types.MethodType(function, receiver) if _takes_self(kind, name) else function)
+        for name, function in methods.items()
+        if name not in hidden
+    )
+    isolation: Any = getattr(kind, "isolation", "thread")
+    concurrency: Any = getattr(kind, "concurrency", 0)
+    if isolation not in ISOLATIONS or not isinstance(concurrency, int) or concurrency < 0:
+        raise EnvironmentContractError(
+            f"{kind.__name__} has isolation={isolation!r} and concurrency={concurrency!r}. isolation is one of "
+            f"{', '.join(ISOLATIONS)}, concurrency a number of calls, 0 for no limit."
+        )
+    return EnvironmentClass(make, kind, tools, has_step, isolation, concurrency)
+
+
+def is_answer(step: Callable[..., Any]) -> bool:
+    """Whether an unbound ``step`` answers turns: its one argument is called ``text``. Any other is a tool, as in TRL.
+
+    Example:
+        >>> is_answer(lambda self, text: ""), is_answer(lambda self, action: "")
+        (True, False)
+    """
+    return list(inspect.signature(step).parameters)[1:] == ["text"]
+
+
+def accepted_columns(reset: Callable[..., Any], row: dict[str, Any], name: str) -> dict[str, Any]:
+    """The columns of ``row`` that a bound ``reset`` takes; all where it has ``**row``.
+
+    Raises:
+        EnvironmentContractError: If it needs one that the row does not have.
+    """
+    parameters = inspect.signature(reset).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return row
+    missing = [
+        p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in row
+    ]
+    if missing:
+        raise EnvironmentContractError(
+            f"{name}.reset needs {', '.join(missing)}, but the row has {', '.join(row) or 'no columns'}. Add the column to "
+            "the data, or give the argument a default."
+        )
+    return {p.name: row[p.name] for p in parameters if p.name in row}
+
+
+def _takes_self(kind: type, name: str) -> bool:
+    return not isinstance(inspect.getattr_static(kind, name), staticmethod)

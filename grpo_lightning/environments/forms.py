@@ -1,0 +1,156 @@
+"""From what a config or a script says about tools and environments to the episodes of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from grpo_lightning.environments.calls import Calls
+from grpo_lightning.environments.class_episode import ClassEpisode, ToolCalls, ToolExceptions
+from grpo_lightning.environments.environment_class import EnvironmentClass, read_class
+from grpo_lightning.environments.episode import EnvironmentContractError, Episode, EpisodeFactory
+from grpo_lightning.environments.hosts import Host, ProcessHost, ThreadHost
+from grpo_lightning.environments.import_path import imported
+from grpo_lightning.environments.tools import Tool, by_name, tool_of
+
+DEADLINE = 60.0
+"""Seconds for each call of a tool or an environment."""
+OUTPUT_LIMIT = 8192
+"""Characters that a model reads of one answer."""
+COLUMN = "environment"
+"""The column of a row that names its environment, where there are several; as in TRL."""
+SPEC = {"class_path", "init_args"}
+
+ToolSpec = str | Callable[..., Any] | dict[str, Any]
+EnvironmentSpec = str | Callable[[], Any] | dict[str, Any]
+
+
+@runtime_checkable
+class ToolSource(Protocol):
+    """Something that has several tools, such as a connection to a server."""
+
+    def open_tools(self) -> list[Tool]:
+        """Its tools; what they need is started."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+def open_episodes(
+    tools: Sequence[ToolSpec] | ToolSpec | None = None,
+    environment: EnvironmentSpec | None = None,
+    deadline: float = DEADLINE,
+    output_limit: int = OUTPUT_LIMIT,
+    tool_exceptions: ToolExceptions = "fault",
+) -> EpisodeFactory | None:
+    """What makes the episodes of a run; None where there are neither tools nor an environment.
+
+    Args:
+        tools: Typed functions with Google docstrings, sync or async, or their import paths; ``{"class_path": ...,
+            "init_args": {...}}`` of a source of tools, such as
+            :class:`~grpo_lightning.environments.adapters.mcp.MCPTools`.
+        environment: A class as TRL's ``environment_factory`` takes it, its import path, ``{"class_path": ...,
+            "init_args": {...}}``, or a mapping of names to these: each row then names one in its column ``environment``.
+        deadline: Seconds for each call. One that takes longer is a fault.
+        output_limit: Characters of each answer that the model reads; a cut is said.
+        tool_exceptions: ``fault`` drops the rollout of a tool that raises. ``tell`` tells the model and goes on, as TRL
+            does, for tools that raise where the model was wrong.
+
+    Raises:
+        EnvironmentContractError: If one cannot be found, has no schema, or no ``reset``.
+    """
+    entries = [tools] if isinstance(tools, str | dict) or callable(tools) else list(tools or [])
+    if not entries and environment is None:
+        return None
+    if output_limit < 1 or tool_exceptions not in ("fault", "tell"):
+        raise EnvironmentContractError(
+            f"output_limit={output_limit} and tool_exceptions={tool_exceptions!r} do not go: the first is a number of "
+            "characters from 1, the second fault or tell."
+        )
+    calls = Calls(deadline)
+    made = [_made(entry, "model.tools") for entry in entries]
+    sources = [entry for entry in made if isinstance(entry, ToolSource)]
+    try:
+        own = [tool_of(entry) for entry in made if not isinstance(entry, ToolSource)]
+        standalone = by_name([*own, *(tool for source in sources for tool in source.open_tools())])
+        classes = _classes(environment)
+        for described in classes.values():
+            by_name([*standalone.values(), *described.tools.values()])
+        hosts = {
+            name: (ProcessHost if described.isolation == "process" else ThreadHost)(described, calls, output_limit)
+            for name, described in classes.items()
+        }
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return _Episodes(ToolCalls(standalone, calls, output_limit, tool_exceptions), classes, hosts, sources)
+
+
+def _classes(environment: EnvironmentSpec | None) -> dict[str | None, EnvironmentClass]:
+    """By the names that rows use; None for the only one."""
+    if environment is None:
+        return {}
+    if isinstance(environment, Mapping) and not set(environment) <= SPEC:
+        return {name: read_class(_made(entry, f"model.environment.{name}")) for name, entry in environment.items()}
+    return {None: read_class(_made(environment, "model.environment"))}
+
+
+def _made(entry: Any, setting: str) -> Any:
+    """A callable of what a config names; a class with settings is not made yet, unless it is a source of tools."""
+    settings: dict[str, Any] = {}
+    if isinstance(entry, Mapping):
+        if "class_path" not in entry or set(entry) - SPEC:
+            raise EnvironmentContractError(f"{setting} holds {dict(entry)!r}: an entry has class_path and init_args.")
+        entry, settings = entry["class_path"], entry.get("init_args") or {}
+    if isinstance(entry, str):
+        entry = imported(entry, setting)
+    if isinstance(entry, type) and hasattr(entry, "open_tools"):
+        return entry(**settings)
+    if not callable(entry) and not isinstance(entry, ToolSource):
+        raise EnvironmentContractError(f"{setting} holds {entry!r:.200}, which is neither a function nor a class.")
+    return functools.partial(entry, **settings) if settings else entry
+
+
+class _Episodes:
+    """See :class:`~grpo_lightning.environments.episode.EpisodeFactory`."""
+
+    def __init__(
+        self,
+        tools: ToolCalls,
+        classes: dict[str | None, EnvironmentClass],
+        hosts: Mapping[str | None, Host],
+        sources: list[ToolSource],
+    ) -> None:
+        self.tools, self.classes, self.hosts, self.sources = tools, classes, hosts, sources
+        self.faults: dict[str, int] = tools.calls.faults
+
+    def __call__(self, row: dict[str, Any]) -> Episode:
+        if not self.classes:
+            return ClassEpisode(self.tools, {}, None, has_step=False)
+        described, name = self.class_of(row), self._name(row)
+        hidden = () if name is None else (COLUMN,)  # it chose, and is no argument of reset, as in TRL
+        return ClassEpisode(self.tools, described.tools, self.hosts[name].lease(), described.has_step, hidden)
+
+    def class_of(self, row: dict[str, Any]) -> EnvironmentClass:
+        """The class that the row names."""
+        name = self._name(row)
+        if name not in self.classes:
+            raise EnvironmentContractError(
+                f"A row has {COLUMN}={name!r}, but model.environment has {', '.join(map(str, self.classes))}. Each row "
+                f"names its environment in the column {COLUMN!r}."
+            )
+        return self.classes[name]
+
+    def _name(self, row: dict[str, Any]) -> str | None:
+        return None if None in self.classes else row.get(COLUMN)
+
+    async def close(self) -> None:
+        for host in self.hosts.values():
+            await host.close()
+        for source in self.sources:
+            source.close()
+        self.tools.calls.close()

@@ -1,0 +1,128 @@
+"""One environment and what an episode asks of it: the same in a thread and in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from grpo_lightning.environments.environment_class import EnvironmentClass, accepted_columns
+from grpo_lightning.environments.episode import EnvironmentFault
+from grpo_lightning.environments.observation import as_messages
+from grpo_lightning.environments.output import as_text
+from grpo_lightning.messages import Message
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an environment said."""
+
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    reward: float | None = None
+    done: bool = False
+
+
+Operation = tuple[Callable[[], Any], Callable[[Any], Answer]]
+"""Calls the user's method; turns what it returned, awaited where it has to be, into an answer."""
+
+
+class Instance:
+    """Makes its environment at the first reset, and keeps it for later ones, as TRL does.
+
+    Args:
+        described: Its class.
+        limit: Characters of each text.
+    """
+
+    def __init__(self, described: EnvironmentClass, limit: int) -> None:
+        self.described, self.limit = described, limit
+        self._environment: Any = None
+        self._own_references = 0
+
+    @property
+    def environment(self) -> Any:
+        """The user's object, which rewards may look at; None before the first reset."""
+        return self._environment
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody looks at the environment any more: rewards get it behind the episode's end, as in TRL."""
+        return sys.getrefcount(self._environment) <= self._own_references
+
+    def operation(self, kind: str, *arguments: Any) -> Operation:
+        """``reset`` with a row, ``call`` with a name and arguments, ``step`` with a text, ``get_reward`` or ``close``."""
+        operation: Operation = getattr(self, f"_{kind}")(*arguments)
+        return operation
+
+    def _reset(self, row: dict[str, Any]) -> Operation:
+        name = self.described.name
+
+        def start() -> Any:
+            if self._environment is None:
+                self._environment = self.described.make()
+            return self._environment.reset(**accepted_columns(self._environment.reset, row, name))
+
+        def finish(said: Any) -> Answer:
+            self._own_references = sys.getrefcount(self._environment)  # some hold references to themselves
+            return Answer(tuple(as_messages(said, f"{name}.reset", self.limit)), done=self._is_done())
+
+        return start, finish
+
+    def _call(self, tool: str, arguments: dict[str, Any]) -> Operation:
+        return (
+            lambda: getattr(self._environment, tool)(**arguments),
+            lambda result: Answer(text=as_text(result, self.limit), done=self._is_done()),
+        )
+
+    def _step(self, text: str) -> Operation:
+        name = f"{self.described.name}.step"
+
+        def finish(said: Any) -> Answer:
+            if not isinstance(said, tuple):
+                return Answer(tuple(as_messages(said, name, self.limit)), done=self._is_done())
+            if len(said) != 3:
+                raise EnvironmentFault(
+                    f"{name} returned a tuple of {len(said)}. Return (observation, reward, done), text or messages."
+                )
+            observation, reward, done = said
+            messages = tuple(as_messages(observation, name, self.limit))
+            return Answer(messages, "", number(reward, name) or 0.0, bool(done) or self._is_done())
+
+        return lambda: self._environment.step(text), finish
+
+    def _get_reward(self) -> Operation:
+        name = f"{self.described.name}.get_reward"
+        return (lambda: _called(self._environment, "get_reward")), lambda given: Answer(reward=number(given, name))
+
+    def _close(self) -> Operation:
+        return (lambda: _called(self._environment, "close")), lambda nothing: Answer()
+
+    def _is_done(self) -> bool:
+        return bool(getattr(self._environment, "done", False))
+
+
+def _called(environment: Any, name: str) -> Any:
+    """What the method gives, None without one. No reference to the environment is left behind."""
+    return getattr(environment, name)() if hasattr(environment, name) else None
+
+
+def number(value: Any, name: str) -> float | None:
+    """A reward as a float; None stays None.
+
+    Raises:
+        EnvironmentFault: If it is no finite number.
+
+    Example:
+        >>> number(True, "Game.step"), number(None, "Game.step")
+        (1.0, None)
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Real) and getattr(value, "size", 0) == 1 and hasattr(value, "item"):
+        value = value.item()  # an array of one element
+    if not isinstance(value, Real) or not abs(float(value)) < float("inf"):
+        raise EnvironmentFault(f"{name} gave the reward {value!r:.80}, which is no finite number.")
+    return float(value)

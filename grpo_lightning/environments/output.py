@@ -1,0 +1,35 @@
+"""What tools and environments say, as text that is not longer than the model should read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def cut(text: str, limit: int) -> str:
+    r"""The text, or its first ``limit`` characters and a line that says how much is missing.
+
+    Example:
+        >>> cut("abcdef", 4)
+        'abcd\n[cut: the first 4 of 6 characters]'
+        >>> cut("abcd", 4)
+        'abcd'
+    """
+    return text if len(text) <= limit else f"{text[:limit]}\n[cut: the first {limit} of {len(text)} characters]"
+
+
+def as_text(result: Any, limit: int) -> str:
+    r"""What a tool returned as the model reads it, ``str(result)`` as in TRL, cut at ``limit`` characters.
+
+    Blocks of text (``[{"type": "text", "text": ...}]``) are joined.
+
+    Example:
+        >>> as_text({"sum": 3}, 100), as_text([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], 100)
+        ("{'sum': 3}", 'a\nb')
+    """
+    if isinstance(result, list) and result and all(_is_text_block(block) for block in result):
+        result = "\n".join(block["text"] for block in result)
+    return cut(result if isinstance(result, str) else str(result), limit)
+
+
+def _is_text_block(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)

@@ -1,0 +1,197 @@
+"""DPOModule: learning from completions that people preferred to others, or judged one by one."""
+
+import time
+from typing import Any
+
+from torch import Tensor
+
+from grpo_lightning.algorithm.experience import MicroBatch
+from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, metric_names, with_margin
+from grpo_lightning.datamodules.demonstrations import COLUMN, with_replaced
+from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, read_preferences
+from grpo_lightning.memory.workload import Workload
+from grpo_lightning.metrics.evaluation import NamedMeans
+from grpo_lightning.modules.dpo_settings import DPOSettings
+from grpo_lightning.modules.flat_settings import part_of, takes
+from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.numerics.dtypes import with_float32_defaults
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.reference import FrozenReference
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.optimization import Optimization, OptimizationSettings
+from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.precomputed_logps import PrecomputedLogps
+from grpo_lightning.training.preference_passes import PreferencePasses, sum_per_completion
+from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
+from grpo_lightning.training.whole_steps import micro_batches_everywhere
+from grpo_lightning.types import PromptBatch, Rollouts
+
+PRECOMPUTED_AT_ONCE = 64
+"""Prompts; they fill passes."""
+
+
+class DPOModule(PolicyModule):
+    """Direct preference optimization (arXiv:2305.18290) and its relatives, through the same packed scorer as GRPO.
+
+    One batch of rows is one optimizer step. The prompt of a pair is computed once, for policy and reference alike.
+    """
+
+    @takes(DPOSettings)
+    def __init__(self, settings: DPOSettings) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, settings.seed
+        self.loss = settings.loss()
+        without = settings.without_reference(self.loss)
+        reference = part_of(settings, ReferenceSettings)
+        self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
+        self.passes = Passes(part_of(settings, PassSettings), self.policy)
+        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        references = ReferencePasses(reference, without, "Leave one of them out.", self.policy, self.passes)
+        precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
+        self.preference_passes = PreferencePasses(self.loss, self.passes, None if without else references, precomputed)
+
+    def preferences(self, batch: PromptBatch) -> Preferences:
+        """The batch's completions, with data.replace_text applied as to the prompts."""
+        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
+        kwargs = self.settings.chat_template_kwargs or {}
+        tokenizer, longest = self.policy.tokenizer, self.settings.max_completion_length
+        own = read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+        return Preferences(self.replica.rollouts(own.rollouts), self.replica.rows(own.is_chosen), own.in_pairs)
+
+    @with_float32_defaults
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """One optimizer step on the mean loss of the batch's examples, over all ranks."""
+        started = time.perf_counter()
+        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        preferences = self.preferences(batch)
+        ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
+        sums = MetricSums()
+        micro_batches = self.micro_batches(preferences)
+        for micro_batch in micro_batches:
+            loss, metrics = self.preference_loss(preferences, micro_batch, ref_logps, kl)
+            sums += metrics
+            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
+        norm = self.optimization.step()
+        if self.preference_passes.reference_passes is not None:
+            self.preference_passes.reference_passes.move(self.steps_done + 1)
+        numbers = sums.over_ranks().result() | ({"kl": kl.item()} if self.loss.needs_kl else {})
+        self.end_written_step(with_margin(numbers), norm, micro_batches[0].totals.tokens, started)
+
+    def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
+        """The forward and backward passes of the step, equally many on every rank."""
+        plan, tokens = self.preference_passes.plan(preferences), preferences.rollouts.completion_ids.numel()
+        losses = preferences.num_examples if self.loss.in_pairs else preferences.rollouts.num_completions
+        return micro_batches_everywhere(plan, losses, tokens, self.replica)
+
+    def preference_loss(
+        self, preferences: Preferences, micro_batch: MicroBatch, ref_logps: Tensor, kl: Tensor
+    ) -> tuple[Tensor, MetricSums]:
+        """This micro-batch's share of the mean loss, and what is logged of it."""
+        if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
+            return self.passes.scorer.idle(self.device), MetricSums()
+        scores = self.preference_passes.scores(preferences, micro_batch.rows, ref_logps, kl)
+        losses = self.loss.per_example(scores)
+        return losses.sum() / micro_batch.totals.completions, mean_entries(logged(self.loss, scores, losses))
+
+    def setup(self, stage: str) -> None:
+        """Checks what the loss needs of the data before weights load.
+
+        Raises:
+            ValueError: In the words of the config.
+        """
+        if self.loss.needs_kl and self.prompts_in_a_step() < 2:
+            raise ValueError(
+                f"data.batch_size=1: model.loss_type={self.settings.loss_type!r} compares each prompt with the completion of "
+                "another one of the batch. Use 2 or more."
+            )
+        if self.preference_passes.precomputed is not None and getattr(self.datamodule, "streaming", False):
+            raise ValueError(
+                "model.precompute_ref_log_probs=true needs all rows before training. Use data.streaming=false."
+            )
+
+    def on_fit_start(self) -> None:
+        """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
+        self.optimization.replica = self.replica
+        self.start_reference()
+
+    def on_train_start(self) -> None:
+        """As for every policy; then scores the data under the reference, where that is done once."""
+        super().on_train_start()
+        self.precompute("train_prompts", "eval_prompts")
+
+    def on_validation_start(self) -> None:
+        """A validation without training needs the reference too."""
+        self.start_reference()
+        self.precompute("eval_prompts")
+
+    def start_reference(self) -> None:
+        """Makes it, once."""
+        parts = self.preference_passes
+        parts.replica, parts.device = self.replica, self.device
+        if parts.reference_passes is not None and parts.reference_passes.scorer is None:
+            parts.reference_passes.start(self.device)
+
+    @with_float32_defaults
+    def precompute(self, *roles: str) -> None:
+        """Reference logprobs of the data's rows, by the policy before its first step; every rank has all of them."""
+        table = self.preference_passes.precomputed
+        if table is None or self.steps_done:
+            return
+        for role in roles:
+            found = getattr(self.datamodule, role, None) or {}
+            for prompts in found.values() if isinstance(found, dict) else [found]:
+                for start in range(0, len(prompts), PRECOMPUTED_AT_ONCE * self.replica.count):
+                    first = start + PRECOMPUTED_AT_ONCE * self.replica.index
+                    places = range(first, min(first + PRECOMPUTED_AT_ONCE, len(prompts)))
+                    rollouts = self.preferences(prompts.batch(list(places))).rollouts
+                    for each in self.replica.of_all((rollouts, self.base_logps(rollouts).cpu())):
+                        table.add(*each)
+
+    def base_logps(self, rollouts: Rollouts) -> Tensor:
+        """``(N,)`` nats under what the policy is before its first step, a trained adapter that it starts from included."""
+        logprobs, _ = self.passes.score(self.passes.scorer, rollouts, self.device)
+        return sum_per_completion(logprobs, rollouts.completion_lengths)
+
+    def workload(self) -> Workload:
+        """See ``PolicyModule.workload``: nothing is sampled; a pair stays together, as one completion of twice the length."""
+        reference_passes = self.preference_passes.reference_passes
+        reference = None if reference_passes is None else reference_passes.reference
+
+        def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
+            # The loss of pairs takes no memory to speak of beside their logprobs.
+            logprobs = self.passes.scorer.score(rollouts, micro_batch.rows, self.device).logprobs
+            self.optimization.accumulate_gradient(-logprobs.mean(), micro_batch)
+
+        return self.base_workload(
+            run_pass=run_pass,
+            wake=lambda: None,
+            prompts_in_a_step=self.prompts_in_a_step(),
+            max_completion_length=2 * self.settings.max_completion_length,
+            length_setting=("max_completion_length", self.settings.max_completion_length),
+            is_joint=self.policy.is_sharded,
+            copies_reference=isinstance(reference, FrozenReference) and self.settings.ref_model_device is None,
+        )
+
+    @with_float32_defaults
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss and rewards of held-out completions; of pairs, how often the chosen one earns more."""
+        names = metric_names(self.loss)
+        means = self._means.setdefault(dataloader_idx, NamedMeans(names).to(self.device))
+        preferences = self.preferences(batch)
+        ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
+        for rows in self.preference_passes.plan_everywhere(preferences):
+            scores = self.preference_passes.scores(preferences, rows, ref_logps, kl)
+            entries = logged(self.loss, scores, self.loss.per_example(scores))
+            means.update({name: values.tolist() for name, values in entries.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds a reference that has moved, or the numbers in its place."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint.update(self.preference_passes.state_dict())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores them."""
+        super().on_load_checkpoint(checkpoint)
+        self.preference_passes.load_state_dict(checkpoint)

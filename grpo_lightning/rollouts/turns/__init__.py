@@ -1,0 +1,1 @@
+"""Rollouts of several turns: the policy, and tools or an environment that answer it."""

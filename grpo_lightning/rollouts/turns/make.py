@@ -1,0 +1,38 @@
+"""The source of rollouts that the settings ask for: of one turn, or of several."""
+
+from __future__ import annotations
+
+from grpo_lightning.environments.forms import open_episodes
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.turns.settings import ToolSettings
+from grpo_lightning.rollouts.turns.source import TurnSource
+
+
+def make_source(
+    settings: RolloutSettings, talks_to: ToolSettings, sampling: SamplingSettings, policy: Policy, seed: int
+) -> RolloutSource:
+    """What samples and scores.
+
+    Args:
+        settings: Generator and rewards.
+        talks_to: Tools and environment; without them a rollout is one turn.
+        sampling: How completions are drawn.
+        policy: What they are drawn from.
+        seed: Of the run.
+
+    Raises:
+        EnvironmentContractError: If a tool or an environment cannot be used.
+    """
+    turns = talks_to.turns
+    make_episode = open_episodes(
+        talks_to.tools,
+        talks_to.environment,
+        turns.call_time_limit,
+        turns.max_tool_response_length,
+        turns.tool_exceptions,
+    )
+    if make_episode is None:
+        return RolloutSource(settings, sampling, policy, seed)
+    return TurnSource(settings, sampling, policy, seed, make_episode, turns)

@@ -1,0 +1,79 @@
+"""The settings of rollouts of several turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Budgets of a rollout of several turns, and how its tools are called.
+
+    Args:
+        max_turns: Turns of the policy; what it asks for in the last one is still done.
+        max_turn_length: Tokens of a turn; null for what is left of max_completion_length, which is the limit of all turns
+            together with what tools and environment say.
+        max_tool_response_length: Characters of what a tool says; the rest is cut, which the model is told.
+        call_time_limit: Seconds that a call of a tool or environment may take; beyond, it is a fault.
+        tool_exceptions: fault drops the rollout of a tool that raises; tell tells the model and goes on, as TRL does.
+        time_limit: Seconds of a rollout, after which it asks for nothing more; null for any. Where it is used, a run does not
+            repeat exactly.
+        max_fault_share: The run stops where environments fail in more than this share of the latest rollouts (at least 64).
+        tool_call_format: How the model writes calls: hermes, llama3_json, mistral, ...; null for what its tokenizer or
+            its chat template says.
+    """
+
+    max_turns: int = 8
+    max_turn_length: int | None = None
+    max_tool_response_length: int = 8192
+    call_time_limit: float = 60.0
+    tool_exceptions: Literal["fault", "tell"] = "fault"
+    time_limit: float | None = None
+    max_fault_share: float = 0.25
+    tool_call_format: str | None = None
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_turns": (self.max_turns >= 1, "1 or more"),
+            "max_turn_length": (self.max_turn_length is None or self.max_turn_length >= 1, "1 token or more, or null"),
+            "max_tool_response_length": (self.max_tool_response_length >= 64, "64 characters or more"),
+            "call_time_limit": (self.call_time_limit > 0, "more than 0 seconds"),
+            "time_limit": (self.time_limit is None or self.time_limit > 0, "more than 0 seconds, or null"),
+            "max_fault_share": (0 < self.max_fault_share <= 1, "above 0, at most 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"model.turns.{name}={getattr(self, name)} cannot work. Choose {rule}.")
+
+
+DEFAULT_TURNS = Turns()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolSettings:
+    """What the policy talks to.
+
+    Args:
+        tools: Functions that the policy may call, by import path: with type hints and a Google docstring, sync or async. Or
+            class_path and init_args of a source of tools, such as a server's.
+        environment: A class whose methods the policy may call (TRL's environment_factory), by import path, or class_path and
+            init_args; or several of these by the name that a row gives in its column ``environment``.
+        turns: Budgets of rollouts of several turns; without tools or environment there is one turn.
+    """
+
+    tools: list[str | Callable[..., Any] | dict[str, Any]] | None = None
+    environment: str | Callable[..., Any] | dict[str, Any] | None = None
+    turns: Turns = DEFAULT_TURNS
+
+    def __post_init__(self) -> None:
+        if not self.has_turns and self.turns != DEFAULT_TURNS:
+            raise ValueError(
+                "model.turns has no effect without model.tools or model.environment. Leave it out, or set one."
+            )
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether there is anything to talk to."""
+        return bool(self.tools) or self.environment is not None

@@ -1,0 +1,142 @@
+"""The source of rollouts of several turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
+from grpo_lightning.environments import EpisodeFactory
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.generation.turns import open_turns
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.turns.chat_form import ChatForm
+from grpo_lightning.rollouts.turns.collect import collect
+from grpo_lightning.rollouts.turns.fault_watch import FaultWatch
+from grpo_lightning.rollouts.turns.rollout import Assignment, PlayedRollout, RolloutPlayer
+from grpo_lightning.rollouts.turns.settings import Turns
+from grpo_lightning.rollouts.turns.turn_loop import TurnLoop
+from grpo_lightning.seeds import derive_seed
+from grpo_lightning.types import PromptBatch, Rollouts
+
+CLOSE_SECONDS = 30.0
+"""How long environments may take to be let go of."""
+
+
+class TurnSource(RolloutSource):
+    """Samples rollouts in which tools or an environment answer the policy.
+
+    Args:
+        settings: Generator and rewards.
+        sampling: How completions are drawn; max_completion_length holds for all turns together.
+        policy: What they are drawn from.
+        seed: Of the run.
+        make_episode: Gives each rollout what it talks to.
+        turns: Budgets.
+        has_tools: Whether there are tools to call, so that the way in which calls are written must be known.
+
+    Raises:
+        ValueError: If the tokenizer's chat template or the generator cannot do it.
+    """
+
+    def __init__(
+        self,
+        settings: RolloutSettings,
+        sampling: SamplingSettings,
+        policy: Policy,
+        seed: int,
+        make_episode: EpisodeFactory,
+        turns: Turns,
+        has_tools: bool = True,
+    ) -> None:
+        super().__init__(settings, sampling, policy, seed)
+        self.make_episode, self.turns, self.has_tools = make_episode, turns, has_tools
+        self._is_said = False
+        self.template_kwargs = dict(settings.chat_template_kwargs or {})
+        form = self._form(frozenset({policy.tokenizer.eos_token_id} - {None}))
+        if has_tools:
+            _ = form.format_name  # what it refuses is said before weights load
+        if self.generator.tensor_parallel_size > 1:
+            raise ValueError(
+                f"model.generator.init_args.tensor_parallel_size={self.generator.tensor_parallel_size}: ranks that share an "
+                "engine make the same calls, and with model.tools or model.environment each has its own turns. Use "
+                "tensor_parallel_size=1, or VLLMServer."
+            )
+        self.faults = FaultWatch(turns.max_fault_share)
+        self._loop = EventLoopThread()
+
+    def _form(self, end_ids: frozenset[int]) -> ChatForm:
+        return ChatForm(self.policy.tokenizer, end_ids, self.template_kwargs, self.turns.tool_call_format)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: PromptBatch,
+        sampling: SamplingSettings,
+        seeds: list[int],
+        on_completed: OnFinished | None = None,
+    ) -> Rollouts:
+        """G rollouts of each prompt; see ``RolloutSource.generate``.
+
+        Raises:
+            EnvironmentsFailedError: If too many environments failed.
+        """
+        form = self._form(end_of_sequence_ids(self.policy.model, self.policy.tokenizer))
+        self._say_once(form)
+        player = RolloutPlayer(self.make_episode, form, self.turns, sampling.max_completion_length)
+        assignments = self._assignments(batch, sampling.num_generations, seeds)
+        loop: TurnLoop[PlayedRollout] = TurnLoop(self._loop)
+        positions = getattr(self.policy.config.get_text_config(), "max_position_embeddings", None)
+
+        def on_played(n: int, played: PlayedRollout) -> None:
+            if on_completed is not None:
+                on_completed(n, played.trail.ids, played.conversation)
+
+        if not assignments:
+            return collect([], [], sampling.num_generations, 0)
+        sampler = open_turns(self.generator, sampling, len(assignments), positions, loop.wake)
+        played = loop.run([player.play(task, loop.ask) for task in assignments], sampler, on_played)
+        self.faults.record([each.fault for each in played])
+        filler = min(form.end_ids, default=0)
+        return collect(played, batch.prompt_ids, sampling.num_generations, filler)
+
+    def _say_once(self, form: ChatForm) -> None:
+        if not self._is_said:
+            self._is_said = True
+            rank_zero_info(form.note(self.has_tools))
+
+    def _assignments(self, batch: PromptBatch, num_generations: int, seeds: list[int]) -> list[Assignment]:
+        """One for each rollout, prompt-major.
+
+        Raises:
+            ValueError: If the prompts are text, or rows bring tools of their own.
+        """
+        tasks: list[Assignment] = []
+        for b, prompt in enumerate(batch.prompts):
+            columns = {name: values[b] for name, values in batch.columns.items()}
+            if isinstance(prompt, str):
+                raise ValueError(
+                    f"model.tools and model.environment talk to the policy in messages, and the prompt {prompt!r:.80} is "
+                    "text. Set data.converter_args.conversational=true, or use a dataset of conversations."
+                )
+            if columns.get(TOOLS):
+                raise ValueError(
+                    f"The dataset's column {TOOLS!r} names tools for the chat template, and the policy can call those of "
+                    "model.tools and model.environment only. Leave one of the two out."
+                )
+            own = row_template_kwargs({TEMPLATE_KWARGS: columns.get(TEMPLATE_KWARGS)}, {})
+            for g in range(num_generations):
+                row: dict[str, Any] = {"prompt": prompt, **columns}
+                tasks.append(Assignment(len(tasks), prompt, row, derive_seed(seeds[b], g), own))
+        return tasks
+
+    def close(self, step: int) -> None:
+        """Ends environments and their loop too."""
+        super().close(step)
+        self._loop.start(self.make_episode.close()).result(timeout=CLOSE_SECONDS)
+        self._loop.close()

@@ -1,0 +1,128 @@
+"""From preferences to scores of whole completions under policy and reference, and their loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
+from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.passes import Passes
+from grpo_lightning.training.precomputed_logps import PrecomputedLogps
+from grpo_lightning.training.reference_passes import ReferencePasses
+from grpo_lightning.types import Rollouts
+
+
+def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
+    """``(M,)``: sums of the ``(T,)`` values of M completions that lie end to end.
+
+    Example:
+        >>> sum_per_completion(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 2]))
+        tensor([1., 6.])
+    """
+    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(values.device)
+    return values.new_zeros(len(lengths)).index_add(0, rows, values)
+
+
+def plan_examples(passes: Passes, preferences: Preferences) -> list[Tensor]:
+    """The completions of each pass: no pair is torn apart, since its loss is one of both together."""
+    scorer, examples, budget = passes.scorer, preferences.examples(), passes.max_tokens
+    all_of_them = torch.arange(preferences.num_examples)
+    parts = scorer.plan(examples, all_of_them, budget)
+    if preferences.in_pairs and scorer.layout == "padded":  # a pair is two rows, each as long as the longest
+        parts = scorer.plan(examples, all_of_them, max(budget // 2, 1))
+    return [preferences.rows_of(part) for part in parts]
+
+
+class PreferencePasses:
+    """Scores completions as wholes.
+
+    Args:
+        loss: Says whether a reference and the KL divergence are needed.
+        passes: Over the policy.
+        reference_passes: None where completions are not compared with a reference.
+        precomputed: In place of passes over the reference, where there is one.
+    """
+
+    def __init__(
+        self,
+        loss: PreferenceLoss,
+        passes: Passes,
+        reference_passes: ReferencePasses | None,
+        precomputed: PrecomputedLogps | None = None,
+    ) -> None:
+        self.loss, self.passes = loss, passes
+        self.reference_passes, self.precomputed = reference_passes, precomputed
+        self.replica = Replica()
+        self.device = torch.device("cpu")
+
+    def plan(self, preferences: Preferences) -> list[Tensor]:
+        """The completions of each pass."""
+        return plan_examples(self.passes, preferences)
+
+    def reference_logps(self, preferences: Preferences) -> Tensor:
+        """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""
+        if self.precomputed is not None:
+            return self.precomputed.of(preferences.rollouts).to(self.device)
+        if self.reference_passes is None:
+            return torch.zeros(preferences.rollouts.num_completions, device=self.device)
+        return self._under_reference(preferences.rollouts)
+
+    def kl(self, preferences: Preferences) -> Tensor:
+        """``()`` nats: KTO's reference point, over all replicas; 0 for losses without."""
+        if not self.loss.needs_kl:
+            return torch.zeros((), device=self.device)
+        rollouts = preferences.mismatched()
+        logprobs, _ = self.passes.score(self.passes.scorer, rollouts, self.device)
+        ratios = sum_per_completion(logprobs, rollouts.completion_lengths) - self._under_reference(rollouts)
+        sums = self.replica.of_all((float(ratios.sum()), len(ratios)))
+        mean = sum(each[0] for each in sums) / max(sum(each[1] for each in sums), 1)
+        return torch.tensor(max(mean, 0.0), device=self.device)
+
+    def _under_reference(self, rollouts: Rollouts) -> Tensor:
+        if self.reference_passes is None:
+            return torch.zeros(rollouts.num_completions, device=self.device)
+        return sum_per_completion(self.reference_passes.logprobs(rollouts, self.device), rollouts.completion_lengths)
+
+    def scores(self, preferences: Preferences, rows: Tensor, ref_logps: Tensor, kl: Tensor) -> PreferenceScores:
+        """One forward pass over the completions ``rows``.
+
+        Args:
+            preferences: Of the step.
+            rows: ``(M,)`` on the CPU, whole pairs.
+            ref_logps: ``(N,)``.
+            kl: ``()``.
+        """
+        rollouts, lengths = preferences.rollouts, preferences.rollouts.completion_lengths[rows]
+        logprobs = self.passes.scorer.score(rollouts, rows, self.device).logprobs
+        return PreferenceScores(
+            logps=sum_per_completion(logprobs, lengths),
+            ref_logps=ref_logps[rows.to(self.device)],
+            lengths=lengths.to(self.device),
+            is_chosen=preferences.is_chosen[rows].to(self.device),
+            kl=kl,
+        )
+
+    def plan_everywhere(self, preferences: Preferences) -> list[Tensor]:
+        """``plan`` for passes without gradient; before them, where ranks gather weights, as many as others have more."""
+        plan, scorer = self.plan(preferences), self.passes.scorer
+        if self.passes.policy.is_sharded:
+            for _ in range(max(self.replica.of_all(len(plan))) - len(plan)):
+                scorer.idle(self.device)
+        return plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: a reference that has moved, or the numbers in its place."""
+        if self.precomputed is not None:
+            return {"precomputed_logps": self.precomputed.state_dict()}
+        return {} if self.reference_passes is None else {"reference": self.reference_passes.state_dict()}
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Restores it."""
+        if self.precomputed is not None:
+            self.precomputed.load_state_dict(checkpoint["precomputed_logps"])
+        if self.reference_passes is not None:
+            self.reference_passes.load_state_dict(checkpoint["reference"])

@@ -1,0 +1,138 @@
+"""The reference of a run: which one there is, its passes, its moves, what a checkpoint keeps of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.numerics.dtypes import DTYPES
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.reference import FrozenReference, Reference, make_reference
+from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training.passes import Passes
+from grpo_lightning.types import Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSettings:
+    """The model that the policy is compared with.
+
+    Args:
+        sync_ref_model: Move the reference towards the policy every ref_model_sync_steps steps.
+        ref_model_mixup_alpha: Share of the policy in that move.
+        ref_model_sync_steps: Training steps between moves.
+        ref_model_device: Where the copy lives that full training compares with (cpu, cuda:1); None for the policy's
+            device. Adapters need no copy.
+        ref_model_dtype: float32, bfloat16 or float16: what that copy is held in; None for the policy's.
+
+    Raises:
+        ValueError: For a device or dtype that is none.
+    """
+
+    sync_ref_model: bool = False
+    ref_model_mixup_alpha: float = 0.6
+    ref_model_sync_steps: int = 512
+    ref_model_device: str | None = None
+    ref_model_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.ref_model_dtype is not None and self.ref_model_dtype not in DTYPES:
+            raise ValueError(f"model.ref_model_dtype={self.ref_model_dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
+        try:
+            self.reference_device  # noqa: B018 - read for its error
+        except RuntimeError as error:
+            raise ValueError(f"model.ref_model_device={self.ref_model_device!r} is no device: {error}") from error
+
+    @property
+    def reference_device(self) -> torch.device | None:
+        """ref_model_device as torch has it."""
+        return None if self.ref_model_device is None else torch.device(self.ref_model_device)
+
+    @property
+    def reference_dtype(self) -> torch.dtype | None:
+        """ref_model_dtype as torch has it."""
+        return None if self.ref_model_dtype is None else DTYPES[self.ref_model_dtype]
+
+
+class ReferencePasses:
+    """Owns the reference, if there is one, and scores rollouts under it.
+
+    Args:
+        settings: See there.
+        without: The setting for which there is no reference, in the words of the config (``model.beta=0``); None where
+            there is one.
+        way_out: What to set for one to be there.
+        policy: Its weights may load later.
+        passes: Over the policy.
+
+    Raises:
+        ValueError: For settings of a reference that there is none of.
+    """
+
+    def __init__(
+        self, settings: ReferenceSettings, without: str | None, way_out: str, policy: Policy, passes: Passes
+    ) -> None:
+        self.settings, self.needed, self.policy, self.passes = settings, without is None, policy, passes
+        self._check(without, way_out)
+        self.reference: Reference | None = None
+        self.scorer: Scorer | None = None
+
+    def _check(self, without: str | None, way_out: str) -> None:
+        settings = self.settings
+        if settings.sync_ref_model and without is not None:
+            raise ValueError(f"model.sync_ref_model needs a reference: with {without} there is none. {way_out}")
+        has_adapters = self.policy.settings.has_adapters
+        for name in ("ref_model_device", "ref_model_dtype"):
+            value = getattr(settings, name)
+            if value is not None and (has_adapters or without is not None):
+                reason = "adapters need no copy of the model" if has_adapters else f"{without} needs none"
+                raise ValueError(f"model.{name}={value!r} has no effect: {reason}. Leave it out.")
+
+    def start(self, device: torch.device) -> None:
+        """Copies the reference, once the weights are what training starts from.
+
+        Args:
+            device: Where the policy is trained.
+        """
+        if self.needed and self.reference is None:
+            self.reference = self.make_reference()
+        if self.reference is not None:
+            self.reference.to(device)
+            is_shared = self.reference.model is self.policy.model
+            self.scorer = self.passes.scorer if is_shared else self.passes.make_scorer(self.reference.model)
+
+    def make_reference(self) -> Reference:
+        """The policy as it is now, or, where ranks hold parts of it, as it was loaded."""
+        device, dtype = self.settings.reference_device, self.settings.reference_dtype
+        if self.policy.is_sharded and not self.policy.settings.has_adapters:  # shards cannot be copied as a module
+            return FrozenReference(self.policy.load_model(), device, dtype, is_own=True)
+        is_continued = self.policy.settings.adapter_name_or_path is not None
+        return make_reference(self.policy.model, self.settings.sync_ref_model, is_continued, device, dtype)
+
+    def logprobs(self, rollouts: Rollouts, device: torch.device) -> Tensor:
+        """(T,) nats on ``device``: all completion tokens under the reference, no gradient."""
+        assert self.reference is not None and self.scorer is not None
+        with self.reference.active():
+            return self.passes.score(self.scorer, rollouts, device)[0]
+
+    def move(self, step: int) -> None:
+        """Every ref_model_sync_steps steps, mixes the policy into the reference."""
+        if self.settings.sync_ref_model and step % self.settings.ref_model_sync_steps == 0:
+            assert self.reference is not None
+            self.reference.sync(self.policy.model, self.settings.ref_model_mixup_alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A reference that has moved."""
+        return self.reference.state_dict() if self.reference else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores it; the reference of an unfinished run must not be the restored policy."""
+        if not self.needed:
+            return
+        if not self.policy.is_sharded:  # shards are restored after ``start``, which has made it
+            self.reference = self.make_reference()  # weights that training started from: not restored yet
+        assert self.reference is not None
+        self.reference.load_state_dict(state)

@@ -1,0 +1,40 @@
+"""A callback that waits for a metric which does not exist is refused; one that does exist is not."""
+
+from __future__ import annotations
+
+import pytest
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from runs import fit, write_prompts
+
+from grpo_lightning.callbacks import MonitorCheck
+from grpo_lightning.errors import ExplainedError
+
+
+def run(model_dir, tmp_path, *callbacks, **data):
+    settings = {"callbacks": [MonitorCheck(), *callbacks], "enable_checkpointing": True, "val_check_interval": 1}
+    eval_dataset = str(write_prompts(tmp_path / "eval.jsonl", 4))
+    return fit(model_dir, tmp_path, 2, settings, {"eval_dataset": eval_dataset} | data)
+
+
+def test_a_held_out_metric_that_does_not_exist_is_refused_before_weights_load(tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint\.monitor=val/acuracy is no metric.*Did you mean val/accuracy"):
+        run(tiny_model_dir, tmp_path, ModelCheckpoint(tmp_path, monitor="val/acuracy"))
+
+
+def test_of_several_held_out_datasets_each_has_its_own_metrics(tiny_model_dir, tmp_path):
+    path = str(write_prompts(tmp_path / "more.jsonl", 4))
+    several = {"eval_dataset": {"easy": path, "hard": path}}
+    with pytest.raises(ValueError, match=r"Did you mean val/(easy|hard)/accuracy or val/(easy|hard)/accuracy"):
+        run(tiny_model_dir, tmp_path, ModelCheckpoint(tmp_path, monitor="val/accuracy"), **several)
+    found = run(tiny_model_dir, tmp_path, ModelCheckpoint(tmp_path, monitor="val/hard/accuracy"), **several)
+    assert found.steps_done == 2
+
+
+def test_a_metric_of_steps_that_does_not_exist_ends_the_run_after_the_first(tiny_model_dir, tmp_path):
+    with pytest.raises(ExplainedError, match=r"EarlyStopping.*=rewrad is no metric of this run.*Did you mean reward"):
+        run(tiny_model_dir, tmp_path, EarlyStopping("rewrad"))
+
+
+def test_metrics_that_exist_are_waited_for(tiny_model_dir, tmp_path):
+    module = run(tiny_model_dir, tmp_path, EarlyStopping("val/accuracy"), ModelCheckpoint(tmp_path, monitor="reward"))
+    assert module.steps_done == 2

@@ -1,0 +1,107 @@
+"""Runs of the command line, each a process of its own as from a shell, without the seconds that imports take."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from fork_server import CONTEXT
+
+ROOT = Path(__file__).parents[1]
+PLACES = [str(ROOT), str(Path(__file__).parent)]
+_numbers = itertools.count()
+
+
+class CommandRun:
+    """``python -m grpo_lightning ARGUMENTS`` in a folder whose modules it can import.
+
+    Args:
+        folder: Where it works; its output goes into a file there.
+        arguments: Of the command.
+        environment: Variables on top of this process's own.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._output = folder / f"output-{next(_numbers)}.txt"
+        self._output.touch()
+        self._process = CONTEXT.Process(target=_main, args=(folder, self._output, arguments, environment))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._output.read_text()
+
+    def send_signal(self, number: int) -> None:
+        """Such as SIGTERM; nothing where it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit status, or minus a signal, and what it has written; waits for its end."""
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode, self.output
+
+    def wait_for(self, path: Path) -> None:
+        """Until the run has made a file; an end before that is an error."""
+        while not path.exists():
+            assert self._process.is_alive(), self.output
+            time.sleep(0.02)
+
+
+def run_command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and output of a whole run."""
+    return CommandRun(folder, *arguments, **environment).finish()
+
+
+def _main(folder: Path, output: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    with output.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server's children ignore
+    torch.set_num_threads(1)
+    os.environ.update({"PYTHONPATH": os.pathsep.join([str(folder), *PLACES]), "OMP_NUM_THREADS": "1"} | environment)
+    sys.path[:0] = [str(folder), *PLACES]
+    if "MAX_FILE_BYTES" in environment:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(environment["MAX_FILE_BYTES"]),) * 2)
+    os.chdir(folder)
+    sys.argv = ["grpo_lightning", *arguments]
+    status = 0
+    try:
+        from grpo_lightning.__main__ import main
+
+        main(list(arguments))
+    except SystemExit as ended:
+        status = _status(ended)
+    except KeyboardInterrupt:  # while the command line was being read
+        status = 128 + signal.SIGINT
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # as an uncaught exception ends a script
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _status(ended: SystemExit) -> int:
+    if ended.code is None or isinstance(ended.code, int):
+        return ended.code or 0
+    print(ended.code, file=sys.stderr)
+    return 1

@@ -1,0 +1,99 @@
+"""Each mistake is answered in one line that says what to change, before any weights are read."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from commands.mistakes import FIRST, LATER, Mistake, write_files
+
+from grpo_lightning.__main__ import main
+from grpo_lightning.policy.policy import Policy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("mistakes")
+    write_files(made)
+    return made
+
+
+@pytest.fixture
+def works(folder, tiny_model_dir, monkeypatch) -> dict:
+    """A config that works, in the folder of its files."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return {
+        "trainer": {
+            "default_root_dir": str(folder / "run"),
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 1,
+            "enable_progress_bar": False,
+        },
+        "model": {
+            "model_name_or_path": str(tiny_model_dir),
+            "rewards": "accuracy,format",
+            "num_generations": 4,
+            "max_completion_length": 6,
+            "generator": "TransformersGenerator",
+        },
+        "data": {"dataset": "train.jsonl", "eval_dataset": "eval.jsonl", "batch_size": 3},
+    }
+
+
+def write_config(mistake: Mistake, works: dict, folder: Path) -> list[str]:
+    """The arguments of the command, its config written."""
+    config = copy.deepcopy(works)
+    for name, value in mistake.change.items():
+        *sections, key = name.split(".")
+        at = config
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[key] = value.format(folder=folder) if isinstance(value, str) else value
+    Path("run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return ["fit", "--config", "run.yaml", *(word.format(folder=folder) for word in mistake.arguments)]
+
+
+def answer(arguments: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code not in (0, None)
+    printed = capsys.readouterr().err + (stopped.value.code if isinstance(stopped.value.code, str) else "")
+    shown = [
+        line for line in printed.splitlines() if line.strip() and not line.startswith(("usage:", "tip:", "On rank"))
+    ]
+    assert len(shown) == 1, printed
+    assert shown[0].startswith("error: ")
+    return re.sub(r" \(run\.yaml, line \d+\)", "", shown[0])
+
+
+@pytest.mark.parametrize("mistake", FIRST, ids=str)
+def test_names_and_types_are_answered_at_once(mistake, works, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpo_lightning.commands.cli", None)  # what is heavy is not imported
+    assert mistake.answer in answer(write_config(mistake, works, folder), capsys)
+
+
+@pytest.mark.parametrize("mistake", LATER, ids=str)
+def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, capsys, monkeypatch):
+    def load(self, placement=None):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(Policy, "load", load)
+    assert mistake.answer in answer(write_config(mistake, works, folder), capsys)
+
+
+def test_a_mistake_in_a_file_is_told_with_its_line(works, folder, capsys):
+    Path("lines.yaml").write_text("model:\n  beta: 0.1\n  epsilon: high\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "lines.yaml"])
+    assert "model.epsilon='high' cannot be used (lines.yaml, line 3)" in capsys.readouterr().err
+
+
+def test_the_table_is_as_long_as_people_are_inventive():
+    assert len(FIRST) + len(LATER) >= 130
+    assert len({str(mistake) for mistake in FIRST + LATER}) == len(FIRST) + len(LATER)

@@ -1,0 +1,177 @@
+"""The table that the first check reads is that of the real signatures, and so is what the check refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from commands.mistakes import CLASSES, NAMES, TYPES, Mistake
+from test_imports import heavy_imports_after
+
+from grpo_lightning.__main__ import main
+from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.commands.settings.check import mistakes
+from grpo_lightning.commands.settings.names import hint
+from grpo_lightning.commands.settings.table import FILE, SettingsTable, load_table
+from grpo_lightning.commands.settings.values import fits
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").rglob("*.yaml")]
+
+
+def test_the_table_is_what_the_signatures_say():
+    spec = spec_from_file_location("settings_table", ROOT / "scripts" / "docs" / "settings_table.py")
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert FILE.read_text() == script.render(), "python scripts/docs/settings_table.py writes it anew"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_pass_the_first_check(path):
+    if "model:" in path.read_text():
+        assert mistakes(["--config", str(path)], load_table()) == []
+
+
+def test_a_config_for_sft_is_checked_against_its_own_settings():
+    sft = ["--config", str(ROOT / "scripts" / "quickstart" / "sft.yaml")]
+    assert mistakes(sft, load_table("sft")) == []
+    assert (
+        "model.num_generations is no setting" in mistakes([*sft, "--model.num_generations", "4"], load_table("sft"))[0]
+    )
+
+
+class ParserOnly(GRPOCLI):
+    """Stops with the parser."""
+
+    def parse_arguments(self, parser, args):
+        type(self).made = parser
+        raise InterruptedError
+
+
+@pytest.fixture(scope="module")
+def parser():
+    with pytest.raises(InterruptedError):
+        ParserOnly(args=["fit"])
+    return ParserOnly.made
+
+
+def refused_by(parser, mistake: Mistake) -> bool:
+    nested: dict = {"model": {"model_name_or_path": "m", "rewards": "accuracy"}}
+    for name, value in mistake.change.items():
+        *sections, key = name.split(".")
+        at = nested
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[key] = value
+    try:
+        parser.parse_object({"subcommand": "fit", "fit": nested})
+    except SystemExit:
+        return True
+    return False
+
+
+def test_the_first_check_refuses_nothing_that_the_parser_takes(parser, capsys):
+    assert not refused_by(parser, Mistake("", {"model.beta": 0.1}))
+    taken = [mistake for mistake in NAMES + TYPES + CLASSES if not refused_by(parser, mistake)]
+    assert [str(mistake) for mistake in taken] == ["trainer=None"]  # which ends later, without a word about it
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model.beta", "4e-2", "--model.stop", "[a, b]", "--trainer.max_steps=1e2", "--data.split", "5"],
+        ["--model.optimizer", "my.package.Optimizer", "--model.optimizer.anything", "1"],
+        ["--model.generator", "my.Generator", "--model.generator.init_args.anything", "1"],
+        ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "reward"],
+        ["--model", "my.GRPO", "--model.of_its_own", "1", "--model.beta", "text"],
+        ["--model_class=my.GRPO", "--model.of_its_own", "1"],
+        ["--trainer.devices", "0,1", "--trainer.devices", "auto", "--print_config"],
+        ["--model.dynamic_sampling", "{mode: drop}", "--model.gradient_checkpointing", "0.5", "--model.delta", "null"],
+        ["--data.datasets", "{a: {dataset: x, weight: 1}}", "--model.generator.help", "VLLMColocate"],
+    ],
+    ids=" ".join,
+)
+def test_what_may_be_meant_passes(arguments):
+    assert mistakes(["--config", str(ROOT / "configs" / "quickstart.yaml"), *arguments], load_table()) == []
+
+
+def test_another_version_of_lightning_or_torch_answers_for_its_own_settings():
+    known = load_table()
+    other = SettingsTable(known.settings, known.classes, is_current=False)
+    config = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
+    newer = ["--trainer.new_option", "1", "--model.optimizer.new_option", "1"]
+    assert len(mistakes([*config, *newer], known)) == 2
+    assert mistakes([*config, *newer], other) == []
+    assert len(mistakes([*config, "--model.betaa", "1"], other)) == 1
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers():
+    lr = load_table().classes["model.optimizer"]["AdamW"].arguments["lr"]
+    assert [fits(value, lr) for value in ("1e-6", "2.5E3", ".5", 1, "1e", "1.0.0")] == [True] * 4 + [False] * 2
+
+
+def test_the_nearest_name_of_the_same_section_comes_before_equal_ones_elsewhere():
+    names = list(load_table().settings)
+    assert hint("model.temperture", names) == "Did you mean model.temperature?"
+    assert hint("data.dataset_inf", names) == "Did you mean data.dataset_info?"
+    assert hint("checkpoint.nothing_like_it", names) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["fit", "--help"],
+            ["usage: grpo_lightning fit --config run.yaml", "Most runs set:", "  model.rewards ", "Sections:"],
+        ),
+        (["sft", "--help"], ["usage: grpo_lightning sft --config", "data.dataset"]),
+        (
+            ["fit", "--help", "model.rewards"],
+            ["model.rewards  (a text, a list or a class_path with init_args; required)"],
+        ),
+        (["fit", "--help", "samples"], ["samples.every_n_steps  (a whole number; default 20)"]),
+        (
+            ["fit", "--help", "model.dynamic_sampling"],
+            ["model.dynamic_sampling.max_rounds  (a whole number; default 3)"],
+        ),
+        (["fit", "--help", "VLLMColocate"], ["gpu_memory_utilization  (a number"]),
+        (["fit", "--help", "model.lr_scheduler"], ["  WarmupSchedule\n", "CosineAnnealingLR"]),
+    ],
+    ids=lambda each: " ".join(each),
+)
+def test_help_is_a_page_or_what_there_is_about_a_setting(words, expected, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in expected)
+    assert all(len(line) <= 120 for line in printed.splitlines())
+    if len(words) == 2:
+        assert len(printed.splitlines()) < 45
+
+
+def test_help_on_nothing_names_the_nearest():
+    with pytest.raises(SystemExit, match=r"no help on model\.reward\. Did you mean model\.rewards\?"):
+        main(["fit", "--help", "model.reward"])
+
+
+@pytest.mark.parametrize("words", [["fit", "--help"], ["fit", "--model.betaa", "1"], ["sft", "--config", "none.yaml"]])
+def test_neither_help_nor_a_mistake_imports_torch(words):
+    statement = f"from grpo_lightning.__main__ import main\ntry:\n    main({words!r})\nexcept SystemExit: pass"
+    assert heavy_imports_after(statement) == []
+
+
+def test_a_run_says_that_it_starts_before_torch_is_imported(tmp_path):
+    script = (
+        "import sys\nfrom grpo_lightning.__main__ import begin\n"
+        f"begin(['fit', '--config', {str(ROOT / 'configs' / 'quickstart.yaml')!r}])\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, torch_is_there = done.stdout.splitlines()
+    assert first.startswith("fit: settings of ") and first.endswith(
+        "quickstart.yaml are read; importing torch, Lightning and transformers."
+    )
+    assert torch_is_there == "False"

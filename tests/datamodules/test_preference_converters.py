@@ -1,0 +1,88 @@
+"""TRL's forms of preference data, and rows that are none."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from grpo_lightning.datamodules.converters import get_dataset_converter
+from grpo_lightning.datamodules.preferences import read_preferences
+from grpo_lightning.types import PromptBatch
+
+ASK = {"role": "user", "content": "What colour is the sky?"}
+BLUE, GREEN = ({"role": "assistant", "content": colour} for colour in ("It is blue.", "It is green."))
+SKY = {"prompt": [ASK], "chosen": [BLUE], "rejected": [GREEN]}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}, None),
+        (
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
+        ),
+        (SKY, None),
+        ({"chosen": [ASK, BLUE], "rejected": [ASK, GREEN]}, SKY),
+        ({"prompt": ASK["content"], "chosen": [ASK, BLUE], "rejected": [ASK, GREEN]}, SKY),
+        ({"prompt": ASK["content"], "chosen": [BLUE], "rejected": [GREEN]}, {**SKY, "prompt": ASK["content"]}),
+    ],
+)
+def test_the_forms_of_trl_become_prompt_chosen_and_rejected(row, expected):
+    assert get_dataset_converter("dpo")(row) == (expected or row)
+
+
+@pytest.mark.parametrize(
+    "row", [{"chosen": "The sky is blue.", "rejected": "The sky is green."}, {"chosen": "ab", "rejected": "ac"}]
+)
+def test_an_implicit_prompt_ends_where_trl_ends_it(row):
+    extract = pytest.importorskip("trl").extract_prompt
+    assert get_dataset_converter("dpo")(row) == extract(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "no completion under rejected_key='rejected'"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "no completion under chosen_key='chosen'"),
+        ({"chosen": "yes", "rejected": "no"}, "there is no prompt, and the two completions begin differently"),
+        ({"chosen": "yes", "rejected": "yes!"}, "one of the two completions begins with the whole other one"),
+        ({"prompt": [ASK], "chosen": [BLUE], "rejected": "green"}, "one is text and the other messages"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        get_dataset_converter("dpo")(row)
+
+
+def test_columns_have_other_names_and_settings_of_prompts_apply():
+    convert = get_dataset_converter(
+        "dpo", prompt_key="q", chosen_key="good", rejected_key="bad", system_prompt="Be brief."
+    )
+    row = convert({"q": "Sky?", "good": "Blue", "bad": "Green", "source": 7})
+    assert row["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sky?"}]
+    assert (row["chosen"], row["rejected"], row["source"]) == ("Blue", "Green", 7)
+
+
+@pytest.mark.parametrize("label", [None, "yes", 3])
+def test_a_label_is_true_or_false(label):
+    with pytest.raises(ValueError, match="neither true nor false"):
+        get_dataset_converter("kto")({"prompt": "a", "completion": "b", "label": label})
+
+
+def test_a_pair_is_two_completions_of_one_prompt_that_end_once(tiny_model_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    prompts = ["2+3=", "1+1="]
+    batch = PromptBatch(
+        prompts,
+        tokenizer(prompts).input_ids,
+        [0, 1],
+        {"chosen": ["5", "2"], "rejected": ["6<|im_end|>", "11"]},  # some datasets have written the end
+    )
+    read = read_preferences(batch, tokenizer, {}, 10, in_pairs=True)
+    texts = [tokenizer.decode(ids) for ids in read.rollouts.completions()]
+    assert texts == ["5<|im_end|>", "6<|im_end|>", "2<|im_end|>", "11<|im_end|>"]
+    assert read.rollouts.group.tolist() == [0, 0, 1, 1]
+    assert read.is_chosen.tolist() == [True, False, True, False]
+    joint = read.examples()
+    assert joint.completion_lengths.tolist() == [4, 5] and joint.num_prompts == 2

@@ -1,0 +1,10 @@
+"""One process imports everything once; tests fork whole runs and ranks from it, in a fraction of a second."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["grpo_lightning.commands.cli", "lightning.pytorch.strategies", "torch.distributed.fsdp", "toy_models"]
+)

@@ -1,0 +1,117 @@
+"""Five turns behind every chat template that TRL ships: what is trained on is what was sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+from rollouts.turns.test_turn_source import batch, make_source
+from rollouts.turns.tool_models import Echo, tool_tokenizer
+from toy_models import build_model
+from transformers import GenerationConfig
+
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.source import Moment
+from grpo_lightning.rollouts.turns.settings import Turns
+
+PICTURES = ("idefics3", "llava_next", "smolvlm")
+"""Templates of models for images: a message is a list of parts, also where it is text alone."""
+UNCLEAR = ("gemma4", "gemma4_v3", "gemma4_v4")
+"""Templates that write the dummy's turn otherwise once another follows, and mark its end by nothing: refused."""
+TEMPLATES = sorted(
+    path
+    for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
+    if not path.stem.startswith(PICTURES) and path.stem not in UNCLEAR
+)
+ENDS = ["<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|end|>", "</s>", "<|END_OF_TURN_TOKEN|>"]
+ENDS += [
+    "<|tool_response>",
+    "<|observation|>",
+    "<|user|>",
+    "<|eot|>",
+    "<｜end▁of▁sentence｜>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "[/INST]",
+    "<|eom_id|>",
+    "<eos>",
+]
+
+
+class Both(Echo):
+    """What comes behind a turn is by turns a result of a tool and a message of the user."""
+
+    async def respond(self, text):
+        messages = await super().respond(text)
+        if len(self.rewards) % 2 and self.tool_role:
+            return [{"role": "tool", "name": "add", "content": f"result {len(text)}", "tool_call_id": "call00000"}]
+        return messages
+
+    tool_role = True
+
+
+class UserOnly(Both):
+    tool_role = False
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("model"), tool_tokenizer()
+    tokenizer.add_tokens(ENDS, special_tokens=True)
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    model = build_model(tokenizer=tokenizer, vocab_size=len(tokenizer), max_position_embeddings=8192)
+    ordinary = list(range(60, 120))  # so that a random model ends its turns
+    model.generation_config = GenerationConfig(eos_token_id=[*tokenizer.convert_tokens_to_ids(ENDS), *ordinary])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
+    policy.model = model
+    return policy
+
+
+def takes_tools(tokenizer) -> bool:
+    call = {"type": "function", "id": "call00000", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x", "tool_calls": [call]}]
+    result = {"role": "tool", "name": "add", "content": "Q7Z", "tool_call_id": "call00000"}
+    try:
+        return "Q7Z" in tokenizer.apply_chat_template([*asked, result], tokenize=False)
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_the_trainer_scores_the_tokens_that_were_sampled(policy, template):
+    policy.tokenizer.chat_template = template.read_text(encoding="utf-8")
+    kind = Both if takes_tools(policy.tokenizer) else UserOnly
+    source = make_source(
+        policy, lambda row: kind(turns=5), turns=Turns(max_turns=5), has_tools=False, max_completion_length=3000
+    )
+    rollouts = source.sample(batch("one"), Moment()).rollouts
+    source.close(0)
+    assert [conversation.stop for conversation in rollouts.conversations] == ["done"] * 2
+    assert [conversation.turns for conversation in rollouts.conversations] == [5] * 2
+    for n, completion in enumerate(rollouts.completions()):
+        prompt, places = rollouts.prompts()[0], rollouts.tokens_of(torch.tensor([n]))
+        with torch.no_grad():
+            logits = policy.model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
+        own = rollouts.completion_mask[places]
+        torch.testing.assert_close(rollouts.sampling_logprobs[places][own], expected[own], atol=2e-5, rtol=1e-4)
+        given = policy.tokenizer.decode(completion[~own])
+        heard = [message["content"] for message in rollouts.conversations[n].messages if message["role"] != "assistant"]
+        assert len(heard) == 5  # the last one ends the rollout
+        assert all(given.count(text) >= 1 for text in heard[:4])
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_a_template_that_does_not_show_where_a_turn_ends_is_refused(policy, name):
+    folder = Path(trl.__file__).parent / "chat_templates"
+    policy.tokenizer.chat_template = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    source = make_source(policy, lambda row: Both(turns=5), has_tools=False, max_completion_length=3000)
+    with pytest.raises(ValueError, match=r"model\.chat_template_kwargs"):
+        source.sample(batch("one"), Moment())
+    source.close(0)
