@@ -197,7 +197,7 @@ def test_make_installs_again_only_after_the_pins_or_the_project_file_change(tmp_
     assert planned_installs() == []
     with (tree / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")
-    assert len(planned_installs()) == 5
+    assert len(planned_installs()) == 6
     assert planned_installs() == []
 
 

@@ -19,13 +19,7 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import (
-    check_data,
-    check_distillation,
-    check_lookahead,
-    check_positions,
-    check_together,
-)
+from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_positions, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -84,9 +78,7 @@ class GRPOModule(PolicyModule):
         self.objective.policy_loss.check_updates(self.num_updates)
         self.teacher = self.make_teacher()
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
-        check_together(settings)
-        check_lookahead(settings, self.source.generator)
-        check_positions(settings, self.policy.config, self.source.generator)
+        check_settings(settings, self.policy.config, self.source.generator)
         self.step_source = self._wrapped_source()
         replays = settings.dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)

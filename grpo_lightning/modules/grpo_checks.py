@@ -10,6 +10,22 @@ from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 
 
+def check_settings(settings: GRPOSettings, config: Any, generator: Generator) -> None:
+    """Refuses what the module's settings, the model and what samples from it cannot do together.
+
+    Args:
+        settings: Of the module.
+        config: Of the model, in transformers' form.
+        generator: What samples.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    check_together(settings)
+    check_lookahead(settings, generator)
+    check_positions(settings, config, generator)
+
+
 def check_together(settings: GRPOSettings) -> None:
     """Refuses settings that cannot work beside each other.
 

@@ -270,14 +270,13 @@ class RolloutSource(Source):
             moment: Now.
             global_step: Optimizer steps at the step that is scored, where it is not the one of now.
         """
-        limit, name = self.sampling.max_completion_length, self.policy.name_or_path
         return replace(
             moment.run,
             global_step=moment.updates if global_step is None else global_step,
             max_steps=moment.max_updates,
             epoch=moment.epoch,
-            max_completion_length=limit,
-            model_name_or_path=name,
+            max_completion_length=self.sampling.max_completion_length,
+            model_name_or_path=self.policy.name_or_path,
         )
 
     def composed(self, rewards: RewardTable) -> tuple[Tensor, Tensor]:
