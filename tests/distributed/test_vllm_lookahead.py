@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -165,18 +166,18 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
     calls = itertools.count()
 
     def lose_the_first_prompt_of_the_third_step(module: GRPOModule) -> None:
-        complete, start = module.source.generator.client.post, module.source.generator.start
+        send, start = module.source.generator.client.send, module.source.generator.start
 
         def started(*args: Any) -> None:
             start(*args)
             module.source.generator._transfer = AsOverNCCL(module.source.generator.client, is_sender=True)
 
-        def post(path: str, *args: Any, **query: Any) -> Any:
+        async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
             if path == "/v1/completions" and next(calls) == 2 * PROMPTS:
                 raise ServerUnavailable("the server was away for a moment")
-            return complete(path, *args, **query)
+            return await send(method, path, *args, **options)
 
-        module.source.generator.client.post, module.source.generator.start = post, started
+        module.source.generator.client.send, module.source.generator.start = sent, started
 
     recorder = Recorder()
     train(tiny_model_dir, tmp_path, server[0], recorder, on_module=lose_the_first_prompt_of_the_third_step)
@@ -194,7 +195,7 @@ def test_a_server_that_dies_while_a_batch_is_in_flight_gets_the_weights_of_that_
 
     def kill_at_the_fourth_batch(module: GRPOModule) -> None:
         """And go on when the third step is over: what the server had is no longer what the trainer has."""
-        complete, end_step = module.source.generator.client.post, module.end_step
+        send, end_step = module.source.generator.client.send, module.end_step
         trained = threading.Event()
 
         def end(report: Any) -> None:
@@ -202,15 +203,15 @@ def test_a_server_that_dies_while_a_batch_is_in_flight_gets_the_weights_of_that_
             if module.steps_done == 3:
                 trained.set()
 
-        def post(path: str, *args: Any, **query: Any) -> Any:
+        async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
             if path == "/v1/completions" and next(calls) == 3 * PROMPTS:
                 (vllm,) = Path(f"/proc/{server[1].pid}/task/{server[1].pid}/children").read_text().split()
                 killed.append(int(vllm))
                 os.killpg(int(vllm), signal.SIGKILL)
-                assert trained.wait(60)
-            return complete(path, *args, **query)
+                assert await asyncio.to_thread(trained.wait, 60)
+            return await send(method, path, *args, **options)
 
-        module.source.generator.client.post, module.end_step = post, end
+        module.source.generator.client.send, module.end_step = sent, end
 
     recorder = Recorder()
     train(tiny_model_dir, tmp_path, server[0], recorder, on_module=kill_at_the_fourth_batch)
