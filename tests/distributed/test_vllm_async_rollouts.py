@@ -1,4 +1,4 @@
-"""Sampling ahead with a real vLLM server: the right weights, a death while a batch is in flight, several ranks."""
+"""Async rollouts with a real vLLM server: the right weights, a death while the next batch is sampled, several ranks."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_logprobs_of_the_tokens_are_those_of_the_policy_one_step_before(undistur
             assert mismatch(model, rollouts, temperature=1.0) > 1e-3
 
 
-def test_a_resumed_run_goes_on_with_the_batch_in_flight(undisturbed, server, tiny_model_dir):
+def test_a_resumed_run_goes_on_with_the_next_batch(undisturbed, server, tiny_model_dir):
     folder, whole = undisturbed
     resumed = Recorder()
     train(tiny_model_dir, folder, server[0], resumed, ckpt_path=folder / "step=2.ckpt")
@@ -141,7 +141,7 @@ def of_two_ranks(model_dir: Path, folder: Path, port: int) -> dict[str, Any]:
     return {"rollouts": recorder.rollouts, "weights": weights(module)}
 
 
-def test_two_ranks_have_a_batch_in_flight_each(undisturbed, server, tiny_model_dir, tmp_path):
+def test_two_ranks_have_a_next_batch_each(undisturbed, server, tiny_model_dir, tmp_path):
     _, alone = undisturbed
     first, second = run_ranks(2, of_two_ranks, tiny_model_dir, tmp_path, server[0])
     for ours, theirs, together in zip(first["rollouts"], second["rollouts"], alone.rollouts, strict=True):
@@ -188,7 +188,7 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
     assert mismatch(model, recorder.rollouts[2], temperature=1.0) < 1e-4
 
 
-def test_a_server_that_dies_while_a_batch_is_in_flight_gets_the_weights_of_that_batch_again(
+def test_a_server_that_dies_while_the_next_batch_is_sampled_gets_the_weights_of_that_batch_again(
     undisturbed, server, tiny_model_dir, tmp_path
 ):
     calls, killed = itertools.count(), []
