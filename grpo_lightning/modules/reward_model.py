@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
@@ -24,8 +24,7 @@ from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.scoring.scorer import Scorer
-from grpo_lightning.scoring.value_scorer import ValueScorer
+from grpo_lightning.scoring.value_readout import ValueReadout
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
@@ -64,14 +63,6 @@ class RewardModelSettings(PassSettings, OptimizationSettings, PolicySettings):
             )
 
 
-class ValuePasses(Passes):
-    """Passes that end in one number per text."""
-
-    def make_scorer(self, model: nn.Module) -> Scorer:
-        """Of a sequence classifier."""
-        return ValueScorer(model, self.temperature, self.layout)
-
-
 class RewardModelModule(PolicyModule):
     """A Bradley-Terry reward model, through the same packed passes as GRPO.
 
@@ -84,7 +75,7 @@ class RewardModelModule(PolicyModule):
         super().__init__()
         self.settings, self.seed = settings, settings.seed
         self.policy = RewardPolicy(part_of(settings, PolicySettings), settings.seed)
-        self.passes = ValuePasses(part_of(settings, PassSettings), self.policy)
+        self.passes = Passes(part_of(settings, PassSettings), self.policy, make_readout=ValueReadout)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.read = ReadAhead(self.texts)
 
