@@ -1,5 +1,6 @@
 """GRPOModule: the order of a GRPO step, and the parts that act in it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,20 +23,17 @@ from grpo_lightning.modules.flat_settings import part_of, takes
 from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_positions, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.reference import FrozenReference
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
-from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
-from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
-from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
@@ -53,7 +51,7 @@ class GRPOModule(PolicyModule):
     """Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300) as a LightningModule.
 
     One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
-    nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
+    nothing else is kept between them, but for what async_rollouts and partial_rollouts have under way, which it holds too.
     """
 
     @takes(GRPOSettings)
@@ -79,11 +77,13 @@ class GRPOModule(PolicyModule):
         self.teacher = self.make_teacher()
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
         check_settings(settings, self.policy.config, self.source.generator)
-        self.step_source = self._wrapped_source()
+        around, success = self._surroundings(), self.evaluation.success_reward
+        self.noted = noted_source(settings, self.source, self.num_updates, success, around)
+        self.step_source = chosen_source(settings, self.noted, self.source, self.step_advantages.per_reward, around)
         replays = settings.dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
         limit = mismatch_limit(settings.max_sampler_mismatch, reshapes, replays)
-        self.canary = SamplerCanary(limit, settings.async_rollouts, settings.max_sampler_mismatch is not None)
+        self.canary = SamplerCanary(limit, staleness_of(settings), settings.max_sampler_mismatch is not None)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
@@ -101,21 +101,12 @@ class GRPOModule(PolicyModule):
             return None
         return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
 
-    def _wrapped_source(self) -> Source:
-        """The source of steps, which may sample ahead of them and choose among groups."""
-        source: Source = self.source
-        if self.settings.async_rollouts:
-            source = Lookahead(self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates)
-        source = self.noted = NotedSource(source, self.source, self.evaluation.success_reward)
-        if self.settings.dynamic_sampling.mode == "off":
-            return source
-        sampler = DynamicSampler(self.settings.dynamic_sampling, self.seed, self.step_advantages.per_reward)
-
-        def draw(count: int) -> PromptBatch:
+    def _surroundings(self) -> Surroundings:
+        def prompts_at(choose: Callable[[int], list[int]]) -> PromptBatch:
             prompts = self.datamodule.train_prompts  # checked in setup
-            return prompts.batch(sampler.next_rows(count, len(prompts), *self._ranks()))
+            return prompts.batch(choose(len(prompts)))
 
-        return DynamicSource(source, self.source, sampler, draw, self._ranks)
+        return Surroundings(lambda: self.trainer, self._ranks, prompts_at)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
