@@ -41,7 +41,9 @@ class Part:
 class CutsCompletions(Protocol):
     """A generator that can be cut short, and goes on later."""
 
-    def sample_parts(self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded) -> list[Part]:
+    def sample_parts(
+        self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
+    ) -> list[Part]:
         """One part of each request, in their order, from the weights of the last ``update_weights``.
 
         What is cut depends on how many tokens were sampled, never on the clock.

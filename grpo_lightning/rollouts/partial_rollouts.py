@@ -122,7 +122,9 @@ class PartialSource(Source):
         self._before = (moment.step, self._carried)
         groups = self._sampled([*self._carried, *fresh], self.settings.carried(len(batch)), moment.step)
         done = [b for b, group in enumerate(groups) if group.is_done]
-        chosen = set(done[: max(len(groups) - self.settings.carried(len(batch)), self._num_overdue(groups, moment.step))])
+        chosen = set(
+            done[: max(len(groups) - self.settings.carried(len(batch)), self._num_overdue(groups, moment.step))]
+        )
         trained = [group for b, group in enumerate(groups) if b in chosen]
         self._carried = [group for b, group in enumerate(groups) if b not in chosen]
         prompts, rollouts = batch_of(trained), rollouts_of(trained)

@@ -51,7 +51,9 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, *args) -> None:
         record, source = pl_module.last_step, pl_module.noted.inner
         self.weights.append(weights(pl_module))
-        numbers = {name: value for name, value in pl_module.step_metrics.items() if "time" not in name and "second" not in name}
+        numbers = {
+            name: value for name, value in pl_module.step_metrics.items() if "time" not in name and "second" not in name
+        }
         self.steps.append(
             {
                 "uids": record.batch.uids,

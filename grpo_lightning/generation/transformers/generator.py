@@ -128,7 +128,9 @@ class TransformersGenerator(Generator):
                 decoded.append((rows, output))
         return _collect(prompt_ids, size, decoded)
 
-    def sample_parts(self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded) -> list[Part]:
+    def sample_parts(
+        self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
+    ) -> list[Part]:
         """See ``CutsCompletions``; all are decoded together.
 
         Raises:

@@ -255,7 +255,9 @@ class VLLMColocate(RoutedGenerator):
 
         return EngineTurns(self._ready_engine(), sampling, self._eos_ids, closed)
 
-    def sample_parts(self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded) -> list[Part]:
+    def sample_parts(
+        self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
+    ) -> list[Part]:
         """See ``CutsCompletions``."""
         engine = self._ready_engine()
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
