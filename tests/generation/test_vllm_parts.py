@@ -21,12 +21,17 @@ REQUESTS = [
 ]
 
 
+COMPILE_KEYS: list[str] = []
+"""By which vLLM finds what it has compiled, of each engine."""
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["short bookkeeping", "vLLM's own"])
 def engine(request):
     with eager_torch():
         generator, policy = small_engine(shorten_bookkeeping=request.param), ending_model()
         generator.start(policy, TOKENIZER, "toy")
         generator.update_weights(policy)
+        COMPILE_KEYS.append(generator._engine.llm.llm_engine.vllm_config.compute_hash())
         yield generator, policy
         generator.stop()
 
@@ -53,7 +58,7 @@ def test_parts_that_nobody_cuts_end_by_themselves(engine):
 
 
 def test_a_cut_leaves_the_beginnings_of_what_would_have_been_sampled_and_repeats(engine):
-    generator, policy = engine
+    generator, _ = engine
     whole = generator.sample_parts(REQUESTS, SETTINGS, lambda n: False)
 
     def cut_after(count: int) -> list[Part]:
@@ -82,6 +87,10 @@ def test_a_completion_goes_on_from_where_it_was_cut(engine):
         torch.testing.assert_close(
             torch.tensor(part.logprobs), logprobs_of(policy, request.prompt_ids, part), rtol=1e-3, atol=1e-3
         )
+
+
+def test_engines_of_the_same_policy_find_each_others_compiled_code(engine):
+    assert len(set(COMPILE_KEYS)) == 1
 
 
 def test_more_requests_than_run_together_are_cut_too():

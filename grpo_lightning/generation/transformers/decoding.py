@@ -174,7 +174,7 @@ def decode(
     counts: Sequence[int] | None = None,
     limits: Sequence[int] | None = None,
 ) -> Transcript:
-    """n completions, decoded together; a completion that ends leaves the batch.
+    """N completions, decoded together; a completion that ends leaves the batch.
 
     Args:
         policy: In evaluation mode; call without gradient.

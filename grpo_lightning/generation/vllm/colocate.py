@@ -32,8 +32,8 @@ from grpo_lightning.generation.vllm.engine_settings import (
     engine_dtype,
     lora_arguments,
     plain_model,
-    save_skeleton,
 )
+from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
 from grpo_lightning.generation.vllm.weight_stream import (
@@ -125,8 +125,8 @@ class VLLMColocate(RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        save_skeleton(policy, tokenizer, self._files / "model")
-        arguments = self._engine_arguments(policy, model_name_or_path)
+        skeleton = kept_skeleton(policy, tokenizer)
+        arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, self.shorten_bookkeeping, **arguments)
         except Exception as error:
@@ -142,7 +142,6 @@ class VLLMColocate(RoutedGenerator):
         on_cpu = plain_model(policy).device.type == "cpu"
         cache = self.kv_cache_memory_gb or (1.0 if on_cpu else None)
         arguments: dict[str, Any] = {
-            "model": str(self._files / "model"),
             "served_model_name": model_name_or_path,
             "dtype": engine_dtype(self.dtype, policy),
             "max_model_len": self.max_model_length,
