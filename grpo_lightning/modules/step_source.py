@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
@@ -14,7 +15,6 @@ from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.partial_rollouts import PartialSource
 from grpo_lightning.rollouts.source import RolloutSource, Source
-from grpo_lightning.types import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Surroundings:
     trainer: Callable[[], Trainer]
     ranks: Callable[[], tuple[int, int]]
     """Number of this rank, and how many there are."""
-    prompts_at: Callable[[Callable[[int], list[int]]], PromptBatch]
-    """Training prompts of the rows that a function chooses, given how many there are."""
+    prompts: Callable[[], PromptDataset]
+    """All that the run trains on."""
 
 
 def staleness_of(settings: GRPOSettings) -> str:
@@ -71,8 +71,4 @@ def chosen_source(
     if settings.dynamic_sampling.mode == "off":
         return noted
     sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, per_reward)
-
-    def draw(count: int) -> PromptBatch:
-        return around.prompts_at(lambda num_rows: sampler.next_rows(count, num_rows, *around.ranks()))
-
-    return DynamicSource(noted, source, sampler, draw, around.ranks)
+    return DynamicSource(noted, source, sampler, around.prompts, around.ranks)
