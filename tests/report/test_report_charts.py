@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from browser import console_errors, needs_chromium, texts, type_into, wait
 from report_runs import completion_row, report, write_completions, write_metrics
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
+
+pytest.importorskip("selenium")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
 
 pytestmark = needs_chromium
 
