@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("openenv")
-from openenv.core.env_server import Action, Environment, Observation, State  # noqa: E402
-from openenv.core.env_server.http_server import create_fastapi_app  # noqa: E402
+from openenv.core.env_server import Action, Environment, Observation, State
+from openenv.core.env_server.http_server import create_fastapi_app
 
 
 class Say(Action):

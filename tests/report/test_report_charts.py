@@ -12,8 +12,8 @@ from browser import console_errors, needs_chromium, texts, type_into, wait
 from report_runs import completion_row, report, write_completions, write_metrics
 
 pytest.importorskip("selenium")
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 
 pytestmark = needs_chromium
 
