@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
 from grpo_lightning.rollouts.source import RolloutSource
 
 
@@ -24,6 +25,7 @@ def check_settings(settings: GRPOSettings, config: Any, generator: Generator) ->
     """
     check_together(settings)
     check_async_rollouts(settings, generator)
+    check_partial_rollouts(settings, generator)
     check_positions(settings, config, generator)
 
 
@@ -166,6 +168,8 @@ def check_amount(settings: GRPOSettings, data: Any) -> None:
             f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
             f"{minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
         )
+    if hasattr(data, "batch_size"):
+        check_carried(settings, prompts)
     if getattr(data, "train_prompts", None) is not None:
         return
     if settings.async_rollouts:

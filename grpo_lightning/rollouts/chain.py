@@ -32,6 +32,12 @@ def restore(source: Source, saved: dict[str, Any]) -> None:
             "The checkpoint holds the next step's batch, which model.async_rollouts=0 leaves out: the next step samples "
             "its own."
         )
+    lost = sum(map(len, saved.get("partial_rollouts", {}).get("ranks", [])))
+    if lost and all(each.key != "partial_rollouts" for each in links(source)):
+        rank_zero_warn(
+            f"model.partial_rollouts.carry_over=0 leaves {lost} carried groups out that the checkpoint holds: their prompts are "
+            "not trained on in this epoch."
+        )
 
 
 def close(source: Source, step: int) -> None:
