@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import restore_flash_attention_impl
 
+from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.distributed.sharding import call_gathered, is_sharded
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
@@ -23,7 +24,7 @@ from grpo_lightning.scoring.fast_kernels import (
     plain_kernels,
     remove_liger_kernels,
 )
-from grpo_lightning.scoring.forward import Beside, TokenScores, decode_packed, decode_padded, score_full_logits
+from grpo_lightning.scoring.forward import Beside, Decoded, TokenScores, decode_packed, decode_padded, score_full_logits
 from grpo_lightning.scoring.packed_attention import activate_flash_attention_3, install_packed_attention
 from grpo_lightning.scoring.packing import Layout, count_tokens, pack, pad, plan_micro_batches
 from grpo_lightning.scoring.probe import (
@@ -130,6 +131,7 @@ class Scorer:
         with_entropy: bool = False,
         entropy_grad: bool = False,
         beside: Beside | None = None,
+        with_loads: bool = False,
     ) -> TokenScores:
         """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
 
@@ -140,6 +142,7 @@ class Scorer:
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
             beside: Further numbers from the same forward pass.
+            with_loads: Also return what routers did, with gradient.
 
         Raises:
             ValueError: For ``beside`` where the model gives no hidden states to score from.
@@ -152,14 +155,26 @@ class Scorer:
                 f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
                 "decoder's hidden states, which model.distillation needs."
             )
-        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "beside": beside}
+        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "beside": beside, "with_loads": with_loads}
         return call_gathered(self.model, self._score, rollouts, rows, device, options)
 
     def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
         if not self._checked:
             self.check(device)
-        return call_gathered(self.model, self._hidden, rollouts, rows, device)
+        return call_gathered(self.model, self._decode, rollouts, rows, device).hidden
+
+    def expert_loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
+        """What routers do with these completions and their prompts, without the output head; None without routers.
+
+        An empty ``rows`` is a pass that other ranks need.
+        """
+        if not self._checked:
+            self.check(device)
+        if not len(rows):
+            call_gathered(self.model, self._decode, ONE_TOKEN, torch.tensor([0]), device, True)
+            return None
+        return call_gathered(self.model, self._decode, rollouts, rows, device, True).loads
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
@@ -297,26 +312,27 @@ class Scorer:
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         targets = to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
         options = options | self._head_options
-        beside = options.pop("beside", None)
+        beside, with_loads = options.pop("beside", None), options.pop("with_loads", False)
         if self._full_logits:
-            return self._score_full_logits(rollouts, rows, targets, options)
+            return self._score_full_logits(rollouts, rows, targets, options, with_loads)
         _, head = output_head(self.model)
-        hidden = self._hidden(rollouts, rows, device)
+        hidden, loads = self._decode(rollouts, rows, device, with_loads)
         scores = head.logprobs(hidden, targets, temperature=self.temperature, **options)
-        return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
+        return TokenScores(*scores, beside=None if beside is None else beside(hidden, head), loads=loads)
 
     def _decoder(self) -> nn.Module:
         """What gives hidden states."""
         return output_head(self.model)[0]
 
-    def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
-        """(T, H) hidden states that predict the completion tokens."""
+    def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
+        """The decoder in the layout of this model."""
         if self._layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return decode_packed(self._decoder(), batch, Packing(batch.segments, device), device)
-        return decode_padded(self._decoder(), pad(rollouts, rows), device)
+            return decode_packed(self._decoder(), batch, Packing(batch.segments, device), device, with_loads)
+        return decode_padded(self._decoder(), pad(rollouts, rows), device, with_loads)
 
     def _score_full_logits(
-        self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
+        self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any], with_loads: bool = False
     ) -> TokenScores:
-        return score_full_logits(self.model, rollouts, rows, targets, {"temperature": self.temperature, **options})
+        options = {"temperature": self.temperature, **options}
+        return score_full_logits(self.model, rollouts, rows, targets, options, with_loads)

@@ -33,11 +33,11 @@ class ValueScorer(Scorer):
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         last = rollouts.completion_lengths[rows].cumsum(0) - 1
-        hidden = self._hidden(rollouts, rows, device)[last.to(device)]
+        hidden = self._decode(rollouts, rows, device).hidden[last.to(device)]
         return TokenScores(self._values(hidden), None)
 
     def _score_full_logits(
-        self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
+        self, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any], with_loads: bool = False
     ) -> TokenScores:
         """Text by text."""
         decoder, prompts, completions = self._decoder(), rollouts.prompts(), rollouts.completions()
