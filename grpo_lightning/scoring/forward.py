@@ -61,9 +61,7 @@ def decode_packed(
     return Decoded(hidden, _loads(decoder, states, batch.times) if with_loads else None)
 
 
-def decode_padded(
-    decoder: nn.Module, batch: PaddedBatch, device: torch.device, with_loads: bool = False
-) -> Decoded:
+def decode_padded(decoder: nn.Module, batch: PaddedBatch, device: torch.device, with_loads: bool = False) -> Decoded:
     """Right-padded rows, as ``decode_packed``."""
     # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
     states = decoder(input_ids=to_device(batch.input_ids, device), use_cache=False, **_asking(with_loads))
@@ -85,7 +83,12 @@ def _loads(decoder: nn.Module, states: Any, times: Tensor) -> ExpertLoads | None
 
 
 def score_full_logits(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any], with_loads: bool = False
+    model: nn.Module,
+    rollouts: Rollouts,
+    rows: Tensor,
+    targets: Tensor,
+    options: dict[str, Any],
+    with_loads: bool = False,
 ) -> TokenScores:
     """The plain model row by row, with all logits in its own precision and a chunk at a time in float32.
 

@@ -155,7 +155,12 @@ class Scorer:
                 f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
                 "decoder's hidden states, which model.distillation needs."
             )
-        options = {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "beside": beside, "with_loads": with_loads}
+        options = {
+            "with_entropy": with_entropy,
+            "entropy_grad": entropy_grad,
+            "beside": beside,
+            "with_loads": with_loads,
+        }
         return call_gathered(self.model, self._score, rollouts, rows, device, options)
 
     def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:

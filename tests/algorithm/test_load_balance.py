@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_shares_of_any_split_add_up_to_the_loss_and_gradient_of_the_whole():
     (expected,) = torch.autograd.grad(loss, logits)
     assert expected.norm() > 1e-3 and not expected[:, 3].any()
     for cuts in ((0, 4, 9), (0, 1, 5, 6, 9)):
-        parts = [loads(slice(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [loads(slice(a, b)) for a, b in pairwise(cuts)]
         of_step = sum_of_loads([None, *parts]).to("cpu")
         found = sum(load_balance_loss(part, of_step) for part in parts)
         torch.testing.assert_close(found, loss)

@@ -17,7 +17,7 @@ ROWS = torch.arange(7)
 
 
 def own_loss(model: nn.Module, rollouts: Rollouts) -> Tensor:
-    """transformers' loss of all sequences in one right-padded batch with its mask."""
+    """The model's own loss of all sequences in one right-padded batch with its mask."""
     prompts, completions = rollouts.prompts(), rollouts.completions()
     sequences = [torch.cat([prompts[int(rollouts.group[row])], completions[row]]) for row in ROWS.tolist()]
     ids = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
