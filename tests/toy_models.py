@@ -63,6 +63,7 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 64,
     },
+    "phimoe": {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},
 }
