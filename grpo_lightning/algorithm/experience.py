@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.algorithm.token_batch import TrainTokens
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.types import Rollouts
@@ -23,6 +24,8 @@ class MicroBatch:
     """Of the optimizer step that it belongs to, over all ranks."""
     is_last: bool
     """True for the last before the optimizer step: gradients are then reduced over ranks."""
+    loads_of_step: ExpertLoads | None = None
+    """Of the optimizer step over all ranks, for a load-balancing loss; None where this micro-batch is all of it."""
 
 
 @dataclass(frozen=True)

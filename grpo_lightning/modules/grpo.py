@@ -37,6 +37,7 @@ from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
+from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
@@ -69,11 +70,12 @@ class GRPOModule(PolicyModule):
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
         trains_all = self.objective.trains_all_completions or settings.distillation is not None
-        self.updates = Updates(updates, self.passes, self.seed, trains_all)
+        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
+        self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
         self.teacher = self.make_teacher()
-        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher, load_balance)
         check_settings(settings, self.policy.config, self.source.generator)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
         success = self.evaluation.success_reward

@@ -15,6 +15,7 @@ from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.experience_maker import ExperienceSettings
+from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
 from grpo_lightning.training.passes import PassSettings
 from grpo_lightning.training.step_advantages import AdvantageSettings
@@ -28,6 +29,7 @@ NO_PARTIAL_ROLLOUTS = PartialRollouts()
 class GRPOSettings(
     UpdateSettings,
     PassSettings,
+    LoadBalanceSettings,
     OptimizationSettings,
     ExperienceSettings,
     AdvantageSettings,

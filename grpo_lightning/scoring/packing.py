@@ -145,6 +145,8 @@ class PackedBatch:
     score_index: Tensor
     """(T,) int64 in [0, L): the token whose hidden state predicts each completion token, in the order of
     ``rollouts.tokens_of(rows)``."""
+    times: Tensor
+    """(L,) int64: how many completions with their prompts each token stands for."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class PaddedBatch:
     """(M, L) int64, padded with 0."""
     score_index: Tensor
     """(T,) int64 into the flattened (M * L,) positions, as in ``PackedBatch``."""
+    times: Tensor
+    """(M * L,) int64: 1, and 0 for padding."""
 
 
 def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
@@ -178,7 +182,8 @@ def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
     input_ids = torch.zeros(len(rows) * longest, dtype=torch.int64)
     input_ids[ranges(first, prompt)] = rollouts.prompt_ids[ranges(prompt_start, prompt)]
     input_ids[ranges(first + prompt, completion)] = rollouts.completion_ids[ranges(completion_start, completion)]
-    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion))
+    times = torch.zeros_like(input_ids).index_fill_(0, ranges(first, lengths), 1)
+    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion), times)
 
 
 def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> PackedBatch:
@@ -195,6 +200,7 @@ def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> Packed
             position_ids=ranges(torch.zeros_like(total), total),
             spans=AttentionSpans(_offsets(total), _offsets(total), None),
             score_index=ranges(packed_start + prompt - 1, completion),
+            times=torch.ones(int(total.sum()), dtype=torch.int64),
         )
     return _pack_shared(rollouts.group[rows], source, (prompt, completion, prompt_start, completion_start))
 
@@ -231,6 +237,7 @@ def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Te
         position_ids=ranges(_interleave(torch.zeros_like(prompt), prompt), lengths),
         spans=AttentionSpans(_offsets(lengths[kept]), _offsets(key_lengths), ranges(key_starts, key_counts)),
         score_index=score_index,
+        times=torch.repeat_interleave(_interleave(leader.bincount()[leader], torch.ones_like(leader)), lengths),
     )
 
 

@@ -13,6 +13,7 @@ from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.distillation import Teacher
+from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
 
 
@@ -23,10 +24,17 @@ class MicroBatchLoss:
         objective: The loss.
         passes: Over the policy.
         teacher: Whose divergence from the policy is added, if there is one.
+        load_balance: Whose loss is added, if the policy has experts that it keeps in use.
     """
 
-    def __init__(self, objective: Objective, passes: Passes, teacher: Teacher | None = None) -> None:
-        self.objective, self.passes, self.teacher = objective, passes, teacher
+    def __init__(
+        self,
+        objective: Objective,
+        passes: Passes,
+        teacher: Teacher | None = None,
+        load_balance: LoadBalance | None = None,
+    ) -> None:
+        self.objective, self.passes, self.teacher, self.load_balance = objective, passes, teacher, load_balance
         self.entropy_controller = objective.entropy_controller()
         self.replica = Replica()
         self.device = torch.device("cpu")
@@ -38,13 +46,14 @@ class MicroBatchLoss:
             return scorer.idle(self.device)
         teacher = self.teacher
         beside = None if teacher is None else partial(teacher.divergence, experience.rollouts, micro_batch.rows)
-        logprobs, entropy, divergence = scorer.score(
+        logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
             micro_batch.rows,
             self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
             beside=beside,
+            with_loads=self.load_balance is not None,
         )
         tokens = experience.train_tokens(micro_batch.rows)
         loss, metrics = self.objective.loss(
@@ -57,6 +66,9 @@ class MicroBatchLoss:
         if teacher is not None and divergence is not None:
             taught, added = teacher.loss(divergence, tokens.mask, micro_batch.totals)
             loss, metrics = loss + taught, metrics + added
+        if self.load_balance is not None and loads is not None:
+            balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)
+            loss, metrics = loss + balancing, metrics + added
         if self.replica.leads:  # the others have the same numbers
             report.add(metrics)
             report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))
