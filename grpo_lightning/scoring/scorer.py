@@ -261,7 +261,7 @@ class Scorer:
         batch = pack(rollouts, torch.arange(rollouts.num_completions), self.share_prompts)
         packing = Packing(batch.segments, device)
         try:
-            call_gathered(self.model, decode_packed, self.model, batch, packing, device)
+            call_gathered(self.model, decode_packed, self._decoder(), batch, packing, device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
