@@ -98,10 +98,12 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
         def preferences(self, *args: Any, **kwargs: Any) -> Preferences:
             found = super().preferences(*args, **kwargs)
             lengths, group = found.rollouts.prompt_lengths, found.rollouts.group
-            positions = int(lengths.sum()) + found.rollouts.completion_ids.numel()
-            useful = int(lengths[group].sum()) + found.rollouts.completion_ids.numel()
-            clock.count(useful_tokens=useful, positions=positions)
+            clock.count(useful_tokens=int(lengths[group].sum()) + found.rollouts.completion_ids.numel())
             return found
+
+        def preference_loss(self, preferences: Preferences, micro_batch: Any, *args: Any, **kwargs: Any) -> Any:
+            clock.count(positions=self.passes.scorer.count_tokens(preferences.rollouts, micro_batch.rows))
+            return super().preference_loss(preferences, micro_batch, *args, **kwargs)
 
         def training_step(self, *args: Any, **kwargs: Any) -> None:
             super().training_step(*args, **kwargs)
