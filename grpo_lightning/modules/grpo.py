@@ -39,12 +39,12 @@ from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSourc
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
-from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
+from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -69,16 +69,17 @@ class GRPOModule(PolicyModule):
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
         experience = part_of(settings, ExperienceSettings)
-        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
+        reference_teaches = settings.distillation is not None and settings.distillation.needs_reference
+        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes, reference_teaches)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
         trains_all = self.objective.trains_all_completions or settings.distillation is not None
         self.updates = Updates(updates, self.passes, self.seed, trains_all)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.teacher = self.make_teacher()
-        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
-        check_settings(settings, self.policy.config, self.source.generator)
+        self.teachers = self.make_teachers()
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers)
+        check_settings(settings, self.policy.config, self.source)
         self.step_source = self._wrapped_source()
         replays = settings.dynamic_sampling.replay_groups > 0
         reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
@@ -94,12 +95,12 @@ class GRPOModule(PolicyModule):
         talks_to = part_of(self.settings, ToolSettings)
         return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
 
-    def make_teacher(self) -> Teacher | None:
+    def make_teachers(self) -> Teachers | None:
         """Of model.distillation."""
-        settings = self.settings
+        settings, references = self.settings, self.experience_maker.reference_passes
         if settings.distillation is None:
             return None
-        return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
+        return Teachers(settings.distillation, self.policy, self.passes, references, settings.chat_template_kwargs)
 
     def _wrapped_source(self) -> Source:
         """The source of steps, which may sample ahead of them and choose among groups."""
@@ -136,6 +137,8 @@ class GRPOModule(PolicyModule):
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
+            if self.teachers is not None:
+                experience = self.teachers.taught(experience, sampled.batch)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -222,6 +225,8 @@ class GRPOModule(PolicyModule):
             if prompts is not None:
                 check_positions(self.settings, self.policy.config, self.source.generator, max(prompts.lengths))
                 self.source.reward_runner.check_columns(prompts.columns)
+                if self.teachers is not None:
+                    self.teachers.check_columns(prompts.columns)
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
@@ -229,8 +234,8 @@ class GRPOModule(PolicyModule):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)
-        if self.teacher is not None:
-            self.teacher.start(self.device)
+        if self.teachers is not None:
+            self.teachers.start(self.device)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
