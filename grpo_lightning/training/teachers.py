@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from grpo_lightning.policy.loading import load_causal_lm, load_config, load_toke
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.distillation import REFERENCE, SELF, Distillation
-from grpo_lightning.training.lessons import check_columns, lessons_of
+from grpo_lightning.training.lessons import lessons_of
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -161,14 +161,6 @@ class Teachers:
         """
         for teacher in self.teachers:
             teacher.start(device)
-
-    def check_columns(self, columns: Collection[str]) -> None:
-        """Refuses data without what teachers are chosen and told by.
-
-        Raises:
-            ValueError: Naming the column.
-        """
-        check_columns(self.settings, columns)
 
     def taught(self, experience: Experience, batch: PromptBatch) -> Experience:
         """With what the teachers read, where that is not the prompt alone.
