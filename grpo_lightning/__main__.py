@@ -10,7 +10,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from grpo_lightning.commands import COMMANDS
+from grpo_lightning.commands import COMMANDS, STAGES
 
 LIGHTNING_COMMANDS = {
     "fit": "trains the policy",
@@ -62,11 +62,11 @@ def begin(arguments: list[str]) -> None:
         arguments: With a command first, or an option of Lightning's command line, which is left to it.
     """
     command, *options = arguments
-    if command in LIGHTNING_COMMANDS or command == "sft":
+    if command in LIGHTNING_COMMANDS or command in STAGES:
         from grpo_lightning.commands.settings.start import first_words
 
         does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
-        first_words(command, does, options, program="sft" if command == "sft" else "grpo")
+        first_words(command, does, options, program=command if command in STAGES else "grpo")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,16 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What teachers read of a step, on the CPU."""
+
+    rollouts: Rollouts
+    """The step's completions, under what the teachers read in place of the prompts."""
+    teacher: Tensor
+    """(B,) int64: which teacher each prompt has."""
+
+
+@dataclass(frozen=True)
 class Experience:
     """Rollouts, their advantages and mask on the CPU; on the training device the logprobs of each token."""
 
@@ -48,6 +58,8 @@ class Experience:
 
     is_marked: Tensor | None = None
     """(T,) bool: tokens that the loss has marked among all of the step's; None for a loss that marks none."""
+    lessons: Lessons | None = None
+    """None where the first teacher reads the prompts as they are."""
 
     def __post_init__(self) -> None:
         _check_advantages(self.advantages, self.rollouts)
@@ -59,6 +71,11 @@ class Experience:
                 raise ValueError(
                     f"experience.{name} has shape {tuple(values.shape)}, but the step has {tokens} tokens."
                 )
+
+    @property
+    def lessons_or_own(self) -> Lessons:
+        """The lessons; where there are none, the rollouts as they are."""
+        return self.lessons or Lessons(self.rollouts, torch.zeros(self.rollouts.num_prompts, dtype=torch.int64))
 
     @property
     def advantages_by_token(self) -> bool:

@@ -13,3 +13,6 @@ COMMANDS = {
     "sft": "trains on demonstrations, for a warm start",
 }
 """Command -> what it does. Here and not in the modules, so that ``--help`` and each command import little."""
+
+STAGES = ("dpo", "rm", "sft")
+"""Commands that train as ``fit`` does, with settings of their own."""

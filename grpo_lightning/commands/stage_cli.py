@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from grpo_lightning.callbacks import HeldOutLine
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.commands.quiet import quiet
 
@@ -15,7 +16,7 @@ SUBCOMMANDS = ("fit", "validate")
 
 def stage_defaults(root: str) -> dict[str, Any]:
     """Of the Trainer, with the folder of the run; without the callbacks that count completions."""
-    return {name: value for name, value in TRAINER_DEFAULTS.items() if name != "callbacks"} | {"default_root_dir": root}
+    return TRAINER_DEFAULTS | {"default_root_dir": root, "callbacks": [HeldOutLine()]}
 
 
 class StageCLI(GRPOCLI):

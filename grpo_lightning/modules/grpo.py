@@ -35,13 +35,13 @@ from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSourc
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
-from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
+from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -66,7 +66,8 @@ class GRPOModule(PolicyModule):
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
         experience = part_of(settings, ExperienceSettings)
-        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
+        reference_teaches = settings.distillation is not None and settings.distillation.needs_reference
+        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes, reference_teaches)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
         trains_all = self.objective.trains_all_completions or settings.distillation is not None
@@ -74,9 +75,9 @@ class GRPOModule(PolicyModule):
         self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.teacher = self.make_teacher()
-        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher, load_balance)
-        check_settings(settings, self.policy.config, self.source.generator)
+        self.teachers = self.make_teachers()
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
+        check_settings(settings, self.policy.config, self.source)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
         success = self.evaluation.success_reward
         self.noted = noted_source(settings, self.source, self.num_updates, success, around)
@@ -93,12 +94,12 @@ class GRPOModule(PolicyModule):
         talks_to = part_of(self.settings, ToolSettings)
         return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
 
-    def make_teacher(self) -> Teacher | None:
+    def make_teachers(self) -> Teachers | None:
         """Of model.distillation."""
-        settings = self.settings
+        settings, references = self.settings, self.experience_maker.reference_passes
         if settings.distillation is None:
             return None
-        return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
+        return Teachers(settings.distillation, self.policy, self.passes, references, settings.chat_template_kwargs)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -119,6 +120,8 @@ class GRPOModule(PolicyModule):
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
+            if self.teachers is not None:
+                experience = self.teachers.taught(experience, sampled.batch)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -208,8 +211,8 @@ class GRPOModule(PolicyModule):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)
-        if self.teacher is not None:
-            self.teacher.start(self.device)
+        if self.teachers is not None:
+            self.teachers.start(self.device)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""

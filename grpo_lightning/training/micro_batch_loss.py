@@ -12,9 +12,9 @@ from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.replicas import Replica
-from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
+from grpo_lightning.training.teachers import Teachers
 
 
 class MicroBatchLoss:
@@ -23,7 +23,7 @@ class MicroBatchLoss:
     Args:
         objective: The loss.
         passes: Over the policy.
-        teacher: Whose divergence from the policy is added, if there is one.
+        teachers: Whose divergence from the policy is added, if there are any.
         load_balance: Whose loss is added, if the policy has experts that it keeps in use.
     """
 
@@ -31,10 +31,10 @@ class MicroBatchLoss:
         self,
         objective: Objective,
         passes: Passes,
-        teacher: Teacher | None = None,
+        teachers: Teachers | None = None,
         load_balance: LoadBalance | None = None,
     ) -> None:
-        self.objective, self.passes, self.teacher, self.load_balance = objective, passes, teacher, load_balance
+        self.objective, self.passes, self.teachers, self.load_balance = objective, passes, teachers, load_balance
         self.entropy_controller = objective.entropy_controller()
         self.replica = Replica()
         self.device = torch.device("cpu")
@@ -44,8 +44,8 @@ class MicroBatchLoss:
         scorer = self.passes.scorer
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return scorer.idle(self.device)
-        teacher = self.teacher
-        beside = None if teacher is None else partial(teacher.divergence, experience.rollouts, micro_batch.rows)
+        teachers = self.teachers
+        beside = None if teachers is None else partial(teachers.divergence, experience.lessons_or_own, micro_batch.rows)
         logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
             micro_batch.rows,
@@ -63,8 +63,8 @@ class MicroBatchLoss:
             micro_batch.totals,
             self.entropy_controller.applied if self.entropy_controller else None,
         )
-        if teacher is not None and divergence is not None:
-            taught, added = teacher.loss(divergence, tokens.mask, micro_batch.totals)
+        if teachers is not None and divergence is not None:
+            taught, added = teachers.loss(divergence, tokens.mask, micro_batch.totals)
             loss, metrics = loss + taught, metrics + added
         if self.load_balance is not None and loads is not None:
             balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)

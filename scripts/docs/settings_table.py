@@ -28,12 +28,15 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
 from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.commands.dpo import DPOCLI
+from grpo_lightning.commands.rm import RMCLI
 from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
 from grpo_lightning.commands.sft import SFTCLI
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
 REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
 """Classes of which the full check says why they cannot be used."""
+PROGRAMS = {"grpo": GRPOCLI, "sft": SFTCLI, "dpo": DPOCLI, "rm": RMCLI}
 MADE_WITH = ("lightning", "torch")
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", type(None): "null"}
 
@@ -45,8 +48,7 @@ def build() -> dict[str, Any]:
     try:
         return {
             "versions": {package: version(package).partition("+")[0] for package in MADE_WITH},
-            "grpo": program(GRPOCLI),
-            "sft": program(SFTCLI),
+            **{name: program(cli) for name, cli in PROGRAMS.items()},
             "classes": {name: family(members) for name, members in families().items()},
         }
     finally:
@@ -181,7 +183,7 @@ def render() -> str:
     """The file: a line for each setting and each class, so that a change is a readable diff."""
     table = build()
     parts = [f'"versions": {json.dumps(table["versions"])}']
-    for name in ("grpo", "sft"):
+    for name in PROGRAMS:
         parts.append(f'"{name}": {{\n{lines(table[name])}\n}}')
     groups = [f'"{name}": {{\n{lines(members)}\n}}' for name, members in table["classes"].items()]
     parts.append('"classes": {\n' + ",\n".join(groups) + "\n}")
