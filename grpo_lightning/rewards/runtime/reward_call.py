@@ -233,7 +233,7 @@ async def call_reward(
         else:
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe, guard.call(reward.name, len(rows), time_limit):
+            with probe, guard.call(reward.name, len(rows), time_limit, owns_thread=False):
                 return await result
         return result
 
