@@ -17,7 +17,19 @@ import torch
 log = logging.getLogger(__name__)
 
 READ_BY_TRAINING = (
-    *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "VLLM_", "HF_", "TRANSFORMERS_"),
+    *(
+        "CUDA_",
+        "CUBLAS_",
+        "CUDNN_",
+        "NVIDIA_",
+        "NCCL_",
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+        "VLLM_",
+        "HF_",
+        "TRANSFORMERS_",
+    ),
     *("OMP_", "MKL_", "MASTER_", "SLURM_", "PL_", "WORLD_SIZE", "RANK", "LOCAL_", "NODE_RANK", "GROUP_RANK", "TMPDIR"),
 )
 """How variables begin that training, its engine or a process that it starts reads; a key of a judge stays as a reward sets it."""

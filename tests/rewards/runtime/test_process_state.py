@@ -21,7 +21,7 @@ from runs import fit, share_of_digits, weights
 from grpo_lightning.rewards import FunctionReward, RewardRunner
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
 from grpo_lightning.rewards.runtime.process_state import ProcessState
-from grpo_lightning.rewards.runtime.reward_call import Rows, RewardState
+from grpo_lightning.rewards.runtime.reward_call import RewardState, Rows
 
 Change = tuple[Callable[[], Any], Callable[[], Any]]
 """What a reward does, and how to see whether it is still so."""
