@@ -6,14 +6,15 @@ import os
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
+
+if TYPE_CHECKING:
+    import torch
 
 PROCESSES = 2
 """Children of a reward that does not say how many (``concurrency``)."""
@@ -88,7 +89,7 @@ def visible_devices(device: torch.device | None) -> dict[str, str]:
     """The variable that shows a child its rank's GPU and no other; empty where the rank has none.
 
     Example:
-        >>> visible_devices(torch.device("cpu"))
+        >>> visible_devices(None)
         {}
     """
     if device is None or device.type != "cuda":
