@@ -82,8 +82,8 @@ def quantity(text: str) -> Quantity | None:
     if ordinal is not None and (value := literal(ordinal[1])) is not None:
         return Quantity(Number(value))
     for read in (_feet_and_inches, _residue, _said_twice):
-        if (found := read(text)) is not None:
-            return found
+        if (whole := read(text)) is not None:
+            return whole
     text = _BY_BRACKET.sub(r"/\1", _UNIT_FRACTION.sub(r"\1 \2/\3", text))
     note = _NOTE.fullmatch(text)
     found = measured(text if note is None else f"{note[1]} {note[2]}")

@@ -93,9 +93,9 @@ class Comparison:
                 for group in (reference, answer)
             ]
             return len(rows[0]) == len(rows[1]) and all(self._in_order(*pair) for pair in zip(*rows, strict=True))
-        vectors = [_vector(group) for group in (reference, answer)]
-        if "matrix" in (reference.kind, answer.kind) and vectors[0] is not None and vectors[1] is not None:
-            return self._in_order(*vectors)
+        wanted, given = _vector(reference), _vector(answer)
+        if "matrix" in (reference.kind, answer.kind) and wanted is not None and given is not None:
+            return self._in_order(wanted, given)
         kinds = {reference.kind, answer.kind}
         is_interval = "[]" in kinds and len(reference.items) == 2  # [1, 2] is neither (1, 2) nor 1, 2
         if len(kinds) > 1 and (is_interval or kinds not in _ANY_ORDER_OF_BRACKETS):
