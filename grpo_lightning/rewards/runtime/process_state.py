@@ -10,14 +10,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 log = logging.getLogger(__name__)
 
-READ_BY_TRAINING = (
-    *(
+READ_BY_TRAINING = tuple(
+    [
         "CUDA_",
         "CUBLAS_",
         "CUDNN_",
@@ -27,13 +28,21 @@ READ_BY_TRAINING = (
         "PYTORCH_",
         "TRITON_",
         "VLLM_",
-        "HF_",
-        "TRANSFORMERS_",
-    ),
-    *("OMP_", "MKL_", "MASTER_", "SLURM_", "PL_", "WORLD_SIZE", "RANK", "LOCAL_", "NODE_RANK", "GROUP_RANK", "TMPDIR"),
+        "OMP_",
+        "MKL_",
+        "MASTER_",
+        "SLURM_",
+        "PL_",
+        "WORLD_SIZE",
+        "RANK",
+        "LOCAL_",
+        "NODE_RANK",
+        "GROUP_RANK",
+        "TMPDIR",
+    ]
 )
 """How variables begin that training, its engine or a process that it starts reads; a key of a judge stays as a reward sets it."""
-HANDLED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM")
+HANDLED = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "CHLD", "ALRM")]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Setting:
     """Something that a call can leave changed."""
 
     get: Callable[[], Any]
-    set: Callable[[Any], None]
+    set: Callable[[Any], object]
 
 
 def _set_deterministic(value: tuple[bool, bool]) -> None:
@@ -80,6 +89,27 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
+def _set_grad(is_on: bool) -> None:
+    torch.set_grad_enabled(is_on)
+
+
+def _autocast(device: str) -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _set_autocast(device: str, value: tuple[bool, torch.dtype]) -> None:
+    torch.set_autocast_enabled(device, value[0])
+    torch.set_autocast_dtype(device, value[1])
+
+
+def _has_alarm() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+
+def _end_alarm(had_one: bool) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 OF_PROCESS = {
     "torch's default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype),
     "torch.use_deterministic_algorithms": Setting(
@@ -98,34 +128,21 @@ OF_PROCESS = {
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 
 OF_THREAD = {
-    "torch's grad mode": Setting(torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's grad mode": Setting(torch.is_grad_enabled, _set_grad),
     "torch's default device": Setting(torch.get_default_device, _set_default_device),
     "torch.set_num_threads": Setting(torch.get_num_threads, torch.set_num_threads),
-    **{
-        f"torch's autocast on {device}": Setting(
-            lambda device=device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
-            lambda value, device=device: (
-                torch.set_autocast_enabled(device, value[0]),
-                torch.set_autocast_dtype(device, value[1]),
-            ),
-        )
-        for device in ("cpu", "cuda")
-    },
+    "torch's autocast on cpu": Setting(partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
+    "torch's autocast on cuda": Setting(partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
 }
 """Of the thread that makes the call: the main thread's are training's, another's are the next reward's."""
 
 OF_MAIN_THREAD = {
     **{
-        f"the handler of {name}": Setting(
-            lambda name=name: signal.getsignal(getattr(signal, name)),
-            lambda handler, name=name: signal.signal(getattr(signal, name), handler),
-        )
-        for name in HANDLED
+        f"the handler of {one.name}": Setting(partial(signal.getsignal, one), partial(signal.signal, one))
+        for one in HANDLED
     },
     # An alarm that is left goes off in the middle of training.
-    "a pending signal.alarm": Setting(
-        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, lambda _: signal.setitimer(signal.ITIMER_REAL, 0)
-    ),
+    "a pending signal.alarm": Setting(_has_alarm, _end_alarm),
 }
 
 
