@@ -27,7 +27,7 @@ class StepNumbers:
         numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": learning_rate}
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
         generating = numbers.get("time/generate", 0.0)
-        if generating and "sampling/staleness_steps" not in numbers:  # a batch that was sampled ahead took longer
+        if generating and "sampling/staleness_steps" not in numbers:  # an async batch took longer
             numbers["generation/tokens_per_second"] = completion_tokens / generating
 
     def state_dict(self) -> dict[str, Any]:

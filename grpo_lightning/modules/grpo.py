@@ -27,10 +27,10 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
+from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
@@ -52,7 +52,7 @@ class GRPOModule(PolicyModule):
     """Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300) as a LightningModule.
 
     One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
-    nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
+    nothing else is kept between them, but for the next batch under async_rollouts, which it holds too.
     """
 
     @takes(GRPOSettings)
@@ -99,10 +99,12 @@ class GRPOModule(PolicyModule):
         return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
 
     def _wrapped_source(self) -> Source:
-        """The source of steps, which may sample ahead of them and choose among groups."""
+        """The source of steps, which may be async and choose among groups."""
         source: Source = self.source
         if self.settings.async_rollouts:
-            source = Lookahead(self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates)
+            source = AsyncRollouts(
+                self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates
+            )
         source = self.noted = NotedSource(source, self.source, self.evaluation.success_reward)
         if self.settings.dynamic_sampling.mode == "off":
             return source
@@ -247,7 +249,7 @@ class GRPOModule(PolicyModule):
         return self.evaluation.predict(batch, self.moment())
 
     def teardown(self, stage: str) -> None:
-        """Ends what runs outside Python: a batch in flight before the engine, then reward workers."""
+        """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
 
