@@ -17,30 +17,10 @@ import torch
 
 log = logging.getLogger(__name__)
 
-READ_BY_TRAINING = tuple(
-    [
-        "CUDA_",
-        "CUBLAS_",
-        "CUDNN_",
-        "NVIDIA_",
-        "NCCL_",
-        "TORCH",
-        "PYTORCH_",
-        "TRITON_",
-        "VLLM_",
-        "OMP_",
-        "MKL_",
-        "MASTER_",
-        "SLURM_",
-        "PL_",
-        "WORLD_SIZE",
-        "RANK",
-        "LOCAL_",
-        "NODE_RANK",
-        "GROUP_RANK",
-        "TMPDIR",
-    ]
-)
+READ_BY_TRAINING = (
+    "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "VLLM_", "OMP_", "MKL_", "MASTER_",
+    "SLURM_", "PL_", "WORLD_SIZE", "RANK", "LOCAL_", "NODE_RANK", "GROUP_RANK", "TMPDIR",
+)  # fmt: skip
 """How variables begin that training, its engine or a process that it starts reads; a key of a judge stays as a reward sets it."""
 HANDLED = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "CHLD", "ALRM")]
 
