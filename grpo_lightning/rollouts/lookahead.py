@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader
 from grpo_lightning.rollouts.batch_in_flight import BatchInFlight, Landed, Origin, Pending
+from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.run_state import epoch_at
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
 from grpo_lightning.types import PromptBatch
@@ -88,7 +89,7 @@ class Lookahead(Source):
 
         def sample() -> Pending:
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
-            return rollouts, rewards_of(rollouts)
+            return rollouts, once(rewards_of(rollouts))
 
         self.in_flight.launch(origin, batch, sample)
 

@@ -24,7 +24,9 @@ def compose_tools(m: Migration) -> None:
     limit = m.get(LIMIT)
     if not tools and not environment:
         if limit is not None:
-            m.refuse(LIMIT, "It has no effect without tools. Give migrate --tools or --environment_factory, by import path.")
+            m.refuse(
+                LIMIT, "It has no effect without tools. Give migrate --tools or --environment_factory, by import path."
+            )
         m.needs_nothing(LIMIT)
         return
     m.put("model.turns.max_turns", UNLIMITED if limit is None else int(limit) + 1, LIMIT)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
-import torch
 from rollouts.turns.test_turn_source import batch
 from rollouts.turns.tool_models import Scripted, tool_tokenizer
 from toy_models import build_model
@@ -16,7 +13,6 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.source import Moment, RolloutSettings
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings, Turns
-from grpo_lightning.types import PromptBatch
 
 CALL = '<tool_call>\n{"name": "increment", "arguments": {"step": 2}}\n</tool_call><|im_end|>'
 SCRIPT = [CALL, CALL, "It is 4.<|im_end|>"]
@@ -30,8 +26,7 @@ class IncrementEnv:
         return "Increment the counter by 1."
 
     def increment(self, step: int) -> int:
-        """
-        Increment the internal counter.
+        """Increment the internal counter.
 
         Args:
             step: Value to add to the counter.
@@ -135,8 +130,7 @@ def test_a_reward_of_the_environments_that_nothing_reads_is_named(policy, caplog
 
 class Hangs(IncrementEnv):
     def increment(self, step: int) -> int:
-        """
-        Hangs.
+        """Hangs.
 
         Args:
             step: Of the others.
@@ -177,8 +171,14 @@ def test_a_rollout_ends_where_the_model_has_no_positions_left(policy):
             return "y" * 60
 
     generator = TransformersGenerator(max_model_length=260)
-    source = source_of(policy, [lambda completions, **kw: [1.0] * len(completions)], Talks, generator=generator,
-                       max_completion_length=200, turns=Turns(max_turn_length=20))
+    source = source_of(
+        policy,
+        [lambda completions, **kw: [1.0] * len(completions)],
+        Talks,
+        generator=generator,
+        max_completion_length=200,
+        turns=Turns(max_turn_length=20),
+    )
     source.prepare()
     sampled, _ = table_of(source, "go")
     rollouts = sampled.rollouts
