@@ -62,11 +62,13 @@ class StepTimes(L.Callback):
         self.profiler: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The first step begins."""
         self.mark = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Takes the time of a step; counts tokens in nobody's time."""
         assert isinstance(pl_module, SFTModule)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
