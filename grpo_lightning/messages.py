@@ -49,6 +49,8 @@ class Conversation:
     """Those of them that could not be made as written, and turns that held no readable call."""
     opening: list[Message] = field(default_factory=list)
     """What the environment said first, behind the prompt."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What rewards get as columns of this completion, of a rollout function."""
     environment: Any = field(default=None, repr=False, compare=False)
     """The instance, for rewards in this process; it goes neither into checkpoints nor to other processes."""
 

@@ -48,6 +48,7 @@ COMPOSED: dict[str, str] = {
     "reward_model_name_or_path": "model.rewards",
     "tools": "model.tools: import paths of the functions that the script gives to GRPOTrainer",
     "environment_factory": "model.environment: the class's import path, or a mapping of names to these",
+    "rollout_func": "model.rollout_func: its import path",
     "max_tool_calling_iterations": "model.turns.max_turns, one more: the last turn answers the last calls",
     "dataset": "data.dataset",
     "eval_dataset": "data.eval_dataset",

@@ -31,4 +31,4 @@ def test_two_ranks_take_the_steps_of_one(tmp_path):
         assert sorted(uid for rank in both for uid in rank["steps"][step]["uids"]) == sorted(
             alone["steps"][step]["uids"]
         )
-    assert sum((rank["steps"][0]["ids"] for rank in both), []) == alone["steps"][0]["ids"]
+    assert [token for rank in both for token in rank["steps"][0]["ids"]] == alone["steps"][0]["ids"]

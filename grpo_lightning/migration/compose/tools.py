@@ -20,7 +20,13 @@ def compose_tools(m: Migration) -> None:
     if environment:
         m.put("model.environment", environment, "environment_factory")
         _add_reward(m, environment)
-    m.needs_nothing("tools", "environment_factory")
+    if m.get("rollout_func"):
+        m.put("model.rollout_func", m.get("rollout_func"), "rollout_func")
+        m.notes.append(
+            "model.rollout_func gets, as its trainer, what FunctionTrainer has (docs/environments.md): trainer.generate samples, "
+            "and takes the place of TRL's generate_rollout_completions and vllm_generation."
+        )
+    m.needs_nothing("tools", "environment_factory", "rollout_func")
     limit = m.get(LIMIT)
     if not tools and not environment:
         if limit is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 
 from grpo_lightning.environments.forms import open_episodes
+from grpo_lightning.environments.import_path import imported
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards.base import asks_for
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.turns.function_source import FunctionSource
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.rollouts.turns.source import TurnSource
 
@@ -31,6 +33,10 @@ def make_source(
     Raises:
         EnvironmentContractError: If a tool or an environment cannot be used.
     """
+    if talks_to.rollout_func is not None:
+        function = talks_to.rollout_func
+        found = imported(function, "model.rollout_func") if isinstance(function, str) else function
+        return FunctionSource(settings, sampling, policy, seed, found)
     turns = talks_to.turns
     make_episode = open_episodes(
         talks_to.tools,

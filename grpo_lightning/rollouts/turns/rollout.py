@@ -208,9 +208,16 @@ class _Playing:
     ) -> PlayedRollout:
         """The rollout as it is now."""
         instance = getattr(episode, "environment", None)
-        counts = {"calls": self.calls, "mistakes": self.mistakes}
-        told = {"opening": self.opening, "environment": instance}
-        conversation = Conversation(self.messages, stop, self.rewards, final_reward, **counts, **told)
+        conversation = Conversation(
+            self.messages,
+            stop,
+            self.rewards,
+            final_reward,
+            calls=self.calls,
+            mistakes=self.mistakes,
+            opening=self.opening,
+            environment=instance,
+        )
         return PlayedRollout(self.trail, conversation, stop == "max_tokens", fault)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import pytest
 from rollouts.turns.test_turn_source import batch
 from rollouts.turns.tool_models import Scripted, tool_tokenizer
@@ -19,7 +22,7 @@ SCRIPT = [CALL, CALL, "It is 4.<|im_end|>"]
 
 
 class IncrementEnv:
-    """The environment of TRL's documentation of ``environment_factory``, as it stands there."""
+    """The form of TRL's ``environment_factory``, docstring and all."""
 
     def reset(self, **kwargs) -> str | None:
         self.counter = 0
@@ -128,38 +131,31 @@ def test_a_reward_of_the_environments_that_nothing_reads_is_named(policy, caplog
     assert "get_reward" not in caplog.text
 
 
-class Hangs(IncrementEnv):
-    def increment(self, step: int) -> int:
-        """Hangs.
+class Hangs:
+    """Every second one does not answer."""
 
-        Args:
-            step: Of the others.
-        """
-        if step == 2:
-            import time
+    made = itertools.count()
+    release = threading.Event()
 
-            time.sleep(3)
-        return 0
+    def __init__(self) -> None:
+        self.hangs = next(self.made) % 2 == 1
+
+    def reset(self, **row) -> None:
+        pass
+
+    def step(self, text: str):
+        if self.hangs:
+            self.release.wait(30)
+        return "", 1.0, True
 
 
-def test_the_limit_of_a_call_reaches_the_environment(policy):
-    turns = Turns(call_time_limit=0.2, max_fault_share=1.0)
-    both = iter([CALL, CALL.replace("2", "1")])
-
-    class OneHangs(Scripted):
-        def generate(self, prompt_ids, *rest):
-            self.turns = [next(both)] if len(prompt_ids) == 1 else self.turns
-            return super().generate(prompt_ids, *rest)
-
-    generator = OneHangs(policy.tokenizer, SCRIPT)
-    generator.max_batch_size = 1  # one cohort for each rollout
-    source = source_of(policy, [by_name], Hangs, turns=turns, generator=generator)
-    assert source.make_episode.tools.calls.deadline == 0.2
-    conversations = []
-    with pytest.raises(StopIteration):  # the script ends behind the first turns
-        source.sample(batch("go"), Moment())
-    source.close(0)
-    del conversations
+def test_the_limit_of_a_call_reaches_the_environment_and_costs_one_rollout(policy):
+    turns = Turns(call_time_limit=0.3, max_fault_share=1.0)
+    source = source_of(policy, "environment", Hangs, ["a<|im_end|>"], turns)
+    sampled, rewards = table_of(source, "go", "on")
+    Hangs.release.set()
+    assert sorted(each.stop for each in sampled.rollouts.conversations) == ["done", "done", "fault", "fault"]
+    assert rewards.values[:, 0].isnan().sum() == 2 and rewards.values.nan_to_num().sum() == 2.0
 
 
 def test_a_rollout_ends_where_the_model_has_no_positions_left(policy):
