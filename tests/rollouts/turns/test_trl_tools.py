@@ -60,10 +60,11 @@ def call(name: str, **arguments: int) -> str:
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     folder, tokenizer = tmp_path_factory.mktemp("model"), tool_tokenizer()
-    build_model(tokenizer=tokenizer).save_pretrained(folder)
+    model = build_model(tokenizer=tokenizer, max_position_embeddings=4096)  # schemas take hundreds of tokens
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
-    policy.model = build_model(tokenizer=tokenizer)
+    policy.model = model
     return policy
 
 
