@@ -16,6 +16,22 @@ StopReason = Literal["eos", "done", "max_turns", "max_tokens", "time", "fault"]
 or the environment failed."""
 
 
+def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Message]:
+    """The conversation that the policy answers: what a reset said, behind the prompt, whose messages stay untouched.
+
+    A first message of the user continues the text of a last one, without anything between them: TRL does so, and chat
+    templates expect turns that alternate.
+
+    Example:
+        >>> behind_prompt([{"role": "user", "content": "Play. "}], [{"role": "user", "content": "Guess 1-9."}])
+        [{'role': 'user', 'content': 'Play. Guess 1-9.'}]
+    """
+    if not prompt or not observation or prompt[-1]["role"] != "user" or observation[0]["role"] != "user":
+        return [*prompt, *observation]
+    joined = {**prompt[-1], "content": prompt[-1]["content"] + observation[0]["content"]}
+    return [*prompt[:-1], joined, *observation[1:]]
+
+
 @dataclass(frozen=True)
 class Conversation:
     """What happened in one rollout of several turns, beside its tokens."""
@@ -31,8 +47,16 @@ class Conversation:
     """Tool calls that the policy made."""
     mistakes: int = 0
     """Those of them that could not be made as written, and turns that held no readable call."""
+    opening: list[Message] = field(default_factory=list)
+    """What the environment said first, behind the prompt."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What rewards get as columns of this completion, of a rollout function."""
     environment: Any = field(default=None, repr=False, compare=False)
     """The instance, for rewards in this process; it goes neither into checkpoints nor to other processes."""
+
+    def asked(self, prompt: Prompt) -> Prompt:
+        """What the policy was asked: the prompt, with what the environment said behind it."""
+        return behind_prompt(prompt, self.opening) if isinstance(prompt, list) else prompt
 
     @property
     def turns(self) -> int:

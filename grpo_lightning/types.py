@@ -146,6 +146,10 @@ class Rollouts:
         """N lists of the sampler's logprobs, nats."""
         return [of_one.tolist() for of_one in self.sampling_logprobs.split(self.completion_lengths.tolist())]
 
+    def asked(self, n: int, prompt: Prompt) -> Prompt:
+        """What completion n answers: its prompt, with what its environment said behind it."""
+        return self.conversations[n].asked(prompt) if self.conversations else prompt
+
     def token_rows(self) -> Tensor:
         """(T,) int64: the completion in [0, N) that each token belongs to."""
         return torch.repeat_interleave(torch.arange(self.num_completions), self.completion_lengths)

@@ -21,7 +21,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "step": (pa.int32(), "GRPO steps finished when the completion was sampled; `step` of metrics.csv."),
     "uid": (pa.int64(), "Row number of the prompt in the dataset."),
     "sample": (pa.int32(), "Number of the completion in its group, from 0."),
-    "prompt": (pa.string(), "The prompt; a conversation as JSON."),
+    "prompt": (pa.string(), "The prompt, with what an environment said behind it; a conversation as JSON."),
     "completion": (pa.string(), "The completion, decoded, special tokens left out."),
     "reward": (
         pa.float64(),
@@ -70,7 +70,7 @@ def completions_table(
         "step": [step] * len(rows),
         "uid": [batch.uids[group[n]] for n in rows],
         "sample": [sample[n] for n in rows],
-        "prompt": [valid_text(plain_text(batch.prompts[group[n]])) for n in rows],
+        "prompt": [valid_text(plain_text(rollouts.asked(n, batch.prompts[group[n]]))) for n in rows],
         "completion": [valid_text(shown_completion(texts[n])) for n in rows],
         "reward": [none_if_nan(totals[n]) for n in rows],
         "advantage": [record.advantages[n].item() for n in rows],

@@ -9,7 +9,7 @@ from grpo_lightning.environments.episode import (
     ToolResult,
 )
 from grpo_lightning.environments.forms import DEADLINE, OUTPUT_LIMIT, open_episodes
-from grpo_lightning.environments.observation import behind_prompt
+from grpo_lightning.messages import behind_prompt
 
 __all__ = [
     "open_episodes",

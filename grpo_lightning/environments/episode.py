@@ -63,7 +63,7 @@ class Episode(Protocol):
         """Starts over with the columns of ``row``.
 
         Returns:
-            Messages that come behind the prompt (:func:`~grpo_lightning.environments.observation.behind_prompt` puts them
+            Messages that come behind the prompt (:func:`~grpo_lightning.messages.behind_prompt` puts them
             there); none where the environment has nothing to say.
 
         Raises:
@@ -109,6 +109,8 @@ class Episode(Protocol):
 class EpisodeFactory(Protocol):
     """Makes the episodes of a run."""
 
+    rewarding: tuple[str, ...]
+    """The classes whose environments have ``get_reward``."""
     faults: dict[str, int]
     """Counts so far: ``time_outs`` of calls, ``abandoned`` threads that still run, ``exceptions``."""
 

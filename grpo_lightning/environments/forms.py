@@ -126,6 +126,7 @@ class _Episodes:
         sources: list[ToolSource],
     ) -> None:
         self.tools, self.classes, self.hosts, self.sources = tools, classes, hosts, sources
+        self.rewarding = tuple({each.name: None for each in classes.values() if hasattr(each.kind, "get_reward")})
         self.faults: dict[str, int] = tools.calls.faults
 
     def __call__(self, row: dict[str, Any]) -> Episode:

@@ -1,4 +1,4 @@
-"""From what an environment says to messages, and behind the prompt of its rollout."""
+"""From what an environment says to messages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ from typing import Any
 from grpo_lightning.environments.episode import EnvironmentFault
 from grpo_lightning.environments.output import cut
 from grpo_lightning.messages import Message
-
-
-def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Message]:
-    """The conversation that the policy answers: what a reset said, behind the prompt, whose messages stay untouched.
-
-    A first message of the user continues the text of a last one, without anything between them: TRL does so, and chat
-    templates expect turns that alternate.
-
-    Example:
-        >>> behind_prompt([{"role": "user", "content": "Play. "}], [{"role": "user", "content": "Guess 1-9."}])
-        [{'role': 'user', 'content': 'Play. Guess 1-9.'}]
-    """
-    if not prompt or not observation or prompt[-1]["role"] != "user" or observation[0]["role"] != "user":
-        return [*prompt, *observation]
-    joined = {**prompt[-1], "content": prompt[-1]["content"] + observation[0]["content"]}
-    return [*prompt[:-1], joined, *observation[1:]]
 
 
 def as_messages(observation: Any, name: str, limit: int) -> list[Message]:

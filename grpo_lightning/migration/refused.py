@@ -100,7 +100,6 @@ REFUSED: dict[str, str] = {
     "transformers_continuous_batching_config": _CONTINUOUS,
     "use_transformers_paged": _CONTINUOUS,
     "vllm_group_port": "A free port is found when weights are first sent.",
-    "max_tool_calling_iterations": "Rollouts with tools are not supported.",
     "log_completions": _COMPLETIONS,
     "log_multimodal": "Prompts and completions are text.",
     "num_completions_to_print": _COMPLETIONS,

@@ -169,7 +169,8 @@ def check_data(settings: GRPOSettings, data: Any, config: Any, source: RolloutSo
     prompts = getattr(data, "train_prompts", None)  # streams are read as training goes
     if prompts is not None:
         check_positions(settings, config, source.generator, max(prompts.lengths))
-        source.reward_runner.check_columns(prompts.columns)
+        if settings.rollout_func is None:  # which gives rewards columns of its own
+            source.reward_runner.check_columns(prompts.columns)
         if settings.distillation is not None:
             check_columns(settings.distillation, prompts.columns)
 

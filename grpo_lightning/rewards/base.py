@@ -29,7 +29,7 @@ CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 """Attributes that say how a reward may be called."""
 
 ON_REQUEST = ("group", "logprobs", "environments", "turn_rewards", "final_rewards")
-"""Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them."""
+"""Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them, but for ``environments``."""
 
 UNNAMED = "base_reward"
 """The name of a reward that was given none; replaced by the registered name or the class name when a reward is made from a config."""

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader
+from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import epoch_at
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
@@ -88,7 +89,7 @@ class AsyncRollouts(Source):
 
         def sample() -> Pending:
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
-            return rollouts, rewards_of(rollouts)
+            return rollouts, once(rewards_of(rollouts))
 
         self.next_batch.launch(origin, batch, sample)
 

@@ -136,7 +136,7 @@ class Evaluation:
         for n, b in enumerate(rollouts.group.tolist()):
             scores = {name: none_if_nan(table.values[n, r].item()) for r, name in enumerate(table.names)}
             columns = {name: values[b] for name, values in batch.columns.items()}
-            identity = {"uid": batch.uids[b], "prompt": batch.prompts[b], "completion": texts[n]}
+            identity = {"uid": batch.uids[b], "prompt": rollouts.asked(n, batch.prompts[b]), "completion": texts[n]}
             logged = {name: values[n] for name, values in table.extra.items()}
             rows.append({**identity, **columns, **logged, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
         return rows

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from threading import Thread
 from typing import Any
 
+import torch
+
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.base import SamplingSettings, WeightsLost
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
+from grpo_lightning.rollouts.kept_rewards import has_environments, rewards_of_state, rewards_state
 from grpo_lightning.types import PromptBatch, Rollouts
 
 logger = logging.getLogger(__name__)
@@ -47,12 +50,15 @@ class Ready:
     """As the data has them: those of the rollouts may hold what an environment added."""
     rollouts: Rollouts
     await_rewards: Callable[[], RewardTable] | None
-    """None where scoring has to be started: rewards are not part of a checkpoint."""
+    """None where scoring has to be started: a checkpoint keeps rewards only of environments, which it cannot keep."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+        """Tensors and plain values; waits for rewards that must be kept."""
         prompts = {"uids": self.uids, "prompt_ids": self.prompt_ids}
-        return {"origin": asdict(self.origin), **prompts, "rollouts": rollouts_state(self.rollouts)}
+        state = {"origin": asdict(self.origin), **prompts, "rollouts": rollouts_state(self.rollouts)}
+        if self.await_rewards is not None and has_environments(self.rollouts):
+            state["rewards"] = rewards_state(self.await_rewards)
+        return state
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ class NextBatch:
             return None
         rows = [(rollouts.group == b).nonzero()[:, 0] for b in chosen]
         origin, taken = Origin(**parts[0]["origin"]), take_groups(rollouts, chosen, rows)
-        return Ready(origin, batch.uids, batch.prompt_ids, taken, None)
+        rewards = rewards_of_state([part.get("rewards") for part in parts], torch.cat(rows))
+        return Ready(origin, batch.uids, batch.prompt_ids, taken, rewards)
 
     def wait(self) -> None:
         """Until no thread samples: other weights may be sent, and the batch stays to be taken.
@@ -191,8 +198,8 @@ class NextBatch:
         if error is not None:  # it is raised where the batch is waited for; the checkpoint is no less valid
             logger.warning("The checkpoint is without the next batch, which failed: %r", error)
             return []
-        rollouts, _ = under_way.sampled.result()
-        return [Ready(under_way.origin, under_way.batch.uids, under_way.batch.prompt_ids, rollouts, None).state_dict()]
+        batch = under_way.batch
+        return [Ready(under_way.origin, batch.uids, batch.prompt_ids, *under_way.sampled.result()).state_dict()]
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """The next step trains on the saved rollouts, if they were sampled as this run samples.

@@ -25,14 +25,14 @@ class RolloutTexts:
         self, prompt: Prompt, ids: list[int], conversation: Conversation | None = None
     ) -> str | list[Message]:
         """One completion of a prompt."""
-        if conversation is not None:
+        if conversation is not None and isinstance(prompt, list):
             return deepcopy(conversation.messages)  # a reward may change them
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         return [{"role": "assistant", "content": text}] if isinstance(prompt, list) else text
 
     def completions(self, batch: PromptBatch, rollouts: Rollouts) -> list[str] | list[list[Message]]:
         """N completions, all in the form of the batch's first prompt."""
-        if rollouts.conversations:
+        if rollouts.conversations and batch.prompts and isinstance(batch.prompts[0], list):
             return [deepcopy(conversation.messages) for conversation in rollouts.conversations]
         ids = [completion.tolist() for completion in rollouts.completions()]
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)

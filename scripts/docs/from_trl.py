@@ -62,6 +62,11 @@ OpenRLHF or ms-swift is recognised and answered with what can be taken from it b
   allow that (`model.allow_rounded_steps`) and say so. Leaving both out gives float32 weights under `bf16-mixed`.
 - **Rewards keep their signature**, `reward(prompts, completions, completion_ids, trainer_state, **columns)`, and are called in the
   main thread where they need it: see [rewards written for TRL](rewards.md#rewards-written-for-trl).
+- **Tools and environments** are settings, by import path: `model.tools` and `model.environment` take the functions and classes that
+  TRL's `GRPOTrainer(tools=..., environment_factory=...)` takes, unchanged. Give them to `migrate` as `--tools my.add,my.search` and
+  `--environment_factory my.Env`. What TRL does is written out: an exception of a tool is told to the model
+  (`turns.tool_exceptions: tell`; here the default drops that rollout), and only the length ends a rollout. A class's `get_reward` is
+  the reward `environment`. No rollout waits for another one's tools: see [environments](environments.md).
 - **Metrics keep their names**: `reward`, `rewards/<name>/mean`, `completions/mean_length`, `kl`, `entropy`, `clip_ratio/*`.
 
 """

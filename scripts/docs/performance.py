@@ -83,7 +83,8 @@ def seeds(name: str, result: dict[str, Any]) -> str:
         before, after = run["strict_before"], run["strict_after"]
         lines.append(f"| {run['seed']} | {before:.1%} | {after:.1%} | {run['steps']} | {run['seconds']:.0f} |")
     where = f"`{result['command']}`, {result['cores']} CPU cores. File: `benchmarks/results/{name}`."
-    return f"## The quickstart learns\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    title = "The quickstart with tools learns" if name.startswith("quickstart_tools") else "The quickstart learns"
+    return f"## {title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
 def passes(name: str, result: dict[str, Any]) -> str:
@@ -180,6 +181,7 @@ SECTIONS = {
     "profile_": profile,
     "training_passes_": passes,
     "quickstart_seeds": seeds,
+    "quickstart_tools_seeds": seeds,
 }
 """What renders the files whose names start so."""
 

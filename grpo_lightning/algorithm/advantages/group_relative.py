@@ -20,12 +20,25 @@ class GroupRelative:
     reward of a step, such as a turn, is normalised with those of all steps of the group, and a token's advantage is the
     sum of the normalised rewards of the step that it belongs to and of all later ones.
 
+    With ``gamma`` below 1 it is a discounted sum: what the next step that was rewarded brings counts ``gamma`` times.
+
     Args:
         scale_rewards: group, batch or none: which standard deviation divides.
+        gamma: Above 0, at most 1: discount from one rewarded place to the one before, such as from turn to turn.
+
+    Raises:
+        ValueError: If gamma is out of range.
     """
 
     uses_token_rewards = True
     scale_rewards: str = "group"
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise ValueError(
+                f"model.advantages.init_args.gamma={self.gamma} is no discount. Choose a number above 0, at most 1."
+            )
 
     def __call__(self, step: ScoredStep) -> Tensor:
         """``(N,)``, or ``(T,)`` where rewards tell tokens apart."""
@@ -33,8 +46,32 @@ class GroupRelative:
             return sum_then_normalize(step.rewards, step.groups, self.scale_rewards)
         rows = torch.repeat_interleave(torch.arange(len(step.sizes)), step.sizes)
         normalised = sum_then_normalize(step.token_rewards, step.groups[rows], self.scale_rewards)
-        completions = normalised.split(step.sizes.tolist())
-        return torch.cat([completion.flip(0).cumsum(0).flip(0) for completion in completions])
+        sizes = step.sizes.tolist()
+        if self.gamma < 1:
+            places = (~step.token_rewards.isnan()).split(sizes)
+            pairs = zip(normalised.split(sizes), places, strict=True)
+            return torch.cat([discounted_to_go(rewards, is_place, self.gamma) for rewards, is_place in pairs])
+        return torch.cat([completion.flip(0).cumsum(0).flip(0) for completion in normalised.split(sizes)])
+
+
+def discounted_to_go(rewards: Tensor, places: Tensor, gamma: float) -> Tensor:
+    """``(C,)``: for each token of a completion the rewards at and behind it, discounted once per rewarded place.
+
+    Args:
+        rewards: ``(C,)``.
+        places: ``(C,)`` bool, True where there is one.
+        gamma: Discount.
+
+    Example:
+        >>> discounted_to_go(torch.tensor([0.0, 1.0, 0.0, 4.0, 0.0]), torch.tensor([0, 1, 0, 1, 0]).bool(), 0.5)
+        tensor([3., 3., 4., 4., 0.])
+    """
+    result, total, end = torch.zeros_like(rewards), rewards.new_zeros(()), len(rewards)
+    for place in reversed(places.nonzero()[:, 0].tolist()):
+        result[place + 1 : end] = total
+        total, end = rewards[place] + gamma * total, place + 1
+    result[:end] = total
+    return result
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from grpo_lightning.migration.compose.rewards import compose_rewards
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
 from grpo_lightning.migration.compose.sampling import compose_correction, compose_sampling
 from grpo_lightning.migration.compose.schedule import compose_schedule
+from grpo_lightning.migration.compose.tools import compose_tools
 from grpo_lightning.migration.migration import Migration
 
 COMPOSERS: list[Callable[[Migration], None]] = [
@@ -22,6 +23,7 @@ COMPOSERS: list[Callable[[Migration], None]] = [
     compose_sampling,
     compose_correction,
     compose_rewards,
+    compose_tools,  # behind the rewards, to which an environment may add its own
     compose_generator,
     compose_optimizer,
     compose_schedule,

@@ -20,7 +20,7 @@ function fillRow(element, row) {
   shown.forEach(([name, title], i) => {
     const cell = element.children[i];
     if (name === "prompt") cell.textContent = gist(item.prompt).slice(0, 300);
-    else if (name === "completion") cell.textContent = item.completion.slice(0, 600);
+    else if (name === "completion") cell.textContent = readable(item.completion).slice(0, 600);
     else if (name === "flags") cell.replaceChildren(...badges(item));
     else if (name.startsWith("rewards/")) cell.textContent = short(Object.hasOwn(item.rewards, title) ? item.rewards[title] : null);
     else if (name === "reward" || name === "advantage") cell.textContent = short(item[name]);

@@ -22,14 +22,20 @@ function marked(text, query) {
   return box;
 }
 
-/** A conversation as "role: content" lines; any other prompt as it is. */
-function readable(prompt) {
-  if (!prompt.startsWith("[{")) return prompt;
+/** A conversation as "role: content" lines, with calls of tools and their results; any other text as it is. */
+function readable(text) {
+  if (!text.startsWith("[{")) return text;
   try {
-    return JSON.parse(prompt).map((message) => `${message.role}: ${message.content}`).join("\n\n");
+    return JSON.parse(text).map(turn).join("\n\n");
   } catch {
-    return prompt; // text that only looks like a conversation
+    return text; // text that only looks like a conversation
   }
+}
+
+function turn(message) {
+  const calls = (message.tool_calls || []).map(({ function: call }) => `${call.name}(${JSON.stringify(call.arguments)})`);
+  const who = message.role === "tool" && message.name ? `tool ${message.name}` : message.role;
+  return `${who}: ${[message.content, ...calls].filter(Boolean).join("\n")}`;
 }
 
 /** What was asked, without the system prompt and earlier turns: one line of the list. */
@@ -51,7 +57,7 @@ function showDetail(all, row, query, choose) {
     make("div", { class: "title" }, `Step ${item.step} · prompt ${item.uid} · ${item.sample + 1} of ${group.length}${run}`, close),
     make("div", {}, ...badges(item)),
     make("h3", {}, "Prompt"), marked(readable(item.prompt), query),
-    make("h3", {}, "Completion"), marked(item.completion, query),
+    make("h3", {}, "Completion"), marked(readable(item.completion), query),
     make("h3", {}, "Values"), make("div", { class: "values" }, ...values.flatMap(([name, value]) => [make("span", {}, name), make("span", {}, value)])),
     make("h3", {}, "Its group"), members(all, group, row, choose),
     ...changes(all, item),
@@ -69,7 +75,7 @@ function members(all, rows, chosen, choose) {
   const items = rows.map((row) => all.get(row)).sort((a, b) => b.advantage - a.advantage);
   return make("div", { class: "members" }, ...items.map((item) => make("button", {
     type: "button", class: item.row === chosen ? "selected" : "", onclick: () => choose(item.row),
-  }, make("span", {}, "#" + (item.sample + 1)), make("span", {}, short(item.reward)), make("span", {}, item.completion))));
+  }, make("span", {}, "#" + (item.sample + 1)), make("span", {}, short(item.reward)), make("span", {}, readable(item.completion)))));
 }
 
 /** Two texts as one, what only one of them has marked, after a line that says so; or that they are equal. */
@@ -96,7 +102,7 @@ function changes(all, item) {
   const from = pick("diff-from", steps[0]), to = pick("diff-to", steps[steps.length - 1]);
   const update = () => {
     const a = best.get(Number(from.value)), b = best.get(Number(to.value));
-    text.replaceChildren(...compared(a.completion, b.completion, `step ${a.step}`, `step ${b.step}`));
+    text.replaceChildren(...compared(readable(a.completion), readable(b.completion), `step ${a.step}`, `step ${b.step}`));
   };
   update();
   return [make("h3", {}, `The same prompt at ${steps.length} steps: the best completion of each`),

@@ -187,7 +187,10 @@ def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any]
         RewardContractError: If the reward needs a column that the data does not have.
     """
     outcome = Outcome([])
-    on_request = {name: value for name, value in rows.on_request().items() if asks_for(reward, name)}
+    requested = rows.on_request()
+    on_request = {name: value for name, value in requested.items() if asks_for(reward, name)}
+    if any(instance is not None for instance in requested.get("environments", ())):
+        on_request["environments"] = requested["environments"]  # TRL gives them to all, also among **kwargs
     on_offer = {**rows.arguments(), **on_request, **Loggers(reward.name, len(rows), outcome).arguments()}
     return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
 

@@ -100,6 +100,10 @@ class ScoringJob:
         self.rows.completions[row] = completion
         self.rows.completions_ids[row] = list(ids)
         self.rows.conversations[row] = conversation
+        if conversation is not None:
+            self.rows.prompts[row] = conversation.asked(self.rows.prompts[row])  # as in TRL
+            for name, value in conversation.columns.items():
+                self.rows.columns.setdefault(name, [None] * len(self.rows))[row] = value
         for r, u in self._units_of_row[row]:
             if conversation is not None and conversation.is_fault:
                 self.units[r][u].remove(row)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from grpo_lightning.environments.forms import open_episodes
+from grpo_lightning.environments.import_path import imported
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.rewards.base import asks_for
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.turns.function_source import FunctionSource
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.rollouts.turns.source import TurnSource
+
+logger = logging.getLogger(__name__)
+READ_ENVIRONMENTS = ("environments", "final_rewards")
 
 
 def make_source(
@@ -25,6 +33,10 @@ def make_source(
     Raises:
         EnvironmentContractError: If a tool or an environment cannot be used.
     """
+    if talks_to.rollout_func is not None:
+        function = talks_to.rollout_func
+        found = imported(function, "model.rollout_func") if isinstance(function, str) else function
+        return FunctionSource(settings, sampling, policy, seed, found)
     turns = talks_to.turns
     make_episode = open_episodes(
         talks_to.tools,
@@ -35,4 +47,12 @@ def make_source(
     )
     if make_episode is None:
         return RolloutSource(settings, sampling, policy, seed)
-    return TurnSource(settings, sampling, policy, seed, make_episode, turns)
+    source = TurnSource(settings, sampling, policy, seed, make_episode, turns)
+    read = any(asks_for(reward, name) for reward in source.reward_runner.rewards for name in READ_ENVIRONMENTS)
+    if make_episode.rewarding and not read:
+        logger.warning(
+            "%s.get_reward scores rollouts, and none of the rewards (%s) asks for it. TRL adds it with weight 1; here, add "
+            "environment to model.rewards.",
+            *(" and ".join(make_episode.rewarding), ", ".join(source.reward_runner.names)),
+        )
+    return source

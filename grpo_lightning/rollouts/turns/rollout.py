@@ -79,10 +79,15 @@ class RolloutPlayer:
         form: Renders and reads turns.
         turns: Budgets.
         limit: Tokens of a completion: all turns and what is said between them.
+        context: Tokens of a prompt with its completion that the model or its engine takes; None for any number. Schemas of
+            tools and what an environment says come behind the data's check of lengths.
     """
 
-    def __init__(self, make_episode: EpisodeFactory, form: ChatForm, turns: Turns, limit: int) -> None:
+    def __init__(
+        self, make_episode: EpisodeFactory, form: ChatForm, turns: Turns, limit: int, context: int | None = None
+    ) -> None:
         self.make_episode, self.form, self.turns, self.limit = make_episode, form, turns, limit
+        self.context = context
 
     async def play(self, task: Assignment, ask: Ask) -> PlayedRollout:
         """The whole rollout; a fault of the environment ends it and is no exception."""
@@ -90,8 +95,10 @@ class RolloutPlayer:
         episode: Episode | None = None
         try:
             episode = self.make_episode(task.row)
-            messages = behind_prompt(task.messages, await episode.reset(task.row))
+            state.opening = await episode.reset(task.row)
+            messages = behind_prompt(task.messages, state.opening)
             state.trail.prompt_ids = form.prompt_ids(messages, episode.tools)
+            self._check_room(state.trail)
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()
         except EnvironmentFault as error:
@@ -118,15 +125,29 @@ class RolloutPlayer:
             if stop := self._stop(episode, answers, state):
                 return stop
             suffix = form.suffix_ids(answers, episode.tools, turn.ids[-1] in form.end_ids)
-            if len(trail.ids) + len(suffix) >= self.limit:
+            if self._room(trail) <= len(suffix):
                 return "max_tokens"
             trail.add_given(suffix)
 
     def _request(self, task: Assignment, state: _Playing) -> TurnRequest:
-        room = self.limit - len(state.trail.ids)
+        room = self._room(state.trail)
         limit = min(room, self.turns.max_turn_length or room)
         seed = derive_seed(task.seed, len(state.rewards))
         return TurnRequest(task.number, state.trail.prompt_ids + state.trail.ids, seed, limit)
+
+    def _room(self, trail: TokenTrail) -> int:
+        """Tokens that a rollout may still have."""
+        room = self.limit - len(trail.ids)
+        return room if self.context is None else min(room, self.context - len(trail.prompt_ids) - len(trail.ids))
+
+    def _check_room(self, trail: TokenTrail) -> None:
+        if self._room(trail) < 1:
+            raise ValueError(
+                f"A prompt with the schemas of the tools and what the environment says first has {len(trail.prompt_ids)} "
+                f"tokens, and the model or its engine takes {self.context} with the completion. Lower "
+                "data.max_prompt_length, offer fewer tools, or raise model.generator.init_args.max_model_length where the "
+                "model has the positions."
+            )
 
     def _stop(self, episode: Episode, answers: list[Message], state: _Playing) -> StopReason | None:
         """Why nothing comes after a turn and its answers; None where the policy speaks again."""
@@ -174,6 +195,8 @@ class _Playing:
 
     trail: TokenTrail
     started: float
+    opening: list[Message] = field(default_factory=list)
+    """What the environment said first."""
     messages: list[Message] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """One for each turn."""
@@ -185,8 +208,16 @@ class _Playing:
     ) -> PlayedRollout:
         """The rollout as it is now."""
         instance = getattr(episode, "environment", None)
-        counts = {"calls": self.calls, "mistakes": self.mistakes}
-        conversation = Conversation(self.messages, stop, self.rewards, final_reward, **counts, environment=instance)
+        conversation = Conversation(
+            self.messages,
+            stop,
+            self.rewards,
+            final_reward,
+            calls=self.calls,
+            mistakes=self.mistakes,
+            opening=self.opening,
+            environment=instance,
+        )
         return PlayedRollout(self.trail, conversation, stop == "max_tokens", fault)
 
 

@@ -60,14 +60,22 @@ class ToolSettings:
             class_path and init_args of a source of tools, such as a server's.
         environment: A class whose methods the policy may call (TRL's environment_factory), by import path, or class_path and
             init_args; or several of these by the name that a row gives in its column ``environment``.
+        rollout_func: A function of one's own in place of both, by import path, as TRL's rollout_func: of prompts, each
+            num_generations times, and a trainer to sample with; it returns prompt_ids, completion_ids, logprobs, ...
         turns: Budgets of rollouts of several turns; without tools or environment there is one turn.
     """
 
     tools: list[str | Callable[..., Any] | dict[str, Any]] | None = None
     environment: str | Callable[..., Any] | dict[str, Any] | None = None
+    rollout_func: str | Callable[..., Any] | None = None
     turns: Turns = DEFAULT_TURNS
 
     def __post_init__(self) -> None:
+        if self.rollout_func is not None and (self.has_turns or self.turns != DEFAULT_TURNS):
+            raise ValueError(
+                "model.rollout_func makes rollouts itself, so that model.tools, model.environment and model.turns have no effect. "
+                "Leave them out, or rollout_func."
+            )
         if not self.has_turns and self.turns != DEFAULT_TURNS:
             raise ValueError(
                 "model.turns has no effect without model.tools or model.environment. Leave it out, or set one."

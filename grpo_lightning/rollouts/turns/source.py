@@ -88,10 +88,11 @@ class TurnSource(RolloutSource):
         """
         form = self._form(end_of_sequence_ids(self.policy.model, self.policy.tokenizer))
         self._say_once(form)
-        player = RolloutPlayer(self.make_episode, form, self.turns, sampling.max_completion_length)
+        positions = getattr(self.policy.config.get_text_config(), "max_position_embeddings", None)
+        context = self.generator.max_model_length or positions
+        player = RolloutPlayer(self.make_episode, form, self.turns, sampling.max_completion_length, context)
         assignments = self._assignments(batch, sampling.num_generations, seeds)
         loop: TurnLoop[PlayedRollout] = TurnLoop(self._loop)
-        positions = getattr(self.policy.config.get_text_config(), "max_position_embeddings", None)
 
         def on_played(n: int, played: PlayedRollout) -> None:
             if on_completed is not None:
@@ -99,7 +100,7 @@ class TurnSource(RolloutSource):
 
         if not assignments:
             return collect([], [], sampling.num_generations, 0)
-        sampler = open_turns(self.generator, sampling, len(assignments), positions, loop.wake)
+        sampler = open_turns(self.generator, sampling, len(assignments), context, loop.wake)
         played = loop.run([player.play(task, loop.ask) for task in assignments], sampler, on_played)
         self.faults.record([each.fault for each in played])
         filler = min(form.end_ids, default=0)

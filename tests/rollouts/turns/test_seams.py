@@ -1,0 +1,195 @@
+"""Where rollouts of several turns, environments and rewards meet: as in TRL 1.16."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+from rollouts.turns.test_turn_source import batch
+from rollouts.turns.tool_models import Scripted, tool_tokenizer
+from toy_models import build_model
+
+from grpo_lightning.generation import SamplingSettings, TransformersGenerator
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.source import Moment, RolloutSettings
+from grpo_lightning.rollouts.turns.make import make_source
+from grpo_lightning.rollouts.turns.settings import ToolSettings, Turns
+
+CALL = '<tool_call>\n{"name": "increment", "arguments": {"step": 2}}\n</tool_call><|im_end|>'
+SCRIPT = [CALL, CALL, "It is 4.<|im_end|>"]
+
+
+class IncrementEnv:
+    """The form of TRL's ``environment_factory``, docstring and all."""
+
+    def reset(self, **kwargs) -> str | None:
+        self.counter = 0
+        return "Increment the counter by 1."
+
+    def increment(self, step: int) -> int:
+        """Increment the internal counter.
+
+        Args:
+            step: Value to add to the counter.
+
+        Returns:
+            The updated counter value.
+        """
+        self.counter += step
+        return self.counter
+
+
+class OwnsItsReward(IncrementEnv):
+    def get_reward(self) -> float:
+        return float(self.counter)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("model"), tool_tokenizer()
+    build_model(tokenizer=tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
+    policy.model = build_model(tokenizer=tokenizer)
+    return policy
+
+
+def source_of(policy, rewards, environment=IncrementEnv, script=SCRIPT, turns=None, generator=None, **sampling):
+    settings = RolloutSettings(rewards=rewards, generator=generator or Scripted(policy.tokenizer, script))
+    how = SamplingSettings(**({"num_generations": 2, "max_completion_length": 300} | sampling))
+    talks_to = ToolSettings(environment=environment, turns=turns or Turns())
+    return make_source(settings, talks_to, how, policy, 0)
+
+
+def table_of(source, *texts):
+    sampled = source.sample(batch(*texts), Moment())
+    rewards = sampled.await_rewards()
+    source.close(0)
+    return sampled, rewards
+
+
+def by_keyword(completions, **kwargs):
+    return [float(environment.counter) for environment in kwargs["environments"]]
+
+
+def by_name(completions, environments, **kwargs):
+    return [float(environment.counter) for environment in environments]
+
+
+async def later(environments, **kwargs):
+    return [float(environment.counter) for environment in environments]
+
+
+@pytest.mark.parametrize("reward", [by_keyword, by_name, later])
+def test_a_reward_of_trl_gets_the_instance_of_each_completion(policy, reward):
+    sampled, rewards = table_of(source_of(policy, [reward]), "count", "on")
+    assert rewards.values[:, 0].tolist() == [4.0] * 4
+    instances = [conversation.environment for conversation in sampled.rollouts.conversations]
+    assert len(set(map(id, instances))) == 4
+
+
+def test_rewards_without_environments_are_not_told_of_any(policy):
+    seen = []
+
+    def reward(completions, **kwargs):
+        seen.append(set(kwargs))
+        return [0.0] * len(completions)
+
+    settings = RolloutSettings(rewards=[reward], generator=Scripted(policy.tokenizer, ["no<|im_end|>"]))
+    talks_to = ToolSettings(tools=[IncrementEnv().increment])
+    source = make_source(settings, talks_to, SamplingSettings(num_generations=2), policy, 0)
+    table_of(source, "count")
+    assert seen and all("environments" not in names for names in seen)
+
+
+def test_a_reward_sees_the_prompt_with_what_reset_said_as_in_trl(policy):
+    seen = []
+
+    def reward(prompts, completions, **kwargs):
+        seen.extend(prompts)
+        return [0.0] * len(completions)
+
+    table_of(source_of(policy, [reward]), "Hello. ")
+    assert seen == [[{"role": "user", "content": "Hello. Increment the counter by 1."}]] * 2
+
+
+def test_the_prompt_is_tokenised_with_the_schemas_of_the_tools(policy):
+    sampled, _ = table_of(source_of(policy, [by_name]), "Go. ")
+    text = policy.tokenizer.decode(sampled.rollouts.prompts()[0])
+    assert '"name": "increment"' in text and "Value to add to the counter." in text
+    assert text.endswith("Go. Increment the counter by 1.<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_reward_of_the_environments_that_nothing_reads_is_named(policy, caplog):
+    table_of(source_of(policy, [lambda completions, **kw: [0.0] * len(completions)], OwnsItsReward), "go")
+    assert "OwnsItsReward.get_reward" in caplog.text and "model.rewards" in caplog.text
+    caplog.clear()
+    _, rewards = table_of(source_of(policy, "environment", OwnsItsReward), "go")
+    assert rewards.values[:, 0].tolist() == [4.0, 4.0]
+    assert "get_reward" not in caplog.text
+
+
+class Hangs:
+    """Every second one does not answer."""
+
+    made = itertools.count()
+    release = threading.Event()
+
+    def __init__(self) -> None:
+        self.hangs = next(self.made) % 2 == 1
+
+    def reset(self, **row) -> None:
+        pass
+
+    def step(self, text: str):
+        if self.hangs:
+            self.release.wait(30)
+        return "", 1.0, True
+
+
+def test_the_limit_of_a_call_reaches_the_environment_and_costs_one_rollout(policy):
+    turns = Turns(call_time_limit=0.3, max_fault_share=1.0)
+    source = source_of(policy, "environment", Hangs, ["a<|im_end|>"], turns)
+    sampled, rewards = table_of(source, "go", "on")
+    Hangs.release.set()
+    assert sorted(each.stop for each in sampled.rollouts.conversations) == ["done", "done", "fault", "fault"]
+    assert rewards.values[:, 0].isnan().sum() == 2 and rewards.values.nan_to_num().sum() == 2.0
+
+
+def test_a_rollout_ends_where_the_model_has_no_positions_left(policy):
+    class Talks:
+        def reset(self, **row):
+            return "x" * 60
+
+        def step(self, text):
+            return "y" * 60
+
+    generator = TransformersGenerator(max_model_length=260)
+    source = source_of(
+        policy,
+        [lambda completions, **kw: [1.0] * len(completions)],
+        Talks,
+        generator=generator,
+        max_completion_length=200,
+        turns=Turns(max_turn_length=20),
+    )
+    source.prepare()
+    sampled, _ = table_of(source, "go")
+    rollouts = sampled.rollouts
+    assert int((rollouts.prompt_lengths[rollouts.group] + rollouts.completion_lengths).max()) <= 260
+    assert {conversation.stop for conversation in rollouts.conversations} == {"max_tokens"}
+
+
+def test_a_prompt_without_room_says_what_is_too_long(policy):
+    class Long(IncrementEnv):
+        def reset(self, **row):
+            return "x" * 600
+
+    generator = TransformersGenerator()
+    source = source_of(policy, [by_name], Long, generator=generator)
+    source.prepare()
+    with pytest.raises(ValueError, match=r"takes 512 with the completion"):
+        source.sample(batch("go"), Moment())
+    source.close(0)
