@@ -22,19 +22,16 @@ from grpo_lightning.modules.grpo_checks import check_data, check_distillation, c
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
-from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
-from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
-from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
@@ -53,7 +50,7 @@ class GRPOModule(PolicyModule):
     """Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300) as a LightningModule.
 
     One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
-    nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
+    nothing else is kept between them, but for what async_rollouts and partial_rollouts have under way, which it holds too.
     """
 
     @takes(GRPOSettings)
@@ -80,9 +77,12 @@ class GRPOModule(PolicyModule):
         self.teacher = self.make_teacher()
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher, load_balance)
         check_settings(settings, self.policy.config, self.source.generator)
-        self.step_source = self._wrapped_source()
+        around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
+        success = self.evaluation.success_reward
+        self.noted = noted_source(settings, self.source, self.num_updates, success, around)
+        self.step_source = chosen_source(settings, self.noted, self.source, self.step_advantages.per_reward, around)
         replays = settings.dynamic_sampling.replay_groups > 0
-        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, settings.async_rollouts)
+        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
@@ -99,17 +99,6 @@ class GRPOModule(PolicyModule):
         if settings.distillation is None:
             return None
         return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
-
-    def _wrapped_source(self) -> Source:
-        """The source of steps, which may sample ahead of them and choose among groups."""
-        source: Source = self.source
-        if self.settings.async_rollouts:
-            source = Lookahead(self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates)
-        source = self.noted = NotedSource(source, self.source, self.evaluation.success_reward)
-        if self.settings.dynamic_sampling.mode == "off":
-            return source
-        sampler = DynamicSampler(self.settings.dynamic_sampling, self.seed, self.step_advantages.per_reward)
-        return DynamicSource(source, self.source, sampler, lambda: self.datamodule.train_prompts, self._ranks)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -249,7 +238,7 @@ class GRPOModule(PolicyModule):
         return self.evaluation.predict(batch, self.moment())
 
     def teardown(self, stage: str) -> None:
-        """Ends what runs outside Python: a batch in flight before the engine, then reward workers."""
+        """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
 

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
 from grpo_lightning.rollouts.source import RolloutSource
 
 
@@ -23,7 +24,8 @@ def check_settings(settings: GRPOSettings, config: Any, generator: Generator) ->
         ValueError: With a way out.
     """
     check_together(settings)
-    check_lookahead(settings, generator)
+    check_async_rollouts(settings, generator)
+    check_partial_rollouts(settings, generator)
     check_positions(settings, config, generator)
 
 
@@ -78,8 +80,8 @@ def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
         )
 
 
-def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
-    """Refuses to sample ahead where that is not possible.
+def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
+    """Refuses async rollouts where they are not possible.
 
     Raises:
         ValueError: With a way out.
@@ -92,7 +94,7 @@ def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
             f"{setting} is not possible. Use 0 (sample, then train) or 1: the server samples a step ahead. Further "
             "ahead, completions would be sampled by weights that change under them, and no run could be repeated."
         )
-    if not generator.can_sample_ahead:
+    if not generator.supports_async_rollouts:
         raise ValueError(
             f"{setting} samples while the policy is trained, and model.generator={name} needs the policy or its "
             "device for it. Use model.generator=VLLMServer, or async_rollouts=0."
@@ -166,6 +168,8 @@ def check_amount(settings: GRPOSettings, data: Any) -> None:
             f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
             f"{minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
         )
+    if hasattr(data, "batch_size"):
+        check_carried(settings, prompts)
     if getattr(data, "train_prompts", None) is not None:
         return
     if settings.async_rollouts:

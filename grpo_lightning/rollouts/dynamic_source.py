@@ -44,7 +44,7 @@ class DynamicSource(Source):
         def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
             sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
             entries.update(sampled.entries)
-            return ScoredGroups(prompts, sampled.rollouts, sampled.await_rewards())
+            return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
 
         def idle() -> None:
             self.source.sample_nothing(self.source.sampling)

@@ -71,7 +71,7 @@ class ForwardPass:
     def packing_of(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Packing:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
-        packing = Packing(batch.segments, device)
+        packing = Packing(batch.spans, device)
         call_gathered(self.model, self._decode_packed, batch, packing, device)
         return packing
 
@@ -92,7 +92,7 @@ class ForwardPass:
     def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.segments, device), device, with_loads)
+            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads)
         return self._decode_padded(pad(rollouts, rows), device, with_loads)
 
     def _decode_packed(
