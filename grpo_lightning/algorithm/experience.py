@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
-from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.algorithm.token_batch import TrainTokens
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.types import Rollouts
 
 

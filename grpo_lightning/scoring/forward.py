@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.algorithm.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.distributed.sharding import call_gathered
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.packed_attention import install_packed_attention

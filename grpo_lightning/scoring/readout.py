@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
 from grpo_lightning.types import Rollouts

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.algorithm.load_balance import ExpertLoads
+from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.scoring.forward import ForwardPass

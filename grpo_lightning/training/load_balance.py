@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
-from grpo_lightning.algorithm.load_balance import ExpertLoads, load_balance_loss, load_metrics, sum_of_loads
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
+from grpo_lightning.numerics.load_balance import ExpertLoads, load_balance_loss, load_metrics, sum_of_loads
 from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.types import Rollouts

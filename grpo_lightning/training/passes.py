@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.algorithm.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
+from grpo_lightning.numerics.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer

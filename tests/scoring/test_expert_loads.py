@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from test_scorer import assert_relatively_close, some_rollouts
 from torch import Tensor, nn
 
-from grpo_lightning.algorithm.load_balance import load_balance_loss, sum_of_loads
+from grpo_lightning.numerics.load_balance import load_balance_loss, sum_of_loads
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 

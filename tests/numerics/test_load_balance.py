@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from grpo_lightning.algorithm.load_balance import expert_loads, load_balance_loss, load_metrics, sum_of_loads
+from grpo_lightning.numerics.load_balance import expert_loads, load_balance_loss, load_metrics, sum_of_loads
 
 LOGITS = torch.tensor([[0.75, 0.25], [0.75, 0.25], [0.4, 0.6]]).log()
 
