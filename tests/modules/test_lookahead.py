@@ -18,6 +18,7 @@ from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.generation.base import WeightsLost
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.groups import TENSORS
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Rollouts
@@ -79,7 +80,8 @@ def sampled_by(model_dir: Path, found: dict[str, torch.Tensor], module: GRPOModu
 
 
 def assert_same_rollouts(found: Rollouts, expected: Rollouts) -> None:
-    for name in Rollouts.__dataclass_fields__:
+    assert found.conversations == expected.conversations
+    for name in TENSORS:
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
