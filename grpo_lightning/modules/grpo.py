@@ -236,7 +236,7 @@ class GRPOModule(PolicyModule):
         return self.evaluation.predict(batch, self.moment())
 
     def teardown(self, stage: str) -> None:
-        """Ends what runs outside Python: a batch in flight before the engine, then reward workers."""
+        """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
 

@@ -24,7 +24,7 @@ def check_settings(settings: GRPOSettings, config: Any, generator: Generator) ->
         ValueError: With a way out.
     """
     check_together(settings)
-    check_lookahead(settings, generator)
+    check_async_rollouts(settings, generator)
     check_partial_rollouts(settings, generator)
     check_positions(settings, config, generator)
 
@@ -80,8 +80,8 @@ def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
         )
 
 
-def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
-    """Refuses to sample ahead where that is not possible.
+def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
+    """Refuses async rollouts where they are not possible.
 
     Raises:
         ValueError: With a way out.
@@ -94,7 +94,7 @@ def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
             f"{setting} is not possible. Use 0 (sample, then train) or 1: the server samples a step ahead. Further "
             "ahead, completions would be sampled by weights that change under them, and no run could be repeated."
         )
-    if not generator.can_sample_ahead:
+    if not generator.supports_async_rollouts:
         raise ValueError(
             f"{setting} samples while the policy is trained, and model.generator={name} needs the policy or its "
             "device for it. Use model.generator=VLLMServer, or async_rollouts=0."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.async_rollouts import AsyncRolloutSettings
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.evaluation import EvaluationSettings
-from grpo_lightning.rollouts.lookahead import LookaheadSettings
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.settings import ToolSettings
@@ -32,7 +32,7 @@ class GRPOSettings(
     ExperienceSettings,
     AdvantageSettings,
     Objective,
-    LookaheadSettings,
+    AsyncRolloutSettings,
     EvaluationSettings,
     SamplingSettings,
     RolloutSettings,

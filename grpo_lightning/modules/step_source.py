@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
-from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.partial_rollouts import PartialSource
 from grpo_lightning.rollouts.source import RolloutSource, Source
@@ -50,7 +50,7 @@ def noted_source(
     """
     inner: Source = source
     if settings.async_rollouts:
-        inner = Lookahead(source, lambda: following_batch(around.trainer(), num_updates), num_updates)
+        inner = AsyncRollouts(source, lambda: following_batch(around.trainer(), num_updates), num_updates)
     elif settings.partial_rollouts.carry_over:
         inner = PartialSource(source, settings.partial_rollouts, around.ranks)
     return NotedSource(inner, source, success)

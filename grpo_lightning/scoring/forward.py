@@ -57,7 +57,7 @@ class ForwardPass:
     def packing_of(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Packing:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
-        packing = Packing(batch.segments, device)
+        packing = Packing(batch.spans, device)
         call_gathered(self.model, self._decode_packed, batch, packing, device)
         return packing
 
@@ -75,7 +75,7 @@ class ForwardPass:
     def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.segments, device), device)
+            return self._decode_packed(batch, Packing(batch.spans, device), device)
         return self._decode_padded(pad(rollouts, rows), device)
 
     def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
