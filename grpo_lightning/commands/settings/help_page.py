@@ -51,7 +51,8 @@ def front_page(command: str, does: str, table: SettingsTable) -> str:
         [
             f"usage: grpo_lightning {command} --config run.yaml [--SETTING VALUE ...]",
             "",
-            f"{command} {does}. Every setting is a key of the YAML file and an option of the same name.",
+            f"{command} {does}.",
+            "Every setting is a key of the YAML file and an option of the same name.",
             "",
             "Most runs set:",
             *rows,
