@@ -13,3 +13,7 @@ COMMANDS = {
     "sft": "trains on demonstrations, for a warm start",
 }
 """Command -> what it does. Here and not in the modules, so that ``--help`` and each command import little."""
+
+STAGES = ("dpo", "rm", "sft")
+"""Those that train under Lightning's command line, ``fit`` unless another of ``STAGE_SUBCOMMANDS`` comes first."""
+STAGE_SUBCOMMANDS = ("fit", "validate")

@@ -14,6 +14,7 @@ import warnings
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,9 +28,9 @@ from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
+from grpo_lightning.commands import STAGES
 from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
-from grpo_lightning.commands.sft import SFTCLI
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
 REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
@@ -46,11 +47,17 @@ def build() -> dict[str, Any]:
         return {
             "versions": {package: version(package).partition("+")[0] for package in MADE_WITH},
             "grpo": program(GRPOCLI),
-            "sft": program(SFTCLI),
+            **{name: program(stage_cli(name)) for name in STAGES},
             "classes": {name: family(members) for name, members in families().items()},
         }
     finally:
         logging.disable(logging.NOTSET)
+
+
+def stage_cli(name: str) -> type[GRPOCLI]:
+    """The command line of a stage."""
+    cli: type[GRPOCLI] = getattr(import_module(f"grpo_lightning.commands.{name}"), f"{name.upper()}CLI")
+    return cli
 
 
 def program(cli: type[GRPOCLI]) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def render() -> str:
     """The file: a line for each setting and each class, so that a change is a readable diff."""
     table = build()
     parts = [f'"versions": {json.dumps(table["versions"])}']
-    for name in ("grpo", "sft"):
+    for name in ("grpo", *STAGES):
         parts.append(f'"{name}": {{\n{lines(table[name])}\n}}')
     groups = [f'"{name}": {{\n{lines(members)}\n}}' for name, members in table["classes"].items()]
     parts.append('"classes": {\n' + ",\n".join(groups) + "\n}")

@@ -90,8 +90,7 @@ TYPES = [
     setting("model.reward_composition.how", "max", "it takes sum, product or minimum."),
     setting("model.max_tokens_per_microbatch", "lots", "it takes a whole number or auto."),
     setting("model.microbatch_layout", "dense", "it takes auto, packed or padded."),
-    setting("model", "x", "model='x' cannot be used: it holds settings"),
-    setting("trainer", None, "trainer=null cannot be used: it holds settings"),
+    setting("model.lora_rank", True, "model.lora_rank=True cannot be used: it takes a whole number."),
     setting("trainer.max_steps", "ten", "it takes a whole number. By default it is -1."),
     setting("trainer.devices", 2.5, "it takes a whole number, a text or a list."),
     setting("trainer.precision", 17, "trainer.precision=17 cannot be used"),
@@ -101,6 +100,14 @@ TYPES = [
     setting("data.overlong_prompts", "cut", "it takes drop or refuse. By default it is drop."),
     setting("checkpoint.save_last", "sometimes", "it takes true or false, link or null."),
     setting("seed_everything", "abc", "it takes a whole number or true or false."),
+]
+SECTIONS = [
+    setting(name, value, f"{name}={'null' if value is None else repr(value)} cannot be used: it holds settings")
+    for name in (
+        *("trainer", "model", "data", "checkpoint", "alarms", "export", "completions", "samples"),
+        *("model.dynamic_sampling", "model.reward_composition", "model.reward_runtime", "model.turns"),
+    )
+    for value in (None, ["a"], "text", 5, True)
 ]
 CLASSES = [
     setting("model.generator", "VLLMColocat", "is no known class. Did you mean VLLMColocate?"),
@@ -162,7 +169,7 @@ TYPED = [
     typed("--config", "list.yaml", "list.yaml holds a list, and a config holds sections"),
     typed("--config", "words.yaml", "words.yaml holds a single value"),
 ]
-FIRST = NAMES + TYPES + CLASSES + RANGES + TYPED
+FIRST = NAMES + TYPES + SECTIONS + CLASSES + RANGES + TYPED
 
 VALUES = [
     setting("model.rewards", [], "model.rewards is empty"),

@@ -90,7 +90,7 @@ class SettingsTable:
 
 @cache
 def load_table(program: str = "grpo") -> SettingsTable:
-    """The table of ``grpo`` or ``sft``."""
+    """The table of ``grpo``, or of a stage by its name: ``sft``, ``dpo``, ``rm``."""
     content = json.loads(FILE.read_text(encoding="utf-8"))
     classes = {
         setting: {
