@@ -55,19 +55,20 @@ class Lookahead(Source):
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """The batch in flight lands, and the next one takes off; refills are sampled at once."""
         if stage != "train":
-            return self.inner.sample(batch, moment, stage)
+            sampled = self.inner.sample(batch, moment, stage)
+            return replace(sampled, entries=self._staleness(None, moment, sampled.rollouts.num_completions))
         landed = self.in_flight.take(moment.step, batch)
         self.inner.prepare()
         sampled = self.inner.sample(batch, moment) if landed is None else self._scored(batch, landed, moment)
         self._launch(moment)
-        return replace(sampled, entries=self._staleness(landed, moment))
+        return replace(sampled, entries=self._staleness(landed, moment, sampled.rollouts.num_completions))
 
-    def _staleness(self, landed: Landed | None, moment: Moment) -> dict[str, Tensor]:
-        """By how much the weights that sampled the batch are older than those that it improves."""
+    def _staleness(self, landed: Landed | None, moment: Moment, count: int) -> dict[str, Tensor]:
+        """By how much the weights that sampled each of the completions are older than those that they improve."""
         steps = 0 if landed is None else moment.step - landed.origin.weights_step
         updates = 0 if landed is None else moment.updates - landed.origin.weights_update
         ages = {"sampling/staleness_steps": steps, "sampling/staleness_updates": updates}
-        return {name: torch.tensor([float(age)]) for name, age in ages.items()}
+        return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 
     def _scored(self, batch: PromptBatch, landed: Landed, moment: Moment) -> Sampled:
         if landed.await_rewards is not None:

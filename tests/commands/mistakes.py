@@ -263,7 +263,25 @@ FILES = [
     typed("--model", "no.Such", "model_class=no.Such cannot be imported"),
     typed("--model", "collections.OrderedDict", "is no subclass of GRPOModule"),
 ]
+DECAY = of("WarmupSchedule", shape="cosine")
 TRAINER = [
+    Mistake(
+        "model.lr_scheduler depends on the length of the run, which only the clock ends. Set its total_steps, or",
+        {"model.lr_scheduler": DECAY, "trainer.max_steps": -1, "trainer.max_time": "00:00:10:00"},
+    ),
+    Mistake(
+        "depends on the length of the run, which only the clock ends",
+        {
+            "model.lr_scheduler": of("TransformersSchedule", name="cosine"),
+            "trainer.max_steps": -1,
+            "trainer.max_time": "00:00:10:00",
+        },
+    ),
+    setting(
+        "model.lr_scheduler",
+        of("WarmupSchedule", shape="cosine", warmup_steps=3),
+        "a cosine schedule needs total_steps above warmup_steps=3, got total_steps=1.",
+    ),
     setting("trainer.accelerator", "gpu", "trainer.accelerator=gpu, but torch sees no GPU here"),
     setting("trainer.max_steps", 0, "trainer.max_steps=0 trains nothing"),
     setting("trainer.strategy", "deepspeed", "deepspeed is not supported. Use trainer.strategy=fsdp2"),

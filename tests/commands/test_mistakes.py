@@ -121,6 +121,15 @@ def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, ca
     assert mistake.answer in answer(write_config(mistake, works, folder), capsys)
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("path", ["best", "last", "hpc", "registry", "none.ckpt"])
+def test_a_checkpoint_that_is_not_there_is_said_in_words_of_the_command(command, path, works, folder, capsys):
+    words = write_config(Mistake("", arguments=("--ckpt_path", path)), works, folder)
+    said = answer([command, *words[1:]], capsys)
+    assert f"--ckpt_path {path}" in said
+    assert "TrainerFn" not in said
+
+
 def test_a_mistake_in_a_file_is_told_with_its_line(works, folder, capsys):
     Path("lines.yaml").write_text("model:\n  beta: 0.1\n  epsilon: high\n")
     with pytest.raises(SystemExit):
