@@ -10,6 +10,7 @@ from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, metric_names, with_margin
 from grpo_lightning.datamodules.demonstrations import COLUMN, with_replaced
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, read_preferences
+from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
@@ -48,16 +49,21 @@ class DPOModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.read = ReadAhead(self.own_preferences)
         references = ReferencePasses(reference, without, "Leave one of them out.", self.policy, self.passes)
         precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
         self.preference_passes = PreferencePasses(self.loss, self.passes, None if without else references, precomputed)
 
-    def preferences(self, batch: PromptBatch) -> Preferences:
+    def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
         kwargs = self.settings.chat_template_kwargs or {}
         tokenizer, longest = self.policy.tokenizer, self.settings.max_completion_length
-        own = read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+        return read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+
+    def preferences(self, batch: PromptBatch) -> Preferences:
+        """The batch's completions, and those of ranks that share this one's passes."""
+        own = self.read(batch)
         return Preferences(self.replica.rollouts(own.rollouts), self.replica.rows(own.is_chosen), own.in_pairs)
 
     @with_float32_defaults
@@ -66,6 +72,7 @@ class DPOModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         preferences = self.preferences(batch)
+        self.read.launch(next_batch(self.trainer))
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
         sums = MetricSums()
         micro_batches = self.micro_batches(preferences)
@@ -195,3 +202,7 @@ class DPOModule(PolicyModule):
         """Restores them."""
         super().on_load_checkpoint(checkpoint)
         self.preference_passes.load_state_dict(checkpoint)
+
+    def teardown(self, stage: str) -> None:
+        """Ends the thread that reads."""
+        self.read.close()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -19,12 +18,12 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_positions, check_settings
+from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.policy.reference import FrozenReference
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
@@ -34,7 +33,7 @@ from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import UNREPORTED, SamplerCanary, mismatch_limit
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
@@ -81,9 +80,7 @@ class GRPOModule(PolicyModule):
         check_settings(settings, self.policy.config, self.source.generator)
         self.step_source = self._wrapped_source()
         replays = settings.dynamic_sampling.replay_groups > 0
-        reshapes = self.sampling.reshapes_distribution or bool(self.sampling.structured_outputs)
-        limit = mismatch_limit(settings.max_sampler_mismatch, reshapes, replays)
-        self.canary = SamplerCanary(limit, settings.async_rollouts, settings.max_sampler_mismatch is not None)
+        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, settings.async_rollouts)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
@@ -110,12 +107,7 @@ class GRPOModule(PolicyModule):
         if self.settings.dynamic_sampling.mode == "off":
             return source
         sampler = DynamicSampler(self.settings.dynamic_sampling, self.seed, self.step_advantages.per_reward)
-
-        def draw(count: int) -> PromptBatch:
-            prompts = self.datamodule.train_prompts  # checked in setup
-            return prompts.batch(sampler.next_rows(count, len(prompts), *self._ranks()))
-
-        return DynamicSource(source, self.source, sampler, draw, self._ranks)
+        return DynamicSource(source, self.source, sampler, lambda: self.datamodule.train_prompts, self._ranks)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -218,11 +210,7 @@ class GRPOModule(PolicyModule):
         for runner in (self.source.reward_runner, self.evaluation.reward_runner):
             runner.guard.device = self.trainer.strategy.root_device
         if stage == "fit":
-            check_data(self.settings, self.datamodule)
-            prompts = getattr(self.datamodule, "train_prompts", None)  # streams are read as training goes
-            if prompts is not None:
-                check_positions(self.settings, self.policy.config, self.source.generator, max(prompts.lengths))
-                self.source.reward_runner.check_columns(prompts.columns)
+            check_data(self.settings, self.datamodule, self.policy.config, self.source)
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
@@ -235,29 +223,7 @@ class GRPOModule(PolicyModule):
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
-        reference, is_placed = self.experience_maker.reference, self.settings.ref_model_device is not None
-        joint_threshold = self.trainer.world_size > 1 and self.objective.needs_entropy_threshold
-
-        def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
-            experience = self.experience(rollouts).with_advantages(torch.ones(rollouts.num_completions))
-            loss = self.policy_loss(experience, micro_batch, StepReport())
-            self.optimization.accumulate_gradient(loss, micro_batch)
-
-        def wake() -> None:
-            self.source.prepare()
-            for reward in self.source.reward_runner.rewards:
-                getattr(reward, "processing_class", None)  # a reward model in this process is loaded for it
-
-        return self.base_workload(
-            run_pass=run_pass,
-            wake=wake,
-            prompts_in_a_step=self.prompts_in_a_step() + self.settings.dynamic_sampling.replay_groups,
-            max_completion_length=self.sampling.max_completion_length,
-            group_size=self.sampling.num_generations,
-            is_joint=self.policy.is_sharded or joint_threshold,
-            generator=self.source.generator,
-            copies_reference=isinstance(reference, FrozenReference) and not is_placed,
-        )
+        return grpo_workload(self)
 
     def evaluate_batch(self, batch: PromptBatch, means: NamedMeans) -> list[dict[str, Any]]:
         """Scores held-out prompts into ``means``; one row per prompt."""

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.rollouts.source import RolloutSource
 
 
 def check_settings(settings: GRPOSettings, config: Any, generator: Generator) -> None:
@@ -134,12 +135,27 @@ def check_positions(settings: GRPOSettings, config: Any, generator: Generator, l
             )
 
 
-def check_data(settings: GRPOSettings, data: Any) -> None:
-    """Refuses a source of prompts that cannot give what training asks for.
+def check_data(settings: GRPOSettings, data: Any, config: Any, source: RolloutSource) -> None:
+    """Refuses data that cannot give what training asks for, or that the model or a reward cannot read.
 
     Args:
         settings: Of the module.
         data: The Trainer's datamodule; None where it has plain dataloaders.
+        config: Of the model, in transformers' form.
+        source: Of the module.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    check_amount(settings, data)
+    prompts = getattr(data, "train_prompts", None)  # streams are read as training goes
+    if prompts is not None:
+        check_positions(settings, config, source.generator, max(prompts.lengths))
+        source.reward_runner.check_columns(prompts.columns)
+
+
+def check_amount(settings: GRPOSettings, data: Any) -> None:
+    """Refuses a source of prompts that has too few of them, or does not say which come next.
 
     Raises:
         ValueError: With a way out.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
@@ -16,6 +16,7 @@ from grpo_lightning.algorithm.preferences.metrics import logged_rewards, mean_en
 from grpo_lightning.datamodules.compared_texts import MARGIN, compared_texts
 from grpo_lightning.datamodules.demonstrations import with_replaced
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
+from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.flat_settings import part_of, takes
@@ -23,8 +24,7 @@ from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.scoring.scorer import Scorer
-from grpo_lightning.scoring.value_scorer import ValueScorer
+from grpo_lightning.scoring.value_readout import ValueReadout
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
@@ -63,14 +63,6 @@ class RewardModelSettings(PassSettings, OptimizationSettings, PolicySettings):
             )
 
 
-class ValuePasses(Passes):
-    """Passes that end in one number per text."""
-
-    def make_scorer(self, model: nn.Module) -> Scorer:
-        """Of a sequence classifier."""
-        return ValueScorer(model, self.temperature, self.layout)
-
-
 class RewardModelModule(PolicyModule):
     """A Bradley-Terry reward model, through the same packed passes as GRPO.
 
@@ -83,8 +75,9 @@ class RewardModelModule(PolicyModule):
         super().__init__()
         self.settings, self.seed = settings, settings.seed
         self.policy = RewardPolicy(part_of(settings, PolicySettings), settings.seed)
-        self.passes = ValuePasses(part_of(settings, PassSettings), self.policy)
+        self.passes = Passes(part_of(settings, PassSettings), self.policy, make_readout=ValueReadout)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.read = ReadAhead(self.texts)
 
     def configure_callbacks(self) -> list[Callback]:
         """As for every policy; refuses weights in parts."""
@@ -99,18 +92,22 @@ class RewardModelModule(PolicyModule):
             "config of fit scores with it."
         )
 
+    def texts(self, batch: PromptBatch) -> Preferences:
+        """The batch's texts in pairs, with data.replace_text applied as to the prompts."""
+        batch = with_replaced(batch, [CHOSEN, REJECTED], self.replacements())
+        return compared_texts(batch, self.policy.tokenizer, self.settings.max_length)
+
     def pairs(self, batch: PromptBatch) -> tuple[Preferences, Tensor | None]:
-        """The batch's texts, with data.replace_text applied as to the prompts, and the margins where the data has some.
+        """The batch's texts, and the margins where the data has some.
 
         Raises:
             ValueError: If a margin is no number.
         """
-        batch = with_replaced(batch, [CHOSEN, REJECTED], self.replacements())
         margins = batch.columns.get(MARGIN)
         if margins is not None and not all(isinstance(each, int | float) for each in margins):
             raise ValueError(f"The column margin holds {margins!r:.80}, and not a number in every row.")
         found = None if margins is None else self.replica.rows(torch.tensor([float(each) for each in margins]))
-        return compared_texts(batch, self.policy.tokenizer, self.settings.max_length), found
+        return self.read(batch), found
 
     def on_fit_start(self) -> None:
         """Tells the optimizer which ranks train together."""
@@ -122,6 +119,7 @@ class RewardModelModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         pairs, margins = self.pairs(batch)
+        self.read.launch(next_batch(self.trainer))
         plan, tokens = plan_examples(self.passes, pairs), pairs.rollouts.completion_ids.numel()
         micro_batches = micro_batches_everywhere(plan, pairs.num_examples, tokens, self.replica)
         sums = MetricSums()
@@ -178,3 +176,7 @@ class RewardModelModule(PolicyModule):
             rewards = self.rewards(pairs, rows)
             entries = logged_rewards(rewards, self.losses(rewards, margins, rows))
             means.update({name: values.tolist() for name, values in entries.items()})
+
+    def teardown(self, stage: str) -> None:
+        """Ends the thread that reads."""
+        self.read.close()

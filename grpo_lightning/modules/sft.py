@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations, with_replaced
+from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.flat_settings import part_of, takes
@@ -58,6 +59,7 @@ class SFTModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.read = ReadAhead(self.demonstrations)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
@@ -74,7 +76,8 @@ class SFTModule(PolicyModule):
         """One optimizer step on the mean negative logprob of the batch's completion tokens, over all ranks."""
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
-        rollouts = self.replica.rollouts(self.demonstrations(batch))
+        rollouts = self.replica.rollouts(self.read(batch))
+        self.read.launch(next_batch(self.trainer))
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         micro_batches = self.micro_batches(rollouts)
         for micro_batch in micro_batches:
@@ -116,7 +119,11 @@ class SFTModule(PolicyModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Mean negative logprob of held-out completion tokens."""
         means = self._means.setdefault(dataloader_idx, NamedMeans(["loss"]).to(self.device))
-        rollouts = self.replica.rollouts(self.demonstrations(batch) if len(batch) else NO_ROLLOUTS)
+        rollouts = self.replica.rollouts(self.read(batch) if len(batch) else NO_ROLLOUTS)
         for part in self.passes.plan_everywhere(self.passes.scorer, rollouts):
             logprobs = self.passes.scorer.score(rollouts, part, self.device).logprobs
             means.update({"loss": (-logprobs).tolist()})
+
+    def teardown(self, stage: str) -> None:
+        """Ends the thread that reads."""
+        self.read.close()

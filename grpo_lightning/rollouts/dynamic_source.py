@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, ScoredGroups
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
 from grpo_lightning.types import PromptBatch
@@ -20,7 +21,7 @@ class DynamicSource(Source):
         inner: What is sampled from: ``source``, or a wrapper of it.
         source: Knows the totals of rewards.
         sampler: Chooses, and remembers.
-        draw: So many further prompts of this rank, in an order of their own.
+        prompts: Gives the run's prompts, for further ones in an order of their own, once training starts.
         ranks: Gives the number of this rank and how many there are, once training starts.
     """
 
@@ -32,10 +33,10 @@ class DynamicSource(Source):
         inner: Source,
         source: RolloutSource,
         sampler: DynamicSampler,
-        draw: Callable[[int], PromptBatch],
+        prompts: Callable[[], PromptDataset],
         ranks: Callable[[], tuple[int, int]] = lambda: (0, 1),
     ) -> None:
-        self.inner, self.source, self.sampler, self.draw, self.ranks = inner, source, sampler, draw, ranks
+        self.inner, self.source, self.sampler, self.prompts, self.ranks = inner, source, sampler, prompts, ranks
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """The chosen groups, whose rewards are there already."""
@@ -50,8 +51,13 @@ class DynamicSource(Source):
         def idle() -> None:
             self.source.sample_nothing(self.source.sampling)
 
-        groups, numbers = self.sampler.collect(batch, sample, self.draw, self.source.composed, moment.step, idle)
+        groups, numbers = self.sampler.collect(batch, sample, self._draw, self.source.composed, moment.step, idle)
         return Sampled(groups.batch, groups.rollouts, lambda: groups.rewards, entries | numbers)
+
+    def _draw(self, count: int) -> PromptBatch:
+        """So many further prompts of this rank."""
+        prompts = self.prompts()
+        return prompts.batch(self.sampler.next_rows(count, len(prompts), *self.ranks()))
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What the sampler remembers, of all ranks."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.generation.base import SamplingSettings
 
 MISMATCH = "sampling/sampling_logp_difference/mean"
 """The trainer's minus the sampler's logprob of the same token: mean size over the trained tokens of all ranks, nats."""
@@ -108,12 +109,20 @@ class SamplerCanary:
         )
 
 
-def mismatch_limit(setting: float | None, reshapes_distribution: bool, replays_groups: bool) -> float | None:
-    """The limit to check, or None where sampler and trainer differ by design.
+def make_canary(
+    max_mismatch: float | None, sampling: SamplingSettings, replays_groups: bool, staleness: int
+) -> SamplerCanary:
+    """The canary of a run, without a limit where sampler and trainer differ by design.
 
     top_p, top_k, min_p, repetition penalties and structured outputs renormalise what the sampler reports, and replayed
     groups were sampled by an older policy.
+
+    Args:
+        max_mismatch: model.max_sampler_mismatch.
+        sampling: How training samples.
+        replays_groups: Whether groups of earlier steps are trained on again.
+        staleness: See ``SamplerCanary``.
     """
-    if setting is None or not math.isfinite(setting):
-        return None
-    return None if reshapes_distribution or replays_groups else setting
+    differs = sampling.reshapes_distribution or bool(sampling.structured_outputs) or replays_groups
+    is_limit = max_mismatch is not None and math.isfinite(max_mismatch) and not differs
+    return SamplerCanary(max_mismatch if is_limit else None, staleness, watches_silence=max_mismatch is not None)

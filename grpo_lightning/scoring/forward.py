@@ -1,76 +1,95 @@
-"""One forward pass over a micro-batch: hidden states that predict its completion tokens, or scores from full logits."""
+"""One forward pass over a micro-batch, in one of the ways to lay it out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.distributed.sharding import call_gathered
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.numerics.logprobs import selected_logprobs_of_module
-from grpo_lightning.numerics.output_head import OutputHead, base_model
+from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
-from grpo_lightning.scoring.packing import PackedBatch, PaddedBatch
+from grpo_lightning.scoring.packed_attention import install_packed_attention
+from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
+from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.types import Rollouts
 
 
-class TokenScores(NamedTuple):
-    """Scores of the completion tokens of some rows, in the order of ``rollouts.tokens_of(rows)``."""
-
-    logprobs: Tensor
-    """(T,) float32 nats, with gradient when grad mode is on."""
-    entropy: Tensor | None
-    """(T,) float32 nats; None unless asked for."""
-    beside: Tensor | None = None
-    """(T,): what ``beside`` made of the hidden states; None unless asked for."""
-
-
-Beside = Callable[[Tensor, OutputHead], Tensor]
-"""Makes a ``(T,)`` tensor of the hidden states that predict the tokens and the head behind them."""
-
-
-def decode_packed(decoder: nn.Module, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
-    """(T, H) hidden states that predict the completion tokens of one packed row."""
-    states = decoder(
-        input_ids=to_device(batch.input_ids[None], device),
-        position_ids=to_device(batch.position_ids[None], device),
-        # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
-        attention_mask=torch.zeros(1, 1, 1, 1, device=device),
-        use_cache=False,
-        packing=packing,
-    ).last_hidden_state
-    return rows_at(states[0], to_device(batch.score_index, device))
-
-
-def decode_padded(decoder: nn.Module, batch: PaddedBatch, device: torch.device) -> Tensor:
-    """(T, H) hidden states that predict the completion tokens of right-padded rows."""
-    # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-    states = decoder(input_ids=to_device(batch.input_ids, device), use_cache=False).last_hidden_state
-    return rows_at(states.flatten(0, 1), to_device(batch.score_index, device))
-
-
-def score_full_logits(
-    model: nn.Module, rollouts: Rollouts, rows: Tensor, targets: Tensor, options: dict[str, Any]
-) -> TokenScores:
-    """The plain model row by row, with all logits in its own precision and a chunk at a time in float32.
+class ForwardPass:
+    """A model, what is read off its hidden states, and the way to them, which ``settling.settle`` may change.
 
     Args:
         model: As for ``Scorer``.
-        rollouts: On the CPU.
-        rows: ``(M,)`` int64, the completions.
-        targets: ``(T,)`` int64 on the model's device, their tokens.
-        options: Of ``selected_logprobs_of_module``, with the temperature.
+        readout: What is read off.
+        layout: Of the first try; packed attention is installed for it.
+        share_prompts: Compute the prompt of a group once (packed layout only).
     """
-    plain = base_model(model)
-    prompts, completions = rollouts.prompts(), rollouts.completions()
-    logits = []
-    for row in rows.tolist():
-        prompt = prompts[int(rollouts.group[row])]
-        input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
-        logits.append(plain(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
-    flat = torch.cat(logits)
-    # Cloned, because the head's output may be overwritten.
-    return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, vocab_size=flat.shape[1], **options))
+
+    def __init__(self, model: nn.Module, readout: Readout, layout: Layout, share_prompts: bool) -> None:
+        self.model, self.readout, self.layout, self.share_prompts = model, readout, layout, share_prompts
+        self.is_plain = False
+        """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
+        self.slow_attention: str | None = None
+        """Why packed attention is not the fastest one."""
+        self._own_attention = install_packed_attention(base_model(model)) if layout == "packed" else None
+
+    def leave_packed(self) -> None:
+        """Goes on padded, with the attention that the model came with."""
+        assert self._own_attention is not None
+        base_model(self.model).set_attn_implementation(self._own_attention)
+        self.layout = "padded"
+
+    def score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
+        """The readout's scores of the completion tokens of ``rows``."""
+        return call_gathered(self.model, self._score, rollouts, rows, device, options)
+
+    def score_plain(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
+        """The same by the model's own forward pass, a sequence at a time."""
+        return call_gathered(self.model, self._score_plain, rollouts, rows, device, options)
+
+    def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        """``(T, H)`` hidden states that predict the completion tokens."""
+        return call_gathered(self.model, self._hidden, rollouts, rows, device)
+
+    def packing_of(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Packing:
+        """What the layers asked of packed attention in a pass over ``rows``."""
+        batch = pack(rollouts, rows, self.share_prompts)
+        packing = Packing(batch.segments, device)
+        call_gathered(self.model, self._decode_packed, batch, packing, device)
+        return packing
+
+    def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
+        if self.is_plain:
+            return self._score_plain(rollouts, rows, device, options)
+        targets = self.readout.targets(rollouts, rows, device)  # copied before the pass, which it would wait for
+        return self.readout.read(self._hidden(rollouts, rows, device), targets, **options)
+
+    def _score_plain(
+        self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]
+    ) -> TokenScores:
+        return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, device), **options)
+
+    def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+        if self.layout == "packed":
+            batch = pack(rollouts, rows, self.share_prompts)
+            return self._decode_packed(batch, Packing(batch.segments, device), device)
+        return self._decode_padded(pad(rollouts, rows), device)
+
+    def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
+        states = self.readout.decoder(
+            input_ids=to_device(batch.input_ids[None], device),
+            position_ids=to_device(batch.position_ids[None], device),
+            # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
+            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
+            use_cache=False,
+            packing=packing,
+        ).last_hidden_state
+        return rows_at(states[0], to_device(batch.score_index, device))
+
+    def _decode_padded(self, batch: PaddedBatch, device: torch.device) -> Tensor:
+        # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
+        states = self.readout.decoder(input_ids=to_device(batch.input_ids, device), use_cache=False).last_hidden_state
+        return rows_at(states.flatten(0, 1), to_device(batch.score_index, device))

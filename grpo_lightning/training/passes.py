@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
 
@@ -46,10 +48,18 @@ class Passes:
         settings: See there.
         policy: Its weights may load later.
         temperature: The sampling temperature; 1 where nothing is sampled.
+        make_readout: Of a model, what its passes are for; the logprobs of completion tokens by default.
     """
 
-    def __init__(self, settings: PassSettings, policy: Policy, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        settings: PassSettings,
+        policy: Policy,
+        temperature: float = 1.0,
+        make_readout: Callable[[nn.Module], Readout] | None = None,
+    ) -> None:
         self.layout, self.policy, self.temperature = settings.microbatch_layout, policy, temperature
+        self.make_readout = make_readout
         budget = settings.max_tokens_per_microbatch
         self.is_fixed = budget != "auto"
         """Whether the config says how large a pass is; otherwise the start of training, or a checkpoint does."""
@@ -67,7 +77,9 @@ class Passes:
 
     def make_scorer(self, model: nn.Module) -> Scorer:
         """Scores another model, such as the reference, as the policy is scored."""
-        return Scorer(model, self.temperature, self.layout, float32_head=self.policy.settings.float32_head)
+        readout = None if self.make_readout is None else self.make_readout(model)
+        float32_head = self.policy.settings.float32_head
+        return Scorer(model, self.temperature, self.layout, float32_head=float32_head, readout=readout)
 
     def plan(self, rollouts: Rollouts, rows: Tensor) -> list[Tensor]:
         """The completions of each pass that ``rows`` need."""

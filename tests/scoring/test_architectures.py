@@ -49,7 +49,7 @@ def test_scores_and_gradients_are_those_of_plain_passes_in_the_expected_layout_a
     rollouts = some_rollouts()
     everything = scorer.plan(rollouts, ROWS, 10_000)
     assert scorer.layout == ARCHITECTURES[name].layout
-    assert not scorer._full_logits
+    assert not scorer.is_plain
     assert len(everything) == 1
     expected = one_by_one(model, rollouts, ROWS).logprobs
     expected.sum().backward()

@@ -20,7 +20,7 @@ from torch.nn.attention import (
 )
 
 from grpo_lightning.scoring import packed_attention as attention
-from grpo_lightning.scoring import scorer as scoring
+from grpo_lightning.scoring import settling
 from grpo_lightning.scoring.packed_attention import activate_flash_attention_3
 from grpo_lightning.scoring.scorer import Scorer
 
@@ -74,7 +74,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(attention, "find_spec", lambda name: object() if is_installed else None)
         monkeypatch.setattr(attention, "_in_blocks", kernel.attend)
         # The scorer computes on the CPU, and asks for the GPU that the machine pretends to have.
-        monkeypatch.setattr(scoring, "activate_flash_attention_3", lambda device: activate_flash_attention_3(CUDA))
+        monkeypatch.setattr(settling, "activate_flash_attention_3", lambda device: activate_flash_attention_3(CUDA))
         return kernel
 
     return make
@@ -141,7 +141,7 @@ def test_where_it_disagrees_or_fails_packing_goes_on_without_it(machine, caplog,
     assert not kernel.is_active
     assert current_flash_attention_impl() is None
     assert scorer.layout == "packed"
-    assert not scorer._full_logits
+    assert not scorer.is_plain
     assert not caplog.records
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -175,7 +175,7 @@ def test_a_model_that_cannot_be_packed_is_padded_without_it(machine, caplog):
 def test_where_torch_has_none_nothing_changes(machine, monkeypatch, caplog):
     kernel = machine(is_installed=False, error=1.5)
     restored = []
-    monkeypatch.setattr(scoring, "restore_flash_attention_impl", lambda: restored.append(1))
+    monkeypatch.setattr(settling, "restore_flash_attention_impl", lambda: restored.append(1))
     with caplog.at_level(logging.WARNING):
         scorer, found, expected = score()
     assert (kernel.uses, restored, caplog.records) == (0, [], [])

@@ -10,12 +10,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from toy_models import build_model
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from grpo_lightning.scoring.fast_kernels import use_liger_kernels
-from grpo_lightning.scoring.forward import TokenScores
 from grpo_lightning.scoring.packing import count_tokens
+from grpo_lightning.scoring.readout import TokenScores
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.scoring.value_readout import ValueReadout
 from grpo_lightning.types import Rollouts
 
 SIZES = {
@@ -115,7 +116,7 @@ def test_scores_and_gradients_equal_plain_forward_passes(name, layout, share_pro
     scorer = Scorer(model, TEMPERATURE, layout, share_prompts)
     scores = scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True)
     assert scorer.layout == layout
-    assert not scorer._full_logits
+    assert not scorer.is_plain
     torch.testing.assert_close(scores.logprobs, expected.logprobs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores.entropy, expected.entropy, rtol=1e-5, atol=1e-5)
     assert_relatively_close(loss_gradient(model, [scores], rollouts, [rows]), expected_gradient)
@@ -196,7 +197,7 @@ def test_a_model_that_cannot_be_packed_is_padded_and_says_so_once(name, override
         for _ in range(2):
             scores = scorer.score(rollouts, rows, "cpu", with_entropy=True)
     assert scorer.layout == "padded"
-    assert [record.name for record in caplog.records].count("grpo_lightning.scoring.scorer") == 1
+    assert [record.name for record in caplog.records].count("grpo_lightning.scoring.settling") == 1
     assert reason in caplog.text
     torch.testing.assert_close(scores, one_by_one(model, rollouts, rows), rtol=1e-5, atol=1e-5)
 
@@ -216,6 +217,10 @@ def test_a_model_whose_scores_depend_on_the_positions_beside_it_is_refused():
     model = toy("phimoe", num_local_experts=2, original_max_position_embeddings=32, rope_parameters=rope)
     with pytest.raises(ValueError, match=r"PhimoeForCausalLM cannot be trained.*position 255 is in the same pass"):
         Scorer(model, TEMPERATURE).check("cpu")
+    model.config.num_labels = 1
+    classifier = AutoModelForSequenceClassification.from_config(model.config)  # its one logit is no distribution
+    with pytest.raises(ValueError, match="PhimoeForSequenceClassification cannot be trained"):
+        Scorer(classifier, TEMPERATURE, readout=ValueReadout(classifier)).check("cpu")
 
 
 def test_layers_that_make_a_mask_of_their_own_are_not_packed():
