@@ -119,6 +119,9 @@ CLASSES = [
     setting("trainer.callbacks", [of("EarlyStopping", monitr="x")], "Did you mean monitor?"),
     setting("trainer.callbacks", [of("EarlyStopping")], "EarlyStopping needs monitor"),
     setting("trainer.callbacks", [of("BeforeAfterSummary", foo=1)], "BeforeAfterSummary has no argument foo"),
+    setting(
+        "trainer.logger", of("NeptuneLogger", project="a"), "trainer.logger=NeptuneLogger cannot be used: the service"
+    ),
     setting("trainer.logger", of("WandbLoggr"), "Did you mean WandbLogger?"),
     setting("model.lr_scheduler", of("torch.optim.lr_scheduler.CosineAnnealingLR"), "needs T_max"),
     setting("model.lr_scheduler", of("torch.optim.lr_scheduler.StepLR", step=3), "Did you mean step_size?"),
