@@ -57,7 +57,11 @@ const UNITS = [
   [/\/errors$/, "completions"],
 ];
 
-const unit = (metric) => (UNITS.find(([pattern]) => pattern.test(metric)) || [null, ""])[1];
+function unit(metric) {
+  const found = UNITS.find(([pattern]) => pattern.test(metric));
+  if (found) return found[1];
+  return metric.startsWith("val/") ? unit(metric.slice(4)) : "";
+}
 
 function label(metric) {
   if (Object.hasOwn(LABELS, metric)) return LABELS[metric];
@@ -69,7 +73,10 @@ function label(metric) {
   const calls = metric.match(/^time\/rewards\/(.+?)(\/max)?$/);
   if (calls) return [`Seconds of a call: ${calls[1]}${calls[2] ? ", longest" : ""}`, "Of this reward, at the same time as others"];
   if (metric.startsWith("time/")) return ["Seconds: " + metric.slice(5).replaceAll("_", " "), "Of a step"];
-  if (metric.startsWith("val/")) return ["Held out: " + metric.slice(4), "Validation"];
+  if (metric.startsWith("val/")) {
+    const name = label(metric.slice(4))[0];
+    return ["Held out: " + name[0].toLowerCase() + name.slice(1), "Validation"];
+  }
   return [metric, ""];
 }
 
