@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before anything imports transformers or tokenizers: both read these once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# The suite gives the same numbers on every machine. CUDA_VISIBLE_DEVICES=0 runs the tests marked gpu as well.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# The suite gives the same numbers on every machine. -m gpu, or CUDA_VISIBLE_DEVICES=0, runs the tests marked gpu.
+if ("-m", "gpu") not in zip(sys.argv, sys.argv[1:], strict=False):
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import linecache
 import tempfile

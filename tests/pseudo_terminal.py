@@ -11,7 +11,9 @@ import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyte
+import pytest
+
+pyte = pytest.importorskip("pyte")
 
 
 def run_in_terminal(

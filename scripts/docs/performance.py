@@ -134,7 +134,23 @@ def profile(name: str, result: dict[str, Any]) -> str:
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def supervised(name: str, result: dict[str, Any]) -> str:
+    """A table of the variants of supervised training."""
+    lines = ["| variant | tokens/s | seconds of a step | share of the bf16 peak | peak GiB |", "|---|---|---|---|---|"]
+    for variant, found in result["variants"].items():
+        share = "-" if found["share_of_peak"] is None else f"{found['share_of_peak']:.0%}"
+        numbers = f"{found['tokens_per_second']:,} | {found['seconds']:.2f} | {share} | {found['peak_gib']}"
+        lines.append(f"| {variant} | {numbers} |")
+    where = (
+        f"`{result['command']}`: {result['options']['rows']} rows a step, {result['options']['precision']}. File: "
+        f"`benchmarks/results/{name}`."
+    )
+    title = f"## Supervised fine-tuning, shape {result['options']['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 SECTIONS = {
+    "sft_": supervised,
     "vs_trl_": comparison,
     "lora_": comparison,
     "qlora_": comparison,

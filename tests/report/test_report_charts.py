@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from browser import console_errors, needs_chromium, texts, type_into, wait
 from report_runs import completion_row, report, write_completions, write_metrics
+
+pytest.importorskip("selenium")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
