@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "report")]  # the browser is that of the page's tests
 
-from browser import open_browser, open_page
+from browser import open_browser, open_page  # noqa: E402
 
-from grpo_lightning.commands.report import write_report
+from grpo_lightning.commands.report import write_report  # noqa: E402
 
 SIZES = {"desktop": (1280, 1000), "phone": (390, 1000)}
 """Width and height of the picture, in pixels."""
