@@ -6,7 +6,7 @@ python benchmarks/async_rollouts.py --shape nano --device cpu          # minutes
 The learning rate is 0, so all runs with a server sample the same tokens (``same_tokens``). ``--compare colocate`` adds
 synchronous steps with VLLMColocate on as many GPUs in all and the same prompts a step, split over them by DDP; its tokens
 are drawn with other seeds, so compare tokens a second. Medians over the steps after the warm-up but the last, during
-which no batch is in flight. On a CPU trainer and server share the cores, and there is little to gain.
+which no next batch is sampled. On a CPU trainer and server share the cores, and there is little to gain.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def figures(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def compared(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Ratios above 1 say that sampling ahead is faster."""
+    """Ratios above 1 say that async rollouts are faster."""
     ahead, waits = runs["ahead"], runs["synchronous"]
     found = {
         "step_ratio": round(waits["step_seconds"] / ahead["step_seconds"], 3),

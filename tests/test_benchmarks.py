@@ -21,6 +21,7 @@ from profile_step import kind_of, phase_boundaries  # noqa: E402
 from sampler_mismatch import differences  # noqa: E402
 from sides.clock import PhaseClock  # noqa: E402
 from sides.compare import ratios, summarize  # noqa: E402
+from sides.pair_workload import PAIR_WORKLOADS  # noqa: E402
 from sides.record import versions  # noqa: E402
 from sides.workload import NANO, Workload, conversations, even_fraction, word_problems  # noqa: E402
 
@@ -163,6 +164,30 @@ def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(t
     run("benchmarks/vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}", "--reuse")
     again = json.loads(out.read_text())  # of the same records
     assert (again["trl"], again["grpo_lightning"]) == (found["trl"], found["grpo_lightning"])
+
+
+def test_pairs_are_the_same_every_time_and_fit_into_the_length_that_trl_cuts_at():
+    rows = PAIR_WORKLOADS["0.5b"].rows()
+    assert rows == PAIR_WORKLOADS["0.5b"].rows() and len(rows) == 7 * 64
+    words = [len(row["prompt"].split()) + len(row[kind].split()) for row in rows for kind in ("chosen", "rejected")]
+    assert 250 < sum(words) / len(words) < 350 and 1.8 * max(words) < 1024  # tokens
+    assert all(row["chosen"].startswith(" ") and row["chosen"] != row["rejected"] for row in rows)
+
+
+@pytest.mark.slow
+def test_preference_training_of_both_sides_learns_the_same_from_as_many_tokens(tmp_path):
+    out = tmp_path / "dpo.json"
+    sizes = ("--device=cpu", "--shape=nano", "--learning-rate=0.001", "--sides", "trl", "ours")
+    run("benchmarks/stages_vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    found = json.loads(out.read_text())
+    trl, ours = found["sides"]["trl"], found["sides"]["ours"]
+    assert len(trl["losses"]) == 3 and trl["losses"][1] != pytest.approx(trl["losses"][0], abs=1e-3)
+    assert ours["losses"] == pytest.approx(trl["losses"], rel=1e-4)
+    assert ours["tokens_per_step"] == trl["tokens_per_step"]
+    assert ours["positions_per_useful_token"] < 1 < trl["positions_per_useful_token"]
+    expected = round(ours["tokens_per_s"] / trl["tokens_per_s"], 3)
+    assert found["ratios"]["tokens_per_s: ours / trl"] == expected
+    assert str(tmp_path) not in out.read_text()
 
 
 @pytest.mark.slow

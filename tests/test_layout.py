@@ -126,7 +126,7 @@ def test_files_are_short_and_so_are_functions():
         text = path.read_text()
         lengths[str(path.relative_to(PACKAGE))] = text.count("\n")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 statements = node.body[1:] if ast.get_docstring(node) else node.body  # without the signature either
                 if statements and node.end_lineno - statements[0].lineno + 1 > 50:
                     long_functions.append(f"{path.name}: {node.name}")

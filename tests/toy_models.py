@@ -56,6 +56,14 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     "mistral": {"tie_word_embeddings": False, "sliding_window": None, "head_dim": 32},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16},
     "gpt2": {},
+    "qwen3_moe": {
+        "tie_word_embeddings": False,
+        "head_dim": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+    },
+    "phimoe": {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},
 }

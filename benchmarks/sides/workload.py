@@ -159,12 +159,17 @@ def word_problems(count: int, seed: int = 0) -> list[dict[str, Any]]:
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
-        wanted = math.exp(draw.gauss(math.log(24), 0.55))
-        text = ""
-        while len(text.split()) < wanted:
-            text += _filled(draw, draw.choice(SENTENCES)) + " "
+        text = sentences(draw, math.exp(draw.gauss(math.log(24), 0.55)))
         rows.append({"prompt": [{"role": "user", "content": text + _filled(draw, QUESTION)}]})
     return rows
+
+
+def sentences(draw: random.Random, words: float) -> str:
+    """So many words of the problems' sentences, and what the last one has over them; a space after each."""
+    text = ""
+    while len(text.split()) < words:
+        text += _filled(draw, draw.choice(SENTENCES)) + " "
+    return text
 
 
 def _filled(draw: random.Random, sentence: str) -> str:

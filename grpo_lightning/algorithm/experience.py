@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.algorithm.token_batch import TrainTokens
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.types import Rollouts
@@ -23,6 +24,18 @@ class MicroBatch:
     """Of the optimizer step that it belongs to, over all ranks."""
     is_last: bool
     """True for the last before the optimizer step: gradients are then reduced over ranks."""
+    loads_of_step: ExpertLoads | None = None
+    """Of the optimizer step over all ranks, for a load-balancing loss; None where this micro-batch is all of it."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What teachers read of a step, on the CPU."""
+
+    rollouts: Rollouts
+    """The step's completions, under what the teachers read in place of the prompts."""
+    teacher: Tensor
+    """(B,) int64: which teacher each prompt has."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Experience:
 
     is_marked: Tensor | None = None
     """(T,) bool: tokens that the loss has marked among all of the step's; None for a loss that marks none."""
+    lessons: Lessons | None = None
+    """None where the first teacher reads the prompts as they are."""
 
     def __post_init__(self) -> None:
         _check_advantages(self.advantages, self.rollouts)
@@ -56,6 +71,11 @@ class Experience:
                 raise ValueError(
                     f"experience.{name} has shape {tuple(values.shape)}, but the step has {tokens} tokens."
                 )
+
+    @property
+    def lessons_or_own(self) -> Lessons:
+        """The lessons; where there are none, the rollouts as they are."""
+        return self.lessons or Lessons(self.rollouts, torch.zeros(self.rollouts.num_prompts, dtype=torch.int64))
 
     @property
     def advantages_by_token(self) -> bool:

@@ -1,4 +1,4 @@
-"""Held-out accuracy and reward in words, each time they are measured: now, last time, at the start."""
+"""Held-out accuracy, reward and loss in words, each time they are measured: now, last time, at the start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from grpo_lightning.callbacks.samples import show
 from grpo_lightning.callbacks.summary import BeforeAfterSummary
 
-SPOKEN: dict[str, Callable[[float], str]] = {"accuracy": "{:.1%}".format, "reward": "{:.3f}".format}
+SPOKEN: dict[str, Callable[[float], str]] = {
+    "accuracy": "{:.1%}".format,
+    "rewards/accuracies": "{:.1%}".format,  # of pairs; the name is TRL's
+    "reward": "{:.3f}".format,
+    "loss": "{:.4f}".format,
+}
 
 
 class HeldOutLine(Callback):

@@ -7,14 +7,18 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+<<<<<<< HEAD
 from grpo_lightning.commands import STAGE_SUBCOMMANDS
+=======
+from grpo_lightning.callbacks import HeldOutLine
+>>>>>>> main
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.commands.quiet import quiet
 
 
 def stage_defaults(root: str) -> dict[str, Any]:
     """Of the Trainer, with the folder of the run; without the callbacks that count completions."""
-    return {name: value for name, value in TRAINER_DEFAULTS.items() if name != "callbacks"} | {"default_root_dir": root}
+    return TRAINER_DEFAULTS | {"default_root_dir": root, "callbacks": [HeldOutLine()]}
 
 
 class StageCLI(GRPOCLI):

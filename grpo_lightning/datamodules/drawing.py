@@ -16,7 +16,7 @@ from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.seeds import derive_seed
 
 PLANS_KEPT = 4
-"""Steps whose draws are remembered: the one in training, one sampled ahead, and those of a failed step."""
+"""Steps whose draws are remembered: the one in training, the next one under async rollouts, and those of a failed step."""
 
 
 class Order(Protocol):

@@ -17,7 +17,7 @@ from grpo_lightning.datamodules.drawing import Order, make_order
 from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
-from grpo_lightning.datamodules.progress import batches_in_flight, steps_trained
+from grpo_lightning.datamodules.progress import steps_trained, untrained_batches
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.reading import PromptReader
 from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
@@ -251,7 +251,7 @@ class GRPODataModule(L.LightningDataModule):
             *self._ranks(),
             seed=self.seed,
             shuffle=self._shuffles(),
-            batches_in_flight=partial(batches_in_flight, self.trainer),
+            untrained_batches=partial(untrained_batches, self.trainer),
             order=self.order,
         )
 

@@ -33,7 +33,7 @@ class TrainingLoader:
         rank, world_size: Of this process.
         seed: Of the order.
         shuffle: False keeps the dataset's order in every epoch.
-        batches_in_flight: Says how many of the batches handed out have not been trained on yet. They are given out
+        untrained_batches: Says how many of the batches handed out have not been trained on yet. They are given out
             again after a resume, so that a checkpoint written because a step failed loses no prompts.
         order: Which prompts each step gets; by default epochs of all prompts.
 
@@ -49,7 +49,7 @@ class TrainingLoader:
         world_size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
-        batches_in_flight: Callable[[], int] = lambda: 0,
+        untrained_batches: Callable[[], int] = lambda: 0,
         order: Order | None = None,
     ) -> None:
         check_fills_a_step(prompts, batch_size, world_size)
@@ -59,7 +59,7 @@ class TrainingLoader:
         self.world_size = world_size
         self.seed = seed
         self.shuffle = shuffle
-        self.batches_in_flight = batches_in_flight
+        self.untrained_batches = untrained_batches
         self.epoch = 0
         self.next_batch = 0
         self.order = order or EpochOrder(len(prompts), batch_size * world_size, seed, shuffle)
@@ -102,7 +102,7 @@ class TrainingLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
-        place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.batches_in_flight())}
+        place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.untrained_batches())}
         return place | {"batches": len(self), "order": self.order.state_dict()} | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -53,18 +53,24 @@ class Preferences:
         """Completions of these examples."""
         return torch.stack([2 * examples, 2 * examples + 1], dim=1).flatten() if self.in_pairs else examples
 
-    def mismatched(self) -> Rollouts:
-        """Each prompt with the completion of the prompt before it, the first one with the last one's (KTO)."""
-        rollouts, shift = self.rollouts, self.per_example
-        rows = torch.arange(rollouts.num_completions).roll(shift)
-        tokens = rollouts.tokens_of(rows)
+    def last_completions(self) -> list[Tensor]:
+        """Tokens of those of the last example."""
+        return self.rollouts.completions()[-self.per_example :]
+
+    def mismatched(self, before: list[Tensor]) -> Rollouts:
+        """Each prompt with the completion of the prompt before it (KTO).
+
+        Args:
+            before: What the first one gets: the last completions of the rank before, or of these examples themselves.
+        """
+        completions = [*before, *self.rollouts.completions()[: -self.per_example]]
+        ids = torch.cat(completions)
         return replace(
-            rollouts,
-            completion_ids=rollouts.completion_ids[tokens],
-            completion_lengths=rollouts.completion_lengths[rows],
-            sampling_logprobs=rollouts.sampling_logprobs[tokens],
-            truncated=rollouts.truncated[rows],
-            completion_mask=rollouts.completion_mask[tokens],
+            self.rollouts,
+            completion_ids=ids,
+            completion_lengths=torch.tensor([each.numel() for each in completions]),
+            sampling_logprobs=torch.zeros(ids.numel()),
+            completion_mask=torch.ones(ids.numel(), dtype=torch.bool),
         )
 
 

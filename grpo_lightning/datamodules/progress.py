@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 
-def batches_in_flight(trainer: L.Trainer | None) -> int:
+def untrained_batches(trainer: L.Trainer | None) -> int:
     """Batches that the fit loop has begun and whose training_step has not returned: 0 or 1."""
     current = _current(trainer)
     return 0 if current is None else current.ready - current.processed

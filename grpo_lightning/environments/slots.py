@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 class Slots:
     """Lets ``size`` blocks in at once, first come, first served. 0 lets all in.
 
-    Not ``asyncio.Semaphore``, which belongs to one loop: evaluation and a batch in flight may run in two.
+    Not ``asyncio.Semaphore``, which belongs to one loop: evaluation and async rollouts may run in two.
     """
 
     def __init__(self, size: int) -> None:

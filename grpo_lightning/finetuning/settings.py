@@ -16,6 +16,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from grpo_lightning.finetuning.lora_targets import leave_out_unfit
 from grpo_lightning.finetuning.special_tokens import NewToken
 from grpo_lightning.numerics.dtypes import DTYPES
 
@@ -160,6 +161,8 @@ class FinetuningSettings:
             config.target_modules = self.targets or _targets_of_peft(policy.config.model_type)
         elif self.peft_config is not None and self.lora_target != "all":
             raise ValueError("model.lora_target has no effect beside target_modules in model.peft_config. Use one.")
+        if getattr(config, "target_modules", None) == "all-linear":
+            leave_out_unfit(policy, config)
         _check_tied_modules(policy, config)
         if new_tokens:
             _train_rows(policy, config, [token.id for token in new_tokens])

@@ -78,7 +78,7 @@ class Generator(ABC):
     It is not a submodule of the LightningModule: it is neither wrapped, moved nor saved.
     """
 
-    can_sample_ahead: ClassVar[bool] = False
+    supports_async_rollouts: ClassVar[bool] = False
     """True where ``generate`` may run in a thread while the policy is trained (model.async_rollouts): it then reads
     neither the policy nor a training device, takes part in no collective, and samples as a whole from the weights of
     the last ``update_weights``, or raises :class:`WeightsLost`."""

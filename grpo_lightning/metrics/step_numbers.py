@@ -27,7 +27,8 @@ class StepNumbers:
         numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": learning_rate}
         numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
         generating = numbers.get("time/generate", 0.0)
-        if generating and "sampling/staleness_steps" not in numbers:  # a batch that was sampled ahead took longer
+        at_other_times = {"sampling/staleness_steps", "sampling/age/mean"}  # sampled ahead, or begun in earlier steps
+        if generating and at_other_times.isdisjoint(numbers):
             numbers["generation/tokens_per_second"] = completion_tokens / generating
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,9 @@ ALIASES: dict[str, str] = {
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     # open-r1
     "wandb_project": "project",
+    # blogs' scripts
+    "dataset_id_or_path": "dataset_name",
+    "dataset_splits": "dataset_train_split",
     # Unsloth's notebooks: from_pretrained, get_peft_model, GRPOConfig
     "model_name": "model_name_or_path",
     "max_seq_length": "vllm_max_model_length",

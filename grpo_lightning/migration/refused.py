@@ -91,7 +91,6 @@ REFUSED: dict[str, str] = {
     "do_predict": "The command says it: python -m grpo_lightning predict.",
     "local_rank": "Launchers and Lightning find ranks themselves: trainer.devices, trainer.num_nodes.",
     "trust_remote_code": "Code from a model's directory is never run. Install the model's package instead.",
-    "router_aux_loss_coef": "There is no auxiliary loss for mixtures of experts.",
     "disable_dropout": "Set the dropout of the model's config.json to 0; logprobs without gradient never have dropout.",
     "cast_lm_head_to_fp32": "Softmax, logprobs and entropy are float32 in any case.",
     "ds3_gather_for_generation": "There is no DeepSpeed ZeRO-3 path for generation.",

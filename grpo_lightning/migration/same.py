@@ -35,6 +35,7 @@ _OBJECTIVE = (
     "entropy_coef_delta",
     "entropy_target",
     "off_policy_mask_threshold",
+    "router_aux_loss_coef",
     "use_bias_correction_kl",
     "max_grad_norm",
     "use_liger_kernel",

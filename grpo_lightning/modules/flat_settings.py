@@ -34,7 +34,6 @@ def takes(
         def wrapped(self: Module, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
             refuse_unknown(type(self).__name__, kwargs, signature)
             init(self, settings(*args, **kwargs))
-            cast(Any, self).given_settings = kwargs
 
         shown: Any = wrapped
         myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -22,28 +22,26 @@ from grpo_lightning.modules.grpo_checks import check_data, check_distillation, c
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
-from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.lookahead import Lookahead, following_batch
-from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
-from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource, Source
+from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
-from grpo_lightning.training.distillation import Teacher
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
+from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
+from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -52,7 +50,7 @@ class GRPOModule(PolicyModule):
     """Group Relative Policy Optimization (DeepSeekMath, arXiv:2402.03300) as a LightningModule.
 
     One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
-    nothing else is kept between them, but for the batch in flight of async_rollouts, which it holds too.
+    nothing else is kept between them, but for what async_rollouts and partial_rollouts have under way, which it holds too.
     """
 
     @takes(GRPOSettings)
@@ -68,19 +66,24 @@ class GRPOModule(PolicyModule):
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
         experience = part_of(settings, ExperienceSettings)
-        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes)
+        reference_teaches = settings.distillation is not None and settings.distillation.needs_reference
+        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes, reference_teaches)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
         trains_all = self.objective.trains_all_completions or settings.distillation is not None
-        self.updates = Updates(updates, self.passes, self.seed, trains_all)
+        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
+        self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.teacher = self.make_teacher()
-        self.loss = MicroBatchLoss(self.objective, self.passes, self.teacher)
-        check_settings(settings, self.policy.config, self.source.generator)
-        self.step_source = self._wrapped_source()
+        self.teachers = self.make_teachers()
+        self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
+        check_settings(settings, self.policy.config, self.source)
+        around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
+        success = self.evaluation.success_reward
+        self.noted = noted_source(settings, self.source, self.num_updates, success, around)
+        self.step_source = chosen_source(settings, self.noted, self.source, self.step_advantages.per_reward, around)
         replays = settings.dynamic_sampling.replay_groups > 0
-        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, settings.async_rollouts)
+        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
@@ -91,23 +94,12 @@ class GRPOModule(PolicyModule):
         talks_to = part_of(self.settings, ToolSettings)
         return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
 
-    def make_teacher(self) -> Teacher | None:
+    def make_teachers(self) -> Teachers | None:
         """Of model.distillation."""
-        settings = self.settings
+        settings, references = self.settings, self.experience_maker.reference_passes
         if settings.distillation is None:
             return None
-        return Teacher(settings.distillation, self.policy, settings.temperature, settings.microbatch_layout)
-
-    def _wrapped_source(self) -> Source:
-        """The source of steps, which may sample ahead of them and choose among groups."""
-        source: Source = self.source
-        if self.settings.async_rollouts:
-            source = Lookahead(self.source, lambda: following_batch(self.trainer, self.num_updates), self.num_updates)
-        source = self.noted = NotedSource(source, self.source, self.evaluation.success_reward)
-        if self.settings.dynamic_sampling.mode == "off":
-            return source
-        sampler = DynamicSampler(self.settings.dynamic_sampling, self.seed, self.step_advantages.per_reward)
-        return DynamicSource(source, self.source, sampler, lambda: self.datamodule.train_prompts, self._ranks)
+        return Teachers(settings.distillation, self.policy, self.passes, references, settings.chat_template_kwargs)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -128,6 +120,8 @@ class GRPOModule(PolicyModule):
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
+            if self.teachers is not None:
+                experience = self.teachers.taught(experience, sampled.batch)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -218,8 +212,8 @@ class GRPOModule(PolicyModule):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)
-        if self.teacher is not None:
-            self.teacher.start(self.device)
+        if self.teachers is not None:
+            self.teachers.start(self.device)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
@@ -248,7 +242,7 @@ class GRPOModule(PolicyModule):
         return self.evaluation.predict(batch, self.moment())
 
     def teardown(self, stage: str) -> None:
-        """Ends what runs outside Python: a batch in flight before the engine, then reward workers."""
+        """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
 

@@ -8,23 +8,41 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
 from grpo_lightning.rollouts.source import RolloutSource
+from grpo_lightning.training.lessons import check_columns
 
 
-def check_settings(settings: GRPOSettings, config: Any, generator: Generator) -> None:
+def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -> None:
     """Refuses what the module's settings, the model and what samples from it cannot do together.
 
     Args:
         settings: Of the module.
         config: Of the model, in transformers' form.
-        generator: What samples.
+        source: What samples and scores.
 
     Raises:
         ValueError: With a way out.
     """
     check_together(settings)
-    check_lookahead(settings, generator)
-    check_positions(settings, config, generator)
+    check_weights(settings, source)
+    check_async_rollouts(settings, source.generator)
+    check_partial_rollouts(settings, source.generator)
+    check_positions(settings, config, source.generator)
+
+
+def check_weights(settings: GRPOSettings, source: RolloutSource) -> None:
+    """Refuses a run that learns from nothing.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    runner = source.reward_runner
+    if settings.distillation is None and not any(reward.weight for reward in runner.rewards):
+        raise ValueError(
+            f"Every weight of {', '.join(runner.names)} is 0 (model.reward_weights), so no reward is trained on. Give one "
+            "of them another weight, or a teacher by model.distillation."
+        )
 
 
 def check_together(settings: GRPOSettings) -> None:
@@ -78,8 +96,8 @@ def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
         )
 
 
-def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
-    """Refuses to sample ahead where that is not possible.
+def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
+    """Refuses async rollouts where they are not possible.
 
     Raises:
         ValueError: With a way out.
@@ -92,7 +110,7 @@ def check_lookahead(settings: GRPOSettings, generator: Generator) -> None:
             f"{setting} is not possible. Use 0 (sample, then train) or 1: the server samples a step ahead. Further "
             "ahead, completions would be sampled by weights that change under them, and no run could be repeated."
         )
-    if not generator.can_sample_ahead:
+    if not generator.supports_async_rollouts:
         raise ValueError(
             f"{setting} samples while the policy is trained, and model.generator={name} needs the policy or its "
             "device for it. Use model.generator=VLLMServer, or async_rollouts=0."
@@ -152,6 +170,8 @@ def check_data(settings: GRPOSettings, data: Any, config: Any, source: RolloutSo
     if prompts is not None:
         check_positions(settings, config, source.generator, max(prompts.lengths))
         source.reward_runner.check_columns(prompts.columns)
+        if settings.distillation is not None:
+            check_columns(settings.distillation, prompts.columns)
 
 
 def check_amount(settings: GRPOSettings, data: Any) -> None:
@@ -166,6 +186,8 @@ def check_amount(settings: GRPOSettings, data: Any) -> None:
             f"data.batch_size={prompts} prompts cannot be dealt out to model.num_minibatches="
             f"{minibatches}: a group stays in one minibatch. Use fewer minibatches or more prompts."
         )
+    if hasattr(data, "batch_size"):
+        check_carried(settings, prompts)
     if getattr(data, "train_prompts", None) is not None:
         return
     if settings.async_rollouts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from abc import abstractmethod
@@ -49,7 +50,14 @@ class PolicyModule(L.LightningModule):
     passes: Passes
     optimization: Optimization
     given_settings: dict[str, Any]
-    """What the module was made with, by name."""
+    """What the module was made with, by name; those that a subclass adds are among them."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Notes the settings before the first ``__init__`` may take some of them out."""
+        module = super().__new__(cls)
+        names = list(inspect.signature(cls.__init__).parameters)[1:]
+        module.given_settings = dict(zip(names, args, strict=False)) | settings
+        return module
 
     def __init__(self) -> None:
         super().__init__()

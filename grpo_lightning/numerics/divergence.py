@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +24,10 @@ class Side:
     """One of the two models: T hidden states and the head behind them."""
 
     hidden: Tensor
-    """(T, H) of this model; widths may differ."""
+    """(T, H) of this model; widths and devices may differ."""
     head: OutputHead
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Inside, the head is this model's: one set of weights may be two models."""
 
     def logits(self, part: slice, temperature: float, vocab_size: int) -> Tensor:
         """``(n, V)`` float32 (float64 for float64): what tokens are sampled from, unnormalised."""
@@ -31,6 +35,17 @@ class Side:
         transform = LogitTransform(temperature, self.head.logit_scale, self.head.softcap)
         # Cloned, because a head's output may be a view that autograd needs as it is.
         return transform.apply(raw.clone() if raw.dtype == torch.float64 else raw.float().clone())
+
+
+@contextmanager
+def without_autocast_cache() -> Iterator[None]:
+    """Inside, autocast keeps no cast weights: those cast without gradient would be taken by the passes with it."""
+    was_enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(was_enabled)
 
 
 def divergence_per_token(
@@ -59,8 +74,8 @@ def divergence_per_token(
     chunk = chunk_length(2 * vocab_size, student.hidden.device, chunk_tokens)
 
     def of_chunk(hidden: Tensor, part: slice) -> Tensor:
-        with torch.no_grad():
-            expected = teacher.logits(part, temperature, vocab_size).log_softmax(-1)
+        with torch.no_grad(), without_autocast_cache(), teacher.context():
+            expected = teacher.logits(part, temperature, vocab_size).log_softmax(-1).to(hidden.device)
         found = Side(hidden, student.head).logits(slice(None), temperature, vocab_size).log_softmax(-1)
         return divergence(found, expected, kind, top_k)
 

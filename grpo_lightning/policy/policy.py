@@ -17,6 +17,7 @@ from grpo_lightning.distributed.checkpoint_check import check_complete
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
+from grpo_lightning.finetuning.lora_targets import refuse_unfit, unfit_layers
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
@@ -156,12 +157,14 @@ class Policy(nn.Module):
         """The frozen model with a fresh adapter, or with the one to continue from."""
         if self.settings.adapter_name_or_path is not None:
             return load_adapter(model, self.settings.adapter_name_or_path, self.name_or_path)
-        config = self._peft_config(model)
+        config, unfit = self._peft_config(model), unfit_layers(model)
         with forked_seed(self.seed, "adapter"):  # the same adapter on every rank and after a resume
             try:
-                return get_peft_model(model, config)
+                adapted = get_peft_model(model, config)
             except ValueError as error:
                 raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+        refuse_unfit(model, unfit)  # which has the adapters now
+        return adapted
 
     def _peft_config(self, model: PreTrainedModel) -> PeftConfig:
         return self.settings.make_peft_config(model, self.new_tokens)

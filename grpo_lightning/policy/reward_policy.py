@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +16,21 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Leaves out the table in which transformers lists a head that is drawn and one that is left out, as they are meant to be."""
+    log = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
+
+
 class RewardPolicy(Policy):
     """A sequence classifier with one output, from a language model or from a reward model to continue.
 
@@ -22,15 +40,16 @@ class RewardPolicy(Policy):
 
     def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
         name, attention = self.name_or_path, self.settings.attn_implementation
-        with forked_seed(self.seed, "reward head"):
+        with forked_seed(self.seed, "reward head"), without_load_report():
             try:
-                model = AutoModelForSequenceClassification.from_pretrained(
+                model, found = AutoModelForSequenceClassification.from_pretrained(
                     name,
                     num_labels=1,
                     dtype=dtype,
                     attn_implementation=exact_attention(load_config(name), attention),
                     use_safetensors=True,
                     trust_remote_code=False,
+                    output_loading_info=True,
                     **loading,
                 )
             except (OSError, ValueError, RuntimeError) as error:
@@ -42,6 +61,11 @@ class RewardPolicy(Policy):
             raise ValueError(
                 f"{type(model).__name__} has no head named score on the last token, so that its texts cannot be scored "
                 "packed. Use a decoder such as Qwen or Llama."
+            )
+        if drawn := sorted(set(found["missing_keys"]) - {"score.weight"}):
+            raise ValueError(
+                f"model.model_name_or_path={name!r} has no weights for {drawn[0]}, one of {len(drawn)}, which would be drawn "
+                "at random. Use a directory with all of them."
             )
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id  # finds the last token of a text
         return model

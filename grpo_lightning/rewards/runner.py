@@ -163,7 +163,10 @@ class RewardRunner:
             RewardContractError: If a reward or the data break the contract.
             RewardFailedError: If a reward fails on everything, or on more than ``max_error_share``.
         """
-        outcomes = job.outcomes()
+        try:
+            outcomes = job.outcomes()
+        finally:
+            self.guard.state.settle()
         self._watch(job, outcomes)
         table = self._table(job, outcomes)
         _warn_of_unscored(table, job.rows)
@@ -230,7 +233,7 @@ class RewardRunner:
         limit = reward.call_time_limit or self.runtime.time_limit
         isolated = reward.isolation == "process"
         if isolated and reward.name not in self._processes:
-            self._processes[reward.name] = ProcessCaller(reward, limit)
+            self._processes[reward.name] = ProcessCaller(reward, limit, self.guard.device)
         own = self._processes[reward.name].size if isolated else reward.concurrency
         own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
         shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers

@@ -27,14 +27,20 @@ def restore(source: Source, saved: dict[str, Any]) -> None:
     for each in links(source):
         if each.key in saved:
             each.load_state_dict(saved[each.key])
-    if saved.get("lookahead", {}).get("parts") and all(each.key != "lookahead" for each in links(source)):
+    if saved.get("async_rollouts", {}).get("parts") and all(each.key != "async_rollouts" for each in links(source)):
         rank_zero_warn(
-            "The checkpoint holds a batch sampled ahead, which model.async_rollouts=0 leaves out: the next step samples "
+            "The checkpoint holds the next step's batch, which model.async_rollouts=0 leaves out: the next step samples "
             "its own."
+        )
+    lost = sum(map(len, saved.get("partial_rollouts", {}).get("ranks", [])))
+    if lost and all(each.key != "partial_rollouts" for each in links(source)):
+        rank_zero_warn(
+            f"model.partial_rollouts.carry_over=0 leaves {lost} carried groups out that the checkpoint holds: their prompts are "
+            "not trained on in this epoch."
         )
 
 
 def close(source: Source, step: int) -> None:
-    """Releases what each holds outside Python: a batch in flight before the engine that samples it."""
+    """Releases what each holds outside Python: the next batch before the engine that samples it."""
     for each in links(source):
         each.close(step)

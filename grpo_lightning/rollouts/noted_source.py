@@ -38,7 +38,7 @@ class NotedSource(Source):
             rewards = sampled.await_rewards()
             totals = combine_rewards(*self.source.composed(rewards))
             correct = self._correct(rewards, totals)
-            self._outcomes.append(GroupOutcomes.of(batch.uids, sampled.rollouts.group, totals, correct))
+            self._outcomes.append(GroupOutcomes.of(sampled.batch.uids, sampled.rollouts.group, totals, correct))
             return rewards
 
         return replace(sampled, await_rewards=await_rewards)

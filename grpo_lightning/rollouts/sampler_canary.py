@@ -30,13 +30,13 @@ class SamplerCanary:
 
     Args:
         max_mismatch: Largest mean difference in nats per token; None turns the check off.
-        staleness: GRPO steps by which the sampler's weights are older by design. What these steps changed then counts
-            too: a sampler that is stuck drifts past any limit, one that follows stays at rounding plus a step's change.
+        staleness: The setting because of which sampled tokens come from weights of steps before, in the words of the config;
+            empty where none do. What these steps changed then counts too: a sampler that is stuck drifts past any limit, one that follows stays at rounding plus a step's change.
         watches_silence: Stop where the sampler reports no logprob of any trained token for three steps, also where it and
             the trainer differ by design.
     """
 
-    def __init__(self, max_mismatch: float | None, staleness: int = 0, watches_silence: bool = True) -> None:
+    def __init__(self, max_mismatch: float | None, staleness: str = "", watches_silence: bool = True) -> None:
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(
                 f"model.max_sampler_mismatch={max_mismatch} would stop every run: rounding alone gives 0.00001 in float32 "
@@ -99,9 +99,9 @@ class SamplerCanary:
             )
         if self.staleness:
             return (
-                f"They agreed at step {self.last_good_step}. With model.async_rollouts={self.staleness} the tokens come from "
-                "the policy one step before: either that step changed it by so much (lower the learning rate, or raise "
-                "model.max_sampler_mismatch if it is meant to), or the sampler missed an update."
+                f"They agreed at step {self.last_good_step}. With {self.staleness} tokens come from the policy of steps "
+                "before: either these changed it by so much (lower the learning rate, or raise model.max_sampler_mismatch if "
+                "they are meant to), or the sampler missed an update."
             )
         return (
             f"They agreed at step {self.last_good_step}, so the sampler's weights are stale: it missed an update. The "
@@ -110,7 +110,7 @@ class SamplerCanary:
 
 
 def make_canary(
-    max_mismatch: float | None, sampling: SamplingSettings, replays_groups: bool, staleness: int
+    max_mismatch: float | None, sampling: SamplingSettings, replays_groups: bool, staleness: str
 ) -> SamplerCanary:
     """The canary of a run, without a limit where sampler and trainer differ by design.
 

@@ -143,11 +143,6 @@ class RolloutSource(Source):
         self.compose_rewards = settings.reward_composition
         weights = [reward.weight for reward in self.reward_runner.rewards]
         self.compose_rewards.check(self.reward_runner.names, weights)
-        if not any(weights):
-            raise ValueError(
-                f"Every weight of {', '.join(self.reward_runner.names)} is 0 (model.reward_weights), so no reward is trained "
-                "on. Give one of them another weight."
-            )
         self.texts = RolloutTexts(policy.tokenizer)
         self.sent_version: int | None = None
         """Version of the policy that the generator has; None before its first one."""

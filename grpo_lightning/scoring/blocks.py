@@ -1,4 +1,4 @@
-"""Segments of a packed row padded to blocks of similar length, for devices and precisions without a ragged kernel."""
+"""Spans of a packed row padded to blocks of similar length, for devices and precisions without a ragged kernel."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.scoring.packing import Segments
+from grpo_lightning.scoring.packing import AttentionSpans
 
 BLOCK_SHRINK = 0.75
-"""A block of the padded form takes segments down to this fraction of its longest: little padding, few blocks."""
+"""A block of the padded form takes spans down to this fraction of its longest: little padding, few blocks."""
 BLOCK_ELEMENTS = 2**22
 """Attention scores of one head of one block: bounds the mask's memory."""
 
 
 class Packing:
-    """``Segments`` on a device, in the forms that the kernels want; built once per micro-batch, used by every layer."""
+    """``AttentionSpans`` on a device, in the forms that the kernels want; built once per micro-batch, used by every layer."""
 
-    def __init__(self, segments: Segments, device: torch.device | str = "cpu") -> None:
+    def __init__(self, spans: AttentionSpans, device: torch.device | str = "cpu") -> None:
         """Copies the indices to ``device``; derived forms are built when a layer first asks for them."""
-        self.segments = segments
+        self.spans = spans
         self.device = torch.device(device)
-        queries, keys = segments.cu_seq_q.diff(), segments.cu_seq_k.diff()
+        queries, keys = spans.cu_seq_q.diff(), spans.cu_seq_k.diff()
         self.max_q, self.max_k = (int(lengths.max()) if len(lengths) else 0 for lengths in (queries, keys))
-        self.cu_seq_q, self.cu_seq_k = self._move(segments.cu_seq_q), self._move(segments.cu_seq_k)
-        self.key_index = None if segments.key_index is None else self._move(segments.key_index)
+        self.cu_seq_q, self.cu_seq_k = self._move(spans.cu_seq_q), self._move(spans.cu_seq_k)
+        self.key_index = None if spans.key_index is None else self._move(spans.key_index)
         self.windows: list[int | None] = []
         """The sliding window that each layer asked for, in order of the calls."""
         self.slow_path: str | None = None
@@ -37,7 +37,7 @@ class Packing:
     def blocks(self) -> tuple[list[_Block], Tensor]:
         """The padded form, and for each packed token its place in the blocks' outputs laid end to end."""
         if self._blocks is None:
-            self._blocks, order = _padded_blocks(self.segments)
+            self._blocks, order = _padded_blocks(self.spans)
             for block in self._blocks:
                 block.query_index, block.key_index = self._move(block.query_index), self._move(block.key_index)
                 block.query_position = self._move(block.query_position)
@@ -63,7 +63,7 @@ class Packing:
 
 @dataclass
 class _Block:
-    """n segments of similar length, padded to Q queries and K keys. Padding repeats token 0 and is never read."""
+    """n spans of similar length, padded to Q queries and K keys. Padding repeats token 0 and is never read."""
 
     query_index: Tensor
     """(n, Q) int64 packed positions."""
@@ -72,16 +72,16 @@ class _Block:
     query_position: Tensor
     """(n, Q) int64: the last key that the query sees."""
     causal: bool
-    """True where query i sees keys 0 to i in every segment, so that no mask is needed without a window."""
+    """True where query i sees keys 0 to i in every span, so that no mask is needed without a window."""
 
 
-def _padded_blocks(segments: Segments) -> tuple[list[_Block], Tensor]:
-    """Segments sorted by length and cut into blocks; the tokens' places in the blocks, end to end, ``(L,)``."""
-    cu_q, cu_k = segments.cu_seq_q.long(), segments.cu_seq_k.long()
+def _padded_blocks(spans: AttentionSpans) -> tuple[list[_Block], Tensor]:
+    """Spans sorted by length and cut into blocks; the tokens' places in the blocks, end to end, ``(L,)``."""
+    cu_q, cu_k = spans.cu_seq_q.long(), spans.cu_seq_k.long()
     queries, keys = cu_q.diff(), cu_k.diff()
-    key_source = torch.arange(int(cu_q[-1])) if segments.key_index is None else segments.key_index
+    key_source = torch.arange(int(cu_q[-1])) if spans.key_index is None else spans.key_index
     blocks, places, start = [], torch.empty(int(cu_q[-1]), dtype=torch.int64), 0
-    for members in _similar_segments(queries.tolist(), keys.tolist()):
+    for members in _similar_spans(queries.tolist(), keys.tolist()):
         q_len, k_len = queries[members], keys[members]
         width, key_width = int(q_len.max()), int(k_len.max())
         offsets = torch.arange(width)
@@ -96,20 +96,18 @@ def _padded_blocks(segments: Segments) -> tuple[list[_Block], Tensor]:
     return blocks, places
 
 
-def _similar_segments(queries: list[int], keys: list[int]) -> list[list[int]]:
+def _similar_spans(queries: list[int], keys: list[int]) -> list[list[int]]:
     """Segment numbers, longest first, in runs that waste little when padded to their longest."""
     runs: list[list[int]] = []
     width = tallest = 0
-    for segment in sorted(
-        range(len(queries)), key=lambda s: (keys[s] == queries[s], queries[s], keys[s]), reverse=True
-    ):
-        same_kind = runs and (keys[segment] == queries[segment]) == (keys[runs[-1][0]] == queries[runs[-1][0]])
-        longest_key = max(tallest, keys[segment])
+    for span in sorted(range(len(queries)), key=lambda s: (keys[s] == queries[s], queries[s], keys[s]), reverse=True):
+        same_kind = runs and (keys[span] == queries[span]) == (keys[runs[-1][0]] == queries[runs[-1][0]])
+        longest_key = max(tallest, keys[span])
         small = runs and (len(runs[-1]) + 1) * width * longest_key <= BLOCK_ELEMENTS
-        if same_kind and small and queries[segment] >= BLOCK_SHRINK * width:
-            runs[-1].append(segment)
+        if same_kind and small and queries[span] >= BLOCK_SHRINK * width:
+            runs[-1].append(span)
             tallest = longest_key
         else:
-            runs.append([segment])
-            width, tallest = queries[segment], keys[segment]
+            runs.append([span])
+            width, tallest = queries[span], keys[span]
     return runs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.algorithm.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.distributed.sharding import call_gathered
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
@@ -16,6 +17,15 @@ from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.types import Rollouts
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of one micro-batch."""
+
+    hidden: Tensor
+    """(T, H) hidden states that predict the completion tokens."""
+    loads: ExpertLoads | None
+    """As in ``TokenScores``."""
 
 
 class ForwardPass:
@@ -43,7 +53,7 @@ class ForwardPass:
         self.layout = "padded"
 
     def score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
-        """The readout's scores of the completion tokens of ``rows``."""
+        """The readout's scores of the completion tokens of ``rows``; ``with_loads`` asks for those of routers too."""
         return call_gathered(self.model, self._score, rollouts, rows, device, options)
 
     def score_plain(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
@@ -52,33 +62,42 @@ class ForwardPass:
 
     def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens."""
-        return call_gathered(self.model, self._hidden, rollouts, rows, device)
+        return call_gathered(self.model, self._decode, rollouts, rows, device).hidden
+
+    def loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
+        """What routers do with these completions and their prompts, without a readout; None without routers."""
+        return call_gathered(self.model, self._decode, rollouts, rows, device, True).loads
 
     def packing_of(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Packing:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
-        packing = Packing(batch.segments, device)
+        packing = Packing(batch.spans, device)
         call_gathered(self.model, self._decode_packed, batch, packing, device)
         return packing
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
+        with_loads = options.pop("with_loads", False)
         if self.is_plain:
-            return self._score_plain(rollouts, rows, device, options)
+            scores = self._score_plain(rollouts, rows, device, options)
+            return scores._replace(loads=self._decode(rollouts, rows, device, True).loads) if with_loads else scores
         targets = self.readout.targets(rollouts, rows, device)  # copied before the pass, which it would wait for
-        return self.readout.read(self._hidden(rollouts, rows, device), targets, **options)
+        hidden, loads = self._decode(rollouts, rows, device, with_loads)
+        return self.readout.read(hidden, targets, **options)._replace(loads=loads)
 
     def _score_plain(
         self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]
     ) -> TokenScores:
         return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, device), **options)
 
-    def _hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+    def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.segments, device), device)
-        return self._decode_padded(pad(rollouts, rows), device)
+            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads)
+        return self._decode_padded(pad(rollouts, rows), device, with_loads)
 
-    def _decode_packed(self, batch: PackedBatch, packing: Packing, device: torch.device) -> Tensor:
+    def _decode_packed(
+        self, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
+    ) -> Decoded:
         states = self.readout.decoder(
             input_ids=to_device(batch.input_ids[None], device),
             position_ids=to_device(batch.position_ids[None], device),
@@ -86,10 +105,26 @@ class ForwardPass:
             attention_mask=torch.zeros(1, 1, 1, 1, device=device),
             use_cache=False,
             packing=packing,
-        ).last_hidden_state
-        return rows_at(states[0], to_device(batch.score_index, device))
+            **_asking(with_loads),
+        )
+        hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
+        return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(self, batch: PaddedBatch, device: torch.device) -> Tensor:
+    def _decode_padded(self, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-        states = self.readout.decoder(input_ids=to_device(batch.input_ids, device), use_cache=False).last_hidden_state
-        return rows_at(states.flatten(0, 1), to_device(batch.score_index, device))
+        input_ids = to_device(batch.input_ids, device)
+        states = self.readout.decoder(input_ids=input_ids, use_cache=False, **_asking(with_loads))
+        hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, device))
+        return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
+
+    def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
+        """Of what the decoder says of its routers; None where it says nothing."""
+        logits = states.router_logits
+        if not logits:
+            return None
+        top_k = base_model(self.model).config.get_text_config().num_experts_per_tok
+        return expert_loads(logits, to_device(times, logits[0].device), top_k)
+
+
+def _asking(with_loads: bool) -> dict[str, bool]:
+    return {"output_router_logits": True} if with_loads else {}

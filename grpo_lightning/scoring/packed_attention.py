@@ -159,7 +159,7 @@ def _varlen_obstacle(query: Tensor, softcap: float | None, sinks: Tensor | None)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int | None) -> Tensor:
-    """One flash kernel over all segments; keys are gathered so that each segment's lie together."""
+    """One flash kernel over all spans; keys are gathered so that each span's lie together."""
     options: dict[str, Any] = {}
     if packing.key_index is not None:
         key, value = rows_at(key, packing.key_index), rows_at(value, packing.key_index)
@@ -197,7 +197,7 @@ class Scores:
 
 
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
-    """The same on any device and in any precision: segments of similar length padded to blocks, block by block."""
+    """The same on any device and in any precision: spans of similar length padded to blocks, block by block."""
     blocks, order = packing.blocks()
     window, scale, outputs = scores.window, scores.scale, []
     for index, block in enumerate(blocks):

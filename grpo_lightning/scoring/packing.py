@@ -117,12 +117,12 @@ def _best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Segments:
-    """Which keys each stretch of queries of a packed row attends to. CPU tensors, S segments.
+class AttentionSpans:
+    """Which keys each stretch of queries of a packed row attends to. CPU tensors, S spans.
 
-    The queries of segment s are packed tokens ``cu_seq_q[s]:cu_seq_q[s + 1]``; its keys are the packed tokens
+    The queries of span s are packed tokens ``cu_seq_q[s]:cu_seq_q[s + 1]``; its keys are the packed tokens
     ``key_index[cu_seq_k[s]:cu_seq_k[s + 1]]``, or the queries themselves where ``key_index`` is None. Its last query is
-    aligned with its last key: a segment has as many keys before its first query as its prefix has tokens.
+    aligned with its last key: a span has as many keys before its first query as its prefix has tokens.
     """
 
     cu_seq_q: Tensor
@@ -141,10 +141,12 @@ class PackedBatch:
     """(L,) int64."""
     position_ids: Tensor
     """(L,) int64: 0 at each prompt's first token."""
-    segments: Segments
+    spans: AttentionSpans
     score_index: Tensor
     """(T,) int64 in [0, L): the token whose hidden state predicts each completion token, in the order of
     ``rollouts.tokens_of(rows)``."""
+    times: Tensor
+    """(L,) int64: how many completions with their prompts each token stands for."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class PaddedBatch:
     """(M, L) int64, padded with 0."""
     score_index: Tensor
     """(T,) int64 into the flattened (M * L,) positions, as in ``PackedBatch``."""
+    times: Tensor
+    """(M * L,) int64: 1, and 0 for padding."""
 
 
 def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
@@ -178,7 +182,8 @@ def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
     input_ids = torch.zeros(len(rows) * longest, dtype=torch.int64)
     input_ids[ranges(first, prompt)] = rollouts.prompt_ids[ranges(prompt_start, prompt)]
     input_ids[ranges(first + prompt, completion)] = rollouts.completion_ids[ranges(completion_start, completion)]
-    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion))
+    times = torch.zeros_like(input_ids).index_fill_(0, ranges(first, lengths), 1)
+    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion), times)
 
 
 def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> PackedBatch:
@@ -193,14 +198,15 @@ def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> Packed
         return PackedBatch(
             input_ids=source[ranges(starts, lengths)],
             position_ids=ranges(torch.zeros_like(total), total),
-            segments=Segments(_offsets(total), _offsets(total), None),
+            spans=AttentionSpans(_offsets(total), _offsets(total), None),
             score_index=ranges(packed_start + prompt - 1, completion),
+            times=torch.ones(int(total.sum()), dtype=torch.int64),
         )
     return _pack_shared(rollouts.group[rows], source, (prompt, completion, prompt_start, completion_start))
 
 
 def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Tensor, Tensor]) -> PackedBatch:
-    """Group by group: the prompt as one segment, then each completion as a segment with the prompt as prefix.
+    """Group by group: the prompt as one span, then each completion as a span with the prompt as prefix.
 
     Args:
         group: ``(M,)``, the group of each row.
@@ -209,7 +215,7 @@ def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Te
     """
     order = group.argsort(stable=True)
     prompt, completion, prompt_start, completion_start = (place[order] for place in places)
-    # A segment for the prompt before the first completion of each group: where it is not the first, one of no tokens.
+    # A span for the prompt before the first completion of each group: where it is not the first, one of no tokens.
     first = torch.ones_like(order, dtype=torch.bool)
     first[1:] = group[order][1:] != group[order][:-1]
     opening = torch.where(first, prompt, 0)
@@ -229,8 +235,9 @@ def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Te
     return PackedBatch(
         input_ids=source[ranges(_interleave(prompt_start, completion_start), lengths)],
         position_ids=ranges(_interleave(torch.zeros_like(prompt), prompt), lengths),
-        segments=Segments(_offsets(lengths[kept]), _offsets(key_lengths), ranges(key_starts, key_counts)),
+        spans=AttentionSpans(_offsets(lengths[kept]), _offsets(key_lengths), ranges(key_starts, key_counts)),
         score_index=score_index,
+        times=torch.repeat_interleave(_interleave(leader.bincount()[leader], torch.ones_like(leader)), lengths),
     )
 
 

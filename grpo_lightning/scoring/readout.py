@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
@@ -24,6 +25,8 @@ class TokenScores(NamedTuple):
     """(T,) float32 nats; None unless asked for."""
     beside: Tensor | None = None
     """(T,): what ``beside`` made of the hidden states; None unless asked for."""
+    loads: ExpertLoads | None = None
+    """What the routers did with the tokens of these rows and their prompts; None unless asked for, or without routers."""
 
 
 Beside = Callable[[Tensor, OutputHead], Tensor]

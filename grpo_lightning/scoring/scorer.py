@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.algorithm.load_balance import ExpertLoads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.scoring.forward import ForwardPass
@@ -108,6 +109,7 @@ class Scorer:
         with_entropy: bool = False,
         entropy_grad: bool = False,
         beside: Beside | None = None,
+        with_loads: bool = False,
     ) -> TokenScores:
         """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
 
@@ -118,6 +120,7 @@ class Scorer:
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
             beside: Further numbers from the same forward pass.
+            with_loads: Also return what routers did, with gradient.
 
         Raises:
             ValueError: For ``beside`` where the model gives no hidden states to score from.
@@ -130,16 +133,27 @@ class Scorer:
                 f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
                 "decoder's hidden states, which model.distillation needs."
             )
-        options = {} if beside is None else {"beside": beside}
-        return self._forward.score(
-            rollouts, rows, device, with_entropy=with_entropy, entropy_grad=entropy_grad, **options
-        )
+        options: dict[str, Any] = {} if beside is None else {"beside": beside}
+        options |= {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "with_loads": with_loads}
+        return self._forward.score(rollouts, rows, device, **options)
 
     def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
         if not self._settled:
             self.check(device)
         return self._forward.hidden(rollouts, rows, device)
+
+    def expert_loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
+        """What routers do with these completions and their prompts, without the output head; None without routers.
+
+        An empty ``rows`` is a pass that other ranks need.
+        """
+        if not self._settled:
+            self.check(device)
+        if not len(rows):
+            self._forward.loads(ONE_TOKEN, torch.tensor([0]), device)
+            return None
+        return self._forward.loads(rollouts, rows, device)
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""

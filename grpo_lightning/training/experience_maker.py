@@ -41,14 +41,22 @@ class ExperienceMaker:
         objective: Which of the logprobs the loss needs.
         policy: Its weights may load later.
         passes: Over the policy.
+        reference_teaches: Whether a reference is there without the loss's need.
 
     Raises:
         ValueError: For settings of a reference that there is none of.
     """
 
-    def __init__(self, settings: ExperienceSettings, objective: Objective, policy: Policy, passes: Passes) -> None:
+    def __init__(
+        self,
+        settings: ExperienceSettings,
+        objective: Objective,
+        policy: Policy,
+        passes: Passes,
+        reference_teaches: bool = False,
+    ) -> None:
         self.settings, self.objective, self.policy, self.passes = settings, objective, policy, passes
-        without = None if objective.needs_reference else "model.beta=0"
+        without = None if objective.needs_reference or reference_teaches else "model.beta=0"
         self.reference_passes = ReferencePasses(settings, without, "Set model.beta.", policy, passes)
         self.has_dropout = False
         self.replica = Replica()

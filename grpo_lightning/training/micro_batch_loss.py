@@ -12,8 +12,9 @@ from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.replicas import Replica
-from grpo_lightning.training.distillation import Teacher
+from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
+from grpo_lightning.training.teachers import Teachers
 
 
 class MicroBatchLoss:
@@ -22,11 +23,18 @@ class MicroBatchLoss:
     Args:
         objective: The loss.
         passes: Over the policy.
-        teacher: Whose divergence from the policy is added, if there is one.
+        teachers: Whose divergence from the policy is added, if there are any.
+        load_balance: Whose loss is added, if the policy has experts that it keeps in use.
     """
 
-    def __init__(self, objective: Objective, passes: Passes, teacher: Teacher | None = None) -> None:
-        self.objective, self.passes, self.teacher = objective, passes, teacher
+    def __init__(
+        self,
+        objective: Objective,
+        passes: Passes,
+        teachers: Teachers | None = None,
+        load_balance: LoadBalance | None = None,
+    ) -> None:
+        self.objective, self.passes, self.teachers, self.load_balance = objective, passes, teachers, load_balance
         self.entropy_controller = objective.entropy_controller()
         self.replica = Replica()
         self.device = torch.device("cpu")
@@ -36,15 +44,16 @@ class MicroBatchLoss:
         scorer = self.passes.scorer
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return scorer.idle(self.device)
-        teacher = self.teacher
-        beside = None if teacher is None else partial(teacher.divergence, experience.rollouts, micro_batch.rows)
-        logprobs, entropy, divergence = scorer.score(
+        teachers = self.teachers
+        beside = None if teachers is None else partial(teachers.divergence, experience.lessons_or_own, micro_batch.rows)
+        logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
             micro_batch.rows,
             self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
             beside=beside,
+            with_loads=self.load_balance is not None,
         )
         tokens = experience.train_tokens(micro_batch.rows)
         loss, metrics = self.objective.loss(
@@ -54,9 +63,12 @@ class MicroBatchLoss:
             micro_batch.totals,
             self.entropy_controller.applied if self.entropy_controller else None,
         )
-        if teacher is not None and divergence is not None:
-            taught, added = teacher.loss(divergence, tokens.mask, micro_batch.totals)
+        if teachers is not None and divergence is not None:
+            taught, added = teachers.loss(divergence, tokens.mask, micro_batch.totals)
             loss, metrics = loss + taught, metrics + added
+        if self.load_balance is not None and loads is not None:
+            balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)
+            loss, metrics = loss + balancing, metrics + added
         if self.replica.leads:  # the others have the same numbers
             report.add(metrics)
             report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from grpo_lightning.algorithm.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_sharded
 from grpo_lightning.memory.budget import LARGEST_BUDGET, check_budget
@@ -117,6 +118,20 @@ class Passes:
                 if scores.entropy is not None:
                     entropy[index] = scores.entropy.to(device)
         return logprobs, entropy
+
+    @torch.no_grad()
+    def expert_loads(self, rollouts: Rollouts, plan: list[Tensor]) -> ExpertLoads | None:
+        """What the policy's routers do in the passes of a plan, dropout off, on the CPU; None without tokens.
+
+        Args:
+            rollouts: On the CPU.
+            plan: Completions of each pass; empty for a pass that other ranks need.
+        """
+        device = next(self.policy.model.parameters()).device
+        with evaluating(self.policy.model):
+            loads = [self.scorer.expert_loads(rollouts, rows, device) for rows in plan]
+        total = sum_of_loads(loads)
+        return None if total is None else total.to("cpu")
 
     def fill(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """(1,): tokens of a pass as a share of what it may have."""

@@ -75,7 +75,8 @@ class PreferencePasses:
         """``()`` nats: KTO's reference point, over all replicas; 0 for losses without."""
         if not self.loss.needs_kl:
             return torch.zeros((), device=self.device)
-        rollouts = preferences.mismatched()
+        of_ranks = self.replica.of_all(preferences.last_completions())  # one batch over all, in the order of ranks
+        rollouts = preferences.mismatched(of_ranks[self.replica.index - 1])
         logprobs, _ = self.passes.score(self.passes.scorer, rollouts, self.device)
         ratios = sum_per_completion(logprobs, rollouts.completion_lengths) - self._under_reference(rollouts)
         sums = self.replica.of_all((float(ratios.sum()), len(ratios)))

@@ -12,6 +12,7 @@ from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.algorithm.minibatches import minibatch_of_prompts
 from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.types import Rollouts
 
@@ -50,10 +51,19 @@ class Updates:
         passes: Over the policy.
         seed: Of the run: groups are dealt out by it.
         trains_all: Whether a completion with advantage 0 has a gradient too.
+        load_balance: Whose loss needs the loads of the whole optimizer step, if there is one.
     """
 
-    def __init__(self, settings: UpdateSettings, passes: Passes, seed: int = 0, trains_all: bool = False) -> None:
-        self.settings, self.passes, self.seed, self.trains_all = settings, passes, seed, trains_all
+    def __init__(
+        self,
+        settings: UpdateSettings,
+        passes: Passes,
+        seed: int = 0,
+        trains_all: bool = False,
+        load_balance: LoadBalance | None = None,
+    ) -> None:
+        self.settings, self.passes, self.seed = settings, passes, seed
+        self.trains_all, self.load_balance = trains_all or load_balance is not None, load_balance
         self.replica = Replica()
 
     def of_step(self, experience: Experience, step: int) -> Iterator[list[MicroBatch]]:
@@ -93,7 +103,9 @@ class Updates:
         totals = StepTotals(*(sum(replica[i] for replica in replicas) for i in (0, 1, 3)))
         passes = max(replica[2] for replica in replicas)
         plan += [rows[:0]] * ((passes if self.passes.policy.is_sharded else min(passes, 1)) - len(plan))
-        return [MicroBatch(rows, totals, is_last=i == len(plan) - 1) for i, rows in enumerate(plan)]
+        balance = self.load_balance
+        loads = None if balance is None else balance.of_step(experience.rollouts, plan, self.replica)
+        return [MicroBatch(rows, totals, i == len(plan) - 1, loads) for i, rows in enumerate(plan)]
 
     def has_gradient(self, experience: Experience) -> Tensor:
         """(N,) bool: False for a completion with advantage 0, where nothing but its advantage could train it."""

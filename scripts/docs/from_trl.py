@@ -49,7 +49,7 @@ OpenRLHF or ms-swift is recognised and answered with what can be taken from it b
   steps per batch are `num_iterations` x `num_minibatches`. A checkpoint lies between two steps and resumes exactly.
 - **Averages are over the whole step.** `bnpo` divides by the tokens of a micro-batch in TRL, so that the split changes the
   gradient; here every average is global.
-- **Sampling ahead** is a setting, `model.async_rollouts: 1` with a vLLM server, not another trainer: TRL's experimental
+- **Async rollouts** are a setting, `model.async_rollouts: 1` with a vLLM server, not another trainer: TRL's experimental
   `AsyncGRPOTrainer` with `max_staleness: 1`, but in whole batches, so that a run repeats and resumes exactly.
 - **TRL counts in optimizer steps, Lightning in batches.** `eval_steps` and `logging_steps` become GRPO steps, each of
   `num_iterations` x `num_minibatches` optimizer steps; `max_steps` and `save_steps` stay optimizer steps, and a GRPO step is never

@@ -134,6 +134,27 @@ def profile(name: str, result: dict[str, Any]) -> str:
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def partial_rollouts(name: str, result: dict[str, Any]) -> str:
+    """A table of the shares of groups that steps carry over."""
+    lines = [
+        "| carried over | a step, s | generation, s | completions/s | to waiting | tokens/s | age of a token, steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, run in result["runs"].items():
+        ratio = result["ratios_to_carry_over_0"].get(kind, {}).get("completions_per_second", 1.0)
+        lines.append(
+            f"| {kind.removeprefix('carry_over=')} | {run['step_seconds']:.2f} | {run['time/generate']:.2f} | "
+            f"{run['completions_per_second']:.1f} | {ratio:.2f} | {run['tokens_per_second']:,.0f} | "
+            f"{run.get('sampling/age/mean', 0.0):.2f} |"
+        )
+    where = (
+        f"`{result['command']}`: steps that leave their longest completions to the next one, against steps that wait. File: "
+        f"`benchmarks/results/{name}`."
+    )
+    title = f"## Partial rollouts, shape {result['workload']['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 def supervised(name: str, result: dict[str, Any]) -> str:
     """A table of the variants of supervised training."""
     lines = ["| variant | tokens/s | seconds of a step | share of the bf16 peak | peak GiB |", "|---|---|---|---|---|"]
@@ -150,6 +171,7 @@ def supervised(name: str, result: dict[str, Any]) -> str:
 
 
 SECTIONS = {
+    "partial_rollouts_": partial_rollouts,
     "sft_": supervised,
     "vs_trl_": comparison,
     "lora_": comparison,

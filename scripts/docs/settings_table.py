@@ -30,11 +30,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from grpo_lightning import callbacks, generation
 from grpo_lightning.commands import STAGES
 from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.commands.dpo import DPOCLI
+from grpo_lightning.commands.rm import RMCLI
 from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
 REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
 """Classes of which the full check says why they cannot be used."""
+PROGRAMS = {"grpo": GRPOCLI, "sft": SFTCLI, "dpo": DPOCLI, "rm": RMCLI}
 MADE_WITH = ("lightning", "torch")
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", type(None): "null"}
 
@@ -46,8 +49,12 @@ def build() -> dict[str, Any]:
     try:
         return {
             "versions": {package: version(package).partition("+")[0] for package in MADE_WITH},
+<<<<<<< HEAD
             "grpo": program(GRPOCLI),
             **{name: program(stage_cli(name)) for name in STAGES},
+=======
+            **{name: program(cli) for name, cli in PROGRAMS.items()},
+>>>>>>> main
             "classes": {name: family(members) for name, members in families().items()},
         }
     finally:
@@ -188,7 +195,11 @@ def render() -> str:
     """The file: a line for each setting and each class, so that a change is a readable diff."""
     table = build()
     parts = [f'"versions": {json.dumps(table["versions"])}']
+<<<<<<< HEAD
     for name in ("grpo", *STAGES):
+=======
+    for name in PROGRAMS:
+>>>>>>> main
         parts.append(f'"{name}": {{\n{lines(table[name])}\n}}')
     groups = [f'"{name}": {{\n{lines(members)}\n}}' for name, members in table["classes"].items()]
     parts.append('"classes": {\n' + ",\n".join(groups) + "\n}")

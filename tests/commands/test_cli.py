@@ -8,14 +8,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from runs import write_prompts
 
+from grpo_lightning import GRPOModule
 from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.metrics.step_report import StepReport
+from grpo_lightning.rewards import RewardTable
+from grpo_lightning.types import Rollouts
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +68,31 @@ def refusal(config: dict, tmp_path: Path, capsys, *arguments: str) -> str:
     printed = capsys.readouterr().err
     assert "Traceback" not in printed and len(printed.splitlines()) < 20
     return " ".join(printed.split())
+
+
+class FadingAdvantages(GRPOModule):
+    """A setting of its own, and a method of the step replaced."""
+
+    def __init__(self, half_life: float = 64.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.half_life = half_life
+
+    def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> torch.Tensor:
+        fading = torch.exp2(-rollouts.completion_lengths / self.half_life)
+        report.add_mean("fading", fading)
+        return super().advantages(rollouts, rewards, report) * fading
+
+
+def test_a_subclass_by_its_import_path_trains_and_comes_back_from_its_checkpoint(config, tmp_path):
+    cli = run_in_process(config, tmp_path, "fit", "--model", f"{__name__}.FadingAdvantages", "--model.half_life=3")
+    assert type(cli.model) is FadingAdvantages and cli.model.steps_done == 2
+    assert 0.25 <= cli.model.step_metrics["fading"] < 1  # 2 ** (-6 / 3) at the longest completion
+    saved = yaml.safe_load((tmp_path / "run/logs/version_0/config.yaml").read_text())
+    assert saved["model_class"] == f"{__name__}.FadingAdvantages" and saved["model"]["half_life"] == 3
+    loaded = FadingAdvantages.load_from_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert (loaded.steps_done, loaded.half_life, loaded.sampling.num_generations) == (2, 3.0, 4)
+    trained = dict(cli.model.policy.model.named_parameters())
+    assert all(torch.equal(weight, trained[name]) for name, weight in loaded.policy.model.named_parameters())
 
 
 def test_python_m_grpo_lightning_fits_from_a_config(config, tmp_path):

@@ -35,6 +35,13 @@ def test_shipped_configs_pass_the_first_check(path):
         assert mistakes(["--config", str(path)], load_table()) == []
 
 
+@pytest.mark.parametrize(("stage", "path"), [("sft", "1_sft"), ("dpo", "2_dpo"), ("rm", "2_rm"), ("grpo", "3_grpo")])
+def test_each_config_of_the_chain_passes_the_check_of_its_stage(stage, path):
+    config = ["--config", str(ROOT / "configs" / "chain" / f"{path}.yaml")]
+    assert mistakes(config, load_table(stage)) == []
+    assert "model.bata is no setting" in mistakes([*config, "--model.bata", "4"], load_table(stage))[0]
+
+
 def test_a_config_for_sft_is_checked_against_its_own_settings():
     sft = ["--config", str(ROOT / "scripts" / "quickstart" / "sft.yaml")]
     assert mistakes(sft, load_table("sft")) == []
@@ -127,6 +134,8 @@ def test_the_nearest_name_of_the_same_section_comes_before_equal_ones_elsewhere(
             ["usage: grpo_lightning fit --config run.yaml", "Most runs set:", "  model.rewards ", "Sections:"],
         ),
         (["sft", "--help"], ["usage: grpo_lightning sft --config", "data.dataset"]),
+        (["dpo", "--help"], ["usage: grpo_lightning dpo --config", "data.dataset"]),
+        (["rm", "--help", "model.center_rewards_coefficient"], ["TRL suggests 0.01"]),
         (
             ["fit", "--help", "model.rewards"],
             ["model.rewards  (a text, a list or a class_path with init_args; required)"],

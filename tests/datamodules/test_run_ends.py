@@ -100,13 +100,20 @@ def by_early_stopping(step: int) -> dict[str, Any]:
     return {"callbacks": [stopping], "val_check_interval": step // 2, "check_val_every_n_epoch": None}
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["rows", "stream"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, Recorder]:
+    """Whether the data is a stream, and the run that nothing ended."""
+    return request.param, fit(tmp_path_factory.mktemp("whole"), streaming=request.param)
+
+
 ENDS = [by_max_steps, by_max_time, by_error, by_early_stopping]
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_ended_goes_on_as_if_it_had_not(end: Callable[..., Any], streaming: bool, tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", streaming=streaming)
+def test_a_run_that_ended_goes_on_as_if_it_had_not(
+    end: Callable[..., Any], undisturbed: tuple[bool, Recorder], tmp_path: Path
+) -> None:
+    streaming, whole = undisturbed
     assert len(whole.seen) == STEPS
     for step in (2, 4, 10, 12):  # inside epochs and at their border
         folder = tmp_path / str(step)
@@ -121,9 +128,10 @@ def test_a_run_that_ended_goes_on_as_if_it_had_not(end: Callable[..., Any], stre
         assert torch.equal(second.weight, whole.weight)
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
-def test_a_run_that_is_ended_and_continued_again_and_again_loses_nothing(streaming: bool, tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", streaming=streaming)
+def test_a_run_that_is_ended_and_continued_again_and_again_loses_nothing(
+    undisturbed: tuple[bool, Recorder], tmp_path: Path
+) -> None:
+    streaming, whole = undisturbed
     seen = []
     for step in (1, 3, 5, 6, 8, 10, 11, STEPS):
         part = fit(tmp_path / "parts", go_on=step > 1, streaming=streaming, max_steps=step)

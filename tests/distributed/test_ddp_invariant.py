@@ -9,6 +9,7 @@ import pytest
 import torch
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
+from toy_models import save_toy_model
 
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
@@ -37,6 +38,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "dropped_groups": {"dynamic_sampling": DynamicSampling(mode="drop"), "num_generations": 2},
     # With 2 ranks the first has no gradient of its own, with 3 the first neither and the second half of one.
     "idle_rank": {"max_tokens_per_microbatch": 24, "rewards": [digits_of_later_prompts]},
+    # What an expert's load is worth is known once every rank has counted.
+    "balanced_experts": {"max_tokens_per_microbatch": 24, "num_minibatches": 2, "router_aux_loss_coef": 0.5},
 }
 
 
@@ -64,7 +67,9 @@ def train(folder: Path, model_dir: Path, ranks: int, scenario: str) -> dict[str,
 def runs(request, tiny_model_dir, tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "data").mkdir()
-    return {count: run_ranks(count, train, folder, tiny_model_dir, count, request.param) for count in (1, 2, 3)}
+    has_experts = request.param == "balanced_experts"
+    model_dir = save_toy_model(folder / "model", "qwen3_moe") if has_experts else tiny_model_dir
+    return {count: run_ranks(count, train, folder, model_dir, count, request.param) for count in (1, 2, 3)}
 
 
 def joined(ranks: list[dict[str, Any]], what: str) -> list[Any]:

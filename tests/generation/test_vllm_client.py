@@ -58,10 +58,23 @@ def test_answers_are_decoded_and_queries_quoted(server, client):
     assert server.calls == [("POST", "/x?mode=keep%20it"), ("GET", "/health")]
 
 
-def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseException], socket.socket]:
+def silent_server(client: VLLMClient) -> socket.socket:
+    """A server that takes calls and never answers, in the place of the client's."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    client.port, client.request_timeout = silent.getsockname()[1], 600
+    return silent
+
+
+def taken(silent: socket.socket) -> socket.socket:
+    """The connection of a call that has arrived."""
+    accepted, _ = silent.accept()
+    assert accepted.recv(1 << 16)
+    return accepted
+
+
+def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseException]]:
     """A call to a server that takes it and never answers, once it is there; and what it raised."""
-    silent, raised = socket.create_server(("127.0.0.1", 0)), []
-    client.port = silent.getsockname()[1]
+    silent, raised = silent_server(client), []
 
     def call() -> None:
         try:
@@ -71,27 +84,34 @@ def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseExcepti
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    accepted, _ = silent.accept()
-    assert accepted.recv(1 << 16)
-    return thread, raised, accepted
+    taken(silent)
+    return thread, raised
 
 
-def test_calls_under_way_end_when_the_run_hangs_up_and_later_ones_work(server, client):
-    port = client.port
-    client.request_timeout = 600
-    thread, raised, accepted = waiting_call(client)
-    client.hang_up()
-    thread.join(60)
-    assert isinstance(raised[0], ServerUnavailable)
+def test_a_cancelled_call_ends_on_the_server_too_and_later_ones_work(server, client):
+    port, silent = client.port, silent_server(client)
+    call = client.start(client.send("POST", "/v1/completions", {"n": 8}))
+    accepted = taken(silent)
+    call.cancel()
     assert accepted.recv(1) == b""  # the server hears of it, and gives the request up
     client.port = port
     assert client.is_healthy()
 
 
+def test_many_calls_wait_in_one_thread(client):
+    silent = silent_server(client)
+    before = threading.active_count()
+    calls = [client.start(client.send("POST", "/v1/completions", {"n": n})) for n in range(20)]
+    accepted = [taken(silent) for _ in calls]
+    assert threading.active_count() == before + 1
+    client.close()
+    assert threading.active_count() == before
+    assert all(call.cancelled() for call in calls) and all(each.recv(1) == b"" for each in accepted)
+
+
 def test_a_closed_client_ends_its_calls_and_allows_no_others_until_it_is_opened(server, client):
     port = client.port
-    client.request_timeout = 600
-    thread, raised, _ = waiting_call(client)
+    thread, raised = waiting_call(client)
     client.close()
     thread.join(60)
     assert isinstance(raised[0], CallsEnded)

@@ -20,6 +20,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
     lora_arguments,
     save_skeleton,
 )
+from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.requests import (
     Completions,
     common_sampling_parameters,
@@ -162,6 +163,17 @@ def test_the_engine_is_built_from_the_policys_own_configuration_and_tokenizer(tm
     assert AutoConfig.from_pretrained(tmp_path).vocab_size == 333
     assert AutoConfig.from_pretrained(tmp_path).architectures == ["Qwen2ForCausalLM"]
     assert "<new>" in AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+
+
+def test_the_place_of_what_an_engine_is_built_from_depends_on_its_contents_alone(tmp_path, monkeypatch):
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    tokenizer = build_tokenizer()
+    first, second = (kept_skeleton(build_model(), tokenizer) for _ in range(2))
+    other = kept_skeleton(build_model(num_hidden_layers=1), tokenizer)
+    assert first == second != other
+    assert sorted(path.name for path in first.parent.iterdir()) == sorted([first.name, other.name])
+    assert (first / "config.json").exists() and not list(first.glob("*.safetensors"))
 
 
 # ---- requests

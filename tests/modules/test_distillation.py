@@ -7,11 +7,14 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Callback
-from runs import fit, make_module, weights
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import fit, make_data, make_module, make_trainer, weights
 from toy_models import build_tokenizer, save_toy_model
 from transformers import AutoModelForCausalLM
 
 from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.types import PromptBatch, Rollouts
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +69,19 @@ def test_the_teacher_computes_each_prompt_once_per_group_and_no_other_passes(tin
     seen = []
 
     def watch(module):
-        start = module.teacher.start
+        (teacher,) = module.teachers.teachers
+        start = teacher.start
 
         def started(device):
             start(device)
-            decoder = module.teacher.scorer.model.get_decoder()
+            decoder = teacher.scorer.model.get_decoder()
             decoder.register_forward_pre_hook(
                 lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
             )
-            module.teacher.scorer.check(device)
+            teacher.scorer.check(device)
             seen.clear()  # what the check has computed
 
-        module.teacher.start = started
+        teacher.start = started
 
     module = fit(tiny_model_dir, tmp_path, on_module=watch, **instead_of_rewards(teacher_dir))
     rollouts = module.last_step.rollouts
@@ -104,6 +108,139 @@ def test_the_policy_becomes_the_teacher(tiny_model_dir, teacher_dir, tmp_path, k
     assert numbers[-1] < 0.7 * numbers[0]
 
 
+def expected_of(model_dir, rollouts, taught) -> tuple[float, dict]:
+    """Divergence and weights after one step, where ``taught`` gives the teacher and its prompt for each group."""
+    student = AutoModelForCausalLM.from_pretrained(model_dir)
+    rows = []
+    for completion, group in zip(rollouts.completions(), rollouts.group.tolist(), strict=True):
+        teacher, told = taught(group)
+        logprobs = []
+        for model, prompt in ((student, rollouts.prompts()[group]), (teacher, told)):
+            ids = torch.cat([prompt, completion])[None]
+            logprobs.append(model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1))
+        p, q = logprobs[0], logprobs[1].detach()
+        rows.append((p.exp() * (p - q)).sum(-1))
+    divergence = torch.cat(rows).mean()
+    divergence.backward()
+    return divergence.item(), {name: (p - 0.1 * p.grad).detach() for name, p in student.named_parameters()}
+
+
+WORKED = "{prompt} Hint: {ground_truth}. Answer: "
+
+
+@pytest.mark.parametrize("teacher", ["self", "reference"])
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_a_policy_that_is_told_more_teaches_itself(tiny_model_dir, tmp_path, teacher, layout):
+    settings = {"distillation": Distillation(teacher, teacher_prompt=WORKED), "reward_weights": [0.0]}
+    module = fit(tiny_model_dir, tmp_path, microbatch_layout=layout, **settings)
+    record, tokenizer = module.last_step, module.policy.tokenizer
+    same = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+
+    def taught(group):
+        truth = record.batch.columns["ground_truth"][group]
+        text = f"{record.batch.prompts[group]} Hint: {truth}. Answer: "
+        return same, torch.tensor(tokenizer(text).input_ids)
+
+    divergence, expected = expected_of(tiny_model_dir, record.rollouts, taught)
+    assert divergence > 0.01
+    assert module.step_metrics["distillation/divergence"] == pytest.approx(divergence, rel=1e-3)
+    torch.testing.assert_close(weights(module), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_in_mixed_precision_teaching_itself_trains_every_weight(tiny_model_dir, tmp_path):
+    """Weights that autocast has cast for the teacher's passes, without gradient, must not serve the policy's."""
+    settings = {"distillation": Distillation("self", teacher_prompt=WORKED), "reward_weights": [0.0]}
+    moved = []
+    for precision in ("32-true", "bf16-mixed"):
+        module = fit(tiny_model_dir, tmp_path, trainer={"precision": precision}, **settings)
+        start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir).named_parameters())
+        moved.append({name: float((value - start[name].detach()).norm()) for name, value in weights(module).items()})
+    ratios = [moved[1][name] / moved[0][name] for name in moved[0]]  # other tokens are sampled, but as many
+    assert min(ratios) > 0.3 and max(ratios) < 3.0
+
+
+def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir, tmp_path):
+    taught = {"distillation": Distillation("reference", teacher_prompt=WORKED), "reward_weights": [0.0]}
+    optimizer = {"optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2)}
+    module = fit(tiny_model_dir, tmp_path, 4, finetuning_type="lora", lora_dropout=0.1, **taught, **optimizer)
+    assert module.experience_maker.reference.model is module.policy.model
+    record, tokenizer, model = module.last_step, module.policy.tokenizer, module.policy.model.eval()
+    told = [
+        torch.tensor(tokenizer(f"{prompt} Hint: {truth}. Answer: ").input_ids)
+        for prompt, truth in zip(record.batch.prompts, record.batch.columns["ground_truth"], strict=True)
+    ]
+    rows, experience = torch.arange(record.rollouts.num_completions), module.experience(record.rollouts)
+    lessons = module.teachers.taught(experience, record.batch).lessons
+    (teacher,) = module.teachers.teachers
+    side = teacher.side(lessons.rollouts, rows)
+    found = side.logits(slice(None), 1.0, side.head.vocab_size).log_softmax(-1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        expected = []
+        for completion, group in zip(record.rollouts.completions(), record.rollouts.group.tolist(), strict=True):
+            ids, start = torch.cat([told[group], completion])[None], len(told[group]) - 1
+            expected.append(base(input_ids=ids).logits[0, start:-1].log_softmax(-1))
+            assert not torch.allclose(expected[-1], model(input_ids=ids).logits[0, start:-1].log_softmax(-1), atol=1e-3)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_a_column_chooses_the_teacher_of_each_prompt(tiny_model_dir, teacher_dir, tmp_path):
+    other_dir = save_toy_model(tmp_path / "other", seed=9)
+    rows = [{"prompt": f"{i}+{i}=", "ground_truth": str(2 * i), "subject": "ab"[i % 2]} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    distillation = Distillation({"a": str(teacher_dir), "b": str(other_dir)}, teacher_column="subject")
+    data = {"dataset": str(tmp_path / "rows.jsonl")}
+    module = fit(tiny_model_dir, tmp_path, distillation=distillation, reward_weights=[0.0], data=data)
+    record = module.last_step
+    models = {name: AutoModelForCausalLM.from_pretrained(path) for name, path in (("a", teacher_dir), ("b", other_dir))}
+    subjects, prompts = record.batch.columns["subject"], record.rollouts.prompts()
+    assert set(subjects) == {"a", "b"}
+    divergence, expected = expected_of(
+        tiny_model_dir, record.rollouts, lambda group: (models[subjects[group]], prompts[group])
+    )
+    assert module.step_metrics["distillation/divergence"] == pytest.approx(divergence, rel=1e-4)
+    torch.testing.assert_close(weights(module), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_a_row_without_what_the_teacher_is_told_keeps_its_prompt():
+    batch = PromptBatch(["1+1=", "2+2="], [[5, 6], [7, 8]], [0, 1], {"hint": ["small {x}", None]})
+    rollouts = Rollouts.from_lists([[5, 6], [7, 8]], [[9], [10]], [[0.0], [0.0]], [False] * 2, [0, 1])
+    tokenizer = build_tokenizer()
+    settings = Distillation("self", teacher_prompt="{prompt} \\boxed{} {hint}")
+    lessons = lessons_of(settings, batch, rollouts, tokenizer, {})
+    first, second = lessons.rollouts.prompts()
+    assert tokenizer.decode(first) == "1+1= \\boxed{} small {x}" and second.tolist() == [7, 8]
+    assert lessons.rollouts.completion_ids.tolist() == [9, 10]
+
+
+def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
+    settings = instead_of_rewards(teacher_dir) | {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3)}
+    kept = {"trainer": {"callbacks": [checkpoint], "enable_checkpointing": True}}
+    whole = fit(tiny_model_dir, tmp_path, 4, **settings, **kept)
+    resumed = make_module(tiny_model_dir, **settings)
+    trainer = make_trainer(tmp_path, 4)
+    trainer.fit(resumed, datamodule=make_data(tmp_path), ckpt_path=str(tmp_path / "step=2.ckpt"), weights_only=False)
+    assert resumed.steps_done == 4
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher": "self", "teacher_prompt": "{prompt} {solution}"}, "names the column 'solution'.*ground_truth"),
+        ({"teacher": {"a": "self"}, "teacher_column": "kind", "teacher_prompt": WORKED}, "names the column 'kind'"),
+        (
+            {"teacher": {"a": "self"}, "teacher_column": "ground_truth", "teacher_prompt": WORKED},
+            "in the column ground_truth, and model.distillation.teacher has no such name. There are a",
+        ),
+    ],
+)
+def test_data_without_what_teachers_need_is_refused(tiny_model_dir, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tiny_model_dir, tmp_path, distillation=Distillation(**settings))
+
+
 def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
     other = save_toy_model(tmp_path / "other")
     build_tokenizer(300).save_pretrained(other)
@@ -118,11 +255,16 @@ def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
         ({"divergence": "kl"}, "divergence='kl' is unknown"),
         ({"top_k": 0}, "top_k=0 tells no token apart"),
         ({"dtype": "int8"}, "dtype='int8' is unknown"),
+        ({"teacher": "self"}, "'self' knows nothing that the policy does not"),
+        ({"teacher": "self", "teacher_prompt": "Be good. {prompt}"}, "names no column"),
+        ({"teacher": {"a": "x"}}, "does not say which teaches what"),
+        ({"teacher_column": "kind"}, "of one teacher there is no choice"),
+        ({"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"}, "are of teachers with weights"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Distillation("teacher", **settings)
+        Distillation(**({"teacher": "teacher"} | settings))
 
 
 def test_a_config_names_the_teacher(tiny_model_dir, teacher_dir, tmp_path):

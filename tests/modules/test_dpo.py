@@ -194,9 +194,9 @@ def test_the_completion_that_kto_compares_with_answers_another_prompt(tiny_model
         data.tokenizer = module.policy.tokenizer
         data.setup("fit")
         read = module.preferences(data.train_prompts.batch(list(range(4))))
-        given, shifted = read.rollouts.completions(), read.mismatched().completions()
+        given, shifted = read.rollouts.completions(), read.mismatched(read.last_completions()).completions()
         assert [one.tolist() for one in shifted] == [given[n - shift].tolist() for n in range(len(given))]
-        assert torch.equal(read.mismatched().group, read.rollouts.group)
+        assert torch.equal(read.mismatched(read.last_completions()).group, read.rollouts.group)
 
 
 @pytest.mark.parametrize(

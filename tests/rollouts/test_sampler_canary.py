@@ -96,9 +96,9 @@ def test_a_limit_below_rounding_is_refused_in_the_words_of_the_config(tiny_model
 
 
 def test_there_is_no_limit_where_sampler_and_trainer_differ_by_design(tiny_model_dir):
-    assert make_canary(0.1, SamplingSettings(top_p=0.9), replays_groups=False, staleness=0).max_mismatch is None
-    assert make_canary(0.1, SamplingSettings(), replays_groups=True, staleness=0).max_mismatch is None
-    assert make_canary(0.1, SamplingSettings(temperature=0.7), replays_groups=False, staleness=0).max_mismatch == 0.1
+    assert make_canary(0.1, SamplingSettings(top_p=0.9), replays_groups=False, staleness="").max_mismatch is None
+    assert make_canary(0.1, SamplingSettings(), replays_groups=True, staleness="").max_mismatch is None
+    assert make_canary(0.1, SamplingSettings(temperature=0.7), replays_groups=False, staleness="").max_mismatch == 0.1
     assert make_module(tiny_model_dir, top_k=3).canary.max_mismatch is None
     able = {"structured_outputs": {"regex": "a"}, "generator": StructuredGenerator()}
     assert make_module(tiny_model_dir, **able).canary.max_mismatch is None

@@ -74,11 +74,11 @@ def test_every_completion_token_is_scored_once_from_the_token_before_it(rollouts
 
 @settings(deadline=None)
 @given(ragged_rollouts(), st.integers(0, 99))
-def test_the_keys_of_the_packed_segments_are_the_sequences_that_went_in(rollouts, seed):
+def test_the_keys_of_the_packed_spans_are_the_sequences_that_went_in(rollouts, seed):
     rows = some_rows(rollouts, seed)
     batch = pack(rollouts, rows)
-    segments = batch.segments
-    keys = [batch.input_ids[index].tolist() for index in segments.key_index.split(segments.cu_seq_k.diff().tolist())]
+    spans = batch.spans
+    keys = [batch.input_ids[index].tolist() for index in spans.key_index.split(spans.cu_seq_k.diff().tolist())]
     prompts = [prompt.tolist() for prompt in rollouts.prompts()]
     used = sorted(set(rollouts.group[rows].tolist()))
     assert sorted(keys) == sorted(sequences_of(rollouts, rows) + [prompts[prompt] for prompt in used])
@@ -86,17 +86,17 @@ def test_the_keys_of_the_packed_segments_are_the_sequences_that_went_in(rollouts
 
 @settings(deadline=None)
 @given(ragged_rollouts(), st.integers(0, 99), st.booleans())
-def test_segments_positions_and_offsets_are_consistent(rollouts, seed, share_prompts):
+def test_spans_positions_and_offsets_are_consistent(rollouts, seed, share_prompts):
     rows = some_rows(rollouts, seed)
     batch = pack(rollouts, rows, share_prompts)
-    segments, total = batch.segments, batch.input_ids.numel()
-    assert (segments.cu_seq_q[0], segments.cu_seq_q[-1], batch.position_ids.numel()) == (0, total, total)
-    assert (segments.cu_seq_q.diff() > 0).all()
+    spans, total = batch.spans, batch.input_ids.numel()
+    assert (spans.cu_seq_q[0], spans.cu_seq_q[-1], batch.position_ids.numel()) == (0, total, total)
+    assert (spans.cu_seq_q.diff() > 0).all()
     layout_tokens = count_tokens(*sizes(rollouts), rows)
     assert total == (layout_tokens if share_prompts else sum(map(len, sequences_of(rollouts, rows))))
-    key_index = torch.arange(total) if segments.key_index is None else segments.key_index
+    key_index = torch.arange(total) if spans.key_index is None else spans.key_index
     for first, last, key_first, key_last in zip(
-        segments.cu_seq_q, segments.cu_seq_q[1:], segments.cu_seq_k, segments.cu_seq_k[1:], strict=False
+        spans.cu_seq_q, spans.cu_seq_q[1:], spans.cu_seq_k, spans.cu_seq_k[1:], strict=False
     ):
         keys = key_index[key_first:key_last]
         # The last keys are the queries themselves, and a key's position is its place in the sequence.
@@ -123,9 +123,9 @@ def test_a_shared_pack_of_two_groups_by_hand():
     batch = pack(rollouts, torch.tensor([2, 1, 0]))
     assert batch.input_ids.tolist() == [1, 2, 3, 12, 10, 11, 4, 20]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 3, 4, 0, 1]
-    assert batch.segments.cu_seq_q.tolist() == [0, 3, 4, 6, 7, 8]
-    assert batch.segments.cu_seq_k.tolist() == [0, 3, 7, 12, 13, 15]
-    assert batch.segments.key_index.tolist() == [*[0, 1, 2], *[0, 1, 2, 3], *[0, 1, 2, 4, 5], 6, *[6, 7]]
+    assert batch.spans.cu_seq_q.tolist() == [0, 3, 4, 6, 7, 8]
+    assert batch.spans.cu_seq_k.tolist() == [0, 3, 7, 12, 13, 15]
+    assert batch.spans.key_index.tolist() == [*[0, 1, 2], *[0, 1, 2, 3], *[0, 1, 2, 4, 5], 6, *[6, 7]]
     assert batch.score_index.tolist() == [2, 6, 2, 4]
 
 

@@ -17,32 +17,39 @@ CHECK_EVERY = {"cpu": 1}
 """Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
 
 
+OnRowCompleted = Callable[[int, list[int]], bool | None]
+"""Called with the row and the token ids of each completion as it ends; True leaves all others as they are."""
+
+
 class Transcript:
     """What has been sampled for n completions, on the policy's device, and as lists once it has been looked at.
 
     Args:
-        size: n.
-        limit: C, tokens a completion may have.
+        limits: n numbers of tokens that each completion may have; C is the largest.
         device: Of the policy.
         stop_rule: When a completion ends.
-        on_completed: Called with the row and the token ids of each completion as it ends.
+        on_completed: As for ``decode``.
     """
 
     def __init__(
         self,
-        size: int,
-        limit: int,
+        limits: Sequence[int],
         device: torch.device,
         stop_rule: StopRule,
-        on_completed: Callable[[int, list[int]], None],
+        on_completed: OnRowCompleted,
     ) -> None:
+        size, limit = len(limits), max(limits)
         self.tokens = torch.zeros(size, limit, dtype=torch.int64, device=device)
         """(n, C); arbitrary beyond the end of a completion, like the logprobs."""
         self.logprobs = torch.zeros(size, limit, dtype=torch.float32, device=device)
         """(n, C) nats."""
         self.completion_ids: list[list[int]] = [[] for _ in range(size)]
         self.truncated = [False] * size
-        self._limit = limit
+        self.done = [False] * size
+        """False of completions that others' end has cut."""
+        self.is_enough = False
+        """Whether the completions that go on are to be left as they are."""
+        self._limits = limits
         self._seen = 0
         self._stop_rule = stop_rule
         self._on_completed = on_completed
@@ -58,12 +65,13 @@ class Transcript:
         going_on = []
         for place, (row, tokens) in enumerate(zip(rows.tolist(), fresh, strict=True)):
             completion = self.completion_ids[row]
-            ended = self._extend(completion, tokens)
-            if not ended and length < self._limit:
+            limit = self._limits[row]
+            ended = self._extend(completion, tokens[: limit - len(completion)])
+            if not ended and length < limit:
                 going_on.append(place)
                 continue
-            self.truncated[row] = not ended
-            self._on_completed(row, completion)
+            self.truncated[row], self.done[row] = not ended, True
+            self.is_enough |= self._on_completed(row, completion) is True
         return going_on
 
     def _extend(self, completion: list[int], tokens: Sequence[int]) -> bool:
@@ -84,10 +92,12 @@ class Slots:
     Args:
         policy: Any causal language model of transformers.
         prompt_ids: b lists of token ids; each is computed once, then repeated.
-        num_generations: G, completions per prompt.
+        num_generations: Completions of each prompt: G of all of them, or one number per prompt.
     """
 
-    def __init__(self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> None:
+    def __init__(
+        self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], num_generations: int | Sequence[int]
+    ) -> None:
         self.policy = policy
         self.cache = ragged_cache(policy.config)
         device = policy.device
@@ -98,10 +108,11 @@ class Slots:
         self.positions = (torch.arange(self.width, device=device) - (self.width - lengths).unsqueeze(-1)).clamp_(min=0)
         columns = torch.arange(self.width, device=device)
         self.mask: Tensor | None = columns >= (self.width - lengths).unsqueeze(-1)  # (b, width)
-        self.padding = [self.width - len(ids) for ids in prompt_ids for _ in range(num_generations)]
+        counts = [num_generations] * len(prompt_ids) if isinstance(num_generations, int) else num_generations
+        self.padding = [self.width - len(ids) for ids, n in zip(prompt_ids, counts, strict=True) for _ in range(n)]
         self._drop_mask_if_unpadded()
         self._forward(self.prompts)
-        self._repeat(num_generations)
+        self._repeat(torch.tensor(counts, device=device))
         self.rows = torch.arange(len(self.padding), device=device)
 
     def feed(self, tokens: Tensor) -> None:
@@ -139,13 +150,13 @@ class Slots:
         )
         self.logits = output.logits[:, -1]  # (n, V)
 
-    def _repeat(self, num_generations: int) -> None:
-        repeat_rows(self.cache, num_generations)
-        self.logits = self.logits.repeat_interleave(num_generations, 0)
-        self.positions = self.positions.repeat_interleave(num_generations, 0)
-        self.prompts = self.prompts.repeat_interleave(num_generations, 0)
+    def _repeat(self, counts: Tensor) -> None:
+        repeat_rows(self.cache, counts)
+        self.logits = self.logits.repeat_interleave(counts, 0)
+        self.positions = self.positions.repeat_interleave(counts, 0)
+        self.prompts = self.prompts.repeat_interleave(counts, 0)
         if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(num_generations, 0)
+            self.mask = self.mask.repeat_interleave(counts, 0)
 
     def _drop_mask_if_unpadded(self) -> None:
         """Without a mask the model builds none and attention takes its fastest path."""
@@ -159,34 +170,40 @@ def decode(
     sampling: SamplingSettings,
     uniforms: Tensor,
     stop_rule: StopRule,
-    on_completed: Callable[[int, list[int]], None],
+    on_completed: OnRowCompleted,
+    counts: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
 ) -> Transcript:
-    """G completions of each prompt, decoded together; a completion that ends leaves the batch.
+    """N completions, decoded together; a completion that ends leaves the batch.
 
     Args:
         policy: In evaluation mode; call without gradient.
         prompt_ids: b lists of token ids.
         sampling: How to draw.
-        uniforms: ``(b * G, C)`` float64 in [0, 1), one per token, prompt-major.
+        uniforms: ``(n, C)`` float64 in [0, 1), one per token, prompt-major.
         stop_rule: When a completion ends.
-        on_completed: Called with the row in ``uniforms`` and the token ids of each completion as it ends.
+        on_completed: Called with the row in ``uniforms`` and the token ids of each completion as it ends; True leaves
+            the others as they are.
+        counts: Completions of each prompt; G of all by default.
+        limits: Tokens of each completion; max_completion_length of all by default.
     """
-    slots = Slots(policy, prompt_ids, sampling.num_generations)
+    slots = Slots(policy, prompt_ids, sampling.num_generations if counts is None else counts)
     sampler = TokenSampler(sampling)
-    device, limit = slots.rows.device, sampling.max_completion_length
+    device = slots.rows.device
     uniforms = uniforms.to(device)
-    transcript = Transcript(len(uniforms), limit, device, stop_rule, on_completed)
+    limits = [sampling.max_completion_length] * len(uniforms) if limits is None else limits
+    transcript = Transcript(limits, device, stop_rule, on_completed)
     check_every = CHECK_EVERY.get(device.type, 8)
-    for step in range(limit):
+    for step in range(max(limits)):
         history = None
         if sampler.needs_history:
             history = torch.cat([slots.prompts[slots.rows], transcript.tokens[slots.rows, :step]], dim=-1)
         tokens, logprobs = sampler(slots.logits, uniforms[slots.rows, step], history)
         transcript.tokens[slots.rows, step] = tokens
         transcript.logprobs[slots.rows, step] = logprobs
-        if (step + 1) % check_every == 0 or step + 1 == limit:
+        if (step + 1) % check_every == 0 or step + 1 == max(limits):
             going_on = transcript.end_completions(slots.rows, step + 1)
-            if not going_on:
+            if not going_on or transcript.is_enough:
                 break
             slots.keep(going_on)
         slots.feed(transcript.tokens[slots.rows, step])

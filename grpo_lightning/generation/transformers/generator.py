@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 
 import torch
 from peft import PeftModel
@@ -13,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
 from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
@@ -106,13 +109,12 @@ class TransformersGenerator(Generator):
             ValueError: If the settings ask for what this generator or the policy cannot do.
             FloatingPointError: If the policy's logits are not finite.
         """
-        if self._policy is None or self._tokenizer is None:
-            raise RuntimeError("TransformersGenerator.generate was called before start.")
-        self._check(self._policy, prompt_ids, sampling, seeds)
-        stop_rule = StopRule(end_of_sequence_ids(self._policy, self._tokenizer), sampling.stop or (), self._tokenizer)
+        policy, tokenizer = self._started()
+        self._check(policy, prompt_ids, sampling, seeds)
+        stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
         size = sampling.num_generations
         decoded: list[tuple[list[int], Transcript]] = []
-        with _sampling_mode(self._policy):
+        with _sampling_mode(policy):
             for chunk in self._chunks(prompt_ids, size):
                 uniforms = [prompt_uniforms(seeds[n], size, sampling.max_completion_length) for n in chunk]
                 rows = [n * size + g for n in chunk for g in range(size)]
@@ -122,9 +124,44 @@ class TransformersGenerator(Generator):
                         on_completed(rows[row], ids)
 
                 prompts = [prompt_ids[n] for n in chunk]
-                output = decode(self._policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed)
+                output = decode(policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed)
                 decoded.append((rows, output))
         return _collect(prompt_ids, size, decoded)
+
+    def sample_parts(
+        self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
+    ) -> list[Part]:
+        """See ``CutsCompletions``; all are decoded together.
+
+        Raises:
+            ValueError: If a request does not fit the policy.
+            FloatingPointError: If the policy's logits are not finite.
+        """
+        policy, tokenizer = self._started()
+        for request in requests:
+            own = replace(sampling, max_completion_length=request.limit)
+            self._check(policy, [request.prompt_ids], own, [request.seed])
+        if not requests:
+            return []
+        groups = [list(group) for _, group in groupby(requests, lambda request: request.prompt_ids)]
+        prompts, counts = [group[0].prompt_ids for group in groups], [len(group) for group in groups]
+        limits = [request.limit for request in requests]
+        uniforms = torch.cat([prompt_uniforms(request.seed, 1, max(limits)) for request in requests])
+        stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
+        with _sampling_mode(policy):
+            output = decode(
+                policy, prompts, sampling, uniforms, stop_rule, lambda row, ids: on_ended(row), counts, limits
+            )
+        rows = zip(output.completion_ids, output.logprobs.cpu(), output.done, output.truncated, strict=True)
+        parts = [(ids, logprobs[: len(ids)], done, truncated) for ids, logprobs, done, truncated in rows]
+        _check_finite(torch.cat([logprobs for _, logprobs, _, _ in parts]))
+        ends: dict[tuple[bool, bool], PartEnd] = {(True, False): "stop", (True, True): "limit", (False, False): "cut"}
+        return [Part(ids, logprobs.tolist(), ends[done, truncated]) for ids, logprobs, done, truncated in parts]
+
+    def _started(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._policy is None or self._tokenizer is None:
+            raise RuntimeError("TransformersGenerator was asked for completions before start.")
+        return self._policy, self._tokenizer
 
     def _chunks(self, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> list[list[int]]:
         """Prompts that are decoded together: neighbours in length, so that little of a chunk is padding."""
@@ -210,11 +247,7 @@ def _collect(
     ordered = [completions[n] for n in range(len(prompt_ids) * num_generations)]
     ids = [token for tokens, _, _ in ordered for token in tokens]
     logprobs = torch.cat([row for _, row, _ in ordered]) if ordered else torch.zeros(0)
-    if not logprobs.isfinite().all():
-        raise FloatingPointError(
-            "the policy's logits are not finite numbers, so no token can be drawn from them. "
-            "The weights have diverged, or the precision overflows: lower the learning rate or use bf16."
-        )
+    _check_finite(logprobs)
     return Rollouts(
         prompt_ids=torch.tensor([token for prompt in prompt_ids for token in prompt], dtype=torch.int64),
         prompt_lengths=torch.tensor([len(prompt) for prompt in prompt_ids], dtype=torch.int64),
@@ -225,3 +258,11 @@ def _collect(
         truncated=torch.tensor([truncated for _, _, truncated in ordered], dtype=torch.bool),
         completion_mask=torch.ones(len(ids), dtype=torch.bool),
     )
+
+
+def _check_finite(logprobs: Tensor) -> None:
+    if not logprobs.isfinite().all():
+        raise FloatingPointError(
+            "the policy's logits are not finite numbers, so no token can be drawn from them. "
+            "The weights have diverged, or the precision overflows: lower the learning rate or use bf16."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import (
@@ -106,13 +107,22 @@ def ragged_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
-def repeat_rows(cache: DynamicCache, repeats: int) -> None:
-    """Repeats every row, as the G completions of a prompt need."""
+def repeat_rows(cache: DynamicCache, repeats: Tensor) -> None:
+    """Repeats every row, as the completions of a prompt need.
+
+    Args:
+        cache: From ``ragged_cache``, of b rows.
+        repeats: ``(b,)`` int64, 1 or more each.
+    """
+    counts = repeats.tolist()
+    rows = torch.arange(len(repeats), device=repeats.device).repeat_interleave(repeats)
     for layer in cache.layers:
-        if isinstance(layer, DynamicLayer):
-            layer.batch_repeat_interleave(repeats)
+        if isinstance(layer, DynamicLayer) and len(set(counts)) == 1:
+            layer.batch_repeat_interleave(counts[0])
+        elif isinstance(layer, DynamicLayer):
+            layer.batch_select_indices(rows)
         for states, place in _states(layer):
-            states[place] = states[place].repeat_interleave(repeats, 0)
+            states[place] = states[place][rows]
 
 
 def _states(layer: Any) -> list[tuple[dict[int, Any], int]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+
+T = TypeVar("T")
 
 
 class ServerUnavailable(ExplainedError, ConnectionError):
@@ -36,10 +37,23 @@ UNAVAILABLE = (502, 503, 504)
 """Statuses of a server that is starting or whose engine has died, and of a proxy in front of one that is gone."""
 
 
-class VLLMClient:
-    """Calls one server. Safe to use from several threads: every call has a connection of its own.
+def result_of(answer: Future[T]) -> T:
+    """What came back; waits for it.
 
-    A call that waits can be ended from another thread: completions of a long batch must not outlive an interrupted run.
+    Raises:
+        CallsEnded: If the client was closed meanwhile.
+    """
+    try:
+        return answer.result()
+    except CancelledError:
+        raise CallsEnded("A call to the vLLM server was ended with the run.") from None
+
+
+class VLLMClient:
+    """Calls one server, on an event loop in a thread of its own. Safe to use from several threads.
+
+    Every call has a connection of its own. A call that waits can be ended from another thread: completions of a long batch
+    must not outlive an interrupted run.
 
     Args:
         host: Name or address.
@@ -55,44 +69,63 @@ class VLLMClient:
         """Ends the message of an error that is the server's."""
         self.token: Callable[[], str | None] = lambda: None
         """Gives the server's token, asked for at every call: a server that is started again may have another."""
-        self._connections: set[http.client.HTTPConnection] = set()
+        self._loop = EventLoopThread("vllm client")
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
     @property
     def address(self) -> str:
         """``http://host:port``."""
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host  # of version 6
+        return f"http://{host}:{self.port}"
+
+    def start(self, calls: Coroutine[Any, Any, T]) -> Future[T]:
+        """Runs a coroutine that awaits ``send``; cancelling the future ends its calls, and the server drops their requests.
+
+        Raises:
+            CallsEnded: After ``close``.
+        """
+        with self._lock:  # what came after the loop's end would wait for ever
+            if self._closed.is_set():
+                calls.close()
+                raise CallsEnded(f"The run has ended its calls to {self.address}.")
+            return self._loop.start(calls)
 
     def call(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> Any:
-        """The decoded answer, or None where it is empty.
+        """The decoded answer, or None where it is empty; waits for it.
 
         Raises:
             ServerUnavailable: If there is no answer, or the error of a server that is not healthy.
             ServerRefused: If a healthy server answers with an error.
             CallsEnded: After ``close``.
         """
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout or self.request_timeout)
-        with self._lock:
-            self._connections.add(connection)
+        answer = self.start(self.send(method, path, body, timeout))
         try:
-            payload = None if body is None else json.dumps(body)
-            connection.connect()
-            self._check_open(connection)
-            connection.request(method, path, payload, self._headers(payload))
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            if self._closed.is_set():
-                raise CallsEnded(f"{method} {self.address}{path} was ended with the run.") from error
-            raise ServerUnavailable(f"{method} {self.address}{path}: {type(error).__name__}: {error}") from error
-        finally:
-            with self._lock:
-                self._connections.discard(connection)
-            connection.close()
+            return result_of(answer)
+        except BaseException:  # Ctrl-C, for example
+            answer.cancel()
+            raise
+
+    async def send(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> Any:
+        """``call``, on the client's own loop."""
+        import aiohttp  # only runs on a server pay for it
+
+        payload = None if body is None else json.dumps(body)
+        limit = aiohttp.ClientTimeout(total=timeout or self.request_timeout)
+        connector = aiohttp.TCPConnector(force_close=True)  # a kept connection may have been closed by the server
+        made: dict[str, Any] = {"connector": connector, "timeout": limit, "headers": self._headers(payload)}
+        try:
+            async with (
+                aiohttp.ClientSession(**made) as session,
+                session.request(method, self.address + path, data=payload, allow_redirects=False) as response,
+            ):
+                text = (await response.read()).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = getattr(error, "os_error", error)
+            raise ServerUnavailable(f"{method} {self.address}{path}: {type(reason).__name__}: {reason}") from error
         if response.status >= 400:
             message = f"{method} {self.address}{path} was answered with {response.status}: {text[:500]}"
-            raise self._error(response.status, path, message)
+            raise await self._error(response.status, path, message)
         try:
             return json.loads(text) if text.strip() else None
         except json.JSONDecodeError:
@@ -103,38 +136,30 @@ class VLLMClient:
         token = self.token()
         return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 
-    def _error(self, status: int, path: str, message: str) -> Exception:
+    async def _error(self, status: int, path: str, message: str) -> Exception:
         """Whether a server that answers with an error is lost: one whose engine dies answers for a moment longer."""
         if status < 500:
             return ServerRefused(message)
-        if status in UNAVAILABLE or path == HEALTH or not self.is_healthy():
+        if status in UNAVAILABLE or path == HEALTH or not await self._answers_well():
             return ServerUnavailable(message)
         return ServerRefused(f"{message}\nThe server is healthy, so it is not waited for. {self.where_to_look()}")
 
-    def hang_up(self) -> None:
-        """Ends the calls under way; they raise ServerUnavailable. The server drops their requests."""
-        with self._lock:
-            for connection in self._connections:
-                open_socket = connection.sock  # the call's own thread may let go of it at any time
-                if open_socket is not None:
-                    with contextlib.suppress(OSError):
-                        open_socket.shutdown(socket.SHUT_RDWR)
-            self._connections.clear()
+    async def _answers_well(self) -> bool:
+        try:
+            await self.send("GET", HEALTH, timeout=5.0)
+        except (ServerUnavailable, ServerRefused):
+            return False
+        return True
 
     def close(self) -> None:
         """Ends the calls under way, and refuses others until ``open``."""
-        self._closed.set()
-        self.hang_up()
+        with self._lock:
+            self._closed.set()
+            self._loop.close()
 
     def open(self) -> None:
         """Allows calls again."""
         self._closed.clear()
-
-    def _check_open(self, connection: http.client.HTTPConnection) -> None:
-        """Ends a call that was still connecting, or came later."""
-        with self._lock:
-            if self._closed.is_set() or connection not in self._connections:
-                raise ConnectionAbortedError("ended by this run")
 
     def post(self, path: str, body: Any = None, **query: str) -> Any:
         """POST with a JSON body."""
@@ -143,11 +168,7 @@ class VLLMClient:
 
     def is_healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
-        try:
-            self.call("GET", HEALTH, timeout=5.0)
-        except (ServerUnavailable, ServerRefused):
-            return False
-        return True
+        return result_of(self.start(self._answers_well()))
 
     def wait_until_healthy(self, seconds: float, while_waiting: Callable[[], None] = lambda: None) -> None:
         """Asks again and again, less and less often, up to every 2 seconds.

@@ -13,12 +13,14 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
+from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
 from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
+from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
 from grpo_lightning.generation.vllm.engine_settings import (
@@ -26,18 +28,14 @@ from grpo_lightning.generation.vllm.engine_settings import (
     GRAPH_SIZES,
     WHOLE_PROMPTS,
     check_engine_kwargs,
+    check_numbers,
     engine_dtype,
     lora_arguments,
     plain_model,
-    save_skeleton,
 )
+from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
-from grpo_lightning.generation.vllm.requests import (
-    Completions,
-    check_prompts,
-    engine_requests,
-    further_parameters,
-)
+from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     check_same_weights,
@@ -98,13 +96,7 @@ class VLLMColocate(RoutedGenerator):
         reason = why_unusable()
         if reason is not None:
             raise ValueError(f"model.generator=VLLMColocate: {reason}.")
-        if not 0 < gpu_memory_utilization <= 1:
-            raise ValueError(
-                f"model.generator.init_args.gpu_memory_utilization={gpu_memory_utilization} is not a share of the "
-                "GPU's memory. Give a number above 0 and at most 1, such as 0.3."
-            )
-        if tensor_parallel_size < 1:
-            raise ValueError(f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size}: at least 1 rank.")
+        check_numbers(gpu_memory_utilization, tensor_parallel_size)
         check_engine_kwargs(engine_kwargs or {})
         super().__init__(AdapterRoute(lora_sync))
         self.gpu_memory_utilization = gpu_memory_utilization
@@ -133,8 +125,8 @@ class VLLMColocate(RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        save_skeleton(policy, tokenizer, self._files / "model")
-        arguments = self._engine_arguments(policy, model_name_or_path)
+        skeleton = kept_skeleton(policy, tokenizer)
+        arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, self.shorten_bookkeeping, **arguments)
         except Exception as error:
@@ -150,7 +142,6 @@ class VLLMColocate(RoutedGenerator):
         on_cpu = plain_model(policy).device.type == "cpu"
         cache = self.kv_cache_memory_gb or (1.0 if on_cpu else None)
         arguments: dict[str, Any] = {
-            "model": str(self._files / "model"),
             "served_model_name": model_name_or_path,
             "dtype": engine_dtype(self.dtype, policy),
             "max_model_len": self.max_model_length,
@@ -262,6 +253,18 @@ class VLLMColocate(RoutedGenerator):
             self.rest()
 
         return EngineTurns(self._ready_engine(), sampling, self._eos_ids, closed)
+
+    def sample_parts(
+        self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
+    ) -> list[Part]:
+        """See ``CutsCompletions``."""
+        engine = self._ready_engine()
+        seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
+        started = time.perf_counter()
+        parts = engine_parts(engine, requests, sampling, self._eos_ids, seeded, on_ended)
+        self.adapter_route.sampled(time.perf_counter() - started, sum(len(part.ids) for part in parts))
+        self.rest()
+        return parts
 
     def _ready_engine(self) -> ColocatedEngine:
         engine = self._wake_up()

@@ -58,8 +58,7 @@ class ColocatedEngine:
             generation_config="vllm",
             load_format="dummy",  # the policy's weights are sent before the first request
         )
-        if short_bookkeeping:
-            shorten_bookkeeping(self.llm)
+        self._bookkeeping = shorten_bookkeeping(self.llm) if short_bookkeeping else None
         self.max_model_length: int = self.llm.llm_engine.model_config.max_model_len
         self._adapter_path: str | None = None
         self._numbers = itertools.count()
@@ -122,6 +121,18 @@ class ColocatedEngine:
     def abort(self, names: Sequence[str]) -> None:
         """Ends these requests."""
         self.llm.llm_engine.abort_request(list(names))
+
+    def cut_all(self) -> None:
+        """Lowers the limit of everything under way, so that it ends with the token that is next or being computed.
+
+        vLLM then hands over what there is, as of any completion that ran into its limit.
+        """
+        scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
+        for request in scheduler.requests.values():
+            under_way = max(1, request.num_output_placeholders)
+            request.max_tokens = min(request.max_tokens, request.num_output_tokens + under_way)
+        if self._bookkeeping is not None:
+            self._bookkeeping.read_limits()
 
     @property
     def compilation_seconds(self) -> float:

@@ -45,6 +45,21 @@ FIXED_ARGUMENTS = (
 )
 
 
+def check_numbers(gpu_memory_utilization: float, tensor_parallel_size: int) -> None:
+    """Refuses numbers that no engine can be built with.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if not 0 < gpu_memory_utilization <= 1:
+        raise ValueError(
+            f"model.generator.init_args.gpu_memory_utilization={gpu_memory_utilization} is not a share of the "
+            "GPU's memory. Give a number above 0 and at most 1, such as 0.3."
+        )
+    if tensor_parallel_size < 1:
+        raise ValueError(f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size}: at least 1 rank.")
+
+
 def check_engine_kwargs(engine_kwargs: dict[str, Any]) -> None:
     """Refuses engine arguments that have a setting of their own, or that correctness depends on.
 

@@ -71,7 +71,7 @@ class VLLMServer(RoutedGenerator):
             adapter, else merge. A server that this run does not launch gets merged copies, unless hot is asked for.
     """
 
-    can_sample_ahead: ClassVar[bool] = True
+    supports_async_rollouts: ClassVar[bool] = True
     open_turns = open_server_turns
 
     def __init__(

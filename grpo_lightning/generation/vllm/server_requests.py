@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 
-from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient, result_of
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 
@@ -30,33 +31,34 @@ def ask(
     """
     unanswered: list[EngineRequest] = []
     reason: ServerUnavailable | None = None
-    with ThreadPoolExecutor(min(len(requests), at_a_time)) as threads:
-        answers = {threads.submit(complete, client, model, request): request for request in requests}
-        try:
-            for answer in as_completed(answers):
-                try:
-                    choices = answer.result()
-                except ServerUnavailable as error:
-                    unanswered.append(answers[answer])
-                    reason = error
-                    continue
-                for n, token_ids, logprobs, finish_reason in choices:
-                    completions.extend(n, token_ids, logprobs, finish_reason)
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            client.hang_up()  # the pool is left only once its threads have ended
-            raise
+    slots = asyncio.Semaphore(at_a_time)
+    answers = {client.start(complete(client, model, request, slots)): request for request in requests}
+    try:
+        for answer in as_completed(answers):
+            try:
+                choices = result_of(answer)
+            except ServerUnavailable as error:
+                unanswered.append(answers[answer])
+                reason = error
+                continue
+            for n, token_ids, logprobs, finish_reason in choices:
+                completions.extend(n, token_ids, logprobs, finish_reason)
+    except BaseException:
+        for answer in answers:
+            answer.cancel()
+        raise
     return sorted(unanswered, key=lambda request: request.first), reason
 
 
-def complete(client: VLLMClient, model: str, request: EngineRequest) -> list[Choice]:
-    """The whole answer to one request.
+async def complete(client: VLLMClient, model: str, request: EngineRequest, slots: asyncio.Semaphore) -> list[Choice]:
+    """The whole answer to one request, asked for once it has one of the slots.
 
     Raises:
         ServerUnavailable: If there is none, or only a part of one.
     """
     body = {"model": model, "prompt": list(request.prompt_ids), "return_token_ids": True, **request.parameters}
-    answer = client.post("/v1/completions", body)
+    async with slots:
+        answer = await client.send("POST", "/v1/completions", body)
     rows: list[Choice] = []
     for choice in answer["choices"]:
         if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down

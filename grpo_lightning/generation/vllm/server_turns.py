@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
-from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient, result_of
 from grpo_lightning.generation.vllm.compat import ADAPTER
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, sampled_turn, turn_request
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
@@ -47,9 +48,9 @@ class ServerTurns(TurnSampler):
     ) -> None:
         self.client, self.model, self.sampling, self.eos_ids = client, model, sampling, eos_ids
         self.recover, self.wake = recover, wake
-        self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="turns")
+        self._slots = asyncio.Semaphore(at_a_time)
         self._answered: SimpleQueue[tuple[int, EngineRequest, Future[list[Choice]]]] = SimpleQueue()
-        self._waiting = 0
+        self._waiting: set[Future[list[Choice]]] = set()
         self._unanswered: list[tuple[int, EngineRequest]] = []
         self._reason: ServerUnavailable | None = None
         self._losses = 0
@@ -62,8 +63,8 @@ class ServerTurns(TurnSampler):
         self._send(request.rollout, one)
 
     def _send(self, rollout: int, request: EngineRequest) -> None:
-        self._waiting += 1
-        answer = self._threads.submit(complete, self.client, self.model, request)
+        answer = self.client.start(complete(self.client, self.model, request, self._slots))
+        self._waiting.add(answer)
 
         def answered(answer: Future[list[Choice]]) -> None:
             self._answered.put((rollout, request, answer))
@@ -87,9 +88,9 @@ class ServerTurns(TurnSampler):
                 rollout, request, answer = self._answered.get_nowait()
             except Empty:
                 break
-            self._waiting -= 1
+            self._waiting.discard(answer)
             try:
-                [(_, ids, logprobs, finish_reason)] = answer.result()
+                [(_, ids, logprobs, finish_reason)] = result_of(answer)
             except ServerUnavailable as error:
                 self._unanswered.append((rollout, request))
                 self._reason = error
@@ -117,9 +118,8 @@ class ServerTurns(TurnSampler):
 
     def close(self) -> None:
         """Ends the requests under way; the server forgets them."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._waiting:
-            self.client.hang_up()
+        for answer in self._waiting:
+            answer.cancel()
 
 
 class TurnServer(Protocol):

@@ -43,7 +43,7 @@ class _Plain:
     ranks: list[int] = field(default_factory=list)
 
 
-def shorten_bookkeeping(llm: Any) -> bool:
+def shorten_bookkeeping(llm: Any) -> ShortBookkeeping | None:
     """From here on, an engine in this process writes down plain tokens only, and hands over a completion when it ends.
 
     The tokens, their logprobs and how they end are the same, bit for bit.
@@ -52,7 +52,7 @@ def shorten_bookkeeping(llm: Any) -> bool:
         llm: A ``vllm.LLM``.
 
     Returns:
-        False if this version of vLLM is not known, or the engine does more at every token (speculation, hybrid caches,
+        None if this version of vLLM is not known, or the engine does more at every token (speculation, hybrid caches,
         transfers, ...), and is left as it is.
     """
     counters = request_counters()
@@ -61,12 +61,11 @@ def shorten_bookkeeping(llm: Any) -> bool:
     is_usual = type(scheduler).__name__ in ("Scheduler", "AsyncScheduler") and len(groups) == 1
     does_more = any(getattr(scheduler, name, None) for name in FURTHER_WORK)
     if counters is None or not is_usual or does_more or "Mamba" in type(groups[0].kv_cache_spec).__name__:
-        return False
-    _ShortBookkeeping(scheduler, llm.llm_engine.output_processor, groups[0].kv_cache_spec.block_size, *counters)
-    return True
+        return None
+    return ShortBookkeeping(scheduler, llm.llm_engine.output_processor, groups[0].kv_cache_spec.block_size, *counters)
 
 
-class _ShortBookkeeping:
+class ShortBookkeeping:
     """Stands before two methods of a scheduler.
 
     Args:
@@ -164,8 +163,16 @@ class _ShortBookkeeping:
         if is_watched or request.has_encoder_inputs or request.resumable:
             return None
         stops = frozenset(sampling.stop_token_ids or ()) | {sampling.eos_token_id}
-        limit = min(request.num_prompt_tokens + request.max_tokens, self.scheduler.max_model_len)
-        return _Plain(stops, limit, sampling.num_logprobs is not None)
+        return _Plain(stops, self._limit(request), sampling.num_logprobs is not None)
+
+    def _limit(self, request: Any) -> int:
+        return int(min(request.num_prompt_tokens + request.max_tokens, self.scheduler.max_model_len))
+
+    def read_limits(self) -> None:
+        """To be called where ``max_tokens`` of requests under way have changed."""
+        for name, plain in self.requests.items():
+            if plain and name in self.scheduler.requests:
+                plain.limit = self._limit(self.scheduler.requests[name])
 
     def _add_withheld(self, completion: Any) -> None:
         """Puts what was withheld of a completion before what vLLM hands over of it."""

@@ -4,8 +4,13 @@ const GROUPS = [
   ["Is it learning?", ["reward", "rewards/*/mean", "val/accuracy", "val/*", "frac_reward_zero_std", "reward_group_std", "reward_std"]],
   ["Completions", ["completions/mean_length", "completions/length_p*", "completions/clipped_ratio", "completions/max_length", "completions/mean_terminated_length", "rewards/*/errors"]],
   ["Policy", ["entropy", "kl", "clip_ratio/region_mean", "grad_norm", "loss", "learning_rate", "update/changed_since_start"]],
+<<<<<<< HEAD
   ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps*", "sampling/staleness_updates"]],
   ["Time", ["step_time", "tokens_per_second", "generation/tokens_per_second", "system/gpu_utilization", "time/*"]],
+=======
+  ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps", "sampling/staleness_updates", "sampling/age/*"]],
+  ["Time", ["step_time", "tokens_per_second", "generation/tokens_per_second", "time/*"]],
+>>>>>>> main
   ["Memory", ["memory/*"]],
 ];
 
@@ -39,6 +44,10 @@ const LABELS = {
   "sampling/staleness_steps_p99": ["Staleness, 99th percentile", "99% of the completions are no older"],
   "sampling/staleness_steps_max": ["Staleness, largest", "Of a completion of the step"],
   "sampling/staleness_updates": ["Staleness in updates", "Optimizer steps by which the sampler's weights were older"],
+  "sampling/age/mean": ["Age", "Steps by which the weights that sampled a trained token were older, mean over tokens"],
+  "sampling/age/oldest": ["Age of the first tokens", "Steps, mean over completions of their oldest token"],
+  "sampling/age/off_policy": ["Tokens of older weights", "Share of the trained tokens"],
+  "sampling/age/carried_groups": ["Carried groups", "Groups that a rank leaves to the next step"],
   "step_time": ["Step time", "Seconds"],
   "tokens_per_second": ["Speed", "Completion tokens per second, over the whole step"],
   "generation/tokens_per_second": ["Engine throughput", "Completion tokens per second while they were generated"],
@@ -47,13 +56,17 @@ const LABELS = {
 };
 
 const UNITS = [
+<<<<<<< HEAD
   [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|update\/changed_since_start|system\/gpu_utilization|val\/(.*\/)?accuracy)$/, "share"],
+=======
+  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|sampling\/age\/off_policy|update\/changed_since_start|val\/(.*\/)?accuracy)$/, "share"],
+>>>>>>> main
   [/^completions\/.*length/, "tokens"],
   [/^(entropy|kl|sampling\/sampling_logp_difference\/.*)$/, "nats"],
   [/^(step_time|time\/.*)$/, "seconds"],
   [/tokens_per_second$/, "tokens/s"],
   [/^memory\/.*_gib$/, "GiB"],
-  [/^sampling\/staleness_(.*)$/, "steps"],
+  [/^sampling\/(staleness_.*|age\/(mean|oldest))$/, "steps"],
   [/\/errors$/, "completions"],
 ];
 

@@ -6,7 +6,15 @@ import re
 import unicodedata
 
 from grpo_lightning.rewards.grading.braces import with_groups, without_commands
-from grpo_lightning.rewards.grading.symbols import CHARACTERS, COMMANDS, FUNCTIONS, SUBSCRIPTS, SUPERSCRIPTS, VULGAR
+from grpo_lightning.rewards.grading.symbols import (
+    CHARACTERS,
+    COMMANDS,
+    FUNCTIONS,
+    MONEY,
+    SUBSCRIPTS,
+    SUPERSCRIPTS,
+    VULGAR,
+)
 
 MATH_SPAN = re.compile(
     r"\$\$(?P<display>[^$]{1,1000})\$\$"
@@ -22,6 +30,10 @@ CALCULATOR = re.compile(r"<<[^<>]{0,200}>>")
 """GSM8K's notes to a calculator, ``<<48/2=24>>``."""
 
 _BOLD = re.compile(r"(\*\*|__|`)(?=\S)((?:(?!\1).)+?)(?<=\S)\1")
+_EMPHASIS = re.compile(r"([*_])(?=[^\s*_])([^*_]+)(?<=\S)\1[.,]?")
+_OVERLINED = re.compile("(?:[0-9]\u0305)+")
+_REPEATING = re.compile(r"(?<=\.)([0-9])\s+(?:repeating|recurring)\b")
+_CENTS = re.compile(r"(?<![0-9.,])((?:[0-9]{1,3}(?:[. ][0-9]{3})+|[0-9]+)),([0-9]{2})(?![0-9,.])")
 _SUPERSCRIPT = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
 _SUBSCRIPT = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
 _VULGAR = re.compile(f"([0-9]?)([{''.join(VULGAR)}])")
@@ -84,6 +96,10 @@ def tidy(text: str) -> str:
     text = without_delimiters(visible(text).strip())
     text = CALCULATOR.sub("", text)
     text = _BOLD.sub(r"\2", text)
+    if (emphasis := _EMPHASIS.fullmatch(text)) is not None:
+        text = emphasis[2]
+    text = _OVERLINED.sub(lambda m: "\\overline{" + m[0].replace("\u0305", "") + "}", text)
+    text = _REPEATING.sub(r"\\overline{\1}", text)
     text = _VULGAR.sub(lambda m: f"{m[1]} {VULGAR[m[2]]}" if m[1] else VULGAR[m[2]], text)
     text = _SUPERSCRIPT.sub(lambda m: "^{" + "".join(SUPERSCRIPTS[char] for char in m[0]) + "}", text)
     text = _SUBSCRIPT.sub(lambda m: "_{" + "".join(SUBSCRIPTS[char] for char in m[0]) + "}", text)
@@ -99,6 +115,8 @@ def tidy(text: str) -> str:
     text = with_groups(with_groups(text, "√"), "\\sqrt").replace("√", "\\sqrt")
     text = _EXPONENT.sub(r"^{\1}", _ROOT.sub(r"\\sqrt{\1}", text))
     text = re.sub(r"\s*\^\s*", "^", " ".join(text.split()))
+    if "," in text and any(sign in text for sign in MONEY):  # €18,50; without a currency it may be two numbers
+        text = _CENTS.sub(lambda match: re.sub("[. ]", "", match[1]) + "." + match[2], text)
     return trimmed(text)
 
 

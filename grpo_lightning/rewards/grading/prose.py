@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
-from grpo_lightning.rewards.grading.quantities import NUMBER_WORDS, OTHER_VALUE, SCALES
+from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES
+from grpo_lightning.rewards.grading.quantities import OTHER_VALUE
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 
 _LEAD = re.compile(

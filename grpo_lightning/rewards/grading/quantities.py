@@ -8,17 +8,10 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
+from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.text.numeric import Number
 
-SCALES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-}  # fmt: skip
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-NUMBER_WORDS = {word: value for value, word in enumerate(_ONES.split())} | {
-    word: 20 + 10 * place for place, word in enumerate(_TENS.split())
-}
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"
     " divided half double twice triple quarter squared cubed power root factorial negative unless wrong incorrect false"
@@ -37,6 +30,12 @@ _PREFIX = re.compile(
 _PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
+_FEET = re.compile(r"([0-9]{1,4})\s?'\s?([0-9]{1,3}(?:\.[0-9]+|\s[0-9]/[0-9])?)\s?(?:\"|'')")
+_BY_BRACKET = re.compile(r"/\s?\(([A-Za-zμΩ][A-Za-zμΩ*^{}0-9 -]*)\)$")
+_RESIDUE = re.compile(
+    r"(?P<core>[-+0-9{}^*/ \\a-z]+?)\s?(?:\(\s?\\?mod\s+\{?(?P<round>[0-9]{1,12})\}?\s?\)|\\pmod\s?\{?\s?(?P<latex>[0-9]{1,12})\s?\}?)"
+)
+_TWICE = re.compile(r"([^()]+?)\s?\(([^()]+)\)")
 _NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")
 _MINUS_WORD = re.compile(r"(?:minus|negative)\s+(?=[0-9\\.])", re.IGNORECASE)
 _BEFORE_UNIT = re.compile(r"[0-9)}\]πa-zA-Z%…!|]$")
@@ -62,6 +61,8 @@ class Quantity:
     number: Number
     size: Fraction = Fraction(1)
     dimension: Dimension | None = None
+    modulus: int | None = None
+    """Of a residue, ``2 (mod 5)``."""
 
 
 def quantity(text: str) -> Quantity | None:
@@ -80,7 +81,10 @@ def quantity(text: str) -> Quantity | None:
     ordinal = _ORDINAL.fullmatch(text)
     if ordinal is not None and (value := literal(ordinal[1])) is not None:
         return Quantity(Number(value))
-    text = _UNIT_FRACTION.sub(r"\1 \2/\3", text)
+    for read in (_feet_and_inches, _residue, _said_twice):
+        if (whole := read(text)) is not None:
+            return whole
+    text = _BY_BRACKET.sub(r"/\1", _UNIT_FRACTION.sub(r"\1 \2/\3", text))
     note = _NOTE.fullmatch(text)
     found = measured(text if note is None else f"{note[1]} {note[2]}")
     number = None if found is None else _number(found.core)
@@ -221,15 +225,41 @@ def _compound(text: str) -> Quantity | None:
 
 
 def _in_words(text: str) -> Quantity | None:
-    """``seventy-two``, ``three hundred``, ``five apples``: one number in words and perhaps a noun."""
-    words = text.lower().replace("-", " ").split()
-    if not words or words[0] not in NUMBER_WORDS or len(words) > 6:
+    """``seventy-two``, ``three quarters``, ``five apples``: one number in words and perhaps a noun."""
+    found = number_in_words(text.lower().replace("-", " ").split())
+    if found is None:
         return None
-    value = NUMBER_WORDS[words.pop(0)]
-    if words and value >= 20 and 1 <= NUMBER_WORDS.get(words[0], 0) <= 9:
-        value += NUMBER_WORDS[words.pop(0)]
-    while words and words[0] in SCALES:
-        value *= SCALES[words.pop(0)]
+    value, words = found
     if any(word in NUMBER_WORDS or word in SCALES or not word.isalpha() or not _is_noun(word) for word in words):
         return None
-    return Quantity(Number(Fraction(value)))
+    known = measure(words[0]) if len(words) == 1 else None
+    return Quantity(Number(value), *known) if known is not None else Quantity(Number(value))
+
+
+def _feet_and_inches(text: str) -> Quantity | None:
+    match = _FEET.fullmatch(text)
+    inches, known = literal(match[2]) if match else None, measure("inch")
+    if match is None or inches is None or known is None:
+        return None
+    return Quantity(Number(12 * int(match[1]) + inches), *known)
+
+
+def _residue(text: str) -> Quantity | None:
+    match = _RESIDUE.fullmatch(text)
+    value = literal(match["core"]) if match else None
+    if match is None or value is None:
+        return None
+    return Quantity(Number(value), modulus=int(match["round"] or match["latex"]))
+
+
+def _said_twice(text: str) -> Quantity | None:
+    """``12 (twelve)`` and ``twelve (12)``, where both say the same."""
+    match = _TWICE.fullmatch(text)
+    if match is None:
+        return None
+    values = [literal(part) for part in match.groups()]
+    words = [_in_words(part) for part, value in zip(match.groups(), values, strict=True) if value is None]
+    figure = next((value for value in values if value is not None), None)
+    if len(words) != 1 or figure is None or words[0] is None or words[0].number.value != figure:
+        return None
+    return words[0]

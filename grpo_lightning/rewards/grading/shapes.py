@@ -70,6 +70,7 @@ _NAME = re.compile(
 )
 _SUBJECT_WORDS = re.compile(rf"(?!(?:{'|'.join(FUNCTIONS)})\b)[A-Za-z][A-Za-z' ]*[A-Za-z]\s+(?=[-$(0-9])")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
+_BARE_MOD = re.compile(r"(?<![(\\A-Za-z])\\?b?mod\s+([0-9]+)$")
 _BUILDER = re.compile(r"⦃\s*([a-z])\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)⦄")
 
 
@@ -187,6 +188,9 @@ def _interval(kind: str, ends: tuple[Shape, ...]) -> Shape:
 
 
 def _related(text: str, depth: int) -> Shape | None:
+    congruent = split_outside(text, re.compile(r"\\equiv|≡"))
+    if len(congruent) == 2 and _NAME.fullmatch(congruent[0].strip()):
+        return parse(_BARE_MOD.sub(r"(mod \1)", congruent[1]), depth + 1)
     member = split_outside(text, re.compile("∈"))
     if len(member) == 2 and _NAME.fullmatch(member[0].strip()):
         return parse(member[1], depth + 1)

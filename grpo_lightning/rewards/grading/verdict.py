@@ -69,6 +69,9 @@ class Comparison:
         return self._formulas(reference, answer)
 
     def _quantities(self, reference: Quantity, answer: Quantity) -> bool:
+        if reference.modulus and answer.modulus:
+            difference = reference.number.value - answer.number.value
+            return reference.modulus == answer.modulus and difference % reference.modulus == 0
         known = reference.dimension is not None and answer.dimension is not None
         if known and reference.dimension != answer.dimension:
             return False
@@ -90,6 +93,9 @@ class Comparison:
                 for group in (reference, answer)
             ]
             return len(rows[0]) == len(rows[1]) and all(self._in_order(*pair) for pair in zip(*rows, strict=True))
+        wanted, given = _vector(reference), _vector(answer)
+        if "matrix" in (reference.kind, answer.kind) and wanted is not None and given is not None:
+            return self._in_order(wanted, given)
         kinds = {reference.kind, answer.kind}
         is_interval = "[]" in kinds and len(reference.items) == 2  # [1, 2] is neither (1, 2) nor 1, 2
         if len(kinds) > 1 and (is_interval or kinds not in _ANY_ORDER_OF_BRACKETS):
@@ -234,6 +240,18 @@ def _is_matrix(group: Group) -> bool:
     return group.kind == "matrix" or (
         group.kind == "[]" and all(isinstance(item, Group) and item.kind in ("[]", "()") for item in group.items)
     )
+
+
+def _vector(group: Group) -> Sequence[Shape] | None:
+    """The entries of a row, a column, or ``(1, 2)`` and ``[1, 2]``, which stand for either; None for anything else."""
+    if group.kind in ("()", "[]"):
+        return None if any(isinstance(item, Group) for item in group.items) else group.items
+    if group.kind != "matrix":
+        return None
+    rows = [item.items for item in group.items if isinstance(item, Group)]
+    if len(rows) == 1:
+        return rows[0]
+    return [row[0] for row in rows] if all(len(row) == 1 for row in rows) else None
 
 
 def formulas_in(shape: Shape) -> list[str]:

@@ -1,4 +1,4 @@
-"""One event loop in a thread of its own, for rewards that wait: it outlives a step, so sessions can be kept open."""
+"""One event loop in a thread of its own, for what waits: it outlives a step, so sessions can be kept open."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ T = TypeVar("T")
 
 
 class EventLoopThread:
-    """Started by the first ``start``; a process forked afterwards starts its own."""
+    """Started by the first ``start``; a process forked afterwards starts its own.
 
-    def __init__(self) -> None:
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str = "rewards") -> None:
+        self.name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
+        return type(self), (self.name,)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Runs the coroutine; works whether or not the caller's thread runs a loop itself."""
@@ -33,7 +38,7 @@ class EventLoopThread:
         """The loop, running."""
         if self._loop is None or self._pid != os.getpid():
             self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
+            self._thread = threading.Thread(target=self._loop.run_forever, name=self.name, daemon=True)
             self._thread.start()
         return self._loop
 
@@ -52,6 +57,7 @@ async def _end(loop: asyncio.AbstractEventLoop) -> None:
     for task in others:
         task.cancel()
     await asyncio.wait(others, timeout=2.0) if others else None
+    await asyncio.sleep(0)  # connections that were closed let go of their sockets
     loop.stop()
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
 from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
+
+if TYPE_CHECKING:
+    import torch
 
 PROCESSES = 2
 """Children of a reward that does not say how many (``concurrency``)."""
@@ -24,12 +28,14 @@ class ProcessCaller:
     Args:
         reward: Must be picklable: a class or function of a module that can be imported, not of a script or notebook.
         time_limit: Seconds per call.
+        device: The rank's. Of several GPUs the children see this one alone, so that ``"cuda"`` means what it means in a
+            thread; without it they see what this process sees.
 
     Raises:
         RewardContractError: If the reward cannot be sent to another process.
     """
 
-    def __init__(self, reward: BaseRewardFunction, time_limit: float) -> None:
+    def __init__(self, reward: BaseRewardFunction, time_limit: float, device: torch.device | None = None) -> None:
         try:
             pickled = pickle.dumps(reward)
         except Exception as error:  # pickle raises many kinds
@@ -40,7 +46,10 @@ class ProcessCaller:
         self.reward = reward
         self.size = reward.concurrency or PROCESSES
         script = Path(__file__).with_name("process_worker.py")
-        self._pool = WorkerPool(script, self.size, time_limit, MEMORY_BYTES, greeting=(sys.path, pickled))
+        greeting = (sys.path, pickled)
+        self._pool = WorkerPool(
+            script, self.size, time_limit, MEMORY_BYTES, greeting, environment=visible_devices(device)
+        )
 
     async def __call__(self, rows: Rows) -> Outcome:
         """The outcome of one call.
@@ -74,3 +83,17 @@ class ProcessCaller:
     def close(self) -> None:
         """Ends the processes."""
         self._pool.close()
+
+
+def visible_devices(device: torch.device | None) -> dict[str, str]:
+    """The variable that shows a child its rank's GPU and no other; empty where the rank has none.
+
+    Example:
+        >>> visible_devices(None)
+        {}
+    """
+    if device is None or device.type != "cuda":
+        return {}
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    index = device.index or 0
+    return {"CUDA_VISIBLE_DEVICES": seen[index].strip() if index < len(seen) else str(index)}

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import (
@@ -21,10 +21,12 @@ from grpo_lightning.rewards.base import (
     asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
-from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
+
+if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
+    from grpo_lightning.rewards.runtime.call_guard import CallGuard
 
 
 class CallTimeoutError(TimeoutError):
@@ -233,7 +235,7 @@ async def call_reward(
         else:
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe, guard.call(reward.name, len(rows), time_limit):
+            with probe, guard.call(reward.name, len(rows), time_limit, owns_thread=False):
                 return await result
         return result
 

@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -46,6 +46,7 @@ class WorkerPool:
         memory_bytes: Address space that a child may use.
         greeting: Sent to each child before it says that it is ready; None for scripts that expect none.
         work: What the children do, for errors.
+        environment: Variables that they have besides those of this process.
     """
 
     script: Path
@@ -54,13 +55,15 @@ class WorkerPool:
     memory_bytes: int = 4 * 2**30
     greeting: Any = None
     work: str = "grading"
+    environment: Mapping[str, str] = field(default_factory=dict)
     _idle: list[Worker] = field(default_factory=list, init=False, repr=False, compare=False)
     _all: list[Worker] = field(default_factory=list, init=False, repr=False, compare=False)
     _starting: int = field(default=0, init=False, repr=False, compare=False)
     _changed: Any = field(default_factory=threading.Condition, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.script, self.size, self.time_limit, self.memory_bytes, self.greeting, self.work)
+        limits = (self.size, self.time_limit, self.memory_bytes)
+        return type(self), (self.script, *limits, self.greeting, self.work, self.environment)
 
     def call(self, request: Any) -> Any:
         """The child's reply, as soon as a child is free for it.
@@ -168,7 +171,7 @@ class Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, VARIABLE: self._token},
+            env={**os.environ, **pool.environment, VARIABLE: self._token},
             start_new_session=True,  # Ctrl-C is for the trainer
         )
         theirs.close()

@@ -1,4 +1,4 @@
-"""The batch in flight: sampled in a thread while the policy is trained on the one before, and kept in checkpoints."""
+"""The batch of the next step under async rollouts: sampled in a thread, and kept in checkpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Landed:
+class Ready:
     """A batch whose rollouts are there."""
 
     origin: Origin
@@ -56,7 +56,7 @@ class Landed:
 
 
 @dataclass(frozen=True)
-class Flight:
+class UnderWay:
     """A batch whose rollouts are under way."""
 
     origin: Origin
@@ -64,8 +64,8 @@ class Flight:
     sampled: Future[Pending]
 
 
-class BatchInFlight:
-    """At most one batch in flight, and where the batch of the step in progress is remembered for its checkpoint.
+class NextBatch:
+    """The batch of the next step, at most one, and where the batch of the step in progress is remembered for its checkpoint.
 
     Args:
         sampling: How the batches are sampled.
@@ -73,15 +73,15 @@ class BatchInFlight:
 
     def __init__(self, sampling: SamplingSettings) -> None:
         self.sampling = sampling
-        self._in_flight: Flight | None = None
-        self._landed: Landed | None = None
+        self._under_way: UnderWay | None = None
+        self._ready: Ready | None = None
         """Of the step in progress, until the next one takes its own."""
         self._stored: list[dict[str, Any]] = []
         """Parts of a batch, each of a rank, from a checkpoint or from a run that was torn down."""
 
     def launch(self, origin: Origin, batch: PromptBatch, sample: Callable[[], Pending]) -> None:
         """Runs ``sample`` in a thread: no collectives, no device."""
-        assert self._in_flight is None, "a batch was launched before the last one was taken"
+        assert self._under_way is None, "a batch was launched before the last one was taken"
         sampled: Future[Pending] = Future()
 
         def work() -> None:
@@ -90,10 +90,10 @@ class BatchInFlight:
             except BaseException as error:  # it is raised again where the batch is waited for
                 sampled.set_exception(error)
 
-        self._in_flight = Flight(origin, batch, sampled)
+        self._under_way = UnderWay(origin, batch, sampled)
         Thread(target=work, name="async_rollouts", daemon=True).start()
 
-    def take(self, step: int, batch: PromptBatch) -> Landed | None:
+    def take(self, step: int, batch: PromptBatch) -> Ready | None:
         """Waits for the rollouts of the step's batch; None where it has to be sampled now.
 
         Args:
@@ -103,27 +103,27 @@ class BatchInFlight:
         Raises:
             Exception: What ended the thread.
         """
-        self._landed = self._from_flight(step, batch) or self._from_store(step, batch)
+        self._ready = self._from_thread(step, batch) or self._from_store(step, batch)
         self._stored = []
-        return self._landed
+        return self._ready
 
-    def _from_flight(self, step: int, batch: PromptBatch) -> Landed | None:
-        flight = self._in_flight
-        if flight is None:
+    def _from_thread(self, step: int, batch: PromptBatch) -> Ready | None:
+        under_way = self._under_way
+        if under_way is None:
             return None
         try:
-            rollouts, await_rewards = flight.sampled.result()
+            rollouts, await_rewards = under_way.sampled.result()
         except WeightsLost as error:
             logger.warning("%s The batch is sampled again as a whole, from the policy as it is now.", error)
-            self._in_flight = None
+            self._under_way = None
             return None
-        self._in_flight = None
-        if flight.origin.step != step or flight.batch.prompt_ids != batch.prompt_ids:
-            logger.warning("Step %d trains on other prompts than were sampled ahead; it samples its own.", step + 1)
+        self._under_way = None
+        if under_way.origin.step != step or under_way.batch.prompt_ids != batch.prompt_ids:
+            logger.warning("Step %d trains on other prompts than async rollouts sampled; it samples its own.", step + 1)
             return None
-        return Landed(flight.origin, batch.uids, batch.prompt_ids, rollouts, await_rewards)
+        return Ready(under_way.origin, batch.uids, batch.prompt_ids, rollouts, await_rewards)
 
-    def _from_store(self, step: int, batch: PromptBatch) -> Landed | None:
+    def _from_store(self, step: int, batch: PromptBatch) -> Ready | None:
         """The batch's groups out of those that all ranks of the earlier run had, however many they were."""
         parts = [part for part in self._stored if part["origin"]["step"] == step]
         if not parts:
@@ -141,17 +141,17 @@ class BatchInFlight:
             return None
         rows = [(rollouts.group == b).nonzero()[:, 0] for b in chosen]
         origin, taken = Origin(**parts[0]["origin"]), take_groups(rollouts, chosen, rows)
-        return Landed(origin, batch.uids, batch.prompt_ids, taken, None)
+        return Ready(origin, batch.uids, batch.prompt_ids, taken, None)
 
     def wait(self) -> None:
-        """Until nothing is in flight: other weights may be sent, and the batch stays to be taken.
+        """Until no thread samples: other weights may be sent, and the batch stays to be taken.
 
         Raises:
             Exception: What ended the thread.
         """
-        if self._in_flight is None:
+        if self._under_way is None:
             return
-        error = self._in_flight.sampled.exception()
+        error = self._under_way.sampled.exception()
         if error is not None and not isinstance(error, WeightsLost):
             raise error
 
@@ -162,14 +162,14 @@ class BatchInFlight:
             step: GRPO steps done.
             interrupt: Makes the sampling under way end.
         """
-        flight = self._in_flight
-        if flight is not None and not flight.sampled.done():
+        under_way = self._under_way
+        if under_way is not None and not under_way.sampled.done():
             interrupt()
-            wait([flight.sampled], INTERRUPT_SECONDS)
-        if flight is not None and (not flight.sampled.done() or flight.sampled.exception() is not None):
-            self._in_flight = None
+            wait([under_way.sampled], INTERRUPT_SECONDS)
+        if under_way is not None and (not under_way.sampled.done() or under_way.sampled.exception() is not None):
+            self._under_way = None
         self._stored = self._parts(step)
-        self._in_flight = self._landed = None
+        self._under_way = self._ready = None
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """The batch of the next step, or of the one that failed, of all ranks; waits for it. Called on every rank.
@@ -182,28 +182,28 @@ class BatchInFlight:
         return {"sampling": asdict(self.sampling), "parts": list(unique.values())}
 
     def _parts(self, step: int) -> list[dict[str, Any]]:
-        if self._landed is not None and self._landed.origin.step == step:
-            return [self._landed.state_dict()]
-        flight = self._in_flight
-        if flight is None or flight.origin.step != step:
+        if self._ready is not None and self._ready.origin.step == step:
+            return [self._ready.state_dict()]
+        under_way = self._under_way
+        if under_way is None or under_way.origin.step != step:
             return [part for part in self._stored if part["origin"]["step"] == step]
-        error = flight.sampled.exception()
+        error = under_way.sampled.exception()
         if error is not None:  # it is raised where the batch is waited for; the checkpoint is no less valid
-            logger.warning("The checkpoint is without the batch in flight, which failed: %r", error)
+            logger.warning("The checkpoint is without the next batch, which failed: %r", error)
             return []
-        rollouts, _ = flight.sampled.result()
-        return [Landed(flight.origin, flight.batch.uids, flight.batch.prompt_ids, rollouts, None).state_dict()]
+        rollouts, _ = under_way.sampled.result()
+        return [Ready(under_way.origin, under_way.batch.uids, under_way.batch.prompt_ids, rollouts, None).state_dict()]
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """The next step trains on the saved rollouts, if they were sampled as this run samples.
 
         Args:
-            state: None of a run that did not sample ahead.
+            state: None of a run without async rollouts.
         """
         state, now = state or {"sampling": {}, "parts": []}, asdict(self.sampling)
         changed = [name for name, value in state["sampling"].items() if value != now.get(name)]
         if changed:
             names = ", ".join(f"model.{name}" for name in changed)
-            logger.warning("The checkpoint's batch in flight was sampled with another %s; it is sampled again.", names)
+            logger.warning("The checkpoint's next batch was sampled with another %s; it is sampled again.", names)
         whole = [part for part in state["parts"] if "prompt_ids" in part]  # those of before 0.4 have none
         self._stored = [] if changed else whole

@@ -1,4 +1,4 @@
-"""Every rank has a batch in flight of its own; what a checkpoint holds of them continues on any number of ranks."""
+"""Every rank has a next batch of its own; what a checkpoint holds of them continues on any number of ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from ahead_generator import AheadGenerator
+from copy_generator import CopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
@@ -34,7 +34,7 @@ def fit(
 ) -> dict[str, Any]:
     """Four steps of two epochs with a checkpoint after each."""
     recorder = Recorder()
-    module = make_module(model_dir, async_rollouts=1, generator=AheadGenerator(), max_sampler_mismatch=None)
+    module = make_module(model_dir, async_rollouts=1, generator=CopyGenerator(), max_sampler_mismatch=None)
     trainer = make_trainer(
         folder,
         STEPS,
@@ -88,7 +88,7 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_was_not_interrupted(journeys)
             torch.testing.assert_close(rank["resumed"]["weights"], rank["whole"]["weights"], rtol=0, atol=0)
 
 
-def test_the_batch_in_flight_of_two_ranks_is_trained_on_by_one(journeys):
+def test_the_next_batch_of_two_ranks_is_trained_on_by_one(journeys):
     expected = of_all_ranks(journeys[2], "whole", "completions")[2]
     assert of_all_ranks(journeys[1], "moved", "completions")[0] == expected
     assert journeys[1][0]["moved"]["steps"][0]["sampling/staleness_steps"] == 1.0

@@ -1,7 +1,8 @@
-"""Sampling ahead with a real vLLM server: the right weights, a death while a batch is in flight, several ranks."""
+"""Async rollouts with a real vLLM server: the right weights, a death while the next batch is sampled, several ranks."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -126,7 +127,7 @@ def test_logprobs_of_the_tokens_are_those_of_the_policy_one_step_before(undistur
             assert mismatch(model, rollouts, temperature=1.0) > 1e-3
 
 
-def test_a_resumed_run_goes_on_with_the_batch_in_flight(undisturbed, server, tiny_model_dir):
+def test_a_resumed_run_goes_on_with_the_next_batch(undisturbed, server, tiny_model_dir):
     folder, whole = undisturbed
     resumed = Recorder()
     train(tiny_model_dir, folder, server[0], resumed, ckpt_path=folder / "step=2.ckpt")
@@ -140,7 +141,7 @@ def of_two_ranks(model_dir: Path, folder: Path, port: int) -> dict[str, Any]:
     return {"rollouts": recorder.rollouts, "weights": weights(module)}
 
 
-def test_two_ranks_have_a_batch_in_flight_each(undisturbed, server, tiny_model_dir, tmp_path):
+def test_two_ranks_have_a_next_batch_each(undisturbed, server, tiny_model_dir, tmp_path):
     _, alone = undisturbed
     first, second = run_ranks(2, of_two_ranks, tiny_model_dir, tmp_path, server[0])
     for ours, theirs, together in zip(first["rollouts"], second["rollouts"], alone.rollouts, strict=True):
@@ -165,18 +166,18 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
     calls = itertools.count()
 
     def lose_the_first_prompt_of_the_third_step(module: GRPOModule) -> None:
-        complete, start = module.source.generator.client.post, module.source.generator.start
+        send, start = module.source.generator.client.send, module.source.generator.start
 
         def started(*args: Any) -> None:
             start(*args)
             module.source.generator._transfer = AsOverNCCL(module.source.generator.client, is_sender=True)
 
-        def post(path: str, *args: Any, **query: Any) -> Any:
+        async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
             if path == "/v1/completions" and next(calls) == 2 * PROMPTS:
                 raise ServerUnavailable("the server was away for a moment")
-            return complete(path, *args, **query)
+            return await send(method, path, *args, **options)
 
-        module.source.generator.client.post, module.source.generator.start = post, started
+        module.source.generator.client.send, module.source.generator.start = sent, started
 
     recorder = Recorder()
     train(tiny_model_dir, tmp_path, server[0], recorder, on_module=lose_the_first_prompt_of_the_third_step)
@@ -187,14 +188,14 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
     assert mismatch(model, recorder.rollouts[2], temperature=1.0) < 1e-4
 
 
-def test_a_server_that_dies_while_a_batch_is_in_flight_gets_the_weights_of_that_batch_again(
+def test_a_server_that_dies_while_the_next_batch_is_sampled_gets_the_weights_of_that_batch_again(
     undisturbed, server, tiny_model_dir, tmp_path
 ):
     calls, killed = itertools.count(), []
 
     def kill_at_the_fourth_batch(module: GRPOModule) -> None:
         """And go on when the third step is over: what the server had is no longer what the trainer has."""
-        complete, end_step = module.source.generator.client.post, module.end_step
+        send, end_step = module.source.generator.client.send, module.end_step
         trained = threading.Event()
 
         def end(report: Any) -> None:
@@ -202,15 +203,15 @@ def test_a_server_that_dies_while_a_batch_is_in_flight_gets_the_weights_of_that_
             if module.steps_done == 3:
                 trained.set()
 
-        def post(path: str, *args: Any, **query: Any) -> Any:
+        async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
             if path == "/v1/completions" and next(calls) == 3 * PROMPTS:
                 (vllm,) = Path(f"/proc/{server[1].pid}/task/{server[1].pid}/children").read_text().split()
                 killed.append(int(vllm))
                 os.killpg(int(vllm), signal.SIGKILL)
-                assert trained.wait(60)
-            return complete(path, *args, **query)
+                assert await asyncio.to_thread(trained.wait, 60)
+            return await send(method, path, *args, **options)
 
-        module.source.generator.client.post, module.end_step = post, end
+        module.source.generator.client.send, module.end_step = sent, end
 
     recorder = Recorder()
     train(tiny_model_dir, tmp_path, server[0], recorder, on_module=kill_at_the_fourth_batch)

@@ -1,4 +1,4 @@
-"""A generator that may sample ahead, without vLLM: a copy of the policy of its own, in the place of a server."""
+"""A generator for async rollouts, without vLLM: a copy of the policy of its own, in the place of a server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from grpo_lightning.generation.vllm.weight_stream import WeightStream
 from grpo_lightning.types import Rollouts
 
 
-class AheadGenerator(Generator):
+class CopyGenerator(Generator):
     """Notes when it gets weights and when it samples, and can be made to wait or to fail.
 
     Args:
         before: Called at the start of each ``generate`` with its number, from 0.
     """
 
-    can_sample_ahead: ClassVar[bool] = True
+    supports_async_rollouts: ClassVar[bool] = True
 
     def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
         self.before = before
@@ -38,7 +38,7 @@ class AheadGenerator(Generator):
 
     @torch.no_grad()
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
-        assert self.events[-1:] != ["sample"], "weights were sent while a batch was in flight"
+        assert self.events[-1:] != ["sample"], "weights were sent while the next batch was sampled"
         self.events.append("weights")
         for name, tensor in WeightStream(policy):
             self.copy.get_parameter(name).copy_(tensor)

@@ -1,4 +1,4 @@
-"""The lookahead: the rollouts of the next step are sampled while the policy is trained on those of this one."""
+"""Async rollouts: those of the next step are sampled while the policy is trained on those of this one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader
-from grpo_lightning.rollouts.batch_in_flight import BatchInFlight, Landed, Origin, Pending
+from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import epoch_at
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
 from grpo_lightning.types import PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookaheadSettings:
+class AsyncRolloutSettings:
     """Whether sampling runs ahead of training.
 
     Args:
@@ -30,55 +30,69 @@ class LookaheadSettings:
     async_rollouts: int = 0
 
 
-class Lookahead(Source):
+class AsyncRollouts(Source):
     """Overlaps sampling with training, one step off-policy.
 
     Step k waits for its batch, sends the weights of the moment to the idle server, launches batch k+1 and then trains
     on batch k. So batch k+1 is sampled as a whole from the policy after step k-1, whatever takes how long.
 
     Args:
-        source: Samples; its generator has ``can_sample_ahead``.
-        next_batch: The epoch and the prompts of the next step; None where training is known to end with this one.
+        source: Samples; its generator has ``supports_async_rollouts``.
+        next_prompts: The epoch and the prompts of the next step; None where training is known to end with this one.
         num_updates: Optimizer steps of a GRPO step.
     """
 
-    key = "lookahead"
+    key = "async_rollouts"
     inner: RolloutSource
 
     def __init__(
-        self, source: RolloutSource, next_batch: Callable[[], tuple[float, PromptBatch] | None], num_updates: int
+        self, source: RolloutSource, next_prompts: Callable[[], tuple[float, PromptBatch] | None], num_updates: int
     ) -> None:
-        self.inner, self.next_batch, self.num_updates = source, next_batch, num_updates
-        self.in_flight = BatchInFlight(source.sampling)
-        source.before_transfer.append(self.in_flight.wait)  # the batch is sampled as a whole from the older weights
+        self.inner, self.next_prompts, self.num_updates = source, next_prompts, num_updates
+        self.next_batch = NextBatch(source.sampling)
+        source.before_transfer.append(self.next_batch.wait)  # the batch is sampled as a whole from the older weights
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
-        """The batch in flight lands, and the next one takes off; refills are sampled at once."""
+        """Waits for the step's batch, and has the next one sampled; refills are sampled at once."""
         if stage != "train":
+<<<<<<< HEAD:grpo_lightning/rollouts/lookahead.py
             sampled = self.inner.sample(batch, moment, stage)
             return replace(sampled, entries=self._staleness(None, moment, sampled.rollouts.num_completions))
         landed = self.in_flight.take(moment.step, batch)
+=======
+            return self.inner.sample(batch, moment, stage)
+        ready = self.next_batch.take(moment.step, batch)
+>>>>>>> main:grpo_lightning/rollouts/async_rollouts.py
         self.inner.prepare()
-        sampled = self.inner.sample(batch, moment) if landed is None else self._scored(batch, landed, moment)
+        sampled = self.inner.sample(batch, moment) if ready is None else self._scored(batch, ready, moment)
         self._launch(moment)
+<<<<<<< HEAD:grpo_lightning/rollouts/lookahead.py
         return replace(sampled, entries=self._staleness(landed, moment, sampled.rollouts.num_completions))
 
     def _staleness(self, landed: Landed | None, moment: Moment, count: int) -> dict[str, Tensor]:
         """By how much the weights that sampled each of the completions are older than those that they improve."""
         steps = 0 if landed is None else moment.step - landed.origin.weights_step
         updates = 0 if landed is None else moment.updates - landed.origin.weights_update
+=======
+        return replace(sampled, entries=self._staleness(ready, moment))
+
+    def _staleness(self, ready: Ready | None, moment: Moment) -> dict[str, Tensor]:
+        """By how much the weights that sampled the batch are older than those that it improves."""
+        steps = 0 if ready is None else moment.step - ready.origin.weights_step
+        updates = 0 if ready is None else moment.updates - ready.origin.weights_update
+>>>>>>> main:grpo_lightning/rollouts/async_rollouts.py
         ages = {"sampling/staleness_steps": steps, "sampling/staleness_updates": updates}
         return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 
-    def _scored(self, batch: PromptBatch, landed: Landed, moment: Moment) -> Sampled:
-        if landed.await_rewards is not None:
-            return Sampled(batch, landed.rollouts, landed.await_rewards)
-        state = self.inner.reward_state(moment, landed.origin.global_step)
+    def _scored(self, batch: PromptBatch, ready: Ready, moment: Moment) -> Sampled:
+        if ready.await_rewards is not None:
+            return Sampled(batch, ready.rollouts, ready.await_rewards)
+        state = self.inner.reward_state(moment, ready.origin.global_step)
         rewards_of = self.inner.begin_scoring(batch, state)[1]
-        return Sampled(batch, landed.rollouts, rewards_of(landed.rollouts))
+        return Sampled(batch, ready.rollouts, rewards_of(ready.rollouts))
 
     def _launch(self, moment: Moment) -> None:
-        found = self.next_batch()
+        found = self.next_prompts()
         if found is None:
             return
         epoch, batch = found
@@ -91,19 +105,19 @@ class Lookahead(Source):
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
             return rollouts, rewards_of(rollouts)
 
-        self.in_flight.launch(origin, batch, sample)
+        self.next_batch.launch(origin, batch, sample)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """The batch in flight, having waited for it."""
-        return self.in_flight.state_dict(step)
+        """The next batch, having waited for it."""
+        return self.next_batch.state_dict(step)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
-        self.in_flight.load_state_dict(state)
+        self.next_batch.load_state_dict(state)
 
     def close(self, step: int) -> None:
-        """Ends the batch in flight; before the generator does."""
-        self.in_flight.end(step, self.inner.generator.interrupt)
+        """Ends the sampling of the next batch; before the generator does."""
+        self.next_batch.end(step, self.inner.generator.interrupt)
 
 
 def following_batch(trainer: Trainer, num_updates: int) -> tuple[float, PromptBatch] | None:

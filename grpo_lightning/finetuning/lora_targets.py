@@ -1,0 +1,84 @@
+"""Linear layers that no adapter can stand in for: their model does more with them than call them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def unfit_layers(model: nn.Module) -> dict[str, str]:
+    """Full names of linear layers on which an adapter would have no effect or break the model, each with the reason.
+
+    Routers that subclass ``nn.Linear`` give more than one tensor (PhiMoE, Llama 4). State-space mixers hand the weights of
+    ``dt_proj`` and ``out_proj`` to their scan, in torch or only in its kernel: training would not see an adapter there,
+    and merging it would change the model.
+    """
+    unfit = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers."):
+            unfit[name] = f"{type(module).__name__} gives more than one tensor"
+        own = module._parameters
+        if "A_log" in own and "D" in own:
+            for child in ("dt_proj", "out_proj"):
+                if isinstance(getattr(module, child, None), nn.Linear):
+                    unfit[f"{name}.{child}"] = f"{type(module).__name__} reads its weight without calling it"
+    return unfit
+
+
+def leave_out_unfit(model: nn.Module, config: Any) -> None:
+    """Takes the unfit layers out of an adapter on all linear layers, and says so.
+
+    Args:
+        model: The base, before it is wrapped.
+        config: peft's, whose target_modules is all-linear.
+    """
+    unfit = unfit_layers(model)
+    if not unfit:
+        return
+    excluded = getattr(config, "exclude_modules", None) or []
+    if isinstance(excluded, str):
+        raise ValueError(
+            f"model.peft_config has exclude_modules={excluded!r}, and {describe(unfit)}, which take no adapter. Write "
+            "exclude_modules as a list of names, to which they are added, or name the layers in target_modules."
+        )
+    config.exclude_modules = [*excluded, *unfit]
+    logger.warning(
+        "The adapter leaves out %s. To choose the layers yourself, set model.lora_target to names, such as q_proj,v_proj.",
+        describe(unfit),
+    )
+
+
+def refuse_unfit(model: nn.Module, unfit: dict[str, str]) -> None:
+    """Refuses adapters on unfit layers, which a config has named.
+
+    Args:
+        model: With its adapters injected, under the names of the base.
+        unfit: As from ``unfit_layers`` of the base before.
+
+    Raises:
+        ValueError: With the layers and the reason.
+    """
+    adapted = {
+        name: unfit[name] for name, m in model.named_modules() if isinstance(m, BaseTunerLayer) and name in unfit
+    }
+    if adapted:
+        raise ValueError(
+            f"model.lora_target / model.peft_config put adapters on {describe(adapted)}. Name other layers, such as "
+            "q_proj,v_proj, or use model.lora_target=all, which leaves these out."
+        )
+
+
+def describe(unfit: dict[str, str]) -> str:
+    """The last words of the layers' names with the reason, each once: a model has many alike.
+
+    Example:
+        >>> describe({"layers.0.mlp.router": "Router gives two tensors", "layers.1.mlp.router": "Router gives two tensors"})
+        'mlp.router (Router gives two tensors)'
+    """
+    kinds = {".".join(name.split(".")[-2:]): reason for name, reason in unfit.items()}
+    return ", ".join(f"{name} ({reason})" for name, reason in sorted(kinds.items()))

@@ -1,0 +1,74 @@
+"""The source that steps train on: what samples, wrapped as the settings ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lightning.pytorch import Trainer
+
+from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
+from grpo_lightning.rollouts.dynamic_source import DynamicSource
+from grpo_lightning.rollouts.noted_source import NotedSource
+from grpo_lightning.rollouts.partial_rollouts import PartialSource
+from grpo_lightning.rollouts.source import RolloutSource, Source
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of the run once training starts."""
+
+    trainer: Callable[[], Trainer]
+    ranks: Callable[[], tuple[int, int]]
+    """Number of this rank, and how many there are."""
+    prompts: Callable[[], PromptDataset]
+    """All that the run trains on."""
+
+
+def staleness_of(settings: GRPOSettings) -> str:
+    """The setting because of which tokens come from older weights; empty where they do not."""
+    if settings.async_rollouts:
+        return f"model.async_rollouts={settings.async_rollouts}"
+    carry_over = settings.partial_rollouts.carry_over
+    return f"model.partial_rollouts.carry_over={carry_over}" if carry_over else ""
+
+
+def noted_source(
+    settings: GRPOSettings, source: RolloutSource, num_updates: int, success: str, around: Surroundings
+) -> NotedSource:
+    """The source, which may sample ahead of steps or carry completions over, and notes how each prompt did.
+
+    Args:
+        settings: Of the module.
+        source: Samples and scores.
+        num_updates: Optimizer steps of a GRPO step.
+        success: The reward that says whether a completion is correct.
+        around: The run.
+    """
+    inner: Source = source
+    if settings.async_rollouts:
+        inner = AsyncRollouts(source, lambda: following_batch(around.trainer(), num_updates), num_updates)
+    elif settings.partial_rollouts.carry_over:
+        inner = PartialSource(source, settings.partial_rollouts, around.ranks)
+    return NotedSource(inner, source, success)
+
+
+def chosen_source(
+    settings: GRPOSettings, noted: NotedSource, source: RolloutSource, per_reward: bool, around: Surroundings
+) -> Source:
+    """The noted source, or what chooses among its groups.
+
+    Args:
+        settings: Of the module.
+        noted: From ``noted_source``.
+        source: Knows the totals of rewards.
+        per_reward: Whether each reward is normalised for itself.
+        around: The run.
+    """
+    if settings.dynamic_sampling.mode == "off":
+        return noted
+    sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, per_reward)
+    return DynamicSource(noted, source, sampler, around.prompts, around.ranks)

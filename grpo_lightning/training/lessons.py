@@ -1,0 +1,107 @@
+"""What teachers read of a step: the completions under prompts of the teachers' own, and which teacher has which prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
+from grpo_lightning.training.distillation import PLACE, Distillation
+from grpo_lightning.types import Prompt, PromptBatch, Rollouts
+
+
+def check_columns(settings: Distillation, columns: Collection[str]) -> None:
+    """Refuses data without what teachers are chosen and told by.
+
+    Raises:
+        ValueError: Naming the column.
+    """
+    for name in settings.needed_columns:
+        if name not in columns:
+            setting = "teacher_column" if name == settings.teacher_column else "teacher_prompt"
+            raise ValueError(
+                f"model.distillation.{setting} names the column {name!r}, which the data does not have. There are "
+                f"{', '.join(sorted(columns)) or 'none beside the prompt'}; data.converter_args may leave some out."
+            )
+
+
+def lessons_of(
+    settings: Distillation,
+    batch: PromptBatch,
+    rollouts: Rollouts,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: Mapping[str, Any],
+) -> Lessons:
+    """The step as the teachers read it.
+
+    Args:
+        settings: See there.
+        batch: The prompts of the rollouts, with the columns.
+        rollouts: Of the step.
+        tokenizer: Of the policy.
+        chat_template_kwargs: As for the prompts.
+
+    Raises:
+        ValueError: If a row has no teacher.
+    """
+    return Lessons(_told(settings, batch, rollouts, tokenizer, chat_template_kwargs), _teachers(settings, batch))
+
+
+def _teachers(settings: Distillation, batch: PromptBatch) -> torch.Tensor:
+    """(B,): the place of each prompt's teacher among ``by_name``."""
+    if settings.teacher_column is None:
+        return torch.zeros(len(batch), dtype=torch.int64)
+    names = list(settings.by_name)
+    chosen = [str(value) for value in batch.columns[settings.teacher_column]]
+    for uid, name in zip(batch.uids, chosen, strict=True):
+        if name not in names:
+            raise ValueError(
+                f"row {uid} has {name!r} in the column {settings.teacher_column}, and model.distillation.teacher has no such "
+                f"name. There are {', '.join(names)}."
+            )
+    return torch.tensor([names.index(name) for name in chosen])
+
+
+def _told(
+    settings: Distillation,
+    batch: PromptBatch,
+    rollouts: Rollouts,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: Mapping[str, Any],
+) -> Rollouts:
+    """The same completions under what the teachers read."""
+    if settings.teacher_prompt is None:
+        return rollouts
+    prompts = [ids.tolist() for ids in rollouts.prompts()]
+    for b, prompt in enumerate(batch.prompts):
+        values = {name: batch.columns[name][b] for name in settings.told_columns}
+        if None not in values.values():
+            options = {name: batch.columns[name][b] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
+            row = {"prompt": filled(settings.teacher_prompt, prompt, values), **options}
+            prompts[b] = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
+    return replace(
+        rollouts,
+        prompt_ids=torch.tensor([token for ids in prompts for token in ids]),
+        prompt_lengths=torch.tensor([len(ids) for ids in prompts]),
+    )
+
+
+def filled(template: str, prompt: Prompt, values: Mapping[str, Any]) -> Prompt:
+    """The prompt with the template in place of its text, or of its last message's.
+
+    Braces around anything but a name of ``values`` stay as they are, as LaTeX and JSON have them.
+
+    Example:
+        >>> filled("{prompt} (An example: {worked})", "2+2=", {"worked": "1+1=2"})
+        '2+2= (An example: 1+1=2)'
+    """
+    if isinstance(prompt, list):
+        last = prompt[-1]
+        return [*prompt[:-1], {**last, "content": filled(template, str(last["content"]), values)}]
+    known = {**values, "prompt": prompt}
+    return PLACE.sub(lambda place: str(known.get(place[1], place[0])), template)

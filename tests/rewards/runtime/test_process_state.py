@@ -1,0 +1,196 @@
+"""Settings that rewards share with training: whatever a call leaves changed is put back, and said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import fit, share_of_digits, weights
+
+from grpo_lightning.rewards import FunctionReward, RewardRunner
+from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
+from grpo_lightning.rewards.runtime.process_state import ProcessState
+from grpo_lightning.rewards.runtime.reward_call import RewardState, Rows
+
+Change = tuple[Callable[[], Any], Callable[[], Any]]
+"""What a reward does, and how to see whether it is still so."""
+
+OF_PROCESS: dict[str, Change] = {
+    "torch's default dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "torch.use_deterministic_algorithms": (
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    "torch's float32 matmul precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision,
+    ),
+    "torch's anomaly mode": (lambda: torch.autograd.set_detect_anomaly(True), torch.is_anomaly_enabled),
+    "torch.backends.cudnn": (
+        lambda: setattr(torch.backends.cudnn, "benchmark", True),
+        lambda: torch.backends.cudnn.benchmark,
+    ),
+    "the start method of multiprocessing": (
+        lambda: multiprocessing.set_start_method("spawn", force=True),
+        lambda: multiprocessing.get_start_method(allow_none=True),
+    ),
+    "os.environ": (
+        lambda: os.environ.update(CUDA_VISIBLE_DEVICES="7"),
+        lambda: os.environ.get("CUDA_VISIBLE_DEVICES"),
+    ),
+    "torch.set_num_threads": (lambda: torch.set_num_threads(7), torch.get_num_threads),
+}
+OF_MAIN_THREAD: dict[str, Change] = {
+    "torch's grad mode": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "torch's default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "torch's autocast on cpu": (
+        lambda: torch.set_autocast_enabled("cpu", True),
+        lambda: torch.is_autocast_enabled("cpu"),
+    ),
+    "the handler of SIGTERM": (
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.getsignal(signal.SIGTERM),
+    ),
+    "the handler of SIGINT": (
+        lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        lambda: signal.getsignal(signal.SIGINT),
+    ),
+    "a pending signal.alarm": (lambda: signal.alarm(1000), lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0),
+}
+CASES = [(name, "thread") for name in OF_PROCESS] + [(name, "main") for name in OF_PROCESS | OF_MAIN_THREAD]
+
+
+def scored(function: Callable[..., Any], isolation: str, **runtime: Any) -> list[float]:
+    runner = RewardRunner([FunctionReward(name="changes", function=function, isolation=isolation)], **runtime)
+    try:
+        return runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).values[:, 0].tolist()
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize(("name", "isolation"), CASES, ids=[f"{name}-{where}" for name, where in CASES])
+def test_what_a_call_leaves_changed_is_put_back_and_said(
+    name: str, isolation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    change, seen = (OF_PROCESS | OF_MAIN_THREAD)[name]
+    before, inside = seen(), []
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        change()
+        inside.append(seen())
+        return [1.0] * len(completions)
+
+    with caplog.at_level(logging.WARNING):
+        assert scored(reward, isolation) == [1.0, 1.0]
+    assert inside[0] != before, "the change is none"
+    assert seen() == before
+    assert f"Reward 'changes' changed {name}" in caplog.text and "isolation: process" in caplog.text
+
+
+def test_a_change_by_a_call_that_raises_is_put_back_too() -> None:
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        raise ValueError("no score")
+
+    assert all(np.isnan(scored(reward, "main", max_error_share=1.0)))
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+
+
+def test_a_change_for_the_time_of_a_call_and_a_key_of_a_judge_are_nobodys_business(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        os.environ["JUDGE_KEY"] = "k"
+        with torch.no_grad(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+            return [1.0] * len(completions)
+
+    with caplog.at_level(logging.WARNING):
+        scored(reward, "main")
+    assert os.environ.pop("JUDGE_KEY") == "k"
+    assert "left it so" not in caplog.text
+
+
+def test_a_call_that_ends_leaves_another_the_setting_of_its_own_time(caplog: pytest.LogCaptureFixture) -> None:
+    state = ProcessState()
+    with state.call("long"):
+        torch.set_default_dtype(torch.float64)
+        with state.call("short"):
+            pass
+        assert torch.get_default_dtype() == torch.float64
+        torch.set_default_dtype(torch.float32)
+    assert "left it so" not in caplog.text
+
+
+def test_what_a_call_that_was_given_up_changed_is_put_back_before_training_goes_on() -> None:
+    state, release, entered = ProcessState(), threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        with state.call("hangs"):
+            torch.set_default_dtype(torch.float64)
+            entered.set()
+            release.wait()
+            torch.set_default_dtype(torch.bfloat16)
+
+    thread = threading.Thread(target=hangs)
+    thread.start()
+    entered.wait()
+    state.settle()
+    assert torch.get_default_dtype() == torch.float32
+    release.set()
+    thread.join()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("isolation", ["thread", "main"])
+def test_a_reward_that_changes_all_of_it_and_every_seed_changes_nothing_of_a_run(
+    isolation: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def hostile(completions: list[str], **columns: Any) -> list[float]:
+        for change, _ in (OF_PROCESS | (OF_MAIN_THREAD if isolation == "main" else {})).values():
+            change()
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(random.randrange(1000))
+        return share_of_digits(completions)
+
+    ends = []
+    for number, function in enumerate((share_of_digits, hostile)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        reward = FunctionReward(name="digits", function=function, isolation=isolation)
+        ends.append(weights(fit(tiny_model_dir, folder, max_steps=2, rewards=[reward])))
+    for name, wanted in ends[0].items():
+        torch.testing.assert_close(ends[1][name], wanted, rtol=0, atol=0)
+
+
+def visible(completions: list[str], **columns: Any) -> list[float]:
+    return [float(os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))] * len(completions)
+
+
+def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(device: torch.device | None) -> float:
+        reward = FunctionReward(name="visible", function=visible, isolation="process", concurrency=1)
+        caller = ProcessCaller(reward, 60.0, device)
+        try:
+            return asyncio.run(caller(Rows(["p"], ["c"], [[1]], {}, RewardState()))).values[0]
+        finally:
+            caller.close()
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert seen(torch.device("cuda", 2)) == 6.0
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert seen(torch.device("cuda", 2)) == 2.0
+    assert seen(torch.device("cpu")) == -1.0
