@@ -7,11 +7,8 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-<<<<<<< HEAD
-from grpo_lightning.commands import STAGE_SUBCOMMANDS
-=======
 from grpo_lightning.callbacks import HeldOutLine
->>>>>>> main
+from grpo_lightning.commands import STAGE_SUBCOMMANDS
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.commands.quiet import quiet
 

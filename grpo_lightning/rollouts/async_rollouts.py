@@ -55,32 +55,18 @@ class AsyncRollouts(Source):
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """Waits for the step's batch, and has the next one sampled; refills are sampled at once."""
         if stage != "train":
-<<<<<<< HEAD:grpo_lightning/rollouts/lookahead.py
             sampled = self.inner.sample(batch, moment, stage)
             return replace(sampled, entries=self._staleness(None, moment, sampled.rollouts.num_completions))
-        landed = self.in_flight.take(moment.step, batch)
-=======
-            return self.inner.sample(batch, moment, stage)
         ready = self.next_batch.take(moment.step, batch)
->>>>>>> main:grpo_lightning/rollouts/async_rollouts.py
         self.inner.prepare()
         sampled = self.inner.sample(batch, moment) if ready is None else self._scored(batch, ready, moment)
         self._launch(moment)
-<<<<<<< HEAD:grpo_lightning/rollouts/lookahead.py
-        return replace(sampled, entries=self._staleness(landed, moment, sampled.rollouts.num_completions))
+        return replace(sampled, entries=self._staleness(ready, moment, sampled.rollouts.num_completions))
 
-    def _staleness(self, landed: Landed | None, moment: Moment, count: int) -> dict[str, Tensor]:
+    def _staleness(self, ready: Ready | None, moment: Moment, count: int) -> dict[str, Tensor]:
         """By how much the weights that sampled each of the completions are older than those that they improve."""
-        steps = 0 if landed is None else moment.step - landed.origin.weights_step
-        updates = 0 if landed is None else moment.updates - landed.origin.weights_update
-=======
-        return replace(sampled, entries=self._staleness(ready, moment))
-
-    def _staleness(self, ready: Ready | None, moment: Moment) -> dict[str, Tensor]:
-        """By how much the weights that sampled the batch are older than those that it improves."""
         steps = 0 if ready is None else moment.step - ready.origin.weights_step
         updates = 0 if ready is None else moment.updates - ready.origin.weights_update
->>>>>>> main:grpo_lightning/rollouts/async_rollouts.py
         ages = {"sampling/staleness_steps": steps, "sampling/staleness_updates": updates}
         return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 

@@ -44,14 +44,9 @@ class DynamicSource(Source):
 
         def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
             sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
-<<<<<<< HEAD
             for name, values in sampled.entries.items():  # of every round
                 entries[name] = torch.cat([entries[name], values]) if name in entries else values
-            return ScoredGroups(prompts, sampled.rollouts, sampled.await_rewards())
-=======
-            entries.update(sampled.entries)
             return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
->>>>>>> main
 
         def idle() -> None:
             self.source.sample_nothing(self.source.sampling)

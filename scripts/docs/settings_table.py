@@ -14,7 +14,6 @@ import warnings
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,11 +27,11 @@ from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
-from grpo_lightning.commands import STAGES
 from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.commands.dpo import DPOCLI
 from grpo_lightning.commands.rm import RMCLI
 from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
+from grpo_lightning.commands.sft import SFTCLI
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
 REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
@@ -49,22 +48,11 @@ def build() -> dict[str, Any]:
     try:
         return {
             "versions": {package: version(package).partition("+")[0] for package in MADE_WITH},
-<<<<<<< HEAD
-            "grpo": program(GRPOCLI),
-            **{name: program(stage_cli(name)) for name in STAGES},
-=======
             **{name: program(cli) for name, cli in PROGRAMS.items()},
->>>>>>> main
             "classes": {name: family(members) for name, members in families().items()},
         }
     finally:
         logging.disable(logging.NOTSET)
-
-
-def stage_cli(name: str) -> type[GRPOCLI]:
-    """The command line of a stage."""
-    cli: type[GRPOCLI] = getattr(import_module(f"grpo_lightning.commands.{name}"), f"{name.upper()}CLI")
-    return cli
 
 
 def program(cli: type[GRPOCLI]) -> dict[str, Any]:
@@ -195,11 +183,7 @@ def render() -> str:
     """The file: a line for each setting and each class, so that a change is a readable diff."""
     table = build()
     parts = [f'"versions": {json.dumps(table["versions"])}']
-<<<<<<< HEAD
-    for name in ("grpo", *STAGES):
-=======
     for name in PROGRAMS:
->>>>>>> main
         parts.append(f'"{name}": {{\n{lines(table[name])}\n}}')
     groups = [f'"{name}": {{\n{lines(members)}\n}}' for name, members in table["classes"].items()]
     parts.append('"classes": {\n' + ",\n".join(groups) + "\n}")

@@ -90,11 +90,7 @@ class SettingsTable:
 
 @cache
 def load_table(program: str = "grpo") -> SettingsTable:
-<<<<<<< HEAD
-    """The table of ``grpo``, or of a stage by its name: ``sft``, ``dpo``, ``rm``."""
-=======
     """The table of ``grpo``, or of a stage by its command, such as ``sft``."""
->>>>>>> main
     content = json.loads(FILE.read_text(encoding="utf-8"))
     classes = {
         setting: {

@@ -4,13 +4,8 @@ const GROUPS = [
   ["Is it learning?", ["reward", "rewards/*/mean", "val/accuracy", "val/*", "frac_reward_zero_std", "reward_group_std", "reward_std"]],
   ["Completions", ["completions/mean_length", "completions/length_p*", "completions/clipped_ratio", "completions/max_length", "completions/mean_terminated_length", "rewards/*/errors"]],
   ["Policy", ["entropy", "kl", "clip_ratio/region_mean", "grad_norm", "loss", "learning_rate", "update/changed_since_start"]],
-<<<<<<< HEAD
-  ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps*", "sampling/staleness_updates"]],
+  ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps*", "sampling/staleness_updates", "sampling/age/*"]],
   ["Time", ["step_time", "tokens_per_second", "generation/tokens_per_second", "system/gpu_utilization", "time/*"]],
-=======
-  ["Sampler against trainer", ["sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean", "sampling/effective_sample_size", "sampling/staleness_steps", "sampling/staleness_updates", "sampling/age/*"]],
-  ["Time", ["step_time", "tokens_per_second", "generation/tokens_per_second", "time/*"]],
->>>>>>> main
   ["Memory", ["memory/*"]],
 ];
 
@@ -56,11 +51,7 @@ const LABELS = {
 };
 
 const UNITS = [
-<<<<<<< HEAD
-  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|update\/changed_since_start|system\/gpu_utilization|val\/(.*\/)?accuracy)$/, "share"],
-=======
-  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|sampling\/age\/off_policy|update\/changed_since_start|val\/(.*\/)?accuracy)$/, "share"],
->>>>>>> main
+  [/^(frac_reward_zero_std|completions\/clipped_ratio|clip_ratio\/.*|sampling\/age\/off_policy|update\/changed_since_start|system\/gpu_utilization|val\/(.*\/)?accuracy)$/, "share"],
   [/^completions\/.*length/, "tokens"],
   [/^(entropy|kl|sampling\/sampling_logp_difference\/.*)$/, "nats"],
   [/^(step_time|time\/.*)$/, "seconds"],
