@@ -10,7 +10,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from grpo_lightning.commands import COMMANDS, STAGES
+from grpo_lightning.commands import COMMANDS, STAGE_SUBCOMMANDS, STAGES
 
 LIGHTNING_COMMANDS = {
     "fit": "trains the policy",
@@ -62,11 +62,13 @@ def begin(arguments: list[str]) -> None:
         arguments: With a command first, or an option of Lightning's command line, which is left to it.
     """
     command, *options = arguments
-    if command in LIGHTNING_COMMANDS or command in STAGES:
+    is_stage = command in STAGES
+    if command in LIGHTNING_COMMANDS or is_stage:
         from grpo_lightning.commands.settings.start import first_words
 
         does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
-        first_words(command, does, options, program=command if command in STAGES else "grpo")
+        names_how = is_stage and any(word in STAGE_SUBCOMMANDS for word in options[:1])
+        first_words(command, does, options[names_how:], program=command if is_stage else "grpo")
 
 
 if __name__ == "__main__":

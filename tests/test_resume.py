@@ -145,6 +145,15 @@ def test_a_checkpoint_holds_what_training_needs_and_no_more(uninterrupted):
     assert checkpoint["reference"].keys() == {name.removeprefix("policy.model.") for name in checkpoint["state_dict"]}
 
 
+def test_another_batch_size_inside_an_epoch_is_refused_in_a_line(tiny_model_dir, tmp_path, uninterrupted):
+    write_config(tmp_path, tiny_model_dir)
+    checkpoint = str(uninterrupted / "run/checkpoints/last.ckpt")
+    status, output = start(tmp_path, "--ckpt_path", checkpoint, "--data.batch_size", "2").finish()
+    assert status == 1
+    assert "data.batch_size times devices was 3 and is 2. Use the data settings and the number of devices" in output
+    assert "Traceback" not in output
+
+
 def test_a_run_from_another_model_is_refused(tmp_path, uninterrupted):
     from toy_models import save_toy_model
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from grpo_lightning.distributed.gather import gather_objects
 
+PERCENTILES = (50, 90, 99)
+
 
 @dataclass(frozen=True)
 class MetricSums:
@@ -31,6 +33,8 @@ class MetricSums:
     """Scalars; inf where nothing was seen."""
     maxima: Mapping[str, Tensor] = field(default_factory=dict)
     """Scalars; -inf where nothing was seen."""
+    samples: Mapping[str, Tensor] = field(default_factory=dict)
+    """1-D tensors of single values, of which percentiles are told: ``<name>_p50``, ``_p90``, ``_p99``."""
 
     def __add__(self, other: MetricSums) -> MetricSums:
         """Both together; a name that only one of them has is taken over."""
@@ -39,6 +43,7 @@ class MetricSums:
             means=_merge(self.means, other.means, torch.add),
             minima=_merge(self.minima, other.minima, torch.minimum),
             maxima=_merge(self.maxima, other.maxima, torch.maximum),
+            samples=_merge(self.samples, other.samples, lambda left, right: torch.cat([left, right])),
         )
 
     def to_vector(self) -> Tensor:
@@ -71,18 +76,20 @@ class MetricSums:
         return sum(gather_objects(self.from_vector(self.to_vector())), MetricSums())
 
     def result(self) -> dict[str, float]:
-        """Plain numbers by name: totals, means, minima, maxima. A metric that saw nothing is left out."""
+        """Plain numbers by name: totals, means, minima, maxima, percentiles. A metric that saw nothing is left out."""
         if not any(self._kinds()):
             return {}
-        totals, means, minima, maxima = self.from_vector(self.to_vector())._kinds()  # one copy to the host
+        totals, means, minima, maxima, samples = self.from_vector(self.to_vector())._kinds()  # one copy to the host
         numbers = {name: float(value) for name, value in totals.items()}
         numbers |= {name: float(pair[0] / pair[1]) for name, pair in means.items() if pair[1] > 0}
         numbers |= {name: float(value) for name, value in minima.items() if value < math.inf}
         numbers |= {name: float(value) for name, value in maxima.items() if value > -math.inf}
+        for name, values in samples.items():
+            numbers |= {f"{name}_p{percent}": percentile(values, percent) for percent in PERCENTILES if len(values)}
         return dict(sorted(numbers.items()))
 
     def _kinds(self) -> list[dict[str, Tensor]]:
-        return [dict(self.totals), dict(self.means), dict(self.minima), dict(self.maxima)]
+        return [dict(self.totals), dict(self.means), dict(self.minima), dict(self.maxima), dict(self.samples)]
 
 
 def _merge(
@@ -90,6 +97,16 @@ def _merge(
 ) -> dict[str, Tensor]:
     both = {name: combine(left[name], right[name]) for name in left.keys() & right.keys()}
     return {**left, **right, **both}
+
+
+def percentile(values: Tensor, percent: int) -> float:
+    """The smallest of the values that ``percent`` of 100 of them do not exceed, so that it is one of them.
+
+    Example:
+        >>> [percentile(torch.arange(1.0, 201.0), percent) for percent in PERCENTILES]
+        [100.0, 180.0, 198.0]
+    """
+    return float(values.sort().values[-(-percent * len(values) // 100) - 1])
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ def check_named(ckpt_path: str | None, root: Path) -> None:
     Raises:
         CheckpointNotReadableError: With a way out.
     """
+    if ckpt_path == "hpc" and not any(root.glob("hpc_ckpt_*.ckpt")):
+        raise CheckpointNotReadableError(
+            f"--ckpt_path hpc: {root} has no hpc_ckpt_N.ckpt, which a requeue by SLURM leaves. Use --ckpt_path last."
+        )
     if ckpt_path is None or ckpt_path in ("last", "best", "hpc") or "://" in ckpt_path:
         return
     path = Path(ckpt_path)

@@ -53,6 +53,34 @@ def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[s
     return table
 
 
+def fitting(
+    columns: Sequence[str], optional: Sequence[str], rows: Sequence[dict[str, Any]], width: int, least: int = 30
+) -> list[str]:
+    """The columns, and those of the optional ones that leave ``least`` characters of ``width`` to the completion.
+
+    Example:
+        >>> rows = [{"prompt": "1+1=", "completion": "a long way to 2", "tokens": "9", "extracted_answer": "2"}]
+        >>> fitting(["prompt", "completion", "tokens"], ["extracted_answer"], rows, 80)
+        ['prompt', 'completion', 'tokens', 'extracted_answer']
+        >>> fitting(["prompt", "completion", "tokens"], ["extracted_answer"], rows, 50)
+        ['prompt', 'completion', 'tokens']
+    """
+    kept = [*columns, *optional]
+    while len(kept) > len(columns):
+        shown = sample_table("", rows, kept).columns
+        others = sum(max(len(str(cell)) for cell in [column.header, *column.cells]) for column in shown)
+        completion = max(len(str(cell)) for cell in [*shown[kept.index("completion")].cells, "completion"])
+        if width - (others - completion) - 3 * len(kept) - 1 >= min(least, completion):
+            break
+        kept.pop()
+    return kept
+
+
+def screen() -> Console:
+    """Standard output; without a terminal 140 columns wide."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+
+
 def show(*renderables: Any) -> None:
     """Prints to standard output, above the bar; without a terminal as plain text 140 columns wide.
 
@@ -60,7 +88,7 @@ def show(*renderables: Any) -> None:
     itself, where the bar's next drawing would take its lines for a part of the bar and erase them; so it is only asked for
     the text.
     """
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console = screen()
     with console.capture() as captured:
         for renderable in renderables:
             console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.completion_rows import shown_completion
-from grpo_lightning.callbacks.samples import sample_table, show
+from grpo_lightning.callbacks.samples import fitting, sample_table, screen, show
 from grpo_lightning.metrics.step_record import StepRecord
 
 SHOWN_METRICS = {
@@ -26,7 +26,7 @@ class SampleTable(Callback):
     """Prints the best and the worst completion of a few prompts, with a line of numbers, every n GRPO steps.
 
     Without a terminal it is plain text, so a log file shows how the run goes. What rewards logged about a completion
-    (``log_extra``) has a column each.
+    (``log_extra``) has a column each, where the terminal has room for it beside the completion.
 
     Args:
         every_n_steps: GRPO steps between tables; the first step, which is step 1, has one too. 0 for none.
@@ -63,7 +63,7 @@ class SampleTable(Callback):
         if step > 1 and self.first_reward is not None and "reward" in metrics:
             numbers[0] += f" ({metrics['reward'] - self.first_reward:+.3f} since step 1)"
         columns = ["prompt", "completion", *record.rewards.names, "advantage", "tokens"]
-        columns += [name for name in record.rewards.extra if name not in columns]
+        columns = fitting(columns, [n for n in record.rewards.extra if n not in columns], rows, screen().width)
         show(sample_table(f"Step {step}: {', '.join(numbers)}", rows, columns))
 
     def state_dict(self) -> dict[str, Any]:

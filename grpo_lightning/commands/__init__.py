@@ -15,4 +15,5 @@ COMMANDS = {
 """Command -> what it does. Here and not in the modules, so that ``--help`` and each command import little."""
 
 STAGES = ("dpo", "rm", "sft")
-"""Commands that train as ``fit`` does, with settings of their own."""
+"""Those that train under Lightning's command line, ``fit`` unless another of ``STAGE_SUBCOMMANDS`` comes first."""
+STAGE_SUBCOMMANDS = ("fit", "validate")

@@ -131,7 +131,7 @@ class GRPOCLI(LightningCLI):
             check_strategy_name(str(getattr(strategy, "class_path", strategy)))
             check_accelerator(self._get(self.config, "trainer", default={}).get("accelerator"))
             super().instantiate_classes()
-            check_optimization(self.model.optimization.settings)
+            check_optimization(self.model.optimization.settings, self.trainer if self.subcommand == "fit" else None)
         except (ValueError, ImportError, AttributeError, ExplainedError, MisconfigurationException) as error:
             self.parser.error(str(error))
 

@@ -11,7 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.commands.hub import push, write_card
 from grpo_lightning.commands.quiet import quiet
-from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint, read_config
+from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint
+from grpo_lightning.commands.settings.yaml_file import read_sections
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def main(args: list[str]) -> int:
     quiet()
     try:
         checkpoint = find_checkpoint(options.checkpoint)
-        config = read_config(options.config or find_config(checkpoint))
+        config = read_sections(options.config or find_config(checkpoint))
         module = load_checkpoint(checkpoint, config, options.accelerator)
         if options.form == "adapter" and not module.policy.settings.has_adapters:
             raise ValueError(f"{checkpoint} has no adapter: its run had model.finetuning_type=full. Use --form merged.")

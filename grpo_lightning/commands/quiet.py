@@ -21,6 +21,7 @@ def quiet() -> None:
     """Silences them in this process."""
     # The state after the step is the one to resume from: the next step starts there.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")  # `sft` hands `fit` to it
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # EarlierRun minds it
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
     warnings.filterwarnings("ignore", message="Total length of `(list|dict)` across ranks is zero")  # no eval_dataset

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grpo_lightning.algorithm.advantages import combine_rewards
+from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.rewards import (
     CALLING,
     REWARD_FUNCTIONS,
@@ -140,7 +139,7 @@ def try_rewards(options: argparse.Namespace, columns: dict[str, Any]) -> int:
     """Scores the completions and prints what each reward gave."""
     if (options.config is None) == (options.rewards is None):
         raise ValueError("give --config with a run's config, or --rewards with names; not both.")
-    config = yaml.safe_load(options.config.read_text(encoding="utf-8")) if options.config else {}
+    config = read_sections(options.config) if options.config else {}
     model = config.get("model") or {}
     rewards = resolve_rewards(options.rewards or model.get("rewards") or [], model.get("reward_weights"))
     compose = RewardComposition(**(model.get("reward_composition") or {}))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base
@@ -62,12 +62,6 @@ def find_config(checkpoint: Path) -> Path:
     raise FileNotFoundError(
         f"{checkpoint}: no logs/version_*/config.yaml near it. Name the run's config with --config."
     )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A config as nested dictionaries."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -139,6 +133,6 @@ def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, P
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return PeftModel.from_pretrained(policy, str(source)), tokenizer, {}
     checkpoint = find_checkpoint(source)
-    run_config = read_config(config or find_config(checkpoint))
+    run_config = read_sections(config or find_config(checkpoint))
     saved = load_checkpoint(checkpoint, run_config)
     return saved.policy.model, saved.policy.tokenizer, run_config

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning.callbacks import HeldOutLine
+from grpo_lightning.commands import STAGE_SUBCOMMANDS
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.commands.quiet import quiet
-
-SUBCOMMANDS = ("fit", "validate")
 
 
 def stage_defaults(root: str) -> dict[str, Any]:
@@ -39,6 +38,6 @@ class StageCLI(GRPOCLI):
 def run_stage(cli: type[StageCLI], arguments: Sequence[str]) -> int:
     """Runs ``fit`` unless another subcommand is named first."""
     quiet()
-    named = bool(arguments) and arguments[0] in SUBCOMMANDS
+    named = bool(arguments) and arguments[0] in STAGE_SUBCOMMANDS
     cli(args=[*arguments] if named else ["fit", *arguments])
     return 0

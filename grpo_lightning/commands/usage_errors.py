@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
 from grpo_lightning.commands.settings.names import hint
+from grpo_lightning.commands.settings.values import WORDS
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",
@@ -61,6 +62,7 @@ def in_one_line(message: str) -> str:
     reasons = [line for line in lines if not line.startswith(FRAME)] or lines[1:]
     reason = next((line for line in reasons if any(words in line for words in TELLING)), reasons[0])
     reason = re.sub(r"^Type .*? expects a function or a callable class: |\.? Got value: Namespace.*$", "", reason)
+    reason = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"it takes {WORDS.get(found[1], found[1])}", reason)
     return f"{key[1]}: {reason}"
 
 

@@ -15,6 +15,8 @@ from grpo_lightning.metrics.turn_counts import turn_counts
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
+SPREAD = ("sampling/staleness_steps", "sampling/staleness_updates")
+
 
 class StepReport:
     """Collects while a step runs; tensors stay where they are until ``MetricSums.result``.
@@ -48,9 +50,12 @@ class StepReport:
         self.add(MetricSums(means={name: torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])}))
 
     def add_entries(self, entries: dict[str, Tensor]) -> None:
-        """Adds the entries of several means, by name."""
+        """Adds the entries of several means, by name; of those in ``SPREAD`` percentiles and the largest are told too."""
         for name, values in entries.items():
             self.add_mean(name, values)
+            if name in SPREAD and len(values):
+                spread = values.double()
+                self.add(MetricSums(maxima={f"{name}_max": spread.max()}, samples={name: spread}))
 
     def add_rewards(self, rewards: RewardTable, values: Tensor) -> None:
         """Adds each reward's mean and standard deviation over ``values``, (N, R) of all ranks, NaN for None."""
@@ -92,6 +97,7 @@ class StepReport:
                     "completions/max_length": lengths.max() if len(lengths) else -infinity,
                     "completions/max_terminated_length": ended.max() if len(ended) else -infinity,
                 },
+                samples={"completions/length": lengths},
             )
         )
 

@@ -168,6 +168,7 @@ class GRPOModule(PolicyModule):
         gauge = self.memory_gauge()
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
+            report.add_mean("system/gpu_utilization", self.utilization.take())
         self.experience_maker.move_reference(self.steps_done)
         if self.policy.weight_sample is not None:
             report.add_mean("update/changed_since_start", self.policy.weight_sample.changed())

@@ -27,6 +27,7 @@ from grpo_lightning.memory.rehearsal import rehearse
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.start_times import StartTimes
+from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.modules.saved_settings import plain_settings
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.policy.policy import Placement, Policy
@@ -71,6 +72,7 @@ class PolicyModule(L.LightningModule):
         self.memory_plan: MemoryPlan | None = None
         """What the start of training measured; None where memory cannot be measured."""
         self.rank_watch = RankWatch()
+        self.utilization = DeviceUtilization()
         self.start_times = StartTimes()
         self.start_times.mark("imports")
         self._means: dict[int, NamedMeans] = {}
@@ -170,10 +172,15 @@ class PolicyModule(L.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Settles memory, and DDP's buckets."""
+        """Settles memory, and DDP's buckets; from here on the device is watched."""
         self.settle_memory()
+        self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
             self.optimization.settle_buckets(self.passes.scorer.idle(self.device))
+
+    def on_train_end(self) -> None:
+        """The device is watched no longer."""
+        self.utilization.stop()
 
     def on_validation_epoch_start(self) -> None:
         """Starts with empty means, one per held-out dataset."""

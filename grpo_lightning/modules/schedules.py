@@ -12,8 +12,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from grpo_lightning.errors import ExplainedError
+
 Curve = Callable[[int], float]
 """Optimizer steps done -> the factor of the peak rate."""
+
+
+class ScheduleLengthError(ExplainedError, ValueError):
+    """A schedule does not fit the length of its run, which may be known only once its data is read."""
 
 
 class RunSchedule(LambdaLR):
@@ -38,7 +44,7 @@ class RunSchedule(LambdaLR):
 
     def _factor(self, step: int) -> float:
         if self._curve is None and step > 0:
-            raise ValueError(
+            raise ScheduleLengthError(
                 "the length of this schedule is not known. Set its total_steps, or use it with a Trainer that has max_steps "
                 "or max_epochs."
             )
@@ -48,12 +54,12 @@ class RunSchedule(LambdaLR):
         """Gives the run's length to a schedule that waits for it; others keep their own.
 
         Raises:
-            ValueError: If it waits and nobody knows.
+            ScheduleLengthError: If it waits and nobody knows.
         """
         if self._curve is not None:
             return
         if total_steps is None:
-            raise ValueError(
+            raise ScheduleLengthError(
                 "model.lr_scheduler depends on the length of the run, which only the clock ends. Set its total_steps, or "
                 "trainer.max_steps or trainer.max_epochs."
             )
@@ -78,7 +84,7 @@ class WarmupSchedule(RunSchedule):
         min_ratio: Where the decay ends, as a fraction of the peak.
 
     Raises:
-        ValueError: If the warm-up leaves no step for a decaying shape.
+        ScheduleLengthError: If the warm-up leaves no step for a decaying shape.
 
     Example:
         >>> import torch
@@ -102,7 +108,7 @@ class WarmupSchedule(RunSchedule):
         def curve_of(total: int | None) -> Curve:
             warmup = steps_of(warmup_steps, total)
             if shape != "constant" and (total is None or total <= warmup):
-                raise ValueError(
+                raise ScheduleLengthError(
                     f"a {shape} schedule needs total_steps above warmup_steps={warmup}, got total_steps={total}. "
                     "Set it to the run's number of optimizer steps, or leave it out."
                 )

@@ -52,7 +52,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
     newest = max((launch / "metrics.csv").stat().st_mtime for launch in launches) if launches else time.time()
     return Run(
         name=path.resolve().name,
-        metrics=read_metrics(launches) | length_percentiles(completions),
+        metrics=length_percentiles(completions) | read_metrics(launches),
         launches=len(launches),
         age=max(0.0, time.time() - newest),
         config=text,

@@ -56,19 +56,20 @@ class AsyncRollouts(Source):
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """Waits for the step's batch, and has the next one sampled; refills are sampled at once."""
         if stage != "train":
-            return self.inner.sample(batch, moment, stage)
+            sampled = self.inner.sample(batch, moment, stage)
+            return replace(sampled, entries=self._staleness(None, moment, sampled.rollouts.num_completions))
         ready = self.next_batch.take(moment.step, batch)
         self.inner.prepare()
         sampled = self.inner.sample(batch, moment) if ready is None else self._scored(batch, ready, moment)
         self._launch(moment)
-        return replace(sampled, entries=self._staleness(ready, moment))
+        return replace(sampled, entries=self._staleness(ready, moment, sampled.rollouts.num_completions))
 
-    def _staleness(self, ready: Ready | None, moment: Moment) -> dict[str, Tensor]:
-        """By how much the weights that sampled the batch are older than those that it improves."""
+    def _staleness(self, ready: Ready | None, moment: Moment, count: int) -> dict[str, Tensor]:
+        """By how much the weights that sampled each of the completions are older than those that they improve."""
         steps = 0 if ready is None else moment.step - ready.origin.weights_step
         updates = 0 if ready is None else moment.updates - ready.origin.weights_update
         ages = {"sampling/staleness_steps": steps, "sampling/staleness_updates": updates}
-        return {name: torch.tensor([float(age)]) for name, age in ages.items()}
+        return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 
     def _scored(self, batch: PromptBatch, ready: Ready, moment: Moment) -> Sampled:
         if ready.await_rewards is not None:

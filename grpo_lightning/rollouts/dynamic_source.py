@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grpo_lightning.datamodules.prompts import PromptDataset
@@ -43,7 +44,8 @@ class DynamicSource(Source):
 
         def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
             sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
-            entries.update(sampled.entries)
+            for name, values in sampled.entries.items():  # of every round
+                entries[name] = torch.cat([entries[name], values]) if name in entries else values
             return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
 
         def idle() -> None:

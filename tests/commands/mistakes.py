@@ -90,8 +90,7 @@ TYPES = [
     setting("model.reward_composition.how", "max", "it takes sum, product or minimum."),
     setting("model.max_tokens_per_microbatch", "lots", "it takes a whole number or auto."),
     setting("model.microbatch_layout", "dense", "it takes auto, packed or padded."),
-    setting("model", "x", "model='x' cannot be used: it holds settings"),
-    setting("trainer", None, "trainer=null cannot be used: it holds settings"),
+    setting("model.lora_rank", True, "model.lora_rank=True cannot be used: it takes a whole number."),
     setting("trainer.max_steps", "ten", "it takes a whole number. By default it is -1."),
     setting("trainer.devices", 2.5, "it takes a whole number, a text or a list."),
     setting("trainer.precision", 17, "trainer.precision=17 cannot be used"),
@@ -101,6 +100,14 @@ TYPES = [
     setting("data.overlong_prompts", "cut", "it takes drop or refuse. By default it is drop."),
     setting("checkpoint.save_last", "sometimes", "it takes true or false, link or null."),
     setting("seed_everything", "abc", "it takes a whole number or true or false."),
+]
+SECTIONS = [
+    setting(name, value, f"{name}={'null' if value is None else repr(value)} cannot be used: it holds settings")
+    for name in (
+        *("trainer", "model", "data", "checkpoint", "alarms", "export", "completions", "samples"),
+        *("model.dynamic_sampling", "model.reward_composition", "model.reward_runtime", "model.turns"),
+    )
+    for value in (None, ["a"], "text", 5, True)
 ]
 CLASSES = [
     setting("model.generator", "VLLMColocat", "is no known class. Did you mean VLLMColocate?"),
@@ -112,6 +119,9 @@ CLASSES = [
     setting("trainer.callbacks", [of("EarlyStopping", monitr="x")], "Did you mean monitor?"),
     setting("trainer.callbacks", [of("EarlyStopping")], "EarlyStopping needs monitor"),
     setting("trainer.callbacks", [of("BeforeAfterSummary", foo=1)], "BeforeAfterSummary has no argument foo"),
+    setting(
+        "trainer.logger", of("NeptuneLogger", project="a"), "trainer.logger=NeptuneLogger cannot be used: the service"
+    ),
     setting("trainer.logger", of("WandbLoggr"), "Did you mean WandbLogger?"),
     setting("model.lr_scheduler", of("torch.optim.lr_scheduler.CosineAnnealingLR"), "needs T_max"),
     setting("model.lr_scheduler", of("torch.optim.lr_scheduler.StepLR", step=3), "Did you mean step_size?"),
@@ -162,7 +172,7 @@ TYPED = [
     typed("--config", "list.yaml", "list.yaml holds a list, and a config holds sections"),
     typed("--config", "words.yaml", "words.yaml holds a single value"),
 ]
-FIRST = NAMES + TYPES + CLASSES + RANGES + TYPED
+FIRST = NAMES + TYPES + SECTIONS + CLASSES + RANGES + TYPED
 
 VALUES = [
     setting("model.rewards", [], "model.rewards is empty"),
@@ -256,7 +266,25 @@ FILES = [
     typed("--model", "no.Such", "model_class=no.Such cannot be imported"),
     typed("--model", "collections.OrderedDict", "is no subclass of GRPOModule"),
 ]
+DECAY = of("WarmupSchedule", shape="cosine")
 TRAINER = [
+    Mistake(
+        "model.lr_scheduler depends on the length of the run, which only the clock ends. Set its total_steps, or",
+        {"model.lr_scheduler": DECAY, "trainer.max_steps": -1, "trainer.max_time": "00:00:10:00"},
+    ),
+    Mistake(
+        "depends on the length of the run, which only the clock ends",
+        {
+            "model.lr_scheduler": of("TransformersSchedule", name="cosine"),
+            "trainer.max_steps": -1,
+            "trainer.max_time": "00:00:10:00",
+        },
+    ),
+    setting(
+        "model.lr_scheduler",
+        of("WarmupSchedule", shape="cosine", warmup_steps=3),
+        "a cosine schedule needs total_steps above warmup_steps=3, got total_steps=1.",
+    ),
     setting("trainer.accelerator", "gpu", "trainer.accelerator=gpu, but torch sees no GPU here"),
     setting("trainer.max_steps", 0, "trainer.max_steps=0 trains nothing"),
     setting("trainer.strategy", "deepspeed", "deepspeed is not supported. Use trainer.strategy=fsdp2"),

@@ -78,6 +78,40 @@ def test_names_and_types_are_answered_at_once(mistake, works, folder, capsys, mo
     assert mistake.answer in answer(write_config(mistake, works, folder), capsys)
 
 
+@pytest.mark.parametrize("command", [("dpo",), ("rm",), ("sft",), ("sft", "validate"), ("dpo", "fit")], ids=" ".join)
+@pytest.mark.parametrize(
+    "section", ["trainer", "model", "data", "checkpoint", "alarms", "export", "completions", "samples"]
+)
+@pytest.mark.parametrize("value", [None, 5], ids=repr)
+def test_every_stage_answers_at_once(command, section, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, f"grpo_lightning.commands.{command[0]}", None)
+    monkeypatch.chdir(tmp_path)
+    config = {"model": {"model_name_or_path": "m"}, "data": {"dataset": "d"}} | {section: value}
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    shown = "null" if value is None else repr(value)
+    assert f"{section}={shown} cannot be used: it holds settings" in answer([*command, "--config", "run.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "foreign.ckpt", "out"],
+        ["chat", "foreign.ckpt"],
+        ["rewards", "try", "--completion", "a"],
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("value", [None, ["a"], "text", 5], ids=repr)
+def test_commands_that_read_the_config_of_a_run_answer_in_a_line(command, value, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Path("run.yaml").write_text(yaml.safe_dump({"model": value}))
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--config", "run.yaml"])
+    assert stopped.value.code in (1, 2)
+    shown = "null" if value is None else repr(value)
+    assert f"model={shown} cannot be used (run.yaml, line 1): it holds settings." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mistake", LATER, ids=str)
 def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, capsys, monkeypatch):
     def load(self, placement=None):
@@ -85,6 +119,15 @@ def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, ca
 
     monkeypatch.setattr(Policy, "load", load)
     assert mistake.answer in answer(write_config(mistake, works, folder), capsys)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("path", ["best", "last", "hpc", "registry", "none.ckpt"])
+def test_a_checkpoint_that_is_not_there_is_said_in_words_of_the_command(command, path, works, folder, capsys):
+    words = write_config(Mistake("", arguments=("--ckpt_path", path)), works, folder)
+    said = answer([command, *words[1:]], capsys)
+    assert f"--ckpt_path {path}" in said
+    assert "TrainerFn" not in said
 
 
 def test_a_mistake_in_a_file_is_told_with_its_line(works, folder, capsys):

@@ -89,7 +89,7 @@ def test_the_rewards_of_every_shipped_config_can_be_tried(
     monkeypatch.chdir(ROOT)
     assert main(["try", "--config", str(path), "--completion", GOOD, "--ground_truth", "42"]) == 0
     earned = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
-    assert (earned["accuracy"], earned["format"]) == ("1.0000", "1.0000")
+    assert earned["accuracy"] == earned.get("format", "1.0000") == "1.0000"
 
 
 def test_rewards_of_ones_own_are_found_in_the_working_directory(

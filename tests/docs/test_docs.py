@@ -133,6 +133,15 @@ def test_python_of_the_documentation_runs(block: Block, at: Path):
     runpy.run_path(str(path))
 
 
+def test_the_lines_of_the_readme_show_what_the_exported_model_says(at: Path, capsys: pytest.CaptureFixture[str]):
+    (lines,) = [block.code for block in blocks(ROOT / "README.md") if "pipeline" in block.code]
+    assert len([line for line in lines.splitlines() if line]) == 5
+    (at / "snippet.py").write_text(lines)
+    runpy.run_path(str(at / "snippet.py"))
+    answer = re.fullmatch(r"<think>(.*)</think><answer>(\d+)</answer>", capsys.readouterr().out.strip())
+    assert answer is not None and answer[2] == "46"
+
+
 @pytest.mark.parametrize("block", all_blocks("yaml"))
 def test_configs_of_the_documentation_parse(block: Block, at: Path):
     write_titled(block, at)

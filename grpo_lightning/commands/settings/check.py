@@ -19,6 +19,12 @@ from grpo_lightning.commands.settings.yaml_file import UNREAD, ConfigError, Entr
 COMMAND_LINE = "command line"
 OWN_OPTIONS = ("config", "print_config", "help", OPTION.removeprefix("--"))
 """Of the parser itself."""
+OFF = {
+    "completions": "; completions.every_n_steps=0 writes none",
+    "samples": "; samples.every_n_steps=0 shows none",
+    "export": ", since every run exports what it has trained",
+}
+"""For those who meant to switch something off: what a section's error ends with."""
 
 
 def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
@@ -114,7 +120,10 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
         if not isinstance(entry.value, dict) and not is_file and entry.value is not UNREAD:
             first = next(name for name in table.settings if name.startswith(f"{entry.name}."))
             shown = "null" if entry.value is None else repr(entry.value)
-            yield f"{entry.name}={shown} cannot be used ({entry.where}): it holds settings, such as {first}. Give some, or none."
+            yield (
+                f"{entry.name}={shown} cannot be used ({entry.where}): it holds settings, such as {first}. Give some of them, "
+                f"or leave the section out{OFF.get(entry.name, ' for its defaults')}."
+            )
     elif setting is None and (family := _family(entry, table)) is not None:
         yield from argument_mistakes(entry, family, entries, table)
     elif (

@@ -11,6 +11,10 @@ from grpo_lightning.commands.settings.values import fits, wanted
 from grpo_lightning.commands.settings.yaml_file import UNREAD, Entry
 
 SPEC_KEYS = {"class_path", "init_args", "dict_kwargs"}
+WITHDRAWN = {
+    "NeptuneLogger": "the service has ended. Use another logger, such as grpo_lightning.trackers.TrackioLogger"
+}
+"""Classes that only raise, whatever their arguments."""
 
 
 def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterator[str]:
@@ -31,8 +35,10 @@ def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterat
             yield f"{entry.name} has {keys} beside class_path ({entry.where}). Arguments of a class stand under init_args."
             continue
         family = table.classes[entry.name]
-        known = _find(path, family)
-        if known is None:
+        known, name = _find(path, family), path.rpartition(".")[2]
+        if known is None and name in WITHDRAWN:
+            yield f"{entry.name}={name} cannot be used ({entry.where}): {WITHDRAWN[name]}."
+        elif known is None:
             near = [] if "." in path else get_close_matches(path, family, 1, cutoff=0.75)
             if near:
                 yield f"{entry.name}={path} is no known class ({entry.where}). Did you mean {near[0]}?"

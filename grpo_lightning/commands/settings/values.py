@@ -31,8 +31,8 @@ def fits(value: Any, setting: Setting, is_typed: bool = False) -> bool:
         is_typed: On the command line, where 5 may be a text.
 
     Example:
-        >>> [fits(value, Setting(kinds=("int",))) for value in (8, "8", 8.5, "eight", [8])]
-        [True, True, False, False, False]
+        >>> [fits(value, Setting(kinds=("int",))) for value in (8, "8", 8.5, "eight", [8], True)]
+        [True, True, False, False, False, False]
     """
     kinds = set(setting.kinds)
     if value in setting.choices or str(value) in map(str, setting.choices) or "object" in kinds:
@@ -40,7 +40,7 @@ def fits(value: Any, setting: Setting, is_typed: bool = False) -> bool:
     if value is None:
         return "null" in kinds or setting.default is None
     if isinstance(value, bool):
-        return bool(kinds & {"bool", "int", "float", "str"})
+        return bool(kinds & ({"bool", "str"} if is_typed else {"bool"}))
     if isinstance(value, int | float):
         accepted = {"float"} | ({"str"} if is_typed else set()) | ({"bool"} if value in (0, 1) else set())
         return bool(kinds & (accepted | ({"int"} if float(value).is_integer() else set())))

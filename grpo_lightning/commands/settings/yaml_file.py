@@ -53,6 +53,26 @@ def read_entries(path: str) -> list[Entry]:
     return _entries(root, path, "")
 
 
+SECTIONS = ("trainer", "model", "data", "model.reward_composition", "model.reward_runtime")
+"""Of a run's config, what the commands beside ``fit`` read."""
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """A run's config as nested dictionaries, its sections among them where they are given.
+
+    Raises:
+        ConfigError: If it is no YAML mapping, has a key twice, or something else in place of a section.
+    """
+    for entry in read_entries(str(path)):
+        if entry.name in SECTIONS and not isinstance(entry.value, dict):
+            found = "null" if entry.value is None else repr(entry.value)
+            raise ConfigError(
+                f"{entry.name}={found} cannot be used ({entry.where}): it holds settings. Give some, or leave the section out."
+            )
+    content: dict[str, Any] | None = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content or {}
+
+
 def _entries(node: yaml.MappingNode, path: str, prefix: str) -> list[Entry]:
     found: list[Entry] = []
     lines: dict[str, int] = {}

@@ -12,7 +12,6 @@ LOGGERS = {
     "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
     "mlflow": "lightning.pytorch.loggers.MLFlowLogger",
     "comet_ml": "lightning.pytorch.loggers.CometLogger",
-    "neptune": "lightning.pytorch.loggers.NeptuneLogger",
 }
 WANDB_ONLY = {"wandb_entity": "entity", "wandb_run_group": "group"}
 
