@@ -94,6 +94,7 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
         "cli",
         "env_model",
         "env_play",
+        "hub",
         "module_choice",
         "quiet",
         "saved_policy",

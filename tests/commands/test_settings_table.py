@@ -135,7 +135,7 @@ def test_the_nearest_name_of_the_same_section_comes_before_equal_ones_elsewhere(
         ),
         (["sft", "--help"], ["usage: grpo_lightning sft --config", "data.dataset"]),
         (["dpo", "--help"], ["usage: grpo_lightning dpo --config", "data.dataset"]),
-        (["rm", "--help", "model.center_rewards_coefficient"], ["TRL suggests 0.01"]),
+        (["rm", "--help", "model.center_rewards_coefficient"], ["(TRL"]),
         (
             ["fit", "--help", "model.rewards"],
             ["model.rewards  (a text, a list or a class_path with init_args; required)"],

@@ -328,7 +328,9 @@ def test_an_interrupt_ends_the_sampling_of_the_next_batch(tiny_model_dir, tmp_pa
 
 
 def test_a_step_that_changes_the_policy_too_much_stops_the_run_and_says_why(tiny_model_dir, tmp_path):
-    with pytest.raises(StaleSamplerError, match=r"Step 2: .* agreed at step 1. With model.async_rollouts=1 tokens come"):
+    with pytest.raises(
+        StaleSamplerError, match=r"Step 2: .* agreed at step 1. With model.async_rollouts=1 tokens come"
+    ):
         train(tiny_model_dir, tmp_path, max_sampler_mismatch=0.1)
 
 
