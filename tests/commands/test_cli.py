@@ -308,4 +308,4 @@ def test_a_command_line_builds_the_options_of_its_own_subcommand_alone() -> None
     fit = Parsed(args=["fit", *options])
     assert fit.config.fit.data.dataset == "rows.jsonl"
     assert "--model.rewards" in fit._subcommand_parsers["fit"].format_help()
-    assert "--model.rewards" not in fit._subcommand_parsers["validate"].format_help()
+    assert set(fit._subcommand_parsers) == {"fit"}

@@ -241,6 +241,9 @@ COMPOSED_CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     "vllm_server_port": [(SERVER | {"vllm_server_port": 9000}, {f"{ENGINE}.port": 9000})],
     "vllm_server_timeout": [(SERVER | {"vllm_server_timeout": 60.0}, {f"{ENGINE}.timeout": 60.0})],
+    "max_tool_calling_iterations": [
+        ({"tools": ["math.sqrt"], "max_tool_calling_iterations": 3}, {"model.turns.max_turns": 4})
+    ],
     "vllm_importance_sampling_cap": [({"vllm_importance_sampling_cap": 2.0}, {"model.importance_sampling_max": 2.0})],
 }
 """Composed field -> [(their settings beside BASE, ours)]."""

@@ -45,6 +45,7 @@ SAMPLES: dict[str, Any] = {
     "beta": 0.04,
     "entropy_coef": 0.01,
     "entropy_coef_min": 0.001,
+    "router_aux_loss_coef": 0.01,
 }
 
 

@@ -120,7 +120,7 @@ def test_the_servers_wish_for_a_pause_is_granted() -> None:
         ((200, b"[" * 9_000_000, {}), "longer than 8388608 bytes"),
         ((200, {"data": "probs"}, {}), "does not answer like"),
     ],
-    ids=str,
+    ids=lambda each: str(each)[:60],  # pytest puts it into the environment of child processes
 )
 def test_an_answer_that_cannot_be_used_stops_the_run_and_is_quoted(answer: Any, shown: str) -> None:
     with serving(lambda body, headers: answer) as url, pytest.raises(RewardFailedError, match=f"(?s){shown}"):
