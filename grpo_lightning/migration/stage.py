@@ -38,6 +38,7 @@ COMMON: dict[str, str] = {
     "pad_token": "The tokenizer's.",
     "eos_token": "The tokenizer's.",
     "chat_template_path": "Put the template into the tokenizer's directory.",
+    "router_aux_loss_coef": "The auxiliary loss for mixtures of experts is part of GRPO's step alone.",
     "truncation_mode": "Completions lose their end, texts for a reward model their beginning.",
 }
 OF_DPO: dict[str, str] = {

@@ -1,0 +1,83 @@
+"""The directory of a model may come from anybody: no code in it runs, whoever reads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from toy_models import build_model
+
+from grpo_lightning.commands.serve import stored_dtype
+from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
+
+TRAP = """
+import pathlib
+pathlib.Path({mark!r}).touch()
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+class Config(PreTrainedConfig):
+    model_type = "trap"
+class Model(PreTrainedModel):
+    config_class = Config
+class Tokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture(params=["a known architecture", "one of its own"])
+def directory(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A model whose config asks for the code beside it; the file ``ran`` beside the directory says that it ran."""
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, path)
+    (path / "trap.py").write_text(TRAP.format(mark=str(tmp_path / "ran")))
+    classes = ("AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModel")
+    config = json.loads((path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "trap.Config", **dict.fromkeys(classes, "trap.Model")}
+    if request.param == "one of its own":
+        config["model_type"] = "trap"
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((path / "tokenizer_config.json").read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": [None, "trap.Tokenizer"]}
+    (path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return path
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "config": load_config,
+    "tokenizer": load_tokenizer,
+    "policy": lambda path: load_causal_lm(path, torch.float32),
+    "reward model": lambda path: RewardModelReward(model=path)(prompts=["a"], completions=["b"]),
+    "serve": stored_dtype,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_code_beside_a_model_is_never_run(reader, directory, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # the answer to "do you wish to run the custom code?"
+    with suppress(ValueError, OSError, KeyError):  # it may be refused
+        READERS[reader](str(directory))
+    assert not (directory.parent / "ran").exists()
+    assert not [name for name in sys.modules if name.endswith(".trap")]
+
+
+def test_the_trap_is_one(directory):
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained(str(directory), trust_remote_code=True)
+    assert (directory.parent / "ran").exists()
+
+
+def test_pickled_weights_of_a_policy_are_refused(tmp_path):
+    path = tmp_path / "pickled"
+    model = build_model("qwen2")
+    model.save_pretrained(path)
+    (path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load_causal_lm(str(path), torch.float32)
