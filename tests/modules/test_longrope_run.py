@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 
-BOUNDARY = 8
+BOUNDARY = 16
 ROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -32,7 +32,7 @@ def model_dir(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("max_model_length", "factor"), [(None, 4.0), (64, 4.0), (BOUNDARY, 1.0)])
 def test_sampler_and_trainer_have_the_frequencies_of_max_model_length(model_dir, tmp_path, max_model_length, factor):
-    length = 8 if max_model_length != BOUNDARY else 2  # prompts have up to 6 tokens
+    length = 16 if max_model_length != BOUNDARY else 8  # prompts have up to 8 tokens
     generator = TransformersGenerator(max_model_length=max_model_length)
     module = fit(model_dir, tmp_path, generator=generator, max_completion_length=length, beta=0.1)
     assert module.policy.model.model.rotary_emb.inv_freq[0].item() == pytest.approx(1 / factor)
@@ -40,7 +40,7 @@ def test_sampler_and_trainer_have_the_frequencies_of_max_model_length(model_dir,
 
 
 def test_with_top_p_a_run_trains_on_what_it_sampled(model_dir, tmp_path):
-    module = fit(model_dir, tmp_path, top_p=0.9, max_completion_length=8)
+    module = fit(model_dir, tmp_path, top_p=0.9, max_completion_length=16)
     before = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     after = weights(module)
     assert max((after[name] - weight).abs().max() for name, weight in before.named_parameters()) > 1e-4
