@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -134,3 +135,9 @@ def test_files_are_short_and_so_are_functions():
     assert written[len(written) // 2] < 120
     assert {name for name, length in lengths.items() if length > 300} == set()
     assert long_functions == []
+
+
+def test_no_two_files_of_the_tests_have_one_name():
+    """Pytest imports them by name alone."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []

@@ -12,7 +12,7 @@ import datasets
 import lightning as L
 import pytest
 import torch
-from copy_generator import CopyGenerator
+from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer
 from toy_models import build_tokenizer
@@ -188,7 +188,7 @@ def test_what_a_stream_cannot_do_is_refused() -> None:
 def test_a_run_that_samples_ahead_of_a_stream_is_refused_before_weights_load(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    module = make_module(tiny_model_dir, async_rollouts=1, generator=CopyGenerator())
+    module = make_module(tiny_model_dir, async_rollouts=1, generator=AsyncCopyGenerator())
     with pytest.raises(
         ValueError, match=r"data.streaming reads the next prompts when .*model.async_rollouts=1 wants them"
     ):

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from copy_generator import CopyGenerator
+from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
@@ -34,7 +34,7 @@ def fit(
 ) -> dict[str, Any]:
     """Four steps of two epochs with a checkpoint after each."""
     recorder = Recorder()
-    module = make_module(model_dir, async_rollouts=1, generator=CopyGenerator(), max_sampler_mismatch=None)
+    module = make_module(model_dir, async_rollouts=1, generator=AsyncCopyGenerator(), max_sampler_mismatch=None)
     trainer = make_trainer(
         folder,
         STEPS,

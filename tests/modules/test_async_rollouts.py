@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from copy_generator import CopyGenerator
+from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights, write_prompts
 from transformers import AutoModelForCausalLM
@@ -55,7 +55,7 @@ def train(
     ckpt_path = options.pop("ckpt_path", None)
     data = options.pop("data", {})
     defaults = {
-        "generator": CopyGenerator(),
+        "generator": AsyncCopyGenerator(),
         "async_rollouts": 1,
         "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9),
         "max_sampler_mismatch": None,
@@ -106,7 +106,7 @@ def test_each_batch_is_sampled_by_the_weights_of_one_step_before_with_the_seeds_
 def test_two_runs_give_the_same_numbers_though_one_waits_at_other_places(tiny_model_dir, tmp_path):
     runs = [Recorder(), Recorder()]
     train(tiny_model_dir, tmp_path, recorder=runs[0])
-    lazy = CopyGenerator(before=lambda number: threading.Event().wait(0.2 * (number % 2)))
+    lazy = AsyncCopyGenerator(before=lambda number: threading.Event().wait(0.2 * (number % 2)))
     train(tiny_model_dir, tmp_path, recorder=runs[1], generator=lazy)
     assert [m["loss"] for m in runs[0].metrics] == [m["loss"] for m in runs[1].metrics]
     torch.testing.assert_close(runs[0].weights[-1], runs[1].weights[-1], rtol=0, atol=0)
@@ -129,7 +129,7 @@ def test_a_batch_is_sampled_while_the_policy_is_trained_on_the_one_before(tiny_m
 
         module.optimization.step = step
 
-    generator = CopyGenerator(before=wait_for_the_update_of_the_step_before)
+    generator = AsyncCopyGenerator(before=wait_for_the_update_of_the_step_before)
     settings = {"generator": generator, "async_rollouts": 1, "max_sampler_mismatch": None}
     module = fit(tiny_model_dir, tmp_path, max_steps=5, on_module=watch, **settings)
     assert module.steps_done == 5
@@ -145,7 +145,7 @@ def test_a_batch_is_sampled_while_the_policy_is_trained_on_the_one_before(tiny_m
     ("trainer", "steps"), [({"max_epochs": 2}, 8), ({"max_epochs": 3, "limit_train_batches": 2}, 6)]
 )
 def test_nothing_is_launched_past_the_last_epoch(tiny_model_dir, tmp_path, trainer, steps):
-    generator, recorder, plain = CopyGenerator(), Recorder(), Recorder()
+    generator, recorder, plain = AsyncCopyGenerator(), Recorder(), Recorder()
     train(tiny_model_dir, tmp_path, -1, recorder, generator=generator, trainer=trainer)
     assert len(recorder.rollouts) == len(generator.threads) == steps
     train(tiny_model_dir, tmp_path, -1, plain, async_rollouts=0, trainer=trainer)
@@ -153,7 +153,7 @@ def test_nothing_is_launched_past_the_last_epoch(tiny_model_dir, tmp_path, train
 
 
 def test_several_updates_a_step_count_in_the_staleness_and_in_the_end_of_training(tiny_model_dir, tmp_path):
-    generator, recorder = CopyGenerator(), Recorder()
+    generator, recorder = AsyncCopyGenerator(), Recorder()
     settings = {"num_iterations": 2, "generator": generator, "importance_sampling_mode": "token_truncate"}
     train(tiny_model_dir, tmp_path, 6, recorder, **settings)
     assert [m["sampling/staleness_updates"] for m in recorder.metrics] == [0.0, 2.0, 2.0]
@@ -200,7 +200,7 @@ def test_validation_waits_for_the_next_batch_and_samples_from_the_newest_weights
 
     data = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 2))}
     settings = {"data": data, "callbacks": [Watch()], "trainer": {"val_check_interval": 2}}
-    slow = CopyGenerator(before=lambda number: threading.Event().wait(0.5))  # refuses weights while it samples
+    slow = AsyncCopyGenerator(before=lambda number: threading.Event().wait(0.5))  # refuses weights while it samples
     module = train(tiny_model_dir, tmp_path, recorder=validated, generator=slow, **settings)
     assert [step for step, _, _ in sampled] == [2, 4, 6]
     torch.testing.assert_close(validated.weights[-1], quiet.weights[-1], rtol=0, atol=0)
@@ -281,7 +281,7 @@ def test_an_error_in_the_thread_is_raised_by_the_step_that_waits_for_it(tiny_mod
 
     recorder = Recorder()
     with pytest.raises(ConnectionError, match="gone for good") as failure:
-        train(tiny_model_dir, tmp_path, recorder=recorder, generator=CopyGenerator(before=fail))
+        train(tiny_model_dir, tmp_path, recorder=recorder, generator=AsyncCopyGenerator(before=fail))
     assert len(recorder.metrics) == 2
     assert {"fail", "generate", "work"} <= {entry.name for entry in failure.traceback}
 
@@ -302,7 +302,7 @@ def test_a_batch_whose_weights_were_lost_is_sampled_as_a_whole_from_the_new_ones
             raise WeightsLost("the server was lost.")
 
     recorder = Recorder()
-    module = train(tiny_model_dir, tmp_path, recorder=recorder, generator=CopyGenerator(before=lose))
+    module = train(tiny_model_dir, tmp_path, recorder=recorder, generator=AsyncCopyGenerator(before=lose))
     assert [m["sampling/staleness_steps"] for m in recorder.metrics] == [0.0, 1.0, 0.0, 1.0, 1.0, 1.0]
     expected = sampled_by(tiny_model_dir, recorder.weights[2], module, 2, recorder.uids[2])
     assert_same_rollouts(recorder.rollouts[2], expected)
@@ -320,7 +320,7 @@ def test_an_interrupt_ends_the_sampling_of_the_next_batch(tiny_model_dir, tmp_pa
             assert generator.interrupted.wait(60)
             raise ConnectionAbortedError("interrupted")
 
-    generator = CopyGenerator(before=wait)
+    generator = AsyncCopyGenerator(before=wait)
     with pytest.raises(SystemExit):
         train(tiny_model_dir, tmp_path, generator=generator, callbacks=[Interrupt()])
     assert generator.interrupted.is_set()
@@ -352,11 +352,11 @@ def test_groups_may_be_dropped(tiny_model_dir, tmp_path):
 )
 def test_settings_that_cannot_work_are_refused(tiny_model_dir, settings, message):
     with pytest.raises(ValueError, match=message):
-        make_module(tiny_model_dir, **({"async_rollouts": 1, "generator": CopyGenerator()} | settings))
+        make_module(tiny_model_dir, **({"async_rollouts": 1, "generator": AsyncCopyGenerator()} | settings))
     assert not VLLMColocate.supports_async_rollouts
 
 
 def test_another_source_of_prompts_is_refused(tiny_model_dir, tmp_path):
-    module = make_module(tiny_model_dir, async_rollouts=1, generator=CopyGenerator())
+    module = make_module(tiny_model_dir, async_rollouts=1, generator=AsyncCopyGenerator())
     with pytest.raises(ValueError, match=r"model.async_rollouts asks GRPODataModule for the next prompts"):
         make_trainer(tmp_path).fit(module, train_dataloaders=[1, 2])

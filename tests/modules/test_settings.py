@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from copy_generator import CopyGenerator
+from async_copy_generator import AsyncCopyGenerator
 from runs import fit, make_data, make_module, make_trainer, weights
 from torch import Tensor
 
@@ -58,7 +58,7 @@ class WithCounting(GRPOModule):
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_an_own_source_samples_every_batch_also_ahead_of_its_step(tiny_model_dir, tmp_path, ahead):
     settings = make_module(tiny_model_dir).given_settings
-    settings |= {"generator": CopyGenerator(), "async_rollouts": ahead, "max_sampler_mismatch": None}
+    settings |= {"generator": AsyncCopyGenerator(), "async_rollouts": ahead, "max_sampler_mismatch": None}
     Counting.calls = 0
     make_trainer(tmp_path, 3).fit(WithCounting(**settings), datamodule=make_data(tmp_path))
     assert Counting.calls == 3
@@ -73,7 +73,7 @@ def test_a_step_of_the_optimizer_that_nobody_of_ours_made_reaches_the_sampler(ti
 
         module.optimization.step = step
 
-    generator = CopyGenerator()
+    generator = AsyncCopyGenerator()
     module = fit(tiny_model_dir, tmp_path, 3, on_module=step_by_hand, generator=generator)
     assert module.policy.version == 3
     assert generator.events.count("weights") == 3

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ahead_generator import AheadGenerator
+from async_copy_generator import AsyncCopyGenerator
 from rollouts.turns.calculators import AddUp, make_run, train, write_rows
 
 from grpo_lightning.report.completions import read_completions
@@ -62,9 +62,9 @@ def test_the_table_and_the_report_show_calls_and_results(whole):
 
 def test_a_batch_in_flight_keeps_the_rewards_of_environments_that_a_checkpoint_cannot_keep(tmp_path):
     ahead = {"async_rollouts": 1, "max_sampler_mismatch": None}
-    expected = train(tmp_path / "whole", generator=AheadGenerator(), **ahead)
+    expected = train(tmp_path / "whole", generator=AsyncCopyGenerator(), **ahead)
     resumed = train(
-        tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step=2.ckpt", generator=AheadGenerator(), **ahead
+        tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step=2.ckpt", generator=AsyncCopyGenerator(), **ahead
     )
     same_steps(resumed["steps"], expected["steps"][2:])
     torch.testing.assert_close(resumed["weights"], expected["weights"], rtol=0, atol=0)

@@ -15,7 +15,7 @@ from grpo_lightning.generation.vllm.weight_stream import WeightStream
 from grpo_lightning.types import Rollouts
 
 
-class CopyGenerator(Generator):
+class AsyncCopyGenerator(Generator):
     """Notes when it gets weights and when it samples, and can be made to wait or to fail.
 
     Args:
