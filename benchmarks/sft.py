@@ -33,6 +33,7 @@ import lightning as L  # noqa: E402 - reads the environment
 import torch  # noqa: E402
 from sides.command import this_command  # noqa: E402
 from sides.make_model import SHAPES, make_model  # noqa: E402
+from sides.our_trainer import make_trainer  # noqa: E402
 from sides.record import versions  # noqa: E402
 from sides.workload import word_problems  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
@@ -121,20 +122,9 @@ def run(options: argparse.Namespace, folder: Path, model: Path, data: Path, name
     total = options.warmup_steps + options.steps
     times = StepTimes(total, bool(options.profile))
     module = SFTModule(model_name_or_path=str(model), **VARIANTS[name])
-    trainer = L.Trainer(
-        default_root_dir=str(folder),
-        accelerator="gpu" if options.device == "cuda" else "cpu",
-        devices=1,
-        precision=options.precision if options.device == "cuda" else "32-true",
-        max_steps=total + bool(options.profile),
-        callbacks=[times],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    precision = options.precision if options.device == "cuda" else "32-true"
+    steps = total + bool(options.profile)
+    trainer = make_trainer(options.device, precision, steps, folder, callbacks=[times])
     trainer.fit(module, datamodule=GRPODataModule(str(data), converter="sft", batch_size=options.rows))
     kept = slice(options.warmup_steps, total)
     seconds, tokens = statistics.median(times.seconds[kept]), statistics.median(times.tokens[kept])

@@ -85,10 +85,9 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
 
 def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
     """This project's module; what is not said here keeps its default."""
-    import lightning as L
-
     from grpo_lightning import DPOModule, GRPODataModule
     from grpo_lightning.datamodules.preferences import Preferences
+    from sides.our_trainer import make_trainer
 
     class MeasuredModule(DPOModule):
         def on_train_start(self) -> None:
@@ -125,19 +124,8 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
     clock.after_step = partial(save_record, record, "grpo_lightning", clock, module.policy)
     data = GRPODataModule(dataset=workload.pairs, converter="dpo", batch_size=workload.pairs_per_step, shuffle=False)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = L.Trainer(
-            accelerator="gpu" if workload.device == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if workload.device == "cuda" else "32-true",
-            max_steps=workload.warmup_steps + workload.steps,
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        precision = "bf16-mixed" if workload.device == "cuda" else "32-true"
+        trainer = make_trainer(workload.device, precision, workload.warmup_steps + workload.steps, folder)
         trainer.fit(module, datamodule=data)
 
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 import transformers
 from torch import Tensor
@@ -27,6 +26,7 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import PhaseClock
+from sides.our_trainer import make_trainer
 from sides.record import save_record
 from sides.workload import Workload, even_fraction
 
@@ -134,19 +134,8 @@ def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> G
         clock.after_step = partial(save_record, record, "grpo_lightning", clock, module)
     data = GRPODataModule(dataset=workload.prompts, batch_size=workload.prompts_per_step, shuffle=False)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = L.Trainer(
-            accelerator="gpu" if workload.device == "cuda" else "cpu",
-            devices=1,
-            precision=PRECISIONS[workload.dtype],
-            max_steps=workload.warmup_steps + workload.steps,
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        steps = workload.warmup_steps + workload.steps
+        trainer = make_trainer(workload.device, PRECISIONS[workload.dtype], steps, folder)
         trainer.fit(module, datamodule=data)
     return module
 

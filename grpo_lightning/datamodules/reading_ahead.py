@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from lightning.pytorch import Trainer
 
-from grpo_lightning.datamodules.loader import TrainingLoader
+from grpo_lightning.datamodules.loader import TrainingLoader, place_after
 from grpo_lightning.types import PromptBatch
 
 Read = TypeVar("Read")
@@ -59,8 +59,9 @@ class ReadAhead(Generic[Read]):
 
 
 def next_batch(trainer: Trainer) -> PromptBatch | None:
-    """This rank's prompts of the step after the one in progress; None where the loader cannot tell, as with a stream."""
+    """This rank's prompts of the step after the one in progress; None where there is none, or a stream cannot tell."""
     loader = trainer.train_dataloader
     if not isinstance(loader, TrainingLoader):
         return None
-    return loader.batch_at(*loader.following_place(int(trainer.num_training_batches)))
+    place = place_after(trainer, loader)
+    return None if place is None else loader.batch_at(*place)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from grpo_lightning.datamodules.loader import TrainingLoader
+from grpo_lightning.datamodules.loader import TrainingLoader, is_last_step, place_after
 from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import epoch_at
@@ -117,7 +117,7 @@ def following_batch(trainer: Trainer, num_updates: int) -> tuple[float, PromptBa
     Raises:
         TypeError: With another loader, which cannot tell.
     """
-    if 0 <= trainer.max_steps <= trainer.global_step + num_updates:
+    if is_last_step(trainer, num_updates):
         return None
     loader = trainer.train_dataloader
     if not isinstance(loader, TrainingLoader):
@@ -125,6 +125,5 @@ def following_batch(trainer: Trainer, num_updates: int) -> tuple[float, PromptBa
             f"model.async_rollouts needs the loader of GRPODataModule for the next prompts; train_dataloader() gave a "
             f"{type(loader).__name__}. Leave train_dataloader as it is, or use async_rollouts=0."
         )
-    epoch, batch = loader.following_place(int(trainer.num_training_batches))
-    is_over = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epoch
-    return None if is_over else (epoch_at(trainer, epoch, batch), loader.batch_at(epoch, batch))
+    place = place_after(trainer, loader, num_updates)
+    return None if place is None else (epoch_at(trainer, *place), loader.batch_at(*place))
