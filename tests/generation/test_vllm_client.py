@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -72,9 +74,13 @@ def taken(silent: socket.socket) -> socket.socket:
     return accepted
 
 
-def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseException]]:
-    """A call to a server that takes it and never answers, once it is there; and what it raised."""
-    silent, raised = silent_server(client), []
+@contextmanager
+def waiting_call(client: VLLMClient) -> Iterator[tuple[threading.Thread, list[BaseException]]]:
+    """A call to a server that takes it and never answers, once it is there; and what it raised.
+
+    The server keeps its end open meanwhile: a connection that nobody holds is collected, and closed.
+    """
+    raised: list[BaseException] = []
 
     def call() -> None:
         try:
@@ -82,10 +88,11 @@ def waiting_call(client: VLLMClient) -> tuple[threading.Thread, list[BaseExcepti
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    taken(silent)
-    return thread, raised
+    with silent_server(client) as silent:
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        with taken(silent):
+            yield thread, raised
 
 
 def test_a_cancelled_call_ends_on_the_server_too_and_later_ones_work(server, client):
@@ -111,9 +118,9 @@ def test_many_calls_wait_in_one_thread(client):
 
 def test_a_closed_client_ends_its_calls_and_allows_no_others_until_it_is_opened(server, client):
     port = client.port
-    thread, raised = waiting_call(client)
-    client.close()
-    thread.join(60)
+    with waiting_call(client) as (thread, raised):
+        client.close()
+        thread.join(60)
     assert isinstance(raised[0], CallsEnded)
     client.port = port
     with pytest.raises(CallsEnded):
