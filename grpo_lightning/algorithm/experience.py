@@ -102,7 +102,8 @@ class Experience:
             advantages: (N,) floating point, one per completion, or (T,), one per token.
 
         Raises:
-            ValueError: If it is neither, or holds something else than finite numbers.
+            TypeError: If it is no tensor.
+            ValueError: If it has another shape, or holds something else than finite numbers.
         """
         _check_advantages(advantages, self.rollouts)
         return replace(self, advantages=advantages.float().cpu())
@@ -138,6 +139,11 @@ def per_completion(advantages: Tensor, rollouts: Rollouts) -> Tensor:
 
 def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:
     completions, tokens = rollouts.num_completions, rollouts.completion_ids.numel()
+    if not isinstance(advantages, Tensor):
+        raise TypeError(
+            f"The advantages are a {type(advantages).__name__} and no tensor. Return a torch.Tensor with one value per "
+            f"completion, ({completions},), or one per token, ({tokens},)."
+        )
     if advantages.shape not in ((completions,), (tokens,)):
         raise ValueError(
             f"The advantages have shape {tuple(advantages.shape)}, but the step has {completions} completions of {tokens} "

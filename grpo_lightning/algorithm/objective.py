@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm import objective_checks, objective_metrics
 from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.choice import name_of
 from grpo_lightning.algorithm.entropy import AdaptiveEntropyCoefficient
 from grpo_lightning.algorithm.importance_ratio import importance_ratio
 from grpo_lightning.algorithm.kl import KLEstimator, kl_estimator
@@ -241,6 +242,7 @@ class Objective:
             trained = tokens.is_uncertain & segments.mask
         if self.needs_reference and tokens.ref_logprobs is not None:
             kl = self.estimate_kl(logprobs, segments.keep(tokens.ref_logprobs))
+            _check_per_token(kl, logprobs, f"model.kl_estimator={name_of(self.kl_estimator)!r} gave a KL")
             kl = kl * ratio if self.use_bias_correction_kl else kl
         if self.off_policy_mask_threshold is not None:
             # The sampler's own logprobs show both kinds of drift: from updates, and from the engine's arithmetic.
@@ -260,11 +262,7 @@ class Objective:
     def _policy_term(self, terms: LossTerms) -> Tensor:
         """``(T,)``: the policy loss, then the off-policy mask, the entropy mask and the sampler correction."""
         per_token = self.policy_loss.per_token(terms.inputs)
-        if per_token.shape != terms.inputs.logprobs.shape:
-            raise ValueError(
-                f"model.loss_type={self.policy_loss.name!r} gave a loss of shape {tuple(per_token.shape)} for "
-                f"{terms.inputs.logprobs.numel()} tokens. Return one value per token, not yet averaged."
-            )
+        _check_per_token(per_token, terms.inputs.logprobs, f"model.loss_type={self.policy_loss.name!r} gave a loss")
         if terms.kept is not None:
             per_token = per_token.masked_fill(~terms.inputs.segments.spread(terms.kept), 0.0)
         if self.needs_entropy_threshold:
@@ -279,3 +277,12 @@ class Objective:
         assert count is not None  # _check_given
         divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
         return entropy.masked_fill(~terms.trained, 0.0).sum() / divisor
+
+
+def _check_per_token(values: Tensor, like: Tensor, what: str) -> None:
+    """Refuses what would be broadcast over the tokens, from a loss or an estimator of a user's own."""
+    if not isinstance(values, Tensor) or values.shape != like.shape:
+        shape = (
+            f"of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"that is a {type(values).__name__}"
+        )
+        raise ValueError(f"{what} {shape} for {like.numel()} tokens. Return one value per token, not yet averaged.")

@@ -86,12 +86,20 @@ def too_many(step: ScoredStep) -> Tensor:
     return torch.zeros(7)
 
 
+def as_list(step: ScoredStep) -> list[float]:
+    return step.rewards.tolist()
+
+
 def test_a_rule_of_ones_own_is_an_import_path_or_a_function_and_its_shape_is_checked():
     wanted = by_group(lambda i, members: 2 * (REWARDS[i] - sum(REWARDS[j] for j in members) / len(members)))
     torch.testing.assert_close(estimate(f"{__name__}.own_rule"), wanted)
     torch.testing.assert_close(estimate(own_rule), wanted)
     with pytest.raises(ValueError, match=r"gave a tensor of shape \(7,\) for 5 completions of 15 tokens"):
         estimate(too_many)
+    with pytest.raises(
+        ValueError, match=r"model.advantages='as_list' gave a list. Return a torch.Tensor with one value"
+    ):
+        estimate(as_list)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +188,13 @@ def test_advantages_of_another_shape_are_refused_at_the_door(size: int):
 @pytest.mark.parametrize("values", [torch.tensor([1.0, NAN]), torch.tensor([1, 2])])
 def test_advantages_that_are_no_finite_floating_point_numbers_are_refused(values: Tensor):
     with pytest.raises(ValueError, match="Return finite floating point numbers"):
+        experience().with_advantages(values)
+
+
+@pytest.mark.parametrize(("values", "kind"), [(None, "NoneType"), ([0.5, -0.5], "list")])
+def test_advantages_that_are_no_tensor_are_refused_with_the_shapes_that_are_meant(values, kind: str):
+    message = rf"The advantages are a {kind} and no tensor. Return a torch.Tensor with one value per completion, \(2,\)"
+    with pytest.raises(TypeError, match=message):
         experience().with_advantages(values)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.losses import LOSSES, LossInputs, make_loss
 from grpo_lightning.algorithm.losses.covariance import token_covariance
+from grpo_lightning.algorithm.losses.gmpo import GMPOLoss
 from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
 
 NAN = math.nan
@@ -192,15 +193,32 @@ def averaged(inputs: LossInputs) -> Tensor:
     return reinforce(inputs).mean()
 
 
+def nothing(inputs: LossInputs) -> None:
+    """A loss whose author forgot to return it."""
+
+
 def test_a_function_at_an_import_path_is_a_loss_averaged_over_tokens():
     logprobs, old = padded(0)
-    mine = ours(f"{__name__}.reinforce", logprobs, old)
-    agree(mine, mean_of_tokens((-ADVANTAGES.unsqueeze(1) * logprobs).masked_fill(~MASK, 0.0)), logprobs)
+    wanted = mean_of_tokens((-ADVANTAGES.unsqueeze(1) * logprobs).masked_fill(~MASK, 0.0))
+    agree(ours(f"{__name__}.reinforce", logprobs, old), wanted, logprobs)
+
+
+@pytest.mark.parametrize("given", [reinforce, lambda inputs: reinforce(inputs), GMPOLoss])
+def test_from_python_a_loss_is_the_function_or_the_class_itself(given: Any):
+    logprobs, old = padded(0)
+    named = "gmpo" if given is GMPOLoss else f"{__name__}.reinforce"
+    assert torch.equal(ours(given, logprobs, old), ours(named, logprobs, old))
 
 
 def test_a_loss_that_averages_by_itself_is_told_so():
     with pytest.raises(ValueError, match=r"model.loss_type='averaged' gave a loss of shape \(\) for 14 tokens"):
         ours(f"{__name__}.averaged", *padded(0))
+    with pytest.raises(ValueError, match=r"model.loss_type='nothing' gave a loss that is a NoneType for 14 tokens"):
+        ours(nothing, *padded(0))
+    with pytest.raises(
+        ValueError, match=r"model.loss_type=0.5 is no name, no import path and nothing that can be called"
+    ):
+        ours(0.5, *padded(0))
 
 
 @pytest.mark.parametrize("name", LOSSES)
