@@ -52,6 +52,9 @@ class RolloutSettings:
         reward_composition: How rewards become a total: gates, and sum, product or minimum.
         generator: Samples completions; by default VLLMColocate where vLLM is installed, else TransformersGenerator.
         chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
+
+    Raises:
+        ValueError: If the generator is a name or a class: from Python it is the object.
     """
 
     rewards: RewardSpec
@@ -60,6 +63,15 @@ class RolloutSettings:
     reward_composition: RewardComposition = DEFAULT_COMPOSITION
     generator: Generator | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.generator
+        if given is not None and not isinstance(given, Generator):
+            name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+            raise ValueError(
+                f"model.generator={name!r} is no Generator. From Python, give the object: "
+                f"generator={name.rpartition('.')[2]}(...), of a subclass of grpo_lightning.generation.Generator."
+            )
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,12 @@ class WithCounting(GRPOModule):
         return Counting(settings, self.sampling, self.policy, self.seed)
 
 
+@pytest.mark.parametrize("given", ["grpo_lightning.generation.TransformersGenerator", TransformersGenerator])
+def test_from_python_a_generator_is_the_object_and_not_its_name_or_class(tiny_model_dir, given):
+    with pytest.raises(ValueError, match=r"From Python, give the object: generator=TransformersGenerator\(\.\.\.\)"):
+        make_module(tiny_model_dir, generator=given)
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_an_own_source_samples_every_batch_also_ahead_of_its_step(tiny_model_dir, tmp_path, ahead):
     settings = make_module(tiny_model_dir).given_settings
