@@ -16,9 +16,9 @@ from grpo_lightning.algorithm.losses import LossInputs, LossSpec, PolicyLoss, ma
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.off_policy_mask import off_policy_mask
 from grpo_lightning.algorithm.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
-from grpo_lightning.algorithm.token_batch import LossTerms, TrainTokens
+from grpo_lightning.algorithm.token_batch import LossTerms, TokenBatch
 
-__all__ = ["Objective", "StepTotals", "TrainTokens"]
+__all__ = ["Objective", "StepTotals", "TokenBatch"]
 
 LOSS_SETTINGS = (
     *("epsilon", "epsilon_high", "delta", "sapo_temperature_pos", "sapo_temperature_neg"),
@@ -118,7 +118,7 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """True if ``TrainTokens.ref_logprobs`` is needed."""
+        """True if ``TokenBatch.ref_logprobs`` is needed."""
         return self.beta != 0
 
     @property
@@ -158,7 +158,7 @@ class Objective:
 
     def loss(
         self,
-        tokens: TrainTokens,
+        tokens: TokenBatch,
         logprobs: Tensor,
         entropy: Tensor | None,
         totals: StepTotals,
@@ -198,7 +198,7 @@ class Objective:
         return objective_metrics.summarize(metrics)
 
     def _check_given(
-        self, tokens: TrainTokens, entropy: Tensor | None, totals: StepTotals, entropy_coef: float | None
+        self, tokens: TokenBatch, entropy: Tensor | None, totals: StepTotals, entropy_coef: float | None
     ) -> None:
         bonus_on_some = self.entropy_has_gradient and self.needs_entropy_threshold
         needed = {
@@ -217,7 +217,7 @@ class Objective:
             if is_needed and value is None:
                 raise ValueError(f"the loss needs {what}; it got None")
 
-    def _terms(self, tokens: TrainTokens, logprobs: Tensor) -> LossTerms:
+    def _terms(self, tokens: TokenBatch, logprobs: Tensor) -> LossTerms:
         """Everything the loss combines. Values outside the mask are zeroed first, so that they reach no gradient."""
         segments = tokens.segments
         logprobs = segments.keep(logprobs)
@@ -251,7 +251,7 @@ class Objective:
             kept = off_policy_mask(logprobs, behaviour, inputs.completion_advantages, segments, threshold)
         return LossTerms(inputs, trained, kept, correction, kl)
 
-    def _sampler_correction(self, tokens: TrainTokens, old_logprobs: Tensor) -> SamplerWeights | None:
+    def _sampler_correction(self, tokens: TokenBatch, old_logprobs: Tensor) -> SamplerWeights | None:
         is_used = self.importance_sampling_correction and self.policy_loss.sampler_correction != "none"
         if not is_used or tokens.sampling_logprobs is None:
             return None
@@ -271,7 +271,7 @@ class Objective:
             per_token = per_token * terms.correction.per_token
         return per_token
 
-    def _mean_entropy(self, tokens: TrainTokens, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
+    def _mean_entropy(self, tokens: TokenBatch, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
         """This micro-batch's share of the mean entropy over the step's trained tokens, whatever the loss's average."""
         count = totals.high_entropy_tokens if self.needs_entropy_threshold else totals.tokens
         assert count is not None  # _check_given

@@ -215,7 +215,7 @@ def test_a_constant_advantage_per_token_gives_the_gradient_of_one_per_completion
         assert filled.has_advantage.tolist() == [True, True]
         torch.manual_seed(1)
         logprobs = (-torch.rand(7)).requires_grad_()
-        tokens = filled.train_tokens(torch.tensor([1, 0]))
+        tokens = filled.token_batch(torch.tensor([1, 0]))
         loss, _ = objective.loss(tokens, logprobs, None, StepTotals(2, 6))
         gradients.append(torch.autograd.grad(loss, logprobs)[0])
     assert torch.equal(*gradients)
@@ -227,7 +227,7 @@ def test_each_token_is_trained_by_its_own_advantage():
     assert step.has_advantage.tolist() == [True, False]
     logprobs = step.old_logprobs.clone().requires_grad_()
     objective = Objective(importance_sampling_correction=False)
-    loss, _ = objective.loss(step.train_tokens(torch.tensor([0, 1])), logprobs, None, StepTotals(2, 6))
+    loss, _ = objective.loss(step.token_batch(torch.tensor([0, 1])), logprobs, None, StepTotals(2, 6))
     loss.backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([-1.0, -2.0, 0.0, 0.0, 0.0, 0.0, 0.0]) / 6)
     assert per_completion(step.advantages, step.rollouts).tolist() == [1.0, 0.0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 GAP = math.log(0.25 / 0.5)  # logprob - ref of the one token
 
@@ -21,9 +21,9 @@ def averaged(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return absolute(logprobs, ref_logprobs).mean()
 
 
-def one_token() -> tuple[Tensor, TrainTokens]:
+def one_token() -> tuple[Tensor, TokenBatch]:
     logprobs = torch.tensor([0.25], dtype=torch.float64).log().requires_grad_()
-    tokens = TrainTokens(
+    tokens = TokenBatch(
         rows=torch.tensor([0]),
         mask=torch.tensor([True]),
         lengths=torch.tensor([1]),

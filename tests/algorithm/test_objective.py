@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 NAN = math.nan
 
@@ -20,9 +20,9 @@ def f64(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def tokens_of(**changes: Any) -> TrainTokens:
+def tokens_of(**changes: Any) -> TokenBatch:
     """Completion 0: two tokens, then one of a tool. Completion 1: one token. Completion 2: masked as a whole."""
-    tokens = TrainTokens(
+    tokens = TokenBatch(
         rows=torch.tensor([0, 0, 0, 1, 2]),
         mask=torch.tensor([True, True, False, True, False]),
         lengths=torch.tensor([2, 1, 0]),
@@ -159,7 +159,7 @@ def test_top_entropy_quantile_trains_the_tokens_that_were_uncertain_as_the_step_
 def test_a_microbatch_that_is_empty_or_masked_as_a_whole_gives_a_differentiable_zero():
     for size in (0, 2):
         logprobs = torch.full((size,), -1.0, requires_grad=True)
-        tokens = TrainTokens(
+        tokens = TokenBatch(
             rows=torch.zeros(size, dtype=torch.int64),
             mask=torch.zeros(size, dtype=torch.bool),
             lengths=torch.zeros(min(size, 1)),
