@@ -172,7 +172,7 @@ def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir
     rows, experience = torch.arange(record.rollouts.num_completions), module.experience(record.rollouts)
     lessons = module.teachers.taught(experience, record.batch).lessons
     (teacher,) = module.teachers.teachers
-    side = teacher.side(lessons.rollouts, rows)
+    side = teacher.side(lessons, rows)
     found = side.logits(slice(None), 1.0, side.head.vocab_size).log_softmax(-1)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     with torch.no_grad():
@@ -259,12 +259,28 @@ def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
         ({"teacher": "self", "teacher_prompt": "Be good. {prompt}"}, "names no column"),
         ({"teacher": {"a": "x"}}, "does not say which teaches what"),
         ({"teacher_column": "kind"}, "of one teacher there is no choice"),
-        ({"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"}, "are of teachers with weights"),
+        (
+            {"teacher": "http://host:80", "divergence": "forward_kl"},
+            "top_k=null: a server tells its likeliest .* forward_kl",
+        ),
+        ({"teacher": "https://host:80", "top_k": 5}, "is no address of a vLLM server. Write http://host:port"),
+        ({"teacher": "http://host", "top_k": 5}, "is no address of a vLLM server"),
+        ({"teacher": "http://host:80", "top_k": 5, "dtype": "float32"}, "are of teachers that this run loads"),
+        ({"timeout": 5.0}, "are of teachers on servers"),
+        (
+            {"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"},
+            "are of teachers that this run loads",
+        ),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Distillation(**({"teacher": "teacher"} | settings))
+
+
+def test_a_server_at_another_temperature_than_its_logprobs_have_is_refused(tiny_model_dir):
+    with pytest.raises(ValueError, match=r"model.temperature=0.7 .* a server tells logprobs at temperature 1"):
+        make_module(tiny_model_dir, temperature=0.7, distillation=Distillation("http://127.0.0.1:1", top_k=5))
 
 
 def test_a_config_names_the_teacher(tiny_model_dir, teacher_dir, tmp_path):
