@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import torch
+
 from grpo_lightning.numerics.divergence import Divergence
 from grpo_lightning.numerics.dtypes import DTYPES
 
@@ -33,7 +35,7 @@ class Distillation:
         divergence: reverse_kl (keep to what the teacher would do), forward_kl (cover all that it would) or jsd (between).
         top_k: Tell only the teacher's so many likeliest tokens apart, and take the others together; null for all, which a
             server does not tell.
-        device: Where a teacher of its own is (cuda:1); null for the policy's device.
+        device: Where a teacher that this run loads is (cuda:1, cpu); null for the policy's device.
         dtype: What it is held in; bfloat16 where the policy is trained on a GPU, float32 on a CPU, unless said.
         teacher_column: Column of the data with the name of each prompt's teacher.
         teacher_prompt: What the teacher reads in place of the prompt, or of the last message of a conversation:
@@ -68,12 +70,33 @@ class Distillation:
             raise ValueError(f"model.distillation.top_k={self.top_k} tells no token apart. Use 1 or more, or null.")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"model.distillation.dtype={self.dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
+        self._check_device()
         self._check_teachers()
         self._check_servers()
         if self.teacher_prompt is not None and not set(self.told_columns):
             raise ValueError(
                 f"model.distillation.teacher_prompt={self.teacher_prompt!r} names no column, so every row's teacher reads the "
                 "same beside the prompt. Name one in braces."
+            )
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        try:
+            place = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"model.distillation.device={self.device!r} is no device. Write cuda:1, cpu, or null for the policy's."
+            ) from error
+        if place.type == "meta":
+            raise ValueError(
+                "model.distillation.device='meta' holds shapes without numbers, which teach nothing. Use cpu, cuda:1, or null for "
+                "the policy's."
+            )
+        if place.type == "cuda" and (place.index or 0) >= (count := torch.cuda.device_count()):
+            raise ValueError(
+                f"model.distillation.device={self.device!r} is not there: this process sees {count} CUDA devices. Use one of "
+                "those (CUDA_VISIBLE_DEVICES may hide others), cpu, or null for the policy's."
             )
 
     def _check_teachers(self) -> None:

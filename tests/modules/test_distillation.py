@@ -50,6 +50,14 @@ def test_a_step_descends_the_mean_divergence_of_the_sampled_tokens(tiny_model_di
     assert module.step_metrics["loss"] == pytest.approx(0.7 * divergence.item(), rel=1e-3)
 
 
+def test_a_teacher_on_a_named_device_in_a_named_dtype_teaches_from_there(tiny_model_dir, teacher_dir, tmp_path):
+    by_default = fit(tiny_model_dir, tmp_path, **instead_of_rewards(teacher_dir))
+    named = fit(tiny_model_dir, tmp_path, **instead_of_rewards(teacher_dir, device="cpu", dtype="bfloat16"))
+    (teacher,) = named.teachers.teachers
+    assert {(p.device.type, p.dtype) for p in teacher.scorer.model.parameters()} == {("cpu", torch.bfloat16)}
+    torch.testing.assert_close(weights(named), weights(by_default), rtol=0, atol=5e-3)  # of a teacher that is rounded
+
+
 def test_beside_rewards_the_gradients_add_up(tiny_model_dir, teacher_dir, tmp_path):
     changes = []
     for settings in (
@@ -266,6 +274,9 @@ def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
         ({"teacher": "https://host:80", "top_k": 5}, "is no address of a vLLM server. Write http://host:port"),
         ({"teacher": "http://host", "top_k": 5}, "is no address of a vLLM server"),
         ({"teacher": "http://host:80", "top_k": 5, "dtype": "float32"}, "are of teachers that this run loads"),
+        ({"device": "meta"}, "device='meta' holds shapes without numbers"),
+        ({"device": "gpu0"}, "device='gpu0' is no device. Write cuda:1"),
+        ({"device": "cuda:99"}, r"device='cuda:99' is not there: this process sees \d+ CUDA devices"),
         ({"timeout": 5.0}, "are of teachers on servers"),
         (
             {"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"},
