@@ -144,7 +144,7 @@ def first_difference(server: PromptLogprobs, tokenizer: PreTrainedTokenizerBase,
         theirs = server.text_of(ids)
     except ServerRefused:  # one of them is no token there
         theirs = None
-    if theirs is not None and "".join(theirs.split()) == "".join(tokenizer.decode(ids).split()):
+    if theirs is not None and "".join(theirs.split()) == "".join(str(tokenizer.decode(ids)).split()):
         return None
     if len(ids) == 1:
         return ids[0]
