@@ -7,6 +7,7 @@ from typing import Any
 
 from grpo_lightning.migration.migrate import migrate
 from grpo_lightning.migration.migration import Migration
+from grpo_lightning.migration.stage import COMMON
 
 TEACHER = "model.distillation.teacher"
 OF_BETA = {0.0: "forward_kl", 0.5: "jsd", 1.0: "reverse_kl"}
@@ -15,6 +16,7 @@ OF_THE_POLICY_LOSS = ("loss_type", "beta", "epsilon", "epsilon_high", "scale_rew
 """Of ``model.*``: GRPO's, which has nothing to learn from here."""
 PACKED = "Micro-batches are packed under model.max_tokens_per_microbatch."
 OF_SFT: dict[str, str] = {
+    **{key: reason for key, reason in COMMON.items() if key != "router_aux_loss_coef"},  # which GRPO's step has
     "dataset_text_field": "Prompts are read by data.converter_args.",
     "dataset_kwargs": "Prompts are read by data.converter_args.",
     "max_length": "model.max_completion_length bounds completions, data.max_prompt_length prompts.",
@@ -124,6 +126,7 @@ def _compose_server(m: Migration) -> None:
     m.put("model.distillation.top_k", int(m.get("loss_top_k") or 1), "loss_top_k")
     if m.get("loss_add_tail") is False:
         m.refuse("loss_add_tail", "What is not among the top_k is always one more token.")
+        m.notes.append("loss_add_tail false: what is not among the top_k is always one more token here.")
     m.needs_nothing("loss_add_tail", "teacher_model_server_url")
     m.refuse("reverse_kl_top_1_mode", "The teacher's likeliest tokens are told apart, whatever was sampled.")
     m.notes.append("model.temperature has to be 1.0 with a teacher on a server, whose logprobs are at that.")

@@ -70,13 +70,13 @@ def test_a_migrated_config_is_a_run_of_fit(tmp_path, trainer, settings, found):
             {"teacher_model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "sdpa"}},
             "Only dtype",
         ),
-        ("server_distillation", {"loss_add_tail": False}, "always one more token"),
+        ("server_distillation", {"loss_add_tail": False}, "always one more token here"),
         ("distillation", {"epsilom": 0.1}, "Unknown"),
     ],
 )
 def test_what_has_no_counterpart_is_said(trainer, settings, reason):
     result = migrate_distillation(trainer, BASE | settings)
-    assert any(reason in each for each in result.lost().values())
+    assert any(reason in each for each in (*result.lost().values(), *result.notes))
 
 
 def test_the_command_writes_a_teacher_on_a_server(tmp_path):
