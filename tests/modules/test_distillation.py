@@ -279,7 +279,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
         ({"device": "cuda:99"}, r"device='cuda:99' is not there: this process sees \d+ CUDA devices"),
         ({"timeout": 5.0}, "are of teachers on servers"),
         (
-            {"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"},
+            {"teacher": "reference", "teacher_prompt": "{hint}", "device": "cpu"},
             "are of teachers that this run loads",
         ),
     ],
