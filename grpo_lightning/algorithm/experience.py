@@ -10,6 +10,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.types import Rollouts
 
@@ -36,6 +37,8 @@ class Lessons:
     """The step's completions, under what the teachers read in place of the prompts."""
     teacher: Tensor
     """(B,) int64: which teacher each prompt has."""
+    likeliest: Likeliest | None = None
+    """What teachers on servers have said of each of the T tokens; zeros at those of other teachers."""
 
 
 @dataclass(frozen=True)

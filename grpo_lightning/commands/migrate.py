@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from grpo_lightning.migration import STAGES, Migration, migrate, migrate_stage, read_source
+from grpo_lightning.migration import (
+    DISTILLATION,
+    STAGES,
+    Migration,
+    migrate,
+    migrate_distillation,
+    migrate_stage,
+    read_source,
+)
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -24,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--trainer", choices=("grpo", *STAGES), default="grpo", help="whose config it is: GRPOConfig, DPOConfig, ..."
+        "--trainer",
+        choices=("grpo", *STAGES, *DISTILLATION),
+        default="grpo",
+        help="whose config it is: GRPOConfig, DPOConfig, GKDConfig, ...",
     )
     parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
     parser.add_argument("--devices", type=int, help="devices the run was made for (default: num_processes, else 1)")
@@ -59,6 +70,8 @@ def main(args: list[str]) -> int:
         settings, counts = read_source(source, theirs), (options.devices, options.total_steps)
         if options.trainer == "grpo":
             result = migrate(settings, *counts, options.trl_version)
+        elif options.trainer in DISTILLATION:
+            result = migrate_distillation(options.trainer, settings, *counts)
         else:
             result = migrate_stage(options.trainer, settings, *counts)
     except (ValueError, OSError) as error:

@@ -245,6 +245,8 @@ class GRPOModule(PolicyModule):
         """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
+        if self.teachers is not None:
+            self.teachers.close()
 
     def _stateful(self) -> dict[str, Any]:
         """The parts that a checkpoint keeps, by name."""
