@@ -14,7 +14,7 @@ from grpo_lightning.environments.episode import EnvironmentContractError, Enviro
 from grpo_lightning.environments.printed import Tail, captured
 from grpo_lightning.environments.slots import CallSlots
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
+from grpo_lightning.rewards.runtime.tracebacks import as_exception, traceback_of
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -101,8 +101,13 @@ class Calls:
                     self.faults["abandoned"] -= 1
 
         async def rest(raw: Awaitable[Any]) -> T:
-            with captured(tail):
-                return finish(await raw)
+            try:
+                with captured(tail):
+                    return finish(await raw)
+            except (Exception, asyncio.CancelledError):
+                raise
+            except BaseException as error:  # SystemExit and the like would end the loop of all environments
+                raise as_exception(error) from error
 
         given_up = False
         try:

@@ -20,10 +20,11 @@ from grpo_lightning.rewards.base import (
     accepted_arguments,
     asks_for,
 )
-from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
+from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
+from grpo_lightning.rewards.runtime.tracebacks import as_exception
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard
@@ -230,7 +231,9 @@ async def call_reward(
 
     def answered() -> Any:
         with probe, guard.call(reward.name, len(rows), time_limit):
-            return materialized(reward(**arguments))
+            result = reward(**arguments)
+            # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
+            return result if inspect.isawaitable(result) else checked_values(result, len(rows), reward.name)
 
     async def call() -> Any:
         if reward.is_async:
@@ -241,7 +244,7 @@ async def call_reward(
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
             with probe, guard.call(reward.name, len(rows), time_limit, owns_thread=False):
-                return await result
+                return checked_values(await result, len(rows), reward.name)
         return result
 
     if main_thread is not None:
@@ -249,14 +252,14 @@ async def call_reward(
         await asyncio.wrap_future(main_call.started)
     started = time.perf_counter()
     try:
-        result = await within(time_limit, call(), reward)
+        values = await within(time_limit, call(), reward)
     except Exception as error:
         if probe.asked:
             raise MainThreadNeededError from error
         raise
     if probe.asked:
         raise MainThreadNeededError
-    outcome.values = checked_values(result, len(rows), reward.name)
+    outcome.values = values
     outcome.seconds.append(time.perf_counter() - started)
     return outcome
 
@@ -292,7 +295,7 @@ async def _contained(call: Any) -> Any:
     """Turns what would end the loop of all rewards into an ordinary exception of this one."""
     try:
         return await call
-    except asyncio.CancelledError as error:
-        raise RuntimeError("was cancelled") from error
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(f"raised {error!r}") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise as_exception(error) from error

@@ -34,9 +34,10 @@ def python_test(source: str, entry_point: str | None, setup: str, prompt: str) -
     _check_imports(tree)
     _check_imports(before)
     setup = "\n".join(part for part in (_helpers(prompt, entry_point), setup) if part)
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     if not _asserts(tree) and not _asserts(before):
         raise ValueError("it asserts nothing")
+    _refuse_pairs(tree)
     if any(isinstance(node, ast.ClassDef) and _is_test_case(node) for node in tree.body):
         yield TestSource(source, setup, "unittest")
     elif "check" in functions and not _acts(tree):
@@ -99,6 +100,12 @@ def _asserts(tree: ast.AST) -> bool:
     return False
 
 
+def _refuse_pairs(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
+            raise ValueError(f"{ast.unparse(node)} is true whatever it says: drop the parentheses")
+
+
 def _acts(tree: ast.Module) -> bool:
     """Whether the module itself asserts, raises, or calls something other than print."""
     waiting: list[ast.AST] = [node for node in tree.body if not _is_main_guard(node)]
@@ -128,11 +135,12 @@ def _is_test_class(node: ast.AST) -> bool:
 
 def _refuse_fixtures(tree: ast.Module) -> None:
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
             if any("fixture" in decorator for decorator in decorators):
                 raise ValueError(f"{node.name} is a fixture of pytest, which is not supported")
-            given = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
+            wanted = node.args.args[: len(node.args.args) - len(node.args.defaults)]
+            given = [argument.arg for argument in wanted if argument.arg not in ("self", "cls")]
             if node.name.startswith("test") and given and not any("parametrize" in text for text in decorators):
                 raise ValueError(f"{node.name} takes {', '.join(given)}, and fixtures of pytest are not supported")
 

@@ -311,20 +311,48 @@ def test_calls_of_one_reward_stay_within_its_own_bound(runner: Callable[..., Rew
     assert most == 1
 
 
-def test_what_would_end_the_loop_is_an_ordinary_failure(runner: Callable[..., RewardRunner]) -> None:
-    def leaves(completions: list[str]) -> list[float]:
-        raise SystemExit(3)
+class Unprintable(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit(2)
 
-    async def leaves_too(completions: list[str]) -> list[float]:
-        raise KeyboardInterrupt
+    __repr__ = __str__
 
-    async def gives_up(completions: list[str]) -> list[float]:
-        raise asyncio.CancelledError
 
-    for reward, shown in ((leaves, "SystemExit"), (leaves_too, "KeyboardInterrupt"), (gives_up, "was cancelled")):
-        one = runner([reward, "format"], repeat_by_row=True)
-        with pytest.raises(RewardFailedError, match=f"(?s)'{reward.__name__}' failed.*{shown}"):
-            score(one, ["a", "b"])
+class Misread:
+    """A value whose conversion raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __float__(self) -> float:
+        raise self.error
+
+
+ENDINGS = (
+    *(SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), StopIteration(), Unprintable()),
+    *(BaseExceptionGroup("several", [SystemExit(1)]), StopAsyncIteration(), type("Own", (BaseException,), {})()),
+)
+
+
+@pytest.mark.parametrize("kind", ["thread", "coroutine", "main", "value", "awaited value"])
+def test_what_would_end_the_loop_is_an_ordinary_failure(kind: str, runner: Callable[..., RewardRunner]) -> None:
+    def leaves(completions: list[str]) -> list[Any]:
+        (error,) = (error for error in ENDINGS if type(error).__name__ == completions[0])
+        if "value" in kind:
+            return [Misread(error)]
+        raise error
+
+    async def leaves_too(completions: list[str]) -> list[Any]:
+        return leaves(completions)
+
+    function = leaves_too if kind in ("coroutine", "awaited value") else leaves
+    isolation = "main" if kind == "main" else "thread"
+    reward = FunctionReward(name="leaves", function=function, scope="completion", isolation=isolation)
+    # In the main thread KeyboardInterrupt is the user's Ctrl-C.
+    raised = [error for error in ENDINGS if not (kind == "main" and isinstance(error, KeyboardInterrupt))]
+    for error in raised:
+        with pytest.raises(RewardFailedError, match=f"(?s)'leaves' failed.*{type(error).__name__}"):
+            score(runner([reward, "format"]), [type(error).__name__])
 
 
 def test_an_async_reward_that_blocks_the_loop_is_reported(
