@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
@@ -18,11 +18,12 @@ from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.compat import why_no_routed_experts, why_unusable
+from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
+from grpo_lightning.generation.vllm.engine_routes import TellsExperts
 from grpo_lightning.generation.vllm.engine_settings import (
     GRAPH_ARGUMENTS,
     GRAPH_SIZES,
@@ -42,7 +43,6 @@ from grpo_lightning.generation.vllm.weight_stream import (
     trained_names,
     weight_shapes,
 )
-from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Rollouts
 
@@ -50,7 +50,7 @@ Held = Literal["nothing", "base", "merged"]
 """Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
-class VLLMColocate(RoutedGenerator):
+class VLLMColocate(TellsExperts, RoutedGenerator):
     """Samples with a vLLM engine that shares the process and the device with training.
 
     The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
@@ -113,14 +113,6 @@ class VLLMColocate(RoutedGenerator):
         self._engine: ColocatedEngine | None = None
         self._is_asleep = False
         self._holds: Held = "nothing"
-        self._num_experts: int | None = None
-
-    def record_routed_experts(self, config: PretrainedConfig) -> None:
-        """See ``Generator.record_routed_experts``."""
-        reason = why_no_routed_experts()
-        if reason is not None:
-            raise ValueError(f"model.router_replay=true: {reason}. Install vllm 0.32, or set router_replay=false.")
-        self._num_experts = router_form(config).num_experts
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Builds the engine. Its weights mean nothing until ``update_weights``.
@@ -137,8 +129,7 @@ class VLLMColocate(RoutedGenerator):
         skeleton = kept_skeleton(policy, tokenizer)
         arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
         try:
-            # The shorter way writes tokens down without what comes with them, such as their experts.
-            shortened = self.shorten_bookkeeping and self._num_experts is None
+            shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
@@ -170,9 +161,7 @@ class VLLMColocate(RoutedGenerator):
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
         if self.adapter_route.engine_adds_adapters:
             arguments |= lora_arguments(policy)
-        if self._num_experts is not None:
-            arguments["enable_return_routed_experts"] = True
-        return arguments | self.engine_kwargs
+        return arguments | self.experts_arguments() | self.engine_kwargs
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
@@ -247,7 +236,7 @@ class VLLMColocate(RoutedGenerator):
             if on_completed is not None and b in rows:
                 on_completed((b - rows.start) * sampling.num_generations + g, ids)
 
-        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self._num_experts)
+        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self.num_experts)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
         further = further_parameters(sampling)

@@ -7,9 +7,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
-from grpo_lightning.numerics.routers import route_dtype
+from grpo_lightning.generation.vllm.compat import why_no_routed_experts
+from grpo_lightning.numerics.routers import route_dtype, router_form
 from grpo_lightning.types import RoutedExperts
+
+
+class TellsExperts:
+    """What a generator with an engine of its own does for model.router_replay."""
+
+    num_experts: int | None = None
+    """E, where the engine is to tell which experts each token is given."""
+
+    def record_routed_experts(self, config: PretrainedConfig) -> None:
+        """See ``Generator.record_routed_experts``."""
+        reason = why_no_routed_experts()
+        if reason is not None:
+            raise ValueError(f"model.router_replay=true: {reason}. Use TransformersGenerator, or router_replay=false.")
+        self.num_experts = router_form(config).num_experts
+
+    def experts_arguments(self) -> dict[str, Any]:
+        """Of ``vllm.LLM``."""
+        return {} if self.num_experts is None else {"enable_return_routed_experts": True}
 
 
 def engine_routes(
