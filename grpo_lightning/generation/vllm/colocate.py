@@ -126,10 +126,11 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        skeleton = kept_skeleton(policy, tokenizer)
-        arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
+        arguments = {"model": str(kept_skeleton(policy, tokenizer))} | self._engine_arguments(
+            policy, model_name_or_path
+        )
+        shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
         try:
-            shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
