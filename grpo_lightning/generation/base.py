@@ -107,7 +107,7 @@ class Generator(ABC):
         """
         raise ValueError(
             f"model.router_replay=true needs the experts that the sampler chose, and {type(self).__name__} does not give them. "
-            "Use VLLMColocate with vLLM 0.32 or TransformersGenerator as model.generator, or router_replay=false."
+            "Use VLLMColocate on a GPU with vLLM 0.32, or TransformersGenerator as model.generator, or router_replay=false."
         )
 
     @abstractmethod

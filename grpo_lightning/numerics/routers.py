@@ -74,7 +74,7 @@ def router_form(config: PretrainedConfig) -> RouterForm:
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     recorder = (getattr(model_class, "_can_record_outputs", None) or {}).get("router_logits")
     router_class = getattr(recorder, "target_class", None)
-    if router_class is None:
+    if recorder is None or router_class is None:
         raise ValueError(f"{name} has no routers in transformers that say which experts a token is given")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         text = config.get_text_config()

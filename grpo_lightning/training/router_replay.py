@@ -19,7 +19,8 @@ class RouterReplaySettings:
     Args:
         router_replay: Give each token of a mixture of experts, in the passes for old logprobs and in training, the experts
             that the sampler's routers chose (R3, arXiv:2510.11370); the policy's own routers weigh them. Rounding then moves
-            no token to another expert between sampler and trainer. VLLMColocate with vLLM 0.32, or TransformersGenerator.
+            no token to another expert between sampler and trainer. VLLMColocate on a GPU with vLLM 0.32, or
+            TransformersGenerator.
     """
 
     router_replay: bool = False

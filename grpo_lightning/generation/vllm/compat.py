@@ -62,10 +62,14 @@ def why_unusable() -> str | None:
 def why_no_routed_experts() -> str | None:
     """Why the installed vLLM does not tell which experts each token is given, or None if it does. Imports nothing."""
     found = installed_version()
-    if found is not None and _minor(found[0]) >= ROUTED_EXPERTS_SINCE:
-        return None
-    number = "none" if found is None else found[0]
-    return f"vLLM tells the experts of each token from 0.32 on, and {number} is installed"
+    if found is None:
+        return why_unusable()
+    number, is_cpu_build = found
+    if is_cpu_build:
+        return f"vLLM {number} is built for CPUs, whose model runner does not tell which experts each token is given"
+    if _minor(number) < ROUTED_EXPERTS_SINCE:
+        return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"
+    return None
 
 
 def import_vllm() -> ModuleType:
