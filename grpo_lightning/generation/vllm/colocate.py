@@ -126,9 +126,8 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        arguments = {"model": str(kept_skeleton(policy, tokenizer))} | self._engine_arguments(
-            policy, model_name_or_path
-        )
+        skeleton = kept_skeleton(policy, tokenizer)
+        arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
         shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
