@@ -159,9 +159,8 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
             arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
         if cache is not None:
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
-        if self.adapter_route.engine_adds_adapters:
-            arguments |= lora_arguments(policy)
-        return arguments | self.experts_arguments() | self.engine_kwargs
+        adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
+        return arguments | adapters | self.experts_arguments() | self.engine_kwargs
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
