@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from grpo_lightning.messages import Conversation, Message, Prompt
 
-__all__ = ["Conversation", "Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts"]
+__all__ = ["Conversation", "Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts", "RoutedExperts"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes the optimizer of some weights: what ``model.optimizer`` becomes."""
@@ -56,6 +56,24 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
+class RoutedExperts:
+    """Which experts the sampler's routers gave each token, of a mixture of experts with L layers and k experts a token.
+
+    uint8, or int16 for more experts than that holds. The largest value of the dtype says that nothing was recorded, as of
+    the last token of a completion, which the sampler never reads: there the trainer's own choice stands.
+    """
+
+    prompts: Tensor
+    """(prompt tokens, L, k): where a prompt was computed once for several completions, of that computation."""
+    completions: Tensor
+    """(T, L, k)."""
+
+    def at(self, positions: Tensor) -> Tensor:
+        """``(n, L, k)`` of the tokens at these places among all prompt tokens, then all completion tokens."""
+        return torch.cat([self.prompts, self.completions])[positions]
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """N completions of B prompts, as sampled. CPU tensors, ragged: flat tokens beside lengths."""
 
@@ -77,6 +95,8 @@ class Rollouts:
     """(T,) bool: True where the policy chose the token; tokens of tools or environments are False."""
     conversations: tuple[Conversation, ...] = ()
     """N of them, of rollouts of several turns; none of plain ones."""
+    routed_experts: RoutedExperts | None = None
+    """Of model.router_replay; else None."""
 
     def __post_init__(self) -> None:
         tokens, completions = self.completion_ids.numel(), self.completion_lengths.numel()
@@ -90,6 +110,9 @@ class Rollouts:
         }
         if self.conversations:
             checks["conversations"] = (len(self.conversations), completions)
+        if self.routed_experts is not None:
+            checks["routed_experts.prompts"] = (len(self.routed_experts.prompts), self.prompt_ids.numel())
+            checks["routed_experts.completions"] = (len(self.routed_experts.completions), tokens)
         for name, (found, expected) in checks.items():
             if found != expected:
                 raise ValueError(f"rollouts.{name} has {found} entries, expected {expected}")

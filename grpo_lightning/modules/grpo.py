@@ -40,6 +40,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
@@ -115,6 +116,7 @@ class GRPOModule(PolicyModule):
         with report.phase("old_and_reference"):
             # Old and reference logprobs, no gradient; of all ranks that share this one's passes.
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
+            report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
             rewards = sampled.await_rewards()  # (N, R)
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)

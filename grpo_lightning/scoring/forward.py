@@ -16,6 +16,7 @@ from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
+from grpo_lightning.scoring.router_replay import RouterReplay, experts_at, positions_of
 from grpo_lightning.types import Rollouts
 
 
@@ -44,6 +45,7 @@ class ForwardPass:
         """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
         self.slow_attention: str | None = None
         """Why packed attention is not the fastest one."""
+        self._replay: RouterReplay | None = None
         self._own_attention = install_packed_attention(base_model(model)) if layout == "packed" else None
 
     def leave_packed(self) -> None:
@@ -77,6 +79,11 @@ class ForwardPass:
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         with_loads = options.pop("with_loads", False)
+        if self.is_plain and rollouts.routed_experts is not None:
+            raise ValueError(
+                f"model.router_replay=true has no effect on {type(base_model(self.model)).__name__}, which is scored from "
+                "its full logits. Leave it out."
+            )
         if self.is_plain:
             scores = self._score_plain(rollouts, rows, device, options)
             return scores._replace(loads=self._decode(rollouts, rows, device, True).loads) if with_loads else scores
@@ -90,13 +97,28 @@ class ForwardPass:
         return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, device), **options)
 
     def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
+        replayed = self._replayed(rollouts, rows, device)
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads)
-        return self._decode_padded(pad(rollouts, rows), device, with_loads)
+            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads, replayed)
+        return self._decode_padded(pad(rollouts, rows), device, with_loads, replayed)
+
+    def _replayed(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> dict[str, Any]:
+        """What the decoder is told of the experts that the sampler chose, where rollouts know them."""
+        if rollouts.routed_experts is None:
+            return {}
+        self._replay = self._replay or RouterReplay(self.model)
+        places = positions_of(rollouts)
+        laid_out = pack(places, rows, self.share_prompts) if self.layout == "packed" else pad(places, rows)
+        return experts_at(rollouts, laid_out.input_ids, device)
 
     def _decode_packed(
-        self, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
+        self,
+        batch: PackedBatch,
+        packing: Packing,
+        device: torch.device,
+        with_loads: bool = False,
+        replayed: dict[str, Any] | None = None,
     ) -> Decoded:
         states = self.readout.decoder(
             input_ids=to_device(batch.input_ids[None], device),
@@ -106,14 +128,17 @@ class ForwardPass:
             use_cache=False,
             packing=packing,
             **_asking(with_loads),
+            **(replayed or {}),
         )
         hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(self, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
+    def _decode_padded(
+        self, batch: PaddedBatch, device: torch.device, with_loads: bool, replayed: dict[str, Any]
+    ) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
         input_ids = to_device(batch.input_ids, device)
-        states = self.readout.decoder(input_ids=input_ids, use_cache=False, **_asking(with_loads))
+        states = self.readout.decoder(input_ids=input_ids, use_cache=False, **_asking(with_loads), **replayed)
         hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 

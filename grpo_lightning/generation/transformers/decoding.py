@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import StopRule
+from grpo_lightning.generation.transformers.decoded_routes import DecodedRoutes
 from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache, repeat_rows
 from grpo_lightning.generation.transformers.sampling import TokenSampler
+from grpo_lightning.numerics.routers import RouteRecorder
 
 CHECK_EVERY = {"cpu": 1}
 """Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
@@ -49,6 +51,8 @@ class Transcript:
         """False of completions that others' end has cut."""
         self.is_enough = False
         """Whether the completions that go on are to be left as they are."""
+        self.routes: DecodedRoutes | None = None
+        """Where a recorder listened."""
         self._limits = limits
         self._seen = 0
         self._stop_rule = stop_rule
@@ -173,6 +177,7 @@ def decode(
     on_completed: OnRowCompleted,
     counts: Sequence[int] | None = None,
     limits: Sequence[int] | None = None,
+    recorder: RouteRecorder | None = None,
 ) -> Transcript:
     """N completions, decoded together; a completion that ends leaves the batch.
 
@@ -186,6 +191,7 @@ def decode(
             the others as they are.
         counts: Completions of each prompt; G of all by default.
         limits: Tokens of each completion; max_completion_length of all by default.
+        recorder: Of the policy's routers, where they are to be known.
     """
     slots = Slots(policy, prompt_ids, sampling.num_generations if counts is None else counts)
     sampler = TokenSampler(sampling)
@@ -193,6 +199,8 @@ def decode(
     uniforms = uniforms.to(device)
     limits = [sampling.max_completion_length] * len(uniforms) if limits is None else limits
     transcript = Transcript(limits, device, stop_rule, on_completed)
+    if recorder is not None:
+        transcript.routes = DecodedRoutes(recorder, prompt_ids, len(uniforms), max(limits))
     check_every = CHECK_EVERY.get(device.type, 8)
     for step in range(max(limits)):
         history = None
@@ -207,4 +215,6 @@ def decode(
                 break
             slots.keep(going_on)
         slots.feed(transcript.tokens[slots.rows, step])
+        if transcript.routes is not None:
+            transcript.routes.note(slots.rows, step)
     return transcript
