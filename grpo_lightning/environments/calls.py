@@ -101,8 +101,11 @@ class Calls:
                     self.faults["abandoned"] -= 1
 
         async def rest(raw: Awaitable[Any]) -> T:
-            with captured(tail):
-                return finish(await raw)
+            try:
+                with captured(tail):
+                    return finish(await raw)
+            except (SystemExit, KeyboardInterrupt) as error:  # they would end the loop of all calls
+                raise RuntimeError(f"it ended with {error!r}") from error
 
         given_up = False
         try:
