@@ -37,7 +37,7 @@ function readable(text) {
 }
 
 /** A completion in which what tools and users said is set apart: only the policy's turns are trained on. */
-function spoken(text, query) {
+function turnByTurn(text, query) {
   const turns = turnsOf(text);
   if (!turns) return marked(text, query);
   const parts = turns.map(([role, lines]) => marked(lines, query, make("span",
@@ -70,7 +70,7 @@ function showDetail(all, row, query, choose) {
     make("div", { class: "title" }, `Step ${item.step} · prompt ${item.uid} · ${item.sample + 1} of ${group.length}${run}`, close),
     make("div", {}, ...badges(item)),
     make("h3", {}, "Prompt"), marked(readable(item.prompt), query),
-    make("h3", {}, "Completion"), spoken(item.completion, query),
+    make("h3", {}, "Completion"), turnByTurn(item.completion, query),
     make("h3", {}, "Values"), make("div", { class: "values" }, ...values.flatMap(([name, value]) => [make("span", {}, name), make("span", {}, value)])),
     make("h3", {}, "Its group"), members(all, group, row, choose),
     ...changes(all, item),
