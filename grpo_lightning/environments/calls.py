@@ -14,7 +14,7 @@ from grpo_lightning.environments.episode import EnvironmentContractError, Enviro
 from grpo_lightning.environments.printed import Tail, captured
 from grpo_lightning.environments.slots import CallSlots
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
-from grpo_lightning.rewards.runtime.tracebacks import as_exception, traceback_of
+from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -106,8 +106,8 @@ class Calls:
                     return finish(await raw)
             except (Exception, asyncio.CancelledError):
                 raise
-            except BaseException as error:  # SystemExit and the like would end the loop of all environments
-                raise as_exception(error) from error
+            except BaseException as error:  # SystemExit and the like would end the loop of all calls
+                raise RuntimeError(f"it ended with {error!r}") from error
 
         given_up = False
         try:

@@ -8,13 +8,16 @@ from typing import Any
 def cut(text: str, limit: int) -> str:
     r"""The text, or its first ``limit`` characters and a line that says how much is missing.
 
+    Halves of surrogate pairs, which no tokenizer and no file takes, become question marks.
+
     Example:
         >>> cut("abcdef", 4)
         'abcd\n[cut: the first 4 of 6 characters]'
         >>> cut("abcd", 4)
         'abcd'
     """
-    return text if len(text) <= limit else f"{text[:limit]}\n[cut: the first {limit} of {len(text)} characters]"
+    kept = text[:limit].encode("utf-8", "replace").decode("utf-8")
+    return kept if len(text) <= limit else f"{kept}\n[cut: the first {limit} of {len(text)} characters]"
 
 
 def as_text(result: Any, limit: int) -> str:

@@ -475,3 +475,44 @@ def test_a_class_that_a_process_cannot_have_is_refused():
 
     with pytest.raises(EnvironmentContractError, match="Define it in a module of its own"):
         open_episodes(environment=Local)
+
+
+# ---- what the breaker found
+
+
+def test_brackets_without_end_are_a_mistake_of_the_model():
+    async def play():
+        episode, _ = await started(opened(tools=[worlds.add]))
+        return await episode.call("add", '{"a": ' + "[" * 100_000)
+
+    result = run(play())
+    assert result.mistake and "The arguments of add are no JSON" in result.content
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded():
+    def broken() -> str:
+        """Says half a character."""
+        return "a\ud800b\U0001f600"
+
+    async def play():
+        episode, _ = await started(opened(tools=[broken]))
+        return (await episode.call("broken", {})).content
+
+    assert run(play()) == "a?b\U0001f600"
+
+
+def test_an_async_tool_that_exits_is_a_fault_at_once_and_the_loop_lives_on():
+    async def leave_later() -> str:
+        """Ends the interpreter, as it thinks."""
+        raise SystemExit(4)
+
+    async def play():
+        factory = open_episodes(tools=[leave_later, worlds.wait_and_add], deadline=60.0)
+        episode, _ = await started(factory)
+        with pytest.raises(EnvironmentFault, match=r"leave_later raised:(.|\n)*SystemExit\(4\)"):
+            await episode.call("leave_later", {})
+        answer = await episode.call("wait_and_add", {"a": 1, "b": 2})
+        return answer.content, dict(factory.faults)
+
+    content, faults = run(play())
+    assert content == "3" and (faults["exceptions"], faults["time_outs"]) == (1, 0)

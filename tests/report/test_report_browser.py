@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -73,6 +74,36 @@ def test_completions_are_text_whatever_they_contain(driver, small, tmp_path):
     assert HOSTILE in texts(driver, "#detail .text")[1]
     assert driver.execute_script("return document.querySelectorAll('img').length") == 0
     assert "hacked" not in driver.title and driver.title.startswith("small")
+    assert console_errors(driver) == []
+
+
+def test_turns_show_calls_and_results_and_what_is_masked(driver, tmp_path):
+    call = {"type": "function", "id": "call00000", "function": {"name": "add", "arguments": {"a": 2, "b": 40}}}
+    turns = [
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": f"42 {HOSTILE}", "tool_call_id": "call00000"},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "It is 42."},
+    ]
+    run = tmp_path / "turns"
+    write_metrics(run, 0, [{"step": 0, "reward": 1.0}])
+    prompt = json.dumps([{"role": "user", "content": "2+40?"}])
+    write_completions(run, [completion_row(0, 1, 0, prompt=prompt, completion=json.dumps(turns))])
+    open_page(driver, report(tmp_path, run))
+    type_into(driver, "#search", "42")
+    wait(driver, "document.querySelectorAll('#rows .row').length === 1")
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    assert texts(driver, "#detail .text")[0] == "user: 2+40?"
+    said, given = texts(driver, "#detail .own"), texts(driver, "#detail .given")
+    assert said == ['assistant: Let me see.\nadd({"a":2,"b":40})', "assistant: It is 42."]
+    assert given == [f"tool add: 42 {HOSTILE}", "user: And?"]
+    assert texts(driver, "#detail .text")[1] == "\n\n".join([said[0], *given, said[1]])
+    colours = driver.execute_script(
+        "return ['.own', '.given'].map(kind => getComputedStyle(document.querySelector(`#detail ${kind}`)).color)"
+    )
+    assert colours[0] != colours[1]
+    assert "not trained on" in driver.execute_script("return document.querySelector('#detail .given').title")
+    assert texts(driver, "#detail mark") == ["42", "42"]
     assert console_errors(driver) == []
 
 

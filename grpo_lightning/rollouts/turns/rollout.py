@@ -148,8 +148,7 @@ class RolloutPlayer:
             state.mistakes += result.mistake
             answers.append(tool_message(call.name, result.content, first + n))
         for n, why in enumerate(read.unreadable):
-            text = f"Error: the tool call could not be read: {why}. Write it again."
-            answers.append(tool_message("unreadable_call", text, first + len(read.calls) + n))
+            answers.append(unreadable_message(why, first + len(read.calls) + n))
         if not answers and not episode.done:
             return await episode.respond(read.content) or []
         return answers
@@ -217,6 +216,11 @@ def assistant_message(read: ReadTurn, calls_before: int) -> Message:
 def tool_message(name: str, content: str, number: int) -> Message:
     """What a tool said to a call."""
     return {"role": "tool", "name": name, "content": content, "tool_call_id": call_id(number)}
+
+
+def unreadable_message(why: str, number: int) -> Message:
+    """What is said to a call that could not be read."""
+    return tool_message("unreadable_call", f"Error: the tool call could not be read: {why}. Write it again.", number)
 
 
 def call_id(number: int) -> str:
