@@ -91,7 +91,14 @@ def show(*renderables: Any) -> None:
     console = screen()
     with console.capture() as captured:
         for renderable in renderables:
-            console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)
+            if isinstance(renderable, str):
+                # Wrapped between words where someone reads; a longer word, as of a path, and a log's lines stay whole.
+                wraps: dict[str, Any] = (
+                    {"overflow": "ignore", "crop": False} if sys.stdout.isatty() else {"soft_wrap": True}
+                )
+                console.print(renderable, highlight=False, markup=False, **wraps)
+            else:
+                console.print(renderable, highlight=False, markup=False)
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(captured.get().encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
