@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from grpo_lightning.commands.arguments import CommandParser, whole
 from grpo_lightning.migration import STAGES, Migration, migrate, migrate_stage, read_source
 
 FILES = (".yaml", ".yml", ".json")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's own options; everything else is read as TRL's."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning migrate",
         usage="%(prog)s [OLD_YAML | COMMAND] [--trainer dpo] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
         "[--KEY VALUE ...]",
@@ -27,8 +27,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--trainer", choices=("grpo", *STAGES), default="grpo", help="whose config it is: GRPOConfig, DPOConfig, ..."
     )
     parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
-    parser.add_argument("--devices", type=int, help="devices the run was made for (default: num_processes, else 1)")
-    parser.add_argument("--total_steps", type=int, help="optimizer steps, for shares of a run without max_steps")
+    parser.add_argument(
+        "--devices",
+        type=whole("number of devices", 1),
+        help="devices the run was made for (default: num_processes, else 1)",
+    )
+    parser.add_argument(
+        "--total_steps", type=whole("number of steps", 1), help="optimizer steps, for shares of a run without max_steps"
+    )
     parser.add_argument("--trl_version", help="whose defaults hold for what is left out, such as 0.17")
     return parser
 

@@ -129,6 +129,10 @@ CLASSES = [
     setting("model.lr_scheduler", of("WarmupSchedule", shape="cosin"), "it takes constant, linear or cosine."),
     setting("model.optimizer", of("torch.optim.AdamW", learning_rate=1), "AdamW has no argument learning_rate"),
     setting("model.optimizer", of("torch.optim.AdamW", lr="fast"), "AdamW cannot have lr='fast'"),
+    setting(
+        "model.generator", "vllm", "Choose one of TransformersGenerator, VLLMColocate, VLLMServer, or a class path."
+    ),
+    setting("trainer.logger", "wandb", "or a class path."),
     setting("model.optimizer", "adam", "model.optimizer=adam is no known class. Did you mean Adam?"),
 ]
 RANGES = [

@@ -112,6 +112,42 @@ def test_commands_that_read_the_config_of_a_run_answer_in_a_line(command, value,
     assert f"model={shown} cannot be used (run.yaml, line 1): it holds settings." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["export", "run"],
+            "export: error: the following arguments are required: output. `grpo_lightning export --help`",
+        ),
+        (["report", "run", "--max-completions", "3"], "Did you mean --max_completions?"),
+        (["report"], "the following arguments are required: RUN_DIR"),
+        (["chat", "run", "--temprature", "1"], "Did you mean --temperature?"),
+        (["chat", "run", "--temperature", "-1"], "argument --temperature: -1 is no temperature: choose 0 or more"),
+        (["chat", "run", "--max_completion_length", "0"], "0 is no number of tokens: choose 1 or more"),
+        (["serve", "--model", "m", "--port", "99999"], "99999 is no port: choose a whole number from 0 to 65535"),
+        (["serve", "--model", "m", "--max_model_length", "-3"], "-3 is no number of tokens: choose 1 or more"),
+        (["migrate", "run.yaml", "--devices", "0"], "0 is no number of devices: choose 1 or more"),
+        (["env", "play", "m.Env", "--max_turns", "none"], "none is no number of turns: choose 1 or more"),
+    ],
+    ids=" ".join,
+)
+def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_server_says_which_model_it_cannot_read(tmp_path, capsys):
+    pytest.importorskip("vllm")
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "--model", str(tmp_path / "nothing")])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"grpo_lightning serve: --model '{tmp_path}/nothing' cannot be read. ")
+
+
 @pytest.mark.parametrize("mistake", LATER, ids=str)
 def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, capsys, monkeypatch):
     def load(self, placement=None):
