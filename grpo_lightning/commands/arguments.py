@@ -51,3 +51,17 @@ def temperature(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no temperature: choose 0 or more")
     return value
+
+
+def devices(text: str) -> str:
+    """The type of an argument that names CUDA devices: numbers, or UUIDs as nvidia-smi lists them.
+
+    Example:
+        >>> devices("6,7")
+        '6,7'
+    """
+    if not re.fullmatch(r"(\d+|(GPU|MIG)-[\w/-]+)(,(\d+|(GPU|MIG)-[\w/-]+))*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text} names no CUDA devices: write numbers with commas between them, as in 0,1"
+        )
+    return text

@@ -7,7 +7,7 @@ import sys
 import time
 from types import FrameType
 
-from grpo_lightning.commands.arguments import CommandParser, whole
+from grpo_lightning.commands.arguments import CommandParser, devices, whole
 from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
@@ -25,11 +25,13 @@ def build_parser() -> CommandParser:
     parser.add_argument("--model", required=True, help="directory or hub name; the run's model.model_name_or_path")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; its token travels in the clear")
     parser.add_argument("--port", type=whole("port", 0, 65535), default=8000)
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; by default what the checkpoint is stored in")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="by default what the checkpoint is stored in"
+    )
     parser.add_argument(
         "--max_model_length", type=whole("number of tokens", 1), help="tokens of a prompt with its completion"
     )
-    parser.add_argument("--gpus", help='CUDA devices, such as "7" or "6,7"; all visible ones by default')
+    parser.add_argument("--gpus", type=devices, help='CUDA devices, such as "7" or "6,7"; all visible ones by default')
     parser.add_argument("--weight_transfer", choices=("nccl", "files"), default="files", help="as in the run's config")
     parser.add_argument(
         "--restarts",
