@@ -141,6 +141,14 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
     assert said in line
 
 
+def test_a_config_for_chat_is_read_also_beside_a_model_of_transformers(tiny_model_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", str(tiny_model_dir), "--config", str(tmp_path / "none.yaml")])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.yaml" in line
+
+
 def test_a_server_says_which_model_it_cannot_read(tmp_path, capsys):
     pytest.importorskip("vllm")
     with pytest.raises(SystemExit) as stopped:
