@@ -91,8 +91,8 @@ def between_words(text: str, width: int) -> str:
         /a/long/path.json
         at last
     """
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.fill(line, width, **whole) for line in text.splitlines())
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(line) for line in text.splitlines())
 
 
 def show(*renderables: Any) -> None:

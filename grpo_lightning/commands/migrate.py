@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import yaml
+
 from grpo_lightning.commands.arguments import CommandParser, whole
 from grpo_lightning.migration import STAGES, Migration, migrate, migrate_stage, read_source
 
@@ -70,9 +72,17 @@ def main(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
+        print(f"{source} is no valid YAML: {place}: {error.problem}.", file=sys.stderr)
+        return 1
     text = result.to_yaml(source.name if source else "the command line")
     if options.output:
-        options.output.write_text(text, encoding="utf-8")
+        try:
+            options.output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            print(f"--output {options.output} cannot be written: {error.strerror}.", file=sys.stderr)
+            return 1
     else:
         print(text)
     print(summary(result, options.trainer == "grpo"), file=sys.stderr)

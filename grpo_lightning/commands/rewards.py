@@ -25,7 +25,7 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
-from grpo_lightning.rewards.registry import import_reward
+from grpo_lightning.rewards.registry import NoRewardMadeError, import_reward
 
 
 def build_parser() -> CommandParser:
@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
     except (RewardContractError, RewardFailedError) as error:
         print(error, file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, NoRewardMadeError) as error:
         print(f"rewards try: {error}", file=sys.stderr)
         return 2
 

@@ -141,6 +141,34 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tab.yaml"], "tab.yaml is no valid YAML: line 2: found character '\\t'"),
+        (
+            ["good.yaml", "--output", "none/new.yaml"],
+            "--output none/new.yaml cannot be written: No such file or directory.",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_migrate_says_which_file_it_cannot_read_or_write(words, said, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Path("good.yaml").write_text("model_name_or_path: m\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["migrate", *words])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+
+
+def test_a_setting_of_another_stage_is_not_said_to_be_where_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("model: {model_name_or_path: m, num_generations: 4}\ndata: {dataset: d}\n")
+    said = answer(["dpo", "--config", "run.yaml"], capsys)
+    assert "model.num_generations is no setting" in said and "is here: model.num_generations" not in said
+
+
 def test_a_config_for_chat_is_read_also_beside_a_model_of_transformers(tiny_model_dir, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["chat", str(tiny_model_dir), "--config", str(tmp_path / "none.yaml")])
