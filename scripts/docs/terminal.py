@@ -1,4 +1,4 @@
-"""Writes docs/images/terminal_start.svg and terminal_end.svg: what a terminal of 100 columns shows of a quickstart.
+"""Writes docs/images/terminal_end.svg: what a terminal of 100 columns shows at the end of a quickstart.
 
 python scripts/docs/terminal.py           # minutes: it runs the quickstart, into runs/quickstart
 """
@@ -10,7 +10,6 @@ import sys
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the terminal is that of the tests
@@ -19,7 +18,6 @@ from pseudo_terminal import Line, lines_in_terminal, text_of  # noqa: E402
 
 COLUMNS = 100
 COMMAND = [sys.executable, "-m", "grpo_lightning", "fit", "--config", "configs/quickstart.yaml"]
-TYPED = "$ make quickstart"
 HEIGHT, WIDTH = 18, 8.43
 """Pixels of a line and of a character."""
 COLOURS = {
@@ -57,36 +55,19 @@ def hex_of(colour: str) -> str:
     return COLOURS.get(colour.removeprefix("bright"), f"#{colour}")
 
 
-def typed(text: str) -> Line:
-    """A line that was typed."""
-    return [Typed(character) for character in text]
-
-
-class Typed:
-    """A character as pyte has it, in bold white."""
-
-    fg, bold = "white", True
-
-    def __init__(self, data: str) -> None:
-        self.data = data
-
-
-def first_and_last(lines: list[Line]) -> dict[str, list[Line]]:
-    """Up to the end of the first table, and from the comparison of before and after."""
+def result_of(lines: list[Line]) -> list[Line]:
+    """From the comparison of before and after to the end."""
     texts = [text_of(line) for line in lines]
-    table = next(i for i, text in enumerate(texts) if text.startswith("└"))
-    result = next(i for i, text in enumerate(texts) if text.startswith("The same held-out prompts"))
-    end = max(i for i, text in enumerate(texts) if text)
-    return {"start": [typed(TYPED), *lines[: table + 1]], "end": lines[result : end + 1]}
+    start = next(i for i, text in enumerate(texts) if text.startswith("The same held-out prompts"))
+    return lines[start : max(i for i, text in enumerate(texts) if text) + 1]
 
 
 def main() -> None:
-    """Runs, and writes both pictures."""
-    environment: dict[str, Any] = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": "40"}
-    for name, lines in first_and_last(lines_in_terminal(COMMAND, ROOT, environment, COLUMNS, 40)).items():
-        path = ROOT / "docs" / "images" / f"terminal_{name}.svg"
-        path.write_text(picture(lines), encoding="utf-8")
-        print(path)
+    """Runs, and writes the picture."""
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": "40"}
+    path = ROOT / "docs" / "images" / "terminal_end.svg"
+    path.write_text(picture(result_of(lines_in_terminal(COMMAND, ROOT, environment, COLUMNS, 40))), encoding="utf-8")
+    print(path)
 
 
 if __name__ == "__main__":

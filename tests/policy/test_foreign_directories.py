@@ -72,14 +72,16 @@ def test_weights_that_are_cut_off_are_said_to_be(tiny_model_dir, tmp_path):
     shutil.copytree(tiny_model_dir, path)
     (weights,) = path.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="the weights cannot be read. The directory exists: check that its files are"):
+    with pytest.raises(
+        ValueError, match=r"the weights cannot be read\. The directory exists: check that its files are"
+    ):
         load_causal_lm(str(path), torch.float32)
 
 
 def test_an_attention_that_is_not_installed_is_named(tiny_model_dir):
     if importlib.util.find_spec("flash_attn") is not None:
         pytest.skip("it is installed")
-    with pytest.raises(ValueError, match="model.attn_implementation=flash_attention_2: "):
+    with pytest.raises(ValueError, match=r"model\.attn_implementation=flash_attention_2: "):
         load_causal_lm(str(tiny_model_dir), torch.float32, "flash_attention_2")
 
 
