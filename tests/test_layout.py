@@ -137,6 +137,13 @@ def test_files_are_short_and_so_are_functions():
     assert long_functions == []
 
 
+def test_no_two_classes_of_the_package_have_one_name():
+    nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert len(names) > 300
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_no_two_files_of_the_tests_have_one_name():
     """Pytest imports them by name alone."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py")

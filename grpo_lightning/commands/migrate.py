@@ -1,4 +1,4 @@
-"""``python -m grpo_lightning migrate old.yaml``: a config of TRL's, or a flat one of GRPOArguments -> ours."""
+"""``python -m grpo_lightning migrate old.yaml``: a config of TRL or of GRPOArguments -> ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def build_parser() -> CommandParser:
         usage="%(prog)s [OLD_YAML | COMMAND] [--trainer dpo] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
         "[--KEY VALUE ...]",
         description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command that starts "
-        "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the flat YAML of GRPOArguments, and "
+        "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the YAML of GRPOArguments, and "
         "lists what has no counterpart. Further options are taken as settings of theirs and win over the file: "
         "--beta 0.04 --reward_funcs my.module.reward.",
         allow_abbrev=False,

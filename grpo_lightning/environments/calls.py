@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.printed import Tail, captured
-from grpo_lightning.environments.slots import Slots
+from grpo_lightning.environments.slots import CallSlots
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
@@ -39,7 +39,7 @@ class Calls:
         self._loop = EventLoopThread()
 
     async def __call__(
-        self, start: Callable[[], Any], finish: Callable[[Any], T], what: str, slots: Slots | None = None
+        self, start: Callable[[], Any], finish: Callable[[Any], T], what: str, slots: CallSlots | None = None
     ) -> T:
         """What ``finish`` makes of what ``start`` returned.
 
@@ -56,7 +56,7 @@ class Calls:
             EnvironmentFault: If it raised or took too long.
             ToolMistake, EnvironmentContractError: As they were raised.
         """
-        async with (slots or Slots(0)).slot():
+        async with (slots or CallSlots(0)).slot():
             return await self._within_deadline(start, finish, what)
 
     async def _within_deadline(self, start: Callable[[], Any], finish: Callable[[Any], T], what: str) -> T:

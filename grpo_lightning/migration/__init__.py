@@ -1,4 +1,4 @@
-"""Configs of TRL's, and flat ones of GRPOArguments, in our keys: the tables, and the code that applies them."""
+"""Configs of TRL and of GRPOArguments in our keys: the tables, and the code that applies them."""
 
 from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.migrate import migrate

@@ -56,6 +56,11 @@ def check_together(settings: GRPOSettings) -> None:
             f"model.num_generations={settings.num_generations}: advantages compare the completions of a "
             "prompt, so at least 2 are needed."
         )
+    if settings.turns.history == "as_template" and settings.distillation is not None:
+        raise ValueError(
+            "model.turns.history=as_template divides a rollout into histories that begin with its prompt, and a teacher of "
+            "model.distillation may read another prompt. Use history=append, or leave distillation out."
+        )
     if settings.temperature == 0:
         raise ValueError("model.temperature=0 gives one completion many times over. Use 1.0 to train.")
     dynamic = settings.dynamic_sampling

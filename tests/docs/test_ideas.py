@@ -94,6 +94,14 @@ def test_an_idea_that_a_setting_names_trains(setting, value, tiny_model_dir, tmp
     assert any(not torch.equal(p, before[n]) for n, p in after.policy.model.named_parameters())
 
 
+def test_a_reward_that_sees_its_group_compares_texts_and_conversations_alike():
+    from novelty import novelty
+
+    texts, group = ["ab", "ac", "b", "ab"], [0, 0, 0, 1]
+    messages = [[{"role": "assistant", "content": text}] for text in texts]
+    assert novelty(texts, group) == novelty(messages, group) == [0.5, 0.5, 1.0, 1.0]
+
+
 def started(model_dir):
     module = make_module(model_dir)
     module.configure_model()

@@ -48,6 +48,11 @@ def show(driver: Any, page: Path, address: str = "") -> None:
     wait(driver, "document.querySelectorAll('.card canvas').length >= 1")
 
 
+def bring_into_view(driver: Any, metric: str) -> None:
+    """Cards draw themselves once they are seen."""
+    driver.execute_script(f"document.querySelector('[data-metric={metric}]').scrollIntoView({{block: 'center'}})")
+
+
 def hover(driver: Any, metric: str, share: float, click: bool = False) -> None:
     """Puts the mouse over a card's curve, at a share of its width."""
     over = driver.find_element(By.CSS_SELECTOR, f"[data-metric='{metric}'] .u-over")
@@ -107,9 +112,19 @@ def test_a_click_on_a_curve_lists_the_completions_of_the_nearest_step_that_has_s
 
 def test_a_log_axis_draws_positive_values_and_leaves_others_as_they_are(driver, page):
     show(driver, page)
+    drawn = "document.querySelector('[data-metric={0}] canvas')"
+    driver.execute_script("window.linear = {}")
+    for metric in ("reward", "entropy"):  # from 0.1 to 10, and 0 throughout
+        bring_into_view(driver, metric)
+        wait(driver, drawn.format(metric))
+        driver.execute_script(f"linear.{metric} = {drawn.format(metric)}.toDataURL()")
     driver.execute_script("document.querySelector('#log').click()")
     wait(driver, "location.hash.includes('log=true')")
-    wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
+    bring_into_view(driver, "reward")
+    wait(driver, f"{drawn.format('reward')} && {drawn.format('reward')}.toDataURL() !== linear.reward")
+    bring_into_view(driver, "entropy")
+    wait(driver, drawn.format("entropy"))
+    assert driver.execute_script(f"return {drawn.format('entropy')}.toDataURL() === linear.entropy")
     assert console_errors(driver) == []
 
 

@@ -34,7 +34,7 @@ class CallTimeoutError(TimeoutError):
 
 
 @dataclass(frozen=True)
-class Rows:
+class CallRows:
     """The completions that a call sees, with all that rewards may know about them."""
 
     prompts: list[Prompt]
@@ -64,7 +64,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def take(self, rows: Sequence[int]) -> Rows:
+    def take(self, rows: Sequence[int]) -> CallRows:
         """These completions alone."""
 
         def chosen(values: Sequence[Any]) -> list[Any]:
@@ -73,7 +73,9 @@ class Rows:
         columns = {name: chosen(values) for name, values in self.columns.items()}
         of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
         group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
-        return Rows(*of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations))
+        return CallRows(
+            *of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations)
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -180,7 +182,7 @@ class Loggers:
         return {"log_extra": self.log_extra, "log_metric": self.log_metric, "log_error": self.log_error}
 
 
-def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any], Outcome]:
+def prepare_call(reward: BaseRewardFunction, rows: CallRows) -> tuple[dict[str, Any], Outcome]:
     """The keyword arguments of one call, and the outcome that its loggers write into.
 
     Raises:
@@ -201,7 +203,7 @@ class MainThreadNeededError(Exception):
 
 async def call_reward(
     reward: BaseRewardFunction,
-    rows: Rows,
+    rows: CallRows,
     time_limit: float,
     guard: CallGuard,
     main_thread: MainThreadCalls | None = None,
