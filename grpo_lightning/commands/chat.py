@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.commands.arguments import CommandParser, temperature, whole
 from grpo_lightning.commands.chat_tools import ToolChat, open_tool_chat
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
@@ -22,16 +23,18 @@ COMMANDS = "/new starts a new conversation, /quit ends."
 ANEW = "Each prompt starts anew, as the run trained on prompts of one turn; --conversation keeps what was said. /quit ends."
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning chat",
         description="Tries a policy. Without a terminal each line of standard input is a prompt of its own.",
     )
     parser.add_argument("source", type=Path, help="a .ckpt file, a run directory, or a Hugging Face directory")
     parser.add_argument("--config", type=Path, help="the run's config; by default the config.yaml of its last launch")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
-    parser.add_argument("--max_completion_length", type=int, default=512, help="tokens (default 512)")
+    parser.add_argument("--temperature", type=temperature, default=0.0, help="0 (default) takes the likeliest token")
+    parser.add_argument(
+        "--max_completion_length", type=whole("number of tokens", 1), default=512, help="tokens (default 512)"
+    )
     parser.add_argument("--system", help="system prompt; by default that of the run's converter")
     parser.add_argument("--plain", action="store_true", help="no chat template: the prompt as it is typed")
     parser.add_argument("--conversation", action="store_true", help="keep what was said, whatever the run trained on")
@@ -190,7 +193,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def open_chat(options: argparse.Namespace, policy: Any, tokenizer: Any, config: dict[str, Any]) -> Chat | ToolChat:
+def open_chat(options: Namespace, policy: Any, tokenizer: Any, config: dict[str, Any]) -> Chat | ToolChat:
     """The conversation that the options ask for.
 
     Raises:

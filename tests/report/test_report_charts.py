@@ -27,7 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = folder / name
         metrics = [
             {"step": s, "reward": 10.0 ** (s % 3 - 1) if seed == 0 else 3.0, "step_time": 2.0, "num_tokens": 1000 * (s + 1),
-             "kl": 26.4 + 1e-4 * s, "entropy": 0.0, "constructor": 1.0, "__proto__": 2.0, "generation/tokens_per_second": 5e3}
+             "kl": 26.4 + 1e-4 * s, "entropy": 0.0, "reward_std": 0.5, "constructor": 1.0, "__proto__": 2.0, "generation/tokens_per_second": 5e3}
             for s in range(80)
         ]  # fmt: skip
         write_metrics(run, 0, metrics)
@@ -213,6 +213,24 @@ def test_each_reward_is_a_column_under_its_heading(driver, page):
         const box = document.querySelector('[data-sort="rewards/accuracy"] .arrow').getBoundingClientRect();
         return box.width > 0 && box.right <= head.right""")
     assert arrow
+
+
+def test_names_of_cards_are_whole_and_the_completion_has_the_most_room(driver, page):
+    show(driver, page)
+    names = driver.execute_script(
+        "return [...document.querySelectorAll('.card .name')].map(e => [e.textContent, e.scrollWidth > e.clientWidth])"
+    )
+    assert ["Reward spread in a batch", False] in names and not any(is_cut for _, is_cut in names)
+    widths = driver.execute_script(
+        "return [...document.querySelector('#rows .row').children].map(e => [e.getBoundingClientRect().width, e.dataset.column])"
+    )
+    assert max(widths)[1] == "completion"
+
+
+def test_a_curve_at_zero_has_an_axis_up_to_one(driver, page):
+    show(driver, page)
+    assert evaluate(driver, "isNothing([[0, 1, 2], [0, null, 0], [null, 0, 0]])") is True
+    assert evaluate(driver, "isNothing([[0, 1, 2], [0, 0, 0], [0, 1e-9, 0]])") is False
 
 
 def test_held_out_samples_are_compared_and_equal_texts_are_said_to_be(driver, page):

@@ -21,17 +21,13 @@ from grpo_lightning.rewards.base import (
     asks_for,
 )
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
+from grpo_lightning.rewards.runtime.call_deadline import within
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
-from grpo_lightning.rewards.runtime.tracebacks import as_exception
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard
-
-
-class CallTimeoutError(TimeoutError):
-    """A call that was given up after its time limit."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +248,7 @@ async def call_reward(
         await asyncio.wrap_future(main_call.started)
     started = time.perf_counter()
     try:
-        values = await within(time_limit, call(), reward)
+        values = await within(time_limit, call, reward)
     except Exception as error:
         if probe.asked:
             raise MainThreadNeededError from error
@@ -262,40 +258,3 @@ async def call_reward(
     outcome.values = values
     outcome.seconds.append(time.perf_counter() - started)
     return outcome
-
-
-async def within(time_limit: float, call: Any, reward: BaseRewardFunction) -> Any:
-    """The awaited result of ``call``, or the reason why there is none.
-
-    Raises:
-        CallTimeoutError: After ``time_limit`` seconds.
-    """
-    task = asyncio.ensure_future(_contained(call))
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio reports a call given up
-    try:
-        done, _ = await asyncio.wait([task], timeout=time_limit)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    if done:
-        return task.result()
-    task.cancel()
-    stays = (
-        ""
-        if reward.is_async or reward.isolation == "process"
-        else (" Its thread cannot be stopped and goes on in the background; isolation: process makes it killable.")
-    )
-    raise CallTimeoutError(
-        f"Reward '{reward.name}' took more than {time_limit:g} s for one call and was given up.{stays} "
-        "Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs longer."
-    )
-
-
-async def _contained(call: Any) -> Any:
-    """Turns what would end the loop of all rewards into an ordinary exception of this one."""
-    try:
-        return await call
-    except Exception:
-        raise
-    except BaseException as error:
-        raise as_exception(error) from error

@@ -10,10 +10,11 @@ from typing import Any
 
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
+from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
-from grpo_lightning.rewards.runtime.reward_call import CallRows, CallTimeoutError, Outcome
+from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 CallReward = Callable[[BaseRewardFunction, CallRows], Any]
