@@ -33,7 +33,7 @@ class RouterForm:
     def with_experts(self, output: tuple[Tensor, ...], experts: Tensor) -> tuple[Tensor, ...]:
         """The router's answer with other experts, weighed by its own logits, which carry the gradient.
 
-        Eq. 5 to 7 of "Stabilizing MoE Reinforcement Learning by Aligning Training and Inference Routers"
+        Rollout Routing Replay of "Stabilizing MoE Reinforcement Learning by Aligning Training and Inference Routers"
         (arXiv:2510.11370): the mask of the sampler, the softmax of the trainer.
 
         Args:
