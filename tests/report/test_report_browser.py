@@ -39,7 +39,7 @@ def test_tile_card_notice_and_headline_say_one_number(driver, tmp_path):
     tiles = dict(zip(texts(driver, ".tile > .muted"), texts(driver, ".tile .value"), strict=True))
     wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
     cards = dict(zip(texts(driver, ".card .name"), texts(driver, ".card .now"), strict=True))
-    # The last tenth of 25 steps is steps 23 and 24, as is the first in Python: round(2.5) is 2.
+    # The last tenth of 25 steps is steps 24 and 25, as is the first in Python: round(2.5) is 2.
     assert tiles["Dead groups"].startswith("74%") and cards["Dead groups"] == "74%"
     assert "74% of the groups" in texts(driver, "#notices")[0]
     assert tiles["Reward"].startswith("0.47") and cards["Reward"] == "0.47"
@@ -115,7 +115,7 @@ def test_filters_narrow_the_list_and_clear_brings_it_back(driver, small, tmp_pat
     assert texts(driver, "#rows .row .completion") == ["it is surely nine"]
     driver.execute_script("document.querySelector('#filters button').click()")
     wait(driver, "document.querySelector('#count').textContent === '12 of 12'")
-    type_into(driver, "#from-step", "1")
+    type_into(driver, "#from-step", "2")
     type_into(driver, "#from-reward", "0.5")
     wait(driver, "document.querySelector('#count').textContent === '1 of 12'")
     driver.execute_script("document.querySelector('#filters button').click()")
@@ -137,7 +137,7 @@ def test_a_column_sorts_both_ways_and_missing_rewards_come_last(driver, small, t
 def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(driver, small, tmp_path):
     open_page(driver, report(tmp_path, small))
     driver.execute_script("document.querySelector('#rows .row').click()")
-    # The best are "it must be seven" (step 0) and "it is surely nine" (step 5).
+    # The best are "it must be seven" (step 1) and "it is surely nine" (step 6).
     parts = driver.execute_script(
         "return [...document.querySelector('#diff').childNodes].slice(1).map(n => [n.nodeName.toLowerCase(), n.textContent])"
     )
@@ -145,7 +145,7 @@ def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(d
     assert without["ins"] == "it must be seven" and without["del"] == "it is surely nine"
     assert parts[0] == ["#text", "it "]
     driver.execute_script(
-        "const to = document.querySelector('#diff-to'); to.value = '0'; to.dispatchEvent(new Event('change'))"
+        "const to = document.querySelector('#diff-to'); to.value = '1'; to.dispatchEvent(new Event('change'))"
     )
     assert texts(driver, "#diff") == ["One text, compared with itself.it must be seven"]
     assert driver.execute_script("return document.querySelectorAll('#diff ins, #diff del').length") == 0

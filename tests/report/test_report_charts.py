@@ -20,7 +20,7 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of one config and a run of another; curves of 80 steps, completions at steps 0 and 79."""
+    """Two seeds of one config and a run of another; curves of 80 steps, completions at steps 1 and 80."""
     folder = tmp_path_factory.mktemp("charts")
     runs = []
     for name, seed, beta in (("one", 0, 0.0), ("two", 1, 0.0), ("other", 0, 0.5)):
@@ -97,7 +97,7 @@ def test_a_tooltip_on_the_line_says_step_and_values(driver, page):
     step = int(lines[0].removeprefix("step "))
     assert 37 <= step <= 42
     assert [line.split()[1] for line in lines[1:]] == ["one", "two", "other"]
-    assert float(lines[1].split()[0]) == 10.0 ** (step % 3 - 1) and float(lines[2].split()[0]) == 3.0
+    assert float(lines[1].split()[0]) == 10.0 ** ((step - 1) % 3 - 1) and float(lines[2].split()[0]) == 3.0
     others = "return [...document.querySelectorAll('.tip')].filter(tip => !tip.hidden).length"
     assert driver.execute_script(others) == 1
 
@@ -106,8 +106,8 @@ def test_a_click_on_a_curve_lists_the_completions_of_the_nearest_step_that_has_s
     show(driver, page)
     hover(driver, "reward", 0.9, click=True)
     wait(driver, "document.querySelector('#count').textContent.startsWith('12 of')")
-    assert set(texts(driver, "#rows .row .step")) == {"79"}
-    assert driver.execute_script("return document.querySelector('#from-step').value") == "79"
+    assert set(texts(driver, "#rows .row .step")) == {"80"}
+    assert driver.execute_script("return document.querySelector('#from-step').value") == "80"
 
 
 def test_a_log_axis_draws_positive_values_and_leaves_others_as_they_are(driver, page):
@@ -146,7 +146,7 @@ def test_a_chart_is_saved_as_values_and_as_a_picture(driver, page, downloads):
         wait_for(downloads / name)
     rows = list(csv.reader((downloads / "reward.csv").read_text().splitlines()))
     assert rows[0] == ["step", "one: reward", "two: reward", "other: reward"]
-    assert rows[1:4] == [["0", "0.1", "3", "0.1"], ["1", "1", "3", "1"], ["2", "10", "3", "10"]] and len(rows) == 81
+    assert rows[1:4] == [["1", "0.1", "3", "0.1"], ["2", "1", "3", "1"], ["3", "10", "3", "10"]] and len(rows) == 81
     head = (downloads / "reward.png").read_bytes()[:24]
     width, height = struct.unpack(">II", head[16:])
     assert head[:8] == b"\x89PNG\r\n\x1a\n" and width > 200 and height > 200
@@ -169,7 +169,7 @@ def test_seeds_of_one_config_become_one_mean_with_a_spread(driver, page):
     lines = driver.execute_script("return document.querySelector('[data-metric=reward] .tip').innerText").splitlines()
     step = int(lines[0].removeprefix("step "))
     mean, deviation = lines[1].split(" mean of 2 seeds: one, two")[0].split(" ± ")
-    value = 10.0 ** (step % 3 - 1)
+    value = 10.0 ** ((step - 1) % 3 - 1)
     assert float(mean) == pytest.approx((value + 3) / 2, rel=1e-2)
     assert float(deviation) == pytest.approx(abs(value - 3) / 2**0.5, rel=1e-2)  # of two values, with n - 1
     assert lines[2].endswith("other")
@@ -182,8 +182,8 @@ def test_the_address_keeps_what_was_chosen(driver, page):
     driver.execute_script("document.querySelectorAll('#runs input')[1].click()")
     driver.execute_script("""const axis = document.querySelector('#axis');
         axis.value = 'tokens'; axis.dispatchEvent(new Event('change'))""")
-    type_into(driver, "#from-step", "79")
-    wait(driver, "location.hash.includes('fromStep=79')")
+    type_into(driver, "#from-step", "80")
+    wait(driver, "location.hash.includes('fromStep=80')")
     driver.execute_script("document.querySelector('[data-sort=length]').click()")
     driver.execute_script("document.querySelector('#rows .row').click()")
     address = driver.execute_script("return location.hash")
@@ -192,7 +192,7 @@ def test_the_address_keeps_what_was_chosen(driver, page):
         [...document.querySelectorAll('#runs input')].map(box => box.checked), document.querySelector('#count').textContent,
         document.querySelector('#rows .row.selected .length').textContent, location.hash]"""
     assert driver.execute_script(state) == [True, "tokens", [True, False, True], "8 of 24", "40", address]
-    assert "Step 79" in texts(driver, "#detail .title")[0]
+    assert "Step 80" in texts(driver, "#detail .title")[0]
     assert console_errors(driver) == []
 
 
