@@ -104,9 +104,12 @@ class Calls:
             try:
                 with captured(tail):
                     return finish(await raw)
-            except (Exception, asyncio.CancelledError):
+            except Exception:
                 raise
             except BaseException as error:  # SystemExit and the like would end the loop of all calls
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # ours, at the deadline; a tool that raises it itself has failed now
                 raise RuntimeError(f"it ended with {error!r}") from error
 
         given_up = False

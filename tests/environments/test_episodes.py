@@ -501,15 +501,16 @@ def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded():
     assert run(play()) == "a?b\U0001f600"
 
 
-def test_an_async_tool_that_exits_is_a_fault_at_once_and_the_loop_lives_on():
+@pytest.mark.parametrize("error", [SystemExit(4), asyncio.CancelledError("4")], ids=lambda error: type(error).__name__)
+def test_an_async_tool_that_exits_or_is_cancelled_is_a_fault_at_once_and_the_loop_lives_on(error):
     async def leave_later() -> str:
-        """Ends the interpreter, as it thinks."""
-        raise SystemExit(4)
+        """Ends the interpreter, or the call, as it thinks."""
+        raise error
 
     async def play():
         factory = open_episodes(tools=[leave_later, worlds.wait_and_add], deadline=60.0)
         episode, _ = await started(factory)
-        with pytest.raises(EnvironmentFault, match=r"leave_later raised:(.|\n)*SystemExit\(4\)"):
+        with pytest.raises(EnvironmentFault, match=rf"leave_later raised:(.|\n)*{type(error).__name__}\('?4'?\)"):
             await episode.call("leave_later", {})
         answer = await episode.call("wait_and_add", {"a": 1, "b": 2})
         return answer.content, dict(factory.faults)
