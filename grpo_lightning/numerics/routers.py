@@ -127,7 +127,7 @@ class RouteRecorder:
 
     def take(self) -> Tensor:
         """``(tokens, layers, k)`` in ``route_dtype``; 0 in layers without experts."""
-        shape = max((chosen for chosen in self._chosen), key=Tensor.numel)
+        shape = max(self._chosen, key=Tensor.numel)
         filled = [chosen if chosen.numel() else torch.zeros_like(shape) for chosen in self._chosen]
         return torch.stack(filled, 1).to(route_dtype(self.form.num_experts))
 

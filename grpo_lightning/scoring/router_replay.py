@@ -61,14 +61,12 @@ def positions_of(rollouts: Rollouts) -> Rollouts:
 
 
 def experts_at(rollouts: Rollouts, positions: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """The keyword of the decoder's pass, or none where rollouts have no routes.
+    """The keyword of the decoder's pass.
 
     Args:
-        rollouts: On the CPU.
+        rollouts: On the CPU, with routes.
         positions: What ``positions_of`` the rollouts became in the layout of the pass.
         device: Where the pass runs.
     """
-    routes = rollouts.routed_experts
-    if routes is None:
-        return {}
-    return {ARGUMENT: to_device(routes.at(positions.flatten()), device)}
+    assert rollouts.routed_experts is not None
+    return {ARGUMENT: to_device(rollouts.routed_experts.at(positions.flatten()), device)}

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message
 
@@ -131,12 +132,14 @@ class ChatForm:
             tools: Schemas, as in the prompt.
             sampled: The turn's own text, with what ended it; None where there is none.
         """
-        opened, alone = self.render(asked, tools), self.render([*asked, turn], tools, opens_turn=False)
-        ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
-        whole = self.render([*asked, turn, *answers], tools)
+        opened, whole = self.render(asked, tools), self.render([*asked, turn, *answers], tools)
+        if not whole.startswith(opened):
+            return False
         if sampled is not None and whole.startswith(opened + sampled):
             return True  # also where the template would write it otherwise with nothing behind it
-        return whole.startswith(opened) and whole.startswith(alone[: max(ends, default=len(alone))])
+        alone = self.render([*asked, turn], tools, opens_turn=False)
+        ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
+        return whole.startswith(alone[: max(ends, default=len(alone))])
 
     def note(self, has_tools: bool, history: Literal["append", "as_template"] = "append") -> str:
         """What the template means for turns, and ``model.turns.history`` for it, in words."""
@@ -214,7 +217,7 @@ class ChatForm:
             place, length = min(ends)
             return place + length if has_ended else place
         alone = self.render(self._dummy(messages), tools, opens_turn=False)
-        same = _same_start(alone, rendered)
+        same = same_start(alone, rendered)
         if same <= mark:
             raise ValueError(
                 f"The chat template of {self.tokenizer.name_or_path!r} ends turns by none of {self.end_texts}, and renders a "
@@ -264,7 +267,7 @@ class ChatForm:
             opened, rendered = self.render(probe[:1], []), self.render(probe, [], opens_turn=False)
         except Exception as error:  # templates raise their own kinds
             raise ValueError(f"The chat template cannot render a tool call: {error}") from error
-        turn = rendered[_same_start(opened, rendered) :]
+        turn = rendered[same_start(opened, rendered) :]
         end = min((place for text in self.end_texts if (place := turn.find(text)) > 0), default=len(turn))
         for name, reader in READERS.items():
             if PROBE in reader(turn[:end], []).calls:
@@ -278,9 +281,3 @@ class ChatForm:
     def _ids(self, text: str) -> list[int]:
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
-
-
-def _same_start(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)

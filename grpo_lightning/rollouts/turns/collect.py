@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.rollouts.turns.rollout import PlayedRollout
+from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.types import Rollouts
 
 
@@ -56,9 +57,7 @@ def common_start(lists: Sequence[Sequence[int]]) -> list[int]:
     """
     if not lists:
         return []
-    shortest = min(map(len, lists))
-    same = next((i for i in range(shortest) if len({ids[i] for ids in lists}) > 1), shortest)
-    return list(lists[0][:same])
+    return list(lists[0][: min(same_start(lists[0], ids) for ids in lists)])
 
 
 def _row(played: PlayedRollout, start: int, filler: int) -> tuple[list[int], list[float], list[bool]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo_lightning.generation.turns import SampledTurn
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
+from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.token_trail import TokenTrail
 from grpo_lightning.types import Message
 
@@ -30,9 +31,10 @@ class NextContext:
 
     def fits(self, trail: TokenTrail, limit: int, context: int | None) -> bool:
         """Whether a token of a turn finds room behind them."""
-        after = replace(trail, ids=trail.ids[:], logprobs=[], mask=[], histories=trail.histories[:])
-        self.add_to(after)
-        return after.room(limit, context) >= 1
+        behind = len(trail.context) if self.kept is None else self.kept
+        if len(trail.ids) + len(self.ids) >= limit:
+            return False
+        return context is None or behind + len(self.ids) < context
 
 
 def next_context(
@@ -59,20 +61,17 @@ def next_context(
         ValueError: If the template cannot be used in this way.
     """
     asked, said = messages[: -answers - 1], messages[-answers:]
-    sampled = str(form.tokenizer.decode(turn.ids, skip_special_tokens=False))
-    if kind == "as_template" and not form.keeps_turn(asked, messages[-answers - 1], said, tools, sampled):
-        written = form.prompt_ids(messages, tools)
-        kept = _same_start(written, trail.prompt_ids)
-        if kept == 0:
-            raise ValueError(
-                "The chat template begins a conversation otherwise once a turn has been answered, so that no token of the prompt "
-                "is left. Use model.turns.history=append, or give model.chat_template_kwargs another chat_template."
-            )
-        return NextContext(written[kept:], kept)
-    return NextContext(form.suffix_ids(said, tools, turn.ids[-1] in form.end_ids))
+    if kind == "append" or form.keeps_turn(asked, messages[-answers - 1], said, tools, _text(form, turn)):
+        return NextContext(form.suffix_ids(said, tools, turn.ids[-1] in form.end_ids))
+    written = form.prompt_ids(messages, tools)
+    kept = same_start(written, trail.prompt_ids)
+    if kept == 0:
+        raise ValueError(
+            "The chat template begins a conversation otherwise once a turn has been answered, so that no token of the prompt "
+            "is left. Use model.turns.history=append, or give model.chat_template_kwargs another chat_template."
+        )
+    return NextContext(written[kept:], kept)
 
 
-def _same_start(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
+def _text(form: ChatForm, turn: SampledTurn) -> str:
+    return str(form.tokenizer.decode(turn.ids, skip_special_tokens=False))

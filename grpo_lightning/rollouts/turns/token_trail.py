@@ -55,25 +55,24 @@ class TokenTrail:
         """``Conversation.branches`` behind a prompt of the group of ``start`` tokens; empty for a single history."""
         if not self.histories:
             return []
-        said = len(self.prompt_ids) - start  # what the environment said to this rollout alone belongs to its completion
-        ends = [begin for _, begin in self.histories[1:]] + [len(self.ids)]
-        later = [
-            (min(kept, start), max(kept - start, 0) + end - begin)
-            for (kept, begin), end in zip(self.histories, ends, strict=True)
-        ]
-        return [(start, said + self.histories[0][1]), *later]
+        # What the environment said to this rollout alone belongs to its completion.
+        return [(min(kept, start), max(kept - start, 0) + end - begin) for kept, begin, end in self._spans()]
 
     def row(self, start: int) -> tuple[list[int], list[float], list[bool]]:
         """Tokens, logprobs and mask behind the first ``start`` tokens of the prompt, as ``branches`` divides them."""
         ids, logprobs, mask = list[int](), list[float](), list[bool]()
-        begins = [(len(self.prompt_ids), 0), *self.histories]
-        ends = [begin for _, begin in self.histories] + [len(self.ids)]
-        for (kept, begin), end in zip(begins, ends, strict=True):
+        for kept, begin, end in self._spans():
             said = self.prompt_ids[start:kept]
             ids += [*said, *self.ids[begin:end]]
             logprobs += [0.0] * len(said) + self.logprobs[begin:end]
             mask += [False] * len(said) + self.mask[begin:end]
         return ids, logprobs, mask
+
+    def _spans(self) -> list[tuple[int, int, int]]:
+        """Of each history: tokens of the prompt that it begins with, and where its own lie in ``ids``."""
+        begins = [(len(self.prompt_ids), 0), *self.histories]
+        ends = [begin for _, begin in self.histories] + [len(self.ids)]
+        return [(kept, begin, end) for (kept, begin), end in zip(begins, ends, strict=True)]
 
     def _add(self, ids: Sequence[int], logprobs: Sequence[float], is_sampled: bool) -> None:
         self.ids.extend(ids)
