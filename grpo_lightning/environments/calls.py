@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.printed import Tail, captured
 from grpo_lightning.environments.slots import CallSlots
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard, in_thread
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 T = TypeVar("T")
@@ -62,9 +62,7 @@ class Calls:
     async def _within_deadline(self, start: Callable[[], Any], finish: Callable[[Any], T], what: str) -> T:
         tail = Tail()
         task = asyncio.ensure_future(self._both(start, finish, tail))
-        task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # else asyncio reports what is given up
+        ends_unheard(task)
         try:
             done, _ = await asyncio.wait([task], timeout=self.deadline)
         except asyncio.CancelledError:

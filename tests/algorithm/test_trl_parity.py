@@ -35,6 +35,7 @@ from grpo_lightning.algorithm.losses import LOSSES
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 trl = pytest.importorskip("trl")
 if trl.__version__ != "1.16.0":
@@ -177,7 +178,7 @@ def stand_in(objective: Objective, batch: Batch) -> Any:
 def trl_block(first: str, last: str) -> Any:
     """Compiled statements of TRL's `_generate_and_score_completions`, from one that starts with ``first`` to ``last``."""
     method = inspect.unwrap(grpo_trainer.GRPOTrainer._generate_and_score_completions)
-    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    tree = parsed(textwrap.dedent(inspect.getsource(method)))
     bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
     for body in bodies:
         sources = [ast.unparse(statement) for statement in body]

@@ -21,6 +21,7 @@ from runs import write_prompts
 
 from grpo_lightning.commands import COMMANDS, cli
 from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -132,7 +133,7 @@ def test_commands_of_the_documentation_run(block: Block, at: Path, monkeypatch: 
 def test_python_of_the_documentation_runs(block: Block, at: Path):
     path = at / (block.title or "snippet.py")
     path.write_text(block.code)
-    named = {node.name for node in ast.parse(block.code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    named = {node.name for node in parsed(block.code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assert named <= runpy.run_path(str(path)).keys()
 
 

@@ -17,6 +17,7 @@ from runs import fit, make_data, make_module, make_trainer, share_of_digits
 
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCKS = {block.title: block for block in blocks(PAGE) if block.title}
@@ -43,7 +44,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def lines_of(code: str) -> int:
     """Lines of statements, without docstrings."""
-    tree = ast.parse(code)
+    tree = parsed(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]

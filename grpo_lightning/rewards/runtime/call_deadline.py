@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from grpo_lightning.rewards.base import BaseRewardFunction
+from grpo_lightning.rewards.runtime.event_loop import ends_unheard
 from grpo_lightning.rewards.runtime.tracebacks import as_exception
 
 
@@ -21,7 +22,7 @@ async def within(time_limit: float, call: Callable[[], Awaitable[Any]], reward: 
         CallTimeoutError: After ``time_limit`` seconds.
     """
     task = asyncio.ensure_future(_contained(call))
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio reports a call given up
+    ends_unheard(task)
     try:
         done, _ = await asyncio.wait([task], timeout=time_limit)
     except asyncio.CancelledError:

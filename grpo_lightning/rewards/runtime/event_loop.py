@@ -63,6 +63,11 @@ async def _end(loop: asyncio.AbstractEventLoop) -> None:
     loop.stop()
 
 
+def ends_unheard(task: asyncio.Future[Any]) -> None:
+    """What the task raises is not logged by asyncio if nobody asks for it: it was given up, or its step was."""
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+
 async def in_thread(function: Callable[[], T]) -> T:
     """The function's result from a daemon thread: if it hangs, neither the loop nor the process's exit waits."""
     future: Future[T] = Future()

@@ -11,7 +11,7 @@ from typing import Any
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
 from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
@@ -164,7 +164,8 @@ class StepScoring:
     def _start(self, r: int, c: int) -> None:
         if self._tasks[r][c] is None:
             scored = self._score(self.rewards[r], self.rows.take(self.rows_of_calls[r][c]))
-            self._tasks[r][c] = asyncio.ensure_future(scored)
+            self._tasks[r][c] = task = asyncio.ensure_future(scored)
+            ends_unheard(task)
 
     async def _finish(self) -> list[list[Outcome | BaseException]]:
         tasks = [task for of_reward in self._tasks for task in of_reward if task is not None]

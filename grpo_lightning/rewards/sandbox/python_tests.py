@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
 from grpo_lightning.rewards.sandbox.judge import TestSource
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\(\))?(\.[A-Za-z_]\w*)*")
@@ -63,7 +64,7 @@ def completed(code: str, prompt: str, entry_point: str | None) -> str:
         return code
     whole = f"{prompt}\n{code}"
     try:
-        ast.parse(whole)
+        parsed(whole)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return code
     return whole
@@ -75,7 +76,7 @@ def _helpers(prompt: str, entry_point: str | None) -> str:
     if not entry_point or "def " not in prompt:
         return ""
     try:
-        tree = ast.parse(prompt)
+        tree = parsed(prompt)
     except (SyntaxError, ValueError, RecursionError):
         return ""
     asked = re.split(r"[.(]", entry_point)[0]
@@ -86,7 +87,7 @@ def _helpers(prompt: str, entry_point: str | None) -> str:
 
 def _parsed(source: str, complaint: str) -> ast.Module:
     try:
-        return ast.parse(source)
+        return parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{complaint}: {error}") from error
 

@@ -12,6 +12,7 @@ import types
 from typing import Any, NoReturn
 
 from grpo_lightning.rewards.sandbox.python_runs import FORMS, TestFailed, without_main
+from grpo_lightning.rewards.sandbox.python_source import parsed
 from grpo_lightning.rewards.sandbox.remote import Link, Remote
 from grpo_lightning.rewards.sandbox.wire import Wire
 
@@ -31,7 +32,7 @@ def test(request: dict[str, Any]) -> None:
         end("failed", "the program raised")
     names, modules = found
     try:
-        text = ast.parse(f"{request['setup']}\n{request['test']}")
+        text = parsed(f"{request['setup']}\n{request['test']}")
         namespace = _namespace(names, modules)
         _add_modules(namespace, text)
         if request["form"] == "unittest":
