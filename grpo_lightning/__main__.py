@@ -45,14 +45,26 @@ def main(args: list[str] | None = None) -> None:
         command = import_module(f"grpo_lightning.commands.{arguments[0]}")
         raise SystemExit(command.main(arguments[1:]))
     elif not arguments[0].startswith("-") and arguments[0] not in LIGHTNING_COMMANDS:
-        near = get_close_matches(arguments[0], [*LIGHTNING_COMMANDS, *COMMANDS], 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        raise SystemExit(f"{help_text()}\n\nerror: {arguments[0]} is no COMMAND.{meant}")
+        raise SystemExit(unknown_command(arguments[0]))
     else:
         begin(arguments)
         from grpo_lightning.commands.cli import main as run_lightning
 
         run_lightning(args)
+
+
+def unknown_command(word: str) -> str:
+    """What is answered to a word that is no command.
+
+    Example:
+        >>> unknown_command("fti")
+        'error: fti is no COMMAND. Did you mean fit? grpo_lightning --help lists all of them.'
+    """
+    names = [*LIGHTNING_COMMANDS, *COMMANDS]
+    swapped = [name for name in names if sorted(name) == sorted(word)]
+    near = swapped or get_close_matches(word, names, 1)
+    meant = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(names)}."
+    return f"error: {word} is no COMMAND. {meant} grpo_lightning --help lists all of them."
 
 
 def begin(arguments: list[str]) -> None:

@@ -28,6 +28,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")  # commands are such a use
     # What is logged has been brought together from all ranks already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # the seed stands in the config
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(is_news)
     transformers.utils.logging.disable_progress_bar()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -22,19 +22,18 @@ UNKNOWN = (
 
 
 class Parser(LightningArgumentParser):
-    """LightningArgumentParser with errors that fit on a screen, and without abbreviated options."""
+    """LightningArgumentParser with errors of one line, and without abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def print_usage(self, *args: Any, **kwargs: Any) -> None:
-        """One line in place of all two hundred options."""
-        sys.stderr.write(f"usage: {self.prog.replace(' [options]', '')} --config run.yaml [--SETTING VALUE ...]\n")
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Adds the name that was perhaps meant and exits with 2."""
+        """Adds the name that was perhaps meant and exits with 2, without the two hundred options above it."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        super().error(in_one_line(message) + meant_by(message, parser._option_string_actions), ex)
+        text = in_one_line(message) + meant_by(message, parser._option_string_actions)
+        if os.environ.get("JSONARGPARSE_DEBUG") == "true" or not self.exit_on_error:  # then it is raised
+            super().error(text, ex)
+        self.exit(2, f"error: {text}\n")
 
 
 FRAME = (
@@ -78,4 +77,4 @@ def meant_by(message: str, options: Iterable[str]) -> str:
         return ""
     classes = [*callbacks.__all__, *generation.__all__]
     text = hint(name, [*(option.removeprefix("--") for option in options), *classes])
-    return f"\n  {text}" if text else ""
+    return f" {text}" if text else ""

@@ -179,6 +179,10 @@ def check_strategy_name(name: str) -> None:
         raise ValueError(FSDP1)
     if short.lower().startswith("deepspeed"):
         raise ValueError(_unsupported(short))
+    if "." not in name and name.isidentifier() and name.islower() and name not in ("auto", *StrategyRegistry):
+        raise ValueError(
+            f"trainer.strategy={name} is no strategy. Choose one of auto, ddp and fsdp2, or a class path of Lightning's."
+        )
 
 
 def check_strategy(strategy: Strategy) -> None:

@@ -1,8 +1,11 @@
-"""Linear layers that no adapter can stand in for: their model does more with them than call them."""
+"""Layers that adapters are meant for, and linear ones that no adapter can stand in for: their model does more than call them."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -28,6 +31,46 @@ def unfit_layers(model: nn.Module) -> dict[str, str]:
                 if isinstance(getattr(module, child, None), nn.Linear):
                     unfit[f"{name}.{child}"] = f"{type(module).__name__} reads its weight without calling it"
     return unfit
+
+
+def refuse_unmatched(model: nn.Module, config: Any) -> None:
+    """Refuses names that no layer has, which peft would pass over as long as others are found.
+
+    Args:
+        model: The base, before it is wrapped; its weights are not looked at.
+        config: peft's, with its layers chosen.
+
+    Raises:
+        ValueError: With the names, and what the layers are called.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    targets = getattr(config, "target_modules", None) or ()
+    if isinstance(targets, str):
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
+            example = next((name for name, module in model.named_modules() if isinstance(module, nn.Linear)), names[-1])
+            raise ValueError(
+                f"model.lora_target={targets!r} fits no layer of {type(model).__name__}. A regular expression has to fit a whole "
+                f"name, such as {example}."
+            )
+        targets = ()
+    with_weights = [name for name, module in model.named_modules() if module._parameters]
+    saved = getattr(config, "modules_to_save", None) or ()
+    _refuse_unknown_names("model.lora_target (target_modules of model.peft_config)", targets, with_weights, model)
+    _refuse_unknown_names("modules_to_save of model.peft_config", saved, names, model)
+
+
+def _refuse_unknown_names(setting: str, given: Collection[str], layers: Collection[str], model: nn.Module) -> None:
+    unknown = sorted(name for name in given if not any(f".{layer}".endswith(f".{name}") for layer in layers))
+    if not unknown:
+        return
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    near = [meant for name in unknown for meant in get_close_matches(name, known, 1)]
+    hint = f" Did you mean {' and '.join(near)}?" if near else ""
+    raise ValueError(
+        f"{setting} names {', '.join(unknown)}, and no layer of {type(model).__name__} is called so.{hint} Its linear layers "
+        f"are {', '.join(known)}."
+    )
 
 
 def leave_out_unfit(model: nn.Module, config: Any) -> None:

@@ -133,6 +133,11 @@ class FinetuningSettings:
         """True where the base is held in 4 bits."""
         return self.finetuning_type == "qlora" or (self.has_adapters and self.load_in_4bit)
 
+    @property
+    def names_layers(self) -> bool:
+        """Whether layers were chosen by name, so that a name may be that of none."""
+        return self.has_adapters and (self.targets not in ("all-linear", None) or self.peft_config is not None)
+
     def quantized_loading(self, device: torch.device) -> dict[str, Any]:
         """What ``from_pretrained`` needs to load the base in 4 bits on a device; nothing otherwise."""
         if not self.is_quantized:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grpo_lightning.finetuning.adapter_files import refuse_adapter_directory
 
@@ -87,13 +89,46 @@ def causal_lm_without_weights(
     model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
     """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
-    config = load_config(model_name_or_path)
-    attention = exact_attention(config, attn_implementation)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    model = without_weights(AutoModelForCausalLM, load_config(model_name_or_path), attn_implementation, dtype)
     with suppress(OSError):  # a directory without one: the model has made it from its config
         model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
     return model.eval()
+
+
+def without_weights(
+    kind: Any, config: PretrainedConfig, attn_implementation: str | None, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The layers of a model on the meta device.
+
+    Args:
+        kind: One of transformers' classes for a task, such as ``AutoModelForCausalLM``.
+        config: Of the model.
+        attn_implementation: As in the settings.
+        dtype: Of its weights.
+
+    Raises:
+        ValueError: If the model does not have this attention, or what it needs is not installed.
+    """
+    attention = exact_attention(config, attn_implementation)
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config, dtype=dtype, attn_implementation=attention)
+    except (ValueError, ImportError) as error:
+        if attn_implementation is None:
+            raise
+        known = ", ".join(["eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)])
+        raise ValueError(
+            f"model.attn_implementation={attn_implementation} cannot be used with {config.model_type}: "
+            f"{why_no_attention(attn_implementation, error)} Leave the setting out, or use one of {known}."
+        ) from error
+
+
+def why_no_attention(name: str, error: Exception) -> str:
+    """The first sentence of transformers' reason; of an unknown name it is a list in Python's words, which says less."""
+    if "/" not in name and name not in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
+        near = get_close_matches(name, ALL_ATTENTION_FUNCTIONS.valid_keys(), 1)
+        return f"transformers has none of this name.{f' Did you mean {near[0]}?' if near else ''}"
+    return str(error).splitlines()[0].rstrip(".") + "."
 
 
 def load_causal_lm(

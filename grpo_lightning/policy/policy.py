@@ -17,7 +17,7 @@ from grpo_lightning.distributed.checkpoint_check import check_complete
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
-from grpo_lightning.finetuning.lora_targets import refuse_unfit, unfit_layers
+from grpo_lightning.finetuning.lora_targets import refuse_unfit, refuse_unmatched, unfit_layers
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
@@ -92,6 +92,21 @@ class Policy(nn.Module):
         """Whether ranks hold parts of the weights, and so have to run every pass together."""
         return self.is_loaded and is_sharded(self.model)
 
+    def check_layers(self) -> None:
+        """Refuses attention and adapters that the model's layers cannot have, on a skeleton of it: no weights are read.
+
+        Raises:
+            ValueError: In the words of the config.
+        """
+        settings = self.settings
+        if settings.attn_implementation is not None or settings.names_layers:
+            skeleton = self._skeleton()
+            if settings.names_layers and settings.adapter_name_or_path is None:
+                self._with_adapter(skeleton)
+
+    def _skeleton(self) -> PreTrainedModel:
+        return causal_lm_without_weights(self.name_or_path, torch.float32, self.settings.attn_implementation)
+
     def load(self, placement: Placement | None = None) -> Self:
         """Loads the weights, once."""
         if not self.is_loaded:
@@ -158,11 +173,13 @@ class Policy(nn.Module):
         if self.settings.adapter_name_or_path is not None:
             return load_adapter(model, self.settings.adapter_name_or_path, self.name_or_path)
         config, unfit = self._peft_config(model), unfit_layers(model)
+        refuse_unmatched(model, config)
         with forked_seed(self.seed, "adapter"):  # the same adapter on every rank and after a resume
             try:
                 adapted = get_peft_model(model, config)
             except ValueError as error:
-                raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {error}") from error
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {reason}") from error
         refuse_unfit(model, unfit)  # which has the adapters now
         return adapted
 

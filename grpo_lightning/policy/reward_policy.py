@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from grpo_lightning.policy.loading import exact_attention, load_config
+from grpo_lightning.policy.loading import exact_attention, load_config, without_weights
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 
@@ -37,6 +37,11 @@ class RewardPolicy(Policy):
     A head that the directory does not have is drawn from the run's seed, the same on every rank. Under LoRA it is trained as
     a whole beside the adapters.
     """
+
+    def _skeleton(self) -> PreTrainedModel:
+        config = load_config(self.name_or_path)
+        config.num_labels = 1
+        return without_weights(AutoModelForSequenceClassification, config, self.settings.attn_implementation)
 
     def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
         name, attention = self.name_or_path, self.settings.attn_implementation

@@ -17,6 +17,7 @@ def check_policy(policy: Policy, strategy: Strategy) -> None:
         ValueError: In the words of the config.
     """
     settings = policy.settings
+    policy.check_layers()
     if settings.use_liger_kernel and (obstacle := liger_obstacle(strategy.root_device)) is not None:
         raise ValueError(f"model.use_liger_kernel=true: {obstacle}.")
     if isinstance(strategy, ModelParallelStrategy) and settings.is_quantized:

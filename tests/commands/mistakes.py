@@ -44,6 +44,10 @@ def of(path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": init_args}
 
 
+def lora(answer: str, **settings: Any) -> Mistake:
+    return Mistake(answer, {f"model.{name}": value for name, value in {"finetuning_type": "lora", **settings}.items()})
+
+
 NAMES = [
     setting("model.betaa", 0.1, "model.betaa is no setting. Did you mean model.beta?"),
     setting("model.max_prompt_length", 64, "Did you mean data.max_prompt_length?"),
@@ -149,6 +153,11 @@ RANGES = [
     setting("trainer.val_check_interval", 0, "is no interval. Choose a number of steps from 1"),
     setting("trainer.devices", -5, "leaves nothing to train on"),
     setting("trainer.devices", "two", "leaves nothing to train on"),
+    setting("trainer.strategy", "fspd2", "trainer.strategy=fspd2 is no strategy. Choose one of auto, ddp and fsdp2"),
+    setting(
+        "trainer.log_every_n_steps", 0, "trainer.log_every_n_steps=0 writes no metrics, and report has none to draw."
+    ),
+    setting("trainer.log_every_n_steps", -1, "writes no metrics"),
     setting("trainer.num_nodes", 0, "is no number of machines"),
     setting("trainer.accelerator", "tpu", "Choose one of auto, cpu, gpu, cuda, mps."),
     setting("trainer.max_time", "soon", "Write days:hours:minutes:seconds, as in 00:08:00:00."),
@@ -274,6 +283,32 @@ FILES = [
     typed("--model", "collections.OrderedDict", "is no subclass of GRPOModule"),
 ]
 DECAY = of("WarmupSchedule", shape="cosine")
+TARGETS = "model.lora_target (target_modules of model.peft_config) names"
+LAYERS = [
+    setting(
+        "model.attn_implementation",
+        "flash_attn_2",
+        "transformers has none of this name. Did you mean flash_attention_2?",
+    ),
+    setting(
+        "model.attn_implementation",
+        "fast",
+        "model.attn_implementation=fast cannot be used with qwen2: transformers has",
+    ),
+    setting("model.attn_implementation", "flash_attention_2", "Leave the setting out, or use one of eager, "),
+    lora(
+        f"{TARGETS} q_porj, and no layer of Qwen2ForCausalLM is called so. Did you mean q_proj?",
+        lora_target="q_porj,v_proj",
+    ),
+    lora(f"{TARGETS} c_attn, and no layer", lora_target=["c_attn"]),
+    lora("model.lora_target='.*q_porj' fits no layer of Qwen2ForCausalLM. A regular", lora_target=".*q_porj"),
+    lora(f"{TARGETS} self_attn, and no layer", lora_target="self_attn"),
+    lora(f"{TARGETS} wq, and", peft_config=of("peft.LoraConfig", target_modules=["wq", "q_proj"])),
+    lora(
+        "modules_to_save of model.peft_config names lm_haed, and",
+        peft_config=of("peft.LoraConfig", modules_to_save=["lm_haed"]),
+    ),
+]
 TRAINER = [
     Mistake(
         "model.lr_scheduler depends on the length of the run, which only the clock ends. Set its total_steps, or",
@@ -295,13 +330,19 @@ TRAINER = [
     setting("trainer.accelerator", "gpu", "trainer.accelerator=gpu, but torch sees no GPU here"),
     setting("trainer.max_steps", 0, "trainer.max_steps=0 trains nothing"),
     setting("trainer.strategy", "deepspeed", "deepspeed is not supported. Use trainer.strategy=fsdp2"),
+    setting("trainer.strategy", "dpd", "trainer.strategy=dpd is no strategy. Choose one of auto, ddp and fsdp2"),
+    setting(
+        "trainer.strategy",
+        "zero3",
+        "trainer.strategy=zero3 is no strategy. Choose one of auto, ddp and fsdp2, or a class",
+    ),
     setting("trainer.gradient_clip_val", 1.0, "Set model.max_grad_norm instead"),
     setting("trainer.accumulate_grad_batches", 2, "model.max_tokens_per_microbatch bounds the memory"),
     setting("checkpoint.monitor", "val/acuracy", "checkpoint.monitor=val/acuracy is no metric of this run"),
     setting("trainer.callbacks", [of("EarlyStopping", monitor="val/acuracy")], "Did you mean val/accuracy"),
     Mistake("data.eval_dataset is not set", {"checkpoint.monitor": "val/accuracy", "data.eval_dataset": None}),
 ]
-LATER = VALUES + FILES + TRAINER
+LATER = VALUES + FILES + LAYERS + TRAINER
 
 
 def write_files(folder: Path) -> None:

@@ -64,9 +64,7 @@ def answer(arguments: list[str], capsys) -> str:
         main(arguments)
     assert stopped.value.code not in (0, None)
     printed = capsys.readouterr().err + (stopped.value.code if isinstance(stopped.value.code, str) else "")
-    shown = [
-        line for line in printed.splitlines() if line.strip() and not line.startswith(("usage:", "tip:", "On rank"))
-    ]
+    shown = [line for line in printed.splitlines() if line.strip() and not line.startswith("On rank")]
     assert len(shown) == 1, printed
     assert shown[0].startswith("error: ")
     return re.sub(r" \(run\.yaml, line \d+\)", "", shown[0])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from grpo_lightning.commands.settings.yaml_file import Entry
 
+STRATEGIES = ("auto", "ddp", "fsdp2")
+"""Names that people write; Lightning has more, and a program may register its own."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -42,6 +45,12 @@ def _is_devices(value: Any) -> bool:
     )
 
 
+def _may_be_a_strategy(value: Any) -> bool:
+    """False for a slip of a name; what is far from all of them is told once Lightning's own list is imported."""
+    is_name = isinstance(value, str) and value.isidentifier() and value not in ("fsdp", *STRATEGIES)
+    return not is_name or value.startswith("ddp_") or not get_close_matches(value, STRATEGIES, 1, cutoff=0.75)
+
+
 def _is_duration(value: Any) -> bool:
     return not isinstance(value, str) or bool(re.fullmatch(r"\d+:\d+:\d+:\d+", value.strip()))
 
@@ -70,6 +79,14 @@ RANGES = {
         lambda value: not isinstance(value, str) or value in ACCELERATORS,
         "is nothing that a run can train on",
         f"Choose one of {', '.join(ACCELERATORS)}",
+    ),
+    "trainer.strategy": Range(
+        _may_be_a_strategy, "is no strategy", "Choose one of auto, ddp and fsdp2, or a class path"
+    ),
+    "trainer.log_every_n_steps": Range(
+        at_least(1),
+        "writes no metrics, and report has none to draw",
+        "Choose 1 or more; each step is one line of a file",
     ),
     "trainer.max_time": Range(_is_duration, "is no time", "Write days:hours:minutes:seconds, as in 00:08:00:00"),
     "checkpoint.every_n_train_steps": Range(at_least(0), "is no number of steps", "Choose 1 or more, or 0 for never"),
