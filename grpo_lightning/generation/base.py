@@ -110,6 +110,13 @@ class Generator(ABC):
             "Use VLLMColocate on a GPU with vLLM 0.32, or TransformersGenerator as model.generator, or router_replay=false."
         )
 
+    def expect(self) -> None:  # noqa: B027 - most need nothing that could be missing
+        """Makes sure that what ``start`` will need is there; called on every rank before weights load.
+
+        Raises:
+            TimeoutError: If it is not.
+        """
+
     @abstractmethod
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Gets ready to sample from ``policy``; called on every rank, once, before the first ``generate``."""

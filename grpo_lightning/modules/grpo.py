@@ -205,6 +205,7 @@ class GRPOModule(PolicyModule):
         self.source.precision = self.trainer.strategy.precision_plugin.forward_context
         for runner in (self.source.reward_runner, self.evaluation.reward_runner):
             runner.guard.device = self.trainer.strategy.root_device
+        self.source.generator.expect()
         if stage == "fit":
             check_data(self.settings, self.datamodule, self.policy.config, self.source)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
 import pytest
 import torch
 from fake_vllm_server import HANG_UP, fake_vllm
+from runs import make_data, make_module, make_trainer
 from toy_models import build_model, build_tokenizer
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
@@ -141,3 +143,32 @@ def test_a_broadcast_to_a_server_that_fails_ends(server, policy, monkeypatch, st
         transfer.send(stream)
     assert stream.bytes == sum(t.numel() * t.element_size() for _, t in whole)  # other ranks gather all of it
     assert transfer._group is None  # the next transfer makes a new one
+
+
+def test_a_server_that_is_not_there_is_said_before_weights_load(tiny_model_dir, tmp_path, caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        port = taken.getsockname()[1]
+        module = make_module(tiny_model_dir, generator=VLLMServer(port=port, timeout=0.0))
+        with pytest.raises(TimeoutError, match=rf"no healthy vLLM server at http://127.0.0.1:{port} within 0 s"):
+            make_trainer(tmp_path).fit(module, make_data(tmp_path))
+    assert not module.policy.is_loaded
+    (said,) = [record.message for record in caplog.records if "vLLM" in record.message]
+    assert said.startswith(f"No vLLM server answers at http://127.0.0.1:{port} yet; waiting up to 0 s")
+    assert f"serve --model ... --port {port}" in said
+
+
+def test_a_server_that_comes_is_waited_for_in_one_line(server, caplog):
+    server.answer("/health", 503, 503)
+    generator = VLLMServer(port=server.server_address[1], timeout=60)
+    generator.expect()
+    generator.stop()
+    assert server.calls == ["/health"] * 3
+    assert len(caplog.records) == 1
+
+
+def test_a_server_that_is_there_is_not_worth_a_word(server, caplog):
+    generator = VLLMServer(port=server.server_address[1])
+    generator.expect()
+    generator.stop()
+    assert server.calls == ["/health"] and not caplog.records

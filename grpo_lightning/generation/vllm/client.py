@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,8 @@ from urllib.parse import quote
 
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -194,6 +197,25 @@ class VLLMClient:
                 )
             self._closed.wait(pause)
             pause = min(pause * 1.5, 2.0)
+
+    def expect(self, seconds: float) -> None:
+        """Waits for a server that somebody else starts, and says where and how long before it does: it may never come.
+
+        Args:
+            seconds: Until it gives up.
+
+        Raises:
+            TimeoutError: If the server was not healthy by then.
+        """
+        if not self.is_healthy():
+            logger.warning(
+                "No vLLM server answers at %s yet; waiting up to %.0f s (model.generator.init_args.timeout). Start one with: "
+                "python -m grpo_lightning serve --model ... --port %d",
+                self.address,
+                seconds,
+                self.port,
+            )
+            self.wait_until_healthy(seconds)
 
     def pause(self, attempt: int) -> None:
         """Before a further attempt at what a server that seems healthy did not answer; ends when the run does.

@@ -32,11 +32,7 @@ from grpo_lightning.generation.vllm.server_requests import ask, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import open_server_turns
 from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
-from grpo_lightning.generation.vllm.weight_stream import (
-    WeightStream,
-    check_same_weights,
-    weight_shapes,
-)
+from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, weight_shapes
 from grpo_lightning.types import Rollouts
 
 logger = logging.getLogger(__name__)
@@ -121,6 +117,12 @@ class VLLMServer(RoutedGenerator):
         """Whether this rank talks to the server about weights, and launches it."""
         return not is_distributed() or dist.get_rank() == 0
 
+    def expect(self) -> None:
+        """Waits for a server that this run does not launch, and says so at once: it may never come."""
+        if not self.launch and self.is_sender:
+            self.client.open()
+            self.client.expect(self.timeout)
+
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Launches the server if asked to, waits for it, and opens the route for weights.
 
@@ -152,10 +154,8 @@ class VLLMServer(RoutedGenerator):
                 pass
             share_token(self.client, None)
             return
-        options = launch_options(
-            policy, self.max_model_length, self.weight_transfer, self.adapter_route.engine_adds_adapters
-        )
-        options += self.launch_arguments
+        is_hot = self.adapter_route.engine_adds_adapters
+        options = launch_options(policy, self.max_model_length, self.weight_transfer, is_hot) + self.launch_arguments
         dtype = engine_dtype(self.dtype, policy)
         self.launched = LaunchedServer(self.client, self._files, dtype, self.launch_gpus, options)
         self.launched.start(policy, tokenizer, stream)
