@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
+from grpo_lightning.arguments import WORDS
 from grpo_lightning.commands.settings.names import hint
-from grpo_lightning.commands.settings.values import WORDS
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",

@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.arguments import checked
 from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
@@ -73,6 +74,7 @@ class GRPODataModule(L.LightningDataModule):
     _prompt_reader: PromptReader | None = None
     _outcomes: OutcomeBook | None = None
 
+    @checked
     def __init__(
         self,
         dataset: DatasetSpec | None = None,

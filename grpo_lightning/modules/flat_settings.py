@@ -7,8 +7,9 @@ import inspect
 import re
 from collections.abc import Callable, Container
 from dataclasses import MISSING, Field, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_type_hints
+
+from grpo_lightning.arguments import refuse_unknown, refuse_wrong_types
 
 Arguments = ParamSpec("Arguments")
 Settings = TypeVar("Settings")
@@ -28,18 +29,20 @@ def takes(
         settings: A dataclass with keyword-only fields that inherits from those of the parts.
     """
     signature = flat_signature(cast(type, settings))
+    hints = {name: each.annotation for name, each in signature.parameters.items()}
 
     def decorate(init: Callable[[Module, Settings], None]) -> Callable[Concatenate[Module, Arguments], None]:
         @functools.wraps(init)
         def wrapped(self: Module, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
             refuse_unknown(type(self), kwargs, signature)
             refuse_missing(type(self), kwargs, signature)
+            refuse_wrong_types(type(self), kwargs, hints)
             init(self, settings(*args, **kwargs))
 
         shown: Any = wrapped
         myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         shown.__signature__ = signature.replace(parameters=[myself, *signature.parameters.values()])
-        shown.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+        shown.__annotations__ = hints
         shown.__doc__ = "Takes the settings below.\n\nArgs:\n" + "\n".join(
             f"    {name}: {text}" for name, text in documented(cast(type, settings)).items()
         )
@@ -94,20 +97,6 @@ def described_arguments(docstring: str) -> dict[str, str]:
     section = re.split(r"\n(?=\S)", section)[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
-
-
-def refuse_unknown(module: type, given: dict[str, Any], signature: inspect.Signature) -> None:
-    """Refuses a name that is no setting, with the one that was perhaps meant, which may be a subclass's own.
-
-    Raises:
-        TypeError: Naming both.
-    """
-    for name in given:
-        if name not in signature.parameters:
-            own = inspect.signature(module.__init__).parameters  # type: ignore[misc]  # of a class
-            near = get_close_matches(name, [*own, *signature.parameters], 1, cutoff=0.75)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise TypeError(f"{module.__name__} has no setting {name}={given[name]!r}.{meant}")
 
 
 def refuse_missing(module: type, given: dict[str, Any], signature: inspect.Signature) -> None:

@@ -6,18 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from grpo_lightning.arguments import WORDS
 from grpo_lightning.commands.settings.table import Setting
 
-WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "list": "a list",
-    "dict": "a mapping",
-    "object": "a class_path with init_args",
-    "null": "null",
-}
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.?(inf|nan)", re.IGNORECASE)
 """Also ``1e-6``, which YAML 1.1 takes for a text and the command line for a number."""
 
