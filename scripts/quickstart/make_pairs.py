@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from demonstrations import CLASS, RIGHT, demonstrate
-from make_model import ROOT, asked, write_rows
+from make_model import asked
 from task import sample_problem
+
+from assets import ROOT, write_rows
 
 ROWS, HELD_OUT_ROWS = 1024, 128
 

@@ -63,11 +63,3 @@ def sample_problem(rng: random.Random, held_out: bool) -> Problem:
             problem = Problem(long, "+", short) if rng.random() < 0.5 else Problem(short, "+", long)
         if problem.held_out == held_out:
             return problem
-
-
-def distinct_problems(rng: random.Random, count: int, held_out: bool) -> list[Problem]:
-    """Draw from one side of the split until there are ``count`` different problems."""
-    problems: dict[Problem, None] = {}
-    while len(problems) < count:
-        problems[sample_problem(rng, held_out)] = None
-    return list(problems)

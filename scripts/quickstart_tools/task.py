@@ -62,14 +62,6 @@ def sample_problem(rng: random.Random, held_out: bool) -> Problem:
             return problem
 
 
-def distinct_problems(rng: random.Random, count: int, held_out: bool) -> list[Problem]:
-    """Draw from one side of the split until there are ``count`` different problems."""
-    problems: dict[Problem, None] = {}
-    while len(problems) < count:
-        problems[sample_problem(rng, held_out)] = None
-    return list(problems)
-
-
 def turns(problem: Problem, rng: random.Random, is_class: bool) -> Iterator[dict[str, Any]]:
     """The turns of a pupil, each as a prompt with what comes before it and the turn as a completion."""
     lot = rng.random() if is_class else 1.0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from character_tokenizer import character_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 CALL = ['<tool_call>{"name": "', "add", "subtract", '", "arguments": {"a": ', ', "b": ', "}}</tool_call>"]
 TAGS = ["<answer>", "</answer>", *CALL]
-CHARACTERS = list("0123456789+-=,")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -30,21 +28,4 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         >>> len(ids), tokenizer.decode(ids, skip_special_tokens=True) == text
         (8, True)
     """
-    # Byte-level BPE without merges, as AutoTokenizer makes of every Qwen2 model's tokenizer.
-    vocabulary = {token: index for index, token in enumerate(SPECIAL + TAGS + CHARACTERS)}
-    backend = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
-        eos_token="<|end|>",
-        extra_special_tokens=SPECIAL[2:],
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
-        model_max_length=256,
-        clean_up_tokenization_spaces=False,
-    )
+    return character_tokenizer(SPECIAL, TAGS, CHAT_TEMPLATE, SPECIAL[2:])
