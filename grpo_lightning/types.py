@@ -179,7 +179,26 @@ class Rollouts:
 
     def tokens_of(self, rows: Tensor) -> Tensor:
         """(sum of their lengths,) int64: where tokens of these completions lie in the flat tensors, row after row."""
-        starts = (self.completion_lengths.cumsum(0) - self.completion_lengths)[rows]
-        lengths = self.completion_lengths[rows]
-        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        return torch.repeat_interleave(starts, lengths) + within
+        starts = self.completion_lengths.cumsum(0) - self.completion_lengths
+        return ranges(starts[rows], self.completion_lengths[rows])
+
+    def summed(self, values: Tensor) -> Tensor:
+        """``(N,)``: values of tokens, ``(T,)`` on the CPU, added up over each completion; flags are counted, as int64."""
+        numbers = values.long() if values.dtype == torch.bool else values
+        return numbers.new_zeros(self.num_completions).index_add(0, self.token_rows(), numbers)
+
+    def policy_lengths(self) -> Tensor:
+        """(N,) int64: tokens of each completion that the policy chose."""
+        return self.summed(self.completion_mask)
+
+
+def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """``start, start + 1, ..., start + length - 1`` for each pair, end to end.
+
+    Example:
+        >>> ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    ends = lengths.cumsum(0)
+    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
+    return shift + torch.arange(shift.numel())

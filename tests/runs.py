@@ -81,7 +81,35 @@ def fit(
     return module
 
 
-def weights(module: GRPOModule) -> dict[str, torch.Tensor]:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def train_stage(
+    module_class: type,
+    converter: str,
+    own_rows: Sequence[dict[str, Any]],
+    model_dir: Path,
+    folder: Path,
+    max_steps: int = 1,
+    rows: Sequence[dict[str, Any]] | None = None,
+    data: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """A module of another stage (SFT, DPO, reward models) after some steps of three rows each, of plain SGD."""
+    trainer_settings, resume_from = settings.pop("trainer", {}), settings.pop("resume_from", None)
+    defaults = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_grad_norm": 0.0}
+    module = module_class(model_name_or_path=str(model_dir), **(defaults | settings))
+    written = write_rows(folder / "rows.jsonl", own_rows if rows is None else rows)
+    source = {"dataset": written, "batch_size": 3, "converter": converter, "shuffle": False}
+    trainer = make_trainer(folder, max_steps, **trainer_settings)
+    trainer.fit(module, datamodule=GRPODataModule(**(source | (data or {}))), ckpt_path=resume_from)
+    return module
+
+
+def weights(module: Any) -> dict[str, torch.Tensor]:
     """Copies of the policy's parameters."""
     assert module.policy.model is not None
     return {name: parameter.detach().clone() for name, parameter in module.policy.model.named_parameters()}

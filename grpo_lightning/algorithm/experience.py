@@ -95,8 +95,7 @@ class Experience:
         """(N,) bool, CPU: False for a completion whose advantages are all 0."""
         if not self.advantages_by_token:
             return self.advantages != 0
-        counts = torch.zeros(self.rollouts.num_completions, dtype=torch.int64)
-        return counts.index_add_(0, self.rollouts.token_rows(), (self.advantages != 0).long()) > 0
+        return self.rollouts.summed(self.advantages != 0) > 0
 
     def with_advantages(self, advantages: Tensor) -> Experience:
         """The same with advantages, which are known once all rewards are.
@@ -134,10 +133,8 @@ def per_completion(advantages: Tensor, rollouts: Rollouts) -> Tensor:
     """(N,): advantages as they are, or of (T,) the mean over each completion's tokens that the policy chose."""
     if advantages.shape == rollouts.completion_lengths.shape or advantages.shape != rollouts.completion_ids.shape:
         return advantages  # with_advantages refuses other shapes
-    chosen, rows = rollouts.completion_mask.float(), rollouts.token_rows()
-    zeros = torch.zeros(rollouts.num_completions)
-    sums = zeros.index_add(0, rows, advantages.float().cpu() * chosen)
-    return sums / zeros.index_add(0, rows, chosen).clamp(min=1)
+    sums = rollouts.summed(advantages.float().cpu() * rollouts.completion_mask)
+    return sums / rollouts.policy_lengths().clamp(min=1)
 
 
 def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:

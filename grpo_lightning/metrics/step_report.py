@@ -72,7 +72,7 @@ class StepReport:
 
     def add_rollouts(self, rollouts: Rollouts) -> None:
         """Adds lengths, tokens and the share of completions that were cut off; lengths count the policy's tokens."""
-        lengths, truncated = policy_lengths(rollouts).double(), rollouts.truncated
+        lengths, truncated = rollouts.policy_lengths().double(), rollouts.truncated
         self.add_entries(turn_counts(rollouts.conversations))
         is_played = lengths > 0  # False where an environment failed
         lengths, truncated = lengths[is_played], truncated[is_played]
@@ -112,9 +112,3 @@ class StepReport:
         return self.metrics + MetricSums(
             maxima={name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in times.items()}
         )
-
-
-def policy_lengths(rollouts: Rollouts) -> Tensor:
-    """(N,) int64: tokens of each completion that the policy chose."""
-    counts = torch.zeros(rollouts.num_completions, dtype=torch.int64)
-    return counts.index_add(0, rollouts.token_rows(), rollouts.completion_mask.long())

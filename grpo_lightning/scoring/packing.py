@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import Rollouts, ranges
 
 Layout = Literal["packed", "padded"]
 
@@ -159,18 +159,6 @@ class PaddedBatch:
     """(T,) int64 into the flattened (M * L,) positions, as in ``PackedBatch``."""
     times: Tensor
     """(M * L,) int64: 1, and 0 for padding."""
-
-
-def ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """``start, start + 1, ..., start + length - 1`` for each pair, end to end.
-
-    Example:
-        >>> ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
-        [5, 6, 0, 1, 2]
-    """
-    ends = lengths.cumsum(0)
-    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
-    return shift + torch.arange(shift.numel())
 
 
 def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:

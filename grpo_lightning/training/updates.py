@@ -92,10 +92,8 @@ class Updates:
         Sharded weights are gathered for each pass, so then every rank has equally many. Completions that can have no
         gradient are left out, but counted in the totals that averages divide by.
         """
-        tokens = _tokens_per_completion(experience, experience.mask)
-        uncertain = (
-            tokens if experience.is_uncertain is None else _tokens_per_completion(experience, experience.is_uncertain)
-        )
+        counted, tokens = experience.is_uncertain, experience.rollouts.summed(experience.mask)
+        uncertain = tokens if counted is None else experience.rollouts.summed(counted.cpu())
         trained = rows[(tokens[rows] > 0) & self.has_gradient(experience)[rows]]
         plan = self.passes.plan(experience.rollouts, trained)
         mine = (len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum()))
@@ -112,9 +110,3 @@ class Updates:
         if self.trains_all:
             return torch.ones(experience.rollouts.num_completions, dtype=torch.bool)
         return experience.has_advantage
-
-
-def _tokens_per_completion(experience: Experience, flags: Tensor) -> Tensor:
-    """(N,) int64, CPU: tokens of each completion with a True flag."""
-    counts = torch.zeros(experience.rollouts.num_completions, dtype=torch.int64)
-    return counts.index_add_(0, experience.rollouts.token_rows(), flags.cpu().long())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import make_trainer
+from runs import train_stage, weights, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import DPOModule, GRPODataModule
@@ -27,20 +26,7 @@ LABELLED = [
     for kind in ("chosen", "rejected")
 ]
 
-
-def write_rows(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def train(model_dir: Path, folder: Path, max_steps: int = 1, rows=ROWS, data=None, **settings) -> DPOModule:
-    trainer_settings, resume_from = settings.pop("trainer", {}), settings.pop("resume_from", None)
-    defaults = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_grad_norm": 0.0}
-    module = DPOModule(model_name_or_path=str(model_dir), **(defaults | settings))
-    source = {"dataset": write_rows(folder / "rows.jsonl", rows), "batch_size": 3, "converter": "dpo", "shuffle": False}
-    trainer = make_trainer(folder, max_steps, **trainer_settings)
-    trainer.fit(module, datamodule=GRPODataModule(**(source | (data or {}))), ckpt_path=resume_from)
-    return module
+train = partial(train_stage, DPOModule, "dpo", ROWS)
 
 
 def sums_of_logprobs(model, tokenizer, rows: list[dict], kind: str) -> torch.Tensor:
@@ -52,10 +38,6 @@ def sums_of_logprobs(model, tokenizer, rows: list[dict], kind: str) -> torch.Ten
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         sums.append(logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).sum())
     return torch.stack(sums)
-
-
-def weights(module: DPOModule) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in module.policy.model.named_parameters()}
 
 
 @pytest.mark.parametrize(

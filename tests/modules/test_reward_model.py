@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections import defaultdict
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +12,11 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import make_trainer
+from runs import train_stage, weights, write_rows
 from toy_models import save_toy_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from grpo_lightning import GRPODataModule, RewardModelModule, get_reward_function
+from grpo_lightning import RewardModelModule, get_reward_function
 from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.datamodules.compared_texts import compared_texts
@@ -34,24 +33,7 @@ CHATS = [
 ]
 TEXTS = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": f"{2 * i}{i}0"} for i in range(6)]
 
-
-def write_rows(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def train(model_dir: Path, folder: Path, max_steps: int = 1, rows=CHATS, data=None, **settings) -> RewardModelModule:
-    trainer_settings, resume_from = settings.pop("trainer", {}), settings.pop("resume_from", None)
-    defaults = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_grad_norm": 0.0}
-    module = RewardModelModule(model_name_or_path=str(model_dir), **(defaults | settings))
-    source = {"dataset": write_rows(folder / "rows.jsonl", rows), "batch_size": 3, "converter": "dpo", "shuffle": False}
-    trainer = make_trainer(folder, max_steps, **trainer_settings)
-    trainer.fit(module, datamodule=GRPODataModule(**(source | (data or {}))), ckpt_path=resume_from)
-    return module
-
-
-def weights(module: RewardModelModule) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in module.policy.model.named_parameters()}
+train = partial(train_stage, RewardModelModule, "dpo", CHATS)
 
 
 def chat_ids(tokenizer, row: dict, kind: str) -> list[int]:

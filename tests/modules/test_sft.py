@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import make_trainer
+from runs import make_trainer, train_stage, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule
@@ -21,21 +20,7 @@ ROWS = [
     {"prompt": "0" * (i % 3) + f"{i}+{i}=", "completion": f"<answer>{2 * i}</answer>" * (1 + i % 2)} for i in range(6)
 ]
 
-
-def write_rows(path: Path, rows: list[dict] = ROWS) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def train(model_dir: Path, folder: Path, max_steps: int = 1, data: dict | None = None, **settings) -> SFTModule:
-    trainer_settings = settings.pop("trainer", {})
-    resume_from = settings.pop("resume_from", None)
-    defaults = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_grad_norm": 0.0}
-    module = SFTModule(model_name_or_path=str(model_dir), **(defaults | settings))
-    source = {"dataset": str(write_rows(folder / "rows.jsonl")), "batch_size": 3, "converter": "sft", "shuffle": False}
-    datamodule = GRPODataModule(**(source | (data or {})))
-    make_trainer(folder, max_steps, **trainer_settings).fit(module, datamodule=datamodule, ckpt_path=resume_from)
-    return module
+train = partial(train_stage, SFTModule, "sft", ROWS)
 
 
 def completion_losses(model, tokenizer, rows: list[dict]) -> torch.Tensor:
@@ -63,7 +48,7 @@ def test_a_step_descends_the_mean_cross_entropy_of_completion_tokens(tiny_model_
 
 def test_validation_reports_the_mean_over_tokens_of_all_batches(tiny_model_dir, tmp_path):
     module = SFTModule(model_name_or_path=str(tiny_model_dir))
-    path = str(write_rows(tmp_path / "rows.jsonl"))
+    path = write_rows(tmp_path / "rows.jsonl", ROWS)
     data = GRPODataModule(eval_dataset=path, eval_batch_size=4, converter="sft")
     (metrics,) = make_trainer(tmp_path).validate(module, datamodule=data, verbose=False)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
@@ -163,7 +148,7 @@ def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path, 
         lambda rollouts, micro: seen.append(rollouts) or original(rollouts, micro),
         module.imitation_loss,
     )
-    path = str(write_rows(tmp_path / "rows.jsonl"))
+    path = write_rows(tmp_path / "rows.jsonl", ROWS)
     data = GRPODataModule(dataset=path, batch_size=6, replace_text=of_data, shuffle=False)
     make_trainer(tmp_path).fit(module, datamodule=data)
     assert "<a>2</a>" in module.policy.tokenizer.decode(seen[0].completion_ids)
@@ -175,7 +160,7 @@ def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
     config = {
         "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 2},
         "model": {"model_name_or_path": str(tiny_model_dir), "optimizer": {"class_path": "torch.optim.AdamW"}},
-        "data": {"dataset": str(write_rows(tmp_path / "rows.jsonl")), "batch_size": 3},
+        "data": {"dataset": write_rows(tmp_path / "rows.jsonl", ROWS), "batch_size": 3},
     }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
     assert main(["--config", str(tmp_path / "sft.yaml"), "--trainer.enable_progress_bar=false"]) == 0

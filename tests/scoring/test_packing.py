@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_lightning.scoring.packing import count_tokens, pack, pad, plan_micro_batches, ranges
-from grpo_lightning.types import Rollouts
+from grpo_lightning.scoring.packing import count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.types import Rollouts, ranges
 
 
 @st.composite
@@ -177,3 +179,13 @@ def test_an_empty_prompt_is_refused_because_nothing_predicts_the_first_token():
 
 def test_ranges_count_up_from_each_start():
     assert ranges(torch.tensor([4, 9, 0]), torch.tensor([2, 0, 3])).tolist() == [4, 5, 0, 1, 2]
+
+
+def test_values_of_tokens_add_up_by_completion():
+    rollouts = Rollouts.from_lists(
+        [[5]], [[1], [2, 3], [4, 6, 7]], [[-1.0], [-1.0] * 2, [-1.0] * 3], [False] * 3, [0, 0, 0]
+    )
+    assert rollouts.summed(torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0, 16.0])).tolist() == [0.5, 3.0, 28.0]
+    flags = torch.tensor([True, False, True, False, False, False])
+    assert rollouts.summed(flags).tolist() == [1, 1, 0] and rollouts.summed(flags).dtype == torch.int64
+    assert replace(rollouts, completion_mask=~flags).policy_lengths().tolist() == [0, 1, 3]

@@ -47,8 +47,6 @@ class CompletionTokens:
         Raises:
             ValueError: If a list has neither an entry per token nor one per turn.
         """
-        lengths = torch.zeros(rollouts.num_completions, dtype=torch.int64)
-        lengths = lengths.index_add(0, rollouts.token_rows(), rollouts.completion_mask.long())
         placed = None
         if lists:
             masks = rollouts.completion_mask.split(rollouts.completion_lengths.tolist())
@@ -65,7 +63,7 @@ class CompletionTokens:
                         f"Reward '{name}' returned {len(one)} values for completion {n}",
                     )
             placed = torch.cat(parts)
-        return cls(lengths, rollouts.completion_lengths, placed)
+        return cls(rollouts.policy_lengths(), rollouts.completion_lengths, placed)
 
     @classmethod
     def joined(cls, parts: Sequence[CompletionTokens], totals: Sequence[Tensor]) -> CompletionTokens:

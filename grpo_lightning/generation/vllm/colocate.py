@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
@@ -23,7 +23,7 @@ from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of,
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
-from grpo_lightning.generation.vllm.engine_routes import TellsExperts
+from grpo_lightning.generation.vllm.engine_routes import ToldExperts
 from grpo_lightning.generation.vllm.engine_settings import (
     GRAPH_ARGUMENTS,
     GRAPH_SIZES,
@@ -37,12 +37,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
-from grpo_lightning.generation.vllm.weight_stream import (
-    WeightStream,
-    check_same_weights,
-    trained_names,
-    weight_shapes,
-)
+from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, trained_names, weight_shapes
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Rollouts
 
@@ -50,7 +45,7 @@ Held = Literal["nothing", "base", "merged"]
 """Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
-class VLLMColocate(TellsExperts, RoutedGenerator):
+class VLLMColocate(RoutedGenerator):
     """Samples with a vLLM engine that shares the process and the device with training.
 
     The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
@@ -110,9 +105,14 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
         self.seed_per_prompt = seed_per_prompt
         self.shorten_bookkeeping = shorten_bookkeeping
         self.engine_kwargs = engine_kwargs or {}
+        self.experts = ToldExperts()
         self._engine: ColocatedEngine | None = None
         self._is_asleep = False
         self._holds: Held = "nothing"
+
+    def record_routed_experts(self, config: PretrainedConfig) -> None:
+        """See ``Generator.record_routed_experts``."""
+        self.experts.ask(config)
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Builds the engine. Its weights mean nothing until ``update_weights``.
@@ -128,7 +128,7 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
         skeleton = kept_skeleton(policy, tokenizer)
         arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
-        shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
+        shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
         except Exception as error:
@@ -160,7 +160,7 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
         if cache is not None:
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
         adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
-        return arguments | adapters | self.experts_arguments() | self.engine_kwargs
+        return arguments | adapters | self.experts.engine_arguments() | self.engine_kwargs
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
@@ -235,7 +235,7 @@ class VLLMColocate(TellsExperts, RoutedGenerator):
             if on_completed is not None and b in rows:
                 on_completed((b - rows.start) * sampling.num_generations + g, ids)
 
-        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self.num_experts)
+        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self.experts.count)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
         further = further_parameters(sampling)

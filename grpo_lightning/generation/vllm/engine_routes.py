@@ -14,22 +14,23 @@ from grpo_lightning.numerics.routers import route_dtype, router_form
 from grpo_lightning.types import RoutedExperts
 
 
-class TellsExperts:
-    """What a generator with an engine of its own does for model.router_replay."""
+class ToldExperts:
+    """Whether an engine tells which experts each token is given (model.router_replay)."""
 
-    num_experts: int | None = None
-    """E, where the engine is to tell which experts each token is given."""
+    def __init__(self) -> None:
+        self.count: int | None = None
+        """E, where it does."""
 
-    def record_routed_experts(self, config: PretrainedConfig) -> None:
-        """See ``Generator.record_routed_experts``."""
+    def ask(self, config: PretrainedConfig) -> None:
+        """Has them told from now on; see ``Generator.record_routed_experts``."""
         reason = why_no_routed_experts()
         if reason is not None:
             raise ValueError(f"model.router_replay=true: {reason}. Use TransformersGenerator, or router_replay=false.")
-        self.num_experts = router_form(config).num_experts
+        self.count = router_form(config).num_experts
 
-    def experts_arguments(self) -> dict[str, Any]:
+    def engine_arguments(self) -> dict[str, Any]:
         """Of ``vllm.LLM``."""
-        return {} if self.num_experts is None else {"enable_return_routed_experts": True}
+        return {} if self.count is None else {"enable_return_routed_experts": True}
 
 
 def engine_routes(
