@@ -10,6 +10,9 @@ from typing import Any
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
 
+OF_THE_CALL = ("prompt", "completion_ids", "trainer_state")
+"""What ``score`` is given beside the columns of the row."""
+
 
 @dataclass
 class CompletionReward(BaseRewardFunction):

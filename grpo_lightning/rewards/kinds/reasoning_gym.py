@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import RewardContractError
+from grpo_lightning.rewards.completion_reward import OF_THE_CALL, CompletionReward
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.text.extraction import lenient_answer
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?")
 
 @register_reward("reasoning_gym")
 @dataclass
-class ReasoningGymReward(BaseRewardFunction):
+class ReasoningGymReward(CompletionReward):
     r"""What the maker of the task says of the answer, in [0, 1]: many tasks have several right answers.
 
     The answer is the text in the last ``<answer>``, else in the last ``\boxed{}``, else the last number where a number is
@@ -30,49 +30,31 @@ class ReasoningGymReward(BaseRewardFunction):
         weight: Factor in the total reward.
     """
 
-    scope = "completion"
-    batched = True
     isolation = "process"
 
     _makers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """One score per completion; None for rows of other datasets.
+    def score(self, completion: str, **row: Any) -> float | None:
+        """What the maker of the row's task says; None for rows of other datasets.
 
         Args:
-            prompts: Unused.
-            completions: Text or conversations.
-            completions_ids: Unused.
-            trainer_state: Unused.
-            columns: ``reasoning_gym`` (maker and question of each task), and ``answer`` and ``metadata``, which the maker
-                keeps.
+            completion: The text that the policy wrote.
+            row: ``reasoning_gym`` (maker and question of the task), and ``answer`` and ``metadata``, which the maker keeps.
 
         Raises:
             RewardContractError: If the tasks are not of reasoning-gym.
         """
-        if "reasoning_gym" not in columns:
+        if "reasoning_gym" not in row:
+            columns = [name for name in row if name not in OF_THE_CALL]
             raise RewardContractError(
                 f"Reward '{self.name}' scores the tasks of data.dataset: {{reasoning_gym: ...}}, and the data has the columns "
                 f"{', '.join(columns) or 'none'}. Use another reward."
             )
-        absent: list[Any] = [None] * len(completions)
-        kept = (columns.get(name, absent) for name in ("answer", "metadata"))
-        rows = zip(completions, columns["reasoning_gym"], *kept, strict=True)
-        return [
-            None if maker is None else self._score(text, maker, answer, metadata)
-            for text, maker, answer, metadata in rows
-        ]
-
-    def _score(self, completion: Completion, maker: dict[str, Any], answer: Any, metadata: Any) -> float:
-        task = {"question": maker["question"], "answer": answer, "metadata": metadata}
-        found = answer_in(completion_text(completion), bool(_NUMBER.fullmatch(str(answer))))
+        maker, answer = row["reasoning_gym"], row.get("answer")
+        if maker is None:
+            return None
+        task = {"question": maker["question"], "answer": answer, "metadata": row.get("metadata")}
+        found = answer_in(completion, bool(_NUMBER.fullmatch(str(answer))))
         return float(self._maker(maker).score_answer(found, task))
 
     def _maker(self, maker: dict[str, Any]) -> Any:
