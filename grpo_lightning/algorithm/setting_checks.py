@@ -4,7 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
+
+
+class ObjectiveSettings(Protocol):
+    """What a loss may ask of the other settings of the objective; see ``Objective`` for their meaning."""
+
+    @property
+    def importance_sampling_level(self) -> str:
+        """Of the ratio: token, sequence or sequence_token."""
+
+    @property
+    def importance_sampling_correction(self) -> bool:
+        """Whether the sampler's probabilities are corrected for."""
+
+    @property
+    def importance_sampling_mode(self) -> str:
+        """Level and bounds of that correction."""
+
+    @property
+    def top_entropy_quantile(self) -> float:
+        """Share of tokens that the policy term trains."""
 
 
 def refusal(settings: Any, name: str, why: str) -> ValueError:

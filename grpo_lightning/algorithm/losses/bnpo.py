@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -20,6 +17,6 @@ class BNPOLoss(ClippedLoss):
     rule with one micro-batch.
     """
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from grpo_lightning.algorithm.losses.base import PolicyLoss, warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clip_shares import clip_shares
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.setting_checks import check_finite, check_not_negative, refusal
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_finite, check_not_negative, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 
 def cispo_policy_loss(logprobs: Tensor, ratio: Tensor, advantages: Tensor, epsilon_high: float) -> Tensor:
@@ -64,6 +61,6 @@ class CISPOLoss(PolicyLoss):
         mean, _ = clip_shares(inputs, (inputs.ratio > self.epsilon_high) & (inputs.advantages > 0))
         return MetricSums(means={"cispo_clip_ratio": mean})
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.losses.covariance import token_covariance
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.algorithm.setting_checks import check_above_zero, refusal
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,6 @@ class ClipCovLoss(ClippedLoss):
         dropped = mean_over(inputs.is_marked.to(inputs.ratio.dtype), inputs.segments.mask)
         return super().metrics(inputs) + MetricSums(means={"clip_cov/dropped": dropped})
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings
 
 
 @dataclass(frozen=True)
 class DAPOLoss(ClippedLoss):
     """The clipped surrogate, averaged over all tokens of the step (DAPO, arXiv:2503.14476, Eq. 8)."""
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

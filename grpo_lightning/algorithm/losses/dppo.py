@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.losses.base import PolicyLoss, refuse_level
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.algorithm.setting_checks import check_above_zero, check_finite, check_known, check_not_negative
+from grpo_lightning.algorithm.setting_checks import (
+    ObjectiveSettings,
+    check_above_zero,
+    check_finite,
+    check_known,
+    check_not_negative,
+)
 from grpo_lightning.algorithm.token_batch import LossInputs
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,6 @@ class DPPOLoss(PolicyLoss):
         outside = mean_over(self.is_outside(inputs).to(inputs.logprobs.dtype), inputs.segments.mask)
         return MetricSums(means={"dppo/outside": outside})
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Refuses ratios of whole completions."""
         refuse_level(self, settings, "which bounds the probability of each token")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals, constant_divisor
 from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-from grpo_lightning.algorithm.setting_checks import check_above_zero
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,6 @@ class DrGRPOLoss(ClippedLoss):
         """``1 / (N * C)``."""
         return constant_divisor(lengths, totals, self.max_completion_length)
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.losses.base import PolicyLoss, refuse_level
 from grpo_lightning.algorithm.losses.covariance import token_covariance
-from grpo_lightning.algorithm.setting_checks import check_above_zero, check_finite
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero, check_finite
 from grpo_lightning.algorithm.token_batch import LossInputs
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,6 @@ class KLCovLoss(PolicyLoss):
                 "moved since the step began. Raise model.num_iterations or model.num_minibatches."
             )
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Refuses ratios of whole completions."""
         refuse_level(self, settings, "which holds single tokens")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals, mean_of_completion_sums
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class LUSPOLoss(ClippedLoss):
         """The mean over completions of the sum over tokens."""
         return mean_of_completion_sums(lengths, totals)
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Warns of token ratios."""
         if settings.importance_sampling_level == "token":
             warnings.warn(

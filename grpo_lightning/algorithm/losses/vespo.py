@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +13,8 @@ from torch import Tensor
 from grpo_lightning.algorithm.losses.base import PolicyLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.segments import Segments
-from grpo_lightning.algorithm.setting_checks import check_finite, refusal
+from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_finite, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 LOWEST_LOG_WEIGHT = math.log(1e-8)
 HIGHEST_LOG_WEIGHT = 20.0
@@ -106,7 +103,7 @@ class VESPOLoss(PolicyLoss):
         weight = mean_over(self.completion_weight(inputs), inputs.segments.lengths > 0)
         return MetricSums(means={"vespo/phi_seq_mean": weight})
 
-    def check(self, settings: Objective) -> None:
+    def check(self, settings: ObjectiveSettings) -> None:
         """Refuses sampler corrections of a whole completion; warns of an importance level that only the KL sees."""
         mode = settings.importance_sampling_mode
         if settings.importance_sampling_correction and not mode.startswith("token"):
