@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_lightning.types import Conversation, Rollouts
 
-TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name != "conversations")
+TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in ("conversations", "images"))
 
 
 def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor]) -> Rollouts:
@@ -37,6 +37,7 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor
         truncated=rollouts.truncated[flat],
         completion_mask=rollouts.completion_mask[tokens],
         conversations=tuple(rollouts.conversations[n] for n in flat.tolist()) if rollouts.conversations else (),
+        images=tuple(rollouts.images[g] for g in groups) if rollouts.images else (),
     )
 
 
@@ -46,7 +47,8 @@ def join_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     offsets = torch.tensor([0] + [part.num_prompts for part in parts]).cumsum(0).tolist()
     group = torch.cat([part.group + offset for part, offset in zip(parts, offsets, strict=False)])
     conversations = tuple(each for part in parts for each in part.conversations)
-    return Rollouts(**fields, group=group, conversations=conversations)
+    images = tuple(each for part in parts for each in part.images)
+    return Rollouts(**fields, group=group, conversations=conversations, images=images)
 
 
 def rollouts_state(rollouts: Rollouts) -> dict[str, Any]:

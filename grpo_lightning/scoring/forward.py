@@ -17,6 +17,7 @@ from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.types import Rollouts
+from grpo_lightning.vision.embedding import decoder_inputs
 
 
 class Decoded(NamedTuple):
@@ -72,7 +73,7 @@ class ForwardPass:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
         packing = Packing(batch.spans, device)
-        call_gathered(self.model, self._decode_packed, batch, packing, device)
+        call_gathered(self.model, self._decode_packed, rollouts, batch, packing, device)
         return packing
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
@@ -92,15 +93,14 @@ class ForwardPass:
     def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads)
-        return self._decode_padded(pad(rollouts, rows), device, with_loads)
+            return self._decode_packed(rollouts, batch, Packing(batch.spans, device), device, with_loads)
+        return self._decode_padded(rollouts, pad(rollouts, rows), device, with_loads)
 
     def _decode_packed(
-        self, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
+        self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
     ) -> Decoded:
         states = self.readout.decoder(
-            input_ids=to_device(batch.input_ids[None], device),
-            position_ids=to_device(batch.position_ids[None], device),
+            **self._inputs(rollouts, batch, device),
             # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
             attention_mask=torch.zeros(1, 1, 1, 1, device=device),
             use_cache=False,
@@ -110,12 +110,24 @@ class ForwardPass:
         hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(self, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
+    def _decode_padded(
+        self, rollouts: Rollouts, batch: PaddedBatch, device: torch.device, with_loads: bool
+    ) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-        input_ids = to_device(batch.input_ids, device)
-        states = self.readout.decoder(input_ids=input_ids, use_cache=False, **_asking(with_loads))
+        inputs = self._inputs(rollouts, batch, device)
+        states = self.readout.decoder(**inputs, use_cache=False, **_asking(with_loads))
         hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
+
+    def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+        """The decoder's arguments for the tokens of a batch: their ids, or embeddings where prompts show images."""
+        is_packed = isinstance(batch, PackedBatch)
+        positions = {"position_ids": to_device(batch.position_ids[None], device)} if is_packed else {}
+        if rollouts.images:
+            index = batch.source_index[None] if is_packed else batch.source_index
+            return positions | decoder_inputs(base_model(self.model), rollouts, index, device)
+        input_ids = batch.input_ids[None] if is_packed else batch.input_ids
+        return positions | {"input_ids": to_device(input_ids, device)}
 
     def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
         """Of what the decoder says of its routers; None where it says nothing."""
