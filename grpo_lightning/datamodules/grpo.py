@@ -220,13 +220,17 @@ class GRPODataModule(L.LightningDataModule):
                 self.overlong_prompts,
                 # prepare_data has read anew already where a Trainer runs this.
                 self.load_from_cache_file or self.trainer is not None,
+                getattr(self._owner(), "image_processing", None),
             )
         return self._prompt_reader
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    def _owner(self) -> Any:
+        """What has the tokenizer: the policy, or a module of another kind itself."""
         module = getattr(self.trainer, "lightning_module", None)
-        owner = getattr(module, "policy", module)  # a module of another kind may have a tokenizer itself
-        tokenizer = self.tokenizer or getattr(owner, "tokenizer", None)
+        return getattr(module, "policy", module)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = self.tokenizer or getattr(self._owner(), "tokenizer", None)
         if tokenizer is None:
             raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
         return tokenizer

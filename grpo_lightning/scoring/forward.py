@@ -37,10 +37,14 @@ class ForwardPass:
         readout: What is read off.
         layout: Of the first try; packed attention is installed for it.
         share_prompts: Compute the prompt of a group once (packed layout only).
+        probe: What ways are compared on; a few random tokens by default.
     """
 
-    def __init__(self, model: nn.Module, readout: Readout, layout: Layout, share_prompts: bool) -> None:
+    def __init__(
+        self, model: nn.Module, readout: Readout, layout: Layout, share_prompts: bool, probe: Rollouts | None = None
+    ) -> None:
         self.model, self.readout, self.layout, self.share_prompts = model, readout, layout, share_prompts
+        self.probe = probe
         self.is_plain = False
         """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
         self.slow_attention: str | None = None

@@ -14,7 +14,7 @@ from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
 from grpo_lightning.types import Rollouts
-from grpo_lightning.vision.embedding import whole_inputs
+from grpo_lightning.vision.embedding import own_inputs
 
 
 class TokenScores(NamedTuple):
@@ -110,7 +110,7 @@ class LogprobReadout(Readout):
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
             input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
-            images = whole_inputs(rollouts, int(rollouts.group[row]), input_ids)
+            images = own_inputs(rollouts.images[int(rollouts.group[row])], input_ids) if rollouts.images else {}
             logits.append(plain(input_ids=input_ids, use_cache=False, **images).logits[0, len(prompt) - 1 : -1])
         flat = torch.cat(logits)
         options |= {"temperature": self.temperature, "vocab_size": flat.shape[1], **self._head_options}

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.positions import position_table
 from grpo_lightning.vision.tower import encode_images, flat_features
 
@@ -89,17 +89,15 @@ def _deeper(encoded: list[Any], is_image: Tensor, chosen: Tensor) -> dict[str, A
     return {"visual_pos_masks": is_image, "deepstack_visual_embeds": [rows_at(layer, chosen) for layer in layers]}
 
 
-def whole_inputs(rollouts: Rollouts, prompt: int, input_ids: Tensor) -> dict[str, Tensor]:
+def own_inputs(images: PromptImages, input_ids: Tensor) -> dict[str, Tensor]:
     """Further arguments of the model's own forward pass over one prompt with a completion: none without images.
 
     Args:
-        rollouts: Maybe with images.
-        prompt: Which one, in [0, B).
+        images: Of the prompt.
         input_ids: ``(1, L)`` on the model's device, the prompt and what follows it.
     """
-    if not rollouts.images or not rollouts.images[prompt].images:
+    if not images.images:
         return {}
-    images, device = rollouts.images[prompt], input_ids.device
-    behind = input_ids.shape[1] - len(images.is_image)
+    device, behind = input_ids.device, input_ids.shape[1] - len(images.is_image)
     per_token = {name: to_device(pad(kinds, (0, behind))[None], device) for name, kinds in images.per_token.items()}
     return per_token | {name: to_device(tensor, device) for name, tensor in images.pixels.items()}

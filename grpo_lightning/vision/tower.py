@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,7 +36,32 @@ def freeze_tower(model: PreTrainedModel) -> None:
         module.requires_grad_(False)
 
 
-def encode_images(model: PreTrainedModel, prompt: PromptImages, device: torch.device) -> object:
+def leave_out_tower(model: PreTrainedModel, config: Any) -> None:
+    """Takes the tower's layers out of an adapter, which names of layers (``q_proj``) may fit too.
+
+    Args:
+        model: The base, before it is wrapped.
+        config: peft's.
+
+    Raises:
+        ValueError: If it has an ``exclude_modules`` that is not a list, to which nothing can be added.
+    """
+    excluded = getattr(config, "exclude_modules", None) or []
+    if isinstance(excluded, str):
+        raise ValueError(
+            f"model.peft_config has exclude_modules={excluded!r}, and adapters leave the vision tower out. Write "
+            "exclude_modules as a list of names, to which its layers are added."
+        )
+    linear = [
+        f"{name}.{inner}" if inner else name
+        for name, module in tower_modules(model).items()
+        for inner, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    config.exclude_modules = [*excluded, *linear]
+
+
+def encode_images(model: PreTrainedModel, prompt: PromptImages, device: torch.device) -> Any:
     """What the model's ``get_image_features`` makes of the images of one prompt; without gradient where nothing trains.
 
     One prompt at a time: prompts differ in the number and shape of their tensors, and an image's features are then the same

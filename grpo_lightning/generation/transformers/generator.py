@@ -23,9 +23,10 @@ from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
 from grpo_lightning.numerics.evaluation_mode import evaluating
-from grpo_lightning.types import Rollouts
+from grpo_lightning.numerics.output_head import base_model
+from grpo_lightning.types import PromptImages, Rollouts
 
-FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
+FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 
 
 class TransformersGenerator(Generator):
@@ -73,19 +74,12 @@ class TransformersGenerator(Generator):
             )
         ragged_cache(policy.config)
         _refuse_sharded(policy)
-        with _sampling_mode(policy):
-            try:
-                reason = decoding_obstacle(policy)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
-                reason = f"{type(error).__name__}: {error}"
-        if reason is not None:
-            raise ValueError(
-                f"TransformersGenerator cannot sample from {model_name_or_path!r}, a {type(model).__name__}: {reason}. "
-                "Use VLLMColocate as model.generator."
-            )
+        _check_decoding(policy)
         self._policy, self._tokenizer = policy, tokenizer
+
+    def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+        """See ``SamplesWithImages``."""
+        _check_decoding(self._started()[0], prompts)
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Nothing to transfer: the next ``generate`` reads the live weights."""
@@ -109,6 +103,17 @@ class TransformersGenerator(Generator):
             ValueError: If the settings ask for what this generator or the policy cannot do.
             FloatingPointError: If the policy's logits are not finite.
         """
+        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
+
+    def generate_with_images(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[PromptImages],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """See ``SamplesWithImages``."""
         policy, tokenizer = self._started()
         self._check(policy, prompt_ids, sampling, seeds)
         stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
@@ -124,7 +129,8 @@ class TransformersGenerator(Generator):
                         on_completed(rows[row], ids)
 
                 prompts = [prompt_ids[n] for n in chunk]
-                output = decode(policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed)
+                shown = [images[n] for n in chunk] if images else []
+                output = decode(policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed, images=shown)
                 decoded.append((rows, output))
         return _collect(prompt_ids, size, decoded)
 
@@ -212,6 +218,24 @@ class TransformersGenerator(Generator):
                     f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
                     f"positions ({its_name}). Lower model.max_completion_length or leave out long prompts."
                 )
+
+
+@torch.no_grad()
+def _check_decoding(policy: PreTrainedModel, shown: Sequence[tuple[list[int], PromptImages]] = ()) -> None:
+    """Raises ValueError if a few tokens decoded as completions are have other probabilities than in a plain pass."""
+    with _sampling_mode(policy):
+        try:
+            reason = decoding_obstacle(policy, shown)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
+            reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        what = "prompts with images from " if shown else "from "
+        raise ValueError(
+            f"TransformersGenerator cannot sample {what}{policy.config.name_or_path!r}, a "
+            f"{type(base_model(policy)).__name__}: {reason}. Use VLLMColocate as model.generator."
+        )
 
 
 def _refuse_sharded(policy: PreTrainedModel) -> None:

@@ -1,0 +1,81 @@
+"""Images as datasets hold them, to pictures in RGB."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+IMAGE, IMAGES = "image", "images"
+"""Columns of a dataset: one image a row, or a list of them; TRL's names."""
+
+
+def read_image(value: Any) -> Image.Image:
+    """An image of a dataset, in RGB.
+
+    Args:
+        value: A Pillow image; a path; a data URI; or a dictionary with ``bytes`` or a ``path``, as a table holds an image
+            that is not decoded.
+
+    Raises:
+        ValueError: If it is something else, or cannot be read.
+
+    Example:
+        >>> read_image(Image.new("L", (3, 2))).mode
+        'RGB'
+    """
+    if isinstance(value, Image.Image):
+        return value.convert("RGB")
+    try:
+        with Image.open(_source(value)) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, binascii.Error) as error:
+        raise ValueError(f"the image {value!r:.80} cannot be read ({type(error).__name__}: {error:.120}).") from error
+
+
+def _source(value: Any) -> Any:
+    """What Pillow opens."""
+    if isinstance(value, Mapping) and value.get("bytes") is not None:
+        return io.BytesIO(value["bytes"])
+    path = value.get("path") if isinstance(value, Mapping) else value
+    if not isinstance(path, str) or not path:
+        raise ValueError(
+            f"{value!r:.80} is no image: give a path, a data URI, a Pillow image, or a dictionary with bytes or path."
+        )
+    if path.startswith("data:"):
+        return io.BytesIO(base64.b64decode(path.partition(",")[2], validate=True))
+    if "://" in path:
+        raise ValueError(f"the image {path!r:.80} is an address, and nothing is fetched during a run. Download it first.")
+    return path
+
+
+def holds_picture(value: Any) -> bool:
+    """Whether a cell holds an image beyond doubt, or a list that begins with one: no path, which any text may be."""
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, Image.Image) or (isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes))
+
+
+def images_of_row(row: Mapping[str, Any]) -> list[Any]:
+    """What the columns ``images`` or ``image`` of a row hold; ``images`` where it has both, as TRL reads them.
+
+    Raises:
+        ValueError: If ``images`` is no list.
+    """
+    if row.get(IMAGES) is not None:
+        if not isinstance(row[IMAGES], list):
+            raise ValueError(f"the column images holds {row[IMAGES]!r:.80}, not a list. One image goes into image.")
+        return row[IMAGES]
+    return [] if row.get(IMAGE) is None else [row[IMAGE]]
+
+
+def thumbnail(image: Image.Image, edge: int = 96) -> str:
+    """The image in at most ``edge`` pixels each way, as a data URI for a page."""
+    small = image.convert("RGB")
+    small.thumbnail((edge, edge))
+    held = io.BytesIO()
+    small.save(held, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
