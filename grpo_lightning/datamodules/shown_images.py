@@ -13,6 +13,7 @@ from grpo_lightning.vision.images import IMAGE, IMAGES, holds_picture, read_imag
 from grpo_lightning.vision.messages import shows_images, with_images
 from grpo_lightning.vision.processing import ImageProcessing
 
+
 class ShownImages:
     """Makes prompts and pixels of rows with images.
 

@@ -22,8 +22,8 @@ from grpo_lightning.modules.grpo_checks import check_data, check_distillation, c
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
-from grpo_lightning.modules.vision_checks import check_vision_strategy
 from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
+from grpo_lightning.modules.vision_checks import check_vision_strategy
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings

@@ -21,7 +21,7 @@ def check_vision_settings(settings: GRPOSettings, generator: Generator) -> None:
     if not isinstance(generator, SamplesWithImages):
         raise ValueError(
             f"{name} shows images to the policy, and model.generator={type(generator).__name__} samples text alone. Use "
-            "VLLMColocate or TransformersGenerator."
+            "TransformersGenerator."
         )
     dynamic = settings.dynamic_sampling
     refused = {

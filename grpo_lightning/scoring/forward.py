@@ -114,9 +114,7 @@ class ForwardPass:
         hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(
-        self, rollouts: Rollouts, batch: PaddedBatch, device: torch.device, with_loads: bool
-    ) -> Decoded:
+    def _decode_padded(self, rollouts: Rollouts, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
         inputs = self._inputs(rollouts, batch, device)
         states = self.readout.decoder(**inputs, use_cache=False, **_asking(with_loads))

@@ -49,7 +49,9 @@ def _source(value: Any) -> Any:
     if path.startswith("data:"):
         return io.BytesIO(base64.b64decode(path.partition(",")[2], validate=True))
     if "://" in path:
-        raise ValueError(f"the image {path!r:.80} is an address, and nothing is fetched during a run. Download it first.")
+        raise ValueError(
+            f"the image {path!r:.80} is an address, and nothing is fetched during a run. Download it first."
+        )
     return path
 
 
@@ -70,12 +72,3 @@ def images_of_row(row: Mapping[str, Any]) -> list[Any]:
             raise ValueError(f"the column images holds {row[IMAGES]!r:.80}, not a list. One image goes into image.")
         return row[IMAGES]
     return [] if row.get(IMAGE) is None else [row[IMAGE]]
-
-
-def thumbnail(image: Image.Image, edge: int = 96) -> str:
-    """The image in at most ``edge`` pixels each way, as a data URI for a page."""
-    small = image.convert("RGB")
-    small.thumbnail((edge, edge))
-    held = io.BytesIO()
-    small.save(held, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -38,9 +38,7 @@ def prefill_arguments(
     for name in dict.fromkeys(name for each in images for name in each.per_token if name in takes):
         kinds = [each.per_token.get(name, torch.zeros_like(each.is_image, dtype=torch.int64)) for each in images]
         arguments[name] = torch.stack([pad(kind, (width - len(kind), 0)) for kind in kinds]).to(device)
-    positions = [
-        prompt_positions(model, torch.tensor(ids), each) for ids, each in zip(prompt_ids, images, strict=True)
-    ]
+    positions = [prompt_positions(model, torch.tensor(ids), each) for ids, each in zip(prompt_ids, images, strict=True)]
     known = [each for each in positions if each is not None]
     if not known:
         return arguments, None

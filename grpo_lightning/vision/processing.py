@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoProcessor, PretrainedConfig, PreTrainedTokenizerBase

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from grpo_lightning import GRPODataModule
@@ -48,7 +49,9 @@ def picture_rows(folder: Path, count: int = 6) -> list[dict[str, Any]]:
 
 def run(folder: Path, model: Path, max_steps: int = 2, trainer: dict[str, Any] | None = None, **settings: Any) -> Any:
     folder.mkdir(exist_ok=True)
-    module = make_module(model, **({"vision_tower": "frozen", "max_sampler_mismatch": 0.001, "rewards": [digits]} | settings))
+    module = make_module(
+        model, **({"vision_tower": "frozen", "max_sampler_mismatch": 0.001, "rewards": [digits]} | settings)
+    )
     data = GRPODataModule(dataset=picture_rows(folder), batch_size=3)
     fit = make_trainer(folder, max_steps=max_steps, **(trainer or {}))
     fit.fit(module, data)
@@ -101,12 +104,12 @@ def test_the_export_is_the_whole_model_with_its_processor(tmp_path: Path, toy_ll
 
 
 def test_a_run_with_images_that_is_resumed_ends_in_the_same_weights(tmp_path: Path, toy_llava: Path):
-    whole, _ = run(tmp_path / "whole", toy_llava, max_steps=4)
-    _, first = run(tmp_path / "first", toy_llava, max_steps=2)
-    first.save_checkpoint(tmp_path / "half.ckpt")
+    whole, _ = run(tmp_path / "whole", toy_llava, max_steps=3)
+    keep = {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path, "half", every_n_train_steps=1)]}
+    run(tmp_path / "first", toy_llava, max_steps=1, trainer=keep)
     module = make_module(toy_llava, vision_tower="frozen", rewards=[digits])
     data = GRPODataModule(dataset=picture_rows(tmp_path), batch_size=3)
-    make_trainer(tmp_path, max_steps=4).fit(module, data, ckpt_path=str(tmp_path / "half.ckpt"))
+    make_trainer(tmp_path, max_steps=3).fit(module, data, ckpt_path=str(tmp_path / "half.ckpt"))
     for name, weight in whole.policy.model.state_dict().items():
         assert weight.equal(module.policy.model.state_dict()[name]), name
 

@@ -43,7 +43,7 @@ def save_toy_llava(path: Path) -> Path:
     model.save_pretrained(path)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     options = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    LlavaProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE, image_token="<image>", **options).save_pretrained(path)
+    LlavaProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE, image_token="<image>", **options).save_pretrained(
+        path
+    )
     return path
-
-

@@ -50,7 +50,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **TOKENS,
         "text_config": TEXT | {"rope_parameters": MROPE},
         "vision_config": QWEN_TOWER
-        | {"hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [1]},
+        | {
+            "hidden_size": 32,
+            "intermediate_size": 40,
+            "out_hidden_size": 32,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        },
     },
     "qwen3_vl": {
         **TOKENS,
@@ -96,7 +102,9 @@ def picture(seed: int, width: int = 16, height: int = 16) -> Image.Image:
     return Image.fromarray(noise.numpy())
 
 
-def prompt_with_images(family: str, text: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tuple[list[int], PromptImages]:
+def prompt_with_images(
+    family: str, text: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> tuple[list[int], PromptImages]:
     """Images (width, height) behind the first token of a text, as the family's processor expands and describes them."""
     images = tuple(picture(seed + len(text), *size) for seed, size in enumerate(sizes))
     pixels, counts = (_qwen if family.startswith("qwen") else _squares)(family, images)

@@ -21,9 +21,7 @@ PROMPT_LENGTHS = (7, 2)
 STEPS = 5
 
 
-def decoding_obstacle(
-    policy: PreTrainedModel, shown: Sequence[tuple[list[int], PromptImages]] = ()
-) -> str | None:
+def decoding_obstacle(policy: PreTrainedModel, shown: Sequence[tuple[list[int], PromptImages]] = ()) -> str | None:
     """What is wrong with decoding this model, if anything: two prompts, two completions each, one of which ends early.
 
     Args:

@@ -230,12 +230,18 @@ def _check_decoding(policy: PreTrainedModel, shown: Sequence[tuple[list[int], Pr
             raise
         except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
             reason = f"{type(error).__name__}: {error}"
-    if reason is not None:
-        what = "prompts with images from " if shown else "from "
+    if reason is None:
+        return
+    kind = type(base_model(policy)).__name__
+    if shown:
         raise ValueError(
-            f"TransformersGenerator cannot sample {what}{policy.config.name_or_path!r}, a "
-            f"{type(base_model(policy)).__name__}: {reason}. Use VLLMColocate as model.generator."
+            f"TransformersGenerator cannot sample prompts with images from {policy.config.name_or_path!r}, a {kind}: {reason}. "
+            "Leave model.vision_tower out to train its language part."
         )
+    raise ValueError(
+        f"TransformersGenerator cannot sample from {policy.config.name_or_path!r}, a {kind}: {reason}. "
+        "Use VLLMColocate as model.generator."
+    )
 
 
 def _refuse_sharded(policy: PreTrainedModel) -> None:
