@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import lightning as L
 import torch
 import torch.multiprocessing
 from lightning.pytorch.callbacks import ModelCheckpoint
+from ports import free_port
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
@@ -75,10 +75,7 @@ def rank_main(rank: int, directory: Path, port: int) -> None:
 
 
 def test_two_processes_train_on_the_batches_of_one_and_evaluate_each_row_once(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, args=(tmp_path, port), nprocs=2)
+    torch.multiprocessing.spawn(rank_main, args=(tmp_path, free_port()), nprocs=2)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     alone = train(tmp_path / "alone", batch_size=4, ranks=1)
 

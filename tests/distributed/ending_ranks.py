@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from fork_server import CONTEXT
-from ranks import free_port, launcher_variables
+from ports import free_port
+from ranks import launcher_variables
 from runs import make_data, make_module, make_trainer, share_of_digits, write_prompts
 
 from grpo_lightning.distributed import rank_watch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import socket
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from fork_server import CONTEXT
+from ports import free_port
 
 SECONDS = 150
 """A rank that needs longer hangs: it prints where, and the test fails."""
@@ -41,13 +41,6 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
     failures = [f"rank {rank}: {found}" for rank, found in enumerate(results) if isinstance(found, str)]
     assert not failures, "\n".join(failures)
     return [found[0] for found in results]
-
-
-def free_port() -> int:
-    """A port of this machine that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launcher_variables(rank: int, count: int, port: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from ending_ranks import SECONDS
-from ranks import free_port
+from ports import free_port
 from runs import write_prompts
 
 ROOT = Path(__file__).parents[2]

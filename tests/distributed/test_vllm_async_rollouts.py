@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from ports import free_port
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
 from transformers import AutoModelForCausalLM
@@ -58,9 +58,7 @@ class Recorder(L.Callback):
 @pytest.fixture(scope="module")
 def server(tiny_model_dir, tmp_path_factory):
     """Port and process of `python -m grpo_lightning serve`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(tiny_model_dir), "--port", str(port)]
     variables = {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")

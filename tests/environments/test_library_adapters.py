@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from grpo_lightning.environments import EnvironmentContractError, EnvironmentFault, open_episodes
 
@@ -110,9 +110,7 @@ def openenv_url():
     pytest.importorskip("fastmcp")
     from echo_server import app
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(app(), host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from four_bits import four_bit_model, repack
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from ports import free_port
 from runs import fit
 from toy_models import save_toy_model
 from vllm_cases import (
@@ -42,12 +43,6 @@ pytestmark = [*needs_vllm, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def children(pid: int) -> list[int]:
