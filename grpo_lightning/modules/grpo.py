@@ -45,6 +45,7 @@ from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvan
 from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
+from grpo_lightning.vision.settings import VisionSettings
 
 
 class GRPOModule(PolicyModule):
@@ -58,7 +59,8 @@ class GRPOModule(PolicyModule):
     def __init__(self, settings: GRPOSettings) -> None:
         super().__init__()
         self.settings, self.seed = settings, settings.seed
-        self.policy = Policy(part_of(settings, PolicySettings), settings.seed, settings.vision_tower)
+        vision_tower = part_of(settings, VisionSettings).vision_tower
+        self.policy = Policy(part_of(settings, PolicySettings), settings.seed, vision_tower)
         self.sampling = part_of(settings, SamplingSettings)
         self.objective = part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))

@@ -123,13 +123,14 @@ class ForwardPass:
 
     def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
         """The decoder's arguments for the tokens of a batch: their ids, or embeddings where prompts show images."""
-        is_packed = isinstance(batch, PackedBatch)
-        positions = {"position_ids": to_device(batch.position_ids[None], device)} if is_packed else {}
+        if isinstance(batch, PaddedBatch):
+            ids, index, positions = batch.input_ids, batch.source_index, {}
+        else:
+            ids, index = batch.input_ids[None], batch.source_index[None]
+            positions = {"position_ids": to_device(batch.position_ids[None], device)}
         if rollouts.images:
-            index = batch.source_index[None] if is_packed else batch.source_index
             return positions | decoder_inputs(base_model(self.model), rollouts, index, device)
-        input_ids = batch.input_ids[None] if is_packed else batch.input_ids
-        return positions | {"input_ids": to_device(input_ids, device)}
+        return positions | {"input_ids": to_device(ids, device)}
 
     def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
         """Of what the decoder says of its routers; None where it says nothing."""

@@ -62,7 +62,7 @@ class Scorer:
         if readout is None:
             readout = LogprobReadout(model, temperature, chunk_tokens, float32_head)
         self._insists_on_packed = layout == "packed"
-        first = "padded" if layout == "padded" else "packed"
+        first: Layout = "padded" if layout == "padded" else "packed"
         self._forward = ForwardPass(model, readout, first, share_prompts, probe)
         self._settled = False
         self._warned_oversize = False

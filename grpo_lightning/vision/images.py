@@ -34,7 +34,7 @@ def read_image(value: Any) -> Image.Image:
         with Image.open(_source(value)) as opened:
             return opened.convert("RGB")
     except (OSError, UnidentifiedImageError, binascii.Error) as error:
-        raise ValueError(f"the image {value!r:.80} cannot be read ({type(error).__name__}: {error:.120}).") from error
+        raise ValueError(f"the image {value!r:.80} cannot be read ({type(error).__name__}: {error!s:.120}).") from error
 
 
 def _source(value: Any) -> Any:

@@ -72,7 +72,7 @@ def _before_first_question(messages: Sequence[Message], count: int) -> list[Mess
     raise ValueError("the row has images and no message of the user that could show them.")
 
 
-def _image_blocks(message: Message) -> list[dict[str, Any]]:
+def _image_blocks(message: Message) -> list[Mapping[str, Any]]:
     content = message.get("content")
     if not isinstance(content, list):
         return []

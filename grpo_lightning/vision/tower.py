@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ def encode_images(model: PreTrainedModel, prompt: PromptImages, device: torch.de
     trains = any(weight.requires_grad for module in tower_modules(model).values() for weight in module.parameters())
     pixels = {name: to_device(tensor, device) for name, tensor in prompt.pixels.items()}
     with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-        return model.get_image_features(**pixels, return_dict=True)
+        return cast(Any, model).get_image_features(**pixels, return_dict=True)
 
 
 def flat_features(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
