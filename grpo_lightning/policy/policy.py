@@ -26,10 +26,10 @@ from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.seeds import forked_seed
-from grpo_lightning.vision.policy_check import check_vision
 from grpo_lightning.vision.processing import ImageProcessing, load_image_processing
 from grpo_lightning.vision.tower import freeze_tower, leave_out_tower
 
