@@ -29,12 +29,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-import lightning as L  # noqa: E402 - reads the environment
 import torch  # noqa: E402
 from lora import SHAPES  # noqa: E402
 from sides import make_model  # noqa: E402
 from sides.command import this_command  # noqa: E402
 from sides.our_side import PRECISIONS, make_module  # noqa: E402
+from sides.our_trainer import make_trainer  # noqa: E402
 from sides.record import versions  # noqa: E402
 from sides.workload import Workload, word_problems  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -172,20 +172,9 @@ def compare(workload: Workload, finetuning_type: str) -> ComparedModule:
         torch.set_num_threads(workload.threads)
     settings = {"finetuning_type": finetuning_type} | ({} if finetuning_type == "full" else {"lora_dropout": 0.0})
     module = make_module(workload, lambda **arguments: ComparedModule(**arguments, **settings))
-    trainer = L.Trainer(
-        accelerator="gpu" if workload.device == "cuda" else "cpu",
-        devices=1,
-        precision=PRECISIONS[workload.dtype],
-        max_steps=1,
-        limit_train_batches=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    one_step = {"limit_train_batches": 1, "max_epochs": 1}
+    folder = Path(workload.model).parent
+    trainer = make_trainer(workload.device, PRECISIONS[workload.dtype], 1, folder, **one_step)
     data = GRPODataModule(dataset=workload.prompts, batch_size=workload.prompts_per_step, shuffle=False)
     trainer.fit(module, datamodule=data)
     return module

@@ -49,6 +49,9 @@ class Conversation:
     """Those of them that could not be made as written, and turns that held no readable call."""
     opening: list[Message] = field(default_factory=list)
     """What the environment said first, behind the prompt."""
+    branches: list[tuple[int, int]] = field(default_factory=list)
+    """Of a rollout whose history the chat template wrote anew: for each history, how many tokens of its group's prompt it begins
+    with, and how many of the completion's tokens follow them. Empty where everything stands behind everything before it."""
     columns: dict[str, Any] = field(default_factory=dict)
     """What rewards get as columns of this completion, of a rollout function."""
     environment: Any = field(default=None, repr=False, compare=False)

@@ -23,7 +23,16 @@ from torch import Tensor, nn
 
 from grpo_lightning.messages import Conversation, Message, Prompt
 
-__all__ = ["Conversation", "Message", "OptimizerFactory", "Prompt", "PromptBatch", "PromptImages", "Rollouts"]
+__all__ = [
+    "Conversation",
+    "Message",
+    "OptimizerFactory",
+    "Prompt",
+    "PromptBatch",
+    "PromptImages",
+    "Rollouts",
+    "RoutedExperts",
+]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes the optimizer of some weights: what ``model.optimizer`` becomes."""
@@ -77,6 +86,24 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
+class RoutedExperts:
+    """Which experts the sampler's routers gave each token, of a mixture of experts with L layers and k experts a token.
+
+    uint8, or int16 for more experts than that holds. The largest value of the dtype says that nothing was recorded, as of
+    the last token of a completion, which the sampler never reads: there the trainer's own choice stands.
+    """
+
+    prompts: Tensor
+    """(prompt tokens, L, k): where a prompt was computed once for several completions, of that computation."""
+    completions: Tensor
+    """(T, L, k)."""
+
+    def at(self, positions: Tensor) -> Tensor:
+        """``(n, L, k)`` of the tokens at these places among all prompt tokens, then all completion tokens."""
+        return torch.cat([self.prompts, self.completions])[positions]
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """N completions of B prompts, as sampled. CPU tensors, ragged: flat tokens beside lengths."""
 
@@ -100,6 +127,8 @@ class Rollouts:
     """N of them, of rollouts of several turns; none of plain ones."""
     images: tuple[PromptImages, ...] = ()
     """B of them, where prompts may show images; none where the policy sees text alone."""
+    routed_experts: RoutedExperts | None = None
+    """Of model.router_replay; else None."""
 
     def __post_init__(self) -> None:
         tokens, completions = self.completion_ids.numel(), self.completion_lengths.numel()
@@ -115,6 +144,9 @@ class Rollouts:
             checks["conversations"] = (len(self.conversations), completions)
         if self.images:
             checks["images"] = (len(self.images), self.num_prompts)
+        if self.routed_experts is not None:
+            checks["routed_experts.prompts"] = (len(self.routed_experts.prompts), self.prompt_ids.numel())
+            checks["routed_experts.completions"] = (len(self.routed_experts.completions), tokens)
         for name, (found, expected) in checks.items():
             if found != expected:
                 raise ValueError(f"rollouts.{name} has {found} entries, expected {expected}")

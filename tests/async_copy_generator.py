@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from copy_generator import CopyGenerator
+from transformers import PreTrainedModel
 
-from grpo_lightning.generation import Generator, SamplingSettings, TransformersGenerator
+from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.base import OnCompleted
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
 from grpo_lightning.types import Rollouts
 
 
-class AsyncCopyGenerator(Generator):
+class AsyncCopyGenerator(CopyGenerator):
     """Notes when it gets weights and when it samples, and can be made to wait or to fail.
 
     Args:
@@ -31,18 +31,10 @@ class AsyncCopyGenerator(Generator):
         """Name of the thread of each ``generate``."""
         self.interrupted = threading.Event()
 
-    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
-        self.copy = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=torch.float32)
-        self.sampler = TransformersGenerator()
-        self.sampler.start(self.copy, tokenizer, model_name_or_path)
-
-    @torch.no_grad()
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         assert self.events[-1:] != ["sample"], "weights were sent while the next batch was sampled"
         self.events.append("weights")
-        for name, tensor in WeightStream(policy):
-            self.copy.get_parameter(name).copy_(tensor)
-        return {}
+        return super().update_weights(policy)
 
     @torch.no_grad()
     def generate(
@@ -56,7 +48,7 @@ class AsyncCopyGenerator(Generator):
         self.threads.append(threading.current_thread().name)
         try:
             self.before(len(self.threads) - 1)
-            return self.sampler.generate(prompt_ids, sampling, seeds, on_completed)
+            return super().generate(prompt_ids, sampling, seeds, on_completed)
         finally:
             self.events.append("sampled")
 

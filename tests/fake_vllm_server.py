@@ -52,6 +52,11 @@ def answer_to(path: str, body: dict) -> dict:
     """One token for every completion."""
     if path == "/v1/models":
         return {"data": [{"id": "policy", "max_model_len": 256}]}
+    if path == "/detokenize":
+        return {"prompt": "".join(chr(97 + token) for token in body["tokens"])}
+    if "prompt_logprobs" in body:  # each token is a little likelier than the next one
+        told = {token: {"logprob": -1.0 - token} for token in range(body["prompt_logprobs"])}
+        return {"choices": [{"prompt_logprobs": [None] + [told] * (len(body["prompt"]) - 1)}]}
     if path != "/v1/completions":
         return {}
     choice = {"token_ids": [5], "logprobs": {"token_logprobs": [-1.0]}, "finish_reason": "length"}

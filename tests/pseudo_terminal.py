@@ -10,10 +10,15 @@ import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pyte = pytest.importorskip("pyte")
+
+
+Line = Sequence[Any]
+"""The characters of a line, each with its colours: pyte's ``Char``."""
 
 
 def run_in_terminal(
@@ -24,6 +29,18 @@ def run_in_terminal(
     Raises:
         AssertionError: If the command failed; with what it showed.
     """
+    return [text_of(line) for line in lines_in_terminal(command, cwd, environment, columns, rows)]
+
+
+def text_of(line: Line) -> str:
+    """Its characters, without those that end it and show nothing."""
+    return "".join(character.data for character in line).rstrip()
+
+
+def lines_in_terminal(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], columns: int = 80, rows: int = 24
+) -> list[Line]:
+    """As ``run_in_terminal``, with colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=dict(environment))
@@ -39,7 +56,7 @@ def run_in_terminal(
             break
         stream.feed(written)
     os.close(ours)
-    above = ["".join(line[x].data for x in range(columns)).rstrip() for line in screen.history.top]
-    lines = [*above, *(line.rstrip() for line in screen.display)]
-    assert process.wait() == 0, "\n".join(lines)
+    shown = [*screen.history.top, *(screen.buffer[row] for row in range(rows))]
+    lines = [[line[column] for column in range(columns)] for line in shown]
+    assert process.wait() == 0, "\n".join(map(text_of, lines))
     return lines

@@ -16,13 +16,13 @@ STAGES = {"1_sft": "sft", "2_dpo": "dpo", "2_rm": "rm", "3_grpo": "fit"}
 BRIEF = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.limit_val_batches=1"]
 
 
-def run(name: str, config: dict, folder: Path) -> Path:
+def run(name: str, config: dict, folder: Path, *options: str) -> Path:
     """Runs a stage with its runs/ in ``folder``; returns its export."""
     text = yaml.safe_dump(config).replace("runs/chain", str(folder)).replace("assets/", f"{ROOT}/assets/")
     path = folder / f"{name}.yaml"
     path.write_text(text)
     try:
-        main([STAGES[name], "--config", str(path), *BRIEF, "--data.batch_size=4"])
+        main([STAGES[name], "--config", str(path), *BRIEF, "--data.batch_size=4", *options])
     except SystemExit as error:
         assert error.code == 0  # commands beside Lightning's end with their status
     return Path(yaml.safe_load(text)["trainer"]["default_root_dir"]) / "hf/last"

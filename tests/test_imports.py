@@ -91,6 +91,8 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
     modules = {path.stem for path in Path(grpo_lightning.__path__[0], "commands").glob("*.py")}
     assert modules - {
         "__init__",
+        "arguments",
+        "chat_tools",
         "cli",
         "env_model",
         "env_play",

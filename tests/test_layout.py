@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from grpo_lightning.rewards.sandbox.python_source import parsed
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "grpo_lightning"
 AT_THE_TOP = {"__init__", "__main__", "errors", "messages", "seeds", "types"}
@@ -41,7 +43,7 @@ def read_imports(package: Path) -> Imports:
         files[dotted.removesuffix(".__init__")] = path
     imports: Imports = {}
     for module, path in files.items():
-        names = imported_names(ast.parse(path.read_text()))
+        names = imported_names(parsed(path.read_text()))
         known = (name if name in files else name.rpartition(".")[0] for name in names)
         imports[module] = {name for name in known if name in files and name != module}
     return imports
@@ -127,7 +129,7 @@ def test_files_are_short_and_so_are_functions():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         lengths[str(path.relative_to(PACKAGE))] = text.count("\n")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 statements = node.body[1:] if ast.get_docstring(node) else node.body  # without the signature either
                 if statements and node.end_lineno - statements[0].lineno + 1 > 50:
@@ -136,6 +138,13 @@ def test_files_are_short_and_so_are_functions():
     assert written[len(written) // 2] < 120
     assert {name for name, length in lengths.items() if length > 300} == set()
     assert long_functions == []
+
+
+def test_no_two_classes_of_the_package_have_one_name():
+    nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(parsed(path.read_text())))
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert len(names) > 300
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_two_files_of_the_tests_have_one_name():

@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from grpo_lightning.rewards.sandbox.python_source import parsed
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {
@@ -78,7 +80,7 @@ def test_pyproject_names_every_package_that_the_code_imports():
     named.add(canonicalize_name("triton"))  # comes with torch's CUDA builds, in the version that each of them needs
     distributions = packages_distributions()
     for path in (ROOT / "grpo_lightning").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module or ""]

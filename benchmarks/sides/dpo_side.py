@@ -25,12 +25,38 @@ CHECKPOINTING = {"trl": True, "trl_no_checkpointing": False, "ours": False, "our
 ours is False."""
 
 
+def trl_config(workload: PairWorkload, checkpointing: bool, folder: str) -> Any:
+    """TRL's settings; what is not said here keeps its default."""
+    from trl import DPOConfig
+
+    return DPOConfig(
+        output_dir=folder,
+        max_steps=workload.warmup_steps + workload.steps,
+        per_device_train_batch_size=workload.per_device_batch,
+        gradient_accumulation_steps=workload.pairs_per_step // workload.per_device_batch,
+        gradient_checkpointing=checkpointing,
+        model_init_kwargs={"dtype": "float32"},
+        use_cpu=workload.device == "cpu",
+        bf16=workload.device == "cuda",
+        beta=workload.beta,
+        learning_rate=workload.learning_rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=workload.max_grad_norm,
+        train_sampling_strategy="sequential",
+        seed=workload.seed,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+
+
 def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
-    """TRL's trainer; what is not said here keeps its default."""
+    """TRL's trainer."""
     import datasets
     from transformers import AutoTokenizer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOTrainer
 
     class MeasuredTrainer(DPOTrainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,29 +76,9 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        config = DPOConfig(
-            output_dir=folder,
-            max_steps=workload.warmup_steps + workload.steps,
-            per_device_train_batch_size=workload.per_device_batch,
-            gradient_accumulation_steps=workload.pairs_per_step // workload.per_device_batch,
-            gradient_checkpointing=checkpointing,
-            model_init_kwargs={"dtype": "float32"},
-            use_cpu=workload.device == "cpu",
-            bf16=workload.device == "cuda",
-            beta=workload.beta,
-            learning_rate=workload.learning_rate,
-            lr_scheduler_type="constant",
-            max_grad_norm=workload.max_grad_norm,
-            train_sampling_strategy="sequential",
-            seed=workload.seed,
-            report_to=[],
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-        )
         trainer = MeasuredTrainer(
             model=workload.model,
-            args=config,
+            args=trl_config(workload, checkpointing, folder),
             train_dataset=datasets.Dataset.from_json(workload.pairs, cache_dir=folder),
             processing_class=AutoTokenizer.from_pretrained(workload.model),
             callbacks=[StepEnds()],

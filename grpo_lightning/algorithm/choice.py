@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 
@@ -58,3 +59,63 @@ def made(setting: str, name: str, factory: Any, settings: Mapping[str, Any]) -> 
         raise ValueError(
             f"model.{setting}: {name} cannot be made with init_args={dict(settings)!r}: {error}"
         ) from error
+
+
+def chosen(setting: str, spec: Any, known: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Name, the thing itself and its settings, of whatever a setting may be given as.
+
+    Args:
+        setting: Without ``model.``, for the error.
+        spec: A registered name or import path, class_path with init_args, or from Python a function or a class.
+        known: By registered name.
+
+    Raises:
+        ValueError: If it is none of them.
+
+    Example:
+        >>> chosen("advantages", {"class_path": "half", "init_args": {"of": 3}}, {"half": round})
+        ('half', <built-in function round>, {'of': 3})
+    """
+    if callable(spec):
+        return name_of(spec), spec, {}
+    if not isinstance(spec, str | Mapping):
+        raise ValueError(f"model.{setting}={spec!r} is no name, no import path and nothing that can be called.")
+    name, settings = split_spec(setting, spec)
+    return name, find(setting, name, known), settings
+
+
+def name_of(spec: Any) -> str:
+    """What messages call a choice: a name as it is, a function or class by its own."""
+    spec = spec.get("class_path") if isinstance(spec, Mapping) else spec
+    return spec if isinstance(spec, str) else str(getattr(spec, "__name__", type(spec).__name__))
+
+
+def loss_made(name: str, factory: type, settings: Mapping[str, Any], given: Mapping[str, Any], known: Any) -> Any:
+    """A loss of its own settings and of those that stand beside ``model.loss_type``.
+
+    Args:
+        name: Of the loss, for errors.
+        factory: A dataclass.
+        settings: Its init_args.
+        given: Settings beside loss_type.
+        known: All losses by name.
+
+    Raises:
+        ValueError: If a setting beside it is not the loss's own, is in both places, or is not taken.
+    """
+    refuse_foreign(name, given, [field.name for field in fields(factory) if field.init], known)
+    twice = ", ".join(sorted(given.keys() & settings.keys()))
+    if twice:
+        raise ValueError(f"model.{twice} is also in model.loss_type.init_args. Remove one of the two.")
+    return made("loss_type", name, factory, {**given, **settings})
+
+
+def refuse_foreign(name: str, given: Mapping[str, Any], own: Collection[str], known: Mapping[str, type]) -> None:
+    """Refuses a setting beside ``model.loss_type`` that this loss does not have, with the losses that do."""
+    for setting, value in given.items():
+        if setting not in own:
+            others = [other for other, loss in known.items() if setting in {field.name for field in fields(loss)}]
+            raise ValueError(
+                f"model.{setting}={value!r} has no effect with model.loss_type={name!r}. Remove it, or use one of: "
+                f"{', '.join(others)}."
+            )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
-from grpo_lightning.algorithm.token_batch import TrainTokens
+from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.types import Rollouts
 
@@ -36,6 +37,8 @@ class Lessons:
     """The step's completions, under what the teachers read in place of the prompts."""
     teacher: Tensor
     """(B,) int64: which teacher each prompt has."""
+    likeliest: Likeliest | None = None
+    """What teachers on servers have said of each of the T tokens; zeros at those of other teachers."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,19 @@ class Experience:
             advantages: (N,) floating point, one per completion, or (T,), one per token.
 
         Raises:
-            ValueError: If it is neither, or holds something else than finite numbers.
+            TypeError: If it is no tensor.
+            ValueError: If it has another shape, or holds something else than finite numbers.
         """
         _check_advantages(advantages, self.rollouts)
         return replace(self, advantages=advantages.float().cpu())
 
-    def train_tokens(self, rows: Tensor) -> TrainTokens:
+    def token_batch(self, rows: Tensor) -> TokenBatch:
         """The tokens of the completions ``rows`` (CPU indices), in the order in which they are scored."""
         device, tokens = self.sampling_logprobs.device, self.rollouts.tokens_of(rows)
         index, mask = to_device(tokens, device), self.mask[tokens]
         row_of_token = torch.repeat_interleave(torch.arange(len(rows)), self.rollouts.completion_lengths[rows])
         counted = torch.zeros(len(rows)).index_add_(0, row_of_token, mask.float())
-        return TrainTokens(
+        return TokenBatch(
             rows=to_device(row_of_token, device),
             mask=to_device(mask, device),
             lengths=to_device(counted, device),
@@ -138,6 +142,11 @@ def per_completion(advantages: Tensor, rollouts: Rollouts) -> Tensor:
 
 def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:
     completions, tokens = rollouts.num_completions, rollouts.completion_ids.numel()
+    if not isinstance(advantages, Tensor):
+        raise TypeError(
+            f"The advantages are a {type(advantages).__name__} and no tensor. Return a torch.Tensor with one value per "
+            f"completion, ({completions},), or one per token, ({tokens},)."
+        )
     if advantages.shape not in ((completions,), (tokens,)):
         raise ValueError(
             f"The advantages have shape {tuple(advantages.shape)}, but the step has {completions} completions of {tokens} "

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm import objective_checks, objective_metrics
 from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.choice import name_of
 from grpo_lightning.algorithm.entropy import AdaptiveEntropyCoefficient
 from grpo_lightning.algorithm.importance_ratio import importance_ratio
 from grpo_lightning.algorithm.kl import KLEstimator, kl_estimator
@@ -15,9 +16,9 @@ from grpo_lightning.algorithm.losses import LossInputs, LossSpec, PolicyLoss, ma
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.off_policy_mask import off_policy_mask
 from grpo_lightning.algorithm.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
-from grpo_lightning.algorithm.token_batch import LossTerms, TrainTokens
+from grpo_lightning.algorithm.token_batch import LossTerms, TokenBatch
 
-__all__ = ["Objective", "StepTotals", "TrainTokens"]
+__all__ = ["Objective", "StepTotals", "TokenBatch"]
 
 LOSS_SETTINGS = (
     *("epsilon", "epsilon_high", "delta", "sapo_temperature_pos", "sapo_temperature_neg"),
@@ -117,7 +118,7 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """True if ``TrainTokens.ref_logprobs`` is needed."""
+        """True if ``TokenBatch.ref_logprobs`` is needed."""
         return self.beta != 0
 
     @property
@@ -157,7 +158,7 @@ class Objective:
 
     def loss(
         self,
-        tokens: TrainTokens,
+        tokens: TokenBatch,
         logprobs: Tensor,
         entropy: Tensor | None,
         totals: StepTotals,
@@ -197,7 +198,7 @@ class Objective:
         return objective_metrics.summarize(metrics)
 
     def _check_given(
-        self, tokens: TrainTokens, entropy: Tensor | None, totals: StepTotals, entropy_coef: float | None
+        self, tokens: TokenBatch, entropy: Tensor | None, totals: StepTotals, entropy_coef: float | None
     ) -> None:
         bonus_on_some = self.entropy_has_gradient and self.needs_entropy_threshold
         needed = {
@@ -216,7 +217,7 @@ class Objective:
             if is_needed and value is None:
                 raise ValueError(f"the loss needs {what}; it got None")
 
-    def _terms(self, tokens: TrainTokens, logprobs: Tensor) -> LossTerms:
+    def _terms(self, tokens: TokenBatch, logprobs: Tensor) -> LossTerms:
         """Everything the loss combines. Values outside the mask are zeroed first, so that they reach no gradient."""
         segments = tokens.segments
         logprobs = segments.keep(logprobs)
@@ -241,6 +242,7 @@ class Objective:
             trained = tokens.is_uncertain & segments.mask
         if self.needs_reference and tokens.ref_logprobs is not None:
             kl = self.estimate_kl(logprobs, segments.keep(tokens.ref_logprobs))
+            _check_per_token(kl, logprobs, f"model.kl_estimator={name_of(self.kl_estimator)!r} gave a KL")
             kl = kl * ratio if self.use_bias_correction_kl else kl
         if self.off_policy_mask_threshold is not None:
             # The sampler's own logprobs show both kinds of drift: from updates, and from the engine's arithmetic.
@@ -249,7 +251,7 @@ class Objective:
             kept = off_policy_mask(logprobs, behaviour, inputs.completion_advantages, segments, threshold)
         return LossTerms(inputs, trained, kept, correction, kl)
 
-    def _sampler_correction(self, tokens: TrainTokens, old_logprobs: Tensor) -> SamplerWeights | None:
+    def _sampler_correction(self, tokens: TokenBatch, old_logprobs: Tensor) -> SamplerWeights | None:
         is_used = self.importance_sampling_correction and self.policy_loss.sampler_correction != "none"
         if not is_used or tokens.sampling_logprobs is None:
             return None
@@ -260,11 +262,7 @@ class Objective:
     def _policy_term(self, terms: LossTerms) -> Tensor:
         """``(T,)``: the policy loss, then the off-policy mask, the entropy mask and the sampler correction."""
         per_token = self.policy_loss.per_token(terms.inputs)
-        if per_token.shape != terms.inputs.logprobs.shape:
-            raise ValueError(
-                f"model.loss_type={self.policy_loss.name!r} gave a loss of shape {tuple(per_token.shape)} for "
-                f"{terms.inputs.logprobs.numel()} tokens. Return one value per token, not yet averaged."
-            )
+        _check_per_token(per_token, terms.inputs.logprobs, f"model.loss_type={self.policy_loss.name!r} gave a loss")
         if terms.kept is not None:
             per_token = per_token.masked_fill(~terms.inputs.segments.spread(terms.kept), 0.0)
         if self.needs_entropy_threshold:
@@ -273,9 +271,18 @@ class Objective:
             per_token = per_token * terms.correction.per_token
         return per_token
 
-    def _mean_entropy(self, tokens: TrainTokens, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
+    def _mean_entropy(self, tokens: TokenBatch, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
         """This micro-batch's share of the mean entropy over the step's trained tokens, whatever the loss's average."""
         count = totals.high_entropy_tokens if self.needs_entropy_threshold else totals.tokens
         assert count is not None  # _check_given
         divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
         return entropy.masked_fill(~terms.trained, 0.0).sum() / divisor
+
+
+def _check_per_token(values: Tensor, like: Tensor, what: str) -> None:
+    """Refuses what would be broadcast over the tokens, from a loss or an estimator of a user's own."""
+    if not isinstance(values, Tensor) or values.shape != like.shape:
+        shape = (
+            f"of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"that is a {type(values).__name__}"
+        )
+        raise ValueError(f"{what} {shape} for {like.numel()} tokens. Return one value per token, not yet averaged.")

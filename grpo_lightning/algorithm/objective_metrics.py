@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.metric_sums import MetricSums, maximum_over, mean_over, minimum_over
 from grpo_lightning.algorithm.sampler_correction import effective_sample_size, sampler_log_ratio
-from grpo_lightning.algorithm.token_batch import LossTerms, TrainTokens
+from grpo_lightning.algorithm.token_batch import LossTerms, TokenBatch
 
 if TYPE_CHECKING:
     from grpo_lightning.algorithm.objective import Objective
@@ -21,7 +21,7 @@ TRAINED_ENTROPY = "entropy_of_trained_tokens"
 
 
 @torch.no_grad()
-def collect(objective: Objective, tokens: TrainTokens, terms: LossTerms, entropy: Tensor | None) -> MetricSums:
+def collect(objective: Objective, tokens: TokenBatch, terms: LossTerms, entropy: Tensor | None) -> MetricSums:
     """Sums of everything the objective reports. The names depend on the settings only, not on the values."""
     segments = tokens.segments
     means: dict[str, Tensor] = {}
@@ -48,7 +48,7 @@ def summarize(metrics: MetricSums) -> dict[str, float]:
     return numbers
 
 
-def _sampler_gap(tokens: TrainTokens, terms: LossTerms) -> MetricSums:
+def _sampler_gap(tokens: TokenBatch, terms: LossTerms) -> MetricSums:
     """Absolute difference between the trainer's and the sampler's logprobs of the same tokens, in nats."""
     if tokens.sampling_logprobs is None:
         return MetricSums()

@@ -12,7 +12,7 @@ from grpo_lightning.algorithm.segments import Segments
 
 
 @dataclass(frozen=True)
-class TrainTokens:
+class TokenBatch:
     """One micro-batch besides its current logprobs: T tokens of M whole completions, on the training device."""
 
     rows: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -81,6 +82,19 @@ def screen() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
 
 
+def between_words(text: str, width: int) -> str:
+    """The text, its lines broken between words where they are longer than ``width``; a longer word, as a path is, stays whole.
+
+    Example:
+        >>> print(between_words("written to /a/long/path.json at last", 12))
+        written to
+        /a/long/path.json
+        at last
+    """
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(line) for line in text.splitlines())
+
+
 def show(*renderables: Any) -> None:
     """Prints to standard output, above the bar; without a terminal as plain text 140 columns wide.
 
@@ -91,6 +105,8 @@ def show(*renderables: Any) -> None:
     console = screen()
     with console.capture() as captured:
         for renderable in renderables:
+            if isinstance(renderable, str) and sys.stdout.isatty():
+                renderable = between_words(renderable, console.width)
             console.print(renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False)
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(captured.get().encode(encoding, "backslashreplace").decode(encoding))

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.completion_rows import plain_text, shown_completion
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
+from grpo_lightning.callbacks.try_it import shown_path
 from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
@@ -147,7 +148,7 @@ class BeforeAfterSummary(Callback):
         show(
             sample_table("The same held-out prompts before and after training", samples, columns),
             sample_table("", scores, ["held-out greedy accuracy", "before", "after"]),
-            f"{summary['steps']} steps in {summary['seconds']} s; written to {path}",
+            f"{summary['steps']} steps in {summary['seconds']} s; written to {shown_path(path)}",
         )
 
     def state_dict(self) -> dict[str, Any]:

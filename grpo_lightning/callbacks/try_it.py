@@ -11,6 +11,17 @@ LONGEST = 160
 """Characters of a prompt that is shown whole."""
 
 
+def shown_path(path: str | Path) -> str:
+    """The path as it is typed from the working directory, whole where it lies outside.
+
+    Example:
+        >>> shown_path(Path.cwd() / "runs" / "one"), shown_path("/elsewhere/run")
+        ('runs/one', '/elsewhere/run')
+    """
+    inside = os.path.relpath(path)
+    return inside if not inside.startswith("..") else str(path)
+
+
 def transformers_lines(path: Path, prompt: Prompt, max_new_tokens: int) -> str:
     """Python that prints the likeliest completion; a conversation goes through the chat template, a text as it is.
 
@@ -30,13 +41,11 @@ def transformers_lines(path: Path, prompt: Prompt, max_new_tokens: int) -> str:
     is_chat = not isinstance(prompt, str)
     if len(repr(prompt)) > LONGEST:
         prompt = [{"role": "user", "content": "your prompt"}] if is_chat else "your prompt"
-    inside = os.path.relpath(path)
-    place = inside if not inside.startswith("..") else str(path)
     whole = "" if is_chat else ", return_full_text=False"
     return "\n".join(
         [
             "from transformers import pipeline",
-            f'ask = pipeline("text-generation", "{place}")',
+            f'ask = pipeline("text-generation", "{shown_path(path)}")',
             f"prompt = {prompt!r}",
             f'reply = ask(prompt, max_new_tokens={max_new_tokens}, do_sample=False{whole})[0]["generated_text"]',
             'print(reply[-1]["content"])' if is_chat else "print(reply)",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,37 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.commands.arguments import CommandParser, temperature, whole
+from grpo_lightning.commands.chat_tools import ToolChat, open_tool_chat
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
+from grpo_lightning.environments import EnvironmentContractError
 
 COMMANDS = "/new starts a new conversation, /quit ends."
 ANEW = "Each prompt starts anew, as the run trained on prompts of one turn; --conversation keeps what was said. /quit ends."
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning chat",
         description="Tries a policy. Without a terminal each line of standard input is a prompt of its own.",
     )
     parser.add_argument("source", type=Path, help="a .ckpt file, a run directory, or a Hugging Face directory")
     parser.add_argument("--config", type=Path, help="the run's config; by default the config.yaml of its last launch")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
-    parser.add_argument("--max_completion_length", type=int, default=512, help="tokens (default 512)")
+    parser.add_argument("--temperature", type=temperature, default=0.0, help="0 (default) takes the likeliest token")
+    parser.add_argument(
+        "--max_completion_length", type=whole("number of tokens", 1), default=512, help="tokens (default 512)"
+    )
     parser.add_argument("--system", help="system prompt; by default that of the run's converter")
     parser.add_argument("--plain", action="store_true", help="no chat template: the prompt as it is typed")
     parser.add_argument("--conversation", action="store_true", help="keep what was said, whatever the run trained on")
+    parser.add_argument(
+        "--tools",
+        action="store_true",
+        help="run the tools and the environment of the run's config, and show calls and results; imports their code",
+    )
+    parser.add_argument("--row", type=json.loads, default={}, help="with --tools: columns for the environment, as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of sampled tokens (default 0)")
     return parser
 
@@ -123,8 +134,11 @@ class Chat:
         self.messages.append({"role": "assistant", "content": completion})
         return completion
 
+    def close(self) -> None:
+        """Nothing is held."""
 
-def typed_prompts(chat: Chat, starts_anew: bool) -> Iterator[str]:
+
+def typed_prompts(chat: Chat | ToolChat, starts_anew: bool) -> Iterator[str]:
     """Prompts from the keyboard until /quit or the end of input; with ``starts_anew`` each is a conversation of its own."""
     print(ANEW if starts_anew else COMMANDS)
     while True:
@@ -143,7 +157,7 @@ def typed_prompts(chat: Chat, starts_anew: bool) -> Iterator[str]:
             yield line
 
 
-def piped_prompts(chat: Chat) -> Iterator[str]:
+def piped_prompts(chat: Chat | ToolChat) -> Iterator[str]:
     """Prompts of standard input, each a conversation of its own."""
     for line in sys.stdin:
         if line.strip():
@@ -160,11 +174,40 @@ def main(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    system = options.system or system_prompt(config)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    chat = Chat(policy, tokenizer, system, options.plain, options.temperature, options.max_completion_length)
+    try:
+        chat = open_chat(options, policy, tokenizer, config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     torch.manual_seed(options.seed)
     starts_anew = not options.conversation and trained_on_one_turn(options.source)
-    for prompt in typed_prompts(chat, starts_anew) if sys.stdin.isatty() else piped_prompts(chat):
-        print(chat.answer(prompt), flush=True)
+    try:
+        for prompt in typed_prompts(chat, starts_anew) if sys.stdin.isatty() else piped_prompts(chat):
+            print(chat.answer(prompt), flush=True)
+    except EnvironmentContractError as error:  # such as a column that reset needs
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        chat.close()
     return 0
+
+
+def open_chat(options: Namespace, policy: Any, tokenizer: Any, config: dict[str, Any]) -> Chat | ToolChat:
+    """The conversation that the options ask for.
+
+    Raises:
+        ValueError: If the run's tools cannot be used.
+    """
+    system, model = options.system or system_prompt(config), config.get("model") or {}
+    limits = (options.temperature, options.max_completion_length)
+    if options.tools:
+        if options.plain:
+            raise ValueError("--tools and --plain exclude each other: tools need the chat template. Leave one out.")
+        sys.path.insert(0, "")  # tools in a file of the working directory, as python -m finds them
+        return open_tool_chat(policy, tokenizer, model, options.row, system, *limits)
+    if options.row:
+        raise ValueError("--row has no effect without --tools. Add --tools.")
+    if model.get("tools") or model.get("environment"):
+        print("The run had tools or an environment. --tools imports their code and runs them.", file=sys.stderr)
+    return Chat(policy, tokenizer, system, options.plain, *limits)

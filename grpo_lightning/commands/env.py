@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from grpo_lightning.commands.arguments import CommandParser, temperature, whole
 from grpo_lightning.commands.rewards import columns_of
 from grpo_lightning.environments import (
     DEADLINE,
@@ -23,9 +24,9 @@ USAGE = """usage: grpo_lightning env play my.Env ...    plays an episode, from t
 Both take --help."""
 
 
-def build_parser(action: str) -> argparse.ArgumentParser:
+def build_parser(action: str) -> CommandParser:
     """The options of ``play`` or ``check``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"grpo_lightning env {action}",
         description="Further options are columns of the row, as reset gets them: --seed 3, --board '[[0, 1], [1, 0]]' "
         "(numbers, lists and objects as JSON).",
@@ -41,12 +42,21 @@ def build_parser(action: str) -> argparse.ArgumentParser:
         parser.add_argument("--tools", help="import paths of functions, with commas between them, as in model.tools")
         parser.add_argument("--output_limit", type=int, default=OUTPUT_LIMIT, help="characters of an answer")
         parser.add_argument("--prompt", default="", help="the row's prompt, before what reset says")
-        parser.add_argument("--max_turns", type=int, default=20, help="of the policy (default 20)")
+        parser.add_argument(
+            "--max_turns", type=whole("number of turns", 1), default=20, help="of the policy (default 20)"
+        )
         parser.add_argument(
             "--model", type=Path, help="plays in your place: a .ckpt file, a run or a Hugging Face directory"
         )
-        parser.add_argument("--max_tokens", type=int, default=256, help="tokens of a model's turn (default 256)")
-        parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
+        parser.add_argument(
+            "--max_tokens",
+            type=whole("number of tokens", 1),
+            default=256,
+            help="tokens of a model's turn (default 256)",
+        )
+        parser.add_argument(
+            "--temperature", type=temperature, default=0.0, help="0 (default) takes the likeliest token"
+        )
         parser.add_argument("--model_seed", type=int, default=0, help="of sampled tokens (default 0)")
     return parser
 

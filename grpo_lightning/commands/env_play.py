@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from grpo_lightning.environments import Episode, EpisodeFactory, behind_prompt
 from grpo_lightning.messages import Message
+from grpo_lightning.rollouts.turns.rollout import assistant_message, tool_message, unreadable_message
 from grpo_lightning.rollouts.turns.tool_call_formats import ReadTurn, ToolCall
 
 HELP = 'Write a turn, or /TOOL {"argument": value} to call a tool; /quit ends.'
@@ -61,57 +63,74 @@ async def play_episode(
 ) -> int:
     """Plays until the environment is done, the player stops, or a turn gets no answer; then shows the rewards."""
     episode = factory(row)
+
+    def show(messages: list[Message]) -> None:
+        show_messages([m for m in messages if m["role"] != "assistant" or not isinstance(player, Keyboard)])
+
     try:
         conversation = behind_prompt(prompt, await episode.reset(row))
-        _show(conversation)
-        news = list(conversation)
-        reason = "max_turns"
-        for _ in range(max_turns):
-            if episode.done:
-                reason = "done"
-                break
-            turn = player(conversation, news, episode.tools)
-            if turn is None:
-                reason = "quit"
-                break
-            conversation.append(_as_message(turn))
-            _show(conversation[-1:], unless=isinstance(player, Keyboard))
-            answers = await _answers(episode, turn)
-            if not answers:
-                reason = "done" if episode.done else "eos: nothing answers a turn without a tool call"
-                break
-            conversation += answers
-            news = answers
-            _show(answers)
-        print(f"end: {'done' if episode.done else reason}")
+        show_messages(conversation)
+        reason = await play_turns(episode, conversation, list(conversation), player, max_turns, show)
+        print(f"end: {reason}")
         print(f"rewards of turns: {episode.rewards}, of the episode: {await episode.final_reward()}")
     finally:
         await episode.close()
     return 0
 
 
-async def _answers(episode: Episode, turn: ReadTurn) -> list[Message]:
+async def play_turns(
+    episode: Episode,
+    conversation: list[Message],
+    news: list[Message],
+    player: Player,
+    max_turns: int,
+    show: Callable[[list[Message]], None],
+) -> str:
+    """Why no further turn comes: done, eos, max_turns or quit.
+
+    Args:
+        episode: Answers the player.
+        conversation: So far; what is said is added to it.
+        news: Its end, which the player has not seen.
+        player: Gives the turns.
+        max_turns: Of the player.
+        show: Gets each turn and each answer as it comes.
+    """
+    for _ in range(max_turns):
+        if episode.done:
+            return "done"
+        turn = player(conversation, news, episode.tools)
+        if turn is None:
+            return "quit"
+        first = sum(len(message.get("tool_calls", ())) for message in conversation)
+        conversation.append(assistant_message(turn, first))
+        show(conversation[-1:])
+        news = await _answers(episode, turn, first)
+        conversation += news
+        show(news)
+        if not news:
+            return "done" if episode.done else "eos: nothing answers a turn without a tool call"
+    return "done" if episode.done else "max_turns"
+
+
+async def _answers(episode: Episode, turn: ReadTurn, first: int) -> list[Message]:
+    """What comes back, as in a rollout; ``first`` is the number of the turn's first call."""
     answers: list[Message] = []
-    for call in turn.calls:
+    for n, call in enumerate(turn.calls):
+        if episode.done:
+            break
         result = await episode.call(call.name, call.arguments)
-        answers.append({"role": "tool", "name": call.name, "content": result.content})
-    answers += [
-        {"role": "tool", "name": "unknown", "content": f"This is no tool call: {why}."} for why in turn.unreadable
-    ]
-    return answers or (await episode.respond(turn.content)) or []
+        answers.append(tool_message(call.name, result.content, first + n))
+    for n, why in enumerate(turn.unreadable, start=len(turn.calls)):
+        answers.append(unreadable_message(why, first + n))
+    if not answers and not episode.done:
+        return await episode.respond(turn.content) or []
+    return answers
 
 
-def _as_message(turn: ReadTurn) -> Message:
-    message: Message = {"role": "assistant", "content": turn.content}
-    if turn.calls:
-        message["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in turn.calls
-        ]
-    return message
-
-
-def _show(messages: list[Message], unless: bool = False) -> None:
-    for message in () if unless else messages:
+def show_messages(messages: Iterable[Message]) -> None:
+    """Prints what was said, what was called and what came back, a line each."""
+    for message in messages:
         name = f" {message['name']}" if "name" in message else ""
         if message["content"] or not message.get("tool_calls"):
             print(f"{message['role']}{name}: {message['content']}", flush=True)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.hub import push, write_card
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint
 from grpo_lightning.commands.settings.yaml_file import read_sections
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning export",
         description="Writes the policy of a checkpoint as a directory that transformers and vLLM load.",
     )

@@ -1,34 +1,53 @@
-"""``python -m grpo_lightning migrate old.yaml``: a config of TRL's, or a flat one of GRPOArguments -> ours."""
+"""``python -m grpo_lightning migrate old.yaml``: a config of TRL or of GRPOArguments -> ours."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from grpo_lightning.migration import STAGES, Migration, migrate, migrate_stage, read_source
+import yaml
+
+from grpo_lightning.commands.arguments import CommandParser, whole
+from grpo_lightning.migration import (
+    DISTILLATION,
+    STAGES,
+    Migration,
+    migrate,
+    migrate_distillation,
+    migrate_stage,
+    read_source,
+)
 
 FILES = (".yaml", ".yml", ".json")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's own options; everything else is read as TRL's."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning migrate",
         usage="%(prog)s [OLD_YAML | COMMAND] [--trainer dpo] [--output NEW_YAML] [--devices N] [--total_steps N] [--trl_version V] "
         "[--KEY VALUE ...]",
         description="Writes a config of this package from a config of TRL's GRPOConfig (YAML, or the command that starts "
-        "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the flat YAML of GRPOArguments, and "
+        "the run: `trl grpo ...`, `accelerate launch ... grpo.py --config ...`) or from the YAML of GRPOArguments, and "
         "lists what has no counterpart. Further options are taken as settings of theirs and win over the file: "
         "--beta 0.04 --reward_funcs my.module.reward.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--trainer", choices=("grpo", *STAGES), default="grpo", help="whose config it is: GRPOConfig, DPOConfig, ..."
+        "--trainer",
+        choices=("grpo", *STAGES, *DISTILLATION),
+        default="grpo",
+        help="whose config it is: GRPOConfig, DPOConfig, GKDConfig, ...",
     )
     parser.add_argument("--output", type=Path, help="the new config; by default it is printed")
-    parser.add_argument("--devices", type=int, help="devices the run was made for (default: num_processes, else 1)")
-    parser.add_argument("--total_steps", type=int, help="optimizer steps, for shares of a run without max_steps")
+    parser.add_argument(
+        "--devices",
+        type=whole("number of devices", 1),
+        help="devices the run was made for (default: num_processes, else 1)",
+    )
+    parser.add_argument(
+        "--total_steps", type=whole("number of steps", 1), help="optimizer steps, for shares of a run without max_steps"
+    )
     parser.add_argument("--trl_version", help="whose defaults hold for what is left out, such as 0.17")
     return parser
 
@@ -59,14 +78,24 @@ def main(args: list[str]) -> int:
         settings, counts = read_source(source, theirs), (options.devices, options.total_steps)
         if options.trainer == "grpo":
             result = migrate(settings, *counts, options.trl_version)
+        elif options.trainer in DISTILLATION:
+            result = migrate_distillation(options.trainer, settings, *counts)
         else:
             result = migrate_stage(options.trainer, settings, *counts)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
+        print(f"{source} is no valid YAML: {place}: {error.problem}.", file=sys.stderr)
+        return 1
     text = result.to_yaml(source.name if source else "the command line")
     if options.output:
-        options.output.write_text(text, encoding="utf-8")
+        try:
+            options.output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            print(f"--output {options.output} cannot be written: {error.strerror}.", file=sys.stderr)
+            return 1
     else:
         print(text)
     print(summary(result, options.trainer == "grpo"), file=sys.stderr)

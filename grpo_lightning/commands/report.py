@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from pathlib import Path
 
+from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.report import read_run, render_page
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning report",
         description="Writes one self-contained HTML page: curves, completions, config. Runs may still be running; "
         "several are laid over each other.",

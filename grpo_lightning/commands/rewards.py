@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_lightning.algorithm.advantages import combine_rewards
+from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.rewards import (
     CALLING,
@@ -24,12 +25,12 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
-from grpo_lightning.rewards.registry import import_reward
+from grpo_lightning.rewards.registry import NoRewardMadeError, import_reward
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The options of ``rewards try``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning rewards try",
         description="Scores completions as a run would, without a model. Further options are dataset columns, the same "
         "for each completion: --ground_truth 42, --tests '[\"assert f(1) == 2\"]' (lists and objects as JSON).",
@@ -64,7 +65,7 @@ def main(args: list[str]) -> int:
     except (RewardContractError, RewardFailedError) as error:
         print(error, file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, NoRewardMadeError) as error:
         print(f"rewards try: {error}", file=sys.stderr)
         return 2
 

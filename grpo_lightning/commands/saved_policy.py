@@ -121,9 +121,10 @@ def _refuse_foreign_classes(settings: Any, names: Any) -> None:
 
 
 def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Policy, tokenizer and, where there is one, the run's config."""
+    """Policy, tokenizer and the run's config, which is empty for a Hugging Face directory unless ``config`` names it."""
+    given = read_sections(config) if config else {}
     if (source / "config.json").exists():
-        return load_causal_lm(str(source), torch.float32), load_tokenizer(str(source)), {}
+        return load_causal_lm(str(source), torch.float32), load_tokenizer(str(source)), given
     if (source / "adapter_config.json").exists():
         adapter = PeftConfig.from_pretrained(str(source))
         base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source))
@@ -131,8 +132,8 @@ def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, P
         policy: Any = load_causal_lm(base, torch.float32)
         if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        return PeftModel.from_pretrained(policy, str(source)), tokenizer, {}
+        return PeftModel.from_pretrained(policy, str(source)), tokenizer, given
     checkpoint = find_checkpoint(source)
-    run_config = read_sections(config or find_config(checkpoint))
+    run_config = given or read_sections(find_config(checkpoint))
     saved = load_checkpoint(checkpoint, run_config)
     return saved.policy.model, saved.policy.tokenizer, run_config

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
 from types import FrameType
 
-from transformers import AutoConfig
-
+from grpo_lightning.commands.arguments import CommandParser, devices, whole
 from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.server_token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
+from grpo_lightning.policy.loading import load_config
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo_lightning serve",
         description="Starts vLLM's own server with the endpoints that training needs, and starts it again when it dies. "
         "Options of vLLM follow after --, for example: -- --enforce-eager --enable-lora --max-lora-rank 16",
     )
     parser.add_argument("--model", required=True, help="directory or hub name; the run's model.model_name_or_path")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; its token travels in the clear")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; by default what the checkpoint is stored in")
-    parser.add_argument("--max_model_length", type=int, help="tokens of a prompt with its completion")
-    parser.add_argument("--gpus", help='CUDA devices, such as "7" or "6,7"; all visible ones by default')
+    parser.add_argument("--port", type=whole("port", 0, 65535), default=8000)
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="by default what the checkpoint is stored in"
+    )
+    parser.add_argument(
+        "--max_model_length", type=whole("number of tokens", 1), help="tokens of a prompt with its completion"
+    )
+    parser.add_argument("--gpus", type=devices, help='CUDA devices, such as "7" or "6,7"; all visible ones by default')
     parser.add_argument("--weight_transfer", choices=("nccl", "files"), default="files", help="as in the run's config")
-    parser.add_argument("--restarts", type=int, default=5, help="how often a server that dies is started again")
+    parser.add_argument(
+        "--restarts",
+        type=whole("number of restarts", 0),
+        default=5,
+        help="how often a server that dies is started again",
+    )
     parser.add_argument("vllm_options", nargs="*", metavar="-- VLLM_OPTION", help="passed on to vLLM")
     return parser
 
 
 def stored_dtype(model: str) -> str:
     """What the checkpoint is stored in; vLLM's own choice would turn float32 into bfloat16."""
-    dtype = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "dtype", None)
+    dtype = getattr(load_config(model), "dtype", None)
     return "bfloat16" if dtype is None else str(dtype).removeprefix("torch.")
 
 
@@ -90,7 +98,12 @@ def main(args: list[str]) -> int:
         further += ["--max-model-len", str(options.max_model_length)]
     if options.weight_transfer == "nccl":
         further += ["--weight-transfer-config", '{"backend": "nccl"}']
-    dtype = options.dtype or stored_dtype(options.model)
+    try:
+        stored = stored_dtype(options.model)
+    except ValueError as error:
+        print(f"grpo_lightning serve: {str(error).replace('model.model_name_or_path=', '--model ')}", file=sys.stderr)
+        return 2
+    dtype = options.dtype or stored
     command = server_command(options.model, options.host, options.port, dtype, further)
     process = ServerProcess(command, options.gpus)
     client = VLLMClient("127.0.0.1" if options.host == "0.0.0.0" else options.host, options.port, request_timeout=10.0)

@@ -182,7 +182,9 @@ def _is_chat(value: list[Any]) -> bool:
 def _read_table(path: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the module's limit of 128 KiB a cell is of the whole process
     with _open(path) as file:
-        lines = csv.reader(file, delimiter="\t" if _suffix(path)[0] == ".tsv" else ",", strict=True)
+        separator = _separator(path, file.readline())
+        file.seek(0)
+        lines = csv.reader(file, delimiter=separator, strict=True)
         names = next(lines, [])
         if len(set(names)) < len(names):
             raise ValueError(f"its head names a column twice: {', '.join(names)}.")
@@ -192,6 +194,13 @@ def _read_table(path: str) -> Iterator[Row]:
             raise ValueError(f"row {number} has {len(line)} cells and the head {len(names)}: {line!r:.120}")
     columns = [_typed([line[place] for line in cells]) for place in range(len(names))]
     yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _separator(path: str, head: str) -> str:
+    """What stands between cells: a tab in TSV, else a comma, unless the head has none: spreadsheets write semicolons too."""
+    if _suffix(path)[0] == ".tsv":
+        return "\t"
+    return next((mark for mark in ",;\t" if mark in head), ",")
 
 
 def _typed(cells: list[str]) -> list[Any]:

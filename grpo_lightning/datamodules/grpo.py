@@ -62,6 +62,17 @@ class GRPODataModule(L.LightningDataModule):
         shuffle_block: Rows of a stream that are read, and shuffled, together.
     """
 
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """By default that of the LightningModule; set it to use the data module on its own."""
+    train_prompts: PromptDataset | MixedPrompts | None = None
+    """None where they are streamed."""
+    train_stream: tuple[RowStream, MakePrompts] | None = None
+    """Rows, and what makes prompts of a block of them."""
+    order: Order | None = None
+    """Which prompts each step gets."""
+    _prompt_reader: PromptReader | None = None
+    _outcomes: OutcomeBook | None = None
+
     def __init__(
         self,
         dataset: DatasetSpec | None = None,
@@ -106,19 +117,9 @@ class GRPODataModule(L.LightningDataModule):
         self.overlong_prompts = overlong_prompts
         self.replace_text = replace_text or {}
         self.load_from_cache_file = load_from_cache_file
-        self.tokenizer: PreTrainedTokenizerBase | None = None
-        """By default that of the LightningModule; set it to use the data module on its own."""
-        self.train_prompts: PromptDataset | MixedPrompts | None = None
-        """None where they are streamed."""
-        self.train_stream: tuple[RowStream, MakePrompts] | None = None
-        """Rows, and what makes prompts of a block of them."""
-        self.order: Order | None = None
-        """Which prompts each step gets."""
         self.eval_prompts: dict[str, PromptDataset] = {}
         """By name, in the order of the dataloaders; a single one has the name UNNAMED."""
         self.test_prompts: dict[str, PromptDataset] = {}
-        self._prompt_reader: PromptReader | None = None
-        self._outcomes: OutcomeBook | None = None
         self._check_settings()
 
     def _check_settings(self) -> None:

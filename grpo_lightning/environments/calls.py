@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.printed import Tail, captured
-from grpo_lightning.environments.slots import Slots
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
+from grpo_lightning.environments.slots import CallSlots
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard, in_thread
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Calls:
         self._loop = EventLoopThread()
 
     async def __call__(
-        self, start: Callable[[], Any], finish: Callable[[Any], T], what: str, slots: Slots | None = None
+        self, start: Callable[[], Any], finish: Callable[[Any], T], what: str, slots: CallSlots | None = None
     ) -> T:
         """What ``finish`` makes of what ``start`` returned.
 
@@ -56,15 +56,13 @@ class Calls:
             EnvironmentFault: If it raised or took too long.
             ToolMistake, EnvironmentContractError: As they were raised.
         """
-        async with (slots or Slots(0)).slot():
+        async with (slots or CallSlots(0)).slot():
             return await self._within_deadline(start, finish, what)
 
     async def _within_deadline(self, start: Callable[[], Any], finish: Callable[[Any], T], what: str) -> T:
         tail = Tail()
         task = asyncio.ensure_future(self._both(start, finish, tail))
-        task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # else asyncio reports what is given up
+        ends_unheard(task)
         try:
             done, _ = await asyncio.wait([task], timeout=self.deadline)
         except asyncio.CancelledError:
@@ -101,8 +99,16 @@ class Calls:
                     self.faults["abandoned"] -= 1
 
         async def rest(raw: Awaitable[Any]) -> T:
-            with captured(tail):
-                return finish(await raw)
+            try:
+                with captured(tail):
+                    return finish(await raw)
+            except Exception:
+                raise
+            except BaseException as error:  # SystemExit and the like would end the loop of all calls
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # ours, at the deadline; a tool that raises it itself has failed now
+                raise RuntimeError(f"it ended with {error!r}") from error
 
         given_up = False
         try:

@@ -10,7 +10,7 @@ from grpo_lightning.environments.episode import RaisedFault, ToolMistake, ToolRe
 from grpo_lightning.environments.hosts import Lease
 from grpo_lightning.environments.instance import Answer
 from grpo_lightning.environments.output import as_text, cut
-from grpo_lightning.environments.slots import Slots
+from grpo_lightning.environments.slots import CallSlots
 from grpo_lightning.environments.tools import Tool, checked_arguments, unknown_tool
 from grpo_lightning.messages import Message
 
@@ -29,7 +29,7 @@ class ToolCalls:
 
     def __init__(self, tools: Mapping[str, Tool], calls: Calls, limit: int, exceptions: ToolExceptions) -> None:
         self.tools, self.calls, self.limit, self.exceptions = tools, calls, limit, exceptions
-        self._slots = {name: Slots(tool.concurrency) for name, tool in tools.items()}
+        self._slots = {name: CallSlots(tool.concurrency) for name, tool in tools.items()}
 
     async def call(self, name: str, arguments: dict[str, Any]) -> str:
         """What the tool says."""

@@ -14,8 +14,8 @@ from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.instance import Answer, Instance
-from grpo_lightning.environments.slots import Slots
-from grpo_lightning.rewards.runtime.event_loop import in_thread
+from grpo_lightning.environments.slots import CallSlots
+from grpo_lightning.rewards.runtime.event_loop import ends_unheard, in_thread
 from grpo_lightning.rewards.runtime.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
 
 PROCESSES = 8
@@ -63,7 +63,7 @@ class ThreadHost:
 
     def __init__(self, described: EnvironmentClass, calls: Calls, limit: int) -> None:
         self.described, self.calls, self.limit = described, calls, limit
-        self.slots = Slots(described.concurrency)
+        self.slots = CallSlots(described.concurrency)
         self.idle: list[Instance] = []
         self.closing: set[asyncio.Task[None]] = set()
 
@@ -98,6 +98,7 @@ class _ThreadLease:
             return
         # Its connections end; nobody waits for that, since it may hang as the call before did.
         task = asyncio.ensure_future(_closed(self.instance, self.host))
+        ends_unheard(task)
         self.host.closing.add(task)
         task.add_done_callback(self.host.closing.discard)
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 
-class Host:
+class InstanceRunner:
     """Runs operations on one environment, asynchronous ones on a loop that lasts."""
 
     def __init__(self, pickled: bytes, limit: int) -> None:
@@ -55,7 +55,7 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     search_path, pickled, limit = connection.recv()
     sys.path[:] = search_path
     try:
-        host = Host(pickled, limit)
+        runner = InstanceRunner(pickled, limit)
     except BaseException as error:
         connection.send(("failed", "".join(traceback.format_exception(error))))
         raise SystemExit(1) from None
@@ -68,7 +68,7 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
             return
         # The pool kills a call that takes too long. If the run itself was killed, this ends the process.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
-        reply = host.answer(operation, *arguments)
+        reply = runner.answer(operation, *arguments)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(reply)
 

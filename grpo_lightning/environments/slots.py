@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 
-class Slots:
+class CallSlots:
     """Lets ``size`` blocks in at once, first come, first served. 0 lets all in.
 
     Not ``asyncio.Semaphore``, which belongs to one loop: evaluation and async rollouts may run in two.

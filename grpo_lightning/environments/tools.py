@@ -109,7 +109,7 @@ def checked_arguments(tool: Tool, arguments: dict[str, Any] | str) -> dict[str, 
     if isinstance(arguments, str):
         try:
             read = json.loads(arguments or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
             raise ToolMistake(f"The arguments of {tool.name} are no JSON: {error}. {_takes(tool)}") from error
     if not isinstance(read, dict):
         raise ToolMistake(f"The arguments of {tool.name} are no JSON object but {read!r:.200}. {_takes(tool)}")

@@ -1,5 +1,7 @@
 """Generators: prompts in, completions out."""
 
+from typing import Any
+
 from lightning.pytorch.utilities import rank_zero_info
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
@@ -15,6 +17,7 @@ __all__ = [
     "TransformersGenerator",
     "VLLMColocate",
     "VLLMServer",
+    "chosen_generator",
     "default_generator",
 ]
 
@@ -26,3 +29,20 @@ def default_generator() -> Generator:
         return VLLMColocate()
     rank_zero_info(f"Completions are sampled with TransformersGenerator. {reason} to choose it without this message.")
     return TransformersGenerator()
+
+
+def chosen_generator(given: Any) -> Generator:
+    """``model.generator``, or the default where it is None.
+
+    Raises:
+        ValueError: If it is a name or a class, which configs have: from Python it is the object.
+    """
+    if given is None:
+        return default_generator()
+    if isinstance(given, Generator):
+        return given
+    name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+    raise ValueError(
+        f"model.generator={name!r} is no Generator. From Python, give the object: "
+        f"generator={name.rpartition('.')[2]}(...), of a subclass of grpo_lightning.generation.Generator."
+    )

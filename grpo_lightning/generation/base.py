@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.types import Rollouts
@@ -95,6 +95,20 @@ class Generator(ABC):
         Raises:
             ValueError: With a way out.
         """
+
+    def record_routed_experts(self, config: PretrainedConfig) -> None:
+        """Makes rollouts have ``routed_experts`` (model.router_replay); called before weights load.
+
+        Args:
+            config: Of the model.
+
+        Raises:
+            ValueError: If this generator does not know them.
+        """
+        raise ValueError(
+            f"model.router_replay=true needs the experts that the sampler chose, and {type(self).__name__} does not give them. "
+            "Use VLLMColocate on a GPU with vLLM 0.32, or TransformersGenerator as model.generator, or router_replay=false."
+        )
 
     @abstractmethod
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:

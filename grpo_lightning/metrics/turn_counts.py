@@ -23,6 +23,7 @@ def turn_counts(conversations: Sequence[Conversation]) -> dict[str, Tensor]:
     entries = {f"rollouts/stop/{stop}": [float(each.stop == stop) for each in conversations] for stop in STOPS}
     entries |= {
         "rollouts/turns": [float(each.turns) for each in kept],
+        "rollouts/histories": [float(max(1, len(each.branches))) for each in kept],
         "tools/call_frequency": [float(each.calls) for each in kept],
         "tools/failure_frequency": [sum(each.mistakes for each in kept) / calls] if calls else [],
     }

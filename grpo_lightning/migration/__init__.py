@@ -1,6 +1,7 @@
-"""Configs of TRL's, and flat ones of GRPOArguments, in our keys: the tables, and the code that applies them."""
+"""Configs of TRL and of GRPOArguments in our keys: the tables, and the code that applies them."""
 
 from grpo_lightning.migration.composed import COMPOSED
+from grpo_lightning.migration.distillation import DISTILLATION, migrate_distillation
 from grpo_lightning.migration.migrate import migrate
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import ALIASES
@@ -9,4 +10,16 @@ from grpo_lightning.migration.same import SAME
 from grpo_lightning.migration.source import read_source
 from grpo_lightning.migration.stage import STAGES, migrate_stage
 
-__all__ = ["ALIASES", "COMPOSED", "REFUSED", "SAME", "STAGES", "Migration", "migrate", "migrate_stage", "read_source"]
+__all__ = [
+    "ALIASES",
+    "COMPOSED",
+    "DISTILLATION",
+    "REFUSED",
+    "SAME",
+    "STAGES",
+    "Migration",
+    "migrate",
+    "migrate_distillation",
+    "migrate_stage",
+    "read_source",
+]

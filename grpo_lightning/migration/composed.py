@@ -31,6 +31,8 @@ COMPOSED: dict[str, str] = {
     "report_to": "trainer.logger; metrics.csv and TensorBoard where it is not set",
     "run_name": "trainer.logger.init_args.name",
     "project": "trainer.logger.init_args.project",
+    "trackio_space_id": "trainer.logger.init_args.space_id, of grpo_lightning.trackers.TrackioLogger",
+    "trackio_bucket_id": "trainer.logger.dict_kwargs.bucket_id, of grpo_lightning.trackers.TrackioLogger",
     "save_strategy": "checkpoint.every_n_train_steps or checkpoint.every_n_epochs",
     "save_steps": "checkpoint.every_n_train_steps; below 1 a share of the run",
     "save_total_limit": "checkpoint.save_top_k with checkpoint.monitor: step",

@@ -9,7 +9,7 @@ from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
 from grpo_lightning.migration.refused import HARMLESS, REFUSED
-from grpo_lightning.migration.same import FLAT_IMPLIED, FLAT_KEYS, IMPLIED, SAME
+from grpo_lightning.migration.same import GRPO_ARGUMENTS_IMPLIED, GRPO_ARGUMENTS_KEYS, IMPLIED, SAME
 from grpo_lightning.migration.versions import (
     DEFAULTS,
     LAST,
@@ -32,7 +32,7 @@ def migrate(
     total_steps: int | None = None,
     trl_version: str | None = None,
 ) -> Migration:
-    """A config of TRL's, or a flat one of GRPOArguments, in our keys.
+    """A config of TRL or of GRPOArguments in our keys.
 
     Args:
         settings: Their flat keys.
@@ -45,11 +45,11 @@ def migrate(
         Every key of ``settings`` is in ``mapped`` or in ``refused``, or in both where only a part fits.
     """
     current, written, overridden = with_current_names(settings)
-    is_flat = bool(FLAT_KEYS & settings.keys())
-    first, last = (NEWEST, NEWEST) if is_flat else version_range(set(settings))
-    if trl_version is not None and not is_flat:
+    is_grpo_arguments = bool(GRPO_ARGUMENTS_KEYS & settings.keys())
+    first, last = (NEWEST, NEWEST) if is_grpo_arguments else version_range(set(settings))
+    if trl_version is not None and not is_grpo_arguments:
         first = last = parse_version(trl_version)
-    defaults = IMPLIED | (FLAT_IMPLIED if is_flat else _older_defaults(last, current))
+    defaults = IMPLIED | (GRPO_ARGUMENTS_IMPLIED if is_grpo_arguments else _older_defaults(last, current))
     processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
     migration = Migration(
         {**defaults, **current},
@@ -58,14 +58,14 @@ def migrate(
         processes,
         total_steps,
         counts_prompts=last == OLDEST,
-        is_flat=is_flat,
+        is_grpo_arguments=is_grpo_arguments,
     )
     migration.refused.update(overridden)
     for key, value in migration.source.items():
         _place(migration, key, value, is_given=key in current)
     for compose in COMPOSERS:
         compose(migration)
-    if not is_flat:
+    if not is_grpo_arguments:
         migration.notes[:0] = _version_notes(migration, first, last, is_told=trl_version is not None)
     return migration
 

@@ -25,8 +25,8 @@ class Migration:
     """Optimizer steps of the run, where the user said so."""
     counts_prompts: bool = False
     """per_device_train_batch_size counts prompts, as in TRL 0.14, and not completions."""
-    is_flat: bool = False
-    """The config is a flat one of GRPOArguments, whose names of rewards and datasets are ours."""
+    is_grpo_arguments: bool = False
+    """The config is of GRPOArguments, whose names of rewards and datasets are ours."""
     config: dict[str, Any] = field(default_factory=dict)
     """Ours: dotted key -> value."""
     mapped: dict[str, list[str]] = field(default_factory=dict)

@@ -79,8 +79,10 @@ IMPLIED: dict[str, object] = {
 }
 """TRL 1.16's defaults that differ from ours: they are written out where a config leaves them out."""
 
-FLAT_IMPLIED: dict[str, object] = {"max_completion_length": 256, "use_vllm": True}
-"""The same where a config is a flat one of GRPOArguments: it has defaults of its own for these."""
+GRPO_ARGUMENTS_IMPLIED: dict[str, object] = {"max_completion_length": 256, "use_vllm": True}
+"""The same for a config of GRPOArguments, which has defaults of its own for these."""
 
-FLAT_KEYS = frozenset({"stage", "dataset", "eval_dataset", "converter", "finetuning_type", "lora_rank", "template"})
-"""A config with one of these keys is a flat one of GRPOArguments."""
+GRPO_ARGUMENTS_KEYS = frozenset(
+    {"stage", "dataset", "eval_dataset", "converter", "finetuning_type", "lora_rank", "template"}
+)
+"""A config with one of these keys is of GRPOArguments."""

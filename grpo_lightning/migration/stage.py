@@ -23,6 +23,7 @@ EVERY_STAGE = (
 )
 """Of ``model.*``, under their own names."""
 REFERENCE = ("beta", "precompute_ref_log_probs", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps")
+BALANCE = "router_aux_loss_coef"
 IMPLIED: dict[str, Any] = {
     **{"num_train_epochs": 3.0, "lr_scheduler_type": "linear", "per_device_train_batch_size": 8, "bf16": None},
     **{"gradient_checkpointing": True, "save_total_limit": None, "save_steps": 500, "logging_steps": 10},
@@ -38,7 +39,6 @@ COMMON: dict[str, str] = {
     "pad_token": "The tokenizer's.",
     "eos_token": "The tokenizer's.",
     "chat_template_path": "Put the template into the tokenizer's directory.",
-    "router_aux_loss_coef": "The auxiliary loss for mixtures of experts is part of GRPO's step alone.",
     "truncation_mode": "Completions lose their end, texts for a reward model their beginning.",
 }
 OF_DPO: dict[str, str] = {
@@ -63,14 +63,19 @@ class Stage:
 
 
 STAGES = {
-    "dpo": Stage("dpo", (*REFERENCE,), OF_DPO, {"max_length": 1024, "loss_type": "sigmoid", "learning_rate": 1e-6}),
+    "dpo": Stage(
+        "dpo", (*REFERENCE, BALANCE), OF_DPO, {"max_length": 1024, "loss_type": "sigmoid", "learning_rate": 1e-6}
+    ),
     "kto": Stage(
         "kto",
-        (*REFERENCE, "desirable_weight", "undesirable_weight"),
+        (*REFERENCE, BALANCE, "desirable_weight", "undesirable_weight"),
         implied={"max_length": 1024, "loss_type": "kto", "learning_rate": 1e-6},
     ),
     "reward": Stage(
-        "dpo", ("center_rewards_coefficient", "max_length"), implied={"max_length": 1024, "learning_rate": 1e-4}
+        "dpo",
+        ("center_rewards_coefficient", "max_length"),
+        {BALANCE: "The auxiliary loss for mixtures of experts is not part of a reward model's step."},
+        implied={"max_length": 1024, "learning_rate": 1e-4},
     ),
 }
 LOSSES = {"dpo": ("sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"), "kto": ("kto", "apo_zero_unpaired")}

@@ -1,6 +1,7 @@
 """DPOModule: learning from completions that people preferred to others, or judged one by one."""
 
 import time
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.reference import FrozenReference
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
@@ -49,6 +51,7 @@ class DPOModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
         self.read = ReadAhead(self.own_preferences)
         references = ReferencePasses(reference, without, "Leave one of them out.", self.policy, self.passes)
         precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
@@ -90,7 +93,9 @@ class DPOModule(PolicyModule):
         """The forward and backward passes of the step, equally many on every rank."""
         plan, tokens = self.preference_passes.plan(preferences), preferences.rollouts.completion_ids.numel()
         losses = preferences.num_examples if self.loss.in_pairs else preferences.rollouts.num_completions
-        return micro_batches_everywhere(plan, losses, tokens, self.replica)
+        balance, rollouts = self.load_balance, preferences.rollouts
+        count = None if balance is None else partial(balance.of_step, rollouts, replica=self.replica)
+        return micro_batches_everywhere(plan, losses, tokens, self.replica, count)
 
     def preference_loss(
         self, preferences: Preferences, micro_batch: MicroBatch, ref_logps: Tensor, kl: Tensor
@@ -98,9 +103,17 @@ class DPOModule(PolicyModule):
         """This micro-batch's share of the mean loss, and what is logged of it."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return self.passes.scorer.idle(self.device), MetricSums()
-        scores = self.preference_passes.scores(preferences, micro_batch.rows, ref_logps, kl)
+        balance, rows = self.load_balance, micro_batch.rows
+        scores, loads = self.preference_passes.scores(preferences, rows, ref_logps, kl, with_loads=balance is not None)
         losses = self.loss.per_example(scores)
-        return losses.sum() / micro_batch.totals.completions, mean_entries(logged(self.loss, scores, losses))
+        loss, metrics = losses.sum() / micro_batch.totals.completions, mean_entries(logged(self.loss, scores, losses))
+        if balance is not None and loads is not None:
+            share, added = balance.loss(loads, micro_batch.loads_of_step)
+            loss, metrics = (
+                loss + share,
+                metrics + MetricSums(means=added.means),
+            )  # the loss logged is that of preferences
+        return loss, metrics
 
     def setup(self, stage: str) -> None:
         """Checks what the loss needs of the data before weights load.
@@ -189,7 +202,7 @@ class DPOModule(PolicyModule):
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
         for rows in self.preference_passes.plan_everywhere(preferences):
-            scores = self.preference_passes.scores(preferences, rows, ref_logps, kl)
+            scores, _ = self.preference_passes.scores(preferences, rows, ref_logps, kl)
             entries = logged(self.loss, scores, self.loss.per_example(scores))
             means.update({name: values.tolist() for name, values in entries.items()})
 

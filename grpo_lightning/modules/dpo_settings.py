@@ -7,13 +7,14 @@ from typing import Any
 
 from grpo_lightning.algorithm.preferences import PreferenceLoss, PreferenceLossSpec, make_preference_loss
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
 from grpo_lightning.training.passes import PassSettings
 from grpo_lightning.training.reference_passes import ReferenceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(PassSettings, OptimizationSettings, ReferenceSettings, PolicySettings):
+class DPOSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, ReferenceSettings, PolicySettings):
     """All of ``model.*`` for preferences.
 
     Args:

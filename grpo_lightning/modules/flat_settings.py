@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_type_hints
@@ -32,7 +32,8 @@ def takes(
     def decorate(init: Callable[[Module, Settings], None]) -> Callable[Concatenate[Module, Arguments], None]:
         @functools.wraps(init)
         def wrapped(self: Module, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-            refuse_unknown(type(self).__name__, kwargs, signature)
+            refuse_unknown(type(self), kwargs, signature)
+            refuse_missing(type(self), kwargs, signature)
             init(self, settings(*args, **kwargs))
 
         shown: Any = wrapped
@@ -95,21 +96,33 @@ def described_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def refuse_unknown(module: str, given: dict[str, Any], signature: inspect.Signature) -> None:
-    """Refuses a name that is no setting, with the one that was perhaps meant.
+def refuse_unknown(module: type, given: dict[str, Any], signature: inspect.Signature) -> None:
+    """Refuses a name that is no setting, with the one that was perhaps meant, which may be a subclass's own.
 
     Raises:
         TypeError: Naming both.
     """
     for name in given:
         if name not in signature.parameters:
-            near = get_close_matches(name, signature.parameters, 1, cutoff=0.75)
+            own = inspect.signature(module.__init__).parameters  # type: ignore[misc]  # of a class
+            near = get_close_matches(name, [*own, *signature.parameters], 1, cutoff=0.75)
             meant = f" Did you mean {near[0]}?" if near else ""
-            raise TypeError(f"{module} has no setting {name}={given[name]!r}.{meant}")
-    missing = [
-        name
-        for name, each in signature.parameters.items()
-        if each.default is inspect.Parameter.empty and name not in given
-    ]
+            raise TypeError(f"{module.__name__} has no setting {name}={given[name]!r}.{meant}")
+
+
+def refuse_missing(module: type, given: dict[str, Any], signature: inspect.Signature) -> None:
+    """Refuses to go on without a setting that has no default.
+
+    Raises:
+        TypeError: Naming all of them.
+    """
+    missing = missing_settings(given, signature)
     if missing:
-        raise TypeError(f"{module} needs {' and '.join(f'model.{name}' for name in missing)}, which have no default.")
+        named = " and ".join(f"model.{name}" for name in missing)
+        raise TypeError(f"{module.__name__} needs {named}, which have no default.")
+
+
+def missing_settings(given: Container[str], signature: inspect.Signature) -> list[str]:
+    """Names of what has no default and is not given."""
+    required = (name for name, each in signature.parameters.items() if each.default is inspect.Parameter.empty)
+    return [name for name in required if name not in given]

@@ -41,6 +41,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
@@ -118,6 +119,7 @@ class GRPOModule(PolicyModule):
         with report.phase("old_and_reference"):
             # Old and reference logprobs, no gradient; of all ranks that share this one's passes.
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
+            report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
             rewards = sampled.await_rewards()  # (N, R)
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
@@ -249,6 +251,8 @@ class GRPOModule(PolicyModule):
         """Ends what runs outside Python: the next batch before the engine, then reward workers."""
         chain.close(self.step_source, self.steps_done)
         self.evaluation.close()
+        if self.teachers is not None:
+            self.teachers.close()
 
     def _stateful(self) -> dict[str, Any]:
         """The parts that a checkpoint keeps, by name."""

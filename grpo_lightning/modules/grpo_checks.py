@@ -10,6 +10,7 @@ from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
 from grpo_lightning.modules.vision_checks import check_vision_settings
+from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.training.lessons import check_columns
 
@@ -29,6 +30,7 @@ def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -
     check_weights(settings, source)
     check_async_rollouts(settings, source.generator)
     check_partial_rollouts(settings, source.generator)
+    check_router_replay(settings, config, source.generator)
     check_positions(settings, config, source.generator)
     check_vision_settings(settings, source.generator)
 
@@ -57,6 +59,11 @@ def check_together(settings: GRPOSettings) -> None:
         raise ValueError(
             f"model.num_generations={settings.num_generations}: advantages compare the completions of a "
             "prompt, so at least 2 are needed."
+        )
+    if settings.turns.history == "as_template" and settings.distillation is not None:
+        raise ValueError(
+            "model.turns.history=as_template divides a rollout into histories that begin with its prompt, and a teacher of "
+            "model.distillation may read another prompt. Use history=append, or leave distillation out."
         )
     if settings.temperature == 0:
         raise ValueError("model.temperature=0 gives one completion many times over. Use 1.0 to train.")
@@ -122,6 +129,31 @@ def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
             f"{setting} trains on tokens of the policy one step before, which "
             "model.importance_sampling_correction=false would treat as its own. Turn the correction on."
         )
+
+
+def check_router_replay(settings: GRPOSettings, config: Any, generator: Generator) -> None:
+    """Asks the generator for the experts of each token where the run replays them, and refuses where that is not possible.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if not settings.router_replay:
+        return
+    refused = {
+        "model.partial_rollouts puts completions together from parts": bool(settings.partial_rollouts.carry_over),
+        "model.tools, model.environment and model.rollout_func put tokens between those that were sampled": bool(
+            settings.tools or settings.environment or settings.rollout_func
+        ),
+        "model.distillation scores other texts than those that were sampled": settings.distillation is not None,
+    }
+    for reason, is_so in refused.items():
+        if is_so:
+            raise ValueError(f"model.router_replay=true is not possible: {reason}. Leave one of them out.")
+    try:
+        router_form(config)
+    except ValueError as error:
+        raise ValueError(f"model.router_replay=true is not possible: {error}. Leave it out.") from error
+    generator.record_routed_experts(config)
 
 
 def check_positions(settings: GRPOSettings, config: Any, generator: Generator, longest_prompt: int = 0) -> None:

@@ -18,6 +18,7 @@ from grpo_lightning.training.experience_maker import ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
 from grpo_lightning.training.passes import PassSettings
+from grpo_lightning.training.router_replay import RouterReplaySettings
 from grpo_lightning.training.step_advantages import AdvantageSettings
 from grpo_lightning.training.updates import UpdateSettings
 from grpo_lightning.vision.settings import VisionSettings
@@ -31,6 +32,7 @@ class GRPOSettings(
     UpdateSettings,
     PassSettings,
     LoadBalanceSettings,
+    RouterReplaySettings,
     OptimizationSettings,
     ExperienceSettings,
     AdvantageSettings,

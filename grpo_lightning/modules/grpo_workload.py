@@ -28,6 +28,8 @@ def grpo_workload(module: GRPOModule) -> Workload:
 
     def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
         experience = module.experience(rollouts).with_advantages(torch.ones(rollouts.num_completions))
+        if module.teachers is not None:
+            experience = module.teachers.rehearsed(experience)
         loss = module.policy_loss(experience, micro_batch, StepReport())
         module.optimization.accumulate_gradient(loss, micro_batch)
 

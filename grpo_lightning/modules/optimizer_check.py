@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from grpo_lightning.modules.schedules import RunSchedule, ScheduleLengthError
-from grpo_lightning.training.optimization import OptimizationSettings, check_scheduler
+from grpo_lightning.training.optimization import OptimizationSettings, ScheduleError, make_scheduler
 
 MANY_STEPS = 10**9
 """In place of a length that is not known yet: longer than any warm-up."""
@@ -30,14 +30,13 @@ def check_optimization(settings: OptimizationSettings, trainer: Trainer | None =
     if settings.lr_scheduler is None:
         return
     try:
-        scheduler = settings.lr_scheduler(optimizer)
+        scheduler = make_scheduler(settings.lr_scheduler, optimizer, lambda: MANY_STEPS)
         if isinstance(scheduler, RunSchedule):
             scheduler.set_total_steps(MANY_STEPS if trainer is None else most_steps(trainer))
-    except ScheduleLengthError:
+    except (ScheduleLengthError, ScheduleError):
         raise
     except (ValueError, TypeError) as error:
         raise ValueError(f"model.lr_scheduler cannot be made with these init_args: {error}. Change them.") from error
-    check_scheduler(scheduler)
 
 
 def most_steps(trainer: Trainer) -> int | None:

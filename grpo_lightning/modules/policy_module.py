@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
-from grpo_lightning.modules.saved_settings import plain_settings
+from grpo_lightning.modules.saved_settings import check_loaded_settings, plain_settings
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.strategy_check import check_policy
@@ -116,9 +117,10 @@ class PolicyModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler."""
-        made = self.optimization.make_optimizer()
+        steps = partial(run_steps, self.trainer, self.num_updates)
+        made = self.optimization.make_optimizer(steps)
         if isinstance(made, dict) and isinstance(made["lr_scheduler"], RunSchedule):
-            made["lr_scheduler"].set_total_steps(run_steps(self.trainer, self.num_updates))
+            made["lr_scheduler"].set_total_steps(steps())
         return made
 
     @abstractmethod
@@ -267,6 +269,7 @@ class PolicyModule(L.LightningModule):
             >>> module = GRPOModule.load_from_checkpoint("runs/grpo/checkpoints/last.ckpt")  # doctest: +SKIP
         """
         saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        check_loaded_settings(cls, settings, saved)
         return super().load_from_checkpoint(checkpoint_path, *args, **(saved | settings))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

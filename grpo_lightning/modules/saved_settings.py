@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
+
+from grpo_lightning.modules.flat_settings import missing_settings, refuse_unknown
+
+LIGHTNINGS = ("map_location", "hparams_file", "strict", "weights_only")
+"""Arguments of ``load_from_checkpoint`` that are not the module's."""
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -26,3 +32,28 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return isinstance(value, PLAIN)
+
+
+def check_loaded_settings(module: type, given: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Refuses settings for ``load_from_checkpoint`` that Lightning would leave out in silence, or that it would lack.
+
+    A subclass that passes further settings on refuses unknown ones itself.
+
+    Args:
+        module: To be made.
+        given: By the caller.
+        saved: In the checkpoint.
+
+    Raises:
+        TypeError: If a name is no setting, or a setting without a default is in neither.
+    """
+    signature = inspect.signature(module.__init__)  # type: ignore[misc]  # of a class
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values()):
+        return
+    refuse_unknown(module, {name: v for name, v in given.items() if name not in LIGHTNINGS}, signature)
+    missing = missing_settings({"self", *saved, *given}, signature)
+    if missing:
+        raise TypeError(
+            f"The checkpoint keeps the settings that are numbers and texts, and model.{', model.'.join(missing)} was made of "
+            f"objects. Give them again: {module.__name__}.load_from_checkpoint(path, {'=..., '.join(missing)}=...)."
+        )

@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
+from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations, with_replaced
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
@@ -18,6 +20,7 @@ from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.whole_steps import micro_batches_everywhere
@@ -27,7 +30,7 @@ NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings(PassSettings, OptimizationSettings, PolicySettings):
+class SFTSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, PolicySettings):
     """All of ``model.*`` for demonstrations.
 
     Args:
@@ -59,6 +62,7 @@ class SFTModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
         self.read = ReadAhead(self.demonstrations)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
@@ -78,34 +82,47 @@ class SFTModule(PolicyModule):
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         rollouts = self.replica.rollouts(self.read(batch))
         self.read.launch(next_batch(self.trainer))
-        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        total, balance = torch.zeros((), device=self.device, dtype=torch.float64), MetricSums()
         micro_batches = self.micro_batches(rollouts)
         for micro_batch in micro_batches:
-            loss = self.imitation_loss(rollouts, micro_batch)
+            loss, metrics = self.imitation_loss(rollouts, micro_batch)
             total += loss.detach().double()
+            balance += metrics
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
         norm = self.optimization.step()
         numbers = {"loss": sum(self.replica.of_all(float(total)))}
+        if self.load_balance is not None:
+            numbers = balance.over_ranks().result() | numbers
         self.end_written_step(numbers, norm, micro_batches[0].totals.tokens, started)
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
         plan = self.passes.plan(rollouts, rows)
-        return micro_batches_everywhere(plan, len(rows), int(rollouts.completion_lengths.sum()), self.replica)
+        balance, tokens = self.load_balance, int(rollouts.completion_lengths.sum())
+        count = None if balance is None else partial(balance.of_step, rollouts, replica=self.replica)
+        return micro_batches_everywhere(plan, len(rows), tokens, self.replica, count)
 
-    def imitation_loss(self, rollouts: Rollouts, micro_batch: MicroBatch) -> Tensor:
-        """This micro-batch's share of the mean negative logprob, in nats per completion token."""
+    def imitation_loss(self, rollouts: Rollouts, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
+        """This micro-batch's share of the mean negative logprob, in nats per completion token.
+
+        With its share of the loss that keeps experts in use, where there is one, and what is logged of that.
+        """
         is_empty = not len(micro_batch.rows)  # a pass that other ranks' collectives wait for
         rows = torch.tensor([0]) if is_empty else micro_batch.rows
-        logprobs = self.passes.scorer.score(rollouts, rows, self.device).logprobs
-        return -logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
+        balance = self.load_balance
+        scores = self.passes.scorer.score(rollouts, rows, self.device, with_loads=balance is not None)
+        loss = -scores.logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
+        if balance is None or scores.loads is None or is_empty:
+            return loss, MetricSums()
+        share, metrics = balance.loss(scores.loads, micro_batch.loads_of_step)
+        return loss + share, metrics
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled, and each completion has a prompt of its own."""
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
-            self.optimization.accumulate_gradient(self.imitation_loss(rollouts, micro_batch), micro_batch)
+            self.optimization.accumulate_gradient(self.imitation_loss(rollouts, micro_batch)[0], micro_batch)
 
         return self.base_workload(
             run_pass=run_pass,

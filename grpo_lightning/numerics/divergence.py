@@ -37,6 +37,20 @@ class Side:
         return transform.apply(raw.clone() if raw.dtype == torch.float64 else raw.float().clone())
 
 
+@dataclass(frozen=True)
+class Likeliest:
+    """All that is known of a model that shows its likeliest tokens alone, at each of T tokens."""
+
+    token_ids: Tensor
+    """(T, K) int64."""
+    logprobs: Tensor
+    """(T, K) float32 nats: of the whole vocabulary, so that they do not add up to 1."""
+
+    def rows(self, index: Tensor | slice) -> Likeliest:
+        """Of these tokens alone."""
+        return Likeliest(self.token_ids[index], self.logprobs[index])
+
+
 @contextmanager
 def without_autocast_cache() -> Iterator[None]:
     """Inside, autocast keeps no cast weights: those cast without gradient would be taken by the passes with it."""
@@ -50,7 +64,7 @@ def without_autocast_cache() -> Iterator[None]:
 
 def divergence_per_token(
     student: Side,
-    teacher: Side,
+    teacher: Side | Likeliest,
     kind: Divergence,
     top_k: int | None = None,
     temperature: float = 1.0,
@@ -63,17 +77,21 @@ def divergence_per_token(
 
     Args:
         student: Carries gradient.
-        teacher: Carries none.
+        teacher: Carries none. Of a ``Likeliest`` the divergence is that of ``to_likeliest``.
         kind: See ``divergence``.
-        top_k: See there.
+        top_k: See there; a ``Likeliest`` has its own.
         temperature: That tokens are sampled at.
         chunk_tokens: Tokens of a chunk; by default what suits the device.
     """
-    vocab_size = min(student.head.vocab_size, teacher.head.vocab_size)
+    own_size = student.head.vocab_size
+    vocab_size = own_size if isinstance(teacher, Likeliest) else min(own_size, teacher.head.vocab_size)
     count = len(student.hidden)
     chunk = chunk_length(2 * vocab_size, student.hidden.device, chunk_tokens)
 
     def of_chunk(hidden: Tensor, part: slice) -> Tensor:
+        if isinstance(teacher, Likeliest):
+            found = Side(hidden, student.head).logits(slice(None), temperature, vocab_size).log_softmax(-1)
+            return to_likeliest(found, teacher.rows(part), kind)
         with torch.no_grad(), without_autocast_cache(), teacher.context():
             expected = teacher.logits(part, temperature, vocab_size).log_softmax(-1).to(hidden.device)
         found = Side(hidden, student.head).logits(slice(None), temperature, vocab_size).log_softmax(-1)
@@ -94,8 +112,7 @@ def divergence(student: Tensor, teacher: Tensor, kind: Divergence, top_k: int | 
         student: Carries gradient.
         teacher: Carries none.
         kind: Which.
-        top_k: Tell only so many tokens apart, the teacher's likeliest, and take all others together as one more; None for
-            all tokens. A lower bound of the divergence.
+        top_k: Tell only so many tokens apart, the teacher's likeliest, see ``to_likeliest``; None for all tokens.
 
     Example:
         >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
@@ -103,8 +120,29 @@ def divergence(student: Tensor, teacher: Tensor, kind: Divergence, top_k: int | 
         (tensor([0.1438]), tensor([0.1308]))
     """
     if top_k is not None and top_k < teacher.shape[-1]:
-        likeliest = teacher.topk(top_k, dim=-1).indices
-        student, teacher = _with_rest(student.gather(-1, likeliest)), _with_rest(teacher.gather(-1, likeliest))
+        logprobs, token_ids = teacher.topk(top_k, dim=-1)
+        return to_likeliest(student, Likeliest(token_ids, logprobs), kind)
+    return _of_distributions(student, teacher, kind)
+
+
+def to_likeliest(student: Tensor, teacher: Likeliest, kind: Divergence) -> Tensor:
+    """``(n,)`` nats, not below 0: the divergence where only the teacher's K likeliest tokens are told apart.
+
+    All others are one more token, the rest. With student p and teacher q, ``reverse_kl`` is
+    ``sum_K p log(p / q) + p_rest log(p_rest / q_rest)``, where ``p_rest = 1 - sum_K p`` and ``q_rest = 1 - sum_K q``; the others
+    likewise. Merging tokens only lowers a divergence, so this is a lower bound, and 0 where the student has the teacher's
+    probabilities. It is TRL's ``loss_add_tail`` (server_distillation), there for forward_kl alone where K is above 1.
+
+    Args:
+        student: ``(n, V)`` logprobs; carries gradient.
+        teacher: Of the same n tokens.
+        kind: See ``divergence``.
+    """
+    token_ids, logprobs = teacher.token_ids.to(student.device), teacher.logprobs.to(student.device, student.dtype)
+    return _of_distributions(_with_rest(student.gather(-1, token_ids)), _with_rest(logprobs), kind)
+
+
+def _of_distributions(student: Tensor, teacher: Tensor, kind: Divergence) -> Tensor:
     if kind == "reverse_kl":
         return _kl(student, teacher)
     if kind == "forward_kl":

@@ -85,10 +85,9 @@ def selected_logprobs(
     hidden = hidden.to(dtype)
     bytes_per_logit = dtype.itemsize if _fused(hidden) else 4  # written out, softmax is float32
     chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
+    arguments = (hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad)
     with torch.autocast(hidden.device.type, enabled=False):
-        logprobs, entropy = _SelectedLogprobs.apply(
-            hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad
-        )
+        logprobs, entropy = _SelectedLogprobs.apply(*arguments)
     return logprobs, entropy if with_entropy else None
 
 

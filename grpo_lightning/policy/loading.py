@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -124,7 +125,11 @@ def load_causal_lm(
             trust_remote_code=False,
             **model_kwargs,
         )
-    except OSError as error:
+    except ImportError as error:
+        raise ValueError(
+            f"model.attn_implementation={attn_implementation}: {str(error).splitlines()[0]} Leave the setting out."
+        ) from error
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"model.model_name_or_path={model_name_or_path!r}: the weights cannot be read. "
             f"{_where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"

@@ -85,7 +85,8 @@ def _columns(rows: dict[str, list[Any]]) -> dict[str, Any]:
     extras, extra_of = _index(rows["columns"])
     names = [name for name in rows if name.startswith(REWARD_PREFIX)]
     return {
-        **{name: rows[name] for name in ("step", "uid", "sample", "completion", "length")},
+        "step": [step + 1 for step in rows["step"]],  # counted from 1; files have how many came before
+        **{name: rows[name] for name in ("uid", "sample", "completion", "length")},
         "prompts": prompts,
         "prompt": prompt_of,
         "extras": extras,

@@ -22,7 +22,7 @@ def percent(share: float) -> str:
 def num_steps(run: Run) -> int:
     """Steps of the run, over all launches."""
     steps = run.metrics.get("reward", Series()).steps
-    return int(run.summary.get("steps", steps[-1] + 1 if steps else 0))
+    return int(run.summary.get("steps", steps[-1] if steps else 0))
 
 
 def held_out_accuracy(run: Run) -> tuple[float, float] | None:

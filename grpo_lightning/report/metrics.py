@@ -72,7 +72,10 @@ def read_metrics(launches: list[Path]) -> dict[str, Series]:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """(step, metrics) of the complete lines; a line that is being written is left for the next time."""
+    """(step, metrics) of the complete lines; a line that is being written is left for the next time.
+
+    Steps are counted from 1, as the run's output does; loggers have how many came before.
+    """
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.reader(line.replace("\0", "") for line in file)
         try:
@@ -84,7 +87,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, float]]]:
     for line in lines:
         step = line.pop("step", "")
         if step.isascii() and step.isdigit():
-            rows.append((int(step), {name: float(text) for name, text in line.items() if _is_finite(text)}))
+            rows.append((int(step) + 1, {name: float(text) for name, text in line.items() if _is_finite(text)}))
     return rows
 
 

@@ -43,7 +43,7 @@ from grpo_lightning.rewards.registry import (
 )
 from grpo_lightning.rewards.resolve import RewardSpec, parse_weights, resolve_rewards
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
-from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
+from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 if TYPE_CHECKING:
     from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
@@ -69,7 +69,7 @@ __all__ = [
     "RewardSpec",
     "RewardState",
     "RewardTable",
-    "ScoringJob",
+    "StepScoring",
     "CodeExecutionReward",
     "EnvironmentReward",
     "FluencyReward",

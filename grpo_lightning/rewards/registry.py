@@ -112,10 +112,14 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
     return FunctionReward(**given, function=function, settings=kwargs)
 
 
+class NoRewardMadeError(ExplainedError, TypeError):
+    """What was taken for a factory of rewards, since it takes no completions, made none."""
+
+
 def _made_by_factory(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> Callable[..., Any]:
     made: Callable[..., Any] = factory(**kwargs)
     if not callable(made):
-        raise TypeError(
+        raise NoRewardMadeError(
             f"{name} takes neither prompts nor completions, so it was called with {kwargs} to make a reward, and returned "
             f"a {type(made).__name__}. Let it return a function, or take completions or **kwargs."
         )

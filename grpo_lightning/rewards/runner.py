@@ -14,14 +14,14 @@ import torch
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
-from grpo_lightning.rewards.runtime.call_rows import applicable_rows, call_units, check_calling
+from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, Outcome, Rows, call_reward, lists_of
+from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, Outcome, call_reward, lists_of
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
-from grpo_lightning.rewards.runtime.scoring_job import ScoringJob
+from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ class RewardRunner:
         group: Sequence[int],
         columns: Mapping[str, Sequence[Any]] | None = None,
         trainer_state: RewardState | None = None,
-    ) -> ScoringJob:
-        """A job that takes N completions as they arrive; its outcomes go to ``finish``.
+    ) -> StepScoring:
+        """Takes N completions as they arrive; its outcomes go to ``finish``.
 
         Args:
             prompts: N prompts: that of each completion, so each G times.
@@ -148,28 +148,28 @@ class RewardRunner:
         if sizes:
             raise RewardContractError(f"There are {len(prompts)} completions, but {sizes}: each needs one entry.")
         rows = applicable_rows(self.names, lists, column, len(prompts))
-        units = [call_units(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
+        calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
         state = trainer_state or RewardState()
-        return ScoringJob(
-            *(self.rewards, units, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
+        return StepScoring(
+            *(self.rewards, calls, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
             main_thread=self._main_thread.calls,
             repeats_by_row=self._repeats_by_row,
         )
 
-    def finish(self, job: ScoringJob) -> RewardTable:
-        """The table of a job whose completions have all arrived.
+    def finish(self, scoring: StepScoring) -> RewardTable:
+        """The table of a step whose completions have all arrived.
 
         Raises:
             RewardContractError: If a reward or the data break the contract.
             RewardFailedError: If a reward fails on everything, or on more than ``max_error_share``.
         """
         try:
-            outcomes = job.outcomes()
+            outcomes = scoring.outcomes()
         finally:
             self.guard.state.settle()
-        self._watch(job, outcomes)
-        table = self._table(job, outcomes)
-        _warn_of_unscored(table, job.rows)
+        self._watch(scoring, outcomes)
+        table = self._table(scoring, outcomes)
+        _warn_of_unscored(table, scoring.rows)
         return table
 
     def score(
@@ -200,12 +200,12 @@ class RewardRunner:
             RewardFailedError: If a reward fails on everything, or on more than ``max_error_share``.
         """
         lists = {name: list(values) for name, values in (columns or {}).items()}
-        Rows(list(prompts), list(completions), [list(ids) for ids in completions_ids], lists, RewardState())  # checked
-        job = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
+        CallRows(list(prompts), list(completions), list(map(list, completions_ids)), lists, RewardState())  # checked
+        scoring = self.start(prompts, [0] * len(completions) if group is None else group, lists, trainer_state)
         for row, (completion, ids) in enumerate(zip(completions, completions_ids, strict=True)):
-            job.add(row, completion, ids, conversations[row] if conversations else None)
-        job.add_logprobs(logprobs)
-        return self.finish(job)
+            scoring.add(row, completion, ids, conversations[row] if conversations else None)
+        scoring.add_logprobs(logprobs)
+        return self.finish(scoring)
 
     def close(self) -> None:
         """Releases what the rewards hold, and the event loop. The runner may be used again afterwards."""
@@ -218,7 +218,7 @@ class RewardRunner:
         self.guard.watch.close()
         self._slots.clear()
 
-    async def _call(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+    async def _call(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
         """One call, in the main thread where the reward needs it."""
         if reward not in self._main_thread:
             try:
@@ -228,7 +228,7 @@ class RewardRunner:
         limit = reward.call_time_limit or self.runtime.time_limit
         return await call_reward(reward, rows, limit, self.guard, self._main_thread.calls)
 
-    async def _call_anywhere(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+    async def _call_anywhere(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
         """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
         limit = reward.call_time_limit or self.runtime.time_limit
         isolated = reward.isolation == "process"
@@ -252,14 +252,14 @@ class RewardRunner:
         key = (id(asyncio.get_running_loop()), name)
         return self._slots.setdefault(key, asyncio.Semaphore(size))
 
-    def _watch(self, job: ScoringJob, outcomes: list[Outcome]) -> None:
+    def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
         for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):
-            asked = sum(map(len, job.units[r]))
+            asked = sum(map(len, scoring.rows_of_calls[r]))
             if not asked:
                 continue
             row = min(outcome.errors, default=0)
             text = outcome.errors.get(row, "")
-            first = f"on completion {row}, of the prompt {str(job.rows.prompts[row])[:200]!r}:\n{text}" if text else ""
+            first = text and f"on completion {row}, of the prompt {str(scoring.rows.prompts[row])[:200]!r}:\n{text}"
             if watch.record(asked, len(outcome.errors), outcome.raised, first):
                 log.warning(
                     "Reward '%s' failed on %d of %d completions, which count as None. This is shown once, and counted "
@@ -267,10 +267,10 @@ class RewardRunner:
                     *(watch.name, len(outcome.errors), asked, watch.name, first),
                 )
 
-    def _table(self, job: ScoringJob, outcomes: list[Outcome]) -> RewardTable:
+    def _table(self, scoring: StepScoring, outcomes: list[Outcome]) -> RewardTable:
         extra: dict[str, list[Any]] = {}
         logged: dict[str, list[float]] = {}
-        metrics: dict[str, float] = {"time/rewards/wait": job.wait_seconds}
+        metrics: dict[str, float] = {"time/rewards/wait": scoring.wait_seconds}
         for name, outcome in zip(self.names, outcomes, strict=True):
             seconds = outcome.seconds or [0.0]
             metrics[f"time/rewards/{name}"] = sum(seconds) / len(seconds)
@@ -284,11 +284,11 @@ class RewardRunner:
         metrics.update({metric: sum(numbers) / len(numbers) for metric, numbers in logged.items()})
         by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
         weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
-        values = by_reward.T.reshape(len(job.rows), len(self.rewards))
+        values = by_reward.T.reshape(len(scoring.rows), len(self.rewards))
         return RewardTable(values, self.names, weights, extra, metrics, lists_of(self.names, outcomes))
 
 
-def _warn_of_unscored(table: RewardTable, rows: Rows) -> None:
+def _warn_of_unscored(table: RewardTable, rows: CallRows) -> None:
     unscored = table.values.isnan().all(dim=1).nonzero().flatten().tolist()
     if unscored:
         first = unscored[0]

@@ -209,12 +209,10 @@ class DynamicSampler:
 
         Returns:
             Groups in which completions differ; where no rank has any, the first one that rank 0 sampled. And entries
-            to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of the groups
-                wanted),
+            to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of those wanted),
             ``replayed`` (of those trained on), ``reward_sampled`` (mean total reward before any choice).
         """
         wanted, sampled = len(batch), [sample(batch, 0)]
-        totals = [combine_rewards(*compose(sampled[0].rewards))]
         kept = [self._with_signal(sampled[0], compose)]
         for number in range(1, self.settings.max_rounds + 1) if self.settings.mode == "refill" else ():
             need = wanted - sum(map(len, kept))
@@ -224,7 +222,6 @@ class DynamicSampler:
                 idle()
             else:
                 sampled.append(sample(draw(need), number))
-                totals.append(combine_rewards(*compose(sampled[-1].rewards)))
                 kept.append(self._with_signal(sampled[-1], compose))
         fresh = sum(map(len, kept))
         replayed = self.replay.pop(wanted - fresh, step) if self.settings.replay_groups else []
@@ -233,17 +230,14 @@ class DynamicSampler:
         parts = [part for part in kept if len(part)] + replayed
         # A rank may be left without groups, so that the step is the same on any number of ranks; all of them may not.
         nobody = not any(gather_objects(bool(parts)))
-        parts = parts or [sampled[0].take([0] if nobody and is_first_rank() else [])]
-        groups = ScoredGroups.joined(parts)
-        seen = sum(map(len, sampled))
-        numbers = {
-            "kept": (torch.arange(seen) < fresh).double(),
-            "rounds": torch.tensor([float(len(sampled))], dtype=torch.float64),
-            "missing": (torch.arange(wanted) >= fresh + len(replayed)).double(),
-            "replayed": (torch.arange(len(groups)) >= len(groups) - len(replayed)).double(),
-            "reward_sampled": torch.cat(totals),
+        groups = ScoredGroups.joined(parts or [sampled[0].take([0] if nobody and is_first_rank() else [])])
+        return groups, {
+            "dynamic_sampling/kept": _share(fresh, sum(map(len, sampled))),
+            "dynamic_sampling/rounds": torch.tensor([float(len(sampled))], dtype=torch.float64),
+            "dynamic_sampling/missing": _share(wanted - fresh - len(replayed), wanted),
+            "dynamic_sampling/replayed": _share(len(replayed), len(groups)),
+            "dynamic_sampling/reward_sampled": torch.cat([combine_rewards(*compose(one.rewards)) for one in sampled]),
         }
-        return groups, {f"dynamic_sampling/{name}": values for name, values in numbers.items()}
 
     def _with_signal(
         self, groups: ScoredGroups, compose: Callable[[RewardTable], tuple[Tensor, Tensor]]
@@ -269,3 +263,8 @@ class DynamicSampler:
                 rank::world_size
             ]
         self.replay.groups = [(step, ScoredGroups.from_state(group, names)) for step, group in saved]
+
+
+def _share(count: int, of: int) -> Tensor:
+    """Entries whose mean, over ranks too, is a share: 1 for each of ``count``, which may be below 0, and else 0."""
+    return (torch.arange(of) < count).double()

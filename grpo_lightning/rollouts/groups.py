@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.types import Conversation, Rollouts
+from grpo_lightning.types import Conversation, Rollouts, RoutedExperts
 
-TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in ("conversations", "images"))
+NOT_TENSORS = ("conversations", "images", "routed_experts")
+TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in NOT_TENSORS)
 
 
 def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor]) -> Rollouts:
@@ -23,8 +24,12 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor
     """
     flat = torch.cat(list(rows)) if rows else torch.zeros(0, dtype=torch.int64)
     tokens = rollouts.tokens_of(flat)
-    prompts = rollouts.prompts()
+    prompts, routes = rollouts.prompts(), rollouts.routed_experts
     empty = rollouts.prompt_ids[:0]
+    if routes is not None:
+        of_prompts = routes.prompts.split(rollouts.prompt_lengths.tolist())
+        taken = torch.cat([routes.prompts[:0], *(of_prompts[g] for g in groups)])
+        routes = RoutedExperts(taken, routes.completions[tokens])
     return Rollouts(
         prompt_ids=torch.cat([prompts[g] for g in groups]) if groups else empty,
         prompt_lengths=rollouts.prompt_lengths[list(groups)],
@@ -38,6 +43,7 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor
         completion_mask=rollouts.completion_mask[tokens],
         conversations=tuple(rollouts.conversations[n] for n in flat.tolist()) if rollouts.conversations else (),
         images=tuple(rollouts.images[g] for g in groups) if rollouts.images else (),
+        routed_experts=routes,
     )
 
 
@@ -48,16 +54,31 @@ def join_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     group = torch.cat([part.group + offset for part, offset in zip(parts, offsets, strict=False)])
     conversations = tuple(each for part in parts for each in part.conversations)
     images = tuple(each for part in parts for each in part.images)
-    return Rollouts(**fields, group=group, conversations=conversations, images=images)
+    routes = _join_routes(parts)
+    return Rollouts(**fields, group=group, conversations=conversations, images=images, routed_experts=routes)
+
+
+def _join_routes(parts: Sequence[Rollouts]) -> RoutedExperts | None:
+    """None where a part has none, but for parts without prompts."""
+    routes = [part.routed_experts for part in parts if part.num_prompts]
+    known = [each for each in routes if each is not None]
+    if not known or len(known) < len(routes):
+        return None
+    return RoutedExperts(torch.cat([each.prompts for each in known]), torch.cat([each.completions for each in known]))
 
 
 def rollouts_state(rollouts: Rollouts) -> dict[str, Any]:
     """Tensors of their own and plain values, for a checkpoint."""
     state: dict[str, Any] = {name: getattr(rollouts, name).clone() for name in TENSORS}
+    if rollouts.routed_experts is not None:
+        routes = rollouts.routed_experts
+        state["routed_experts"] = {"prompts": routes.prompts.clone(), "completions": routes.completions.clone()}
     return state | {"conversations": [each.plain() for each in rollouts.conversations]}
 
 
 def rollouts_of_state(state: dict[str, Any]) -> Rollouts:
     """The rollouts of ``rollouts_state``, their environments left behind."""
     conversations = tuple(Conversation(**each) for each in state.get("conversations", ()))
-    return Rollouts(**{**state, "conversations": conversations})
+    routes = state.get("routed_experts")
+    routed_experts = None if routes is None else RoutedExperts(**routes)
+    return Rollouts(**{**state, "conversations": conversations, "routed_experts": routed_experts})

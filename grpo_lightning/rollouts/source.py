@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from grpo_lightning.generation import Generator, default_generator
+from grpo_lightning.generation import Generator, chosen_generator
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.images import check_sees_images, sample_batch
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -136,7 +136,7 @@ class RolloutSource(Source):
 
     def __init__(self, settings: RolloutSettings, sampling: SamplingSettings, policy: Policy, seed: int = 0) -> None:
         self.sampling, self.policy, self.seed = sampling, policy, seed
-        self.generator = settings.generator or default_generator()
+        self.generator = chosen_generator(settings.generator)
         self.reward_runner = RewardRunner(
             resolve_rewards(settings.rewards, settings.reward_weights), **asdict(settings.reward_runtime)
         )
@@ -229,17 +229,17 @@ class RolloutSource(Source):
         """
         of_prompt = [b for b in range(len(batch)) for _ in range(self.sampling.num_generations)]
         prompts, columns = self.texts.per_completion(batch, of_prompt)
-        job = self.reward_runner.start(prompts, of_prompt, columns, state)
+        scoring = self.reward_runner.start(prompts, of_prompt, columns, state)
 
         def completed(n: int, ids: list[int], conversation: Conversation | None = None) -> None:
-            job.add(n, self.texts.completion(prompts[n], ids, conversation), ids, conversation)
+            scoring.add(n, self.texts.completion(prompts[n], ids, conversation), ids, conversation)
 
         def rewards_of(rollouts: Rollouts) -> Callable[[], RewardTable]:
             completions = rollouts.completions()
-            for n in job.missing():  # of a generator that does not report completions
+            for n in scoring.missing():  # of a generator that does not report completions
                 completed(n, completions[n].tolist(), rollouts.conversations[n] if rollouts.conversations else None)
-            job.add_logprobs(rollouts.logprob_lists())
-            return lambda: self.reward_runner.finish(job)
+            scoring.add_logprobs(rollouts.logprob_lists())
+            return lambda: self.reward_runner.finish(scoring)
 
         return completed, rewards_of
 

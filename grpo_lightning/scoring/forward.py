@@ -16,6 +16,7 @@ from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
+from grpo_lightning.scoring.router_replay import RouterReplay, experts_at
 from grpo_lightning.types import Rollouts
 from grpo_lightning.vision.embedding import decoder_inputs
 
@@ -49,6 +50,7 @@ class ForwardPass:
         """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
         self.slow_attention: str | None = None
         """Why packed attention is not the fastest one."""
+        self._replay: RouterReplay | None = None
         self._own_attention = install_packed_attention(base_model(model)) if layout == "packed" else None
 
     def leave_packed(self) -> None:
@@ -82,6 +84,11 @@ class ForwardPass:
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
         with_loads = options.pop("with_loads", False)
+        if self.is_plain and rollouts.routed_experts is not None:
+            raise ValueError(
+                f"model.router_replay=true has no effect on {type(base_model(self.model)).__name__}, which is scored from "
+                "its full logits. Leave it out."
+            )
         if self.is_plain:
             scores = self._score_plain(rollouts, rows, device, options)
             return scores._replace(loads=self._decode(rollouts, rows, device, True).loads) if with_loads else scores
@@ -123,14 +130,22 @@ class ForwardPass:
 
     def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
         """The decoder's arguments for the tokens of a batch: their ids, or embeddings where prompts show images."""
+        inputs = self._replayed(rollouts, batch, device)
         if isinstance(batch, PaddedBatch):
-            ids, index, positions = batch.input_ids, batch.source_index, {}
+            ids, index = batch.input_ids, batch.source_index
         else:
             ids, index = batch.input_ids[None], batch.source_index[None]
-            positions = {"position_ids": to_device(batch.position_ids[None], device)}
+            inputs["position_ids"] = to_device(batch.position_ids[None], device)
         if rollouts.images:
-            return positions | decoder_inputs(base_model(self.model), rollouts, index, device)
-        return positions | {"input_ids": to_device(ids, device)}
+            return inputs | decoder_inputs(base_model(self.model), rollouts, index, device)
+        return inputs | {"input_ids": to_device(ids, device)}
+
+    def _replayed(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+        """What the decoder is told of the experts that the sampler chose, where rollouts know them."""
+        if rollouts.routed_experts is None:
+            return {}
+        self._replay = self._replay or RouterReplay(self.model)
+        return experts_at(rollouts, batch.source_index, device)
 
     def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
         """Of what the decoder says of its routers; None where it says nothing."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
+from grpo_lightning.scoring.branches import branched, planned_lengths
 from grpo_lightning.scoring.forward import ForwardPass
 from grpo_lightning.scoring.packing import Layout, count_tokens, plan_micro_batches
 from grpo_lightning.scoring.readout import Beside, LogprobReadout, Readout, TokenScores
@@ -100,9 +101,9 @@ class Scorer:
     def _sizes(self, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt lengths, completion lengths and the prompt of each completion."""
         if self._forward.share_prompts:
-            return rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group
+            return rollouts.prompt_lengths, planned_lengths(rollouts), rollouts.group
         each = torch.arange(rollouts.num_completions)  # every completion is a group of its own
-        return rollouts.prompt_lengths[rollouts.group], rollouts.completion_lengths, each
+        return rollouts.prompt_lengths[rollouts.group], planned_lengths(rollouts), each
 
     def score(
         self,
@@ -138,13 +139,13 @@ class Scorer:
             )
         options: dict[str, Any] = {} if beside is None else {"beside": beside}
         options |= {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "with_loads": with_loads}
-        return self._forward.score(rollouts, rows, device, **options)
+        return self._forward.score(*branched(rollouts, rows), device, **options)
 
     def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
         if not self._settled:
             self.check(device)
-        return self._forward.hidden(rollouts, rows, device)
+        return self._forward.hidden(*branched(rollouts, rows), device)
 
     def expert_loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
         """What routers do with these completions and their prompts, without the output head; None without routers.
@@ -156,7 +157,7 @@ class Scorer:
         if not len(rows):
             self._forward.loads(ONE_TOKEN, torch.tensor([0]), device)
             return None
-        return self._forward.loads(rollouts, rows, device)
+        return self._forward.loads(*branched(rollouts, rows), device)
 
     def idle(self, device: torch.device | str) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import torch
 
 from grpo_lightning.numerics.divergence import Divergence
 from grpo_lightning.numerics.dtypes import DTYPES
@@ -11,6 +14,8 @@ from grpo_lightning.numerics.dtypes import DTYPES
 KINDS = ("reverse_kl", "forward_kl", "jsd")
 SELF, REFERENCE = "self", "reference"
 """Teachers that are no model of their own: the policy as it is, and the run's reference."""
+SCHEMES = ("http://", "https://")
+"""What an address begins with, and no directory or hub name."""
 PLACE = re.compile(r"\{(\w+)\}")
 """What teacher_prompt names: the prompt itself, or a column."""
 
@@ -23,18 +28,21 @@ class Distillation:
     can teach itself (SDFT, arXiv:2601.19897; SDPO, arXiv:2601.20802).
 
     Args:
-        teacher: Directory or hub name of a causal language model with the policy's tokenizer; self for the policy as it is, or
-            reference for the run's reference, both with a teacher_prompt; or several of these by name, of which
-            teacher_column chooses one for each prompt.
+        teacher: Directory or hub name of a causal language model with the policy's tokenizer; http://host:port of a vLLM server
+            that has it; self for the policy as it is, or reference for the run's reference, both with a teacher_prompt; or
+            several of these by name, of which teacher_column chooses one for each prompt.
         weight: Factor of the divergence. The policy loss has advantages of about 1, the divergence nats per token.
         divergence: reverse_kl (keep to what the teacher would do), forward_kl (cover all that it would) or jsd (between).
-        top_k: Tell only the teacher's so many likeliest tokens apart, and take the others together; null for all.
-        device: Where a teacher of its own is (cuda:1); null for the policy's device.
+        top_k: Tell only the teacher's so many likeliest tokens apart, and take the others together; null for all, which a
+            server does not tell.
+        device: Where a teacher that this run loads is (cuda:1, cpu); null for the policy's device.
         dtype: What it is held in; bfloat16 where the policy is trained on a GPU, float32 on a CPU, unless said.
         teacher_column: Column of the data with the name of each prompt's teacher.
         teacher_prompt: What the teacher reads in place of the prompt, or of the last message of a conversation:
             {prompt} is its text, and the name of a column in braces that column's. Where one of them is null, the row's
             prompt stays as it is.
+        timeout: Seconds to wait for a teacher's server to become healthy, at the start and whenever it is lost; 240 unless said.
+        request_timeout: Seconds that a server may take for one completion; 1800 unless said.
 
     Raises:
         ValueError: For values that mean nothing.
@@ -48,6 +56,8 @@ class Distillation:
     dtype: str | None = None
     teacher_column: str | None = None
     teacher_prompt: str | None = None
+    timeout: float | None = None
+    request_timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.divergence not in KINDS:
@@ -60,11 +70,33 @@ class Distillation:
             raise ValueError(f"model.distillation.top_k={self.top_k} tells no token apart. Use 1 or more, or null.")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"model.distillation.dtype={self.dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
+        self._check_device()
         self._check_teachers()
+        self._check_servers()
         if self.teacher_prompt is not None and not set(self.told_columns):
             raise ValueError(
                 f"model.distillation.teacher_prompt={self.teacher_prompt!r} names no column, so every row's teacher reads the "
                 "same beside the prompt. Name one in braces."
+            )
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        try:
+            place = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"model.distillation.device={self.device!r} is no device. Write cuda:1, cpu, or null for the policy's."
+            ) from error
+        if place.type == "meta":
+            raise ValueError(
+                "model.distillation.device='meta' holds shapes without numbers, which teach nothing. Use cpu, cuda:1, or null for "
+                "the policy's."
+            )
+        if place.type == "cuda" and (place.index or 0) >= (count := torch.cuda.device_count()):
+            raise ValueError(
+                f"model.distillation.device={self.device!r} is not there: this process sees {count} CUDA devices. Use one of "
+                "those (CUDA_VISIBLE_DEVICES may hide others), cpu, or null for the policy's."
             )
 
     def _check_teachers(self) -> None:
@@ -85,16 +117,43 @@ class Distillation:
                 f"model.distillation.teacher={min(own)!r} knows nothing that the policy does not. Give teacher_prompt, with a "
                 "column that the policy does not read."
             )
-        if own and len(own) == len(set(self.by_name.values())) and (self.device or self.dtype):
+        if not self._loaded and (self.device or self.dtype):
             raise ValueError(
-                "model.distillation.device and dtype are of teachers with weights of their own, and there is none. Leave "
-                "them out."
+                "model.distillation.device and dtype are of teachers that this run loads, and there is none. Leave them out."
+            )
+
+    def _check_servers(self) -> None:
+        for address in self.addresses:
+            parts = urlsplit(address)
+            if parts.scheme != "http" or parts.hostname is None or parts.port is None or parts.path.strip("/"):
+                raise ValueError(
+                    f"model.distillation.teacher={address!r} is no address of a vLLM server. Write http://host:port, without a "
+                    "path; encryption is for a tunnel in front of it."
+                )
+            if self.top_k is None:
+                raise ValueError(
+                    f"model.distillation.teacher={address!r} with top_k=null: a server tells its likeliest tokens, not the "
+                    f"whole distribution that {self.divergence} is made of. Give top_k, 20 at most unless the server was started "
+                    "with --max-logprobs."
+                )
+        if not self.addresses and (self.timeout is not None or self.request_timeout is not None):
+            raise ValueError(
+                "model.distillation.timeout and request_timeout are of teachers on servers, and there is none. Leave them out."
             )
 
     @property
     def by_name(self) -> dict[str, str]:
         """Teachers by what teacher_column calls them; a single one has no name."""
         return self.teacher if isinstance(self.teacher, dict) else {"": self.teacher}
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of teachers on servers."""
+        return [name for name in self.by_name.values() if name.startswith(SCHEMES)]
+
+    @property
+    def _loaded(self) -> set[str]:
+        return set(self.by_name.values()) - {SELF, REFERENCE, *self.addresses}
 
     @property
     def needs_reference(self) -> bool:

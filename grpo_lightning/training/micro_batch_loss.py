@@ -55,7 +55,7 @@ class MicroBatchLoss:
             beside=beside,
             with_loads=self.load_balance is not None,
         )
-        tokens = experience.train_tokens(micro_batch.rows)
+        tokens = experience.token_batch(micro_batch.rows)
         loss, metrics = self.objective.loss(
             tokens,
             logprobs,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, cast
 
 import lightning as L
@@ -18,9 +20,15 @@ from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rollouts.replicas import Replica
+
+
+class ScheduleError(ExplainedError, ValueError):
+    """A schedule that cannot follow a run, or not with what is given."""
+
 
 ADAMW = {"lr": 1e-6, "weight_decay": 0.0}
 """Of the default optimizer."""
@@ -44,7 +52,7 @@ class OptimizationSettings:
             away for more than nine tenths of them. Such a run hardly learns, and is refused otherwise.
 
     Raises:
-        ValueError: For a negative norm.
+        ValueError: For a negative norm, or an optimizer or schedule that is made already.
     """
 
     optimizer: OptimizerCallable = default_optimizer
@@ -53,6 +61,13 @@ class OptimizationSettings:
     allow_rounded_steps: bool = False
 
     def __post_init__(self) -> None:
+        for name, makes in (("optimizer", "params"), ("lr_scheduler", "optimizer")):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise ValueError(
+                    f"model.{name} is a {type(given).__name__} that was made before there are weights. Give what makes it: "
+                    f"{name}=lambda {makes}: {type(given).__name__}({makes}, ...)."
+                )
         if self.max_grad_norm < 0:
             raise ValueError(f"model.max_grad_norm={self.max_grad_norm} is negative. Use 0 for no clipping.")
 
@@ -70,14 +85,19 @@ class Optimization:
         self.settings, self.policy, self.lightning = settings, policy, lightning
         self.replica = Replica()
 
-    def make_optimizer(self) -> Any:
-        """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``."""
+    def make_optimizer(self, run_steps: Callable[[], int | None] = lambda: None) -> Any:
+        """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``.
+
+        Args:
+            run_steps: Gives the optimizer steps of the run, None where only the clock ends it.
+        """
         settings = self.settings
         groups = by_mesh(p for p in self.policy.parameters() if p.requires_grad)
         optimizer = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
         optimizer.register_step_post_hook(lambda *_: self.policy.changed())
-        scheduler = None if settings.lr_scheduler is None else settings.lr_scheduler(optimizer)
-        check_scheduler(scheduler)
+        scheduler = (
+            None if settings.lr_scheduler is None else make_scheduler(settings.lr_scheduler, optimizer, run_steps)
+        )
         if not settings.allow_rounded_steps:
             check_steps_land(optimizer, settings.optimizer)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -131,17 +151,40 @@ class Optimization:
         return isinstance(self.lightning.trainer.strategy.model, DistributedDataParallel)
 
 
-def check_scheduler(scheduler: Any) -> None:
-    """Refuses a schedule that waits for a metric.
+def make_scheduler(
+    factory: LRSchedulerCallable, optimizer: torch.optim.Optimizer, run_steps: Callable[[], int | None]
+) -> Any:
+    """The schedule of an optimizer; functions of transformers get their ``num_training_steps`` from the run.
 
     Raises:
-        ValueError: Naming another.
+        ScheduleError: If the factory needs further arguments, or its schedule waits for a metric.
+
+    Example:
+        >>> from functools import partial
+        >>> from transformers import get_linear_schedule_with_warmup
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedule = make_scheduler(partial(get_linear_schedule_with_warmup, num_warmup_steps=2), optimizer, lambda: 8)
+        >>> [schedule.lr_lambdas[0](step) for step in (0, 2, 5, 8)]
+        [0.0, 1.0, 0.5, 0.0]
     """
+    parameters = signature(factory).parameters.values()
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in several][1:]
+    told = {name: run_steps() for name in needed if name == "num_training_steps"}
+    needed = [name for name in needed if told.get(name) is None]
+    if needed:
+        raise ScheduleError(
+            f"model.lr_scheduler needs {' and '.join(needed)} besides the optimizer"
+            + (", and only the clock ends this run" if "num_training_steps" in needed else "")
+            + ". Give it in init_args, from Python with functools.partial."
+        )
+    scheduler: Any = factory(optimizer, **told)
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise ValueError(
+        raise ScheduleError(
             "model.lr_scheduler=ReduceLROnPlateau waits for a validation metric, and a schedule is stepped once per optimizer "
             "step. Use grpo_lightning.modules.schedules.WarmupSchedule."
         )
+    return scheduler
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
 from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
@@ -88,24 +89,28 @@ class PreferencePasses:
             return torch.zeros(rollouts.num_completions, device=self.device)
         return sum_per_completion(self.reference_passes.logprobs(rollouts, self.device), rollouts.completion_lengths)
 
-    def scores(self, preferences: Preferences, rows: Tensor, ref_logps: Tensor, kl: Tensor) -> PreferenceScores:
-        """One forward pass over the completions ``rows``.
+    def scores(
+        self, preferences: Preferences, rows: Tensor, ref_logps: Tensor, kl: Tensor, with_loads: bool = False
+    ) -> tuple[PreferenceScores, ExpertLoads | None]:
+        """One forward pass over the completions ``rows``: their scores, and what routers did in it.
 
         Args:
             preferences: Of the step.
             rows: ``(M,)`` on the CPU, whole pairs.
             ref_logps: ``(N,)``.
             kl: ``()``.
+            with_loads: Whether that is wanted.
         """
         rollouts, lengths = preferences.rollouts, preferences.rollouts.completion_lengths[rows]
-        logprobs = self.passes.scorer.score(rollouts, rows, self.device).logprobs
-        return PreferenceScores(
-            logps=sum_per_completion(logprobs, lengths),
+        found = self.passes.scorer.score(rollouts, rows, self.device, with_loads=with_loads)
+        scores = PreferenceScores(
+            logps=sum_per_completion(found.logprobs, lengths),
             ref_logps=ref_logps[rows.to(self.device)],
             lengths=lengths.to(self.device),
             is_chosen=preferences.is_chosen[rows].to(self.device),
             kl=kl,
         )
+        return scores, found.loads
 
     def plan_everywhere(self, preferences: Preferences) -> list[Tensor]:
         """``plan`` for passes without gradient; before them, where ranks gather weights, as many as others have more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -113,8 +113,12 @@ class ReferencePasses:
         return make_reference(self.policy.model, self.settings.sync_ref_model, is_continued, device, dtype)
 
     def logprobs(self, rollouts: Rollouts, device: torch.device) -> Tensor:
-        """(T,) nats on ``device``: all completion tokens under the reference, no gradient."""
+        """(T,) nats on ``device``: all completion tokens under the reference, no gradient.
+
+        By its own routers, where there are any: experts that another model chose are not replayed.
+        """
         assert self.reference is not None and self.scorer is not None
+        rollouts = replace(rollouts, routed_experts=None)
         with self.reference.active():
             return self.passes.score(self.scorer, rollouts, device)[0]
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import Experience, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.numerics.divergence import Side, divergence_per_token, without_autocast_cache
+from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token, without_autocast_cache
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import OutputHead, output_head
@@ -26,6 +26,7 @@ from grpo_lightning.training.distillation import REFERENCE, SELF, Distillation
 from grpo_lightning.training.lessons import lessons_of
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
+from grpo_lightning.training.server_teacher import ServerTeacher
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
@@ -35,8 +36,8 @@ class Teacher(Protocol):
     def start(self, device: torch.device) -> None:
         """Loads weights of its own, once; ``device`` is the policy's."""
 
-    def side(self, rollouts: Rollouts, rows: Tensor) -> Side:
-        """Hidden states at the tokens of the completions ``rows``, and the head behind them; no gradient."""
+    def side(self, lessons: Lessons, rows: Tensor) -> Side | Likeliest:
+        """Hidden states at the tokens of the completions ``rows``, and the head behind them; no gradient. Or the likeliest."""
 
 
 class LoadedTeacher:
@@ -69,12 +70,12 @@ class LoadedTeacher:
         model = load_causal_lm(self.name, dtype).requires_grad_(False).eval().to(place)
         self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
 
-    def side(self, rollouts: Rollouts, rows: Tensor) -> Side:
+    def side(self, lessons: Lessons, rows: Tensor) -> Side:
         """See ``Teacher``."""
         assert self.scorer is not None
         place = next(self.scorer.model.parameters()).device
         with torch.no_grad():
-            hidden = self.scorer.hidden(rollouts, rows, place)
+            hidden = self.scorer.hidden(lessons.rollouts, rows, place)
         return Side(hidden, output_head(self.scorer.model)[1])
 
 
@@ -91,9 +92,9 @@ class PolicyAsTeacher:
     def start(self, device: torch.device) -> None:
         """Nothing: the policy is there."""
 
-    def side(self, rollouts: Rollouts, rows: Tensor) -> Side:
+    def side(self, lessons: Lessons, rows: Tensor) -> Side:
         """See ``Teacher``."""
-        return _side_of(self.passes.scorer, rollouts, rows)
+        return _side_of(self.passes.scorer, lessons.rollouts, rows)
 
 
 class ReferenceAsTeacher:
@@ -115,12 +116,12 @@ class ReferenceAsTeacher:
         with self.reference_passes.reference.active(), evaluating(head.module):
             yield
 
-    def side(self, rollouts: Rollouts, rows: Tensor) -> Side:
+    def side(self, lessons: Lessons, rows: Tensor) -> Side:
         """See ``Teacher``."""
         reference, scorer = self.reference_passes.reference, self.reference_passes.scorer
         assert reference is not None and scorer is not None
         with reference.active():
-            side = _side_of(scorer, rollouts, rows)
+            side = _side_of(scorer, lessons.rollouts, rows)
         return Side(side.hidden, side.head, partial(self._active, side.head))
 
 
@@ -149,6 +150,7 @@ class Teachers:
         self.settings, self.policy, self.temperature = settings, policy, passes.temperature
         self.chat_template_kwargs = chat_template_kwargs or {}
         own: dict[str, Teacher] = {SELF: PolicyAsTeacher(passes), REFERENCE: ReferenceAsTeacher(reference_passes)}
+        own |= {name: ServerTeacher(name, settings, policy, passes.temperature) for name in settings.addresses}
         self.teachers: list[Teacher] = [
             own.get(name) or LoadedTeacher(name, settings, policy, passes) for name in settings.by_name.values()
         ]
@@ -162,6 +164,12 @@ class Teachers:
         for teacher in self.teachers:
             teacher.start(device)
 
+    def close(self) -> None:
+        """Ends what is asked of servers."""
+        for teacher in self.teachers:
+            if isinstance(teacher, ServerTeacher):
+                teacher.server.client.close()
+
     def taught(self, experience: Experience, batch: PromptBatch) -> Experience:
         """With what the teachers read, where that is not the prompt alone.
 
@@ -169,10 +177,37 @@ class Teachers:
             experience: Of the step.
             batch: Its prompts, with the columns.
         """
-        if not self.settings.needed_columns:
-            return experience
-        options = (self.policy.tokenizer, self.chat_template_kwargs)
-        return replace(experience, lessons=lessons_of(self.settings, batch, experience.rollouts, *options))
+        if self.settings.needed_columns:
+            options = (self.policy.tokenizer, self.chat_template_kwargs)
+            lessons = lessons_of(self.settings, batch, experience.rollouts, *options)
+        else:
+            lessons = experience.lessons_or_own
+        likeliest = self._asked(lessons) if self.settings.addresses else None
+        return replace(experience, lessons=replace(lessons, likeliest=likeliest))
+
+    def rehearsed(self, experience: Experience) -> Experience:
+        """With lessons of the size of a step's, for which no server is asked.
+
+        Args:
+            experience: Of completions that nobody sampled.
+        """
+        lessons = experience.lessons_or_own
+        return replace(experience, lessons=replace(lessons, likeliest=self._nothing(experience.rollouts)))
+
+    def _nothing(self, rollouts: Rollouts) -> Likeliest:
+        tokens, top_k = rollouts.completion_ids.numel(), self.settings.top_k or 0
+        return Likeliest(torch.zeros(tokens, top_k, dtype=torch.int64), torch.zeros(tokens, top_k))
+
+    def _asked(self, lessons: Lessons) -> Likeliest:
+        """What the servers say of their completions."""
+        all_of_them = self._nothing(lessons.rollouts)
+        of_row = lessons.teacher[lessons.rollouts.group]
+        for number, teacher in enumerate(self.teachers):
+            rows = (of_row == number).nonzero()[:, 0]
+            if isinstance(teacher, ServerTeacher) and len(rows):
+                told, tokens = teacher.told(lessons.rollouts, rows), lessons.rollouts.tokens_of(rows)
+                all_of_them.token_ids[tokens], all_of_them.logprobs[tokens] = told.token_ids, told.logprobs
+        return all_of_them
 
     def divergence(self, lessons: Lessons, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
         """``(T,)`` nats at the tokens of the completions ``rows``; gradient reaches ``hidden`` and ``head``.
@@ -188,7 +223,7 @@ class Teachers:
         found, places = [], []
         for number in which.unique().tolist():
             place = (of_token == number).nonzero()[:, 0].to(hidden.device)
-            expected = self.teachers[number].side(lessons.rollouts, rows[which == number])
+            expected = self.teachers[number].side(lessons, rows[which == number])
             student = Side(hidden if len(which.unique()) == 1 else hidden[place], head)
             options = (self.settings.divergence, self.settings.top_k, self.temperature)
             found.append(divergence_per_token(student, expected, *options))

@@ -29,7 +29,7 @@ python -m grpo_lightning migrate accelerate launch --num_processes 8 grpo.py --c
 
 `migrate` reads TRL's YAML files, the options of `trl grpo` (`migrate old.yaml --beta 0.04`), whole command lines with
 `accelerate launch`, torchrun or python (also quoted as one text), recipes of open-r1, arguments of Unsloth's notebooks, axolotl's
-files with `rl: grpo`, and flat configs in the manner of `GRPOArguments`. It writes a config of this package and lists every key
+files with `rl: grpo`, and configs of `GRPOArguments`. It writes a config of this package and lists every key
 without a counterpart, with the reason. Settings that TRL has at another default than we do are written out. A file of verl,
 OpenRLHF or ms-swift is recognised and answered with what can be taken from it by hand.
 
@@ -74,7 +74,7 @@ OpenRLHF or ms-swift is recognised and answered with what can be taken from it b
 
 def table(title: str, head: str, rows: dict[str, str], is_code: bool) -> str:
     """A section with one line per key."""
-    lines = [f"## {title}\n", f"| TRL, or the flat config | {head} |", "|---|---|"]
+    lines = [f"## {title}\n", f"| TRL or GRPOArguments | {head} |", "|---|---|"]
     lines += [f"| `{key}` | {f'`{text}`' if is_code else text} |" for key, text in sorted(rows.items())]
     return "\n".join(lines) + "\n"
 

@@ -86,12 +86,20 @@ def too_many(step: ScoredStep) -> Tensor:
     return torch.zeros(7)
 
 
+def as_list(step: ScoredStep) -> list[float]:
+    return step.rewards.tolist()
+
+
 def test_a_rule_of_ones_own_is_an_import_path_or_a_function_and_its_shape_is_checked():
     wanted = by_group(lambda i, members: 2 * (REWARDS[i] - sum(REWARDS[j] for j in members) / len(members)))
     torch.testing.assert_close(estimate(f"{__name__}.own_rule"), wanted)
     torch.testing.assert_close(estimate(own_rule), wanted)
     with pytest.raises(ValueError, match=r"gave a tensor of shape \(7,\) for 5 completions of 15 tokens"):
         estimate(too_many)
+    with pytest.raises(
+        ValueError, match=r"model.advantages='as_list' gave a list. Return a torch.Tensor with one value"
+    ):
+        estimate(as_list)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +191,13 @@ def test_advantages_that_are_no_finite_floating_point_numbers_are_refused(values
         experience().with_advantages(values)
 
 
+@pytest.mark.parametrize(("values", "kind"), [(None, "NoneType"), ([0.5, -0.5], "list")])
+def test_advantages_that_are_no_tensor_are_refused_with_the_shapes_that_are_meant(values, kind: str):
+    message = rf"The advantages are a {kind} and no tensor. Return a torch.Tensor with one value per completion, \(2,\)"
+    with pytest.raises(TypeError, match=message):
+        experience().with_advantages(values)
+
+
 def test_logprobs_of_another_shape_are_refused_at_the_door():
     with pytest.raises(ValueError, match=r"experience.old_logprobs has shape \(6,\), but the step has 7 tokens"):
         replace(experience(), old_logprobs=torch.zeros(6))
@@ -200,7 +215,7 @@ def test_a_constant_advantage_per_token_gives_the_gradient_of_one_per_completion
         assert filled.has_advantage.tolist() == [True, True]
         torch.manual_seed(1)
         logprobs = (-torch.rand(7)).requires_grad_()
-        tokens = filled.train_tokens(torch.tensor([1, 0]))
+        tokens = filled.token_batch(torch.tensor([1, 0]))
         loss, _ = objective.loss(tokens, logprobs, None, StepTotals(2, 6))
         gradients.append(torch.autograd.grad(loss, logprobs)[0])
     assert torch.equal(*gradients)
@@ -212,7 +227,7 @@ def test_each_token_is_trained_by_its_own_advantage():
     assert step.has_advantage.tolist() == [True, False]
     logprobs = step.old_logprobs.clone().requires_grad_()
     objective = Objective(importance_sampling_correction=False)
-    loss, _ = objective.loss(step.train_tokens(torch.tensor([0, 1])), logprobs, None, StepTotals(2, 6))
+    loss, _ = objective.loss(step.token_batch(torch.tensor([0, 1])), logprobs, None, StepTotals(2, 6))
     loss.backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([-1.0, -2.0, 0.0, 0.0, 0.0, 0.0, 0.0]) / 6)
     assert per_completion(step.advantages, step.rollouts).tolist() == [1.0, 0.0]

@@ -8,13 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 GAP = math.log(0.25 / 0.5)  # logprob - ref of the one token
 
 
 def absolute(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return (logprobs - ref_logprobs).abs()
+
+
+def averaged(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return absolute(logprobs, ref_logprobs).mean()
+
+
+def one_token() -> tuple[Tensor, TokenBatch]:
+    logprobs = torch.tensor([0.25], dtype=torch.float64).log().requires_grad_()
+    tokens = TokenBatch(
+        rows=torch.tensor([0]),
+        mask=torch.tensor([True]),
+        lengths=torch.tensor([1]),
+        advantages=torch.zeros(1, dtype=torch.float64),
+        ref_logprobs=torch.tensor([0.5], dtype=torch.float64).log(),
+    )
+    return logprobs, tokens
 
 
 @pytest.mark.parametrize(
@@ -31,14 +47,7 @@ def absolute(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def test_an_estimator_gives_its_value_and_with_the_ratio_its_unbiased_gradient(
     estimator: str, corrected: bool, value: float, gradient: float
 ):
-    logprobs = torch.tensor([0.25], dtype=torch.float64).log().requires_grad_()
-    tokens = TrainTokens(
-        rows=torch.tensor([0]),
-        mask=torch.tensor([True]),
-        lengths=torch.tensor([1]),
-        advantages=torch.zeros(1, dtype=torch.float64),
-        ref_logprobs=torch.tensor([0.5], dtype=torch.float64).log(),
-    )
+    logprobs, tokens = one_token()
     objective = Objective(
         beta=0.5, kl_estimator=estimator, use_bias_correction_kl=corrected, importance_sampling_correction=False
     )
@@ -46,3 +55,17 @@ def test_an_estimator_gives_its_value_and_with_the_ratio_its_unbiased_gradient(
     loss.backward()
     assert metrics.result()["kl"] == pytest.approx(value)
     assert logprobs.grad is not None and logprobs.grad.item() == pytest.approx(0.5 * gradient)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "said"),
+    [
+        (f"{__name__}.averaged", r"averaged' gave a KL of shape \(\) for 1 tokens. Return one value per token"),
+        (lambda logprobs, ref_logprobs: None, "'<lambda>' gave a KL that is a NoneType for 1 tokens"),
+    ],
+)
+def test_an_estimator_that_averages_or_returns_nothing_is_told_so(estimator, said):
+    logprobs, tokens = one_token()
+    objective = Objective(beta=0.5, kl_estimator=estimator, importance_sampling_correction=False)
+    with pytest.raises(ValueError, match=said):
+        objective.loss(tokens, logprobs, None, StepTotals(1, 1))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.losses import LOSSES, LossInputs, make_loss
 from grpo_lightning.algorithm.losses.covariance import token_covariance
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.losses.gmpo import GMPOLoss
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 NAN = math.nan
 MASK = torch.arange(6) < torch.tensor([[6], [1], [4], [3]])
@@ -31,7 +32,7 @@ def padded(seed: int, spread: float = 0.6) -> tuple[Tensor, Tensor]:
 def ours(loss_type: Any, logprobs: Tensor, old: Tensor, marked: Tensor | None = None, **settings: Any) -> Tensor:
     settings = {"importance_sampling_correction": False, **settings}
     sampling = settings.pop("sampling", None)
-    tokens = TrainTokens(
+    tokens = TokenBatch(
         rows=MASK.nonzero()[:, 0],
         mask=MASK[MASK],
         lengths=MASK.sum(1),
@@ -192,15 +193,32 @@ def averaged(inputs: LossInputs) -> Tensor:
     return reinforce(inputs).mean()
 
 
+def nothing(inputs: LossInputs) -> None:
+    """A loss whose author forgot to return it."""
+
+
 def test_a_function_at_an_import_path_is_a_loss_averaged_over_tokens():
     logprobs, old = padded(0)
-    mine = ours(f"{__name__}.reinforce", logprobs, old)
-    agree(mine, mean_of_tokens((-ADVANTAGES.unsqueeze(1) * logprobs).masked_fill(~MASK, 0.0)), logprobs)
+    wanted = mean_of_tokens((-ADVANTAGES.unsqueeze(1) * logprobs).masked_fill(~MASK, 0.0))
+    agree(ours(f"{__name__}.reinforce", logprobs, old), wanted, logprobs)
+
+
+@pytest.mark.parametrize("given", [reinforce, lambda inputs: reinforce(inputs), GMPOLoss])
+def test_from_python_a_loss_is_the_function_or_the_class_itself(given: Any):
+    logprobs, old = padded(0)
+    named = "gmpo" if given is GMPOLoss else f"{__name__}.reinforce"
+    assert torch.equal(ours(given, logprobs, old), ours(named, logprobs, old))
 
 
 def test_a_loss_that_averages_by_itself_is_told_so():
     with pytest.raises(ValueError, match=r"model.loss_type='averaged' gave a loss of shape \(\) for 14 tokens"):
         ours(f"{__name__}.averaged", *padded(0))
+    with pytest.raises(ValueError, match=r"model.loss_type='nothing' gave a loss that is a NoneType for 14 tokens"):
+        ours(nothing, *padded(0))
+    with pytest.raises(
+        ValueError, match=r"model.loss_type=0.5 is no name, no import path and nothing that can be called"
+    ):
+        ours(0.5, *padded(0))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -209,13 +227,13 @@ def test_every_loss_is_known_by_its_name_and_zero_without_advantages_where_it_sa
     assert loss.name == name
     logprobs, old = padded(2)
     inputs = LossInputs(
-        *(TrainTokens(MASK.nonzero()[:, 0], MASK[MASK], MASK.sum(1), ADVANTAGES).segments, logprobs[MASK], old[MASK]),
+        *(TokenBatch(MASK.nonzero()[:, 0], MASK[MASK], MASK.sum(1), ADVANTAGES).segments, logprobs[MASK], old[MASK]),
         *((logprobs - old)[MASK].exp(), "token", torch.zeros(14).double(), torch.zeros(4).double()),
         is_marked=torch.ones(14, dtype=torch.bool),
     )
     values = loss.per_token(inputs)
     (gradient,) = torch.autograd.grad(values.sum(), logprobs)
-    assert bool((gradient == 0).all()) == loss.needs_advantage or name == "clip_cov"
+    assert bool((gradient == 0).all()) == loss.needs_advantage
 
 
 @pytest.mark.parametrize(

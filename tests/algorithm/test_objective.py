@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 NAN = math.nan
 
@@ -20,9 +20,9 @@ def f64(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def tokens_of(**changes: Any) -> TrainTokens:
+def tokens_of(**changes: Any) -> TokenBatch:
     """Completion 0: two tokens, then one of a tool. Completion 1: one token. Completion 2: masked as a whole."""
-    tokens = TrainTokens(
+    tokens = TokenBatch(
         rows=torch.tensor([0, 0, 0, 1, 2]),
         mask=torch.tensor([True, True, False, True, False]),
         lengths=torch.tensor([2, 1, 0]),
@@ -159,7 +159,7 @@ def test_top_entropy_quantile_trains_the_tokens_that_were_uncertain_as_the_step_
 def test_a_microbatch_that_is_empty_or_masked_as_a_whole_gives_a_differentiable_zero():
     for size in (0, 2):
         logprobs = torch.full((size,), -1.0, requires_grad=True)
-        tokens = TrainTokens(
+        tokens = TokenBatch(
             rows=torch.zeros(size, dtype=torch.int64),
             mask=torch.zeros(size, dtype=torch.bool),
             lengths=torch.zeros(min(size, 1)),
@@ -222,23 +222,33 @@ def test_settings_that_cannot_work_or_have_no_effect_are_refused_in_the_words_of
 
 @pytest.mark.parametrize("loss_type", ["bnpo", "dr_grpo", "dapo", "cispo"])
 def test_sequence_ratios_with_a_token_average_are_warned_about(loss_type: str):
-    with pytest.warns(UserWarning, match="each completion counts by its length"):
+    said = f"loss_type='{loss_type}': this loss sums over tokens, so each completion counts by its length"
+    with pytest.warns(UserWarning, match=said) as warned:
         Objective(
             loss_type=loss_type,
             importance_sampling_level="sequence",
             epsilon_high=5.0 if loss_type == "cispo" else None,
         )
+    assert len(warned) == 1
 
 
-def test_defaults_and_the_papers_setups_pass_without_a_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Objective()
-        Objective(loss_type="grpo", importance_sampling_level="sequence")
-        Objective(loss_type="luspo", importance_sampling_level="sequence")
-        Objective(loss_type="cispo", epsilon_high=5.0)
-        Objective(epsilon_high=0.28, delta=4.0)
-        Objective(loss_type="vespo", importance_sampling_mode="token_truncate")
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "dapo"),
+        ({"loss_type": "grpo", "importance_sampling_level": "sequence"}, "grpo"),
+        ({"loss_type": "luspo", "importance_sampling_level": "sequence"}, "luspo"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, "cispo"),
+        ({"epsilon_high": 0.28, "delta": 4.0}, "dapo"),
+        ({"loss_type": "vespo", "importance_sampling_mode": "token_truncate"}, "vespo"),
+    ],
+)
+def test_defaults_and_the_papers_setups_pass_without_a_warning(settings: dict[str, Any], name: str):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        objective = Objective(**settings)
+    assert [str(warning.message) for warning in warned] == []
+    assert objective.policy_loss.name == name
 
 
 def test_the_objective_says_what_it_needs():

@@ -135,7 +135,7 @@ def ours(module: DPOModule, in_pairs: bool, name: str, **settings: Any) -> tuple
     loss, preferences = make_preference_loss(name, settings), make_preferences(in_pairs)
     parts = module.preference_passes
     parts.loss, rows = loss, torch.arange(6)
-    scores = parts.scores(preferences, rows, parts.reference_logps(preferences), parts.kl(preferences))
+    scores, _ = parts.scores(preferences, rows, parts.reference_logps(preferences), parts.kl(preferences))
     values = loss.per_example(scores)
     return values.mean(), with_margin(mean_entries(logged(loss, scores, values)).result())
 

@@ -34,7 +34,8 @@ from grpo_lightning.algorithm.entropy import entropy_threshold
 from grpo_lightning.algorithm.losses import LOSSES
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TrainTokens
+from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 trl = pytest.importorskip("trl")
 if trl.__version__ != "1.16.0":
@@ -177,7 +178,7 @@ def stand_in(objective: Objective, batch: Batch) -> Any:
 def trl_block(first: str, last: str) -> Any:
     """Compiled statements of TRL's `_generate_and_score_completions`, from one that starts with ``first`` to ``last``."""
     method = inspect.unwrap(grpo_trainer.GRPOTrainer._generate_and_score_completions)
-    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    tree = parsed(textwrap.dedent(inspect.getsource(method)))
     bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
     for body in bodies:
         sources = [ast.unparse(statement) for statement in body]
@@ -250,7 +251,7 @@ def our_loss(
             return values[piece][present]
 
         mask = flat(batch.mask)
-        tokens = TrainTokens(
+        tokens = TokenBatch(
             rows=torch.arange(len(piece)).unsqueeze(1).expand(present.shape)[present],
             mask=mask,
             lengths=batch.mask[piece].sum(1),
@@ -402,7 +403,7 @@ def test_the_adaptive_entropy_coefficient_moves_and_applies_as_in_trl():
             },
         )
         every = batch.mask
-        tokens = TrainTokens(every.nonzero()[:, 0], every[every], every.sum(1), batch.advantages)
+        tokens = TokenBatch(every.nonzero()[:, 0], every[every], every.sum(1), batch.advantages)
         totals = StepTotals(mask.shape[0], int(mask.sum()))
         ours, sums = objective.loss(tokens, batch.logprobs[every], scaled.entropy[every], totals, controller.applied)
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -27,14 +27,17 @@ def test_equal_rewards_are_warned_of_and_then_stop_the_run(tiny_model_dir, tmp_p
 
 
 def test_truncation_of_everything_names_the_setting(tiny_model_dir, tmp_path):
-    with pytest.warns(UserWarning, match=r"every completion ran into model.max_completion_length"):
-        fit(
+    said = "in the last 2 steps every completion ran into model.max_completion_length"
+    with pytest.warns(UserWarning, match=f"Alarm .*{said}") as warned:
+        module = fit(
             tiny_model_dir,
             tmp_path,
             max_steps=2,
             max_completion_length=1,
             trainer={"callbacks": [Alarms(warn_after=2)]},
         )
+    assert module.step_metrics["completions/clipped_ratio"] == 1.0
+    assert len([warning for warning in warned if said in str(warning.message)]) == 1
 
 
 def test_nan_gradients_stop_the_run(tiny_model_dir, tmp_path):
@@ -56,9 +59,9 @@ def test_a_healthy_run_is_silent(tiny_model_dir, tmp_path):
     def characters(completions, **columns):
         return [float(len(text)) for text in completions]
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Alarm")
-        fit(
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        module = fit(
             tiny_model_dir,
             tmp_path,
             max_steps=3,
@@ -66,6 +69,8 @@ def test_a_healthy_run_is_silent(tiny_model_dir, tmp_path):
             stop=SOME_END,
             rewards=[characters],
         )
+    assert module.steps_done == 3 and module.step_metrics["frac_reward_zero_std"] < 1
+    assert [str(warning.message) for warning in warned if "Alarm" in str(warning.message)] == []
 
 
 def test_a_good_step_in_between_resets_the_count(tiny_model_dir, tmp_path):

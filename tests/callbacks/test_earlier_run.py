@@ -22,13 +22,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in_its_place(
-    tiny_model_dir, tmp_path, capsys, monkeypatch, recwarn
-):
-    root = tmp_path / "run"
+@pytest.fixture
+def options(tiny_model_dir, tmp_path):
+    """Of a run in ``tmp_path/run``, whose data lie beside it."""
     make_data(tmp_path)
-    options = {
-        "trainer.default_root_dir": root,
+    settings = {
+        "trainer.default_root_dir": tmp_path / "run",
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
         "model.model_name_or_path": tiny_model_dir,
@@ -40,26 +39,26 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
         "data.batch_size": 2,
         "checkpoint.every_n_train_steps": 1,
     }
+    return [f"--{name}={value}" for name, value in settings.items()]
 
-    def steps_saved(place=root):
-        return torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["steps_done"]
+
+def steps_saved(place):
+    return torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["steps_done"]
+
+
+def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in_its_place(
+    options, tiny_model_dir, tmp_path, capsys, monkeypatch, recwarn
+):
+    root = tmp_path / "run"
 
     def run(max_steps, *further):
-        main(
-            [
-                "fit",
-                *(f"--{name}={value}" for name, value in options.items()),
-                f"--trainer.max_steps={max_steps}",
-                *further,
-            ]
-        )
+        main(["fit", *options, f"--trainer.max_steps={max_steps}", *further])
 
     run(3)
     kept = ["checkpoints", "completions", "hf", "logs", "run.lock", "system.json"]
     assert len(names(root / "completions")) == 3 and names(root) == kept
-    with pytest.warns(
-        UserWarning, match=r"other settings, which apply from the next step on: model.epsilon was not set, is 0.3\."
-    ):
+    said = r"other settings, which apply from the next step on: model.epsilon was not set, is 0.3\."
+    with pytest.warns(UserWarning, match=said):
         run(4, "--ckpt_path=last", "--model.epsilon=0.3")
     assert len(names(root / "completions")) == 4 and names(root) == kept
     assert "earlier" not in capsys.readouterr().out
@@ -69,11 +68,11 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
         run(1, f"--model.model_name_or_path={root / 'hf' / 'last'}")  # which would be put aside
     assert "Set another trainer.default_root_dir." in capsys.readouterr().err
     run(1, "--trainer.fast_dev_run=true")
-    assert names(root) == sorted([*kept, "fast_dev_run"]) and steps_saved() == 4
+    assert names(root) == sorted([*kept, "fast_dev_run"]) and steps_saved(root) == 4
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run(5)  # the same command, queued again
     monkeypatch.delenv("SLURM_RESTART_COUNT")
-    assert steps_saved() == 5
+    assert steps_saved(root) == 5
     shutil.rmtree(root / "fast_dev_run")
     run(1)
     assert len(names(root / "completions")) == 1
@@ -84,11 +83,9 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     assert names(root / "logs") == ["version_4"]
     assert find_config(earlier / "checkpoints" / "last.ckpt") == earlier / "logs" / "version_3" / "config.yaml"
     assert launch_directories(root) == [root / "logs" / "version_4"]
-    assert (
-        f"All of it is now in {earlier}; --trainer.default_root_dir {earlier} --ckpt_path last"
-        in capsys.readouterr().out
-    )
-    evaluate = [f"--{name}={value}" for name, value in options.items() if "checkpoint." not in name]
+    moved = f"All of it is now in {earlier}; --trainer.default_root_dir {earlier} --ckpt_path last"
+    assert moved in capsys.readouterr().out
+    evaluate = [option for option in options if "--checkpoint." not in option]
     evaluate += [f"--data.eval_dataset={tmp_path / 'train.jsonl'}", "--trainer.limit_val_batches=1"]
     main(["validate", *evaluate])
     assert f"Weights of {tiny_model_dir} as they were before training" in capsys.readouterr().out

@@ -129,6 +129,10 @@ CLASSES = [
     setting("model.lr_scheduler", of("WarmupSchedule", shape="cosin"), "it takes constant, linear or cosine."),
     setting("model.optimizer", of("torch.optim.AdamW", learning_rate=1), "AdamW has no argument learning_rate"),
     setting("model.optimizer", of("torch.optim.AdamW", lr="fast"), "AdamW cannot have lr='fast'"),
+    setting(
+        "model.generator", "vllm", "Choose one of TransformersGenerator, VLLMColocate, VLLMServer, or a class path."
+    ),
+    setting("trainer.logger", "wandb", "or a class path."),
     setting("model.optimizer", "adam", "model.optimizer=adam is no known class. Did you mean Adam?"),
 ]
 RANGES = [
@@ -141,6 +145,8 @@ RANGES = [
     setting("trainer.max_steps", -5, "is no number of steps. Choose 1 or more, or -1 for no limit."),
     setting("trainer.max_epochs", -7, "is no number of epochs"),
     setting("trainer.devices", 0, "leaves nothing to train on. Choose 1 or more, -1 for all, or auto."),
+    setting("trainer.devices", "0,,1", "leaves nothing to train on"),
+    setting("trainer.val_check_interval", 0, "is no interval. Choose a number of steps from 1"),
     setting("trainer.devices", -5, "leaves nothing to train on"),
     setting("trainer.devices", "two", "leaves nothing to train on"),
     setting("trainer.num_nodes", 0, "is no number of machines"),
@@ -238,6 +244,7 @@ FILES = [
     setting("model.rewards", "no_such_module.r", "there is no module 'no_such_module'"),
     setting("model.rewards", "column_reward.nothing", "module 'column_reward' has no attribute 'nothing'. It has: r"),
     setting("model.rewards", "column_reward.Plain", "which is not a BaseRewardFunction"),
+    setting("model.rewards", "column_reward.nothing_made", "takes neither prompts nor completions"),
     setting("model.rewards", "column_reward.NUMBER", "neither a reward class nor a function"),
     setting(
         "model.rewards", "column_reward.r", "Reward 'r' needs the column difficulty, but the data has ground_truth."
@@ -308,7 +315,7 @@ def write_files(folder: Path) -> None:
         "text.ckpt": "hello",
         "syntax_reward.py": "def r(completions, **k)\n    return [1.0]\n",
         "import_reward.py": "import nosuchlib\n",
-        "column_reward.py": "def r(completions, difficulty):\n    return [1.0]\nclass Plain: pass\nNUMBER = 3\n",
+        "column_reward.py": "def r(completions, difficulty):\n    return [1.0]\nclass Plain: pass\nNUMBER = 3\ndef nothing_made():\n    return []\n",
         "twice.yaml": "model:\n  beta: 1\n  beta: 2\n",
         "tab.yaml": "model:\n\tbeta: 1\n",
         "open.yaml": "model: [1\n",

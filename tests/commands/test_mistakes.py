@@ -112,6 +112,80 @@ def test_commands_that_read_the_config_of_a_run_answer_in_a_line(command, value,
     assert f"model={shown} cannot be used (run.yaml, line 1): it holds settings." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["export", "run"],
+            "export: error: the following arguments are required: output. `grpo_lightning export --help`",
+        ),
+        (["report", "run", "--max-completions", "3"], "Did you mean --max_completions?"),
+        (["report"], "the following arguments are required: RUN_DIR"),
+        (["chat", "run", "--temprature", "1"], "Did you mean --temperature?"),
+        (["chat", "run", "--temperature", "-1"], "argument --temperature: -1 is no temperature: choose 0 or more"),
+        (["chat", "run", "--max_completion_length", "0"], "0 is no number of tokens: choose 1 or more"),
+        (["serve", "--model", "m", "--port", "99999"], "99999 is no port: choose a whole number from 0 to 65535"),
+        (["serve", "--model", "m", "--max_model_length", "-3"], "-3 is no number of tokens: choose 1 or more"),
+        (["serve", "--model", "m", "--dtype", "float9"], "argument --dtype: invalid choice: 'float9'"),
+        (["serve", "--model", "m", "--gpus", "a,b"], "a,b names no CUDA devices: write numbers"),
+        (["migrate", "run.yaml", "--devices", "0"], "0 is no number of devices: choose 1 or more"),
+        (["env", "play", "m.Env", "--max_turns", "none"], "none is no number of turns: choose 1 or more"),
+    ],
+    ids=" ".join,
+)
+def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tab.yaml"], "tab.yaml is no valid YAML: line 2: found character '\\t'"),
+        (
+            ["good.yaml", "--output", "none/new.yaml"],
+            "--output none/new.yaml cannot be written: No such file or directory.",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_migrate_says_which_file_it_cannot_read_or_write(words, said, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    Path("good.yaml").write_text("model_name_or_path: m\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["migrate", *words])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+
+
+def test_a_setting_of_another_stage_is_not_said_to_be_where_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("model: {model_name_or_path: m, num_generations: 4}\ndata: {dataset: d}\n")
+    said = answer(["dpo", "--config", "run.yaml"], capsys)
+    assert "model.num_generations is no setting" in said and "is here: model.num_generations" not in said
+
+
+def test_a_config_for_chat_is_read_also_beside_a_model_of_transformers(tiny_model_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", str(tiny_model_dir), "--config", str(tmp_path / "none.yaml")])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.yaml" in line
+
+
+def test_a_server_says_which_model_it_cannot_read(tmp_path, capsys):
+    pytest.importorskip("vllm")
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "--model", str(tmp_path / "nothing")])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"grpo_lightning serve: --model '{tmp_path}/nothing' cannot be read. ")
+
+
 @pytest.mark.parametrize("mistake", LATER, ids=str)
 def test_the_rest_is_answered_before_weights_are_read(mistake, works, folder, capsys, monkeypatch):
     def load(self, placement=None):

@@ -86,6 +86,17 @@ def test_held_out_numbers_are_said_each_time_with_the_last_and_the_first(shown):
     assert [rewards[0][0], rewards[1][0]] == [rewards[1][1], rewards[2][1]]  # what was
 
 
+def test_sentences_break_between_words_and_paths_are_those_to_type(shown):
+    at = next(i for i, line in enumerate(shown) if line.startswith("Each GRPO step: "))
+    said = " ".join(shown[at : at + 3])
+    assert re.match(
+        r"Each GRPO step: 3 .* 1 optimizer step, micro-batches of up to [\d,]+ tokens; 1 rank\. 6 GRPO", said
+    )
+    (end,) = [line for line in shown if "6 steps in" in line]
+    assert end.endswith("written to run/summary.json")
+    assert any(line.startswith("The trained policy is in run/hf/last,") for line in shown)
+
+
 def test_the_bar_is_one_line_with_the_time_to_the_end(shown):
     (bar,) = bars(shown)
     assert re.fullmatch(r"step 6/6 ━{16} 0 s left reward \d\.\d{3}  [\d,]+ tok/s", bar.rstrip())

@@ -13,6 +13,12 @@ from typing import Any
 COMMIT = "a" * 40
 
 
+def card(dataset: str, files: dict[str, bytes]) -> dict[str, Any]:
+    """What a hub says of a dataset."""
+    about = {"id": dataset, "sha": COMMIT, "private": False, "tags": [], "cardData": {}}
+    return about | {"siblings": [{"rfilename": name} for name in files]}
+
+
 @contextmanager
 def hub(dataset: str, files: dict[str, bytes]) -> Iterator[str]:
     """The address of a hub that has these files as ``dataset``."""
@@ -44,16 +50,7 @@ def hub(dataset: str, files: dict[str, bytes]) -> Iterator[str]:
             elif path.startswith(f"/api/datasets/{dataset}/tree/"):
                 self.answer(json.dumps([about(name) for name in files]).encode(), Content_Type="application/json")
             elif path.startswith(f"/api/datasets/{dataset}"):
-                siblings = [{"rfilename": name} for name in files]
-                info = {
-                    "id": dataset,
-                    "sha": COMMIT,
-                    "private": False,
-                    "tags": [],
-                    "siblings": siblings,
-                    "cardData": {},
-                }
-                self.answer(json.dumps(info).encode(), Content_Type="application/json")
+                self.answer(json.dumps(card(dataset, files)).encode(), Content_Type="application/json")
             else:
                 self.answer(b"", 404)
 

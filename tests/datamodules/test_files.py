@@ -85,6 +85,21 @@ def test_cells_may_hold_line_breaks_and_separators(tmp_path: Path) -> None:
     assert get_dataset(str(path)).to_list() == [{"q": "first\nsecond, third", "a": 'say "yes"'}]
 
 
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("q;a\n1,5;2\n", {"q": "1,5", "a": 2}),
+        ("q\ta\n1;5\t2\n", {"q": "1;5", "a": 2}),
+        ("q,a;b\n1;5,2\n", {"q": "1;5", "a;b": 2}),
+        ("q\n1;5\n", {"q": "1;5"}),
+    ],
+)
+def test_the_head_of_a_csv_says_what_separates_its_cells(text: str, row: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    assert get_dataset(str(path)).to_list() == [row]
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_files_are_read_by_their_ending(pack: Any, tmp_path: Path) -> None:
     ending = {"gzip": "gz", "bz2": "bz2", "lzma": "xz"}[pack.__module__.lstrip("_")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import io
 import re
@@ -14,11 +15,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from doc_blocks import PAGES, ROOT, Block, blocks
 from runs import write_prompts
 
 from grpo_lightning.commands import COMMANDS, cli
 from grpo_lightning.commands.cli import GRPOCLI
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -130,7 +133,8 @@ def test_commands_of_the_documentation_run(block: Block, at: Path, monkeypatch: 
 def test_python_of_the_documentation_runs(block: Block, at: Path):
     path = at / (block.title or "snippet.py")
     path.write_text(block.code)
-    runpy.run_path(str(path))
+    named = {node.name for node in parsed(block.code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert named <= runpy.run_path(str(path)).keys()
 
 
 def test_the_lines_of_the_readme_show_what_the_exported_model_says(at: Path, capsys: pytest.CaptureFixture[str]):
@@ -147,7 +151,12 @@ def test_configs_of_the_documentation_parse(block: Block, at: Path):
     write_titled(block, at)
     (at / "base.yaml").write_text(BASE)
     (at / "block.yaml").write_text(block.code)
-    ParserOnly(args=["--config", "base.yaml", "--config", "block.yaml"], run=False)
+    parsed = ParserOnly(args=["--config", "base.yaml", "--config", "block.yaml"], run=False).config
+    for section, settings in yaml.safe_load(block.code).items():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            assert name in parsed[section], f"{section}.{name}"
+            if isinstance(value, bool | int | float):
+                assert parsed[section][name] == value, f"{section}.{name}"
 
 
 def test_pages_show_no_shell_block_that_the_tests_do_not_see():
@@ -189,8 +198,6 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_the_site_has_every_page_and_builds(tmp_path: Path):
-    import yaml
-
     text = (ROOT / "mkdocs.yml").read_text()
     named = set(re.findall(r"[\w-]+\.md", text))
     assert {page.name for page in PAGES} <= named

@@ -17,6 +17,7 @@ from runs import fit, make_data, make_module, make_trainer, share_of_digits
 
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCKS = {block.title: block for block in blocks(PAGE) if block.title}
@@ -43,7 +44,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def lines_of(code: str) -> int:
     """Lines of statements, without docstrings."""
-    tree = ast.parse(code)
+    tree = parsed(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
@@ -92,6 +93,14 @@ def test_an_idea_that_a_setting_names_trains(setting, value, tiny_model_dir, tmp
     after = fit(tiny_model_dir, tmp_path, max_steps=2, **settings)
     assert after.steps_done == 2
     assert any(not torch.equal(p, before[n]) for n, p in after.policy.model.named_parameters())
+
+
+def test_a_reward_that_sees_its_group_compares_texts_and_conversations_alike():
+    from novelty import novelty
+
+    texts, group = ["ab", "ac", "b", "ab"], [0, 0, 0, 1]
+    messages = [[{"role": "assistant", "content": text}] for text in texts]
+    assert novelty(texts, group) == novelty(messages, group) == [0.5, 0.5, 1.0, 1.0]
 
 
 def started(model_dir):

@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 import worlds
 
 from grpo_lightning.environments import (
@@ -432,6 +434,62 @@ def test_an_observation_that_is_no_text_is_a_fault(said):
         run(started(opened(environment=Odd)))
 
 
+@pytest.mark.parametrize(
+    ("says", "is_over"),
+    [(True, True), (0, False), (None, False), (np.bool_(True), True), (torch.tensor([False]), False)],
+)
+def test_an_episode_ends_where_the_environment_says_true(says, is_over):
+    assert run(after_a_turn(says)).done is is_over
+
+
+@pytest.mark.parametrize("says", ["no", "False", 2, [], np.array([True, False])])
+def test_what_is_neither_true_nor_false_does_not_end_an_episode_unnoticed(says):
+    with pytest.raises(EnvironmentFault, match=r"Talks.*gave done=.*It is True where the episode is over, else False"):
+        run(after_a_turn(says))
+
+
+async def after_a_turn(says):
+    class Talks:
+        def reset(self):
+            """Starts."""
+
+        def step(self, text):
+            """Answers."""
+            return "so", 0.0, says
+
+    episode, _ = await started(opened(environment=Talks))
+    await episode.respond("x")
+    return episode
+
+
+def parts() -> str:
+    """Says it bit by bit."""
+    yield "a"
+
+
+def lengths() -> list:
+    """Counts, later."""
+    return map(len, ["a"])
+
+
+async def late_parts() -> str:
+    """Says it bit by bit, later."""
+    yield "a"
+
+
+@pytest.mark.parametrize(
+    ("tool", "kind"),
+    [(parts, "generator"), (lengths, "map"), (late_parts, "async_generator")],
+    ids=lambda each: str(each),
+)
+def test_a_tool_whose_values_are_yet_to_come_is_refused_in_its_first_call(tool, kind):
+    async def play():
+        return await (await started(opened(tools=[tool])))[0].call(tool.__name__, {})
+
+    with pytest.raises(EnvironmentContractError, match=f"A tool returned a {kind}, .*in place of yield"):
+        run(play())
+
+
 # ---- environments in processes of their own
 
 
@@ -475,3 +533,45 @@ def test_a_class_that_a_process_cannot_have_is_refused():
 
     with pytest.raises(EnvironmentContractError, match="Define it in a module of its own"):
         open_episodes(environment=Local)
+
+
+# ---- what the breaker found
+
+
+def test_brackets_without_end_are_a_mistake_of_the_model():
+    async def play():
+        episode, _ = await started(opened(tools=[worlds.add]))
+        return await episode.call("add", '{"a": ' + "[" * 100_000)
+
+    result = run(play())
+    assert result.mistake and "The arguments of add are no JSON" in result.content
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded():
+    def broken() -> str:
+        """Says half a character."""
+        return "a\ud800b\U0001f600"
+
+    async def play():
+        episode, _ = await started(opened(tools=[broken]))
+        return (await episode.call("broken", {})).content
+
+    assert run(play()) == "a?b\U0001f600"
+
+
+@pytest.mark.parametrize("error", [SystemExit(4), asyncio.CancelledError("4")], ids=lambda error: type(error).__name__)
+def test_an_async_tool_that_exits_or_is_cancelled_is_a_fault_at_once_and_the_loop_lives_on(error):
+    async def leave_later() -> str:
+        """Ends the interpreter, or the call, as it thinks."""
+        raise error
+
+    async def play():
+        factory = open_episodes(tools=[leave_later, worlds.wait_and_add], deadline=60.0)
+        episode, _ = await started(factory)
+        with pytest.raises(EnvironmentFault, match=rf"leave_later raised:(.|\n)*{type(error).__name__}\('?4'?\)"):
+            await episode.call("leave_later", {})
+        answer = await episode.call("wait_and_add", {"a": 1, "b": 2})
+        return answer.content, dict(factory.faults)
+
+    content, faults = run(play())
+    assert content == "3" and (faults["exceptions"], faults["time_outs"]) == (1, 0)

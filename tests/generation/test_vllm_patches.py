@@ -16,6 +16,7 @@ import grpo_lightning
 from grpo_lightning.generation.vllm import patches
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.patches import PATCHES, keeping_process_group, keeping_threads
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PACKAGE, HERE = Path(grpo_lightning.__path__[0]), Path(__file__).parent
 FOREIGN = ("vllm", "torch", "transformers", "peft")
@@ -49,16 +50,16 @@ def changes_of(text: str) -> list[str]:
     """Assignments to attributes of foreign modules and of what is imported from them."""
     foreign: set[str] = set()
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
             foreign |= {(a.asname or a.name).split(".")[0] for a in node.names if a.name.split(".")[0] in FOREIGN}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FOREIGN:
             foreign |= {alias.asname or alias.name for alias in node.names}
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
         if isinstance(node, ast.AnnAssign) and isinstance(value, ast.Name) and value.id in foreign:
             foreign.add(ast.unparse(node.target))
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         for target in node.targets if isinstance(node, ast.Assign) else []:
             if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in foreign:
                 found.append(ast.unparse(target))

@@ -16,8 +16,8 @@ import torch
 from four_bits import four_bit_model, repack
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from ports import free_port
-from runs import fit
-from toy_models import save_toy_model
+from runs import fit, make_module, weights
+from toy_models import build_tokenizer, save_toy_model
 from vllm_cases import (
     LONG_PROMPT,
     PROMPTS,
@@ -36,8 +36,12 @@ from vllm_cases import (
 from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
 from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs
 from grpo_lightning.generation.vllm.server_token import token_file
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
+from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.server_teacher import check_same_tokens
+from grpo_lightning.types import Rollouts
 
 pytestmark = [*needs_vllm, pytest.mark.slow]
 
@@ -169,6 +173,54 @@ def test_a_merged_adapter_on_a_repacked_4_bit_base_arrives_as_the_numbers_that_t
         assert mismatch(trained, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 0.2  # scales rounded to bfloat16
     finally:
         generator.update_weights(policy)
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(generator, policy, tmp_path_factory):
+    """What the server has."""
+    shift_weights(policy)
+    generator.update_weights(policy)
+    folder = tmp_path_factory.mktemp("teacher")
+    policy.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "jsd"])
+def test_a_teacher_on_the_server_teaches_as_the_same_model_in_this_process(
+    served, teacher_dir, tiny_model_dir, tmp_path, divergence
+):
+    trained, metrics = [], []
+    for teacher in (str(teacher_dir), f"http://127.0.0.1:{served[0]}"):
+        taught = {"distillation": Distillation(teacher, divergence=divergence, top_k=7), "reward_weights": [0.0]}
+        module = fit(tiny_model_dir, tmp_path, 2, **taught)
+        trained.append(weights(module))
+        metrics.append(module.step_metrics["distillation/divergence"])
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=2e-6)
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3) and metrics[0] > 0.1
+
+
+def test_a_server_that_tells_fewer_tokens_than_asked_for_is_refused_at_the_start(served, tiny_model_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"top_k=21 is more than .* tells.*\n.*--max-logprobs 21"):
+        fit(tiny_model_dir, tmp_path, distillation=Distillation(f"http://127.0.0.1:{served[0]}", top_k=21))
+
+
+def test_a_server_to_which_the_policys_tokens_mean_something_else_is_refused(served):
+    server = PromptLogprobs(VLLMServer(port=served[0]).client, 200)
+    server.start()
+    check_same_tokens(server, TOKENIZER, "http://host:1")
+    with pytest.raises(ValueError, match=r"has another tokenizer than the policy: token 320 is '.+' here"):
+        check_same_tokens(server, build_tokenizer(340), "http://host:1")
+    server.client.close()
+
+
+def test_a_completion_that_the_teachers_server_cannot_hold_is_said_with_what_to_change(served, tiny_model_dir):
+    settings = Distillation(f"http://127.0.0.1:{served[0]}", top_k=2)
+    (teacher,) = make_module(tiny_model_dir, distillation=settings).teachers.teachers
+    teacher.start(torch.device("cpu"))
+    rollouts = Rollouts.from_lists([[5] * 250], [[6] * 6], [[0.0] * 6], [True], [0])
+    with pytest.raises(ValueError, match=r"has 256 tokens, and .* holds 255 .*max_completion_length"):
+        teacher.told(rollouts, torch.tensor([0]))
 
 
 def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswered_prompts(served, generator, policy):

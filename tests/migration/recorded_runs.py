@@ -41,7 +41,21 @@ class Recorded:
     """Names of trained weights, without what wraps them."""
     longest: int = 0
     """Tokens of the longest completion."""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """What is optimized and how it is sampled, by TRL's names."""
 
+
+OBJECTIVE = (
+    "beta",
+    "loss_type",
+    "importance_sampling_level",
+    "mask_truncated_completions",
+    "num_iterations",
+    "temperature",
+    "top_p",
+)
+"""Attributes of TRL's trainer, and settings of ours."""
+SCALES = {True: "group", False: "none"}
 
 CURRENT = Recorded()
 
@@ -90,6 +104,11 @@ def run_trl(config: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     with recording() as record:
         trl_script.main(*arguments)
     record.trained = trained_names(trainers[0].model)
+    record.objective = {name: getattr(trainers[0], name) for name in OBJECTIVE}
+    record.objective |= {
+        "scale_rewards": SCALES.get(trainers[0].scale_rewards, trainers[0].scale_rewards),
+        "bounds": (trainers[0].epsilon_low, trainers[0].epsilon_high),
+    }
     record.checkpoints = {int(p.name.split("-")[1]) for p in Path(arguments[1].output_dir).glob("checkpoint-*")}
     return record
 
@@ -102,6 +121,13 @@ def run_migrated(config: Path, *options: str) -> Recorded:
     with recording() as record:
         cli = GRPOCLI(args=["fit", "--config", str(printed)])
     record.trained = trained_names(cli.model.policy.model)
+    model = cli.config.fit.model
+    record.objective = {name: getattr(model, name) for name in OBJECTIVE}
+    epsilon = 0.2 if model.epsilon is None else model.epsilon  # what null means for TRL's losses
+    record.objective |= {
+        "scale_rewards": SCALES.get(model.scale_rewards, model.scale_rewards),
+        "bounds": (epsilon, epsilon if model.epsilon_high is None else model.epsilon_high),
+    }
     names = [path.name for path in Path(cli.trainer.default_root_dir, "checkpoints").glob("*step=*.ckpt")]
     record.checkpoints = {int(found[1]) for name in names if (found := re.search(r"step=(\d+)", name))}
     return record
@@ -152,6 +178,9 @@ def write_config(folder: Path, model: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-def _json(text: str, conversational: bool) -> str:
+def _json(text: str, conversational: bool | str) -> str:
+    """A row; as messages, after a system prompt where one is given."""
     prompt: Any = [{"role": "user", "content": text}] if conversational else text
+    if isinstance(conversational, str):
+        prompt = [{"role": "system", "content": conversational}, *prompt]
     return json.dumps({"prompt": prompt}) + "\n"

@@ -59,6 +59,55 @@ SHAPES: dict[str, dict[str, Any]] = {
         "lr_scheduler_type": "polynomial",
         "max_steps": 2,
     },
+    # 2 micro-batches of one group each.
+    "four generations in two micro-batches": STEPS
+    | {
+        "num_generations": 4,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "loss_type": "grpo",
+        "scale_rewards": False,
+        "importance_sampling_level": "sequence",
+        "beta": 0.04,
+        "temperature": 0.7,
+        "eval_steps": 2,
+        "save_steps": 0.5,
+    },
+    # 4 prompts are generated at once; 2 updates on them, twice.
+    "two passes of two updates, without truncated ones": {
+        "per_device_train_batch_size": 4,
+        "steps_per_generation": 2,
+        "num_iterations": 2,
+        "max_steps": 4,
+        "loss_type": "dr_grpo",
+        "scale_rewards": "batch",
+        "mask_truncated_completions": True,
+        "lr_scheduler_type": "cosine_with_restarts",
+        "warmup_steps": 1,
+    },
+    "messages with a system prompt, adapters of PEFT's default": {
+        "conversational": "You add numbers.",
+        "max_steps": None,
+        "num_train_epochs": 1,
+        "use_peft": True,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "loss_type": "bnpo",
+        "lr_scheduler_type": "inverse_sqrt",
+        "warmup_steps": 2,
+        "epsilon_high": 0.28,
+    },
+    "cispo, evaluated with other groups": STEPS
+    | {
+        "loss_type": "cispo",
+        "scale_rewards": "none",
+        "epsilon_high": 5.0,
+        "num_generations_eval": 2,
+        "eval_steps": 1,
+        "save_steps": 2,
+        "lr_scheduler_type": "constant",
+        "top_p": 0.9,
+    },
 }
 
 
@@ -71,6 +120,7 @@ def test_a_migrated_config_runs_as_trl_runs_it(shape, tiny_model_dir: Path, tmp_
     assert without_greedy(ours) == theirs.evaluated
     assert ours.checkpoints == theirs.checkpoints
     assert ours.trained == theirs.trained
+    assert ours.objective == theirs.objective
     assert 0 < ours.longest <= 6 and 0 < theirs.longest <= 6
 
 

@@ -79,6 +79,13 @@ COMPOSED_CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     "run_name": [({"report_to": "tensorboard", "run_name": "one"}, {"trainer.logger.0.name": "one"})],
     "project": [({"report_to": "wandb", "project": "p"}, {"trainer.logger.0.project": "p"})],
+    "trackio_space_id": [({"report_to": "trackio", "trackio_space_id": "s"}, {"trainer.logger.0.space_id": "s"})],
+    "trackio_bucket_id": [
+        (
+            {"report_to": "trackio", "trackio_bucket_id": "b"},
+            {"trainer.logger.0": "grpo_lightning.trackers.TrackioLogger"},
+        )
+    ],
     "save_strategy": [({"save_strategy": "epoch"}, {"checkpoint.every_n_epochs": 1})],
     "save_steps": [
         ({"save_steps": 20}, {"checkpoint.every_n_train_steps": 20}),

@@ -50,6 +50,14 @@ def test_a_step_descends_the_mean_divergence_of_the_sampled_tokens(tiny_model_di
     assert module.step_metrics["loss"] == pytest.approx(0.7 * divergence.item(), rel=1e-3)
 
 
+def test_a_teacher_on_a_named_device_in_a_named_dtype_teaches_from_there(tiny_model_dir, teacher_dir, tmp_path):
+    by_default = fit(tiny_model_dir, tmp_path, **instead_of_rewards(teacher_dir))
+    named = fit(tiny_model_dir, tmp_path, **instead_of_rewards(teacher_dir, device="cpu", dtype="bfloat16"))
+    (teacher,) = named.teachers.teachers
+    assert {(p.device.type, p.dtype) for p in teacher.scorer.model.parameters()} == {("cpu", torch.bfloat16)}
+    torch.testing.assert_close(weights(named), weights(by_default), rtol=0, atol=5e-3)  # of a teacher that is rounded
+
+
 def test_beside_rewards_the_gradients_add_up(tiny_model_dir, teacher_dir, tmp_path):
     changes = []
     for settings in (
@@ -172,7 +180,7 @@ def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir
     rows, experience = torch.arange(record.rollouts.num_completions), module.experience(record.rollouts)
     lessons = module.teachers.taught(experience, record.batch).lessons
     (teacher,) = module.teachers.teachers
-    side = teacher.side(lessons.rollouts, rows)
+    side = teacher.side(lessons, rows)
     found = side.logits(slice(None), 1.0, side.head.vocab_size).log_softmax(-1)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     with torch.no_grad():
@@ -259,12 +267,31 @@ def test_a_teacher_with_another_tokenizer_is_refused(tiny_model_dir, tmp_path):
         ({"teacher": "self", "teacher_prompt": "Be good. {prompt}"}, "names no column"),
         ({"teacher": {"a": "x"}}, "does not say which teaches what"),
         ({"teacher_column": "kind"}, "of one teacher there is no choice"),
-        ({"teacher": "reference", "teacher_prompt": "{hint}", "device": "cuda:1"}, "are of teachers with weights"),
+        (
+            {"teacher": "http://host:80", "divergence": "forward_kl"},
+            "top_k=null: a server tells its likeliest .* forward_kl",
+        ),
+        ({"teacher": "https://host:80", "top_k": 5}, "is no address of a vLLM server. Write http://host:port"),
+        ({"teacher": "http://host", "top_k": 5}, "is no address of a vLLM server"),
+        ({"teacher": "http://host:80", "top_k": 5, "dtype": "float32"}, "are of teachers that this run loads"),
+        ({"device": "meta"}, "device='meta' holds shapes without numbers"),
+        ({"device": "gpu0"}, "device='gpu0' is no device. Write cuda:1"),
+        ({"device": "cuda:99"}, r"device='cuda:99' is not there: this process sees \d+ CUDA devices"),
+        ({"timeout": 5.0}, "are of teachers on servers"),
+        (
+            {"teacher": "reference", "teacher_prompt": "{hint}", "device": "cpu"},
+            "are of teachers that this run loads",
+        ),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Distillation(**({"teacher": "teacher"} | settings))
+
+
+def test_a_server_at_another_temperature_than_its_logprobs_have_is_refused(tiny_model_dir):
+    with pytest.raises(ValueError, match=r"model.temperature=0.7 .* a server tells logprobs at temperature 1"):
+        make_module(tiny_model_dir, temperature=0.7, distillation=Distillation("http://127.0.0.1:1", top_k=5))
 
 
 def test_a_config_names_the_teacher(tiny_model_dir, teacher_dir, tmp_path):

@@ -346,7 +346,7 @@ def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(ti
         original = module.policy_loss
 
         def policy_loss(experience, micro_batch, report):
-            tokens = experience.train_tokens(micro_batch.rows)
+            tokens = experience.token_batch(micro_batch.rows)
             dtypes.extend([tokens.advantages.dtype, tokens.lengths.dtype, tokens.sampling_logprobs.dtype])
             return original(experience, micro_batch, report)
 

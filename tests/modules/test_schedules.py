@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import lightning as L
 import pytest
 import torch
 from runs import make_data, make_module, make_trainer
-from transformers import get_scheduler
+from transformers import get_linear_schedule_with_warmup, get_scheduler
 
 from grpo_lightning.modules.schedules import RunSchedule, TransformersSchedule, WarmupSchedule
+from grpo_lightning.training.optimization import make_scheduler
 
 
 def sgd() -> torch.optim.SGD:
@@ -129,3 +131,42 @@ def test_a_resumed_run_follows_a_longer_plan(tiny_model_dir: Path, tmp_path: Pat
     run(tiny_model_dir, tmp_path, stop=12)
     rest = run(tiny_model_dir, tmp_path, ckpt_path=tmp_path / "stop.ckpt", max_epochs=6)  # 48 optimizer steps
     assert rest[0] == pytest.approx(0.1 * (1 - 14 / 48))
+
+
+def test_a_function_of_transformers_has_its_length_from_the_run(tiny_model_dir, tmp_path):
+    linear = partial(get_linear_schedule_with_warmup, num_warmup_steps=0)
+    module = make_module(tiny_model_dir, lr_scheduler=linear)
+    trainer = make_trainer(tmp_path, 4, limit_train_batches=1, max_epochs=4)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    assert [schedule.lr_lambdas[0](step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert schedule.last_epoch == 4
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (
+            get_linear_schedule_with_warmup,
+            "model.lr_scheduler needs num_warmup_steps besides the optimizer. Give it in",
+        ),
+        (
+            partial(get_linear_schedule_with_warmup, num_warmup_steps=1),
+            "num_training_steps .*only the clock ends this run",
+        ),
+        (torch.optim.lr_scheduler.CosineAnnealingLR, "model.lr_scheduler needs T_max besides the optimizer"),
+        (torch.optim.lr_scheduler.ReduceLROnPlateau, "waits for a validation metric"),
+    ],
+)
+def test_a_schedule_that_cannot_be_made_says_what_it_needs(factory, said):
+    steps = None if isinstance(factory, partial) else 8
+    with pytest.raises(ValueError, match=said):
+        make_scheduler(factory, sgd(), lambda: steps)
+
+
+def test_an_optimizer_or_schedule_that_is_made_already_is_refused_with_what_to_write(tiny_model_dir):
+    with pytest.raises(ValueError, match=r"model.optimizer is a SGD .* optimizer=lambda params: SGD\(params, \.\.\.\)"):
+        make_module(tiny_model_dir, optimizer=sgd())
+    schedule = torch.optim.lr_scheduler.ConstantLR(sgd())
+    with pytest.raises(ValueError, match=r"lr_scheduler=lambda optimizer: ConstantLR\(optimizer, \.\.\.\)"):
+        make_module(tiny_model_dir, lr_scheduler=schedule)

@@ -33,11 +33,21 @@ def test_the_signature_has_every_setting_and_each_has_a_text(module, settings):
     assert "seed: " in module.__init__.__doc__
 
 
+class HalfLife(GRPOModule):
+    """A subclass with a setting of its own."""
+
+    def __init__(self, half_life: float = 8.0, **settings):
+        super().__init__(**settings)
+        self.half_life = half_life
+
+
 def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(tiny_model_dir):
     with pytest.raises(TypeError, match=r"GRPOModule has no setting num_generation=8. Did you mean num_generations\?"):
         make_module(tiny_model_dir, num_generation=8)
     with pytest.raises(TypeError, match=r"needs model.model_name_or_path and model.rewards|needs model.rewards"):
         GRPOModule(beta=0.1)
+    with pytest.raises(TypeError, match=r"HalfLife has no setting halflife=3. Did you mean half_life\?"):
+        HalfLife(halflife=3)
 
 
 class Counting(RolloutSource):
@@ -53,6 +63,12 @@ class Counting(RolloutSource):
 class WithCounting(GRPOModule):
     def make_source(self, settings):
         return Counting(settings, self.sampling, self.policy, self.seed)
+
+
+@pytest.mark.parametrize("given", ["grpo_lightning.generation.TransformersGenerator", TransformersGenerator])
+def test_from_python_a_generator_is_the_object_and_not_its_name_or_class(tiny_model_dir, given):
+    with pytest.raises(ValueError, match=r"From Python, give the object: generator=TransformersGenerator\(\.\.\.\)"):
+        make_module(tiny_model_dir, generator=given)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
@@ -91,6 +107,20 @@ def test_a_module_comes_back_from_its_checkpoint(tiny_model_dir, tmp_path):
     assert all(torch.equal(weight, expected[name]) for name, weight in weights(loaded).items())
     other = GRPOModule.load_from_checkpoint(tmp_path / "two.ckpt", temperature=0.5)
     assert other.sampling.temperature == 0.5
+    with pytest.raises(TypeError, match=r"GRPOModule has no setting temprature=0.5. Did you mean temperature\?"):
+        GRPOModule.load_from_checkpoint(tmp_path / "two.ckpt", temprature=0.5)
+
+
+def test_a_checkpoint_whose_reward_is_an_object_says_how_it_is_given_again(tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir)  # rewarded by a function
+    trainer = make_trainer(tmp_path)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(TypeError, match=r"Give them again: GRPOModule.load_from_checkpoint\(path, rewards=...\)"):
+        GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    given = module.given_settings["rewards"]
+    loaded = GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt", map_location="cpu", rewards=given)
+    assert loaded.steps_done == 1
 
 
 def test_a_class_is_chosen_by_its_import_path_on_the_command_line_or_in_a_config(tmp_path: Path):

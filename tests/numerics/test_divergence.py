@@ -7,7 +7,7 @@ import torch
 from largest_tensor import LargestTensor
 from torch import nn
 
-from grpo_lightning.numerics.divergence import Side, divergence, divergence_per_token
+from grpo_lightning.numerics.divergence import Likeliest, Side, divergence, divergence_per_token, to_likeliest
 from grpo_lightning.numerics.output_head import OutputHead
 
 KINDS = ("reverse_kl", "forward_kl", "jsd")
@@ -69,6 +69,35 @@ def test_top_k_tells_the_teachers_likeliest_tokens_apart_and_takes_the_others_to
     assert 0 < divergence(student, teacher, kind, 2).item() < whole.item()
     torch.testing.assert_close(divergence(student, teacher, kind, 4), whole)
     torch.testing.assert_close(divergence(teacher, teacher, kind, 2), torch.zeros(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_that_shows_its_likeliest_tokens_teaches_as_one_with_top_k(kind):
+    student, teacher = make_sides()
+    logprobs, token_ids = teacher.head.module(teacher.hidden).detach().log_softmax(-1).topk(4)
+    trained = [student.hidden, *student.head.module.parameters()]
+    found = divergence_per_token(student, Likeliest(token_ids, logprobs), kind, chunk_tokens=3)
+    expected = divergence_per_token(student, teacher, kind, 4, chunk_tokens=3)
+    torch.testing.assert_close(found, expected)
+    mine, theirs = (torch.autograd.grad((each * each).sum(), trained) for each in (found, expected))
+    torch.testing.assert_close(mine, theirs)
+    assert float(theirs[0].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("top_k", [1, 5])
+def test_the_rest_of_a_server_is_trls_tail(top_k):
+    trl = pytest.importorskip("trl.experimental.server_distillation.server_distillation_trainer")
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (
+        torch.randn(20, 30, dtype=torch.float64, generator=generator).mul(2).log_softmax(-1) for _ in range(2)
+    )
+    logprobs, token_ids = teacher.topk(top_k)
+    both = [
+        trl._add_tail_bucket(each, torch.ones_like(each, dtype=torch.bool))
+        for each in (student.gather(-1, token_ids), logprobs)
+    ]
+    expected = trl._jsd_divergence(both[0][0], both[1][0], beta=0.0, support_mask=both[0][1]).sum(-1)
+    torch.testing.assert_close(to_likeliest(student, Likeliest(token_ids, logprobs), "forward_kl"), expected)
 
 
 def test_no_tensor_of_tokens_times_vocabulary_exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -64,6 +65,24 @@ def test_code_beside_a_model_is_never_run(reader, directory, monkeypatch):
         READERS[reader](str(directory))
     assert not (directory.parent / "ran").exists()
     assert not [name for name in sys.modules if name.endswith(".trap")]
+
+
+def test_weights_that_are_cut_off_are_said_to_be(tiny_model_dir, tmp_path):
+    path = tmp_path / "cut"
+    shutil.copytree(tiny_model_dir, path)
+    (weights,) = path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(
+        ValueError, match=r"the weights cannot be read\. The directory exists: check that its files are"
+    ):
+        load_causal_lm(str(path), torch.float32)
+
+
+def test_an_attention_that_is_not_installed_is_named(tiny_model_dir):
+    if importlib.util.find_spec("flash_attn") is not None:
+        pytest.skip("it is installed")
+    with pytest.raises(ValueError, match=r"model\.attn_implementation=flash_attention_2: "):
+        load_causal_lm(str(tiny_model_dir), torch.float32, "flash_attention_2")
 
 
 def test_the_trap_is_one(directory):

@@ -25,7 +25,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterato
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 6 steps with one healthy, one dead and one hostile group, seen at steps 0 and 5."""
+    """A run of 6 steps with one healthy, one dead and one hostile group, seen at steps 1 and 6."""
     run = tmp_path_factory.mktemp("runs") / "small"
     metrics = [
         {"step": s, "reward": s / 5, "entropy": 0.5, "kl": 0.1, "step_time": 1.5, "time/train": 1.0, "val/accuracy": 0.5,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_tile_card_notice_and_headline_say_one_number(driver, tmp_path):
     tiles = dict(zip(texts(driver, ".tile > .muted"), texts(driver, ".tile .value"), strict=True))
     wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
     cards = dict(zip(texts(driver, ".card .name"), texts(driver, ".card .now"), strict=True))
-    # The last tenth of 25 steps is steps 23 and 24, as is the first in Python: round(2.5) is 2.
+    # The last tenth of 25 steps is steps 24 and 25, as is the first in Python: round(2.5) is 2.
     assert tiles["Dead groups"].startswith("74%") and cards["Dead groups"] == "74%"
     assert "74% of the groups" in texts(driver, "#notices")[0]
     assert tiles["Reward"].startswith("0.47") and cards["Reward"] == "0.47"
@@ -76,6 +77,36 @@ def test_completions_are_text_whatever_they_contain(driver, small, tmp_path):
     assert console_errors(driver) == []
 
 
+def test_turns_show_calls_and_results_and_what_is_masked(driver, tmp_path):
+    call = {"type": "function", "id": "call00000", "function": {"name": "add", "arguments": {"a": 2, "b": 40}}}
+    turns = [
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": f"42 {HOSTILE}", "tool_call_id": "call00000"},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "It is 42."},
+    ]
+    run = tmp_path / "turns"
+    write_metrics(run, 0, [{"step": 0, "reward": 1.0}])
+    prompt = json.dumps([{"role": "user", "content": "2+40?"}])
+    write_completions(run, [completion_row(0, 1, 0, prompt=prompt, completion=json.dumps(turns))])
+    open_page(driver, report(tmp_path, run))
+    type_into(driver, "#search", "42")
+    wait(driver, "document.querySelectorAll('#rows .row').length === 1")
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    assert texts(driver, "#detail .text")[0] == "user: 2+40?"
+    said, given = texts(driver, "#detail .own"), texts(driver, "#detail .given")
+    assert said == ['assistant: Let me see.\nadd({"a":2,"b":40})', "assistant: It is 42."]
+    assert given == [f"tool add: 42 {HOSTILE}", "user: And?"]
+    assert texts(driver, "#detail .text")[1] == "\n\n".join([said[0], *given, said[1]])
+    colours = driver.execute_script(
+        "return ['.own', '.given'].map(kind => getComputedStyle(document.querySelector(`#detail ${kind}`)).color)"
+    )
+    assert colours[0] != colours[1]
+    assert "not trained on" in driver.execute_script("return document.querySelector('#detail .given').title")
+    assert texts(driver, "#detail mark") == ["42", "42"]
+    assert console_errors(driver) == []
+
+
 def test_filters_narrow_the_list_and_clear_brings_it_back(driver, small, tmp_path):
     open_page(driver, report(tmp_path, small))
     assert len(steps_listed(driver)) == 12
@@ -84,7 +115,7 @@ def test_filters_narrow_the_list_and_clear_brings_it_back(driver, small, tmp_pat
     assert texts(driver, "#rows .row .completion") == ["it is surely nine"]
     driver.execute_script("document.querySelector('#filters button').click()")
     wait(driver, "document.querySelector('#count').textContent === '12 of 12'")
-    type_into(driver, "#from-step", "1")
+    type_into(driver, "#from-step", "2")
     type_into(driver, "#from-reward", "0.5")
     wait(driver, "document.querySelector('#count').textContent === '1 of 12'")
     driver.execute_script("document.querySelector('#filters button').click()")
@@ -106,7 +137,7 @@ def test_a_column_sorts_both_ways_and_missing_rewards_come_last(driver, small, t
 def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(driver, small, tmp_path):
     open_page(driver, report(tmp_path, small))
     driver.execute_script("document.querySelector('#rows .row').click()")
-    # The best are "it must be seven" (step 0) and "it is surely nine" (step 5).
+    # The best are "it must be seven" (step 1) and "it is surely nine" (step 6).
     parts = driver.execute_script(
         "return [...document.querySelector('#diff').childNodes].slice(1).map(n => [n.nodeName.toLowerCase(), n.textContent])"
     )
@@ -114,7 +145,7 @@ def test_the_diff_compares_the_best_completions_of_the_first_and_the_last_step(d
     assert without["ins"] == "it must be seven" and without["del"] == "it is surely nine"
     assert parts[0] == ["#text", "it "]
     driver.execute_script(
-        "const to = document.querySelector('#diff-to'); to.value = '0'; to.dispatchEvent(new Event('change'))"
+        "const to = document.querySelector('#diff-to'); to.value = '1'; to.dispatchEvent(new Event('change'))"
     )
     assert texts(driver, "#diff") == ["One text, compared with itself.it must be seven"]
     assert driver.execute_script("return document.querySelectorAll('#diff ins, #diff del').length") == 0

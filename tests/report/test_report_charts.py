@@ -20,14 +20,14 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of one config and a run of another; curves of 80 steps, completions at steps 0 and 79."""
+    """Two seeds of one config and a run of another; curves of 80 steps, completions at steps 1 and 80."""
     folder = tmp_path_factory.mktemp("charts")
     runs = []
     for name, seed, beta in (("one", 0, 0.0), ("two", 1, 0.0), ("other", 0, 0.5)):
         run = folder / name
         metrics = [
             {"step": s, "reward": 10.0 ** (s % 3 - 1) if seed == 0 else 3.0, "step_time": 2.0, "num_tokens": 1000 * (s + 1),
-             "kl": 26.4 + 1e-4 * s, "entropy": 0.0, "constructor": 1.0, "__proto__": 2.0, "generation/tokens_per_second": 5e3}
+             "kl": 26.4 + 1e-4 * s, "entropy": 0.0, "reward_std": 0.5, "constructor": 1.0, "__proto__": 2.0, "generation/tokens_per_second": 5e3}
             for s in range(80)
         ]  # fmt: skip
         write_metrics(run, 0, metrics)
@@ -46,6 +46,11 @@ def show(driver: Any, page: Path, address: str = "") -> None:
     driver.get(page.as_uri() + address)
     wait(driver, "document.body.dataset.ready === 'yes'")
     wait(driver, "document.querySelectorAll('.card canvas').length >= 1")
+
+
+def bring_into_view(driver: Any, metric: str) -> None:
+    """Cards draw themselves once they are seen."""
+    driver.execute_script(f"document.querySelector('[data-metric={metric}]').scrollIntoView({{block: 'center'}})")
 
 
 def hover(driver: Any, metric: str, share: float, click: bool = False) -> None:
@@ -92,7 +97,7 @@ def test_a_tooltip_on_the_line_says_step_and_values(driver, page):
     step = int(lines[0].removeprefix("step "))
     assert 37 <= step <= 42
     assert [line.split()[1] for line in lines[1:]] == ["one", "two", "other"]
-    assert float(lines[1].split()[0]) == 10.0 ** (step % 3 - 1) and float(lines[2].split()[0]) == 3.0
+    assert float(lines[1].split()[0]) == 10.0 ** ((step - 1) % 3 - 1) and float(lines[2].split()[0]) == 3.0
     others = "return [...document.querySelectorAll('.tip')].filter(tip => !tip.hidden).length"
     assert driver.execute_script(others) == 1
 
@@ -101,15 +106,25 @@ def test_a_click_on_a_curve_lists_the_completions_of_the_nearest_step_that_has_s
     show(driver, page)
     hover(driver, "reward", 0.9, click=True)
     wait(driver, "document.querySelector('#count').textContent.startsWith('12 of')")
-    assert set(texts(driver, "#rows .row .step")) == {"79"}
-    assert driver.execute_script("return document.querySelector('#from-step').value") == "79"
+    assert set(texts(driver, "#rows .row .step")) == {"80"}
+    assert driver.execute_script("return document.querySelector('#from-step').value") == "80"
 
 
 def test_a_log_axis_draws_positive_values_and_leaves_others_as_they_are(driver, page):
     show(driver, page)
+    drawn = "document.querySelector('[data-metric={0}] canvas')"
+    driver.execute_script("window.linear = {}")
+    for metric in ("reward", "entropy"):  # from 0.1 to 10, and 0 throughout
+        bring_into_view(driver, metric)
+        wait(driver, drawn.format(metric))
+        driver.execute_script(f"linear.{metric} = {drawn.format(metric)}.toDataURL()")
     driver.execute_script("document.querySelector('#log').click()")
     wait(driver, "location.hash.includes('log=true')")
-    wait(driver, "document.querySelectorAll('.card canvas').length >= 3")
+    bring_into_view(driver, "reward")
+    wait(driver, f"{drawn.format('reward')} && {drawn.format('reward')}.toDataURL() !== linear.reward")
+    bring_into_view(driver, "entropy")
+    wait(driver, drawn.format("entropy"))
+    assert driver.execute_script(f"return {drawn.format('entropy')}.toDataURL() === linear.entropy")
     assert console_errors(driver) == []
 
 
@@ -131,7 +146,7 @@ def test_a_chart_is_saved_as_values_and_as_a_picture(driver, page, downloads):
         wait_for(downloads / name)
     rows = list(csv.reader((downloads / "reward.csv").read_text().splitlines()))
     assert rows[0] == ["step", "one: reward", "two: reward", "other: reward"]
-    assert rows[1:4] == [["0", "0.1", "3", "0.1"], ["1", "1", "3", "1"], ["2", "10", "3", "10"]] and len(rows) == 81
+    assert rows[1:4] == [["1", "0.1", "3", "0.1"], ["2", "1", "3", "1"], ["3", "10", "3", "10"]] and len(rows) == 81
     head = (downloads / "reward.png").read_bytes()[:24]
     width, height = struct.unpack(">II", head[16:])
     assert head[:8] == b"\x89PNG\r\n\x1a\n" and width > 200 and height > 200
@@ -154,7 +169,7 @@ def test_seeds_of_one_config_become_one_mean_with_a_spread(driver, page):
     lines = driver.execute_script("return document.querySelector('[data-metric=reward] .tip').innerText").splitlines()
     step = int(lines[0].removeprefix("step "))
     mean, deviation = lines[1].split(" mean of 2 seeds: one, two")[0].split(" ± ")
-    value = 10.0 ** (step % 3 - 1)
+    value = 10.0 ** ((step - 1) % 3 - 1)
     assert float(mean) == pytest.approx((value + 3) / 2, rel=1e-2)
     assert float(deviation) == pytest.approx(abs(value - 3) / 2**0.5, rel=1e-2)  # of two values, with n - 1
     assert lines[2].endswith("other")
@@ -167,8 +182,8 @@ def test_the_address_keeps_what_was_chosen(driver, page):
     driver.execute_script("document.querySelectorAll('#runs input')[1].click()")
     driver.execute_script("""const axis = document.querySelector('#axis');
         axis.value = 'tokens'; axis.dispatchEvent(new Event('change'))""")
-    type_into(driver, "#from-step", "79")
-    wait(driver, "location.hash.includes('fromStep=79')")
+    type_into(driver, "#from-step", "80")
+    wait(driver, "location.hash.includes('fromStep=80')")
     driver.execute_script("document.querySelector('[data-sort=length]').click()")
     driver.execute_script("document.querySelector('#rows .row').click()")
     address = driver.execute_script("return location.hash")
@@ -177,7 +192,7 @@ def test_the_address_keeps_what_was_chosen(driver, page):
         [...document.querySelectorAll('#runs input')].map(box => box.checked), document.querySelector('#count').textContent,
         document.querySelector('#rows .row.selected .length').textContent, location.hash]"""
     assert driver.execute_script(state) == [True, "tokens", [True, False, True], "8 of 24", "40", address]
-    assert "Step 79" in texts(driver, "#detail .title")[0]
+    assert "Step 80" in texts(driver, "#detail .title")[0]
     assert console_errors(driver) == []
 
 
@@ -198,6 +213,24 @@ def test_each_reward_is_a_column_under_its_heading(driver, page):
         const box = document.querySelector('[data-sort="rewards/accuracy"] .arrow').getBoundingClientRect();
         return box.width > 0 && box.right <= head.right""")
     assert arrow
+
+
+def test_names_of_cards_are_whole_and_the_completion_has_the_most_room(driver, page):
+    show(driver, page)
+    names = driver.execute_script(
+        "return [...document.querySelectorAll('.card .name')].map(e => [e.textContent, e.scrollWidth > e.clientWidth])"
+    )
+    assert ["Reward spread in a batch", False] in names and not any(is_cut for _, is_cut in names)
+    widths = driver.execute_script(
+        "return [...document.querySelector('#rows .row').children].map(e => [e.getBoundingClientRect().width, e.dataset.column])"
+    )
+    assert max(widths)[1] == "completion"
+
+
+def test_a_curve_at_zero_has_an_axis_up_to_one(driver, page):
+    show(driver, page)
+    assert evaluate(driver, "isNothing([[0, 1, 2], [0, null, 0], [null, 0, 0]])") is True
+    assert evaluate(driver, "isNothing([[0, 1, 2], [0, 0, 0], [0, 1e-9, 0]])") is False
 
 
 def test_held_out_samples_are_compared_and_equal_texts_are_said_to_be(driver, page):

@@ -29,7 +29,7 @@ def test_a_resumed_launch_replaces_the_steps_it_repeats(tmp_path):
     write_metrics(tmp_path, 1, [{"step": s, "reward": 1.0} for s in (3, 4, 5)])
     write_metrics(tmp_path, 10, [{"step": 5, "reward": 2.0}])
     series = read_metrics(launch_directories(tmp_path))["reward"]
-    assert series.steps == [0, 1, 2, 3, 4, 5]
+    assert series.steps == [1, 2, 3, 4, 5, 6]  # counted from 1, as the run itself says
     assert series.values == pytest.approx([0.0, 0.1, 0.2, 1.0, 1.0, 2.0])  # version_10 comes after version_1
 
 
@@ -37,7 +37,7 @@ def test_a_run_that_started_again_replaces_everything(tmp_path):
     write_metrics(tmp_path, 0, [{"step": s, "reward": 0.5, "kl": 0.1} for s in range(5)])
     write_metrics(tmp_path, 1, [{"step": 0, "reward": 0.7}])
     metrics = read_metrics(launch_directories(tmp_path))
-    assert metrics["reward"].steps == [0] and "kl" not in metrics
+    assert metrics["reward"].steps == [1] and "kl" not in metrics
 
 
 def test_a_line_that_is_being_written_and_values_that_are_not_numbers_are_left_out(tmp_path):
@@ -45,8 +45,8 @@ def test_a_line_that_is_being_written_and_values_that_are_not_numbers_are_left_o
     write_metrics(tmp_path, 0, rows, tail="0.3,0.")
     metrics = read_metrics(launch_directories(tmp_path))
     assert {name: (s.steps, s.values) for name, s in metrics.items()} == {
-        "reward": ([0], [1.0]),
-        "val/accuracy": ([1], [0.5]),
+        "reward": ([1], [1.0]),
+        "val/accuracy": ([2], [0.5]),
     }
 
 
@@ -66,7 +66,7 @@ def test_groups_with_equal_rewards_are_marked_dead_and_others_are_not(tmp_path):
 def test_too_many_completions_are_thinned_by_whole_steps(tmp_path):
     write_completions(tmp_path, [completion_row(step, 1, s) for step in range(10) for s in range(2)])
     columns = read_completions(tmp_path, max_rows=11)
-    assert sorted(set(columns["step"])) == [0, 3, 6, 9] and columns["total"] == 20
+    assert sorted(set(columns["step"])) == [1, 4, 7, 10] and columns["total"] == 20
     assert evenly_spaced_steps({0: 50, 1: 50, 2: 50}, max_rows=10) == [0, 2]
 
 
@@ -74,7 +74,7 @@ def test_an_unreadable_file_of_a_running_run_is_passed_over(tmp_path):
     write_completions(tmp_path, [completion_row(0, 1, 0)])
     (tmp_path / "completions" / "step-00000001.rank0.parquet").write_bytes(b"PAR1 torn")
     (tmp_path / "completions" / "step-00000002.rank0.parquet.part").write_bytes(b"")
-    assert read_completions(tmp_path, max_rows=10)["step"] == [0]
+    assert read_completions(tmp_path, max_rows=10)["step"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_dead_groups_are_too_easy_or_too_hard_by_their_mean_reward(reward, title
 
 
 def run_with(summary=None, **metrics) -> Run:
-    series = {name.replace("__", "/"): Series(list(range(len(v))), v) for name, v in metrics.items()}
+    series = {name.replace("__", "/"): Series(list(range(1, len(v) + 1)), v) for name, v in metrics.items()}
     return Run("a", series, launches=1, age=0.0, summary=summary or {})
 
 
@@ -186,7 +186,7 @@ def test_the_page_embeds_the_data_and_allows_its_own_script_alone(tmp_path):
     write_metrics(tmp_path / "one", 0, [{"step": 0, "reward": 0.123456789}])
     write_completions(tmp_path / "one", [completion_row(0, 1, 0, completion="</script><b>hi</b>")])
     page = render_page([read_run(tmp_path / "one")])
-    assert embedded(page, "overview")["runs"][0]["metrics"]["reward"] == [[0], [0.123457]]
+    assert embedded(page, "overview")["runs"][0]["metrics"]["reward"] == [[1], [0.123457]]
     assert embedded(page, "completions")[0]["completion"] == ["</script><b>hi</b>"]
     assert "<b>hi</b>" not in page
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -227,7 +227,7 @@ def test_cut_and_foreign_files_cost_no_more_than_themselves(tmp_path):
             (tmp_path / name).write_bytes(junk)
         run = read_run(tmp_path)
         assert run.metrics["reward"].values == [0.5, 0.7]
-        assert run.completions["step"] == [0, 0]
+        assert run.completions["step"] == [1, 1]
         assert (run.system, run.summary, run.settings) == ({}, {}, {})
         assert render_page([run])
         (tmp_path / "logs/version_2").mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from grpo_lightning.rewards import FunctionReward, get_reward_function, list_reward_functions
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def rewards_written() -> dict[str, str]:
     return {
         node.name: source
         for source in sources
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and any(argument.arg == "completions" for argument in node.args.args)
     }

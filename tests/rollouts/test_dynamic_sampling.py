@@ -108,7 +108,7 @@ def test_dropping_leaves_the_groups_with_signal() -> None:
     groups, numbers, asked = collect(sampler, [[[1, 1], [0, 1], [0, 0], [2, 3]]])
     assert uids(groups) == [1, 3] and asked == []
     assert sum(numbers["kept"]) == 2 and len(numbers["kept"]) == 4 and numbers["rounds"] == [1.0]
-    assert numbers["missing"] == [0, 0, 1, 1] and sum(numbers["reward_sampled"]) == 8
+    assert numbers["missing"] == [1, 1, 0, 0] and sum(numbers["reward_sampled"]) == 8
 
 
 def test_refilling_draws_just_what_is_missing_until_the_cap() -> None:
@@ -116,7 +116,7 @@ def test_refilling_draws_just_what_is_missing_until_the_cap() -> None:
     rounds: list[Any] = [[[1, 1], [0, 1], [0, 0], [2, 2]], [[0, 1], [0, 0], [1, 1]], [[5, 5], [5, 6]]]
     groups, numbers, asked = collect(sampler, rounds)
     assert asked == [3, 2] and uids(groups) == [1, 100, 201]
-    assert sum(numbers["kept"]) == 3 and len(numbers["kept"]) == 9 and numbers["missing"] == [0, 0, 0, 1]
+    assert sum(numbers["kept"]) == 3 and len(numbers["kept"]) == 9 and numbers["missing"] == [1, 0, 0, 0]
     full, numbers, asked = collect(sampler, [[[0, 1], [1, 2]]])
     assert asked == [] and uids(full) == [0, 1] and numbers["missing"] == [0, 0]
 
@@ -130,7 +130,7 @@ def test_good_groups_fill_gaps_of_later_steps_once_newest_first_until_too_old() 
     sampler = DynamicSampler(DynamicSampling("drop", replay_groups=2, replay_max_age=2), seed=0)
     collect(sampler, [[[0, 1], [0, 2], [0, 3]]], step=0)  # 1 and 2 are kept, 0 made room
     groups, numbers, _ = collect(sampler, [[[1, 1], [5, 6]]], step=1)
-    assert uids(groups) == [1, 2] and numbers["replayed"] == [0, 1] and numbers["missing"] == [0, 0]
+    assert uids(groups) == [1, 2] and numbers["replayed"] == [1, 0] and numbers["missing"] == [0, 0]
     assert groups.rewards.values.flatten().tolist() == [5, 6, 0, 3]
     assert [then for then, _ in sampler.replay.groups] == [0, 1]
     collect(sampler, [[[1, 1], [1, 1]]], step=4)  # those of steps 0 and 1 are too old

@@ -222,15 +222,17 @@ def test_carried_groups_that_a_run_without_the_setting_leaves_out_are_told_of(mo
     _, folder = run
     with pytest.warns(UserWarning, match="model.partial_rollouts.carry_over=0 leaves 2 carried groups out"):
         make_trainer(tmp_path, 3).fit(
-            make_module(model_dir, max_completion_length=LIMIT, optimizer=fast_sgd),
+            module := make_module(model_dir, max_completion_length=LIMIT, optimizer=fast_sgd),
             datamodule=make_data(tmp_path, batch_size=PROMPTS, dataset=str(folder / "prompts.jsonl")),
             ckpt_path=folder / "step=2.ckpt",
             weights_only=False,
         )
+    assert module.steps_done == 3 and module.last_step.rollouts.num_prompts == PROMPTS
 
 
 def test_a_group_is_not_carried_for_longer_than_max_staleness(model_dir, tmp_path):
     recorder = train(model_dir, tmp_path, 6, partial_rollouts=PartialRollouts(carry_over=0.75, max_staleness=1))
+    assert any(step["carried"] for step in recorder.steps)
     for k, step in enumerate(recorder.steps):
         assert all(group["step"] == k for group in step["carried"])  # those of the step before are trained on by now
 

@@ -19,7 +19,7 @@ from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.advantages.statistics import group_std
 from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens
 from grpo_lightning.algorithm.advantages.totals import PARTIAL_POLICIES, combine_rewards, is_partly_scored
-from grpo_lightning.algorithm.choice import find, made, split_spec
+from grpo_lightning.algorithm.choice import find, made, name_of, split_spec
 from grpo_lightning.algorithm.setting_checks import check_known
 
 SCALES = ("group", "batch", "none")
@@ -74,7 +74,7 @@ class AdvantageEstimator:
                 if getattr(self, setting) != usual:
                     raise ValueError(
                         f"model.{setting}={getattr(self, setting)!r} has no effect with model.advantages="
-                        f"{name or self.advantages!r}: it is a setting of grpo. Remove one of the two."
+                        f"{name or name_of(self.advantages)}: it is a setting of grpo. Remove one of the two."
                     )
         if callable(self.advantages):
             return self.advantages
@@ -120,7 +120,13 @@ class AdvantageEstimator:
         rewards = combine_rewards(values, weights, policy)
         token_rewards = self._token_rewards(tokens, rewards)
         step = ScoredStep(rewards, groups, tokens.lengths, tokens.sizes, values, weights, token_rewards)
-        advantages = self.rule(step).nan_to_num(nan=0.0)
+        advantages = self.rule(step)
+        if not isinstance(advantages, Tensor):
+            raise ValueError(
+                f"model.advantages={name_of(self.advantages)!r} gave a {type(advantages).__name__}. Return a torch.Tensor with "
+                "one value per completion, or one per token."
+            )
+        advantages = advantages.nan_to_num(nan=0.0)
         if advantages.shape not in ((len(values),), (int(tokens.sizes.sum()),)):
             raise ValueError(
                 f"model.advantages gave a tensor of shape {tuple(advantages.shape)} for {len(values)} completions of "

@@ -25,7 +25,7 @@ class Advantages:
     """(N,) bool: lacks a reward which another completion of its group has."""
 
     def metrics(self) -> MetricSums:
-        """reward, reward_std (over the batch), and shares of completions: without spread, partly and not scored."""
+        """reward, reward_std (over the batch), and shares of completions: of dead groups, partly and not scored."""
         scored = ~self.rewards.isnan()
         everyone = torch.ones_like(scored)
 

@@ -15,6 +15,8 @@ WITHDRAWN = {
     "NeptuneLogger": "the service has ended. Use another logger, such as grpo_lightning.trackers.TrackioLogger"
 }
 """Classes that only raise, whatever their arguments."""
+CHOSEN = ("model.generator", "trainer.logger")
+"""Settings whose short names are those of the table; elsewhere a short name may be a class that someone has imported."""
 
 
 def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterator[str]:
@@ -42,6 +44,9 @@ def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterat
             near = [] if "." in path else get_close_matches(path, family, 1, cutoff=0.75)
             if near:
                 yield f"{entry.name}={path} is no known class ({entry.where}). Did you mean {near[0]}?"
+            elif "." not in path and entry.name in CHOSEN:
+                names = ", ".join(sorted(family))
+                yield f"{entry.name}={path} is no known class ({entry.where}). Choose one of {names}, or a class path."
         elif table.is_current or known[1].module.startswith("grpo_lightning"):
             given = (spec.get("init_args") or {}) if isinstance(spec, dict) else {}
             if isinstance(given, dict):

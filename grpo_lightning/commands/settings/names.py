@@ -42,7 +42,9 @@ def hint(name: str, known: Iterable[str]) -> str:
     if key in ELSEWHERE:
         return f"Did you mean {ELSEWHERE[key]}?"
     elsewhere = [each for each in names if each.rpartition(".")[2] == key and not each.endswith((".help", ".seed"))]
-    if not elsewhere and (key in SAME or key in COMPOSED):
+    if (
+        not elsewhere and (key in SAME or key in COMPOSED) and SAME.get(key) != name
+    ):  # GRPO's own, asked of another stage
         return f"TRL's {key} is here: {SAME.get(key) or COMPOSED[key]}."
     beside = {each.rpartition(".")[2]: each for each in names if each.rpartition(".")[0] == section}
     near = [beside[each] for each in get_close_matches(key, beside, 1, cutoff=0.8)]

@@ -37,7 +37,9 @@ def _is_devices(value: Any) -> bool:
         return value >= 1 or value == -1
     if isinstance(value, list):
         return len(value) > 0
-    return not isinstance(value, str) or bool(re.fullmatch(r"auto|-1|[1-9]\d*|\d+(\s*,\s*\d*)+", value.strip()))
+    return not isinstance(value, str) or bool(
+        re.fullmatch(r"auto|-1|[1-9]\d*|\d+\s*,|\d+(\s*,\s*\d+)+\s*,?", value.strip())
+    )
 
 
 def _is_duration(value: Any) -> bool:
@@ -56,6 +58,11 @@ RANGES = {
     ),
     "seed_everything": Range(_is_seed, "is no seed", "Choose a whole number from 0 to 4294967295"),
     "trainer.max_steps": Range(at_least(-1), "is no number of steps", "Choose 1 or more, or -1 for no limit"),
+    "trainer.val_check_interval": Range(
+        lambda value: isinstance(value, bool) or value != 0,
+        "is no interval",
+        "Choose a number of steps from 1, a share of an epoch such as 0.5, or leave data.eval_dataset out",
+    ),
     "trainer.max_epochs": Range(at_least(-1), "is no number of epochs", "Choose 1 or more, or -1 for no limit"),
     "trainer.devices": Range(_is_devices, "leaves nothing to train on", "Choose 1 or more, -1 for all, or auto"),
     "trainer.num_nodes": Range(at_least(1), "is no number of machines", "Choose 1 or more"),

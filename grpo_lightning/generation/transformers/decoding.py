@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import StopRule
+from grpo_lightning.generation.transformers.decoded_routes import DecodedRoutes
 from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache, repeat_rows
 from grpo_lightning.generation.transformers.sampling import TokenSampler
 from grpo_lightning.numerics.output_head import base_model
+from grpo_lightning.numerics.routers import RouteRecorder
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.prefill import padding_token, prefill_arguments
 
@@ -53,6 +55,8 @@ class Transcript:
         """False of completions that others' end has cut."""
         self.is_enough = False
         """Whether the completions that go on are to be left as they are."""
+        self.routes: DecodedRoutes | None = None
+        """Where a recorder listened."""
         self._limits = limits
         self._seen = 0
         self._stop_rule = stop_rule
@@ -197,6 +201,7 @@ def decode(
     counts: Sequence[int] | None = None,
     limits: Sequence[int] | None = None,
     images: Sequence[PromptImages] = (),
+    recorder: RouteRecorder | None = None,
 ) -> Transcript:
     """N completions, decoded together; a completion that ends leaves the batch.
 
@@ -211,6 +216,7 @@ def decode(
         counts: Completions of each prompt; G of all by default.
         limits: Tokens of each completion; max_completion_length of all by default.
         images: b of them, where prompts may show some.
+        recorder: Of the policy's routers, where they are to be known.
     """
     slots = Slots(policy, prompt_ids, sampling.num_generations if counts is None else counts, images)
     sampler = TokenSampler(sampling)
@@ -218,6 +224,8 @@ def decode(
     uniforms = uniforms.to(device)
     limits = [sampling.max_completion_length] * len(uniforms) if limits is None else limits
     transcript = Transcript(limits, device, stop_rule, on_completed)
+    if recorder is not None:
+        transcript.routes = DecodedRoutes(recorder, prompt_ids, len(uniforms), max(limits))
     check_every = CHECK_EVERY.get(device.type, 8)
     for step in range(max(limits)):
         history = None
@@ -232,4 +240,6 @@ def decode(
                 break
             slots.keep(going_on)
         slots.feed(transcript.tokens[slots.rows, step])
+        if transcript.routes is not None:
+            transcript.routes.note(slots.rows, step)
     return transcript

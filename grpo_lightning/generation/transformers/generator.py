@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 
@@ -12,18 +12,20 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
 from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
+from grpo_lightning.generation.transformers.decoded_routes import collected_routes
 from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import base_model
+from grpo_lightning.numerics.routers import RouterForm, recorded_routes, router_form
 from grpo_lightning.types import PromptImages, Rollouts
 
 FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
@@ -55,6 +57,11 @@ class TransformersGenerator(Generator):
         self.max_model_length = max_model_length
         self._policy: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._router_form: RouterForm | None = None
+
+    def record_routed_experts(self, config: PretrainedConfig) -> None:
+        """See ``Generator.record_routed_experts``."""
+        self._router_form = router_form(config)
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Remembers the policy, after checking that it can be decoded here.
@@ -119,7 +126,9 @@ class TransformersGenerator(Generator):
         stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
         size = sampling.num_generations
         decoded: list[tuple[list[int], Transcript]] = []
-        with _sampling_mode(policy):
+        form = self._router_form
+        recording = nullcontext() if form is None else recorded_routes(policy, form)
+        with _sampling_mode(policy), recording as recorder:
             for chunk in self._chunks(prompt_ids, size):
                 uniforms = [prompt_uniforms(seeds[n], size, sampling.max_completion_length) for n in chunk]
                 rows = [n * size + g for n in chunk for g in range(size)]
@@ -130,7 +139,8 @@ class TransformersGenerator(Generator):
 
                 prompts = [prompt_ids[n] for n in chunk]
                 shown = [images[n] for n in chunk] if images else []
-                output = decode(policy, prompts, sampling, torch.cat(uniforms), stop_rule, completed, images=shown)
+                drawn = torch.cat(uniforms)
+                output = decode(policy, prompts, sampling, drawn, stop_rule, completed, images=shown, recorder=recorder)
                 decoded.append((rows, output))
         return _collect(prompt_ids, size, decoded)
 
@@ -287,6 +297,11 @@ def _collect(
         sampling_logprobs=logprobs,
         truncated=torch.tensor([truncated for _, _, truncated in ordered], dtype=torch.bool),
         completion_mask=torch.ones(len(ids), dtype=torch.bool),
+        routed_experts=collected_routes(
+            [(rows, output.routes) for rows, output in decoded],
+            [len(tokens) for tokens, _, _ in ordered],
+            num_generations,
+        ),
     )
 
 

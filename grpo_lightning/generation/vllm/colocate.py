@@ -23,6 +23,7 @@ from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of,
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
+from grpo_lightning.generation.vllm.engine_routes import TellsExperts
 from grpo_lightning.generation.vllm.engine_settings import (
     GRAPH_ARGUMENTS,
     GRAPH_SIZES,
@@ -49,7 +50,7 @@ Held = Literal["nothing", "base", "merged"]
 """Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
-class VLLMColocate(RoutedGenerator):
+class VLLMColocate(TellsExperts, RoutedGenerator):
     """Samples with a vLLM engine that shares the process and the device with training.
 
     The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
@@ -127,8 +128,9 @@ class VLLMColocate(RoutedGenerator):
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
         skeleton = kept_skeleton(policy, tokenizer)
         arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
+        shortened = self.shorten_bookkeeping and self.num_experts is None  # it knows nothing of experts
         try:
-            self._engine = ColocatedEngine(plain_model(policy).device, self.shorten_bookkeeping, **arguments)
+            self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
         except Exception as error:
             error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
             raise
@@ -157,9 +159,8 @@ class VLLMColocate(RoutedGenerator):
             arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
         if cache is not None:
             arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
-        if self.adapter_route.engine_adds_adapters:
-            arguments |= lora_arguments(policy)
-        return arguments | self.engine_kwargs
+        adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
+        return arguments | adapters | self.experts_arguments() | self.engine_kwargs
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
@@ -234,7 +235,7 @@ class VLLMColocate(RoutedGenerator):
             if on_completed is not None and b in rows:
                 on_completed((b - rows.start) * sampling.num_generations + g, ids)
 
-        completions = Completions(len(prompt_ids), sampling.num_generations, completed)
+        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self.num_experts)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
         further = further_parameters(sampling)

@@ -83,7 +83,9 @@ class ColocatedEngine:
                     places[self.add(request, further)] = request.first
                 while engine.has_unfinished_requests():
                     for name, part, logprobs in self.step():
-                        completions.extend(places[name] + part.index, part.token_ids, logprobs, part.finish_reason)
+                        routes = getattr(part, "routed_experts", None)  # none before vLLM 0.32
+                        n = places[name] + part.index
+                        completions.extend(n, part.token_ids, logprobs, part.finish_reason, routes)
             finally:  # after an error in a callback, or an interrupt
                 if engine.has_unfinished_requests():
                     engine.abort_request(list(places))

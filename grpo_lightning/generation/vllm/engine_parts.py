@@ -49,12 +49,7 @@ def engine_parts(
                 for name, part, logprobs in engine.step():
                     n = places[name]
                     found.extend(n, part.token_ids, logprobs, part.finish_reason)
-                    if not found.done[n]:
-                        continue
-                    if not found.truncated[n]:
-                        ends[n] = "stop"
-                    elif len(found.token_ids[n]) == requests[n].limit:
-                        ends[n] = "limit"
+                    ends[n] = _end_of(found, n, requests[n].limit)
                     is_enough |= ends[n] != "cut" and on_ended(n)
                 if is_enough and not is_cut:
                     engine.cut_all()
@@ -64,6 +59,15 @@ def engine_parts(
                 engine.abort(list(places))
     found.check_finite()
     return [Part(*part) for part in zip(found.token_ids, found.logprobs, ends, strict=True)]
+
+
+def _end_of(found: Completions, n: int, limit: int) -> PartEnd:
+    """How completion n has ended; cut where it has not, or was made to."""
+    if not found.done[n]:
+        return "cut"
+    if not found.truncated[n]:
+        return "stop"
+    return "limit" if len(found.token_ids[n]) == limit else "cut"
 
 
 def _check_room(requests: Sequence[PartRequest], limit: int) -> None:

@@ -33,6 +33,7 @@ OWN_ARGUMENTS = {
     "enable_sleep_mode": "enable_sleep_mode",
     "enforce_eager": "enforce_eager",
     "seed": "model.seed",
+    "enable_return_routed_experts": "model.router_replay",
     "enable_lora": "lora_sync",
     "max_lora_rank": "lora_sync",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest
+from grpo_lightning.generation.vllm.engine_routes import engine_routes
 from grpo_lightning.types import Rollouts
 
 STRUCTURED = ("regex", "json", "grammar", "choice")
@@ -95,10 +96,20 @@ class Completions:
         num_prompts: B.
         num_generations: G.
         on_completed: Called with n and the token ids as soon as completion n has ended.
+        num_experts: Of a model whose engine tells which experts each token is given; None of others.
     """
 
-    def __init__(self, num_prompts: int, num_generations: int, on_completed: OnCompleted | None = None) -> None:
+    def __init__(
+        self,
+        num_prompts: int,
+        num_generations: int,
+        on_completed: OnCompleted | None = None,
+        num_experts: int | None = None,
+    ) -> None:
         size = num_prompts * num_generations
+        self.num_experts = num_experts
+        self.routes: list[Any] = [None] * size
+        """As ``engine_routes`` takes them."""
         self.num_generations = num_generations
         self.token_ids: list[list[int]] = [[] for _ in range(size)]
         self.logprobs: list[list[float]] = [[] for _ in range(size)]
@@ -106,12 +117,20 @@ class Completions:
         self.done: list[bool] = [False] * size
         self._on_completed = on_completed
 
-    def extend(self, n: int, token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> None:
-        """Adds tokens to completion n; with a finish reason it has ended.
+    def extend(
+        self,
+        n: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        finish_reason: str | None,
+        routes: Any = None,
+    ) -> None:
+        """Adds tokens to completion n; with a finish reason it has ended, and its ``routes`` may be known.
 
         Raises:
             RuntimeError: If vLLM gave the completion up.
         """
+        self.routes[n] = routes
         self.token_ids[n].extend(token_ids)
         self.logprobs[n].extend(logprobs)
         if finish_reason is None:
@@ -142,7 +161,11 @@ class Completions:
             group=[b for b in range(len(rows)) for _ in range(size)],
         )
         self.check_finite()
-        return rollouts
+        if self.num_experts is None:
+            return rollouts
+        lengths = rollouts.prompt_lengths.tolist(), rollouts.completion_lengths.tolist()
+        routes = engine_routes([self.routes[n] for n in chosen], *lengths, self.num_experts)
+        return replace(rollouts, routed_experts=routes)
 
     def check_finite(self) -> None:
         """Refuses logprobs that are no numbers.

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from grpo_lightning.migration.compose.loggers import FURTHER, KEYS, LOGGERS, OWN_FOLDER, TAKEN, UNKNOWN, WITHOUT
 from grpo_lightning.migration.compose.steps import TOTAL, in_steps, updates
 from grpo_lightning.migration.migration import Migration
-
-LOGGERS = {
-    "wandb": "lightning.pytorch.loggers.WandbLogger",
-    "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
-    "mlflow": "lightning.pytorch.loggers.MLFlowLogger",
-    "comet_ml": "lightning.pytorch.loggers.CometLogger",
-}
-WANDB_ONLY = {"wandb_entity": "entity", "wandb_run_group": "group"}
 
 
 def compose_logging(m: Migration) -> None:
@@ -23,16 +16,14 @@ def compose_logging(m: Migration) -> None:
     targets = [targets] if isinstance(targets, str) else targets or []
     names = [name for name in targets if name in LOGGERS]
     for name in targets:
-        if name not in LOGGERS and name not in ("none", "all"):
-            m.refuse("report_to", f"Lightning has no logger for {name}: name a class path in trainer.logger.")
+        if name not in LOGGERS and name != "none":
+            m.refuse("report_to", WITHOUT.get(name, UNKNOWN.format(name=name)))
     if names:
         m.put("trainer.logger", [_logger(m, name) for name in names], "report_to")
-    else:
-        for key in ("run_name", "project"):
-            m.refuse(key, "Only loggers such as wandb have names; the run's own is trainer.default_root_dir.")
-    if "wandb" not in names:
-        for key in WANDB_ONLY:
-            m.refuse(key, "report_to does not name wandb.")
+    for key in KEYS:
+        if not any(key in TAKEN[name] | FURTHER.get(name, {}) for name in names):
+            takers = [name for name in LOGGERS if key in TAKEN[name] | FURTHER.get(name, {})]
+            m.refuse(key, f"It belongs to {' and '.join(takers)}, and report_to names none of these.")
     m.needs_nothing("report_to")
 
 
@@ -51,22 +42,13 @@ def _interval(m: Migration) -> None:
 
 
 def _logger(m: Migration, name: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"save_dir": m.get("output_dir") or "runs/grpo"}
-    if name == "mlflow":
-        arguments = {"tracking_uri": None}
-    taken = {"run_name": "run_name" if name == "mlflow" else "name"} | (
-        {"project": "project"} if name == "wandb" else {}
-    )
-    for key, argument in taken.items():
-        if m.get(key):
-            arguments[argument] = m.get(key)
-            m.mapped.setdefault(m.written.get(key, key), []).append("trainer.logger")
-    if m.get("project") and name != "wandb":
-        m.refuse("project", f"{name} has no such argument.")
-    further = {argument: m.get(key) for key, argument in WANDB_ONLY.items() if m.get(key) and name == "wandb"}
-    for key, argument in WANDB_ONLY.items():
-        if argument in further:
-            m.mapped.setdefault(key, []).append("trainer.logger")
+    arguments: dict[str, Any] = {"save_dir": m.get("output_dir") or "runs/grpo"} if name in OWN_FOLDER else {}
+    further: dict[str, Any] = {}
+    for taken, into in ((TAKEN[name], arguments), (FURTHER.get(name, {}), further)):
+        for key, argument in taken.items():
+            if m.get(key):
+                into[argument] = m.get(key)
+                m.mapped.setdefault(m.written.get(key, key), []).append("trainer.logger")
     logger: dict[str, Any] = {"class_path": LOGGERS[name], "init_args": arguments}
     return logger | ({"dict_kwargs": further} if further else {})
 

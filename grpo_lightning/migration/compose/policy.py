@@ -78,7 +78,7 @@ def _adapters(m: Migration, kind: str) -> None:
             m.refuse(key, "Without adapters (use_peft, finetuning_type: lora) it has no effect.")
         return
     m.put("model.finetuning_type", "qlora" if in_4bit else "lora", "use_peft", "finetuning_type", "load_in_4bit")
-    defaults = {} if m.is_flat else {"lora_r": 16, "lora_alpha": 32}  # TRL's differ from ours
+    defaults = {} if m.is_grpo_arguments else {"lora_r": 16, "lora_alpha": 32}  # TRL's differ from ours
     for key, target in LORA.items():
         if m.get(key, defaults.get(key)) is not None:
             m.put(target, m.get(key, defaults.get(key)), key)
@@ -95,6 +95,6 @@ def _targets(m: Migration) -> None:
     names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else list(targets or [])
     if names:
         m.put("model.lora_target", "all" if names == ["all-linear"] else names, "lora_target_modules")
-    elif not m.is_flat:
+    elif not m.is_grpo_arguments:
         m.put("model.lora_target", "peft", "lora_target_modules")
     m.needs_nothing("lora_target_modules")

@@ -41,7 +41,7 @@ def compose_rewards(m: Migration) -> None:
 
 def _reward(m: Migration, name: str) -> Any:
     """What goes into model.rewards; None, with the reason, where nothing does."""
-    if m.is_flat or "." in name or ":" in name:
+    if m.is_grpo_arguments or "." in name or ":" in name:
         return name
     if name in TRL_REWARDS:
         return TRL_REWARDS[name]

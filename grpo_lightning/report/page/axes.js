@@ -29,6 +29,9 @@ function tickTexts(ticks) {
   return [];
 }
 
+/** Whether every curve lies at 0, of which uPlot would make an axis up to 100, also of a share. */
+const isNothing = (data) => data.slice(1).every((column) => column.every((value) => !value));
+
 function axesOf(metric, isLog, size) {
   const stroke = cssColor("--muted"), lines = { stroke: cssColor("--line"), width: 1 }, ticks = { show: false };
   const font = "11px system-ui, sans-serif", named = { stroke, font, ticks, labelFont: font, labelSize: 16, labelGap: 0 };

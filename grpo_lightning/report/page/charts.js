@@ -51,7 +51,7 @@ function draw(card) {
     bands,
     padding: [10, 14, 0, 0],
     cursor: { sync: { key: "curves", setSeries: false }, points: { size: 5 }, y: false, drag: { x: true, y: false } },
-    scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 0.5, high + 0.5] : [low, high]) }, y: { distr: isLog ? 3 : 1 } },
+    scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 0.5, high + 0.5] : [low, high]) }, y: { distr: isLog ? 3 : 1, ...(isNothing(data) ? { range: [0, 1] } : {}) } },
     axes: axesOf(card.metric, isLog, width),
     hooks: { setCursor: [(plot) => showNow(card, plot.cursor.idx), (plot) => showTip(card, plot)] },
   }, data, card.body);

@@ -4,9 +4,9 @@
 function columns() {
   const rewards = all.names.length > 1 || all.names.some((name) => name !== "reward") ? all.names : [];
   return [
-    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(6rem, 2fr)", false], ["completion", "Completion", "minmax(9rem, 4fr)", false],
+    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(6rem, 2fr)", false], ["completion", "Completion", "minmax(11rem, 6fr)", false],
     ["reward", "Reward", "4.4rem", true], ...rewards.map((name) => ["rewards/" + name, name, "4.8rem", true]),
-    ["advantage", "Advantage", "5.4rem", true], ["length", "Tokens", "4.2rem", true], ["flags", "Stands out", "7.8rem", false],
+    ["advantage", "Advantage", "5.4rem", true], ["length", "Tokens", "4.2rem", true], ["flags", "Stands out", "5.8rem", false],
   ];
 }
 

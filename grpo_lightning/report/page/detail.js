@@ -9,8 +9,7 @@ function badges(item) {
 }
 
 /** Text with what was searched for marked. */
-function marked(text, query) {
-  const box = make("div", { class: "text" });
+function marked(text, query, box = make("div", { class: "text" })) {
   if (!query) return box.append(text), box;
   const pattern = new RegExp(matcher(query).source, "gi");
   let from = 0;
@@ -22,14 +21,28 @@ function marked(text, query) {
   return box;
 }
 
-/** A conversation as "role: content" lines, with calls of tools and their results; any other text as it is. */
-function readable(text) {
-  if (!text.startsWith("[{")) return text;
+/** The turns of a conversation, as [whose, "role: content" lines with calls]; null for any other text. */
+function turnsOf(text) {
+  if (!text.startsWith("[{")) return null;
   try {
-    return JSON.parse(text).map(turn).join("\n\n");
+    return JSON.parse(text).map((message) => [message.role, turn(message)]);
   } catch {
-    return text; // text that only looks like a conversation
+    return null; // text that only looks like a conversation
   }
+}
+
+/** A conversation as lines; any other text as it is. */
+function readable(text) {
+  return turnsOf(text)?.map(([, lines]) => lines).join("\n\n") ?? text;
+}
+
+/** A completion in which what tools and users said is set apart: only the policy's turns are trained on. */
+function turnByTurn(text, query) {
+  const turns = turnsOf(text);
+  if (!turns) return marked(text, query);
+  const parts = turns.map(([role, lines]) => marked(lines, query, make("span",
+    role === "assistant" ? { class: "own" } : { class: "given", title: "Mask 0: said to the policy, not trained on" })));
+  return make("div", { class: "text" }, ...parts.flatMap((part, n) => (n ? ["\n\n", part] : [part])));
 }
 
 function turn(message) {
@@ -57,7 +70,7 @@ function showDetail(all, row, query, choose) {
     make("div", { class: "title" }, `Step ${item.step} · prompt ${item.uid} · ${item.sample + 1} of ${group.length}${run}`, close),
     make("div", {}, ...badges(item)),
     make("h3", {}, "Prompt"), marked(readable(item.prompt), query),
-    make("h3", {}, "Completion"), marked(readable(item.completion), query),
+    make("h3", {}, "Completion"), turnByTurn(item.completion, query),
     make("h3", {}, "Values"), make("div", { class: "values" }, ...values.flatMap(([name, value]) => [make("span", {}, name), make("span", {}, value)])),
     make("h3", {}, "Its group"), members(all, group, row, choose),
     ...changes(all, item),

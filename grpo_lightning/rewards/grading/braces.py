@@ -10,6 +10,7 @@ PAIRS = dict(zip(OPENING, CLOSING, strict=True))
 MAX_NESTED = 40
 """Brackets in brackets that a formula may have."""
 
+_PRIMED = re.compile(r"[0-9]\s?'")
 _ENDLESS = re.compile(r"[0-9]{200}")
 
 WRAPPERS = (
@@ -123,11 +124,13 @@ def is_closed(text: str) -> bool:
 def is_readable(formula: str) -> bool:
     """False for brackets that do not pair or are nested deeply and endless numbers, on which a parser may take minutes.
 
+    Neither is ``7'``, of which a parser drops the prime.
+
     Example:
         >>> is_readable("(x + [1])"), is_readable("(x"), is_readable("(" * 50 + ")" * 50)
         (True, False, False)
     """
-    if _ENDLESS.search(formula):
+    if _ENDLESS.search(formula) or _PRIMED.search(formula):
         return False
     depth = 0
     for char in formula:

@@ -10,8 +10,11 @@ _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
 _DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
 _MONTH_FIRST = re.compile(rf"{_WEEKDAY}({_NAMES})\.?\s+{_DAY}(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
 _DAY_FIRST = re.compile(rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?({_NAMES})\.?(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
-_ISO = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
-_TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?", re.IGNORECASE)
+_ISO = re.compile(r"([0-9]{4})([-/])([0-9]{2})\2([0-9]{2})")
+_TIME = re.compile(
+    r"([0-9]{1,2})\s?(?::|\.(?=[0-9]{2}\s?[ap]))\s?([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?", re.IGNORECASE
+)
+_NOON = re.compile(r"(?:12(?::00)?\s)?(noon|midnight)", re.IGNORECASE)
 _HOUR = re.compile(r"([0-9]{1,2})\s*(?:([ap])\.?\s?m\.?|o['’]?\s?clock)", re.IGNORECASE)
 
 
@@ -32,7 +35,9 @@ def moment(text: str) -> str | None:
     if second is not None:
         return _date(second[3], second[2], second[1])
     if iso is not None:
-        return f"date {iso[1]}-{iso[2]}-{iso[3]}"
+        return f"date {iso[1]}-{iso[3]}-{iso[4]}"
+    if (named := _NOON.fullmatch(text)) is not None:
+        return "time 12:00:00" if named[1].lower() == "noon" else "time 0:00:00"
     time, hour = _TIME.fullmatch(text), _HOUR.fullmatch(text)
     if time is not None:
         return _time(int(time[1]), int(time[2]), int(time[3] or 0), (time[4] or "").lower())

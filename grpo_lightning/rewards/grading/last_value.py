@@ -14,7 +14,9 @@ _JOIN = re.compile(rf"(?:[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
-_CHANGED = re.compile(rf"(?:\b(?:not|isn't|never|up to|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
+_CHANGED = re.compile(
+    rf"(?:\b(?:not|isn't|never|up to|(?:less|more|fewer|greater|higher|lower) than|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
+)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
 
@@ -103,7 +105,7 @@ def _extended(line: str, start: int, floor: int) -> int:
 
 
 def _without_loose_ends(line: str, start: int, end: int, floor: int) -> str:
-    run = line[start:end].rstrip(".,;:!?*\"'`")
+    run = line[start:end].rstrip(".,;:!*\"'`")
     missing = sum(char in CLOSING for char in run) - sum(char in OPENING for char in run)
     if missing > 0:
         opening = max(line.rfind(char, floor, start) for char in OPENING)

@@ -19,7 +19,9 @@ _GROUPED = (
 _DECIMAL = re.compile(
     rf"(?:(?P<whole>{_GROUPED}|[0-9]+)(?:\.(?P<part>[0-9]*(?:(?<=[0-9]{{3}}) [0-9]{{3}})*))?|\.(?P<only>[0-9]+))"
 )
-_CONTINENTAL = re.compile(r"([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)|([0-9]{1,3}(?:\.[0-9]{3}){2,})")
+_CONTINENTAL = re.compile(
+    r"([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3}){2,}),([0-9]+)|([0-9]{1,3}(?:\.[0-9]{3}){2,})"
+)
 _POWER = re.compile(r"(.+?)(?:[eE]\s?\^?\{?([-+]?[0-9]{1,3})\}?|\s?[*xX]\s?\{?10\}?\^\{?\s?([-+]?[0-9]{1,3})\s?\}?)")
 _SMALL_POWER = re.compile(r"\(?(-?[0-9]{1,4})\)?\^\{\s?([-+]?[0-9]{1,3})\s?\}")
 _BARE_MINUS_POWER = re.compile(r"-[0-9]")
@@ -47,6 +49,9 @@ def literal(text: str, depth: int = 0) -> Fraction | None:
             return None if value is None else -value
         value = literal(text[1:], depth + 1)
         return None if value is None else (-value if text[0] == "-" else value)
+    if text[0] == text[-1] == "|" and text.count("|") == 2:
+        value = literal(text[1:-1], depth + 1)
+        return None if value is None else abs(value)
     inner = wrapped(text)
     if inner is not None and text[0] in "({" and "," not in inner:
         return literal(inner, depth + 1)
@@ -64,7 +69,7 @@ def _decimal(text: str, depth: int) -> Fraction | None:
         if continental is None:
             return None
         whole, part = continental[1] or continental[3], continental[2] or ""
-        return _digits(whole.replace(".", ""), part)
+        return _digits(re.sub("[. ]", "", whole), part)
     whole, part = match["whole"] or "", match["only"] or match["part"] or ""
     return _digits(re.sub(r"[, '_]", "", whole), part.replace(" ", ""))
 

@@ -25,6 +25,8 @@ _TABLE = {
     "rupees": "₹ rs inr rupee = 1",
     "current": "A amp ampere = 1; mA = 1/1000",
     "temperature": "K kelvin = 1",
+    "celsius": "C °C celsius = 1",
+    "fahrenheit": "F °F fahrenheit = 1",
     "amount": "mol mole = 1",
     "data": "byte B = 1; kB KB = 1000; MB = 1000000; GB = 1000000000",
 }
@@ -44,7 +46,7 @@ _DERIVED = {
     "Pa pascal": (Fraction(1), {"mass": 1, "length": -1, "time": -2}),
     "Hz hertz": (Fraction(1), {"time": -1}),
 }
-_ANY = "V volt Ω ohm kWh eV C F °C °F ° deg degree celsius fahrenheit rad radian pound ton knot rpm dB unit kHz MHz pt qt cal kcal"
+_ANY = "V volt Ω ohm kWh eV ° deg degree rad radian pound ton knot rpm dB unit kHz MHz pt qt cal kcal"
 GLUED = frozenset("m g s h L V W N J K".split())
 """One-letter units that may follow a number without a space; other letters there are variables."""
 

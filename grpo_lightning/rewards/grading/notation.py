@@ -49,6 +49,8 @@ _FUNCTION = re.compile(rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\
 _REALS = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))")
 _NOT_EQUAL = re.compile(r"\\not\s*=")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
+_BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
+_LINES = re.compile(r"\\begin\{(aligned|align\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)
 _RELATIONS = re.compile(r"<=|=<|>=|!=|=>|==|/=")
 _RELATION_NAMES = {"<=": "≤", "=<": "≤", ">=": "≥", "!=": "≠", "/=": "≠", "==": "=", "=>": "⇒"}
 _ENDS = " \t\n.,;:。"
@@ -114,7 +116,7 @@ def tidy(text: str) -> str:
     text = with_groups(text, "^")
     text = with_groups(with_groups(text, "√"), "\\sqrt").replace("√", "\\sqrt")
     text = _EXPONENT.sub(r"^{\1}", _ROOT.sub(r"\\sqrt{\1}", text))
-    text = re.sub(r"\s*\^\s*", "^", " ".join(text.split()))
+    text = _BASE_BRACKET.sub(r"\1_", re.sub(r"\s*\^\s*", "^", " ".join(text.split())))
     if "," in text and any(sign in text for sign in MONEY):  # €18,50; without a currency it may be two numbers
         text = _CENTS.sub(lambda match: re.sub("[. ]", "", match[1]) + "." + match[2], text)
     return trimmed(text)
@@ -129,6 +131,7 @@ def trimmed(text: str) -> str:
 
 
 def _plain_commands(text: str) -> str:
+    text = _LINES.sub(_joined_lines, text)
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z(\[])", r"\\", text)  # backslashes doubled by JSON
     text = text.replace(r"\{", "⦃").replace(r"\}", "⦄").replace(r"\%", "%").replace(r"\$", "$").replace(r"\#", "#")
@@ -137,6 +140,14 @@ def _plain_commands(text: str) -> str:
     text = _REALS.sub("ℝ", _NOT_EQUAL.sub("≠", without_commands(text)))
     text = _with_whole_fractions(text)
     return _COMMAND.sub(lambda m: COMMANDS.get(m[1], m[0]), text)
+
+
+def _joined_lines(match: re.Match[str]) -> str:
+    """Equations under each other, with commas between them; a case with its condition stays as it is."""
+    name, lines = match.groups()
+    if name == "cases" and "&" in lines.replace("&=", "="):
+        return match[0]
+    return ", ".join(line.replace("&", "").strip() for line in lines.split("\\\\") if line.strip())
 
 
 def _with_whole_fractions(text: str) -> str:

@@ -28,9 +28,28 @@ _NUMBER = re.compile(
     rf"(?<![\w^_{{.])(?:-\s?)?(?:(?:US|A|C)?[{MONEY}]\s?)?-?"
     r"(?:(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+|\s[0-9]+/[0-9]+)?(?:\s?%)?"
 )
+_IN_JSON = re.compile(
+    r"\\?\{\s*[\"'](?:final[_ ]?)?(?:answer|result|value|solution)[\"']\s*:\s*([\"']?)([^\"'{}]+)\1\s*\\?\}",
+    re.IGNORECASE,
+)
+_EXPLANATION = re.compile(
+    r"\s*\n\s*[*_]*(?:explanation|reasoning|justification|because)\b.*", re.IGNORECASE | re.DOTALL
+)
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
 _WORDS = re.compile(r"[A-Za-z]+")
 _NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
+
+
+def only_answer(text: str) -> str:
+    r"""The text without an explanation below it, out of a JSON object that holds nothing else.
+
+    Example:
+        >>> only_answer('{"answer": 18}'), only_answer("18\n\nExplanation: 9 eggs for 2 dollars each")
+        ('18', '18')
+    """
+    text = _EXPLANATION.sub("", text)
+    found = _IN_JSON.fullmatch(text)
+    return text if found is None else found[2]
 
 
 def without_lead(text: str) -> str:

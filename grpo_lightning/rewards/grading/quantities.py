@@ -15,7 +15,7 @@ from grpo_lightning.rewards.text.numeric import Number
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"
     " divided half double twice triple quarter squared cubed power root factorial negative unless wrong incorrect false"
-    " mod modulo cannot isn doesn wait".split()
+    " mod modulo cannot isn doesn wait anything excluding except".split()
 )
 """Words beside a number that make it another value, or none."""
 _NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
@@ -27,6 +27,8 @@ _TOKEN = re.compile(
 _PREFIX = re.compile(
     rf"(?P<sign>[-+]?\s?)(?P<money>(?:US|A|C|CA|AU|NZ|HK|R)?[{MONEY}]|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs\.?|CHF)(?![A-Za-z]))\s?(?P<rest>.+)"
 )
+_SHORT_SCALES = {"k": 1000, "K": 1000, "M": 10**6, "m": 10**6, "B": 10**9, "bn": 10**9}
+_SHORT_SCALE = re.compile(r"([-+]?[0-9.,]+)\s?(k|K|M|m|B|bn)")
 _PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
@@ -106,6 +108,9 @@ def measured(text: str) -> Measured | None:
     if prefix is not None:
         size, dimension = measure(prefix["money"]) or (Fraction(1), None)
         rest = prefix["sign"].strip() + prefix["rest"]
+        short = _SHORT_SCALE.fullmatch(rest)  # $2.5M
+        if short is not None:
+            return Measured(short[1], size, dimension, _SHORT_SCALES[short[2]])
         behind = measured(rest)  # "$5 million", "$5 per hour"
         if behind is not None:
             return Measured(behind.core, size, dimension, behind.scale)
@@ -156,6 +161,8 @@ def _with_unit(core: str, tokens: list[re.Match[str]], is_number: bool) -> Measu
         if lower in SCALES and place == 0:
             scale = SCALES[lower]
             continue
+        if lower in ("degree", "degrees", "deg", "°") and _is_scale_of_heat(tokens[place + 1 :]):
+            continue
         if lower == "per":
             sign = -1
         elif lower in ("square", "sq", "cubic", "cu"):
@@ -196,6 +203,11 @@ def _power_behind(tokens: list[re.Match[str]], place: int) -> int:
     return int(following.strip("^{} ")) if following else 1
 
 
+def _is_scale_of_heat(tokens: list[re.Match[str]]) -> bool:
+    following = next((token["word"] for token in tokens if token["word"]), "")
+    return following.lower() in ("c", "f", "celsius", "fahrenheit")
+
+
 def _is_noun(word: str) -> bool:
     return not (set(word.split("-")) & _NO_NOUNS) and word not in FUNCTIONS and word not in NUMBER_WORDS
 
@@ -216,6 +228,7 @@ def _compound(text: str) -> Quantity | None:
         return None
     total, dimensions, smallest = Fraction(0), set(), Fraction(1)
     for digits, name in pieces:
+        name = "min" if name == "m" and (("time", 1),) in dimensions else name
         value, known = literal(digits.rstrip(",.")), measure(name)
         if value is None or known is None or known[1] is None:
             return None

@@ -9,9 +9,10 @@ from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, spli
 from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.notation import tidy, trimmed
-from grpo_lightning.rewards.grading.prose import formula_in_sentence, number_in_sentence, without_lead
+from grpo_lightning.rewards.grading.prose import formula_in_sentence, number_in_sentence, only_answer, without_lead
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, Quantity, measured, quantity
-from grpo_lightning.rewards.grading.symbols import FUNCTIONS
+from grpo_lightning.rewards.grading.rewritten import as_intervals
+from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
 
 MAX_DEPTH = 8
@@ -45,6 +46,8 @@ class Equation:
     """What is named on the left, ``x`` or ``f(x)`` or ``Area``; empty where the left side is a formula."""
     parts: tuple[str, ...]
     """The sides, without the name."""
+    rounded: str = ""
+    """The last side, where it is a formula's value in decimals: ``2√3 ≈ 3.46``."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,12 @@ class Inequality:
 Shape = Value | Group | Equation | Inequality
 
 _SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
-_THOUSANDS = re.compile(r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])")
+_THOUSANDS = re.compile(
+    r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])"
+    rf"|(?:[{MONEY}]|Rs\.?)\s?[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9,])"
+)
 _MATRIX = re.compile(
-    r"\\begin\s?\{(p|b|B|)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
+    r"\\begin\s?\{(p|b|B|small|)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
 )
 _RELATION = re.compile(r"[=≠<>≤≥≈]")
 _EQUALS = frozenset("=≈")
@@ -83,7 +89,7 @@ def read(text: str) -> Shape:
         >>> read("42 apples").quantity.number.value, read("x^2 + y^2 = 1").parts
         (Fraction(42, 1), ('x^{2} + y^{2}', '1'))
     """
-    text = without_lead(text.strip())
+    text = without_lead(only_answer(text.strip()))
     inside = formula_in_sentence(text)
     text = tidy(text if inside is None else inside)
     text = tidy(without_lead(text))
@@ -97,7 +103,7 @@ def read(text: str) -> Shape:
 
 def parse(text: str, depth: int = 0) -> Shape:
     """The shape of a text that ``tidy`` wrote."""
-    text = trimmed(text)
+    text = as_intervals(trimmed(text))
     found = _named(text)
     if found is not None or depth > MAX_DEPTH:
         return found or Value(text, is_words=is_words(text))
@@ -125,7 +131,8 @@ def _matrix(text: str, depth: int) -> Shape | None:
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
     parts = (Group("()", tuple(parse(cell, depth + 1) for cell in row.split("&"))) for row in rows)
-    return Group("matrix", tuple(parts))
+    matrix = Group("matrix", tuple(parts))
+    return matrix if len(rows) != 1 or "&" in rows[0] else parse(rows[0], depth + 1)
 
 
 def _list(text: str, depth: int) -> Shape | None:
@@ -199,7 +206,7 @@ def _related(text: str, depth: int) -> Shape | None:
         return None
     relations = _relations_outside(text)
     if not set(relations) - _EQUALS:
-        return _equation(sides, depth)
+        return _equation(relations, sides, depth)
     return _inequality(relations, sides, depth)
 
 
@@ -212,13 +219,13 @@ def _relations_outside(text: str) -> list[str]:
     return found
 
 
-def _equation(sides: list[str], depth: int) -> Shape:
+def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
     name = ""
     if not sides[0] and len(sides) == 2:
         return parse(sides[1], depth + 1)
     if _SUBJECT_WORDS.match(sides[0]) and OTHER_VALUE.isdisjoint(sides[0].lower().split()):
         sides[0] = _SUBJECT_WORDS.sub("", sides[0])  # Natalia sold 48 + 24 = 72
-    while len(sides) > 1 and _NAME.fullmatch(sides[0]):
+    while len(sides) > 1 and _NAME.fullmatch(sides[0]) and sides[0] != "π":
         name = sides.pop(0) if not name else (sides.pop(0) and name)
     if len(sides) == 2 and not name and _NAME.fullmatch(sides[1]) and literal(sides[0]) is not None:
         return Equation(sides[1], (sides[0],))  # 2 = x
@@ -226,7 +233,8 @@ def _equation(sides: list[str], depth: int) -> Shape:
         value = parse(sides[0], depth + 1)
         if isinstance(value, Group):  # x = ±2, S = {1, 2}
             return value
-    return Equation(name, tuple(sides))
+    is_rounded = relations[-1] == "≈" and len(sides) > 1 and literal(sides[-2]) is None and "." in sides[-1]
+    return Equation(name, tuple(sides), sides[-1] if is_rounded and literal(sides[-1]) is not None else "")
 
 
 def _inequality(relations: list[str], sides: list[str], depth: int) -> Shape:

@@ -12,17 +12,20 @@ from grpo_lightning.rewards.grading.calendar import same_moment
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.quantities import Quantity, measured
 from grpo_lightning.rewards.grading.shapes import Equation, Group, Inequality, Shape, Value, parse
-from grpo_lightning.rewards.grading.words import choice, same_words
+from grpo_lightning.rewards.grading.symbols import MONEY
+from grpo_lightning.rewards.grading.words import choice, choice_label, same_words
 from grpo_lightning.rewards.text.numeric import Margin, Number
 
 Formulas = Callable[[str, str, str], bool]
-"""``(relation, reference, answer)``, with the relation "equal", "proportional" or "same sign", to a verdict."""
+"""``(relation, reference, answer)``, with the relation "equal", "about", "proportional" or "same sign", to a verdict."""
 
 _UNORDERED = frozenset({"list", "set", "union"})
 _ANY_ORDER_OF_BRACKETS = ({"()", "list"}, {"[]", "list"}, {"()", "[]"})
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
 _BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16", "bin": "2", "hex": "16"}
 _RATIO = re.compile(r"[0-9.]+(?:\s?(?::|\bto\b)\s?[0-9.]+)+")
+_CHOICES = re.compile(r"[A-J]{2,8}")
+_NO_MONEY = dict.fromkeys(map(ord, MONEY))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "≈": "≈"}
 
 
@@ -43,6 +46,9 @@ class Comparison:
         if isinstance(reference, Equation) or isinstance(answer, Equation):
             return self._equations(reference, answer)
         if isinstance(reference, Group) or isinstance(answer, Group):
+            if isinstance(reference, Value) and isinstance(answer, Group) and _CHOICES.fullmatch(reference.text):
+                letters = [item.text.strip("() ") for item in answer.items if isinstance(item, Value)]
+                return answer.kind in _UNORDERED and sorted(letters) == sorted(reference.text)  # ABD for A, B, D
             return isinstance(reference, Group) and isinstance(answer, Group) and self._groups(reference, answer)
         if isinstance(reference, Inequality) or isinstance(answer, Inequality):
             if not (isinstance(reference, Inequality) and isinstance(answer, Inequality)):
@@ -60,6 +66,13 @@ class Comparison:
         wanted, given = choice(reference.text), choice(answer.text)
         if wanted is not None and given is not None:
             return wanted == given
+        if wanted is not None or given is not None:  # (B) Rome for Rome, and the other way round
+            labels = [choice_label(one.text) for one in (reference, answer)]
+            if labels != [None, None]:
+                texts = (
+                    one.text if label is None else label for one, label in zip((reference, answer), labels, strict=True)
+                )
+                return self.same(*(parse(text) for text in texts))
         for compare in (_same_ratio, _same_digits):
             verdict = compare(reference, answer)
             if verdict is not None:
@@ -121,6 +134,11 @@ class Comparison:
         return True
 
     def _equations(self, reference: Shape, answer: Shape) -> bool:
+        for rounded, other in ((reference, answer), (answer, reference)):
+            value = parse(other.parts[0]) if isinstance(other, Equation) and len(other.parts) == 1 else other
+            if isinstance(rounded, Equation) and rounded.rounded and not isinstance(value, Equation):
+                is_same_name = not (isinstance(other, Equation) and rounded.name) or other.name == rounded.name
+                return is_same_name and self._rounded(rounded, value, is_reference=rounded is reference)
         if not isinstance(answer, Equation):
             if not isinstance(reference, Equation):
                 return False
@@ -143,8 +161,17 @@ class Comparison:
             return False
         return self.formulas("proportional", *(f"({left})-({right})" for left, right in sides))
 
+    def _rounded(self, equation: Equation, other: Shape, is_reference: bool) -> bool:
+        """``2√3 ≈ 3.46`` says both, if both are the same."""
+        exact, decimals = equation.parts[-2:]
+        for side in (Equation(equation.name, equation.parts[:-1]), parse(decimals)):
+            side = parse(exact) if isinstance(side, Equation) and len(side.parts) == 1 else side
+            if self.same(side, other) if is_reference else self.same(other, side):
+                return self.formulas("about", exact, decimals)
+        return False
+
     def _side_equals(self, reference: Shape, side: str) -> bool:
-        value = arithmetic(side) if literal(side) is None else None
+        value = arithmetic(side.translate(_NO_MONEY)) if literal(side) is None else None
         if value is not None and isinstance(reference, Value) and reference.quantity is not None:
             return self._values(reference, Value(side, Quantity(Number(value))))
         return self.same(reference, parse(side))

@@ -16,6 +16,9 @@ _PHRASES = {
     "false": "false",
 }
 _MEANING = {phrase: kept for kept, phrases in _PHRASES.items() for phrase in phrases.split("|")}
+_EXISTENCE = re.compile(
+    r"^(?:there (?:is|are|exists?) |(?:it|the equation|the system) has )(?=no )|(?<=no solution|o solutions) (?:exists?|found)$"
+)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
@@ -26,6 +29,7 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
     re.IGNORECASE,
 )
+_LABELLED = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\([A-J]\)|[A-J][).:])\s*(\S.*)", re.IGNORECASE)
 _ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
 
 
@@ -36,7 +40,7 @@ def same_meaning(text: str) -> str | None:
         >>> same_meaning("No real solutions"), same_meaning("all real numbers"), same_meaning("Paris")
         ('∅', 'ℝ', None)
     """
-    return _MEANING.get(text.lower())
+    return _MEANING.get(_EXISTENCE.sub("", text.lower()))
 
 
 def yes_or_no(text: str) -> str | None:
@@ -105,6 +109,17 @@ def choice(text: str) -> str | None:
         return None
     plain = text.strip().rstrip(".") == letter
     return None if plain and letter.islower() else letter.upper()
+
+
+def choice_label(text: str) -> str | None:
+    """What a choice says behind its letter: ``Rome`` of ``(B) Rome``; None without letter or text.
+
+    Example:
+        >>> choice_label("(B) Rome"), choice_label("B"), choice_label("C. 15"), choice_label("Rome")
+        ('Rome', None, '15', None)
+    """
+    match = _LABELLED.fullmatch(text.strip())
+    return None if match is None else match[1]
 
 
 def _bare(text: str) -> str:

@@ -148,7 +148,7 @@ class CodeExecutionReward(BaseRewardFunction):
 def _verdict(code: str, case: Case, limits: Limits) -> str:
     if not isinstance(case, Printing):
         return run_tested(code, case, limits).verdict
-    result = run_printing(code, case.input, limits)
+    result = run_printing(code, case.input, limits, len(case.output))
     if result.verdict != "passed":
         return result.verdict
     return "passed" if _lines(result.output) == _lines(case.output) else "wrong output"

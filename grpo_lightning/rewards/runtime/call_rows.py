@@ -8,7 +8,7 @@ from typing import Any
 from grpo_lightning.rewards.base import ISOLATIONS, SCOPES, BaseRewardFunction, RewardContractError
 
 
-def call_units(reward: BaseRewardFunction, rows: Sequence[int], group: Sequence[int]) -> list[list[int]]:
+def rows_of_calls(reward: BaseRewardFunction, rows: Sequence[int], group: Sequence[int]) -> list[list[int]]:
     """The rows of each call, in order.
 
     Args:
@@ -18,9 +18,9 @@ def call_units(reward: BaseRewardFunction, rows: Sequence[int], group: Sequence[
 
     Example:
         >>> from grpo_lightning.rewards import FormatReward, FunctionReward
-        >>> call_units(FormatReward(), rows=[0, 1, 2, 3], group=[0, 0, 1, 1])
+        >>> rows_of_calls(FormatReward(), rows=[0, 1, 2, 3], group=[0, 0, 1, 1])
         [[0, 1], [2, 3]]
-        >>> call_units(FunctionReward(function=print), rows=[0, 1, 2, 3], group=[0, 0, 1, 1])
+        >>> rows_of_calls(FunctionReward(function=print), rows=[0, 1, 2, 3], group=[0, 0, 1, 1])
         [[0, 1, 2, 3]]
     """
     if not rows:

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from grpo_lightning.rewards.runtime.tracebacks import as_exception
+
 T = TypeVar("T")
 
 
@@ -61,6 +63,11 @@ async def _end(loop: asyncio.AbstractEventLoop) -> None:
     loop.stop()
 
 
+def ends_unheard(task: asyncio.Future[Any]) -> None:
+    """What the task raises is not logged by asyncio if nobody asks for it: it was given up, or its step was."""
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+
 async def in_thread(function: Callable[[], T]) -> T:
     """The function's result from a daemon thread: if it hangs, neither the loop nor the process's exit waits."""
     future: Future[T] = Future()
@@ -70,14 +77,8 @@ async def in_thread(function: Callable[[], T]) -> T:
             return
         try:
             future.set_result(function())
-        except StopIteration as error:  # no future takes one: whoever awaits it would wait forever
-            raised = RuntimeError(f"raised {error!r}")
-            raised.__cause__ = error
-            future.set_exception(raised)
-        except Exception as error:
-            future.set_exception(error)
-        except BaseException as error:  # SystemExit and the like would end the loop of all rewards
-            future.set_exception(RuntimeError(f"raised {error!r}"))
+        except BaseException as error:
+            future.set_exception(as_exception(error))
 
     _THREADS.run(work)
     return await asyncio.wrap_future(future)

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from grpo_lightning.rewards.base import RewardContractError
+from grpo_lightning.rewards.runtime.tracebacks import as_exception
 
 
 @dataclass
@@ -41,15 +42,10 @@ class MainThreadCall:
                     "main thread."
                 )
             self.result.set_result(self.function())
-        except (StopIteration, SystemExit) as error:  # no coroutine takes the one, the other would end the run
-            raised = RuntimeError(f"raised {error!r}")
-            raised.__cause__ = error
-            self.result.set_exception(raised)
-        except KeyboardInterrupt as error:
-            self.result.set_exception(RuntimeError(f"raised {error!r}"))
-            raise
         except BaseException as error:
-            self.result.set_exception(error)
+            self.result.set_exception(as_exception(error))
+            if isinstance(error, KeyboardInterrupt):
+                raise
 
 
 class MainThreadCalls:

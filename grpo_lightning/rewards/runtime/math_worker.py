@@ -34,6 +34,8 @@ DIGITS = 30
 EXACT = Rational(1, 10**20)
 ROUNDED = Rational(1, 10**6)
 """Relative difference from which two values are different: of exact formulas, and of decimals."""
+ABOUT = Rational(1, 100)
+"""The same for decimals beside the formula that they round."""
 
 
 class OutOfTimeError(BaseException):
@@ -53,7 +55,7 @@ def _parse(text: str) -> Any | None:
 
 
 def compare(relation: str, reference: str, answer: str) -> str:
-    """Whether two formulas are "equal", "proportional" (with any factor) or of the "same sign" (a positive factor)."""
+    """Whether two formulas are "equal", "about" so, "proportional" (by any factor) or of "same sign" (a positive one)."""
     gold = _parse(reference)
     if gold is None or gold in (nan, zoo):
         return "unreadable reference"
@@ -75,6 +77,8 @@ def _agree(relation: str, gold: Expr, given: Expr) -> bool:
     tolerance = ROUNDED if gold.has(Float) or given.has(Float) else EXACT
     if not symbols and relation == "equal":
         return _same_value(gold, given, tolerance)
+    if relation == "about":
+        return not symbols and _same_value(gold, given, ABOUT)
     if gold == given:
         return True
     pairs = [pair for pair in (_at(gold, given, symbols, shift) for shift in range(len(_POINTS))) if pair is not None]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
 from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
+from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
 from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ProcessCaller:
             script, self.size, time_limit, MEMORY_BYTES, greeting, environment=visible_devices(device)
         )
 
-    async def __call__(self, rows: Rows) -> Outcome:
+    async def __call__(self, rows: CallRows) -> Outcome:
         """The outcome of one call.
 
         Raises:
@@ -67,7 +68,7 @@ class ProcessCaller:
             raise RewardContractError(content)
         raise RuntimeError(f"in the reward's process:\n{content}")
 
-    def _ask(self, rows: Rows) -> Any:
+    def _ask(self, rows: CallRows) -> Any:
         try:
             return self._pool.call(rows)
         except WorkerError as error:

@@ -26,7 +26,7 @@ HANDLED = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR
 
 
 @dataclass(frozen=True)
-class Setting:
+class ProcessValue:
     """Something that a call can leave changed."""
 
     get: Callable[[], Any]
@@ -91,38 +91,38 @@ def _end_alarm(had_one: bool) -> None:
 
 
 OF_PROCESS = {
-    "torch's default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "torch.use_deterministic_algorithms": Setting(
+    "torch's default dtype": ProcessValue(torch.get_default_dtype, torch.set_default_dtype),
+    "torch.use_deterministic_algorithms": ProcessValue(
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         _set_deterministic,
     ),
-    "torch's float32 matmul precision": Setting(_matmul_precision, torch.set_float32_matmul_precision),
-    "torch's anomaly mode": Setting(torch.is_anomaly_enabled, torch.set_anomaly_enabled),
-    "torch.backends.cudnn": Setting(_cudnn, _set_cudnn),
-    "the start method of multiprocessing": Setting(
+    "torch's float32 matmul precision": ProcessValue(_matmul_precision, torch.set_float32_matmul_precision),
+    "torch's anomaly mode": ProcessValue(torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    "torch.backends.cudnn": ProcessValue(_cudnn, _set_cudnn),
+    "the start method of multiprocessing": ProcessValue(
         lambda: multiprocessing.get_start_method(allow_none=True),
         lambda method: multiprocessing.set_start_method(method, force=True),
     ),
-    "os.environ": Setting(_environment, _set_environment),
+    "os.environ": ProcessValue(_environment, _set_environment),
 }
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 
 OF_THREAD = {
-    "torch's grad mode": Setting(torch.is_grad_enabled, _set_grad),
-    "torch's default device": Setting(torch.get_default_device, _set_default_device),
-    "torch.set_num_threads": Setting(torch.get_num_threads, torch.set_num_threads),
-    "torch's autocast on cpu": Setting(partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
-    "torch's autocast on cuda": Setting(partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
+    "torch's grad mode": ProcessValue(torch.is_grad_enabled, _set_grad),
+    "torch's default device": ProcessValue(torch.get_default_device, _set_default_device),
+    "torch.set_num_threads": ProcessValue(torch.get_num_threads, torch.set_num_threads),
+    "torch's autocast on cpu": ProcessValue(partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
+    "torch's autocast on cuda": ProcessValue(partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
 }
 """Of the thread that makes the call: the main thread's are training's, another's are the next reward's."""
 
 OF_MAIN_THREAD = {
     **{
-        f"the handler of {one.name}": Setting(partial(signal.getsignal, one), partial(signal.signal, one))
+        f"the handler of {one.name}": ProcessValue(partial(signal.getsignal, one), partial(signal.signal, one))
         for one in HANDLED
     },
     # An alarm that is left goes off in the middle of training.
-    "a pending signal.alarm": Setting(_has_alarm, _end_alarm),
+    "a pending signal.alarm": ProcessValue(_has_alarm, _end_alarm),
 }
 
 
@@ -181,7 +181,7 @@ class ProcessState:
             if not self._open:
                 self._before, self._since = None, set()
 
-    def _put_back(self, settings: dict[str, Setting], before: dict[str, Any], rewards: set[str]) -> None:
+    def _put_back(self, settings: dict[str, ProcessValue], before: dict[str, Any], rewards: set[str]) -> None:
         for name, setting in settings.items():
             found, wanted = setting.get(), before[name]
             # None is what Python cannot set: a handler of C code, a precision that torch does not say.
@@ -197,7 +197,7 @@ class ProcessState:
                 )
 
 
-def _now(settings: dict[str, Setting]) -> dict[str, Any]:
+def _now(settings: dict[str, ProcessValue]) -> dict[str, Any]:
     return {name: setting.get() for name, setting in settings.items()}
 
 

@@ -20,7 +20,8 @@ from grpo_lightning.rewards.base import (
     accepted_arguments,
     asks_for,
 )
-from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values, materialized
+from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
+from grpo_lightning.rewards.runtime.call_deadline import within
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
@@ -29,12 +30,8 @@ if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard
 
 
-class CallTimeoutError(TimeoutError):
-    """A call that was given up after its time limit."""
-
-
 @dataclass(frozen=True)
-class Rows:
+class CallRows:
     """The completions that a call sees, with all that rewards may know about them."""
 
     prompts: list[Prompt]
@@ -64,7 +61,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.completions)
 
-    def take(self, rows: Sequence[int]) -> Rows:
+    def take(self, rows: Sequence[int]) -> CallRows:
         """These completions alone."""
 
         def chosen(values: Sequence[Any]) -> list[Any]:
@@ -73,7 +70,9 @@ class Rows:
         columns = {name: chosen(values) for name, values in self.columns.items()}
         of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
         group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
-        return Rows(*of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations))
+        return CallRows(
+            *of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations)
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
@@ -180,7 +179,7 @@ class Loggers:
         return {"log_extra": self.log_extra, "log_metric": self.log_metric, "log_error": self.log_error}
 
 
-def prepare_call(reward: BaseRewardFunction, rows: Rows) -> tuple[dict[str, Any], Outcome]:
+def prepare_call(reward: BaseRewardFunction, rows: CallRows) -> tuple[dict[str, Any], Outcome]:
     """The keyword arguments of one call, and the outcome that its loggers write into.
 
     Raises:
@@ -201,7 +200,7 @@ class MainThreadNeededError(Exception):
 
 async def call_reward(
     reward: BaseRewardFunction,
-    rows: Rows,
+    rows: CallRows,
     time_limit: float,
     guard: CallGuard,
     main_thread: MainThreadCalls | None = None,
@@ -228,7 +227,9 @@ async def call_reward(
 
     def answered() -> Any:
         with probe, guard.call(reward.name, len(rows), time_limit):
-            return materialized(reward(**arguments))
+            result = reward(**arguments)
+            # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
+            return result if inspect.isawaitable(result) else checked_values(result, len(rows), reward.name)
 
     async def call() -> Any:
         if reward.is_async:
@@ -239,7 +240,7 @@ async def call_reward(
             result = await asyncio.wrap_future(main_call.result)
         if inspect.isawaitable(result):  # a plain function may return a coroutine
             with probe, guard.call(reward.name, len(rows), time_limit, owns_thread=False):
-                return await result
+                return checked_values(await result, len(rows), reward.name)
         return result
 
     if main_thread is not None:
@@ -247,50 +248,13 @@ async def call_reward(
         await asyncio.wrap_future(main_call.started)
     started = time.perf_counter()
     try:
-        result = await within(time_limit, call(), reward)
+        values = await within(time_limit, call, reward)
     except Exception as error:
         if probe.asked:
             raise MainThreadNeededError from error
         raise
     if probe.asked:
         raise MainThreadNeededError
-    outcome.values = checked_values(result, len(rows), reward.name)
+    outcome.values = values
     outcome.seconds.append(time.perf_counter() - started)
     return outcome
-
-
-async def within(time_limit: float, call: Any, reward: BaseRewardFunction) -> Any:
-    """The awaited result of ``call``, or the reason why there is none.
-
-    Raises:
-        CallTimeoutError: After ``time_limit`` seconds.
-    """
-    task = asyncio.ensure_future(_contained(call))
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio reports a call given up
-    try:
-        done, _ = await asyncio.wait([task], timeout=time_limit)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    if done:
-        return task.result()
-    task.cancel()
-    stays = (
-        ""
-        if reward.is_async or reward.isolation == "process"
-        else (" Its thread cannot be stopped and goes on in the background; isolation: process makes it killable.")
-    )
-    raise CallTimeoutError(
-        f"Reward '{reward.name}' took more than {time_limit:g} s for one call and was given up.{stays} "
-        "Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs longer."
-    )
-
-
-async def _contained(call: Any) -> Any:
-    """Turns what would end the loop of all rewards into an ordinary exception of this one."""
-    try:
-        return await call
-    except asyncio.CancelledError as error:
-        raise RuntimeError("was cancelled") from error
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(f"raised {error!r}") from error

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import traceback
 from pathlib import Path
 
 PACKAGE = str(Path(__file__).parents[2]) + os.sep
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What a future takes, and a coroutine raises, in place of what would end more than one call.
+
+    Example:
+        >>> as_exception(SystemExit(3)), as_exception(ValueError("no"))
+        (RuntimeError('raised SystemExit: 3'), ValueError('no'))
+    """
+    if isinstance(error, asyncio.CancelledError):
+        raised = RuntimeError("was cancelled")
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    else:
+        raised = RuntimeError(f"raised {''.join(traceback.format_exception_only(error)).strip()}")
+    raised.__cause__ = error
+    return raised
 
 
 def traceback_of(error: BaseException) -> str:

@@ -110,25 +110,35 @@ def _mapping(tests: Mapping[str, Any], row: Row) -> list[Case]:
         inputs, outputs = tests["inputs"], tests["outputs"]
         if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple) or len(inputs) != len(outputs):
             raise refused(dict(tests), "inputs and outputs must be lists of the same length")
-        return [_case(given, wanted, name, wrapped=True) for given, wanted in zip(inputs, outputs, strict=True)]
+        pairs = zip(inputs, outputs, strict=True)
+        return [case for given, wanted in pairs for case in _cases(given, wanted, name, wrapped=True)]
     if {"input", "output"} <= set(tests):
         kind = tests.get("testtype") or tests.get("type") or ("functional" if tests.get("fn_name") else "stdin")
         if kind in ("stdin", "stdin_stdout"):
-            return [_case(tests["input"], tests["output"], None)]
+            return _cases(tests["input"], tests["output"], None)
         if kind not in ("functional", "function_call"):
             raise refused(dict(tests), f"testtype {kind!r} is neither stdin nor functional")
         if not name:
             raise refused(dict(tests), "it is functional and no fn_name, func_name or metadata says of which function")
-        return [_case(tests["input"], tests["output"], name)]
+        return _cases(tests["input"], tests["output"], name)
     raise refused(dict(tests), f"it has {', '.join(map(str, tests)) or 'no keys'}")
 
 
-def _case(given: Any, wanted: Any, name: str | None, wrapped: bool = False) -> Case:
-    if name is None:
-        return Printing(_lines(given), _lines(wanted))
+def _cases(given: Any, wanted: Any, name: str | None, wrapped: bool = False) -> list[Case]:
+    """One case, or none where nothing is read and nothing need be printed: every program would pass."""
+    if not name:
+        if wanted is None:
+            raise refused({"input": given, "output": wanted}, "nothing says what the program must print")
+        printing = Printing(_lines(given), _lines(wanted))
+        return [printing] if printing.input.strip() or printing.output.strip() else []
     if not str(name).isidentifier():
         raise refused(name, "fn_name is no name of a function")
-    args = [json.loads(line) for line in given.splitlines() if line.strip()] if isinstance(given, str) else list(given)
+    try:
+        args = (
+            [json.loads(line) for line in given.splitlines() if line.strip()] if isinstance(given, str) else list(given)
+        )
+    except (TypeError, ValueError) as error:
+        raise refused({"input": given}, f"the arguments of {name} are no lines of JSON ({error})") from error
     expected = wanted
     if isinstance(given, str) and isinstance(wanted, str):  # LiveCodeBench writes both as JSON
         try:
@@ -137,7 +147,7 @@ def _case(given: Any, wanted: Any, name: str | None, wrapped: bool = False) -> C
             expected = wanted
     case = json.dumps([args, expected])
     # APPS wraps results in a list, and its own check takes either.
-    return TestSource(COMPARED.format(case=case, name=name, wrapped=wrapped))
+    return [TestSource(COMPARED.format(case=case, name=name, wrapped=wrapped))]
 
 
 def _lines(value: Any) -> str:

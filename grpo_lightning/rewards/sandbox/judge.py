@@ -37,13 +37,20 @@ class RunResult:
     verdict: str
     """passed, failed (it raised, or a test did), timeout, or died (killed, or left without a word)."""
     output: str = ""
-    """What it printed, cut off at ``MAX_OUTPUT`` bytes."""
+    """What it printed, cut off at ``MAX_OUTPUT`` bytes or twice what is expected."""
     why: str = ""
     """What failed, from the side of the test."""
 
 
-def run_printing(code: str, stdin: str, limits: Limits) -> RunResult:
-    """Runs a program that reads ``stdin`` and prints; passed says only that it came to its end."""
+def run_printing(code: str, stdin: str, limits: Limits, expected: int = 0) -> RunResult:
+    """Runs a program that reads ``stdin`` and prints; passed says only that it came to its end.
+
+    Args:
+        code: The program.
+        stdin: What it reads.
+        limits: For it.
+        expected: Characters that a right program prints: twice as many bytes are read where that is more than ``MAX_OUTPUT``.
+    """
     with _workdirs(1) as (folder,), tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(stdin.encode("utf-8", errors="replace"))
         given.seek(0)
@@ -54,7 +61,7 @@ def run_printing(code: str, stdin: str, limits: Limits) -> RunResult:
         finally:
             child.end()
         printed.seek(0)
-        output = printed.read(MAX_OUTPUT).decode(errors="replace")
+        output = printed.read(max(MAX_OUTPUT, 2 * expected)).decode(errors="replace")
     return RunResult(_verdict(status), output)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
 from grpo_lightning.rewards.sandbox.judge import TestSource
+from grpo_lightning.rewards.sandbox.python_source import parsed
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\(\))?(\.[A-Za-z_]\w*)*")
@@ -34,9 +35,10 @@ def python_test(source: str, entry_point: str | None, setup: str, prompt: str) -
     _check_imports(tree)
     _check_imports(before)
     setup = "\n".join(part for part in (_helpers(prompt, entry_point), setup) if part)
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     if not _asserts(tree) and not _asserts(before):
         raise ValueError("it asserts nothing")
+    _refuse_pairs(tree)
     if any(isinstance(node, ast.ClassDef) and _is_test_case(node) for node in tree.body):
         yield TestSource(source, setup, "unittest")
     elif "check" in functions and not _acts(tree):
@@ -62,7 +64,7 @@ def completed(code: str, prompt: str, entry_point: str | None) -> str:
         return code
     whole = f"{prompt}\n{code}"
     try:
-        ast.parse(whole)
+        parsed(whole)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return code
     return whole
@@ -74,7 +76,7 @@ def _helpers(prompt: str, entry_point: str | None) -> str:
     if not entry_point or "def " not in prompt:
         return ""
     try:
-        tree = ast.parse(prompt)
+        tree = parsed(prompt)
     except (SyntaxError, ValueError, RecursionError):
         return ""
     asked = re.split(r"[.(]", entry_point)[0]
@@ -85,7 +87,7 @@ def _helpers(prompt: str, entry_point: str | None) -> str:
 
 def _parsed(source: str, complaint: str) -> ast.Module:
     try:
-        return ast.parse(source)
+        return parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{complaint}: {error}") from error
 
@@ -97,6 +99,12 @@ def _asserts(tree: ast.AST) -> bool:
         if isinstance(node, ast.Call) and re.search("assert|raises", ast.unparse(node.func)):
             return True
     return False
+
+
+def _refuse_pairs(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
+            raise ValueError(f"{ast.unparse(node)} is true whatever it says: drop the parentheses")
 
 
 def _acts(tree: ast.Module) -> bool:
@@ -128,11 +136,12 @@ def _is_test_class(node: ast.AST) -> bool:
 
 def _refuse_fixtures(tree: ast.Module) -> None:
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
             if any("fixture" in decorator for decorator in decorators):
                 raise ValueError(f"{node.name} is a fixture of pytest, which is not supported")
-            given = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
+            wanted = node.args.args[: len(node.args.args) - len(node.args.defaults)]
+            given = [argument.arg for argument in wanted if argument.arg not in ("self", "cls")]
             if node.name.startswith("test") and given and not any("parametrize" in text for text in decorators):
                 raise ValueError(f"{node.name} takes {', '.join(given)}, and fixtures of pytest are not supported")
 

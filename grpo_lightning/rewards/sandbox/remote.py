@@ -36,6 +36,8 @@ class Link:
         self._errors: dict[int, type] = {}
         self._functions: list[Any] = []
         self._lock = threading.RLock()
+        self.asked = 0
+        """How often the test has asked something of the program."""
 
     def names(self) -> tuple[dict[str, Any], dict[str, str]] | None:
         """What the program has defined, and which of its names are modules; None where it has failed."""
@@ -51,6 +53,7 @@ class Link:
     def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """The result of an operation on the program's side, or the exception that it raised there."""
         with self._lock:
+            self.asked += 1
             sent = [self._encoded(value) for value in args]
             self._send([operation, sent, {name: self._encoded(value) for name, value in kwargs.items()}])
             while (message := self._receive())[0] == "call":

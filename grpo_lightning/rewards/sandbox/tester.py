@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
-import io
-import itertools
 import json
 import os
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from grpo_lightning.rewards.sandbox.remote import Link
+from grpo_lightning.rewards.sandbox.python_runs import FORMS, TestFailed, without_main
+from grpo_lightning.rewards.sandbox.python_source import parsed
+from grpo_lightning.rewards.sandbox.remote import Link, Remote
 from grpo_lightning.rewards.sandbox.wire import Wire
 
 ALIASES = {"np": "numpy", "pd": "pandas"}
-
-
-class TestFailed(Exception):
-    """A unittest or pytest function failed, or none ran."""
 
 
 def test(request: dict[str, Any]) -> None:
@@ -36,10 +32,16 @@ def test(request: dict[str, Any]) -> None:
         end("failed", "the program raised")
     names, modules = found
     try:
+        text = parsed(f"{request['setup']}\n{request['test']}")
         namespace = _namespace(names, modules)
+        _add_modules(namespace, text)
+        if request["form"] == "unittest":
+            without_main()
         exec(compile(request["setup"], "<setup>", "exec"), namespace)
         exec(compile(request["test"], "<test>", "exec"), namespace)
         FORMS[request["form"]](namespace)
+        if not link.asked and not _reads_a_value(names, text):
+            raise TestFailed("the test never used the program")
     except BaseException as error:  # SystemExit of the program, skipped tests, too
         end("failed", f"{type(error).__name__}: {_text(error)}")
     end("passed")
@@ -67,64 +69,29 @@ def _namespace(names: dict[str, Any], modules: dict[str, str]) -> dict[str, Any]
     return module.__dict__
 
 
-def run_unittest(namespace: dict[str, Any]) -> None:
-    """Every TestCase of the namespace.
-
-    Raises:
-        TestFailed: If one fails, or none ran to its end.
-    """
-    import unittest  # slow to import, and not every test needs it
-
-    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["test_solution"])
-    result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
-    ran = result.testsRun - len(result.skipped) - len(result.expectedFailures)
-    if not result.wasSuccessful() or ran < 1:
-        raise TestFailed(f"{ran} ran, {len(result.failures)} failed, {len(result.errors)} raised")
-
-
-def run_pytest(namespace: dict[str, Any]) -> None:
-    """Every function ``test_*`` and method of a class ``Test*``, with its parameters; fixtures were refused before.
-
-    Raises:
-        TestFailed: If there is none.
-    """
-    ran = 0
-    for function in list(_functions(namespace)):
-        for arguments in _parameters(function):
-            function(**arguments)
-            ran += 1
-    if ran == 0:
-        raise TestFailed("no test function ran")
+def _add_modules(namespace: dict[str, Any], text: ast.AST) -> None:
+    """``math.isclose`` in a test that does not import math is the library's, whatever the program calls math."""
+    asked: dict[str, set[str]] = {}
+    for node in ast.walk(text):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            asked.setdefault(node.value.id, set()).add(node.attr)
+    for name in asked.keys() - _bound(text):
+        library = ALIASES.get(name, name)
+        if library in sys.stdlib_module_names or (library in ALIASES.values() and name in namespace):
+            module = importlib.import_module(library)
+            if all(hasattr(module, attribute) for attribute in asked[name]):
+                namespace[name] = module
 
 
-def _functions(namespace: dict[str, Any]) -> Iterator[Any]:
-    for name, value in namespace.items():
-        if name.startswith("test") and isinstance(value, types.FunctionType):
-            yield value
-        if name.startswith("Test") and isinstance(value, type):
-            for method in [method for method in vars(value) if method.startswith("test")]:
-                instance = value()
-                getattr(instance, "setup_method", lambda: None)()
-                yield getattr(instance, method)
+def _reads_a_value(names: dict[str, Any], text: ast.AST) -> bool:
+    """Whether the test reads a plain value of the program's, or asks whether something can be called: neither asks it."""
+    read = {node.id for node in ast.walk(text) if isinstance(node, ast.Name)} - _bound(text)
+    read |= {node.attr for node in ast.walk(text) if isinstance(node, ast.Attribute)}
+    read |= {alias.name for node in ast.walk(text) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return "callable" in read or any(name in read and not isinstance(value, Remote) for name, value in names.items())
 
 
-def _parameters(function: Any) -> Iterator[dict[str, Any]]:
-    """Each set of arguments that ``pytest.mark.parametrize`` gives; one empty set where there is none."""
-    choices: list[list[dict[str, Any]]] = []
-    for mark in getattr(function, "pytestmark", []):
-        if mark.name == "parametrize":
-            named, rows = mark.args[0], mark.args[1]
-            names = [name.strip() for name in named.split(",")] if isinstance(named, str) else list(named)
-            choices.append([dict(zip(names, _row(row, len(names) == 1), strict=True)) for row in rows])
-    for combination in itertools.product(*choices):
-        yield {name: value for part in combination for name, value in part.items()}
-
-
-def _row(row: Any, single: bool) -> Any:
-    """The values of one ``pytest.param``, one row, or one value."""
-    if type(row).__name__ == "ParameterSet":
-        return row.values
-    return (row,) if single else row
-
-
-FORMS = {"asserts": lambda namespace: None, "unittest": run_unittest, "pytest": run_pytest}
+def _bound(text: ast.AST) -> set[str]:
+    """The names that the test itself gives to something."""
+    bound = {node.id for node in ast.walk(text) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    return bound | {node.arg for node in ast.walk(text) if isinstance(node, ast.arg)}

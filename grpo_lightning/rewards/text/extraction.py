@@ -6,6 +6,7 @@ import re
 
 from grpo_lightning.rewards.grading.braces import closing
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -15,10 +16,22 @@ MAX_SPAN = 10_000
 """Characters within which a box must close, and at the end of a text in which a bare number is looked for."""
 MAX_BETWEEN = 60
 """Characters that may stand between two boxes of one list."""
+MAX_LINE = 200
+"""Of a heading, and of tokens that end a text."""
 MAX_BOXES = 50
 """Boxes of one list."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)")
+_BOX = re.compile(r"\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{)")
+_UNBRACED = re.compile(r"\s*(-?(?:[0-9]|\\[dt]?frac|\\sqrt)[^\s$,;]{0,40}?)(?=\.?(?:[\s$,;]|$))")
+_END_OF_TEXT = re.compile(r"(?:\s*(?:<\|[a-z_|]{1,30}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
+_TAGS = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
+_OTHER_TAG = re.compile(r"</?[A-Za-z_]{1,30}>")
+_HEADING = re.compile(
+    r"[*_\s]*(?:step\s*[0-9]+|[0-9]{1,2}[.)]\s+[A-Za-z])|[^0-9$\\]*(?::|\s[^0-9$\\]*\w[*_:]*)$", re.IGNORECASE
+)
+_ONE_WORD_HEADING = re.compile(
+    r"[*_\s]*(?:final|answer|conclusion|solution|result|summary|verification)[*_:]*$", re.IGNORECASE
+)
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&*]|\\[()\[\]]|\\q?quad|\\[,;: ]|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\\lor|\\land|\band\b|\bor\b"
     r"|\b[A-Za-z](?:_\{?\w\}?)?\s*=)*"
@@ -50,15 +63,15 @@ def strict_answer(text: str) -> str | None:
 
 
 def lenient_answer(text: str, prefer_formulas: bool = False) -> str | None:
-    r"""The best guess at the answer: the last ``<answer>``, else the last ``\boxed{}``, else ``####``, else a number.
+    r"""The best guess at the answer: the last ``<answer>``, else the last ``\boxed{}``, else ``####``, else what is said.
 
-    Only what follows the last ``</think>`` counts, where there is one. A last tag or box that never closes takes back
-    the one before it, so there is no answer.
+    Only what follows the last ``</think>`` counts, where there is one; of a think block that never ends, only an
+    ``<answer>`` in it. A last tag or box that never closes takes back the one before it, so there is no answer.
 
     Args:
         text: The completion.
-        prefer_formulas: Without any of the three marks, take the last formula in ``$...$``, ``\(...\)`` or ``\[...\]``
-            before the last number outside of one.
+        prefer_formulas: Without any of the three marks, and where ``stated_answer`` finds none in words, take the last
+            formula in ``$...$``, ``\(...\)`` or ``\[...\]`` before the last number outside of one.
 
     Example:
         >>> lenient_answer(r"<think>1 + 1</think> so \boxed{42}."), lenient_answer("it costs $1,200.")
@@ -66,14 +79,23 @@ def lenient_answer(text: str, prefer_formulas: bool = False) -> str | None:
         >>> lenient_answer(r"\boxed{12}. Wait, \boxed{") is None
         True
     """
+    text = _TAGS.sub(lambda tag: tag[0].lower(), text.rstrip())
+    text = text[:-MAX_LINE] + _END_OF_TEXT.sub("", text[-MAX_LINE:])
     text = text.rpartition(THINK_CLOSE)[2]
     if has_open_tag(text) or has_open_box(text):
         return None
-    for find in (_last_tagged, boxed_answer, after_final_mark):
+    tagged = _last_tagged(text)
+    if tagged is not None:
+        return tagged
+    if THINK_OPEN in text:
+        return None  # cut off while it thought
+    for find in (boxed_answer, _marked):
         answer = find(text)
         if answer is not None:
             return answer
-    return last_value(text[-MAX_SPAN:], prefer_formulas)
+    end = _OTHER_TAG.sub(" ", text[-MAX_SPAN:])
+    stated = stated_answer(end)
+    return last_value(end, prefer_formulas) if stated is None else stated
 
 
 def reference_answer(reference: str) -> str:
@@ -153,13 +175,24 @@ def after_final_mark(text: str) -> str | None:
     return after.strip().partition("\n")[0].strip() if mark else None
 
 
+def _marked(text: str) -> str | None:
+    """What follows the last ``####``, unless that begins a Markdown heading with text below it."""
+    _, mark, after = text.rpartition(FINAL)
+    line, _, below = after.strip().partition("\n")
+    if mark and below.strip() and len(line) <= MAX_LINE and (_HEADING.match(line) or _ONE_WORD_HEADING.match(line)):
+        return None
+    return after_final_mark(text)
+
+
 def _content(text: str, start: int) -> tuple[int, int] | None:
-    """Where the content of the box at ``start`` begins and ends."""
-    opening = start + (6 if text.startswith("\\boxed", start) else 5)
+    r"""Where the content of the box at ``start`` begins and ends; ``\boxed 5`` has no braces."""
+    box = _BOX.match(text, start)
+    opening = start if box is None else box.end()
     while opening < len(text) and text[opening] == " ":
         opening += 1
     if not text.startswith("{", opening):
-        return None
+        bare = _UNBRACED.match(text, opening)
+        return None if bare is None else bare.span(1)
     end = closing(text, opening, opening + MAX_SPAN)
     return None if end is None else (opening + 1, end)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message
 
@@ -56,6 +57,7 @@ class ChatForm:
                 f"model.turns.tool_call_format={tool_call_format!r} is unknown. Choose one of {', '.join(READERS)}."
             )
         self._format = tool_call_format
+        self._has_text_arguments = False  # until a mapping has failed
         self._has_text_arguments = self._needs_text_arguments()
 
     def with_kwargs(self, template_kwargs: Mapping[str, Any]) -> ChatForm:
@@ -80,7 +82,8 @@ class ChatForm:
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], opens_turn: bool = True) -> str:
         """The conversation as text; with the opening of the policy's next turn."""
         options = {**self.template_kwargs, "tools": list(tools) or None, "add_generation_prompt": opens_turn}
-        text = self.tokenizer.apply_chat_template(list(messages), **options, tokenize=False)
+        written = [self._written(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(written, **options, tokenize=False)
         assert isinstance(text, str)
         return text
 
@@ -110,13 +113,36 @@ class ChatForm:
         """Whether the template renders a turn of the policy in the same way once these messages follow it."""
         thought: Message = {"role": "assistant", "content": f"<think>\n{MARK}\n</think>\n\n{MARK}"}
         asked, calls = self._dummy(messages)[0], self._dummy(messages)[1].get("tool_calls")
-        turn = {**thought, "tool_calls": calls} if calls else thought
-        alone = self.render([asked, turn], [], opens_turn=False)
-        ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
-        return self.render([asked, turn, *messages], []).startswith(alone[: max(ends, default=len(alone))])
+        return self.keeps_turn([asked], {**thought, "tool_calls": calls} if calls else thought, messages, [])
 
-    def note(self, has_tools: bool) -> str:
-        """What the template means for turns, in words."""
+    def keeps_turn(
+        self,
+        asked: Sequence[Message],
+        turn: Message,
+        answers: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        sampled: str | None = None,
+    ) -> bool:
+        """Whether the template writes a turn of the policy, and all before it, in the same way once it has been answered.
+
+        Args:
+            asked: What the turn answers, from the start.
+            turn: The policy's.
+            answers: What tools or the user said to it.
+            tools: Schemas, as in the prompt.
+            sampled: The turn's own text, with what ended it; None where there is none.
+        """
+        opened, whole = self.render(asked, tools), self.render([*asked, turn, *answers], tools)
+        if not whole.startswith(opened):
+            return False
+        if sampled is not None and whole.startswith(opened + sampled):
+            return True  # also where the template would write it otherwise with nothing behind it
+        alone = self.render([*asked, turn], tools, opens_turn=False)
+        ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
+        return whole.startswith(alone[: max(ends, default=len(alone))])
+
+    def note(self, has_tools: bool, history: Literal["append", "as_template"] = "append") -> str:
+        """What the template means for turns, and ``model.turns.history`` for it, in words."""
         said: list[Message] = [{"role": "user", "content": "?"}]
         result: list[Message] = [{"role": "tool", "name": PROBE.name, "content": "1", "tool_call_id": "call00000"}]
         kinds = [("what the user says", said), *([("the result of a tool", result)] if has_tools else [])]
@@ -124,10 +150,15 @@ class ChatForm:
         calls = f"Tool calls are read as {self.format_name}. " if has_tools else ""
         if not changed:
             return f"{calls}The chat template keeps earlier turns as they are, as training does."
+        means = {
+            "append": "The policy reads its turns as they were sampled, whole; where it is used later, keep its reasoning in the "
+            "conversation too, or set model.turns.history=as_template.",
+            "as_template": "There the policy goes on from what the template writes, as where it is used later; such a rollout "
+            "has several histories, each computed of its own, and counts as one completion.",
+        }
         return (
             f"{calls}The chat template writes earlier turns otherwise behind {' and '.join(changed)} (it leaves out their "
-            "reasoning, for one). The policy is trained on its turns as they were sampled, whole; where it is used later, keep "
-            "its reasoning in the conversation too."
+            f"reasoning, for one). {means[history]}"
         )
 
     def _dummy(self, messages: Sequence[Message]) -> list[Message]:
@@ -137,16 +168,24 @@ class ChatForm:
             {
                 "type": "function",
                 "id": message.get("tool_call_id", f"call{n:05d}"),
-                "function": {"name": message.get("name", "tool"), "arguments": self._arguments({MARK: MARK})},
+                "function": {"name": message.get("name", "tool"), "arguments": {MARK: MARK}},
             }
             for n, message in enumerate(messages)
             if message["role"] == "tool"
         ]
         return [{"role": "user", "content": "?"}, {**answer, "tool_calls": calls} if calls else answer]
 
-    def _arguments(self, arguments: dict[str, Any]) -> dict[str, Any] | str:
-        """As the template takes them: some want a mapping, some its JSON text."""
-        return json.dumps(arguments) if self._has_text_arguments else arguments
+    def _written(self, message: Message) -> Message:
+        """With the arguments of its calls as the template takes them: some want a mapping, some its JSON text."""
+        if not self._has_text_arguments or not message.get("tool_calls"):
+            return message
+        calls = []
+        for call in message["tool_calls"]:
+            function = call["function"]
+            given = function["arguments"]
+            text = given if isinstance(given, str) else json.dumps(given)
+            calls.append({**call, "function": {**function, "arguments": text}})
+        return {**message, "tool_calls": calls}
 
     def _needs_text_arguments(self) -> bool:
         try:
@@ -178,7 +217,7 @@ class ChatForm:
             place, length = min(ends)
             return place + length if has_ended else place
         alone = self.render(self._dummy(messages), tools, opens_turn=False)
-        same = _same_start(alone, rendered)
+        same = same_start(alone, rendered)
         if same <= mark:
             raise ValueError(
                 f"The chat template of {self.tokenizer.name_or_path!r} ends turns by none of {self.end_texts}, and renders a "
@@ -223,12 +262,12 @@ class ChatForm:
 
     def _detected_format(self) -> str:
         """The format whose reader finds, in the template's own rendering of a call, that call."""
-        probe = self._probe(self._arguments({**PROBE_ARGUMENTS}))
+        probe = self._probe({**PROBE_ARGUMENTS})
         try:
             opened, rendered = self.render(probe[:1], []), self.render(probe, [], opens_turn=False)
         except Exception as error:  # templates raise their own kinds
             raise ValueError(f"The chat template cannot render a tool call: {error}") from error
-        turn = rendered[_same_start(opened, rendered) :]
+        turn = rendered[same_start(opened, rendered) :]
         end = min((place for text in self.end_texts if (place := turn.find(text)) > 0), default=len(turn))
         for name, reader in READERS.items():
             if PROBE in reader(turn[:end], []).calls:
@@ -242,9 +281,3 @@ class ChatForm:
     def _ids(self, text: str) -> list[int]:
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
-
-
-def _same_start(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.rollouts.turns.rollout import PlayedRollout
+from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.types import Rollouts
 
 
@@ -25,12 +27,14 @@ def collect(
         num_generations: G.
         filler: Token of a completion without any.
     """
-    prompts, rows = [], []
+    prompts, rows, conversations = [], [], []
     for b, of_data in enumerate(prompt_ids):
         group = played[b * num_generations : (b + 1) * num_generations]
         starts = [each.trail.prompt_ids for each in group if each.trail.prompt_ids]
         prompts.append(common_start(starts) or list(of_data))
-        rows += [_row(each, len(prompts[-1]), filler) for each in group]
+        start = len(prompts[-1])
+        rows += [_row(each, start, filler) for each in group]
+        conversations += [replace(each.conversation, branches=each.trail.branches(start)) for each in group]
     return Rollouts(
         prompt_ids=_int64([token for ids in prompts for token in ids]),
         prompt_lengths=_int64([len(ids) for ids in prompts]),
@@ -40,7 +44,7 @@ def collect(
         sampling_logprobs=torch.tensor([value for _, logprobs, _ in rows for value in logprobs], dtype=torch.float32),
         truncated=torch.tensor([each.truncated for each in played], dtype=torch.bool),
         completion_mask=torch.tensor([is_own for _, _, mask in rows for is_own in mask], dtype=torch.bool),
-        conversations=tuple(each.conversation for each in played),
+        conversations=tuple(conversations),
     )
 
 
@@ -53,17 +57,12 @@ def common_start(lists: Sequence[Sequence[int]]) -> list[int]:
     """
     if not lists:
         return []
-    shortest = min(map(len, lists))
-    same = next((i for i in range(shortest) if len({ids[i] for ids in lists}) > 1), shortest)
-    return list(lists[0][:same])
+    return list(lists[0][: min(same_start(lists[0], ids) for ids in lists)])
 
 
 def _row(played: PlayedRollout, start: int, filler: int) -> tuple[list[int], list[float], list[bool]]:
     """Tokens, logprobs and mask behind the group's prompt."""
-    trail = played.trail
-    said = trail.prompt_ids[start:]
-    ids, logprobs = [*said, *trail.ids], [0.0] * len(said) + trail.logprobs
-    mask = [False] * len(said) + trail.mask
+    ids, logprobs, mask = played.trail.row(start)
     if played.conversation.is_fault:
         mask = [False] * len(mask)
     return (ids, logprobs, mask) if ids else ([filler], [0.0], [False])

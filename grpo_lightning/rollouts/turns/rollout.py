@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.environments import EnvironmentFault, Episode, EpisodeFactory, behind_prompt
-from grpo_lightning.generation.turns import SampledTurn, TurnRequest
+from grpo_lightning.generation.turns import TurnRequest
 from grpo_lightning.messages import StopReason
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
+from grpo_lightning.rollouts.turns.history import next_context
 from grpo_lightning.rollouts.turns.settings import Turns
+from grpo_lightning.rollouts.turns.token_trail import TokenTrail
 from grpo_lightning.rollouts.turns.tool_call_formats import ReadTurn
 from grpo_lightning.rollouts.turns.turn_loop import Ask
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Conversation, Message
-
-
-@dataclass
-class TokenTrail:
-    """The tokens of a rollout, in order, and whose they are."""
-
-    prompt_ids: list[int]
-    ids: list[int] = field(default_factory=list)
-    """Behind the prompt."""
-    logprobs: list[float] = field(default_factory=list)
-    """Nats; 0 for a token that is not the policy's."""
-    mask: list[bool] = field(default_factory=list)
-    """True for the policy's."""
-
-    def add_sampled(self, turn: SampledTurn) -> None:
-        """A turn of the policy, for ever as it was sampled."""
-        self._add(turn.ids, turn.logprobs, True)
-
-    def add_given(self, ids: Sequence[int]) -> None:
-        """What a tool, the environment or the template said."""
-        self._add(ids, [0.0] * len(ids), False)
-
-    def _add(self, ids: Sequence[int], logprobs: Sequence[float], is_sampled: bool) -> None:
-        self.ids.extend(ids)
-        self.logprobs.extend(logprobs)
-        self.mask.extend([is_sampled] * len(ids))
 
 
 @dataclass(frozen=True)
@@ -97,6 +72,7 @@ class RolloutPlayer:
             episode = self.make_episode(task.row)
             state.opening = await episode.reset(task.row)
             messages = behind_prompt(task.messages, state.opening)
+            state.asked = messages
             state.trail.prompt_ids = form.prompt_ids(messages, episode.tools)
             self._check_room(state.trail)
             stop = await self._turns(_Table(task, episode, form, ask), state)
@@ -112,7 +88,7 @@ class RolloutPlayer:
         trail, episode, form = state.trail, table.episode, table.form
         while True:
             turn = await table.ask(self._request(table.task, state))
-            read = form.read(turn.ids, trail.prompt_ids + trail.ids, episode.tools)
+            read = form.read(turn.ids, trail.context, episode.tools)
             trail.add_sampled(turn)
             state.rewards.append(0.0)
             state.messages.append(assistant_message(read, state.calls))
@@ -124,21 +100,21 @@ class RolloutPlayer:
             state.messages += answers
             if stop := self._stop(episode, answers, state):
                 return stop
-            suffix = form.suffix_ids(answers, episode.tools, turn.ids[-1] in form.end_ids)
-            if self._room(trail) <= len(suffix):
+            history = [*state.asked, *state.messages]
+            given = next_context(form, self.turns.history, history, len(answers), episode.tools, trail, turn)
+            if not given.fits(trail, self.limit, self.context):
                 return "max_tokens"
-            trail.add_given(suffix)
+            given.add_to(trail)
 
     def _request(self, task: Assignment, state: _Playing) -> TurnRequest:
         room = self._room(state.trail)
         limit = min(room, self.turns.max_turn_length or room)
         seed = derive_seed(task.seed, len(state.rewards))
-        return TurnRequest(task.number, state.trail.prompt_ids + state.trail.ids, seed, limit)
+        return TurnRequest(task.number, state.trail.context, seed, limit)
 
     def _room(self, trail: TokenTrail) -> int:
         """Tokens that a rollout may still have."""
-        room = self.limit - len(trail.ids)
-        return room if self.context is None else min(room, self.context - len(trail.prompt_ids) - len(trail.ids))
+        return trail.room(self.limit, self.context)
 
     def _check_room(self, trail: TokenTrail) -> None:
         if self._room(trail) < 1:
@@ -172,8 +148,7 @@ class RolloutPlayer:
             state.mistakes += result.mistake
             answers.append(tool_message(call.name, result.content, first + n))
         for n, why in enumerate(read.unreadable):
-            text = f"Error: the tool call could not be read: {why}. Write it again."
-            answers.append(tool_message("unreadable_call", text, first + len(read.calls) + n))
+            answers.append(unreadable_message(why, first + len(read.calls) + n))
         if not answers and not episode.done:
             return await episode.respond(read.content) or []
         return answers
@@ -197,6 +172,8 @@ class _Playing:
     started: float
     opening: list[Message] = field(default_factory=list)
     """What the environment said first."""
+    asked: list[Message] = field(default_factory=list)
+    """What the first turn answers."""
     messages: list[Message] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """One for each turn."""
@@ -239,6 +216,11 @@ def assistant_message(read: ReadTurn, calls_before: int) -> Message:
 def tool_message(name: str, content: str, number: int) -> Message:
     """What a tool said to a call."""
     return {"role": "tool", "name": name, "content": content, "tool_call_id": call_id(number)}
+
+
+def unreadable_message(why: str, number: int) -> Message:
+    """What is said to a call that could not be read."""
+    return tool_message("unreadable_call", f"Error: the tool call could not be read: {why}. Write it again.", number)
 
 
 def call_id(number: int) -> str:

@@ -21,6 +21,9 @@ class Turns:
         time_limit: Seconds of a rollout, after which it asks for nothing more; null for any. Where it is used, a run does not
             repeat exactly.
         max_fault_share: The run stops where environments fail in more than this share of the latest rollouts (at least 64).
+        history: What the policy reads of earlier turns. append keeps them as they were sampled, for ever. as_template has the
+            chat template write them anew wherever it would write them otherwise (without their reasoning, for one), as the
+            policy is used later: the rollout then has several histories, scored one by one, and counts as one completion.
         tool_call_format: How the model writes calls: hermes, llama3_json, mistral, ...; null for what its tokenizer or
             its chat template says.
     """
@@ -32,6 +35,7 @@ class Turns:
     tool_exceptions: Literal["fault", "tell"] = "fault"
     time_limit: float | None = None
     max_fault_share: float = 0.25
+    history: Literal["append", "as_template"] = "append"
     tool_call_format: str | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +45,7 @@ class Turns:
             "max_tool_response_length": (self.max_tool_response_length >= 64, "64 characters or more"),
             "call_time_limit": (self.call_time_limit > 0, "more than 0 seconds"),
             "time_limit": (self.time_limit is None or self.time_limit > 0, "more than 0 seconds, or null"),
+            "history": (self.history in ("append", "as_template"), "append or as_template"),
             "max_fault_share": (0 < self.max_fault_share <= 1, "above 0, at most 1"),
         }
         for name, (holds, rule) in rules.items():

@@ -109,7 +109,7 @@ class TurnSource(RolloutSource):
     def _say_once(self, form: ChatForm) -> None:
         if not self._is_said:
             self._is_said = True
-            rank_zero_info(form.note(self.has_tools))
+            rank_zero_info(form.note(self.has_tools, self.turns.history))
 
     def _assignments(self, batch: PromptBatch, num_generations: int, seeds: list[int]) -> list[Assignment]:
         """One for each rollout, prompt-major.

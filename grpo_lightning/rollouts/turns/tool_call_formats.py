@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_lightning.rewards.sandbox.python_source import parsed_expression
+
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -131,7 +133,7 @@ def read_pythonic(text: str, tools: Sequence[dict[str, Any]] = ()) -> ReadTurn:
         return ReadTurn(text)
     content = (text[: framed.start()] + text[framed.end() :]).strip() if framed else ""
     try:
-        tree = ast.parse(source, mode="eval").body
+        tree = parsed_expression(source)
         nodes = tree.elts if isinstance(tree, ast.List) else [tree]
         return ReadTurn(content, [_python_call(node) for node in nodes])
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

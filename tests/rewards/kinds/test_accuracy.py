@@ -68,8 +68,19 @@ def test_strict_extraction_takes_the_one_answer_tag_in_order_and_nothing_else(te
         (r"\boxed{1} \boxed{2", None),
         ("<answer>1</answer> no, <answer>", None),
         ("minus \N{MINUS SIGN}7", "-7"),
-        ("no number", None),
+        ("no number", "no number"),  # a text of a few words is its own answer
+        ("a text of many words, none of which is said to be the answer", None),
         ("", None),
+        ("<think>so \\boxed{7}", None),
+        ("<think>so 8 <answer>7</answer>", "7"),
+        ("<Answer>7</ANSWER></s>", "7"),
+        ("#### Step 2: add 5\nThat makes 7.", "7"),
+        ("#### 7\nThat makes 8.", "7"),
+        ("A is wrong, so the answer is (B) because 3 < 4.", "B"),
+        ("Answer: B. Rome", "B. Rome"),
+        ("The answer is A or B.", "A or B"),
+        ("The answer is at least 7", "at least 7"),
+        ("The answer is a guess: 7", "7"),
         ("\uff14\uff12 and \u0664\u0662", None),  # full-width and Arabic digits are not read
     ],
 )
@@ -81,7 +92,8 @@ def test_a_box_is_read_to_its_own_closing_brace() -> None:
     assert boxed_answer(r"\boxed{\{1, 2\}} so \boxed {a{b}c} d}") == "a{b}c"
     assert boxed_answer(r"\boxed{\left\{1\right\}}") == r"\left\{1\right\}"
     assert boxed_answer(r"\boxed{1} \boxed{2") is None  # cut off: the earlier box was not the final answer
-    assert boxed_answer(r"\boxed 5") is None
+    assert boxed_answer(r"so $\boxed 5$. Then \boxed\frac{1}{2}.") == r"\frac{1}{2}"  # TeX needs no braces
+    assert boxed_answer(r"put it in \boxed format") is None
 
 
 def test_boxes_with_only_separators_between_them_are_one_list() -> None:
@@ -245,6 +257,9 @@ def test_pathological_answers_become_none_and_the_others_are_scored(math_reward:
         "\\boxed{2^{9999999}}",
         "\\boxed{" + "=" * 900 + "}",
         "\\boxed{" + "±" * 900 + "}",
+        "#### " + "a " * 500_000 + ".\nx",
+        "answer is " + "1 " * 500_000,
+        "x" + " " * 1_000_000 + "<|a|>" * 1000,
         "",
         "\x00\ud800",
     ],

@@ -21,7 +21,7 @@ from runs import fit, share_of_digits, weights
 from grpo_lightning.rewards import FunctionReward, RewardRunner
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
 from grpo_lightning.rewards.runtime.process_state import ProcessState
-from grpo_lightning.rewards.runtime.reward_call import RewardState, Rows
+from grpo_lightning.rewards.runtime.reward_call import CallRows, RewardState
 
 Change = tuple[Callable[[], Any], Callable[[], Any]]
 """What a reward does, and how to see whether it is still so."""
@@ -185,7 +185,7 @@ def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pyt
         reward = FunctionReward(name="visible", function=visible, isolation="process", concurrency=1)
         caller = ProcessCaller(reward, 60.0, device)
         try:
-            return asyncio.run(caller(Rows(["p"], ["c"], [[1]], {}, RewardState()))).values[0]
+            return asyncio.run(caller(CallRows(["p"], ["c"], [[1]], {}, RewardState()))).values[0]
         finally:
             caller.close()
 

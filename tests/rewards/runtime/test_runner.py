@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import logging
 import pickle
 import threading
@@ -24,6 +25,10 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
+from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
+from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 nan = float("nan")
 
@@ -111,6 +116,36 @@ def test_a_malformed_answer_is_an_error_that_names_the_reward(
 ) -> None:
     with pytest.raises(RewardContractError, match=message):
         score(["format", returning(value)], ["a", "b"])
+
+
+def test_a_step_that_is_given_up_leaves_no_complaints_of_asyncio_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(reward: BaseRewardFunction, rows: CallRows) -> Outcome:
+        raise RewardContractError("it returned a str")
+
+    async def nothing() -> None:
+        pass
+
+    rewards, loop = resolve_rewards(["format"]), EventLoopThread()
+    parts = (
+        rewards,
+        [[[0]]],
+        broken,
+        loop,
+        ["p"],
+        [0],
+        {},
+        RewardState(),
+        60.0,
+        MainThreadCalls(),
+        lambda reward: False,
+    )
+    given_up = StepScoring(*parts)
+    given_up.add(0, "a", [1])
+    loop.start(nothing()).result(timeout=60)  # what was started before has ended: calls run in turn
+    del given_up
+    loop.close()
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_row_that_raises_is_none_counted_and_shown_once(

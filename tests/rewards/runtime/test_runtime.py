@@ -29,7 +29,7 @@ from grpo_lightning.rewards import (
     resolve_rewards,
 )
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
-from grpo_lightning.rewards.runtime.call_rows import call_units
+from grpo_lightning.rewards.runtime.call_rows import rows_of_calls
 
 nan = float("nan")
 GROUPS = [0, 0, 1, 1, 2, 2]
@@ -58,7 +58,7 @@ def wrapped(function: Callable[..., Any], **calling: Any) -> FunctionReward:
 
 
 @pytest.mark.parametrize(
-    ("calling", "units"),
+    ("calling", "calls"),
     [
         ({}, [[0, 1, 2, 3, 5]]),
         ({"scope": "group"}, [[0, 1], [2, 3], [5]]),
@@ -66,9 +66,9 @@ def wrapped(function: Callable[..., Any], **calling: Any) -> FunctionReward:
         ({"scope": "completion", "batched": True}, [[0, 1], [2, 3], [5]]),
     ],
 )
-def test_the_rows_of_each_call_are_fixed_by_the_scope(calling: dict[str, Any], units: list[list[int]]) -> None:
-    assert call_units(wrapped(print, **calling), [0, 1, 2, 3, 5], GROUPS) == units
-    assert call_units(wrapped(print, **calling), [], GROUPS) == []
+def test_the_rows_of_each_call_are_fixed_by_the_scope(calling: dict[str, Any], calls: list[list[int]]) -> None:
+    assert rows_of_calls(wrapped(print, **calling), [0, 1, 2, 3, 5], GROUPS) == calls
+    assert rows_of_calls(wrapped(print, **calling), [], GROUPS) == []
 
 
 def test_calls_start_when_their_completions_arrive_and_not_when_the_last_one_does(
@@ -89,17 +89,17 @@ def test_calls_start_when_their_completions_arrive_and_not_when_the_last_one_doe
         return [float(len(completions))] * len(completions)
 
     one = runner([wrapped(alone, scope="completion"), wrapped(group, scope="group"), batch])
-    job = one.start(["p"] * 6, GROUPS)
-    job.add(3, "a", [1])
+    scoring = one.start(["p"] * 6, GROUPS)
+    scoring.add(3, "a", [1])
     assert started["a"].wait(30)  # though no group and no batch is complete
-    job.add(0, "bb", [1])
+    scoring.add(0, "bb", [1])
     assert not started["group of 2"].is_set()
-    job.add(2, "ccc", [1])
+    scoring.add(2, "ccc", [1])
     assert started["group of 2"].wait(30)
     assert not started["batch of 6"].is_set()
     for row in (1, 4, 5):
-        job.add(row, "dddd", [1])
-    table = one.finish(job)
+        scoring.add(row, "dddd", [1])
+    table = one.finish(scoring)
     expected = [[2, 2, 6], [4, 2, 6], [3, 2, 6], [1, 2, 6], [4, 2, 6], [4, 2, 6]]
     assert table.values.tolist() == expected
 
@@ -115,10 +115,10 @@ def test_the_table_does_not_depend_on_the_order_of_arrival(runner: Callable[...,
     texts = ["a", "bb", "bad", "dddd", "e" * 7, "f" * 11]
     seen = []
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4]):
-        job = one.start(["p"] * 6, GROUPS)
+        scoring = one.start(["p"] * 6, GROUPS)
         for row in order:
-            job.add(row, texts[row], [1])
-        table = one.finish(job)
+            scoring.add(row, texts[row], [1])
+        table = one.finish(scoring)
         metrics = {name: value for name, value in table.metrics.items() if not name.startswith("time/")}
         seen.append((table.values.nan_to_num(nan=-1.0).tolist(), table.extra, metrics))
     assert seen[0] == seen[1]
@@ -311,26 +311,54 @@ def test_calls_of_one_reward_stay_within_its_own_bound(runner: Callable[..., Rew
     assert most == 1
 
 
-def test_what_would_end_the_loop_is_an_ordinary_failure(runner: Callable[..., RewardRunner]) -> None:
-    def leaves(completions: list[str]) -> list[float]:
-        raise SystemExit(3)
+class Unprintable(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit(2)
 
-    async def leaves_too(completions: list[str]) -> list[float]:
-        raise KeyboardInterrupt
+    __repr__ = __str__
 
-    async def gives_up(completions: list[str]) -> list[float]:
-        raise asyncio.CancelledError
 
-    for reward, shown in ((leaves, "SystemExit"), (leaves_too, "KeyboardInterrupt"), (gives_up, "was cancelled")):
-        one = runner([reward, "format"], repeat_by_row=True)
-        with pytest.raises(RewardFailedError, match=f"(?s)'{reward.__name__}' failed.*{shown}"):
-            score(one, ["a", "b"])
+class Misread:
+    """A value whose conversion raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __float__(self) -> float:
+        raise self.error
+
+
+ENDINGS = (
+    *(SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), StopIteration(), Unprintable()),
+    *(BaseExceptionGroup("several", [SystemExit(1)]), StopAsyncIteration(), type("Own", (BaseException,), {})()),
+)
+
+
+@pytest.mark.parametrize("kind", ["thread", "coroutine", "main", "value", "awaited value"])
+def test_what_would_end_the_loop_is_an_ordinary_failure(kind: str, runner: Callable[..., RewardRunner]) -> None:
+    def leaves(completions: list[str]) -> list[Any]:
+        (error,) = (error for error in ENDINGS if type(error).__name__ == completions[0])
+        if "value" in kind:
+            return [Misread(error)]
+        raise error
+
+    async def leaves_too(completions: list[str]) -> list[Any]:
+        return leaves(completions)
+
+    function = leaves_too if kind in ("coroutine", "awaited value") else leaves
+    isolation = "main" if kind == "main" else "thread"
+    reward = FunctionReward(name="leaves", function=function, scope="completion", isolation=isolation)
+    # In the main thread KeyboardInterrupt is the user's Ctrl-C.
+    raised = [error for error in ENDINGS if not (kind == "main" and isinstance(error, KeyboardInterrupt))]
+    for error in raised:
+        with pytest.raises(RewardFailedError, match=f"(?s)'leaves' failed.*{type(error).__name__}"):
+            score(runner([reward, "format"]), [type(error).__name__])
 
 
 def test_an_async_reward_that_blocks_the_loop_is_reported(
     runner: Callable[..., RewardRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo_lightning.rewards.runtime.scoring_job.BLOCKED_AFTER", 0.3)
+    monkeypatch.setattr("grpo_lightning.rewards.runtime.step_scoring.BLOCKED_AFTER", 0.3)
     release = threading.Event()
 
     async def blocks(completions: list[str]) -> list[float]:
@@ -344,12 +372,12 @@ def test_an_async_reward_that_blocks_the_loop_is_reported(
 
 def test_a_completion_that_is_reported_twice_or_never_is_an_error(runner: Callable[..., RewardRunner]) -> None:
     one = runner("format")
-    job = one.start(["p", "p"], [0, 0])
-    job.add(1, "a", [1])
+    scoring = one.start(["p", "p"], [0, 0])
+    scoring.add(1, "a", [1])
     with pytest.raises(ValueError, match="completion 1 was reported twice"):
-        job.add(1, "a", [1])
+        scoring.add(1, "a", [1])
     with pytest.raises(ValueError, match="1 completions have not arrived, the first is 0"):
-        one.finish(job)
+        one.finish(scoring)
 
 
 def test_how_a_function_may_be_called_is_said_where_it_is_registered_or_in_the_config() -> None:

@@ -82,6 +82,8 @@ def test_the_test_above_passes_a_program_that_is_right() -> None:
         ("class A:\n    __array_interface__ = {'data': (0, False), 'shape': (1,), 'typestr': '<i8'}\nf = A", "import numpy\nassert numpy.allclose(f(), [1])"),
         ("import pytest\ndef f(): pytest.skip()", "f()\nassert True"),
         ("def isinstance(*a): return True\nf = lambda: 'x'", "assert isinstance(f(), int)"),
+        ("class math:\n    isclose = staticmethod(lambda *a: True)\nf = lambda: 1", "assert math.isclose(f(), 2)"),
+        ("class collections:\n    class Counter:\n        def __init__(self, x): pass\n        def __eq__(self, other): return True\nf = lambda: 1", "assert collections.Counter([f()]) == collections.Counter([2])"),
         ("import random as math\nmath.isclose = lambda *a: True\nf = lambda: 1", "import math\nassert math.isclose(f(), 2)"),
     ],
 )  # fmt: skip
@@ -107,6 +109,8 @@ def test_a_program_cannot_end_a_test_before_its_comparison(code: str, test: str)
         ("class TooDeep(ValueError): pass\ndef f(x): raise TooDeep('no', x)",
          "try: f(3)\nexcept TooDeep as e: assert e.args == ('no', 3) and isinstance(e, ValueError)\nelse: assert False"),
         ("import asyncio\nasync def f(x):\n    await asyncio.sleep(0)\n    return x", "import asyncio\nassert asyncio.run(f(4)) == 4"),
+        ("def f(x): return x ** 0.5", "assert math.isclose(f(2), 2 ** 0.5)"),
+        ("class queue:\n    put = staticmethod(lambda x: x)", "assert queue.put(2) == 2"),
         ("import math\ndef f(x): return math.sqrt(x)", "assert math.isclose(f(2), 2 ** 0.5)"),
         ("class C:\n    def __enter__(self): return 5\n    def __exit__(self, *a): pass", "with C() as c: assert c == 5"),
         ("from collections import Counter, deque\ndef f(x): return Counter(x), deque(x)", "from collections import deque\nassert f('aab') == ({'a': 2, 'b': 1}, deque('aab'))"),

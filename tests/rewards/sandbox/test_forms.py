@@ -64,6 +64,22 @@ RIGHT = {
         "unittest": {
             "tests": "import unittest\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(1, 2), 3)\n\nif __name__ == '__main__':\n    unittest.main()"
         },
+        "asynchronous functions": {"tests": "async def test_add():\n    assert add(1, 2) == 3"},
+        "asynchronous methods": {
+            "tests": "class TestAdd:\n    async def test_add(self):\n        assert add(1, 2) == 3"
+        },
+        "inherited methods": {
+            "tests": "class Base:\n    def test_add(self):\n        assert add(1, 2) == 3\n\nclass TestAdd(Base):\n    pass"
+        },
+        "what comes before functions": {
+            "tests": "def setup_module():\n    global one\n    one = 1\n\ndef setup_function(function):\n    global two\n    two = 2\n\ndef test_add():\n    assert add(one, two) == 3"
+        },
+        "what comes before methods": {
+            "tests": "class TestAdd:\n    @classmethod\n    def setup_class(cls):\n        cls.one = 1\n\n    def setup_method(self, method):\n        self.two = 2\n\n    def test_add(self):\n        assert add(self.one, self.two) == 3"
+        },
+        "unittest that starts itself": {
+            "tests": "import unittest\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(1, 2), 3)\n\nunittest.main()"
+        },
         "APPS with fn_name": {
             "input_output": json.dumps({"fn_name": "add", "inputs": [[1, 2], ["a", "b"]], "outputs": [[3], "ab"]})
         },
@@ -83,6 +99,7 @@ RIGHT = {
         },
     },
     "print(sum(map(int, input().split())))": {
+        "APPS with an empty fn_name": {"tests": {"fn_name": "", "inputs": ["1 2"], "outputs": ["3"]}},
         "input and output": {"tests": {"input": "1 2", "output": "3"}},
         "JSON of input and output": {"tests": '[{"input": "1 2", "output": "3"}]'},
         "APPS": {"input_output": json.dumps({"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4\n"]})},
@@ -129,6 +146,10 @@ def test_human_eval_goes_on_with_its_prompt_and_uses_its_helpers(completion: str
         ({"tests": '{"cases": []}'}, "it has cases"),
         ({"tests": {}, "test": 3}, None),
         ({"tests": 3}, "it is of type int"),
+        ({"tests": "assert (add(1) == 1, 'no')"}, "is true whatever it says: drop the parentheses"),
+        ({"tests": {"input": "1", "output": None}}, "nothing says what the program must print"),
+        ({"tests": {"inputs": ["1"], "outputs": [None]}}, "nothing says what the program must print"),
+        ({"tests": {"fn_name": "add", "inputs": ["one"], "outputs": ["1"]}}, "the arguments of add are no lines of JSON"),
         ({"tests": {"inputs": ["1"], "outputs": []}}, "lists of the same length"),
         ({"tests": [{"input": "1", "output": "1", "testtype": "functional"}]}, "says of which function"),
         ({"tests": [{"input": "1", "output": "1", "testtype": "interactive"}]}, "testtype 'interactive'"),
@@ -151,7 +172,12 @@ def test_pickled_tests_of_live_code_bench_are_refused() -> None:
         recognised(private, Row())
 
 
-@pytest.mark.parametrize("tests", [None, [], "", "  \n", "# nothing", [""], "[]", '{"inputs": [], "outputs": []}'])
+BLANK: list[Any] = [{"input": "", "output": "\n"}, {"inputs": [""], "outputs": [""]}]
+
+
+@pytest.mark.parametrize(
+    "tests", [None, [], "", "  \n", "# nothing", [""], "[]", '{"inputs": [], "outputs": []}', *BLANK]
+)
 def test_a_row_without_tests_has_no_reward(tests: Any) -> None:
     assert CodeExecutionReward()(["p"], ["x = 1"], None, None, tests=[tests]) == [None]
 
@@ -163,10 +189,35 @@ def test_a_row_without_tests_has_no_reward(tests: Any) -> None:
         "import unittest\nclass T(unittest.TestCase):\n    def no_test(self):\n        self.assertTrue(1)",
         "import pytest\ndef test_a():\n    pytest.skip()\n    assert 1",
         "import pytest\n@pytest.mark.parametrize('a', [])\ndef test_a(a):\n    assert a",
+        "import unittest\nclass T(unittest.TestCase):\n    async def test(self):\n        self.assertEqual(add(1), 2)",
+        "import unittest\nclass T(unittest.TestCase):\n    def test(self):\n        yield self.assertEqual(add(1), 2)",
+        "def test_a():\n    yield\n    assert add(1) == 2",
+        "def test_a():\n    def inner():\n        assert add(1) == 2",
+        "def test_a():\n    if add(1):\n        return add(1) == 2\n    assert False",
+        "assert True",
+        "x = 3\nassert x == 3",
+        "class TestA:\n    def test_a(self, x=2):\n        assert x == 2",
     ],
 )
-def test_a_test_of_which_nothing_ran_does_not_pass(tests: str) -> None:
-    assert results("x = 1", tests=tests) == "failed"
+def test_a_test_of_which_nothing_ran_or_that_asks_the_program_nothing_does_not_pass(tests: str) -> None:
+    assert results("x = 1\ndef add(a): return a", tests=tests) == "failed"
+
+
+def test_a_check_that_never_calls_its_candidate_does_not_pass() -> None:
+    check = "def check(candidate):\n    for given in []:\n        assert candidate(given) == 1"
+    assert results("def add(a): return a", test=check, entry_point="add") == "failed"
+
+
+def test_a_test_may_ask_for_a_value_or_whether_there_is_a_function() -> None:
+    assert results("x = 1", tests="import solution\nassert solution.x == 1") == "passed"
+    assert results("x = 1", tests="from solution import x as y\nassert y == 1") == "passed"
+    assert results("def add(a): return a", tests="assert callable(add)") == "passed"
+
+
+def test_an_output_of_megabytes_is_read_to_its_end() -> None:
+    columns = {"tests": {"input": "", "output": "9" * 2_500_000 + "8"}}
+    assert results("print('9' * 2_500_000 + '8')", **columns) == "passed"
+    assert results("print('9' * 2_500_000 + '7')", **columns) == "wrong output"
 
 
 def test_lines_of_input_are_joined_and_functions_arguments_are_read_as_json() -> None:

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from async_copy_generator import AsyncCopyGenerator
-from rollouts.turns.calculators import AddUp, make_run, train, write_rows
+from rollouts.turns.calculators import MODEL, AddUp, make_run, train, write_rows
+from transformers import AutoTokenizer
 
 from grpo_lightning.report.completions import read_completions
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
+from grpo_lightning.rollouts.turns.settings import Turns
 
 
 def same_steps(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -67,6 +69,28 @@ def test_a_batch_in_flight_keeps_the_rewards_of_environments_that_a_checkpoint_c
         tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step=2.ckpt", generator=AsyncCopyGenerator(), **ahead
     )
     same_steps(resumed["steps"], expected["steps"][2:])
+    torch.testing.assert_close(resumed["weights"], expected["weights"], rtol=0, atol=0)
+
+
+def test_a_run_whose_template_writes_earlier_turns_anew_samples_what_it_scores_and_resumes_bit_for_bit(tmp_path):
+    own = AutoTokenizer.from_pretrained(MODEL).chat_template
+    marked = own.replace(
+        "{{ '<|end|>' }}", "{% if message['role'] == 'assistant' and not loop.last %}0{% endif %}<|end|>"
+    )
+    assert marked != own
+    anew = {
+        "turns": Turns(max_turns=4, history="as_template"),
+        "max_completion_length": 200,
+        "chat_template_kwargs": {"chat_template": marked},
+        "beta": 0.1,
+        "num_iterations": 2,
+    }
+    expected = train(tmp_path / "whole", 3, **anew)
+    for step in expected["steps"]:
+        assert step["metrics"]["rollouts/histories"] > 1.3
+        assert step["metrics"]["sampling/sampling_logp_difference/mean"] < 1e-5
+    resumed = train(tmp_path / "resumed", 3, ckpt_path=tmp_path / "whole" / "step=2.ckpt", **anew)
+    same_steps(resumed["steps"], expected["steps"][1:])
     torch.testing.assert_close(resumed["weights"], expected["weights"], rtol=0, atol=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rollouts.turns.tool_models import Adder, Echo, Factory, Scripted, tool_tokenizer
+from rollouts.turns.tool_models import Adder, Echo, Factory, Gate, Held, Opening, Scripted, tool_tokenizer
 from toy_models import build_model
 
 from grpo_lightning.environments import EnvironmentFault
@@ -221,3 +221,19 @@ def test_every_turn_of_every_rollout_has_a_seed_of_its_own_that_repeats(policy):
 
     first = seeds()
     assert len(set(first)) == 8 and sorted(first) == sorted(seeds())
+
+
+def test_a_slow_tool_holds_its_own_cohort_and_no_other(policy):
+    gate, made = Gate(6), []
+
+    def make(row):
+        made.append(Held(turns=1, gate=gate) if len(made) == 0 else Opening(turns=3, gate=gate))
+        return made[-1]
+
+    script = Scripted(policy.tokenizer, ["a<|im_end|>", "b<|im_end|>", "c<|im_end|>"])
+    script.max_batch_size = 2  # rollouts 0 and 1 are decoded together, 2 and 3 as well
+    source = make_source(policy, make, script, max_completion_length=300)
+    rollouts = source.sample(batch("one", "two"), Moment()).rollouts
+    source.close(0)
+    assert not gate.gave_up
+    assert [conversation.turns for conversation in rollouts.conversations] == [1, 3, 3, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rollouts.turns.test_turn_source import batch, make_source
-from rollouts.turns.tool_models import Echo, tool_tokenizer
+from rollouts.turns.tool_models import Echo, Gate, Held, Opening, tool_tokenizer
 from vllm_cases import eager_torch, ending_model, needs_vllm, small_engine
 
 from grpo_lightning.policy.policy import Policy
@@ -67,3 +67,20 @@ def test_the_same_tokens_whatever_the_tools_take(policy, engine):
     quick, slow = play(policy, engine, [0.0] * 6), play(policy, engine, [0.05, 0.0, 0.03, 0.0, 0.01, 0.0])
     assert torch.equal(quick.completion_ids, slow.completion_ids)
     torch.testing.assert_close(quick.sampling_logprobs, slow.sampling_logprobs, atol=1e-5, rtol=1e-4)
+
+
+def test_one_slow_tool_keeps_no_other_rollout_from_its_next_turns(policy, engine):
+    gate, made = Gate(7), []  # the five others have five first turns
+
+    def make(row):
+        made.append(Opening(turns=3, gate=gate) if made else Held(turns=1, gate=gate))
+        return made[-1]
+
+    sampling = {"max_completion_length": 150, "num_generations": 3}
+    source = make_source(policy, make, engine, Turns(max_turn_length=30), **sampling)
+    source.prepare()
+    rollouts = source.sample(batch("one", "two!"), Moment()).rollouts
+    source.reward_runner.close()
+    assert gate.is_open.is_set() and not gate.gave_up
+    assert max(conversation.turns for conversation in rollouts.conversations) == 3
+    assert len(made[0].rewards) == 1  # it was held, and went on

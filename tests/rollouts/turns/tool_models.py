@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,43 @@ class Echo(Adder):
 
     async def final_reward(self):
         return 10.0
+
+
+class Gate:
+    """Stays shut until others have had so many turns. With a barrier between turns they would not have any before it opens."""
+
+    def __init__(self, turns: int) -> None:
+        self.left, self.is_open, self.gave_up = turns, threading.Event(), False
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.is_open.set()
+
+    async def wait(self) -> None:
+        self.gave_up |= not await asyncio.to_thread(self.is_open.wait, 120)
+
+
+@dataclass
+class Held(Echo):
+    """Answers its first turn once the gate is open."""
+
+    gate: Any = None
+
+    async def respond(self, text):
+        await self.gate.wait()
+        return await super().respond(text)
+
+
+@dataclass
+class Opening(Echo):
+    """Opens the gate a little with each of its turns."""
+
+    gate: Any = None
+
+    async def respond(self, text):
+        self.gate.count()
+        return await super().respond(text)
 
 
 class Scripted(Generator):

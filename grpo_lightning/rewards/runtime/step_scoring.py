@@ -10,26 +10,27 @@ from typing import Any
 
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
+from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
+from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
-from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError, Outcome, Rows
+from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
-Call = Callable[[BaseRewardFunction, Rows], Any]
+CallReward = Callable[[BaseRewardFunction, CallRows], Any]
 BLOCKED_AFTER = 30.0
 """Seconds past the step's limit after which the event loop counts as blocked."""
 
 
-class ScoringJob:
+class StepScoring:
     """The rewards of N completions, under way.
 
     Which rows each call sees is fixed from the start; only when a call starts depends on when completions arrive.
 
     Args:
         rewards: R rewards.
-        units: For each reward the rows of each of its calls.
-        call: Awaits one call of a reward, with its time limit; called on the loop.
+        rows_of_calls: For each reward the rows of each of its calls.
+        call_reward: Awaits one call of a reward, with its time limit; called on the loop.
         loop: Where calls run.
         prompts: N prompts.
         group: N numbers, the same for completions of one prompt.
@@ -43,8 +44,8 @@ class ScoringJob:
     def __init__(
         self,
         rewards: Sequence[BaseRewardFunction],
-        units: Sequence[Sequence[Sequence[int]]],
-        call: Call,
+        rows_of_calls: Sequence[Sequence[Sequence[int]]],
+        call_reward: CallReward,
         loop: EventLoopThread,
         prompts: Sequence[Prompt],
         group: Sequence[int],
@@ -55,10 +56,10 @@ class ScoringJob:
         repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
-        self.rewards, self._call, self._loop = rewards, call, loop
-        self.units = [[list(unit) for unit in of_reward] for of_reward in units]
+        self.rewards, self._call_reward, self._loop = rewards, call_reward, loop
+        self.rows_of_calls = [[list(rows) for rows in of_reward] for of_reward in rows_of_calls]
         lists = {name: list(values) for name, values in columns.items()}
-        self.rows = Rows(
+        self.rows = CallRows(
             list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
         )
         self.step_time_limit = step_time_limit
@@ -70,15 +71,15 @@ class ScoringJob:
         self._needs_logprobs = [asks_for(reward, "logprobs") and "logprobs" not in columns for reward in rewards]
         # A call waits for its completions, and for the logprobs, which come with the last of all.
         self._missing = [
-            [len(unit) + needs for unit in of_reward]
-            for of_reward, needs in zip(units, self._needs_logprobs, strict=True)
+            [len(rows) + needs for rows in of_reward]
+            for of_reward, needs in zip(rows_of_calls, self._needs_logprobs, strict=True)
         ]
-        self._tasks: list[list[asyncio.Task[Outcome] | None]] = [[None] * len(of_reward) for of_reward in units]
-        self._units_of_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
-        for r, of_reward in enumerate(units):
-            for u, unit in enumerate(of_reward):
-                for row in unit:
-                    self._units_of_row[row].append((r, u))
+        self._tasks: list[list[asyncio.Task[Outcome] | None]] = [[None] * len(of_reward) for of_reward in rows_of_calls]
+        self._calls_of_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
+        for r, of_reward in enumerate(rows_of_calls):
+            for c, rows in enumerate(of_reward):
+                for row in rows:
+                    self._calls_of_row[row].append((r, c))
 
     def add(
         self, row: int, completion: Completion, ids: Sequence[int], conversation: Conversation | None = None
@@ -104,23 +105,23 @@ class ScoringJob:
             self.rows.prompts[row] = conversation.asked(self.rows.prompts[row])  # as in TRL
             for name, value in conversation.columns.items():
                 self.rows.columns.setdefault(name, [None] * len(self.rows))[row] = value
-        for r, u in self._units_of_row[row]:
+        for r, c in self._calls_of_row[row]:
             if conversation is not None and conversation.is_fault:
-                self.units[r][u].remove(row)
-            self._one_less(r, u)
+                self.rows_of_calls[r][c].remove(row)
+            self._one_less(r, c)
 
     def add_logprobs(self, logprobs: Sequence[Sequence[float]] | None) -> None:
         """The logprobs of all completions' tokens, or that there are none; from the thread that adds completions."""
         if logprobs is not None:
             self.rows = replace(self.rows, logprobs=[list(of_one) for of_one in logprobs])
         for r, needs in enumerate(self._needs_logprobs):
-            for u in range(len(self.units[r]) if needs else 0):
-                self._one_less(r, u)
+            for c in range(len(self.rows_of_calls[r]) if needs else 0):
+                self._one_less(r, c)
 
-    def _one_less(self, r: int, u: int) -> None:
-        self._missing[r][u] -= 1
-        if not self._missing[r][u]:
-            self._loop.loop.call_soon_threadsafe(self._start, r, u)
+    def _one_less(self, r: int, c: int) -> None:
+        self._missing[r][c] -= 1
+        if not self._missing[r][c]:
+            self._loop.loop.call_soon_threadsafe(self._start, r, c)
 
     def missing(self) -> list[int]:
         """Completions that have not arrived yet."""
@@ -158,12 +159,13 @@ class ScoringJob:
             if isinstance(part, BaseException):
                 raise part
         whole = [part for part in parts if isinstance(part, Outcome)]
-        return Outcome.merged(len(self.rows), zip(self.units[r], whole, strict=True))
+        return Outcome.merged(len(self.rows), zip(self.rows_of_calls[r], whole, strict=True))
 
-    def _start(self, r: int, u: int) -> None:
-        if self._tasks[r][u] is None:
-            scored = self._score(self.rewards[r], self.rows.take(self.units[r][u]))
-            self._tasks[r][u] = asyncio.ensure_future(scored)
+    def _start(self, r: int, c: int) -> None:
+        if self._tasks[r][c] is None:
+            scored = self._score(self.rewards[r], self.rows.take(self.rows_of_calls[r][c]))
+            self._tasks[r][c] = task = asyncio.ensure_future(scored)
+            ends_unheard(task)
 
     async def _finish(self) -> list[list[Outcome | BaseException]]:
         tasks = [task for of_reward in self._tasks for task in of_reward if task is not None]
@@ -174,8 +176,8 @@ class ScoringJob:
             for task in tasks:
                 task.cancel()
         return [
-            [self._result(task, len(unit)) for task, unit in zip(of_reward, units, strict=True)]
-            for of_reward, units in zip(self._tasks, self.units, strict=True)
+            [self._result(task, len(rows)) for task, rows in zip(of_reward, rows_of_calls, strict=True)]
+            for of_reward, rows_of_calls in zip(self._tasks, self.rows_of_calls, strict=True)
         ]
 
     def _result(self, task: asyncio.Task[Outcome] | None, count: int) -> Outcome | BaseException:
@@ -189,11 +191,11 @@ class ScoringJob:
         late.timeouts = 1
         return late
 
-    async def _score(self, reward: BaseRewardFunction, rows: Rows) -> Outcome:
+    async def _score(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
         if not len(rows):  # all of them were left out
             return Outcome([])
         try:
-            return await self._call(reward, rows)
+            return await self._call_reward(reward, rows)
         except RewardContractError:
             raise
         except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown

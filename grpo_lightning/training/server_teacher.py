@@ -1,0 +1,153 @@
+"""A teacher on a vLLM server: asked once a step, for its likeliest tokens at every token of the completions."""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, TokenRow
+from grpo_lightning.generation.vllm.server_token import known_token
+from grpo_lightning.numerics.divergence import Likeliest
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.types import Rollouts
+
+TOKENS_AT_ONCE = 1000
+"""Of the vocabulary, in one question about what they mean."""
+
+
+class ServerTeacher:
+    """A model that a vLLM server has; it shows its ``top_k`` likeliest tokens, of which ``to_likeliest`` makes the divergence.
+
+    Args:
+        address: ``http://host:port``.
+        settings: How many tokens, and how long to wait.
+        policy: Whose tokens it has to understand.
+        temperature: That the policy samples at.
+
+    Raises:
+        ValueError: If tokens are sampled at another temperature than the server's logprobs have.
+    """
+
+    def __init__(self, address: str, settings: Distillation, policy: Policy, temperature: float) -> None:
+        if temperature != 1.0:
+            raise ValueError(
+                f"model.temperature={temperature} with model.distillation.teacher={address!r}: a server tells logprobs at "
+                "temperature 1, and those of its likeliest tokens alone cannot be brought to another. Use 1.0, or a teacher "
+                "that is loaded."
+            )
+        parts = urlsplit(address)
+        assert settings.top_k is not None and parts.hostname is not None and parts.port is not None
+        self.address, self.top_k, self.policy = address, settings.top_k, policy
+        client = VLLMClient(parts.hostname, parts.port, settings.request_timeout or 1800.0)
+        client.token = lambda: known_token(client.host, client.port)
+        self.server = PromptLogprobs(client, settings.timeout or 240.0)
+        self._is_checked = False
+
+    def start(self, device: torch.device) -> None:
+        """Waits for the server, and checks that it knows the policy's tokens and tells as many as are asked for.
+
+        Raises:
+            TimeoutError: If there is no healthy server in time.
+            ValueError: If it cannot teach this policy.
+        """
+        self.server.start()
+        if self._is_checked:
+            return
+        check_same_tokens(self.server, self.policy.tokenizer, self.address)
+        self._check_logprobs()
+        self._is_checked = True
+
+    def _check_logprobs(self) -> None:
+        ends = [self.policy.tokenizer.eos_token_id or 0] * 2
+        try:
+            ((token_ids, logprobs),) = self.server.likeliest([TokenRow(ends, 1)], self.top_k)
+        except ServerRefused as error:
+            raise ValueError(
+                f"model.distillation.top_k={self.top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
+                f"{error}\nLower top_k, or start the server with --max-logprobs {self.top_k}."
+            ) from error
+        if len(token_ids[0]) != self.top_k or sum(map(math.exp, logprobs[0])) > 1.001:
+            raise ValueError(
+                f"{self.address} answers model.distillation.top_k={self.top_k} with {len(token_ids[0])} tokens, the likeliest "
+                f"at {logprobs[0][0]:.3f}. Use as many as the model has at most, and a server with --logprobs-mode "
+                "raw_logprobs or processed_logprobs."
+            )
+
+    def told(self, rollouts: Rollouts, rows: Tensor) -> Likeliest:
+        """What the server says at the tokens of the completions ``rows``; it computes each with its prompt, row by row.
+
+        Raises:
+            ValueError: If a row is too long for it, or it knows a token that the policy does not.
+            ServerRefused, ServerUnavailable, TimeoutError: See ``PromptLogprobs.likeliest``.
+        """
+        prompts, completions = rollouts.prompts(), rollouts.completions()
+        asked = []
+        for row in rows.tolist():
+            prompt = prompts[int(rollouts.group[row])]
+            asked.append(TokenRow([*prompt.tolist(), *completions[row].tolist()], len(prompt)))
+        longest, limit = max((len(row.token_ids) for row in asked), default=0), self.server.max_length
+        if limit is not None and longest >= limit:
+            raise ValueError(
+                f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit - 1} (its "
+                "--max-model-len, less one). Start it with more, or lower model.max_completion_length."
+            )
+        answers = self.server.likeliest(asked, self.top_k)
+        likeliest = Likeliest(
+            torch.tensor([ids for found, _ in answers for ids in found]).view(-1, self.top_k),
+            torch.tensor([values for _, found in answers for values in found]).view(-1, self.top_k),
+        )
+        vocab_size = self.policy.config.get_text_config().vocab_size
+        if likeliest.token_ids.numel() and int(likeliest.token_ids.max()) >= vocab_size:
+            raise ValueError(
+                f"{self.address} finds token {int(likeliest.token_ids.max())} likely, and the policy has {vocab_size}. Use a "
+                "teacher of the same family."
+            )
+        return likeliest
+
+    def side(self, lessons: Lessons, rows: Tensor) -> Likeliest:
+        """See ``Teacher``."""
+        assert lessons.likeliest is not None
+        return lessons.likeliest.rows(lessons.rollouts.tokens_of(rows))
+
+
+def check_same_tokens(server: PromptLogprobs, tokenizer: PreTrainedTokenizerBase, address: str) -> None:
+    """Refuses a server to which the policy's tokens mean something else.
+
+    Raises:
+        ValueError: Naming the first of them.
+        ServerRefused: If the server does not say what tokens mean.
+    """
+    ids = sorted(tokenizer.get_vocab().values())
+    server.text_of([])  # an answer to what cannot be wrong
+    for start in range(0, len(ids), TOKENS_AT_ONCE):
+        differing = first_difference(server, tokenizer, ids[start : start + TOKENS_AT_ONCE])
+        if differing is not None:
+            raise ValueError(
+                f"model.distillation.teacher={address!r} has another tokenizer than the policy: token {differing} is "
+                f"{tokenizer.decode([differing])!r} here and something else there. Use a teacher of the same family."
+            )
+
+
+def first_difference(server: PromptLogprobs, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int | None:
+    """The first token that has another text there, found by halves; None where none has.
+
+    White space is left out of the comparison: tokenizers are told to tidy it or not, with the same tokens.
+    """
+    try:
+        theirs = server.text_of(ids)
+    except ServerRefused:  # one of them is no token there
+        theirs = None
+    if theirs is not None and "".join(theirs.split()) == "".join(str(tokenizer.decode(ids)).split()):
+        return None
+    if len(ids) == 1:
+        return ids[0]
+    half = len(ids) // 2
+    first = first_difference(server, tokenizer, ids[:half])
+    return first if first is not None else first_difference(server, tokenizer, ids[half:])
