@@ -92,9 +92,8 @@ def test_no_file_needs_a_file_that_needs_it(imports):
 
 def test_mathematics_and_numerics_need_no_lightning_module_and_no_config(imports):
     folders = between_folders(imports)
-    pure = ("distributed", "numerics", "seeds", "types", "messages", "errors", "vision")
-    allowed = {f"grpo_lightning.{name}" for name in pure}
-    for folder in ("algorithm", "numerics", "vision", "scoring"):
+    allowed = {f"grpo_lightning.{name}" for name in ("distributed", "numerics", "seeds", "types", "errors")}
+    for folder in ("algorithm", "numerics", "scoring"):
         assert folders[f"grpo_lightning.{folder}"] <= allowed
 
 

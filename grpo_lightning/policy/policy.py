@@ -29,9 +29,9 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
+from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.vision.processing import ImageProcessing, load_image_processing
-from grpo_lightning.vision.tower import freeze_tower, leave_out_tower
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
+from grpo_lightning.scoring.images.embedding import decoder_inputs
 from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.scoring.router_replay import RouterReplay, experts_at
 from grpo_lightning.types import Rollouts
-from grpo_lightning.vision.embedding import decoder_inputs
 
 
 class Decoded(NamedTuple):

@@ -13,8 +13,8 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
+from grpo_lightning.scoring.images.embedding import own_inputs
 from grpo_lightning.types import Rollouts
-from grpo_lightning.vision.embedding import own_inputs
 
 
 class TokenScores(NamedTuple):

@@ -1,1 +1,1 @@
-"""Prompts with images: read, put into tokens and pixels by the model's processor, encoded once a group, and placed."""
+"""Prompts with images: read, put into messages, and made into tokens and pixels by the model's processor."""

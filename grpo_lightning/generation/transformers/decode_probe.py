@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from grpo_lightning.generation.transformers.decoding import Slots
+from grpo_lightning.scoring.images.embedding import own_inputs
 from grpo_lightning.scoring.probe import computes_in_float32, disagreement
 from grpo_lightning.types import PromptImages
-from grpo_lightning.vision.embedding import own_inputs
 
 PROMPT_LENGTHS = (7, 2)
 STEPS = 5

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import StopRule
 from grpo_lightning.generation.transformers.decoded_routes import DecodedRoutes
+from grpo_lightning.generation.transformers.image_prefill import padding_token, prefill_arguments
 from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache, repeat_rows
 from grpo_lightning.generation.transformers.sampling import TokenSampler
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouteRecorder
 from grpo_lightning.types import PromptImages
-from grpo_lightning.vision.prefill import padding_token, prefill_arguments
 
 CHECK_EVERY = {"cpu": 1}
 """Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""

@@ -10,16 +10,15 @@ from itertools import groupby
 
 import torch
 from peft import PeftModel
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
+from grpo_lightning.generation.transformers.collecting import check_finite, collect_rollouts
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
 from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
-from grpo_lightning.generation.transformers.decoded_routes import collected_routes
 from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
@@ -142,7 +141,7 @@ class TransformersGenerator(Generator):
                 drawn = torch.cat(uniforms)
                 output = decode(policy, prompts, sampling, drawn, stop_rule, completed, images=shown, recorder=recorder)
                 decoded.append((rows, output))
-        return _collect(prompt_ids, size, decoded)
+        return collect_rollouts(prompt_ids, size, decoded)
 
     def sample_parts(
         self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
@@ -170,7 +169,7 @@ class TransformersGenerator(Generator):
             )
         rows = zip(output.completion_ids, output.logprobs.cpu(), output.done, output.truncated, strict=True)
         parts = [(ids, logprobs[: len(ids)], done, truncated) for ids, logprobs, done, truncated in rows]
-        _check_finite(torch.cat([logprobs for _, logprobs, _, _ in parts]))
+        check_finite(torch.cat([logprobs for _, logprobs, _, _ in parts]))
         ends: dict[tuple[bool, bool], PartEnd] = {(True, False): "stop", (True, True): "limit", (False, False): "cut"}
         return [Part(ids, logprobs.tolist(), ends[done, truncated]) for ids, logprobs, done, truncated in parts]
 
@@ -272,42 +271,3 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
     torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
     with evaluating(policy), fast_decode_attention(policy):
         yield
-
-
-def _collect(
-    prompt_ids: Sequence[Sequence[int]], num_generations: int, decoded: Sequence[tuple[list[int], Transcript]]
-) -> Rollouts:
-    """Rollouts in prompt-major order from chunks in any order."""
-    completions: dict[int, tuple[list[int], Tensor, bool]] = {}
-    for rows, output in decoded:
-        for row, ids, logprobs, truncated in zip(
-            rows, output.completion_ids, output.logprobs.cpu(), output.truncated, strict=True
-        ):
-            completions[row] = (ids, logprobs[: len(ids)], truncated)
-    ordered = [completions[n] for n in range(len(prompt_ids) * num_generations)]
-    ids = [token for tokens, _, _ in ordered for token in tokens]
-    logprobs = torch.cat([row for _, row, _ in ordered]) if ordered else torch.zeros(0)
-    _check_finite(logprobs)
-    return Rollouts(
-        prompt_ids=torch.tensor([token for prompt in prompt_ids for token in prompt], dtype=torch.int64),
-        prompt_lengths=torch.tensor([len(prompt) for prompt in prompt_ids], dtype=torch.int64),
-        completion_ids=torch.tensor(ids, dtype=torch.int64),
-        completion_lengths=torch.tensor([len(tokens) for tokens, _, _ in ordered], dtype=torch.int64),
-        group=torch.arange(len(prompt_ids)).repeat_interleave(num_generations),
-        sampling_logprobs=logprobs,
-        truncated=torch.tensor([truncated for _, _, truncated in ordered], dtype=torch.bool),
-        completion_mask=torch.ones(len(ids), dtype=torch.bool),
-        routed_experts=collected_routes(
-            [(rows, output.routes) for rows, output in decoded],
-            [len(tokens) for tokens, _, _ in ordered],
-            num_generations,
-        ),
-    )
-
-
-def _check_finite(logprobs: Tensor) -> None:
-    if not logprobs.isfinite().all():
-        raise FloatingPointError(
-            "the policy's logits are not finite numbers, so no token can be drawn from them. "
-            "The weights have diverged, or the precision overflows: lower the learning rate or use bf16."
-        )

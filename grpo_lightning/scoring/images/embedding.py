@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.numerics.deterministic_gather import rows_at
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.scoring.images.positions import position_table
+from grpo_lightning.scoring.images.tower import encode_images, flat_features
 from grpo_lightning.types import PromptImages, Rollouts
-from grpo_lightning.vision.positions import position_table
-from grpo_lightning.vision.tower import encode_images, flat_features
 
 
 def decoder_inputs(

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from grpo_lightning.scoring.images.positions import prompt_positions
+from grpo_lightning.scoring.images.tower import encode_images
 from grpo_lightning.types import PromptImages
-from grpo_lightning.vision.positions import prompt_positions
-from grpo_lightning.vision.tower import encode_images
 
 
 def prefill_arguments(
