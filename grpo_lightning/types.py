@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from grpo_lightning.messages import Conversation, Message, Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "Conversation",

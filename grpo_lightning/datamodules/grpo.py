@@ -209,7 +209,9 @@ class GRPODataModule(L.LightningDataModule):
 
     def _reader(self) -> PromptReader:
         if self._prompt_reader is None:
-            settings = getattr(getattr(self.trainer, "lightning_module", None), "settings", None)
+            module = getattr(self.trainer, "lightning_module", None)
+            settings = getattr(module, "settings", None)
+            can_show_images = settings is None or hasattr(settings, "vision_tower")
             self._prompt_reader = PromptReader(
                 self._tokenizer(),
                 self.converter,
@@ -222,6 +224,7 @@ class GRPODataModule(L.LightningDataModule):
                 # prepare_data has read anew already where a Trainer runs this.
                 self.load_from_cache_file or self.trainer is not None,
                 getattr(self._owner(), "image_processing", None),
+                "" if can_show_images else type(module).__name__,
             )
         return self._prompt_reader
 

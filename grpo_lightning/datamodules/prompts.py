@@ -33,6 +33,7 @@ class PromptDataset:
         first_row: Number of the first of these rows, where they are a part of something larger: a part may be left
             without prompts. None for rows that are all there is.
         image_processing: Of a policy that sees images; None of one that sees text alone.
+        text_stage: See ``refuse_images``.
 
     Raises:
         ValueError: Naming the source and the row: if a row cannot be converted, has an empty prompt, or is too long and
@@ -51,6 +52,7 @@ class PromptDataset:
         overlong_prompts: Literal["drop", "refuse"] = "drop",
         first_row: int | None = None,
         image_processing: ImageProcessing | None = None,
+        text_stage: str = "",
     ) -> None:
         self.name = name
         first, is_part = first_row or 0, first_row is not None
@@ -63,7 +65,7 @@ class PromptDataset:
             row["prompt"] = replaced_text(row["prompt"], replace_text or {})
         self._shown: ShownImages | None = None
         if image_processing is None:
-            refuse_images(converted, name)
+            refuse_images(converted, name, text_stage)
             prompt_ids = tokenize_prompts(converted, tokenizer, chat_template_kwargs or {}, name)
         else:
             self._shown = ShownImages(image_processing, chat_template_kwargs or {}, name)

@@ -38,6 +38,7 @@ class PromptReader:
     overlong_prompts: Literal["drop", "refuse"] = "drop"
     load_from_cache_file: bool = True
     image_processing: ImageProcessing | None = None
+    text_stage: str = ""
 
     def __post_init__(self) -> None:
         self.warnings = PromptWarnings(self.tokenizer, self.chat_template_kwargs)
@@ -102,6 +103,7 @@ class PromptReader:
             max_prompt_length=self.max_prompt_length,
             overlong_prompts=self.overlong_prompts,
             image_processing=self.image_processing,
+            text_stage=self.text_stage,
         )
 
     def _convert(self, source: DataSource | None) -> Converter:

@@ -74,19 +74,34 @@ class ShownImages:
         return self.processing(row["prompt"], images, row_template_kwargs(row, self.chat_template_kwargs))
 
 
-def refuse_images(rows: Sequence[Mapping[str, Any]], name: str) -> None:
+def refuse_images(rows: Sequence[Mapping[str, Any]], name: str, stage: str = "") -> None:
     """Refuses prompts with blocks of images for a policy that sees text alone, and says where columns hold some.
+
+    Args:
+        rows: Converted.
+        name: Where they come from.
+        stage: The module of a stage that has no way to show images, such as SFTModule; it refuses those of columns too, which
+            are part of what its rows say. Empty for one that has.
 
     Raises:
         ValueError: With a way out.
     """
     for index, row in enumerate(rows):
+        if stage and (any(map(shows_images, row.values())) or _has_pictures(row)):
+            raise ValueError(
+                f"{name}, row {index} has an image, and {stage} trains on text alone. Leave the images out of the data, or "
+                "train on them with GRPOModule and its model.vision_tower."
+            )
         if shows_images(row["prompt"]):
             raise ValueError(
                 f"{name}, row {index} shows an image in its prompt, and the policy sees text alone: model.vision_tower is not "
                 "set. Set it to frozen for a vision-language model, or take the block out of the prompt."
             )
-    if any(holds_picture(row.get(IMAGE)) or holds_picture(row.get(IMAGES)) for row in rows):
+    if any(map(_has_pictures, rows)):
         rank_zero_warn(
             f"{name} has images in the column image or images, which the policy does not see: model.vision_tower is not set."
         )
+
+
+def _has_pictures(row: Mapping[str, Any]) -> bool:
+    return holds_picture(row.get(IMAGE)) or holds_picture(row.get(IMAGES))

@@ -31,6 +31,7 @@ def check_vision_settings(settings: GRPOSettings, generator: Generator) -> None:
         f"model.dynamic_sampling.mode={dynamic.mode}": dynamic.mode == "refill",
         f"model.dynamic_sampling.replay_groups={dynamic.replay_groups}": dynamic.replay_groups > 0,
         "model.distillation": settings.distillation is not None,
+        "model.router_replay=true": settings.router_replay,
     }
     for setting, is_set in refused.items():
         if is_set:

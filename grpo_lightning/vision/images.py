@@ -6,15 +6,18 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image, UnidentifiedImageError
+from grpo_lightning.vision.pillow import is_picture, pillow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGE, IMAGES = "image", "images"
 """Columns of a dataset: one image a row, or a list of them; TRL's names."""
 
 
-def read_image(value: Any) -> Image.Image:
+def read_image(value: Any) -> Image:
     """An image of a dataset, in RGB.
 
     Args:
@@ -25,15 +28,15 @@ def read_image(value: Any) -> Image.Image:
         ValueError: If it is something else, or cannot be read.
 
     Example:
-        >>> read_image(Image.new("L", (3, 2))).mode
+        >>> read_image(pillow().new("L", (3, 2))).mode
         'RGB'
     """
-    if isinstance(value, Image.Image):
-        return value.convert("RGB")
+    if is_picture(value):
+        return cast("Image", value.convert("RGB"))
     try:
-        with Image.open(_source(value)) as opened:
-            return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, binascii.Error) as error:
+        with pillow().open(_source(value)) as opened:
+            return cast("Image", opened.convert("RGB"))
+    except (OSError, binascii.Error) as error:  # the first is also Pillow's, of a file that is no image
         raise ValueError(f"the image {value!r:.80} cannot be read ({type(error).__name__}: {error!s:.120}).") from error
 
 
@@ -58,7 +61,7 @@ def _source(value: Any) -> Any:
 def holds_picture(value: Any) -> bool:
     """Whether a cell holds an image beyond doubt, or a list that begins with one: no path, which any text may be."""
     first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, Image.Image) or (isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes))
+    return is_picture(first) or (isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes))
 
 
 def images_of_row(row: Mapping[str, Any]) -> list[Any]:
@@ -72,3 +75,22 @@ def images_of_row(row: Mapping[str, Any]) -> list[Any]:
             raise ValueError(f"the column images holds {row[IMAGES]!r:.80}, not a list. One image goes into image.")
         return row[IMAGES]
     return [] if row.get(IMAGE) is None else [row[IMAGE]]
+
+
+def reference_of(value: Any) -> Any:
+    """A cell with images as a table of results keeps it: paths as they are, pixels as a few words.
+
+    Example:
+        >>> reference_of(["dots.png", {"bytes": b"123", "path": None}])
+        ['dots.png', 'image of 3 bytes']
+    """
+    if isinstance(value, list):
+        return [reference_of(each) for each in value]
+    if is_picture(value):
+        return f"image of {value.width} x {value.height} pixels"
+    if isinstance(value, Mapping):
+        data = value.get("bytes")
+        return value.get("path") or f"image of {len(data) if isinstance(data, bytes) else 0} bytes"
+    if isinstance(value, str) and value.startswith("data:"):
+        return f"{value.partition(',')[0]}, image of {len(value)} characters"
+    return value

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from PIL import Image
 
 from grpo_lightning.types import PromptImages, Rollouts
+from grpo_lightning.vision.pillow import pillow
 from grpo_lightning.vision.processing import ImageProcessing
 
 SIZES = ((56, 84), (112, 56))
@@ -21,7 +21,7 @@ def image_prompts(processing: ImageProcessing) -> list[tuple[list[int], PromptIm
     for words, (width, height) in zip(("What is it?", "And this?"), SIZES, strict=True):
         noise = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
         blocks = [{"type": "image"}, {"type": "text", "text": words}]
-        made.append(processing([{"role": "user", "content": blocks}], [Image.fromarray(noise.numpy())], {}))
+        made.append(processing([{"role": "user", "content": blocks}], [pillow().fromarray(noise.numpy())], {}))
     return made
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoProcessor, PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo_lightning.types import Message, PromptImages
 from grpo_lightning.vision.messages import as_blocks
+from grpo_lightning.vision.pillow import pillow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ImageProcessing:
@@ -74,13 +77,14 @@ def load_image_processing(
     """The processing of a vision-language model.
 
     Raises:
-        ValueError: If the model has no vision tower, or its processor cannot be read.
+        ValueError: If the model has no vision tower, its processor cannot be read, or Pillow is not installed.
     """
     if not hasattr(config, "vision_config"):
         raise ValueError(
             f"model.vision_tower is set, and model.model_name_or_path={name_or_path!r} is a {config.model_type}, which sees no "
             "images. Leave model.vision_tower out, or choose a vision-language model."
         )
+    pillow()  # without it the processor's error would speak of something else
     try:
         processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # of any kind where torchvision is missing

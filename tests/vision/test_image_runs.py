@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from grpo_lightning import GRPODataModule
+from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.generation import TransformersGenerator
+from grpo_lightning.report.completions import read_completions
+from grpo_lightning.rollouts.sampler_canary import StaleSamplerError
 from grpo_lightning.types import Rollouts
+from grpo_lightning.vision.images import read_image
 from tests.runs import make_module, make_trainer, share_of_digits
 from tests.vision.toy_checkpoint import save_toy_llava
 from tests.vision.toy_vision import picture
@@ -103,15 +111,64 @@ def test_the_export_is_the_whole_model_with_its_processor(tmp_path: Path, toy_ll
     assert ids == module.policy.image_processing([*message], [picture(0)], {})[0]
 
 
-def test_a_run_with_images_that_is_resumed_ends_in_the_same_weights(tmp_path: Path, toy_llava: Path):
-    whole, _ = run(tmp_path / "whole", toy_llava, max_steps=3)
-    keep = {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path, "half", every_n_train_steps=1)]}
-    run(tmp_path / "first", toy_llava, max_steps=1, trainer=keep)
-    module = make_module(toy_llava, vision_tower="frozen", rewards=[digits])
-    data = GRPODataModule(dataset=picture_rows(tmp_path), batch_size=3)
-    make_trainer(tmp_path, max_steps=3).fit(module, data, ckpt_path=str(tmp_path / "half.ckpt"))
-    for name, weight in whole.policy.model.state_dict().items():
-        assert weight.equal(module.policy.model.state_dict()[name]), name
+ADAMW = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-2)}
+RESUMED = {"full": ADAMW, "lora": {**ADAMW, "finetuning_type": "lora", "lora_target": "q_proj,v_proj", "beta": 0.1}}
+
+
+@pytest.fixture(scope="module", params=RESUMED)
+def whole_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toy_llava: Path
+) -> tuple[dict[str, Any], Path, Any]:
+    """Settings, folder with a checkpoint of every step, and module of a run over two epochs of two steps."""
+    folder, settings = tmp_path_factory.mktemp("whole"), RESUMED[request.param]
+    keep = ModelCheckpoint(folder, "after-{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = {"enable_checkpointing": True, "callbacks": [keep]}
+    module, _ = run(folder, toy_llava, max_steps=4, trainer=trainer, **settings)
+    return settings, folder, module
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_run_with_images_resumed_inside_or_after_an_epoch_ends_in_the_same_weights(
+    whole_run: tuple[dict[str, Any], Path, Any], toy_llava: Path, tmp_path: Path, steps: int
+):
+    settings, folder, whole = whole_run
+    module = make_module(toy_llava, vision_tower="frozen", rewards=[digits], **settings)
+    data = GRPODataModule(dataset=picture_rows(folder), batch_size=3)
+    (checkpoint,) = folder.glob(f"after-step={steps}.ckpt")
+    make_trainer(tmp_path, max_steps=4).fit(module, data, ckpt_path=str(checkpoint))
+    before = AutoModelForImageTextToText.from_pretrained(toy_llava).state_dict()
+    expected, found = whole.policy.model.state_dict(), module.policy.model.state_dict()
+    assert any(name not in before or not weight.equal(before[name]) for name, weight in expected.items())
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert weight.equal(found[name]), name
+
+
+class SeesNoise(TransformersGenerator):
+    """Samples as if other images were shown."""
+
+    def generate_with_images(self, prompt_ids: Any, images: Any, *arguments: Any) -> Rollouts:
+        noise = [{name: torch.randn_like(tensor) for name, tensor in each.pixels.items()} for each in images]
+        seen = [replace(each, pixels=pixels) for each, pixels in zip(images, noise, strict=True)]
+        return super().generate_with_images(prompt_ids, seen, *arguments)
+
+
+def test_a_sampler_that_sees_other_images_is_found_at_the_first_step(tmp_path: Path, toy_llava: Path):
+    with pytest.raises(StaleSamplerError, match=r"Step 1: .*They never agreed"):
+        run(tmp_path, toy_llava, max_steps=1, generator=SeesNoise(), max_sampler_mismatch=1e-4)
+
+
+def test_completions_are_written_with_thumbnails_and_without_pixels(tmp_path: Path, toy_llava: Path):
+    run(tmp_path, toy_llava, trainer={"callbacks": [CompletionWriter()]})
+    rows = pq.read_table(tmp_path / "completions").to_pylist()
+    shown = {row["uid"]: row["images"] for row in rows}
+    assert {uid: len(images or ()) for uid, images in shown.items()} == {0: 1, 1: 2, 2: 2, 3: 1, 4: 0, 5: 1}
+    assert read_image(shown[1][0]).size == (17, 16) and shown[1][0] == shown[5][0]
+    columns = {row["uid"]: json.loads(row["columns"]) for row in rows}
+    assert columns[1]["images"] == [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
+    page = read_completions(tmp_path, max_rows=100)
+    assert page is not None
+    assert [page["thumbnails"][place] for place in page["images"]] == [tuple(row["images"] or ()) for row in rows]
 
 
 def test_adapters_leave_the_vision_tower_out(tmp_path: Path, toy_llava: Path):
