@@ -94,7 +94,8 @@ class HuggingFaceExport(Callback):
             report = f"`python -m grpo_lightning report {shown_path(trainer.default_root_dir)}` draws the run."
             show(f"{pl_module.use_of_export(Path(shown_path(path)))} {report}")  # type: ignore[operator]  # of PolicyModule
             last_step = getattr(pl_module, "last_step", None)
-            if last_step is not None and last_step.batch.prompts:
+            # A pipeline of text cannot show an image.
+            if last_step is not None and last_step.batch.prompts and not last_step.batch.images:
                 longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]
                 show("In Python:\n" + transformers_lines(path, last_step.batch.prompts[0], longest))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +12,16 @@ from transformers import PreTrainedModel
 
 from grpo_lightning.scoring import Scorer
 from grpo_lightning.types import Rollouts
-from tests.vision.toy_vision import IMAGE_TOKEN, image_rollouts, toy_vision_model
+from tests.vision.toy_vision import CONFIGS, IMAGE_TOKEN, image_rollouts, toy_vision_model
 
-LAYOUTS = {"qwen2_5_vl": "packed", "qwen3_vl": "packed", "llava": "packed", "idefics3": "packed"}
+LAYOUTS = {
+    "qwen2_5_vl": "packed",
+    "qwen3_vl": "packed",
+    "llava": "packed",
+    "idefics3": "packed",
+    "gemma3": "one by one",
+}
+MODELS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 SIZES = [[(16, 16), (24, 16)], [], [(16, 32)]]
 
 
@@ -34,10 +44,10 @@ def own_logprobs(model: PreTrainedModel, rollouts: Rollouts) -> Tensor:
 def test_scores_of_prompts_with_images_are_those_of_the_models_own_forward_pass(family: str, share: bool):
     model, rollouts = toy_vision_model(family), image_rollouts(family, SIZES, [3, 2, 2])
     rows = torch.tensor([5, 0, 2, 3, 6])
-    scorer = Scorer(model, 1.0, share_prompts=share)
+    scorer = Scorer(model, 1.0, share_prompts=share, probe=rollouts)
     found = scorer.score(rollouts, rows, "cpu").logprobs
     expected = own_logprobs(model, rollouts)[rollouts.tokens_of(rows)]
-    assert scorer.layout == LAYOUTS[family]
+    assert ("one by one" if scorer.is_plain else scorer.layout) == LAYOUTS[family]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -49,7 +59,7 @@ def test_gradients_of_prompts_with_images_are_those_of_the_models_own_forward_pa
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     rows = torch.arange(rollouts.num_completions)
-    scorer = Scorer(model, 1.0)
+    scorer = Scorer(model, 1.0, probe=rollouts)
     scorer.check("cpu")
     (scorer.score(rollouts, rows, "cpu").logprobs * weights).sum().backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -78,3 +88,9 @@ def test_a_sampled_placeholder_is_text():
     rollouts = Rollouts(**{**rollouts.__dict__, "completion_ids": sampled})
     found = Scorer(toy_vision_model("llava"), 1.0).score(rollouts, torch.arange(3), "cpu").logprobs
     assert found.isfinite().all()
+
+
+def test_the_page_of_models_says_what_is_tested_here():
+    said = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\w ]+) \| yes \|$", MODELS_PAGE.read_text(), re.MULTILINE)
+    assert dict(said) == LAYOUTS
+    assert set(LAYOUTS) == set(CONFIGS), "what test_image_sampling.py samples"
