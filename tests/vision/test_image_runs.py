@@ -171,6 +171,27 @@ def test_completions_are_written_with_thumbnails_and_without_pixels(tmp_path: Pa
     assert [page["thumbnails"][place] for place in page["images"]] == [tuple(row["images"] or ()) for row in rows]
 
 
+def test_held_out_prompts_with_images_are_answered_as_transformers_own_generate_answers(
+    tmp_path: Path, toy_llava: Path
+):
+    answers: dict[str, str] = {}
+
+    def reward(completions: Sequence[Any], image: Sequence[Any], **columns: Any) -> list[float]:
+        answers.update(zip(map(str, image), [completion[0]["content"] for completion in completions], strict=True))
+        return digits(completions)
+
+    rows = picture_rows(tmp_path)
+    module = make_module(toy_llava, vision_tower="frozen", rewards=[reward])
+    data = GRPODataModule(dataset=rows, eval_dataset=rows, batch_size=3, eval_batch_size=3)
+    make_trainer(tmp_path).validate(module, data, verbose=False)
+    for path in (rows[0]["image"], rows[5]["image"]):
+        blocks = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+        ids, images = module.policy.image_processing([{"role": "user", "content": blocks}], [read_image(path)], {})
+        said = module.policy.model.generate(torch.tensor([ids]), **images.pixels, max_new_tokens=8, do_sample=False)
+        assert answers[path] == module.policy.tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True) != ""
+    assert len(set(answers.values())) > 1
+
+
 def test_adapters_leave_the_vision_tower_out(tmp_path: Path, toy_llava: Path):
     module, fit = run(tmp_path, toy_llava, max_steps=1, finetuning_type="lora", lora_target="q_proj,v_proj", beta=0.1)
     adapted = {name for name, _ in module.policy.model.named_parameters() if "lora_" in name}
