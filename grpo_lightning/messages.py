@@ -16,6 +16,19 @@ StopReason = Literal["eos", "done", "max_turns", "max_tokens", "time", "fault"]
 or the environment failed."""
 
 
+def said(message: Message) -> str:
+    """The text of a message for a reader, an image as a mark in its place.
+
+    Example:
+        >>> said({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]})
+        '[image]How many?'
+    """
+    content = message.get("content", "")
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        return str(content)
+    return "".join(str(block.get("text", f"[{block.get('type')}]")) for block in content)
+
+
 def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Message]:
     """The conversation that the policy answers: what a reset said, behind the prompt, whose messages stay untouched.
 

@@ -15,17 +15,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from grpo_lightning.messages import Conversation, Message, Prompt
 
-__all__ = ["Conversation", "Message", "OptimizerFactory", "Prompt", "PromptBatch", "Rollouts", "RoutedExperts"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "Conversation",
+    "Message",
+    "OptimizerFactory",
+    "Prompt",
+    "PromptBatch",
+    "PromptImages",
+    "Rollouts",
+    "RoutedExperts",
+]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes the optimizer of some weights: what ``model.optimizer`` becomes."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptImages:
+    """What the images of one prompt become. CPU tensors; P is the prompt's length in tokens."""
+
+    images: tuple[Image, ...]
+    """In the order in which the prompt shows them; none of a prompt that shows none."""
+    short_ids: list[int]
+    """The prompt with one placeholder token an image, for engines that put in the others themselves."""
+    is_image: Tensor
+    """(P,) bool: True where an image's features take the place of a token."""
+    pixels: dict[str, Tensor]
+    """What the processor made for the vision tower (``pixel_values``, ``image_grid_thw``, ...), by its names."""
+    per_token: dict[str, Tensor]
+    """(P,) int64 each: what the processor says of each token (``mm_token_type_ids``), by its names."""
 
 
 @dataclass  # not frozen: Lightning's half-precision plugins rebuild batches and refuse frozen dataclasses
@@ -40,10 +68,14 @@ class PromptBatch:
     """B row numbers in the dataset. With the run's seed and the step they seed the sampling of that prompt."""
     columns: dict[str, list[Any]] = field(default_factory=dict)
     """Further dataset columns for the rewards, B entries each (``ground_truth``, ``answer``, ...)."""
+    images: tuple[PromptImages, ...] = ()
+    """B of them, where prompts may show images; none where the policy sees text alone."""
 
     def __post_init__(self) -> None:
         sizes = {"prompts": len(self.prompts), "prompt_ids": len(self.prompt_ids), "uids": len(self.uids)}
         sizes |= {name: len(values) for name, values in self.columns.items()}
+        if self.images:
+            sizes["images"] = len(self.images)
         if len(set(sizes.values())) != 1:
             raise ValueError(f"a prompt batch needs one entry per prompt in every field, got {sizes}")
 
@@ -95,6 +127,8 @@ class Rollouts:
     """(T,) bool: True where the policy chose the token; tokens of tools or environments are False."""
     conversations: tuple[Conversation, ...] = ()
     """N of them, of rollouts of several turns; none of plain ones."""
+    images: tuple[PromptImages, ...] = ()
+    """B of them, where prompts may show images; none where the policy sees text alone."""
     routed_experts: RoutedExperts | None = None
     """Of model.router_replay; else None."""
 
@@ -110,6 +144,8 @@ class Rollouts:
         }
         if self.conversations:
             checks["conversations"] = (len(self.conversations), completions)
+        if self.images:
+            checks["images"] = (len(self.images), self.num_prompts)
         if self.routed_experts is not None:
             checks["routed_experts.prompts"] = (len(self.routed_experts.prompts), self.prompt_ids.numel())
             checks["routed_experts.completions"] = (len(self.routed_experts.completions), tokens)

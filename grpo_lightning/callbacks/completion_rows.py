@@ -14,6 +14,8 @@ from grpo_lightning.metrics.evaluation import none_if_nan
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt
+from grpo_lightning.vision.images import IMAGE, IMAGES, reference_of
+from grpo_lightning.vision.thumbnails import thumbnails
 
 SCHEMA_VERSION = "1"
 
@@ -33,6 +35,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "truncated": (pa.bool_(), "Whether it ran into model.max_completion_length."),
     "mean_logprob": (pa.float32(), "Mean logprob per token under the sampler, in nats."),
     "columns": (pa.string(), "JSON: dataset columns of the prompt and what rewards logged."),
+    "images": (
+        pa.list_(pa.string()),
+        "Thumbnails of the prompt's images, as data URIs: JPEG, at most four, none above 128 pixels a side.",
+    ),
 }
 """Columns of every file, with their meaning; ``rewards/<name>`` (float64, null for None) follow, one per reward."""
 
@@ -79,6 +85,7 @@ def completions_table(
         "truncated": [bool(rollouts.truncated[n]) for n in rows],
         "mean_logprob": [logprobs[n].item() for n in rows],
         "columns": [valid_text(_columns_json(record, n, group[n])) for n in rows],
+        "images": _shown_images(record, [group[n] for n in rows]),
     }
     for r, name in enumerate(rewards.names):
         columns[f"rewards/{name}"] = [none_if_nan(rewards.values[n, r].item()) for n in rows]
@@ -121,5 +128,13 @@ def _lengths(record: StepRecord) -> list[int]:
 
 def _columns_json(record: StepRecord, n: int, b: int) -> str:
     values = {name: entries[b] for name, entries in record.batch.columns.items()}
+    values |= {name: reference_of(values[name]) for name in (IMAGE, IMAGES) if name in values}
     values |= {name: entries[n] for name, entries in record.rewards.extra.items()}
     return json.dumps(values, ensure_ascii=False, default=str)
+
+
+def _shown_images(record: StepRecord, prompts: Sequence[int]) -> list[list[str] | None]:
+    """Of each row's prompt, made once a prompt; None where it shows none."""
+    images = record.batch.images
+    made = {b: thumbnails(images[b].images) or None for b in set(prompts)} if images else {}
+    return [made.get(b) for b in prompts]

@@ -94,7 +94,8 @@ class HuggingFaceExport(Callback):
             report = f"`python -m grpo_lightning report {shown_path(trainer.default_root_dir)}` draws the run."
             show(f"{pl_module.use_of_export(Path(shown_path(path)))} {report}")  # type: ignore[operator]  # of PolicyModule
             last_step = getattr(pl_module, "last_step", None)
-            if last_step is not None and last_step.batch.prompts:
+            # A pipeline of text cannot show an image.
+            if last_step is not None and last_step.batch.prompts and not last_step.batch.images:
                 longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]
                 show("In Python:\n" + transformers_lines(path, last_step.batch.prompts[0], longest))
 
@@ -108,16 +109,17 @@ def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | 
         is_writer: False on all ranks but the first.
         forms: See HuggingFaceExport.
     """
-    policy, tokenizer = module.policy.model, module.policy.tokenizer
+    policy, tokenizer, images = module.policy.model, module.policy.tokenizer, module.policy.image_processing
+    reader = tokenizer if images is None else images.processor  # which brings the tokenizer along
     in_parts = is_sharded(policy)
     if not is_writer and not in_parts:
         return
     if forms is None or "merged" in forms:
         save = save_merged if is_adapted(policy) or in_parts else _save_full
-        _write_whole(path, tokenizer, _save_with_the_rest, policy, save, module.policy.name_or_path)
+        _write_whole(path, reader, _save_with_the_rest, policy, save, module.policy.name_or_path)
     if is_adapted(policy) and (forms is None or "adapter" in forms):
         beside = path.with_name(path.name + "-adapter")
-        _write_whole(beside, tokenizer, save_adapter, policy, module.policy.name_or_path)
+        _write_whole(beside, reader, save_adapter, policy, module.policy.name_or_path)
 
 
 def _save_with_the_rest(policy: Any, path: Path, save: Callable[..., None], model_name_or_path: str) -> None:
@@ -131,7 +133,7 @@ def _save_full(policy: Any, path: Path) -> None:
     policy.save_pretrained(path)
 
 
-def _write_whole(path: Path, tokenizer: Any, save: Callable[..., None], policy: Any, *arguments: Any) -> None:
+def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any, *arguments: Any) -> None:
     """Fills a directory beside ``path``, then renames it."""
     part = path.with_name(path.name + ".part")
     if not is_first_rank():  # takes part in gathering the weights
@@ -141,7 +143,7 @@ def _write_whole(path: Path, tokenizer: Any, save: Callable[..., None], policy: 
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save(policy, part, *arguments)
-        tokenizer.save_pretrained(part)
+        reader.save_pretrained(part)
         old = path.with_name(path.name + ".old")
         if path.exists():
             os.replace(path, old)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grpo_lightning.messages import said
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ def shorten(value: Any, limit: int) -> str:
         ('1 + 1?', '[0.5, None]')
     """
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        value = " ".join(str(message.get("content", "")) for message in value)
+        value = " ".join(map(said, value))
     text = " ".join(str(value).split())
     if len(text) <= limit:
         return text

@@ -41,6 +41,12 @@ def build_parser() -> CommandParser:
     parser.add_argument("--completion", action="append", required=True, help="give it again to compare several")
     parser.add_argument("--prompt", default="", help="of all completions")
     parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        help="a file that the prompt shows; give it again for several. Rewards get the column image, or images, and messages",
+    )
+    parser.add_argument(
         "--tokenizer", help="counts tokens; by default that of the config's model, if it is on this disk"
     )
     parser.add_argument("--step", type=int, default=0, help="trainer_state.global_step, for curricula (default 0)")
@@ -148,11 +154,15 @@ def try_rewards(options: argparse.Namespace, columns: dict[str, Any]) -> int:
     name = model.get("model_name_or_path")
     state = RewardState(options.step, -1, 0.0, model.get("max_completion_length", 256), name)
     count = len(options.completion)
+    prompt, completions = options.prompt, options.completion
+    if options.image:
+        prompt, completions, shown = with_shown_images(prompt, completions, options.image)
+        columns = shown | columns
     runner = RewardRunner(rewards, **(model.get("reward_runtime") or {}))
     try:
         table = runner.score(
-            [options.prompt] * count,
-            options.completion,
+            [prompt] * count,
+            completions,
             token_ids(options.completion, options.tokenizer or name),
             {column: [value] * count for column, value in columns.items()},
             state,
@@ -161,6 +171,24 @@ def try_rewards(options: argparse.Namespace, columns: dict[str, Any]) -> int:
         runner.close()
     show_table(table, options.completion, combine_rewards(*compose(table.values, table.names, table.weights)).tolist())
     return int(any(table.metrics[f"rewards/{reward}/errors"] for reward in table.names))
+
+
+def with_shown_images(
+    prompt: str, completions: list[str], images: list[str]
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Prompt, completions and the column of images as a run hands them to rewards: messages, with a block an image.
+
+    Raises:
+        ValueError: If a file is no image.
+    """
+    from grpo_lightning.vision.images import read_image
+
+    for path in images:
+        read_image(path)
+    column: dict[str, Any] = {"image": images[0]} if len(images) == 1 else {"images": images}
+    blocks = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
+    said = [[{"role": "assistant", "content": text}] for text in completions]
+    return [{"role": "user", "content": blocks}], said, column
 
 
 def token_ids(completions: list[str], tokenizer: str | None) -> list[list[int]]:

@@ -211,7 +211,9 @@ class GRPODataModule(L.LightningDataModule):
 
     def _reader(self) -> PromptReader:
         if self._prompt_reader is None:
-            settings = getattr(getattr(self.trainer, "lightning_module", None), "settings", None)
+            module = getattr(self.trainer, "lightning_module", None)
+            settings = getattr(module, "settings", None)
+            can_show_images = settings is None or hasattr(settings, "vision_tower")
             self._prompt_reader = PromptReader(
                 self._tokenizer(),
                 self.converter,
@@ -223,13 +225,18 @@ class GRPODataModule(L.LightningDataModule):
                 self.overlong_prompts,
                 # prepare_data has read anew already where a Trainer runs this.
                 self.load_from_cache_file or self.trainer is not None,
+                getattr(self._owner(), "image_processing", None),
+                "" if can_show_images else type(module).__name__,
             )
         return self._prompt_reader
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    def _owner(self) -> Any:
+        """What has the tokenizer: the policy, or a module of another kind itself."""
         module = getattr(self.trainer, "lightning_module", None)
-        owner = getattr(module, "policy", module)  # a module of another kind may have a tokenizer itself
-        tokenizer = self.tokenizer or getattr(owner, "tokenizer", None)
+        return getattr(module, "policy", module)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = self.tokenizer or getattr(self._owner(), "tokenizer", None)
         if tokenizer is None:
             raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
         return tokenizer

@@ -108,4 +108,5 @@ def join_batches(parts: Sequence[PromptBatch], columns: Sequence[str]) -> Prompt
         prompt_ids=[ids for part in parts for ids in part.prompt_ids],
         uids=[uid for part in parts for uid in part.uids],
         columns={column: [value for part in parts for value in cells(part, column)] for column in columns},
+        images=tuple(images for part in parts for images in part.images),
     )

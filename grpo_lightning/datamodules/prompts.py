@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter
 from grpo_lightning.datamodules.rows import without_padding
+from grpo_lightning.datamodules.shown_images import ShownImages, refuse_images
 from grpo_lightning.datamodules.tokenization import tokenize_prompts
 from grpo_lightning.rewards.base import RESERVED
 from grpo_lightning.types import Prompt, PromptBatch
+from grpo_lightning.vision.processing import ImageProcessing
 
 
 class PromptDataset:
@@ -30,6 +32,8 @@ class PromptDataset:
         overlong_prompts: What happens to longer prompts: ``drop`` leaves them out, ``refuse`` raises.
         first_row: Number of the first of these rows, where they are a part of something larger: a part may be left
             without prompts. None for rows that are all there is.
+        image_processing: Of a policy that sees images; None of one that sees text alone.
+        text_stage: See ``refuse_images``.
 
     Raises:
         ValueError: Naming the source and the row: if a row cannot be converted, has an empty prompt, or is too long and
@@ -47,6 +51,8 @@ class PromptDataset:
         max_prompt_length: int | None = None,
         overlong_prompts: Literal["drop", "refuse"] = "drop",
         first_row: int | None = None,
+        image_processing: ImageProcessing | None = None,
+        text_stage: str = "",
     ) -> None:
         self.name = name
         first, is_part = first_row or 0, first_row is not None
@@ -57,7 +63,13 @@ class PromptDataset:
             raise ValueError(f"{name} has no rows.")
         for row in converted:
             row["prompt"] = replaced_text(row["prompt"], replace_text or {})
-        prompt_ids = tokenize_prompts(converted, tokenizer, chat_template_kwargs or {}, name)
+        self._shown: ShownImages | None = None
+        if image_processing is None:
+            refuse_images(converted, name, text_stage)
+            prompt_ids = tokenize_prompts(converted, tokenizer, chat_template_kwargs or {}, name)
+        else:
+            self._shown = ShownImages(image_processing, chat_template_kwargs or {}, name)
+            prompt_ids = self._shown.tokenized(converted, first)
         kept = [
             index
             for index, ids in enumerate(prompt_ids)
@@ -81,6 +93,8 @@ class PromptDataset:
         self.lengths = [len(prompt_ids[index]) for index in kept]
         """Tokens of each kept prompt."""
         self._rows = [converted[index] for index in kept]
+        if self._shown is not None:
+            self._shown.keep(kept)
         # One tensor: a Python list of small lists takes five times the memory.
         self._ids = torch.tensor([token for index in kept for token in prompt_ids[index]], dtype=torch.int32)
         self._ends = torch.tensor(self.lengths).cumsum(0).tolist()
@@ -97,6 +111,7 @@ class PromptDataset:
             prompt_ids=[self._prompt_ids(place) for place in places],
             uids=[self.uids[place] for place in places],
             columns={name: [row.get(name) for row in rows] for name in self.columns},
+            images=() if self._shown is None else self._shown.of_rows(places, rows),
         )
 
     def ending_with_the_assistant(self) -> list[int]:

@@ -18,6 +18,7 @@ from grpo_lightning.datamodules.sources import DEFAULT_SPLIT, DataSource, find_d
 from grpo_lightning.datamodules.specs import DatasetSpec, is_rows, is_rows_by_split
 from grpo_lightning.datamodules.splits import check_split
 from grpo_lightning.datamodules.stream_rows import RowStream
+from grpo_lightning.vision.processing import ImageProcessing
 
 DEFAULT_CONVERTER = "grpo"
 FROM_PYTHON = "The dataset given from Python"
@@ -36,6 +37,8 @@ class PromptReader:
     max_prompt_length: int | None = None
     overlong_prompts: Literal["drop", "refuse"] = "drop"
     load_from_cache_file: bool = True
+    image_processing: ImageProcessing | None = None
+    text_stage: str = ""
 
     def __post_init__(self) -> None:
         self.warnings = PromptWarnings(self.tokenizer, self.chat_template_kwargs)
@@ -99,6 +102,8 @@ class PromptReader:
             replace_text=self.replace_text,
             max_prompt_length=self.max_prompt_length,
             overlong_prompts=self.overlong_prompts,
+            image_processing=self.image_processing,
+            text_stage=self.text_stage,
         )
 
     def _convert(self, source: DataSource | None) -> Converter:

@@ -151,7 +151,8 @@ class StreamLoader:
         mine = training_rows(0, self.batch_size, self.rank, self.world_size)
         part = slice(mine.start, mine.stop)
         cells = {column: values[part] for column, values in whole.columns.items()}
-        self._batches[index] = PromptBatch(whole.prompts[part], whole.prompt_ids[part], whole.uids[part], cells)
+        texts = (whole.prompts[part], whole.prompt_ids[part], whole.uids[part])
+        self._batches[index] = PromptBatch(*texts, cells, whole.images[part])
         self._places[index + 1] = self._reader.place()
         return True
 

@@ -23,6 +23,7 @@ from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
+from grpo_lightning.modules.vision_checks import check_vision_strategy
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -45,6 +46,7 @@ from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvan
 from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
+from grpo_lightning.vision.settings import VisionSettings
 
 
 class GRPOModule(PolicyModule):
@@ -58,7 +60,8 @@ class GRPOModule(PolicyModule):
     def __init__(self, settings: GRPOSettings) -> None:
         super().__init__()
         self.settings, self.seed = settings, settings.seed
-        self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
+        vision_tower = part_of(settings, VisionSettings).vision_tower
+        self.policy = Policy(part_of(settings, PolicySettings), settings.seed, vision_tower)
         self.sampling = part_of(settings, SamplingSettings)
         self.objective = part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))
@@ -197,6 +200,7 @@ class GRPOModule(PolicyModule):
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_generator(self.trainer.strategy, self.source.generator)
         check_distillation(self.settings, self.trainer.strategy)
+        check_vision_strategy(self.settings, self.trainer.strategy)
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
+from grpo_lightning.modules.vision_checks import check_vision_settings
 from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.training.lessons import check_columns
@@ -31,6 +32,7 @@ def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -
     check_partial_rollouts(settings, source.generator)
     check_router_replay(settings, config, source.generator)
     check_positions(settings, config, source.generator)
+    check_vision_settings(settings, source.generator)
 
 
 def check_weights(settings: GRPOSettings, source: RolloutSource) -> None:

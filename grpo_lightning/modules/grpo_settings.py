@@ -21,6 +21,7 @@ from grpo_lightning.training.passes import PassSettings
 from grpo_lightning.training.router_replay import RouterReplaySettings
 from grpo_lightning.training.step_advantages import AdvantageSettings
 from grpo_lightning.training.updates import UpdateSettings
+from grpo_lightning.vision.settings import VisionSettings
 
 NO_DYNAMIC_SAMPLING = DynamicSampling()
 NO_PARTIAL_ROLLOUTS = PartialRollouts()
@@ -41,6 +42,7 @@ class GRPOSettings(
     SamplingSettings,
     RolloutSettings,
     ToolSettings,
+    VisionSettings,
     PolicySettings,
 ):
     """All of ``model.*``.

@@ -135,16 +135,24 @@ def load_causal_lm(
     model_name_or_path: str,
     dtype: torch.dtype,
     attn_implementation: str | None = None,
+    kind: Any = AutoModelForCausalLM,
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """The causal language model, safetensors only, no code from the model directory is run.
+
+    Args:
+        model_name_or_path: Directory or hub name.
+        dtype: Of the weights.
+        attn_implementation: See PolicySettings.
+        kind: The auto class; another one loads the whole of which the language model is a part.
+        **model_kwargs: Of ``from_pretrained``.
 
     Raises:
         ValueError: If the weights cannot be read.
     """
     attention = exact_attention(load_config(model_name_or_path), attn_implementation)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             model_name_or_path,
             dtype=dtype,
             attn_implementation=attention,

@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from grpo_lightning.distributed.checkpoint_check import check_complete
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
@@ -26,9 +26,12 @@ from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
+from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower
 from grpo_lightning.seeds import forked_seed
+from grpo_lightning.vision.processing import ImageProcessing, load_image_processing
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Policy(nn.Module):
     Args:
         settings: See there.
         seed: Of the run: adapters start from it.
+        vision_tower: See VisionSettings.
 
     Example:
         >>> policy = Policy(PolicySettings(model_name_or_path="runs/grpo/hf/last"))  # doctest: +SKIP
@@ -62,7 +66,7 @@ class Policy(nn.Module):
     model: PreTrainedModel
     """The transformers model, a PEFT model where there are adapters; None until ``load``."""
 
-    def __init__(self, settings: PolicySettings, seed: int = 0) -> None:
+    def __init__(self, settings: PolicySettings, seed: int = 0, vision_tower: str | None = None) -> None:
         super().__init__()
         self.settings = settings
         self.seed = seed
@@ -73,6 +77,12 @@ class Policy(nn.Module):
             settings.init_special_tokens, settings.new_special_tokens_config, settings.template
         )
         self.new_tokens = add_special_tokens(self.tokenizer, descriptions, self.config)
+        self.vision_tower = vision_tower
+        self.image_processing: ImageProcessing | None = None
+        """What prompts with images go through; None of a policy that sees text alone."""
+        if vision_tower is not None:
+            check_vision(vision_tower, settings)
+            self.image_processing = load_image_processing(self.name_or_path, self.tokenizer, self.config)
         self.weight_sample: WeightSample | None = None
         """Of the weights that training starts from, also in a run that goes on from a checkpoint."""
         self.version = 0
@@ -137,6 +147,8 @@ class Policy(nn.Module):
                 choice,
             )
         start_embeddings(model, self.new_tokens, len(self.tokenizer))
+        if self.vision_tower == "frozen":
+            freeze_tower(model)
         enable_checkpointing(model, settings.gradient_checkpointing)
         if settings.has_adapters:
             model = cast(PreTrainedModel, self._with_adapter(model))
@@ -150,7 +162,8 @@ class Policy(nn.Module):
     def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
         if self._is_sent_weights():
             return causal_lm_without_weights(self.name_or_path, dtype, self.settings.attn_implementation)
-        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, **loading)
+        kind = AutoModelForCausalLM if self.vision_tower is None else AutoModelForImageTextToText
+        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, kind, **loading)
 
     def _speed_up(self, model: PreTrainedModel) -> None:
         settings = self.settings
@@ -184,7 +197,10 @@ class Policy(nn.Module):
         return adapted
 
     def _peft_config(self, model: PreTrainedModel) -> PeftConfig:
-        return self.settings.make_peft_config(model, self.new_tokens)
+        config = self.settings.make_peft_config(model, self.new_tokens)
+        if self.vision_tower is not None:
+            leave_out_tower(model, config)
+        return config
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the weights and keeps the dtypes that they were loaded in.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from grpo_lightning.vision.thumbnails import is_thumbnail
+
+T = TypeVar("T", bound=Hashable)
 REWARD_PREFIX = "rewards/"
 
 TYPES = {
@@ -20,6 +23,8 @@ TYPES = {
     "truncated": pa.bool_(),
 }
 """What the page reads of a file (all columns: callbacks/completion_rows.py); a file without it is someone else's."""
+IMAGES = pa.list_(pa.string())
+"""Type of the column ``images``, which files of earlier versions lack."""
 
 
 def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
@@ -30,7 +35,8 @@ def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
     Returns:
         None where the run has none. Otherwise lists of equal length under ``step``, ``uid``, ``sample``, ``prompt``,
         ``completion``, ``reward``, ``advantage``, ``length``, ``truncated``, ``dead``, ``columns`` and, under
-        ``rewards``, one list per reward; ``prompt`` and ``columns`` are indices into ``prompts`` and ``extras``.
+        ``rewards``, one list per reward; ``prompt``, ``columns`` and ``images`` are indices into ``prompts``, ``extras`` and
+        ``thumbnails``.
         ``total`` counts the completions on disk.
     """
     files: dict[int, list[Path]] = defaultdict(list)
@@ -74,7 +80,9 @@ def _read(path: Path) -> pa.Table | None:
     try:
         table = pq.ParquetFile(path).read()
         rewards = {name: pa.float64() for name in table.column_names if name.startswith(REWARD_PREFIX)}
-        types = TYPES | rewards
+        if "images" not in table.column_names:
+            table = table.append_column("images", pa.nulls(len(table), IMAGES))
+        types = TYPES | {"images": IMAGES} | rewards
         return table.select(list(types)).cast(pa.schema(types))
     except (OSError, KeyError, pa.ArrowException):
         return None
@@ -83,6 +91,7 @@ def _read(path: Path) -> pa.Table | None:
 def _columns(rows: dict[str, list[Any]]) -> dict[str, Any]:
     prompts, prompt_of = _index(rows["prompt"])
     extras, extra_of = _index(rows["columns"])
+    shown, shown_of = _index([tuple(filter(is_thumbnail, images or ())) for images in rows["images"]])
     names = [name for name in rows if name.startswith(REWARD_PREFIX)]
     return {
         "step": [step + 1 for step in rows["step"]],  # counted from 1; files have how many came before
@@ -91,6 +100,8 @@ def _columns(rows: dict[str, list[Any]]) -> dict[str, Any]:
         "prompt": prompt_of,
         "extras": extras,
         "columns": extra_of,
+        "thumbnails": shown,
+        "images": shown_of,
         "truncated": [int(flag) for flag in rows["truncated"]],
         "dead": dead_groups(rows["step"], rows["uid"], rows["advantage"], rows["reward"]),
         **{name: _rounded(rows[name]) for name in ("reward", "advantage", "mean_logprob")},
@@ -113,9 +124,9 @@ def dead_groups(
     return [int(len(spread[key] - {None}) <= 1 and not moved[key]) for key in zip(steps, uids, strict=True)]
 
 
-def _index(values: Sequence[str]) -> tuple[list[str], list[int]]:
+def _index(values: Sequence[T]) -> tuple[list[T], list[int]]:
     """The distinct values, and for each entry the place of its value among them."""
-    places: dict[str, int] = {}
+    places: dict[T, int] = {}
     indices = [places.setdefault(value, len(places)) for value in values]
     return list(places), indices
 

@@ -74,7 +74,8 @@ class ScoredGroups:
         batch = self.batch
         columns = {name: [values[g] for g in groups] for name, values in batch.columns.items()}
         prompts = [batch.prompts[g] for g in groups], [batch.prompt_ids[g] for g in groups]
-        chosen = PromptBatch(*prompts, [batch.uids[g] for g in groups], columns)
+        images = tuple(batch.images[g] for g in groups) if batch.images else ()
+        chosen = PromptBatch(*prompts, [batch.uids[g] for g in groups], columns, images)
         return ScoredGroups(chosen, take_groups(self.rollouts, groups, rows), self.rewards.take(flat))
 
     @classmethod
@@ -91,6 +92,7 @@ class ScoredGroups:
             [ids for batch in batches for ids in batch.prompt_ids],
             [uid for batch in batches for uid in batch.uids],
             columns,
+            tuple(images for batch in batches for images in batch.images),
         )
         rewards = RewardTable.joined([part.rewards for part in parts])
         return cls(batch, join_rollouts([part.rollouts for part in parts]), rewards)

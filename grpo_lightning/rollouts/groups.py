@@ -10,7 +10,8 @@ from torch import Tensor
 
 from grpo_lightning.types import Conversation, Rollouts, RoutedExperts
 
-TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in ("conversations", "routed_experts"))
+NOT_TENSORS = ("conversations", "images", "routed_experts")
+TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in NOT_TENSORS)
 
 
 def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor]) -> Rollouts:
@@ -41,6 +42,7 @@ def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor
         truncated=rollouts.truncated[flat],
         completion_mask=rollouts.completion_mask[tokens],
         conversations=tuple(rollouts.conversations[n] for n in flat.tolist()) if rollouts.conversations else (),
+        images=tuple(rollouts.images[g] for g in groups) if rollouts.images else (),
         routed_experts=routes,
     )
 
@@ -51,7 +53,9 @@ def join_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     offsets = torch.tensor([0] + [part.num_prompts for part in parts]).cumsum(0).tolist()
     group = torch.cat([part.group + offset for part, offset in zip(parts, offsets, strict=False)])
     conversations = tuple(each for part in parts for each in part.conversations)
-    return Rollouts(**fields, group=group, conversations=conversations, routed_experts=_join_routes(parts))
+    images = tuple(each for part in parts for each in part.images)
+    routes = _join_routes(parts)
+    return Rollouts(**fields, group=group, conversations=conversations, images=images, routed_experts=routes)
 
 
 def _join_routes(parts: Sequence[Rollouts]) -> RoutedExperts | None:

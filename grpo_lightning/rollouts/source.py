@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grpo_lightning.generation import Generator, chosen_generator
 from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.images import check_sees_images, sample_batch
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards import (
@@ -167,6 +168,7 @@ class RolloutSource(Source):
         if not self._is_started:
             self.generator.start(self.policy.model, self.policy.tokenizer, self.policy.name_or_path)
             self._is_started = True
+            check_sees_images(self.generator, self.policy.image_processing)
             self.on_started("generator", self.generator.start_note())
         if self.sent_version != self.policy.version:
             for act in self.before_transfer:
@@ -191,7 +193,7 @@ class RolloutSource(Source):
             seeds: B seeds; the same seed and prompt give the same completions.
             on_completed: To be called with the number and the token ids of each completion that has ended.
         """
-        return self.generator.generate(batch.prompt_ids, sampling, seeds, on_completed)
+        return sample_batch(self.generator, batch, sampling, seeds, on_completed)
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """See ``Source.sample``; rewards run from the first completion that ends."""

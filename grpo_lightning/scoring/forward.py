@@ -13,10 +13,11 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
+from grpo_lightning.scoring.images.embedding import decoder_inputs
 from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
 from grpo_lightning.scoring.readout import Readout, TokenScores
-from grpo_lightning.scoring.router_replay import RouterReplay, experts_at, positions_of
+from grpo_lightning.scoring.router_replay import RouterReplay, experts_at
 from grpo_lightning.types import Rollouts
 
 
@@ -37,10 +38,14 @@ class ForwardPass:
         readout: What is read off.
         layout: Of the first try; packed attention is installed for it.
         share_prompts: Compute the prompt of a group once (packed layout only).
+        probe: What ways are compared on; a few random tokens by default.
     """
 
-    def __init__(self, model: nn.Module, readout: Readout, layout: Layout, share_prompts: bool) -> None:
+    def __init__(
+        self, model: nn.Module, readout: Readout, layout: Layout, share_prompts: bool, probe: Rollouts | None = None
+    ) -> None:
         self.model, self.readout, self.layout, self.share_prompts = model, readout, layout, share_prompts
+        self.probe = probe
         self.is_plain = False
         """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
         self.slow_attention: str | None = None
@@ -74,7 +79,7 @@ class ForwardPass:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
         packing = Packing(batch.spans, device)
-        call_gathered(self.model, self._decode_packed, batch, packing, device)
+        call_gathered(self.model, self._decode_packed, rollouts, batch, packing, device)
         return packing
 
     def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
@@ -97,50 +102,50 @@ class ForwardPass:
         return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, device), **options)
 
     def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
-        replayed = self._replayed(rollouts, rows, device)
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(batch, Packing(batch.spans, device), device, with_loads, replayed)
-        return self._decode_padded(pad(rollouts, rows), device, with_loads, replayed)
-
-    def _replayed(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> dict[str, Any]:
-        """What the decoder is told of the experts that the sampler chose, where rollouts know them."""
-        if rollouts.routed_experts is None:
-            return {}
-        self._replay = self._replay or RouterReplay(self.model)
-        places = positions_of(rollouts)
-        laid_out = pack(places, rows, self.share_prompts) if self.layout == "packed" else pad(places, rows)
-        return experts_at(rollouts, laid_out.input_ids, device)
+            return self._decode_packed(rollouts, batch, Packing(batch.spans, device), device, with_loads)
+        return self._decode_padded(rollouts, pad(rollouts, rows), device, with_loads)
 
     def _decode_packed(
-        self,
-        batch: PackedBatch,
-        packing: Packing,
-        device: torch.device,
-        with_loads: bool = False,
-        replayed: dict[str, Any] | None = None,
+        self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
     ) -> Decoded:
         states = self.readout.decoder(
-            input_ids=to_device(batch.input_ids[None], device),
-            position_ids=to_device(batch.position_ids[None], device),
+            **self._inputs(rollouts, batch, device),
             # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
             attention_mask=torch.zeros(1, 1, 1, 1, device=device),
             use_cache=False,
             packing=packing,
             **_asking(with_loads),
-            **(replayed or {}),
         )
         hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(
-        self, batch: PaddedBatch, device: torch.device, with_loads: bool, replayed: dict[str, Any]
-    ) -> Decoded:
+    def _decode_padded(self, rollouts: Rollouts, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-        input_ids = to_device(batch.input_ids, device)
-        states = self.readout.decoder(input_ids=input_ids, use_cache=False, **_asking(with_loads), **replayed)
+        inputs = self._inputs(rollouts, batch, device)
+        states = self.readout.decoder(**inputs, use_cache=False, **_asking(with_loads))
         hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
+
+    def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+        """The decoder's arguments for the tokens of a batch: their ids, or embeddings where prompts show images."""
+        inputs = self._replayed(rollouts, batch, device)
+        if isinstance(batch, PaddedBatch):
+            ids, index = batch.input_ids, batch.source_index
+        else:
+            ids, index = batch.input_ids[None], batch.source_index[None]
+            inputs["position_ids"] = to_device(batch.position_ids[None], device)
+        if rollouts.images:
+            return inputs | decoder_inputs(base_model(self.model), rollouts, index, device)
+        return inputs | {"input_ids": to_device(ids, device)}
+
+    def _replayed(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+        """What the decoder is told of the experts that the sampler chose, where rollouts know them."""
+        if rollouts.routed_experts is None:
+            return {}
+        self._replay = self._replay or RouterReplay(self.model)
+        return experts_at(rollouts, batch.source_index, device)
 
     def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
         """Of what the decoder says of its routers; None where it says nothing."""

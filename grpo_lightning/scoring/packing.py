@@ -147,6 +147,8 @@ class PackedBatch:
     ``rollouts.tokens_of(rows)``."""
     times: Tensor
     """(L,) int64: how many completions with their prompts each token stands for."""
+    source_index: Tensor
+    """(L,) int64: the place of each token in ``prompt_ids`` and, behind them, ``completion_ids``."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ class PaddedBatch:
     """(T,) int64 into the flattened (M * L,) positions, as in ``PackedBatch``."""
     times: Tensor
     """(M * L,) int64: 1, and 0 for padding."""
+    source_index: Tensor
+    """(M, L) int64, as in ``PackedBatch``; -1 for padding."""
 
 
 def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
@@ -167,11 +171,15 @@ def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
     lengths = prompt + completion
     longest = int(lengths.max()) if len(rows) else 0
     first = torch.arange(len(rows)) * longest
-    input_ids = torch.zeros(len(rows) * longest, dtype=torch.int64)
-    input_ids[ranges(first, prompt)] = rollouts.prompt_ids[ranges(prompt_start, prompt)]
-    input_ids[ranges(first + prompt, completion)] = rollouts.completion_ids[ranges(completion_start, completion)]
-    times = torch.zeros_like(input_ids).index_fill_(0, ranges(first, lengths), 1)
-    return PaddedBatch(input_ids.view(len(rows), longest), ranges(first + prompt - 1, completion), times)
+    source = torch.cat([rollouts.prompt_ids, rollouts.completion_ids, torch.zeros(1, dtype=torch.int64)])
+    source_index = torch.full((len(rows) * longest,), -1)
+    source_index[ranges(first, prompt)] = ranges(prompt_start, prompt)
+    source_index[ranges(first + prompt, completion)] = ranges(
+        completion_start + rollouts.prompt_ids.numel(), completion
+    )
+    times = (source_index >= 0).long()
+    source_index = source_index.view(len(rows), longest)
+    return PaddedBatch(source[source_index], ranges(first + prompt - 1, completion), times, source_index)
 
 
 def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> PackedBatch:
@@ -183,12 +191,14 @@ def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> Packed
         starts, lengths = _interleave(prompt_start, completion_start), _interleave(prompt, completion)
         total = prompt + completion
         packed_start = total.cumsum(0) - total
+        source_index = ranges(starts, lengths)
         return PackedBatch(
-            input_ids=source[ranges(starts, lengths)],
+            input_ids=source[source_index],
             position_ids=ranges(torch.zeros_like(total), total),
             spans=AttentionSpans(_offsets(total), _offsets(total), None),
             score_index=ranges(packed_start + prompt - 1, completion),
             times=torch.ones(int(total.sum()), dtype=torch.int64),
+            source_index=source_index,
         )
     return _pack_shared(rollouts.group[rows], source, (prompt, completion, prompt_start, completion_start))
 
@@ -220,12 +230,14 @@ def _pack_shared(group: Tensor, source: Tensor, places: tuple[Tensor, Tensor, Te
     score_start[order], score_first[order] = completion_at - 1, prompt_at + prompt - 1
     score_index = ranges(score_start, places[1])
     score_index[places[1].cumsum(0) - places[1]] = score_first  # the prompt's last token predicts the first token
+    source_index = ranges(_interleave(prompt_start, completion_start), lengths)
     return PackedBatch(
-        input_ids=source[ranges(_interleave(prompt_start, completion_start), lengths)],
+        input_ids=source[source_index],
         position_ids=ranges(_interleave(torch.zeros_like(prompt), prompt), lengths),
         spans=AttentionSpans(_offsets(lengths[kept]), _offsets(key_lengths), ranges(key_starts, key_counts)),
         score_index=score_index,
         times=torch.repeat_interleave(_interleave(leader.bincount()[leader], torch.ones_like(leader)), lengths),
+        source_index=source_index,
     )
 
 

@@ -13,6 +13,7 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.logprobs import fused_head_obstacle, selected_logprobs_of_module
 from grpo_lightning.numerics.output_head import OutputHead, base_model, output_head
+from grpo_lightning.scoring.images.embedding import own_inputs
 from grpo_lightning.types import Rollouts
 
 
@@ -109,7 +110,8 @@ class LogprobReadout(Readout):
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
             input_ids = to_device(torch.cat([prompt, completions[row]])[None], targets.device)
-            logits.append(plain(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
+            images = own_inputs(rollouts.images[int(rollouts.group[row])], input_ids) if rollouts.images else {}
+            logits.append(plain(input_ids=input_ids, use_cache=False, **images).logits[0, len(prompt) - 1 : -1])
         flat = torch.cat(logits)
         options |= {"temperature": self.temperature, "vocab_size": flat.shape[1], **self._head_options}
         # Cloned, because the head's output may be overwritten.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,26 +46,14 @@ class RouterReplay:
         return output if experts is None else self.form.with_experts(output, experts)
 
 
-def positions_of(rollouts: Rollouts) -> Rollouts:
-    """The rollouts with each token replaced by its place among all prompt tokens, then all completion tokens.
-
-    Laid out as the rollouts are, they say where each token of a micro-batch comes from.
-    """
-    prompt_tokens = rollouts.prompt_ids.numel()
-    return replace(
-        rollouts,
-        prompt_ids=torch.arange(prompt_tokens),
-        completion_ids=prompt_tokens + torch.arange(rollouts.completion_ids.numel()),
-    )
-
-
-def experts_at(rollouts: Rollouts, positions: Tensor, device: torch.device) -> dict[str, Tensor]:
+def experts_at(rollouts: Rollouts, source_index: Tensor, device: torch.device) -> dict[str, Tensor]:
     """The keyword of the decoder's pass.
 
     Args:
         rollouts: On the CPU, with routes.
-        positions: What ``positions_of`` the rollouts became in the layout of the pass.
+        source_index: The place of each token of the pass among all prompt tokens, then all completion tokens; -1 for padding,
+            whose experts do not matter.
         device: Where the pass runs.
     """
     assert rollouts.routed_experts is not None
-    return {ARGUMENT: to_device(rollouts.routed_experts.at(positions.flatten()), device)}
+    return {ARGUMENT: to_device(rollouts.routed_experts.at(source_index.flatten().clamp(min=0)), device)}

@@ -39,6 +39,7 @@ class Scorer:
         float32_head: Compute logits in float32.
         readout: What is read off hidden states; logprobs, with the settings above, by default. Another readout has settings
             of its own.
+        probe: What the first call compares ways on, of a model that is to see images; a few random tokens by default.
 
     Example:
         >>> scorer = Scorer(model, temperature=0.7)                                           # doctest: +SKIP
@@ -55,13 +56,15 @@ class Scorer:
         chunk_tokens: int | None = None,
         float32_head: bool = False,
         readout: Readout | None = None,
+        probe: Rollouts | None = None,
     ) -> None:
         self.model = model
         fix_rope_scaling(model)  # whatever was loaded for a run has been fixed for its lengths already
         if readout is None:
             readout = LogprobReadout(model, temperature, chunk_tokens, float32_head)
         self._insists_on_packed = layout == "packed"
-        self._forward = ForwardPass(model, readout, "padded" if layout == "padded" else "packed", share_prompts)
+        first: Layout = "padded" if layout == "padded" else "packed"
+        self._forward = ForwardPass(model, readout, first, share_prompts, probe)
         self._settled = False
         self._warned_oversize = False
 

@@ -152,5 +152,5 @@ def _expected(forward: ForwardPass, device: torch.device) -> Tensor:
 
 
 def _probe(forward: ForwardPass) -> dict[str, Any]:
-    rollouts = probe_rollouts(base_model(forward.model).config.get_text_config().vocab_size)
+    rollouts = forward.probe or probe_rollouts(base_model(forward.model).config.get_text_config().vocab_size)
     return {"rollouts": rollouts, "rows": torch.arange(rollouts.num_completions)}

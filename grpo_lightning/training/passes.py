@@ -19,6 +19,7 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
+from grpo_lightning.vision.probe import image_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,9 @@ class Passes:
     def make_scorer(self, model: nn.Module) -> Scorer:
         """Scores another model, such as the reference, as the policy is scored."""
         readout = None if self.make_readout is None else self.make_readout(model)
-        float32_head = self.policy.settings.float32_head
-        return Scorer(model, self.temperature, self.layout, float32_head=float32_head, readout=readout)
+        float32_head, images = self.policy.settings.float32_head, self.policy.image_processing
+        probe = None if images is None else image_probe(images, self.policy.config.get_text_config().vocab_size)
+        return Scorer(model, self.temperature, self.layout, float32_head=float32_head, readout=readout, probe=probe)
 
     def plan(self, rollouts: Rollouts, rows: Tensor) -> list[Tensor]:
         """The completions of each pass that ``rows`` need."""

@@ -14,7 +14,7 @@ from runs import fit, make_data, make_module, make_trainer
 from grpo_lightning.callbacks.completion_rows import COLUMNS, chosen_rows, completions_table
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.predictions import PredictionWriter
-from grpo_lightning.callbacks.samples import sample_table, show
+from grpo_lightning.callbacks.samples import sample_table, shorten, show
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable, sample_rows
 
@@ -181,3 +181,11 @@ def test_predictions_without_utf_8_are_lines_of_json(tmp_path):
     writer.on_predict_start(trainer, None)
     writer.write_on_batch_end(trainer, None, [{"completion": half}], None, None, 0, 0)
     assert json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8")) == {"completion": half}
+
+
+def test_prompts_with_images_are_shown_as_their_text():
+    blocks = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    assert shorten([{"role": "system", "content": "Count."}, {"role": "user", "content": blocks}], 90) == (
+        "Count. [image]How many?"
+    )
+    assert shorten([{"content": [1, 2]}], 90) == "[1, 2]", "what a reward logged"

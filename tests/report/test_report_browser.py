@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 from browser import console_errors, needs_chromium, open_page, texts, type_into, wait
+from PIL import Image
 from report_runs import HOSTILE, completion_row, report, write_completions, write_large_run, write_metrics
+
+from grpo_lightning.vision.thumbnails import thumbnails
 
 pytestmark = needs_chromium
 
@@ -200,4 +203,19 @@ def test_a_hundred_thousand_completions_are_listed_searched_and_sorted(driver, t
     assert shown and all("word7 word77 " in text for text in shown)
     driver.execute_script("document.querySelector('#rows .row').click()")
     assert len(texts(driver, "#detail mark")) >= 1
+    assert console_errors(driver) == []
+
+
+def test_a_prompt_with_images_is_shown_with_their_thumbnails(driver, tmp_path):
+    small = thumbnails([Image.new("RGB", (300, 150), "red")])
+    blocks = [{"type": "image"}, {"type": "text", "text": "<b>How</b> wide?"}]
+    prompt = json.dumps([{"role": "user", "content": blocks}])
+    hostile = "https://localhost/x.png"
+    write_completions(tmp_path / "one", [completion_row(0, 1, 0, prompt=prompt, images=[hostile, *small])])
+    write_metrics(tmp_path / "one", 0, [{"step": 0, "reward": 1.0}])
+    open_page(driver, report(tmp_path, tmp_path / "one"))
+    driver.execute_script("document.querySelector('#rows .row').click()")
+    wait(driver, "document.querySelector('#detail img')?.naturalWidth === 128")
+    assert driver.execute_script("return document.querySelectorAll('#detail img').length") == 1
+    assert "user: [image]<b>How</b> wide?" in texts(driver, "#detail .text")[0]
     assert console_errors(driver) == []

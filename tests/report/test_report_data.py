@@ -234,3 +234,19 @@ def test_cut_and_foreign_files_cost_no_more_than_themselves(tmp_path):
         (tmp_path / "logs/version_2/metrics.csv").write_bytes(junk)
         assert read_run(tmp_path).metrics["reward"].values == [0.5, 0.7]
         (tmp_path / "logs/version_2/metrics.csv").unlink()
+
+
+def test_images_are_thumbnails_of_the_run_and_nothing_else(tmp_path):
+    small = "data:image/jpeg;base64,AAAA"
+    hostile = ["https://elsewhere/pixel.png", "data:image/svg+xml,<svg/>", small + "A" * 20_000, small]
+    write_completions(tmp_path, [completion_row(0, 1, s, images=hostile) for s in range(2)] + [completion_row(0, 2, 0)])
+    columns = read_completions(tmp_path, max_rows=10)
+    assert columns["thumbnails"] == [(small,), ()] and columns["images"] == [0, 0, 1]
+
+
+def test_files_of_versions_without_images_are_read(tmp_path):
+    write_completions(tmp_path, [completion_row(0, 1, 0)])
+    (path,) = (tmp_path / "completions").iterdir()
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["images"]), path)
+    columns = read_completions(tmp_path, max_rows=10)
+    assert columns["completion"] == ["It is 1."] and columns["thumbnails"] == [()]

@@ -27,6 +27,7 @@ class DatasetConverter(ABC):
         *("labels", "category", "metadata", "answer"),
         *("tools", "chat_template_kwargs"),  # for the row's chat template
         "reasoning_gym",  # for the reward of that name
+        *("image", "images"),  # for a policy that sees them
     )
 
     system_prompt: str | None = field(default=None, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from transformers import PreTrainedModel
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import StopRule
 from grpo_lightning.generation.transformers.decoded_routes import DecodedRoutes
+from grpo_lightning.generation.transformers.image_prefill import padding_token, prefill_arguments
 from grpo_lightning.generation.transformers.kv_cache import keep_rows, ragged_cache, repeat_rows
 from grpo_lightning.generation.transformers.sampling import TokenSampler
+from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouteRecorder
+from grpo_lightning.types import PromptImages
 
 CHECK_EVERY = {"cpu": 1}
 """Tokens between looks at what has been sampled, by device type; looking stalls an accelerator, hence 8 elsewhere."""
@@ -97,16 +101,23 @@ class Slots:
         policy: Any causal language model of transformers.
         prompt_ids: b lists of token ids; each is computed once, then repeated.
         num_generations: Completions of each prompt: G of all of them, or one number per prompt.
+        images: b of them, where prompts may show some.
     """
 
     def __init__(
-        self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], num_generations: int | Sequence[int]
+        self,
+        policy: PreTrainedModel,
+        prompt_ids: Sequence[Sequence[int]],
+        num_generations: int | Sequence[int],
+        images: Sequence[PromptImages] = (),
     ) -> None:
         self.policy = policy
         self.cache = ragged_cache(policy.config)
         device = policy.device
         self.width = max(map(len, prompt_ids))
-        padded = [[ids[0]] * (self.width - len(ids)) + list(ids) for ids in prompt_ids]
+        fillers = [padding_token(*each) for each in zip(prompt_ids, images, strict=True)] if images else None
+        fillers = fillers or [ids[0] for ids in prompt_ids]
+        padded = [[fill] * (self.width - len(ids)) + list(ids) for fill, ids in zip(fillers, prompt_ids, strict=True)]
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
         self.prompts = torch.tensor(padded, device=device)  # (b, width)
         self.positions = (torch.arange(self.width, device=device) - (self.width - lengths).unsqueeze(-1)).clamp_(min=0)
@@ -115,7 +126,12 @@ class Slots:
         counts = [num_generations] * len(prompt_ids) if isinstance(num_generations, int) else num_generations
         self.padding = [self.width - len(ids) for ids, n in zip(prompt_ids, counts, strict=True) for _ in range(n)]
         self._drop_mask_if_unpadded()
-        self._forward(self.prompts)
+        self.shift: Tensor | None = None
+        """(n,): by how much a slot's positions differ from the numbers of its tokens, where images make them."""
+        further: dict[str, Any] = {}
+        if images:
+            further, self.shift = prefill_arguments(base_model(policy), prompt_ids, images, device)
+        self._forward(self.prompts, **further)
         self._repeat(torch.tensor(counts, device=device))
         self.rows = torch.arange(len(self.padding), device=device)
 
@@ -139,18 +155,23 @@ class Slots:
         index = torch.tensor(order, device=self.rows.device)
         keep_rows(self.cache, index, torch.tensor(holes, dtype=torch.int64, device=self.rows.device))
         self.rows, self.positions = self.rows[index], self.positions[index]
+        if self.shift is not None:
+            self.shift = self.shift[index]
         if self.mask is not None:
             self.mask = self.mask[index]
             self._drop_mask_if_unpadded()
 
-    def _forward(self, input_ids: Tensor) -> None:
+    def _forward(self, input_ids: Tensor, **images: Any) -> None:
+        arguments: dict[str, Any] = {"position_ids": self.positions, **images}
+        if self.shift is not None and not images:
+            arguments["position_ids"] = (self.positions + self.shift.unsqueeze(-1)).expand(3, -1, -1)
         output = self.policy(
             input_ids=input_ids,
             attention_mask=self.mask,
-            position_ids=self.positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **arguments,
         )
         self.logits = output.logits[:, -1]  # (n, V)
 
@@ -159,6 +180,8 @@ class Slots:
         self.logits = self.logits.repeat_interleave(counts, 0)
         self.positions = self.positions.repeat_interleave(counts, 0)
         self.prompts = self.prompts.repeat_interleave(counts, 0)
+        if self.shift is not None:
+            self.shift = self.shift.repeat_interleave(counts, 0)
         if self.mask is not None:
             self.mask = self.mask.repeat_interleave(counts, 0)
 
@@ -177,6 +200,7 @@ def decode(
     on_completed: OnRowCompleted,
     counts: Sequence[int] | None = None,
     limits: Sequence[int] | None = None,
+    images: Sequence[PromptImages] = (),
     recorder: RouteRecorder | None = None,
 ) -> Transcript:
     """N completions, decoded together; a completion that ends leaves the batch.
@@ -191,9 +215,10 @@ def decode(
             the others as they are.
         counts: Completions of each prompt; G of all by default.
         limits: Tokens of each completion; max_completion_length of all by default.
+        images: b of them, where prompts may show some.
         recorder: Of the policy's routers, where they are to be known.
     """
-    slots = Slots(policy, prompt_ids, sampling.num_generations if counts is None else counts)
+    slots = Slots(policy, prompt_ids, sampling.num_generations if counts is None else counts, images)
     sampler = TokenSampler(sampling)
     device = slots.rows.device
     uniforms = uniforms.to(device)

@@ -10,24 +10,24 @@ from itertools import groupby
 
 import torch
 from peft import PeftModel
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
+from grpo_lightning.generation.transformers.collecting import check_finite, collect_rollouts
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
 from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
-from grpo_lightning.generation.transformers.decoded_routes import collected_routes
 from grpo_lightning.generation.transformers.decoding import Transcript, decode
 from grpo_lightning.generation.transformers.kv_cache import ragged_cache
 from grpo_lightning.generation.transformers.sampling import prompt_uniforms
 from grpo_lightning.numerics.evaluation_mode import evaluating
+from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouterForm, recorded_routes, router_form
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptImages, Rollouts
 
-FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
+FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 
 
 class TransformersGenerator(Generator):
@@ -80,19 +80,12 @@ class TransformersGenerator(Generator):
             )
         ragged_cache(policy.config)
         _refuse_sharded(policy)
-        with _sampling_mode(policy):
-            try:
-                reason = decoding_obstacle(policy)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
-                reason = f"{type(error).__name__}: {error}"
-        if reason is not None:
-            raise ValueError(
-                f"TransformersGenerator cannot sample from {model_name_or_path!r}, a {type(model).__name__}: {reason}. "
-                "Use VLLMColocate as model.generator."
-            )
+        _check_decoding(policy)
         self._policy, self._tokenizer = policy, tokenizer
+
+    def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+        """See ``SamplesWithImages``."""
+        _check_decoding(self._started()[0], prompts)
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Nothing to transfer: the next ``generate`` reads the live weights."""
@@ -116,6 +109,17 @@ class TransformersGenerator(Generator):
             ValueError: If the settings ask for what this generator or the policy cannot do.
             FloatingPointError: If the policy's logits are not finite.
         """
+        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
+
+    def generate_with_images(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[PromptImages],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """See ``SamplesWithImages``."""
         policy, tokenizer = self._started()
         self._check(policy, prompt_ids, sampling, seeds)
         stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
@@ -133,10 +137,11 @@ class TransformersGenerator(Generator):
                         on_completed(rows[row], ids)
 
                 prompts = [prompt_ids[n] for n in chunk]
+                shown = [images[n] for n in chunk] if images else []
                 drawn = torch.cat(uniforms)
-                output = decode(policy, prompts, sampling, drawn, stop_rule, completed, recorder=recorder)
+                output = decode(policy, prompts, sampling, drawn, stop_rule, completed, images=shown, recorder=recorder)
                 decoded.append((rows, output))
-        return _collect(prompt_ids, size, decoded)
+        return collect_rollouts(prompt_ids, size, decoded)
 
     def sample_parts(
         self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
@@ -164,7 +169,7 @@ class TransformersGenerator(Generator):
             )
         rows = zip(output.completion_ids, output.logprobs.cpu(), output.done, output.truncated, strict=True)
         parts = [(ids, logprobs[: len(ids)], done, truncated) for ids, logprobs, done, truncated in rows]
-        _check_finite(torch.cat([logprobs for _, logprobs, _, _ in parts]))
+        check_finite(torch.cat([logprobs for _, logprobs, _, _ in parts]))
         ends: dict[tuple[bool, bool], PartEnd] = {(True, False): "stop", (True, True): "limit", (False, False): "cut"}
         return [Part(ids, logprobs.tolist(), ends[done, truncated]) for ids, logprobs, done, truncated in parts]
 
@@ -224,6 +229,30 @@ class TransformersGenerator(Generator):
                 )
 
 
+@torch.no_grad()
+def _check_decoding(policy: PreTrainedModel, shown: Sequence[tuple[list[int], PromptImages]] = ()) -> None:
+    """Raises ValueError if a few tokens decoded as completions are have other probabilities than in a plain pass."""
+    with _sampling_mode(policy):
+        try:
+            reason = decoding_obstacle(policy, shown)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model that was not made for this may raise; the reason is shown
+            reason = f"{type(error).__name__}: {error}"
+    if reason is None:
+        return
+    kind = type(base_model(policy)).__name__
+    if shown:
+        raise ValueError(
+            f"TransformersGenerator cannot sample prompts with images from {policy.config.name_or_path!r}, a {kind}: {reason}. "
+            "Leave model.vision_tower out to train its language part."
+        )
+    raise ValueError(
+        f"TransformersGenerator cannot sample from {policy.config.name_or_path!r}, a {kind}: {reason}. "
+        "Use VLLMColocate as model.generator."
+    )
+
+
 def _refuse_sharded(policy: PreTrainedModel) -> None:
     """Ranks gather sharded weights together at every forward; as they sample different numbers of tokens, they hang."""
     if any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in policy.parameters()):
@@ -242,42 +271,3 @@ def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
     torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
     with evaluating(policy), fast_decode_attention(policy):
         yield
-
-
-def _collect(
-    prompt_ids: Sequence[Sequence[int]], num_generations: int, decoded: Sequence[tuple[list[int], Transcript]]
-) -> Rollouts:
-    """Rollouts in prompt-major order from chunks in any order."""
-    completions: dict[int, tuple[list[int], Tensor, bool]] = {}
-    for rows, output in decoded:
-        for row, ids, logprobs, truncated in zip(
-            rows, output.completion_ids, output.logprobs.cpu(), output.truncated, strict=True
-        ):
-            completions[row] = (ids, logprobs[: len(ids)], truncated)
-    ordered = [completions[n] for n in range(len(prompt_ids) * num_generations)]
-    ids = [token for tokens, _, _ in ordered for token in tokens]
-    logprobs = torch.cat([row for _, row, _ in ordered]) if ordered else torch.zeros(0)
-    _check_finite(logprobs)
-    return Rollouts(
-        prompt_ids=torch.tensor([token for prompt in prompt_ids for token in prompt], dtype=torch.int64),
-        prompt_lengths=torch.tensor([len(prompt) for prompt in prompt_ids], dtype=torch.int64),
-        completion_ids=torch.tensor(ids, dtype=torch.int64),
-        completion_lengths=torch.tensor([len(tokens) for tokens, _, _ in ordered], dtype=torch.int64),
-        group=torch.arange(len(prompt_ids)).repeat_interleave(num_generations),
-        sampling_logprobs=logprobs,
-        truncated=torch.tensor([truncated for _, _, truncated in ordered], dtype=torch.bool),
-        completion_mask=torch.ones(len(ids), dtype=torch.bool),
-        routed_experts=collected_routes(
-            [(rows, output.routes) for rows, output in decoded],
-            [len(tokens) for tokens, _, _ in ordered],
-            num_generations,
-        ),
-    )
-
-
-def _check_finite(logprobs: Tensor) -> None:
-    if not logprobs.isfinite().all():
-        raise FloatingPointError(
-            "the policy's logits are not finite numbers, so no token can be drawn from them. "
-            "The weights have diverged, or the precision overflows: lower the learning rate or use bf16."
-        )

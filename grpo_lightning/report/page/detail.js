@@ -45,10 +45,22 @@ function turnByTurn(text, query) {
   return make("div", { class: "text" }, ...parts.flatMap((part, n) => (n ? ["\n\n", part] : [part])));
 }
 
+/** What was said; a block of an image as a mark in its place. */
+function said(content) {
+  if (!Array.isArray(content)) return content;
+  return content.map((block) => (block.type === "image" ? "[image]" : block.text ?? JSON.stringify(block))).join("");
+}
+
+/** The images that the prompt shows, as the run stored them: small, and inside this file. */
+function thumbnails(item) {
+  const shown = item.images.map((source, n) => make("img", { src: source, alt: `Image ${n + 1} of the prompt` }));
+  return shown.length ? [make("div", { class: "thumbnails" }, ...shown)] : [];
+}
+
 function turn(message) {
   const calls = (message.tool_calls || []).map(({ function: call }) => `${call.name}(${JSON.stringify(call.arguments)})`);
   const who = message.role === "tool" && message.name ? `tool ${message.name}` : message.role;
-  return `${who}: ${[message.content, ...calls].filter(Boolean).join("\n")}`;
+  return `${who}: ${[said(message.content), ...calls].filter(Boolean).join("\n")}`;
 }
 
 /** What was asked, without the system prompt and earlier turns: one line of the list. */
@@ -69,7 +81,7 @@ function showDetail(all, row, query, choose) {
   panel.replaceChildren(
     make("div", { class: "title" }, `Step ${item.step} · prompt ${item.uid} · ${item.sample + 1} of ${group.length}${run}`, close),
     make("div", {}, ...badges(item)),
-    make("h3", {}, "Prompt"), marked(readable(item.prompt), query),
+    make("h3", {}, "Prompt"), ...thumbnails(item), marked(readable(item.prompt), query),
     make("h3", {}, "Completion"), turnByTurn(item.completion, query),
     make("h3", {}, "Values"), make("div", { class: "values" }, ...values.flatMap(([name, value]) => [make("span", {}, name), make("span", {}, value)])),
     make("h3", {}, "Its group"), members(all, group, row, choose),

@@ -25,6 +25,7 @@ class Completions {
     return {
       row, run, i, table,
       step: table.step[i], uid: table.uid[i], sample: table.sample[i], prompt: table.prompts[table.prompt[i]],
+      images: table.thumbnails[table.images[i]],
       completion: table.completion[i], reward: table.reward[i], advantage: table.advantage[i], length: table.length[i],
       logprob: table.mean_logprob[i], truncated: table.truncated[i], dead: table.dead[i], extras: table.extras[table.columns[i]],
       rewards: Object.fromEntries(Object.entries(table.rewards).map(([name, values]) => [name, values[i]])),

@@ -1,0 +1,72 @@
+"""What a generator does that can show images to the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.types import PromptBatch, PromptImages, Rollouts
+from grpo_lightning.vision.probe import image_prompts
+from grpo_lightning.vision.processing import ImageProcessing
+
+
+@runtime_checkable
+class SamplesWithImages(Protocol):
+    """A generator that samples completions of prompts with images."""
+
+    def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+        """Makes sure of it once, after ``start``, on two prompts that show an image each.
+
+        Raises:
+            ValueError: If the policy would see something else than in training.
+        """
+
+    def generate_with_images(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[PromptImages],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """As ``Generator.generate``, of B prompts of which some show images.
+
+        Args:
+            prompt_ids: B lists of token ids, with a placeholder token for each feature of an image.
+            images: B of them.
+            sampling: How to draw.
+            seeds: B integers.
+            on_completed: See there.
+        """
+
+
+def sample_batch(
+    generator: Generator,
+    batch: PromptBatch,
+    sampling: SamplingSettings,
+    seeds: Sequence[int],
+    on_completed: OnCompleted | None = None,
+) -> Rollouts:
+    """G completions of each prompt of a batch, which may show images; arguments as of ``Generator.generate``."""
+    if not batch.images:
+        return generator.generate(batch.prompt_ids, sampling, seeds, on_completed)
+    assert isinstance(generator, SamplesWithImages)  # as the check of the settings has made sure of
+    rollouts = generator.generate_with_images(batch.prompt_ids, batch.images, sampling, seeds, on_completed)
+    return replace(rollouts, images=batch.images)
+
+
+def check_sees_images(generator: Generator, processing: ImageProcessing | None) -> None:
+    """Has a generator that was started make sure that it samples prompts with images as they are scored.
+
+    Args:
+        generator: Of the policy.
+        processing: None of a policy that sees text alone.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if processing is not None:
+        assert isinstance(generator, SamplesWithImages)
+        generator.check_images(image_prompts(processing))

@@ -1,0 +1,79 @@
+"""Which weights of a vision-language model see images, and which read what was seen."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.output_head import output_head
+from grpo_lightning.types import PromptImages
+
+
+def tower_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The outermost modules that belong neither to the decoder nor to the output head, by name.
+
+    What a model calls them differs (``visual``, ``vision_tower``, ``multi_modal_projector``, ``connector``); what they are
+    not does not. Tower and projector are both among them.
+    """
+    decoder, head = output_head(model)
+    text = {*decoder.modules(), *head.module.modules()}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        holds_text = any(part in text for part in module.modules())
+        inside = any(name.startswith(outer + ".") for outer in found)
+        if not holds_text and not inside:
+            found[name] = module
+    return found
+
+
+def freeze_tower(model: PreTrainedModel) -> None:
+    """Takes the tower and its projector out of training."""
+    for module in tower_modules(model).values():
+        module.requires_grad_(False)
+
+
+def leave_out_tower(model: PreTrainedModel, config: Any) -> None:
+    """Takes the tower's layers out of an adapter, which names of layers (``q_proj``) may fit too.
+
+    Args:
+        model: The base, before it is wrapped.
+        config: peft's.
+
+    Raises:
+        ValueError: If it has an ``exclude_modules`` that is not a list, to which nothing can be added.
+    """
+    excluded = getattr(config, "exclude_modules", None) or []
+    if isinstance(excluded, str):
+        raise ValueError(
+            f"model.peft_config has exclude_modules={excluded!r}, and adapters leave the vision tower out. Write "
+            "exclude_modules as a list of names, to which its layers are added."
+        )
+    linear = [
+        f"{name}.{inner}" if inner else name
+        for name, module in tower_modules(model).items()
+        for inner, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    config.exclude_modules = [*excluded, *linear]
+
+
+def encode_images(model: PreTrainedModel, prompt: PromptImages, device: torch.device) -> Any:
+    """What the model's ``get_image_features`` makes of the images of one prompt; without gradient where nothing trains.
+
+    One prompt at a time: prompts differ in the number and shape of their tensors, and an image's features are then the same
+    numbers in every micro-batch.
+    """
+    trains = any(weight.requires_grad for module in tower_modules(model).values() for weight in module.parameters())
+    pixels = {name: to_device(tensor, device) for name, tensor in prompt.pixels.items()}
+    with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+        return cast(Any, model).get_image_features(**pixels, return_dict=True)
+
+
+def flat_features(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """``(n, H)`` of features as models return them: one tensor of any shape, or one an image."""
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    return torch.cat([part.flatten(0, -2) for part in parts])

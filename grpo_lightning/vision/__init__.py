@@ -1,0 +1,1 @@
+"""Prompts with images: read, put into messages, and made into tokens and pixels by the model's processor."""
