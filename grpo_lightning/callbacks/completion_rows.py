@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.metrics.evaluation import none_if_nan
 from grpo_lightning.metrics.step_record import StepRecord
+from grpo_lightning.rewards.text.valid_text import json_text, valid_text
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt
 
@@ -78,7 +78,7 @@ def completions_table(
         "prompt_length": [int(rollouts.prompt_lengths[group[n]]) for n in rows],
         "truncated": [bool(rollouts.truncated[n]) for n in rows],
         "mean_logprob": [logprobs[n].item() for n in rows],
-        "columns": [valid_text(_columns_json(record, n, group[n])) for n in rows],
+        "columns": [_columns_json(record, n, group[n]) for n in rows],
     }
     for r, name in enumerate(rewards.names):
         columns[f"rewards/{name}"] = [none_if_nan(rewards.values[n, r].item()) for n in rows]
@@ -122,4 +122,4 @@ def _lengths(record: StepRecord) -> list[int]:
 def _columns_json(record: StepRecord, n: int, b: int) -> str:
     values = {name: entries[b] for name, entries in record.batch.columns.items()}
     values |= {name: entries[n] for name, entries in record.rewards.extra.items()}
-    return json.dumps(values, ensure_ascii=False, default=str)
+    return json_text(values)
