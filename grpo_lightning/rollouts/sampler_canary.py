@@ -37,6 +37,8 @@ class SamplerCanary:
     """
 
     def __init__(self, max_mismatch: float | None, staleness: str = "", watches_silence: bool = True) -> None:
+        if max_mismatch == math.inf:
+            raise ValueError("model.max_sampler_mismatch=inf would stop no run. Use null for no check, which says so.")
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(
                 f"model.max_sampler_mismatch={max_mismatch} would stop every run: rounding alone gives 0.00001 in float32 "
