@@ -276,7 +276,7 @@ class PolicyModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
         check_parts(checkpoint, ("steps_done", "passes"))
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if self._trainer is not None and (self.trainer.state.fn, self.trainer.state.status) == ("fit", "running"):
             check_parts(checkpoint, ("loops", "lr_schedulers"), self.trainer.strategy.lightning_restore_optimizer)
         self.policy.check_checkpoint(checkpoint, "policy")
         self.policy.changed()

@@ -37,8 +37,6 @@ class SamplerCanary:
     """
 
     def __init__(self, max_mismatch: float | None, staleness: str = "", watches_silence: bool = True) -> None:
-        if max_mismatch == math.inf:
-            raise ValueError("model.max_sampler_mismatch=inf would stop no run. Use null for no check, which says so.")
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(
                 f"model.max_sampler_mismatch={max_mismatch} would stop every run: rounding alone gives 0.00001 in float32 "
@@ -126,5 +124,5 @@ def make_canary(
         staleness: See ``SamplerCanary``.
     """
     differs = sampling.reshapes_distribution or bool(sampling.structured_outputs) or replays_groups
-    is_limit = max_mismatch is not None and math.isfinite(max_mismatch) and not differs
+    is_limit = max_mismatch is not None and max_mismatch != math.inf and not differs
     return SamplerCanary(max_mismatch if is_limit else None, staleness, watches_silence=max_mismatch is not None)

@@ -256,7 +256,7 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ({"num_iterations": 0}, "model.num_iterations=0"),
         ({"max_grad_norm": -1.0}, "model.max_grad_norm=-1.0"),
         ({"max_grad_norm": math.nan}, "model.max_grad_norm=nan"),
-        ({"max_sampler_mismatch": math.inf}, "model.max_sampler_mismatch=inf"),
+        ({"max_sampler_mismatch": math.nan}, "model.max_sampler_mismatch=nan"),
         ({"importance_sampling_max": -1.0}, "model.importance_sampling_max=-1.0"),
         ({"importance_sampling_min": -1.0}, "model.importance_sampling_min=-1.0"),
         ({"ref_model_mixup_alpha": math.nan}, "model.ref_model_mixup_alpha=nan"),
