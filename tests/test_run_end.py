@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from command_runs import CommandRun
 from runs import write_prompts
 from safetensors.torch import load_file
+
+from grpo_lightning.distributed.stop_signals import keep_writable
 
 REWARDS = """
 import os, time
@@ -101,7 +104,7 @@ def test_an_export_that_cannot_be_written_costs_no_checkpoint(tiny_model_dir, fo
     assert last(folder)["steps_done"] == 3
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint_and_its_status(number, status, tiny_model_dir, folder):
     process = start(folder, tiny_model_dir, STOP_AT="1", WAIT="1")
     process.wait_for(folder / "reached")
@@ -110,6 +113,18 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint_and_its_status(num
     assert found == status and "Continue with --ckpt_path last." in output and "Traceback" not in output
     assert last(folder)["steps_done"] == 2
     assert not (folder / "run/hf").exists()
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_step():
+    ours, theirs = os.openpty()
+    keep_writable(theirs)
+    assert b"SIGHUP: the run ends after this step" in os.read(ours, 1000)
+    os.close(ours)
+    with pytest.raises(OSError, match="Input/output error"):
+        os.write(theirs, b"step 2")
+    keep_writable(theirs)
+    assert os.write(theirs, b"step 2") == 6
+    os.close(theirs)
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(tiny_model_dir, folder):
@@ -190,3 +205,22 @@ def test_a_changed_learning_rate_is_used(tiny_model_dir, folder):
     status, output = run(folder, tiny_model_dir, *other)
     assert status == 1 and "Traceback" not in output
     assert "class_path was torch.optim.AdamW, is torch.optim.SGD" in " ".join(output.split())
+    adapter = ("--trainer.max_steps=6", "--ckpt_path=last", "--model.finetuning_type=lora")
+    status, output = run(folder, tiny_model_dir, *adapter)
+    assert status == 1 and "Traceback" not in output
+    assert "The checkpoint holds other weights than this config trains" in output
+
+
+def test_a_run_that_has_nothing_left_to_train_says_what_ended_it(tiny_model_dir, folder):
+    weights_alone = ("--checkpoint.save_weights_only=true", "--trainer.default_root_dir=alone")
+    assert run(folder, tiny_model_dir, *weights_alone)[0] == 0
+    status, output = run(folder, tiny_model_dir, *weights_alone, "--ckpt_path=last", "--trainer.max_steps=4")
+    assert status == 1 and "Traceback" not in output
+    assert "it lacks lr_schedulers, optimizer_states. One that checkpoint.save_weights_only=true" in output
+    assert run(folder, tiny_model_dir)[0] == 0
+    status, output = run(folder, tiny_model_dir, "--ckpt_path=last")
+    assert status == 0 and "step 3 is where trainer.max_steps=3 ends this run" in output
+    limit = ("--trainer.max_time=00:00:00:01", "--trainer.max_steps=100", "--ckpt_path=last")
+    assert run(folder, tiny_model_dir, *limit)[0] == 0
+    status, output = run(folder, tiny_model_dir, *limit)
+    assert status == 0 and "trainer.max_time, which counts earlier launches too" in output

@@ -65,6 +65,8 @@ def _check_sampler_correction(objective: Objective) -> None:
         why = f"has no effect with model.loss_type={name!r}, which compares with the sampler's logprobs itself."
         _refuse_changed(objective, CORRECTION, why)
     minimum, maximum = objective.importance_sampling_min, objective.importance_sampling_max
+    check_not_negative(objective, "importance_sampling_min")  # of a ratio, which is above 0
+    check_above_zero(objective, "importance_sampling_max")
     mode = objective.importance_sampling_mode
     if minimum is not None and maximum is not None and minimum >= maximum:
         why = f"has to be below model.importance_sampling_max={maximum!r}."

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.metrics.evaluation import none_if_nan
 from grpo_lightning.metrics.step_record import StepRecord
+from grpo_lightning.rewards.text.valid_text import json_text, valid_text
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt
 from grpo_lightning.vision.images import IMAGE, IMAGES, reference_of
@@ -84,7 +84,7 @@ def completions_table(
         "prompt_length": [int(rollouts.prompt_lengths[group[n]]) for n in rows],
         "truncated": [bool(rollouts.truncated[n]) for n in rows],
         "mean_logprob": [logprobs[n].item() for n in rows],
-        "columns": [valid_text(_columns_json(record, n, group[n])) for n in rows],
+        "columns": [_columns_json(record, n, group[n]) for n in rows],
         "images": _shown_images(record, [group[n] for n in rows]),
     }
     for r, name in enumerate(rewards.names):
@@ -130,7 +130,7 @@ def _columns_json(record: StepRecord, n: int, b: int) -> str:
     values = {name: entries[b] for name, entries in record.batch.columns.items()}
     values |= {name: reference_of(values[name]) for name in (IMAGE, IMAGES) if name in values}
     values |= {name: entries[n] for name, entries in record.rewards.extra.items()}
-    return json.dumps(values, ensure_ascii=False, default=str)
+    return json_text(values)
 
 
 def _shown_images(record: StepRecord, prompts: Sequence[int]) -> list[list[str] | None]:

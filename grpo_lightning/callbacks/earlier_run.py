@@ -20,8 +20,13 @@ RESULTS = ("checkpoints", "completions", "hf", "summary.json", "system.json", "r
 class EarlierRun(Callback):
     """Puts an earlier run's results aside once training starts, so not for a run that is refused before that."""
 
+    def __init__(self) -> None:
+        self.has_started = False
+        """Whether there was a step to train."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On the first rank, before anything is written; not for a run that a scheduler has queued again."""
+        self.has_started = True
         if trainer.is_global_zero and not trainer.ckpt_path:
             put_aside(Path(trainer.default_root_dir), [log.log_dir for log in trainer.loggers if log.log_dir])
             for folder in own_places(trainer):

@@ -146,11 +146,14 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
         reader.save_pretrained(part)
         old = path.with_name(path.name + ".old")
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
             os.replace(path, old)
         os.replace(part, path)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if not isinstance(error, OSError | SafetensorError):  # Ctrl-C, for one
+            raise
         raise ExportNotWrittenError(
             f"The export {path} could not be written ({error}). Free disk space, or make its folder writable; then "
             f"`python -m grpo_lightning export RUN_DIR {path}` writes it from the run's checkpoint."

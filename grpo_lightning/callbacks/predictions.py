@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from grpo_lightning.callbacks.valid_text import valid_text
+from grpo_lightning.rewards.text.valid_text import json_text
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -48,7 +47,7 @@ class PredictionWriter(BasePredictionWriter):
         """Appends one line per completion."""
         with self._file(trainer).open("a", encoding="utf-8") as file:
             for row in prediction:
-                file.write(valid_text(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
+                file.write(json_text(row) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the rows are."""

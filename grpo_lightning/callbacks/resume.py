@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from grpo_lightning.distributed.checkpoint_check import (
     CheckpointNotReadableError,
@@ -53,6 +55,18 @@ def check_named(ckpt_path: str | None, root: Path) -> None:
     except Exception:  # whatever is wrong with its contents, the load itself explains
         return
     check_own(path, saved)
+
+
+def nothing_left(trainer: Trainer) -> str:
+    """Why a run that went on from a checkpoint had no step to train, and what to raise."""
+    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)  # type: ignore[attr-defined]
+    remaining = None if timer is None else timer.time_remaining()
+    if timer is not None and remaining is not None and remaining <= 0:
+        limit = f"trainer.max_time, which counts earlier launches too ({timer.time_elapsed():.0f} s so far)"
+    else:
+        ends = {"trainer.max_steps": trainer.max_steps, "trainer.max_epochs": trainer.max_epochs}
+        limit = " or ".join(f"{name}={value}" for name, value in ends.items() if value is not None and value > 0)
+    return f"No step was left to train: step {trainer.global_step} is where {limit} ends this run. Raise it to go on."
 
 
 def best_checkpoint(last: Path | None, monitor: str | None) -> Path:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import LambdaLR
 
 from grpo_lightning.errors import ExplainedError
-from grpo_lightning.report.run import flat_settings
+from grpo_lightning.report.small_files import flat_settings
 
 OPTIMIZER, SCHEDULER = "model.optimizer", "model.lr_scheduler"
 

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from grpo_lightning.callbacks.completion_rows import plain_text, shown_completion
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.callbacks.try_it import shown_path
-from grpo_lightning.callbacks.valid_text import valid_text
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
 from grpo_lightning.numerics.evaluation_mode import evaluating
+from grpo_lightning.rewards.text.valid_text import valid_text
 
 
 class BeforeAfterSummary(Callback):

@@ -11,7 +11,7 @@ from grpo_lightning.callbacks.completions import step_table
 from grpo_lightning.callbacks.system import system_info
 from grpo_lightning.report.metrics import Series
 from grpo_lightning.report.notices import notices
-from grpo_lightning.report.run import flat_settings
+from grpo_lightning.report.small_files import flat_settings
 from grpo_lightning.trackers import Table, Tracker, tracker_of
 
 SHOWN = ("step", "uid", "prompt", "completion", "reward", "advantage", "length", "truncated")

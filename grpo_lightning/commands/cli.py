@@ -29,7 +29,7 @@ from grpo_lightning.callbacks import (
     Tracking,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
-from grpo_lightning.callbacks.resume import best_checkpoint, check_named
+from grpo_lightning.callbacks.resume import best_checkpoint, check_named, nothing_left
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.quiet import quiet
@@ -180,12 +180,15 @@ class GRPOCLI(LightningCLI):
         elif ckpt_path is None:
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
-        self.trainer.callbacks.insert(0, EarlierRun())  # type: ignore[attr-defined]
+        self._earlier_run = EarlierRun()
+        self.trainer.callbacks.insert(0, self._earlier_run)  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
-        """The folder is free again."""
+        """The folder is free again; a run that had nothing left to train says why."""
         if self.trainer.is_global_zero:
             self._lock.release()
+            if not self._earlier_run.has_started:
+                print(nothing_left(self.trainer), flush=True)
 
     def before_validate(self) -> None:
         """Says whose completions are judged."""

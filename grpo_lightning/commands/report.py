@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,6 +10,10 @@ from pathlib import Path
 
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.report import read_run, render_page
+
+
+class NotWrittenError(OSError):
+    """The disk is full or read-only, or something else has the page's name."""
 
 
 def build_parser() -> CommandParser:
@@ -30,22 +35,32 @@ def build_parser() -> CommandParser:
 
 
 def write_report(runs: list[Path], output: Path, max_completions: int) -> None:
-    """Writes the page, all or nothing."""
+    """Writes the page, all or nothing.
+
+    Raises:
+        FileNotFoundError: If a directory holds no run.
+        NotWrittenError: If there is no place for the page.
+    """
     page = render_page([read_run(run, max_completions // len(runs)) for run in runs])
-    output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(output.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, output)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise NotWrittenError(f"{output} could not be written ({error}). Name another place with --output.") from error
 
 
 def main(args: list[str]) -> int:
-    """Runs the command; 1 where a directory holds no run."""
+    """Runs the command; 1 where a directory holds no run, or the page cannot be written."""
     options = build_parser().parse_args(args)
     output = options.output or options.runs[0] / "report.html"
     while True:
         try:
             write_report(options.runs, output, options.max_completions)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotWrittenError) as error:
             print(error, file=sys.stderr)
             return 1
         print(f"{output} ({output.stat().st_size / 2**20:.1f} MiB)", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,28 @@ def check_own(path: Path, checkpoint: Any) -> None:
         raise CheckpointNotReadableError(
             f"{path} was written by another version of grpo_lightning (format {number}; this one reads {FORMAT}). Go on "
             "with that version."
+        )
+
+
+def check_parts(checkpoint: Mapping[str, Any], names: Iterable[str], restores_optimizer: bool = False) -> None:
+    """Refuses a checkpoint that lacks what a run goes on from, before anything is changed.
+
+    Args:
+        checkpoint: As loaded.
+        names: Of its entries.
+        restores_optimizer: Whether it holds the optimizer's state, which sharded ones keep elsewhere.
+
+    Raises:
+        CheckpointNotReadableError: Naming what is missing.
+    """
+    missing = [name for name in names if name not in checkpoint]
+    if restores_optimizer and not checkpoint.get("optimizer_states"):
+        missing.append("optimizer_states")
+    if missing:
+        raise CheckpointNotReadableError(
+            f"The checkpoint is incomplete: it lacks {', '.join(missing)}. One that checkpoint.save_weights_only=true has "
+            "written holds weights alone: nothing can go on from it, but `python -m grpo_lightning export` makes a model of it, "
+            "which a new run starts from (model.model_name_or_path)."
         )
 
 

@@ -26,6 +26,9 @@ FAREWELL_SECONDS = 30.0
 HEARING_SECONDS = 3.0
 """How long an error waits for news of a lost rank, of which it may be no more than the consequence."""
 
+STOPPED_BY: dict[object, str] = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGHUP: "SIGHUP"}
+"""Exit status -> what the user calls it."""
+
 
 class RankWatch(Callback):
     """Watches the other ranks from the start of a run to its end; without other ranks it does nothing."""
@@ -72,7 +75,7 @@ class RankWatch(Callback):
             if lost is not None:
                 exception.add_note(lost)
         elif self.rank == 0:
-            by = "Ctrl-C" if getattr(exception, "code", None) == 128 + signal.SIGINT else "SIGTERM"
+            by = STOPPED_BY.get(getattr(exception, "code", None), "SIGTERM")
             where = f"by {by}, after a step" if isinstance(exception, SIGTERMException) else f"in {self.place}"
             print(f"Stopped {where}. {how_to_continue(trainer)}", file=sys.stderr, flush=True)
         if lifeline is not None:

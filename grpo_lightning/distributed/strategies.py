@@ -94,6 +94,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
                 os.replace(path, old)
             os.replace(part, path)
             shutil.rmtree(old, ignore_errors=True)

@@ -10,6 +10,7 @@ from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
+from grpo_lightning.distributed.checkpoint_check import check_parts
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.memory.workload import Workload
@@ -270,6 +271,7 @@ class GRPOModule(PolicyModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores them."""
+        check_parts(checkpoint, (*self._stateful(), "sources"))
         super().on_load_checkpoint(checkpoint)
         for name, part in self._stateful().items():
             part.load_state_dict(checkpoint[name])

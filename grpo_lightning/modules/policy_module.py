@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from grpo_lightning.distributed.checkpoint_check import check_parts
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
@@ -274,6 +275,9 @@ class PolicyModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
+        check_parts(checkpoint, ("steps_done", "passes"))
+        if self._trainer is not None and (self.trainer.state.fn, self.trainer.state.status) == ("fit", "running"):
+            check_parts(checkpoint, ("loops", "lr_schedulers"), self.trainer.strategy.lightning_restore_optimizer)
         self.policy.check_checkpoint(checkpoint, "policy")
         self.policy.changed()
         self.steps_done = checkpoint["steps_done"]

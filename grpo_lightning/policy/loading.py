@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,10 +87,29 @@ def exact_attention(config: PretrainedConfig, attn_implementation: str | None) -
     return attn_implementation or "eager"
 
 
+def check_generation_config(model_name_or_path: str) -> None:
+    """Refuses one that is there and cannot be read: transformers would go on without its end-of-sequence ids.
+
+    Raises:
+        ValueError: If the file was cut off, or is something else.
+    """
+    path = Path(model_name_or_path, "generation_config.json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        content = error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r}: generation_config.json cannot be read, which says where "
+            f"completions end. {_where_to_look(model_name_or_path)} ({content})"
+        )
+
+
 def causal_lm_without_weights(
     model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
     """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
+    check_generation_config(model_name_or_path)
     model = without_weights(AutoModelForCausalLM, load_config(model_name_or_path), attn_implementation, dtype)
     with suppress(OSError):  # a directory without one: the model has made it from its config
         model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
@@ -151,6 +172,7 @@ def load_causal_lm(
         ValueError: If the weights cannot be read.
     """
     attention = exact_attention(load_config(model_name_or_path), attn_implementation)
+    check_generation_config(model_name_or_path)
     try:
         return kind.from_pretrained(
             model_name_or_path,

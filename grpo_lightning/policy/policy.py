@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
-from grpo_lightning.distributed.checkpoint_check import check_complete
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_complete
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
@@ -239,13 +239,13 @@ class Policy(nn.Module):
         """Refuses a checkpoint whose weights would not fit, or would mean another model on this base.
 
         Raises:
-            ValueError: With the names that differ.
+            CheckpointNotReadableError: With the names that differ.
         """
         saved = set(checkpoint.get("trained_names") or checkpoint["state_dict"])
         trained = self.trained_names(prefix)
         if saved != trained:
             missing, unknown = sorted(trained - saved)[:3], sorted(saved - trained)[:3]
-            raise ValueError(
+            raise CheckpointNotReadableError(
                 f"The checkpoint holds other weights than this config trains: missing {missing}, unknown {unknown}. "
                 f"It was made from model_name_or_path={checkpoint.get('model_name_or_path')!r}; use its config.yaml."
             )

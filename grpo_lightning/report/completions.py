@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -25,6 +26,9 @@ TYPES = {
 """What the page reads of a file (all columns: callbacks/completion_rows.py); a file without it is someone else's."""
 IMAGES = pa.list_(pa.string())
 """Type of the column ``images``, which files of earlier versions lack."""
+MAY_BE_NULL = ("reward", "mean_logprob")
+UNREADABLE = (OSError, KeyError, ValueError, pa.ArrowException)
+"""What reading a changed file raises; a name that is no UTF-8 is a ValueError."""
 
 
 def read_completions(run: Path, max_rows: int) -> dict[str, Any] | None:
@@ -71,21 +75,24 @@ def evenly_spaced_steps(counts: dict[int, int], max_rows: int) -> list[int]:
 def _num_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowInvalid):
+    except UNREADABLE:
         return 0
 
 
 def _read(path: Path) -> pa.Table | None:
-    """A file's rows; None where it cannot be read, or has other columns than ours."""
+    """A file's rows; None where it cannot be read, or has other columns than ours, or gaps in them."""
     try:
         table = pq.ParquetFile(path).read()
         rewards = {name: pa.float64() for name in table.column_names if name.startswith(REWARD_PREFIX)}
         if "images" not in table.column_names:
             table = table.append_column("images", pa.nulls(len(table), IMAGES))
         types = TYPES | {"images": IMAGES} | rewards
-        return table.select(list(types)).cast(pa.schema(types))
-    except (OSError, KeyError, pa.ArrowException):
+        table = table.select(list(types)).cast(pa.schema(types))
+        table.validate(full=True)  # text that is no UTF-8
+    except UNREADABLE:
         return None
+    has_gaps = any(table.column(name).null_count for name in TYPES if name not in MAY_BE_NULL)
+    return None if has_gaps else table
 
 
 def _columns(rows: dict[str, list[Any]]) -> dict[str, Any]:
@@ -132,4 +139,4 @@ def _index(values: Sequence[T]) -> tuple[list[T], list[int]]:
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None or value != value else round(value, 4) for value in values]
+    return [None if value is None or not math.isfinite(value) else round(value, 4) for value in values]

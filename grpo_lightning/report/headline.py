@@ -15,14 +15,16 @@ def percent(share: float) -> str:
         >>> percent(0.9449), percent(0.0312), percent(0.125)
         ('94%', '3.1%', '13%')
     """
+    if abs(share) > 1e9:  # no share of anything, and more digits than a sentence wants
+        return f"{100 * share:.3g}%"
     rounded = Decimal(100 * share).quantize(Decimal("0.1" if share < 0.1 else "1"), ROUND_HALF_UP)
     return f"{rounded}".removesuffix(".0") + "%"
 
 
 def num_steps(run: Run) -> int:
     """Steps of the run, over all launches."""
-    steps = run.metrics.get("reward", Series()).steps
-    return int(run.summary.get("steps", steps[-1] if steps else 0))
+    noted, steps = run.summary.get("steps"), run.metrics.get("reward", Series()).steps
+    return noted if isinstance(noted, int) else steps[-1] if steps else 0
 
 
 def held_out_accuracy(run: Run) -> tuple[float, float] | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grpo_lightning.report.small_files import MAX_DIGITS
+
 EDGE = 0.1
 """Share of the steps that counts as the start and as the end of a run, in every part of the page."""
+MAX_FLOAT32 = 3.4028234663852886e38
 
 
 @dataclass
@@ -36,7 +38,7 @@ def launch_directories(run: Path) -> list[Path]:
 
     Earlier runs in ``earlier/1``, ``earlier/2``, ... (see callbacks/earlier_run.py) are runs of their own.
     """
-    found = [path.parent for path in run.glob("**/metrics.csv")]
+    found = [path.parent for path in run.glob("**/metrics.csv") if path.is_file()]
     found = [path for path in found if "earlier" not in path.relative_to(run).parts]
 
     def age(path: Path) -> tuple[int, str]:
@@ -86,13 +88,14 @@ def _rows(path: Path) -> list[tuple[int, dict[str, float]]]:
     rows = []
     for line in lines:
         step = line.pop("step", "")
-        if step.isascii() and step.isdigit():
-            rows.append((int(step) + 1, {name: float(text) for name, text in line.items() if _is_finite(text)}))
+        if step.isascii() and step.isdigit() and len(step) <= MAX_DIGITS:
+            rows.append((int(step) + 1, {name: float(text) for name, text in line.items() if _is_number(text)}))
     return rows
 
 
-def _is_finite(text: str) -> bool:
+def _is_number(text: str) -> bool:
+    """Whether a curve can show it: metrics are float32, beyond whose range sums of them would be infinite."""
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= MAX_FLOAT32
     except ValueError:
         return False

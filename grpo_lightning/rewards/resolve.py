@@ -45,10 +45,10 @@ def resolve_rewards(
         raise ValueError("model.rewards is empty: name at least one reward, for example accuracy,format.")
     weighted = _with_weights(_with_unique_names(rewards), parse_weights(weights))
     for reward in weighted:
-        if not math.isfinite(reward.weight):
+        if not math.isfinite(reward.weight * reward.weight):  # groups are compared by the squares of their totals
             raise ValueError(
                 f"The weight of the reward {reward.name} is {reward.weight}, which makes every total NaN or infinite. Set a "
-                "finite number in model.reward_weights."
+                "smaller number in model.reward_weights."
             )
     return weighted
 

@@ -124,5 +124,5 @@ def make_canary(
         staleness: See ``SamplerCanary``.
     """
     differs = sampling.reshapes_distribution or bool(sampling.structured_outputs) or replays_groups
-    is_limit = max_mismatch is not None and math.isfinite(max_mismatch) and not differs
+    is_limit = max_mismatch is not None and max_mismatch != math.inf and not differs
     return SamplerCanary(max_mismatch if is_limit else None, staleness, watches_silence=max_mismatch is not None)

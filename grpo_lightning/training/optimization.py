@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -68,8 +69,10 @@ class OptimizationSettings:
                     f"model.{name} is a {type(given).__name__} that was made before there are weights. Give what makes it: "
                     f"{name}=lambda {makes}: {type(given).__name__}({makes}, ...)."
                 )
-        if self.max_grad_norm < 0:
-            raise ValueError(f"model.max_grad_norm={self.max_grad_norm} is negative. Use 0 for no clipping.")
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise ValueError(
+                f"model.max_grad_norm={self.max_grad_norm} is no norm of a gradient. Use 0 for no clipping."
+            )
 
 
 class Optimization:

@@ -29,7 +29,7 @@ class ReferenceSettings:
         ref_model_dtype: float32, bfloat16 or float16: what that copy is held in; None for the policy's.
 
     Raises:
-        ValueError: For a device or dtype that is none.
+        ValueError: For a device, dtype, share or interval that is none.
     """
 
     sync_ref_model: bool = False
@@ -41,6 +41,12 @@ class ReferenceSettings:
     def __post_init__(self) -> None:
         if self.ref_model_dtype is not None and self.ref_model_dtype not in DTYPES:
             raise ValueError(f"model.ref_model_dtype={self.ref_model_dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
+        if self.ref_model_sync_steps < 1:
+            raise ValueError(
+                f"model.ref_model_sync_steps={self.ref_model_sync_steps} is no interval. Choose 1 or more."
+            )
+        if not 0 <= self.ref_model_mixup_alpha <= 1:
+            raise ValueError(f"model.ref_model_mixup_alpha={self.ref_model_mixup_alpha} is no share. Choose 0 to 1.")
         try:
             self.reference_device  # noqa: B018 - read for its error
         except RuntimeError as error:

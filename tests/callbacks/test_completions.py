@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from pathlib import Path
@@ -17,6 +18,8 @@ from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.samples import sample_table, shorten, show
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable, sample_rows
+from grpo_lightning.commands.cli import with_own_loggers
+from grpo_lightning.report.metrics import launch_directories, read_metrics
 
 
 def steps_of(directory: Path) -> list[int]:
@@ -172,6 +175,53 @@ def test_text_without_utf_8_is_written_out_and_read_back_as_it_was(tiny_model_di
     assert table.column("completion").to_pylist() == ["caf\u00e9 \\ud83d"] * 2
     show(sample_table("t", [{"a": half, "b": [half]}], ["a", "b"]))
     assert "\\ud83d" in capsys.readouterr().out
+
+
+class Unspeakable:
+    """Of a library whose objects cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("closed")
+
+
+def test_what_a_reward_logs_needs_no_form_in_json_and_no_good_name(tiny_model_dir, tmp_path):
+    endless: list[Any] = []
+    endless.append(endless)
+
+    def logs_anything(completions: list[str], log_extra: Any, log_metric: Any, **columns: Any) -> list[float]:
+        for name, value in {
+            "endless": endless,
+            "pairs": {(1, 2): "x"},
+            "lost": Unspeakable(),
+            "none": math.nan,
+            "kept": [1],
+        }.items():
+            log_extra(name, [value] * len(completions))
+        for name in ("step", "epoch", f"half {chr(0xD83D)}", "mine"):
+            log_metric(name, 41.0)
+        return [float(len(text)) for text in completions]
+
+    loggers = with_own_loggers(None, str(tmp_path))
+    fit(
+        tiny_model_dir,
+        tmp_path,
+        2,
+        {"callbacks": [CompletionWriter()], "logger": loggers, "log_every_n_steps": 1},
+        rewards=logs_anything,
+    )
+    (row, *_) = pq.read_table(tmp_path / "completions").to_pylist()
+    seen = json.loads(row["columns"])
+    assert {name: seen[name] for name in ("endless", "pairs", "lost", "none", "kept")} == {
+        "endless": "[[...]]",
+        "pairs": "{(1, 2): 'x'}",
+        "lost": "<Unspeakable>",
+        "none": "nan",
+        "kept": [1],
+    }
+    metrics = read_metrics(launch_directories(tmp_path))
+    assert metrics["reward"].steps == [1, 2]  # which a metric called step would have counted
+    for name in ("logs_anything/step", "logs_anything/epoch", "half \\ud83d", "mine"):
+        assert metrics[name].values == [41.0, 41.0]
 
 
 def test_predictions_without_utf_8_are_lines_of_json(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from runs import fit, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,9 +24,30 @@ def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, cap
     assert any(not torch.equal(w, dict(start.named_parameters())[n]) for n, w in weights(module).items())
 
 
-def test_an_export_that_fails_leaves_the_previous_one(tiny_model_dir, tmp_path):
-    import pytest
+def test_what_a_run_that_was_killed_left_is_in_nobodys_way(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=1)
+    for name in ("model", "model.old", "model.part"):  # killed between two renames
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    export(module, tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").exists()
+    assert not list(tmp_path.glob("model.*"))
 
+
+def test_an_export_that_is_interrupted_leaves_no_part(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=1)
+
+    class Interrupted:
+        def save_pretrained(self, path):
+            raise KeyboardInterrupt
+
+    module.policy.tokenizer = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        export(module, tmp_path / "model")
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_an_export_that_fails_leaves_the_previous_one(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=1)
     export(module, tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

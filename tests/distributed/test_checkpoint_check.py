@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_complete, read_checkpoint
+from grpo_lightning.distributed.checkpoint_check import (
+    CheckpointNotReadableError,
+    check_complete,
+    check_parts,
+    read_checkpoint,
+)
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 
 WEIGHTS = {"policy.a": torch.arange(512.0), "policy.b": torch.ones(3, 4)}
@@ -98,5 +103,11 @@ def test_a_checkpoint_that_lacks_something_is_refused():
         check_complete({"state_dict": {"policy.a": WEIGHTS["policy.a"]}}, shapes)
     with pytest.raises(CheckpointNotReadableError, match=r"policy.b has shape \(3, 3\) and not \(3, 4\)"):
         check_complete({"state_dict": WEIGHTS | {"policy.b": torch.ones(3, 3)}}, shapes)
+    check_parts({"loops": {}, "optimizer_states": [state]}, ["loops"], restores_optimizer=True)
+    check_parts({"loops": {}}, ["loops"])
+    with pytest.raises(CheckpointNotReadableError, match=r"it lacks lr_schedulers\."):
+        check_parts({"loops": {}}, ["loops", "lr_schedulers"])
+    with pytest.raises(CheckpointNotReadableError, match=r"it lacks optimizer_states\. .*save_weights_only"):
+        check_parts({"loops": {}, "optimizer_states": []}, ["loops"], restores_optimizer=True)
     with pytest.raises(CheckpointNotReadableError, match=r"states of 1 weights and trains 2"):
         check_complete({"state_dict": WEIGHTS, "optimizer_states": [state]}, shapes)

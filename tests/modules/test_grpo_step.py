@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer, share_of_digits, token_logprobs, weights
@@ -253,6 +255,13 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ({"sync_ref_model": True}, "model.sync_ref_model needs a reference"),
         ({"num_iterations": 0}, "model.num_iterations=0"),
         ({"max_grad_norm": -1.0}, "model.max_grad_norm=-1.0"),
+        ({"max_grad_norm": math.nan}, "model.max_grad_norm=nan"),
+        ({"max_sampler_mismatch": math.nan}, "model.max_sampler_mismatch=nan"),
+        ({"importance_sampling_max": -1.0}, "model.importance_sampling_max=-1.0"),
+        ({"importance_sampling_min": -1.0}, "model.importance_sampling_min=-1.0"),
+        ({"ref_model_mixup_alpha": math.nan}, "model.ref_model_mixup_alpha=nan"),
+        ({"ref_model_sync_steps": 0}, "model.ref_model_sync_steps=0"),
+        ({"reward_weights": "1e308"}, r"weight of the reward share_of_digits is 1e\+308"),
         ({"dtype": "int8"}, "model.dtype='int8'"),
         ({"model_name_or_path": "/nowhere"}, "model.model_name_or_path='/nowhere' cannot be read"),
         (

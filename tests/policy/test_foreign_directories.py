@@ -78,6 +78,15 @@ def test_weights_that_are_cut_off_are_said_to_be(tiny_model_dir, tmp_path):
         load_causal_lm(str(path), torch.float32)
 
 
+@pytest.mark.parametrize("content", ['{"eos_token_id": [1', "[1]", "", "\xff\xfe"])
+def test_a_generation_config_that_cannot_be_read_is_refused(content, tiny_model_dir, tmp_path):
+    path = tmp_path / "cut"
+    shutil.copytree(tiny_model_dir, path)
+    (path / "generation_config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"generation_config\.json cannot be read, which says where completions end"):
+        load_causal_lm(str(path), torch.float32)
+
+
 def test_an_attention_that_is_not_installed_is_named(tiny_model_dir):
     if importlib.util.find_spec("flash_attn") is not None:
         pytest.skip("it is installed")

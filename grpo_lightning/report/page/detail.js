@@ -92,7 +92,12 @@ function showDetail(all, row, query, choose) {
 }
 
 function parsedExtras(text) {
-  const entries = Object.entries(JSON.parse(text || "{}"));
+  let entries = [["columns", text]];
+  try {
+    entries = Object.entries(JSON.parse(text || "{}") || {});
+  } catch {
+    // of another program, or with numbers that JSON does not have
+  }
   return Object.fromEntries(entries.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
 }
 

@@ -1,12 +1,14 @@
-"""What rewards share with training beside memory: settings of torch, signals, the environment. Put back after their calls."""
+"""What rewards share with training beside memory: settings of torch and Python, signals, variables. Put back after their calls."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
+
+from grpo_lightning.rewards.runtime import python_state
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,13 @@ OF_PROCESS = {
         lambda method: multiprocessing.set_start_method(method, force=True),
     ),
     "os.environ": ProcessValue(_environment, _set_environment),
+    "os.umask": ProcessValue(python_state.umask, python_state.set_umask),
+    "sys.stdout": ProcessValue(python_state.standard_output, python_state.set_standard_output),
+    "sys.stderr": ProcessValue(python_state.standard_error, python_state.set_standard_error),
+    "the filters of warnings": ProcessValue(python_state.raising_filters, python_state.set_raising_filters),
+    "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
+    "gc.disable": ProcessValue(gc.isenabled, python_state.set_garbage_collection),
+    "sys.setrecursionlimit": ProcessValue(python_state.nested_calls, sys.setrecursionlimit),
 }
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 

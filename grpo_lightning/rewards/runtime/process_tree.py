@@ -14,6 +14,21 @@ ROUNDS = 10
 """A process that is found may have started another one meanwhile."""
 
 
+def end_tree(leader: int) -> None:
+    """Kills a child that was started as the leader of a group, the group, and all children of theirs, in whatever session.
+
+    Children are found by their parents, so that one with an environment of its own is, too. The leader is stopped first: it
+    starts no more, and its own are still known as its own.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(leader, signal.SIGSTOP)
+    found = _descendants(leader)
+    end_group(leader)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def end_group(leader: int) -> None:
     """Kills the process group of a child that was started as its leader; nothing where none of it is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -41,3 +56,16 @@ def _named(token: str) -> Iterator[int]:
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             if int(entry.name) != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
                 yield int(entry.name)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children of a process, theirs, and so on; nothing where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(pid, ()))
+    for each in found:  # which grows meanwhile
+        found += children.get(each, ())
+    return found

@@ -25,6 +25,7 @@ from grpo_lightning.rewards.runtime.call_deadline import within
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
+from grpo_lightning.rewards.text.valid_text import valid_text
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard
@@ -167,7 +168,9 @@ class Loggers:
         self.outcome.extra[column] = list(values)
 
     def log_metric(self, name: str, value: float) -> None:
-        """A number that is averaged into the logged metrics."""
+        """A number that is averaged into the logged metrics; called step or epoch, which loggers count by, ``REWARD/step``."""
+        name = valid_text(str(name))
+        name = f"{self.reward}/{name}" if name in ("step", "epoch") else name
         self.outcome.metrics.setdefault(name, []).append(float(value))
 
     def log_error(self, row: int, message: str) -> None:

@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants, end_group
+from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants, end_tree
 
 START_LIMIT = 120.0
 """Seconds that a child may take to import what it needs, on a busy machine."""
@@ -205,7 +205,7 @@ class Worker:
     def kill(self) -> None:
         """Ends it, with all that it started."""
         if self.process.returncode is None:  # else its number may be another's by now
-            end_group(self.process.pid)
+            end_tree(self.process.pid)
         self.process.kill()
         self.process.wait()
         end_descendants(self._token)

@@ -16,6 +16,9 @@ from grpo_lightning.rewards.sandbox import landlock, seccomp
 WORK_BYTES, WORK_FILES = 16 * 2**20, 1000
 """Of the directory that a program may write into, which is in memory."""
 OPEN_FILES = 64
+THREADS = 256
+COUNTS_IN_NAMESPACES = (5, 14)
+"""The first Linux in which RLIMIT_NPROC counts the threads of a user inside of a user namespace alone, not all of the user's."""
 NEW_USER, NEW_MOUNT, NEW_NETWORK, NEW_IPC = 0x10000000, 0x00020000, 0x40000000, 0x08000000
 SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/usr/share/locale")
 FILES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero")
@@ -45,6 +48,8 @@ def confine(request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         missing["Landlock"] = str(error)
     limit_resources(request)
+    if workdir and _kernel() >= COUNTS_IN_NAMESPACES:  # of root's threads no kernel counts any
+        resource.setrlimit(resource.RLIMIT_NPROC, (THREADS, THREADS))
     try:
         seccomp.install(may_truncate=min(landlock.version(), request["landlock"] or 3) >= 3)
     except OSError as error:
@@ -73,6 +78,10 @@ def _own_workdir(libc: ctypes.CDLL) -> bool:
             os.chdir(here)
             return True
     return False
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdecimal())
 
 
 def _drop_privileges(libc: ctypes.CDLL) -> None:

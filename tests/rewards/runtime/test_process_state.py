@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import io
 import logging
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ import torch
 from runs import fit, share_of_digits, weights
 
 from grpo_lightning.rewards import FunctionReward, RewardRunner
+from grpo_lightning.rewards.runtime import python_state
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
 from grpo_lightning.rewards.runtime.process_state import ProcessState
 from grpo_lightning.rewards.runtime.reward_call import CallRows, RewardState
@@ -49,6 +55,13 @@ OF_PROCESS: dict[str, Change] = {
         lambda: os.environ.update(CUDA_VISIBLE_DEVICES="7"),
         lambda: os.environ.get("CUDA_VISIBLE_DEVICES"),
     ),
+    "os.umask": (lambda: os.umask(0o777), python_state.umask),
+    "sys.stdout": (lambda: setattr(sys, "stdout", io.StringIO()), lambda: sys.stdout),
+    "sys.stderr": (lambda: setattr(sys, "stderr", io.StringIO()), lambda: sys.stderr),
+    "the filters of warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
+    "logging.disable": (lambda: logging.disable(logging.CRITICAL), lambda: logging.root.manager.disable),
+    "gc.disable": (gc.disable, gc.isenabled),
+    "sys.setrecursionlimit": (lambda: sys.setrecursionlimit(400), sys.getrecursionlimit),
     "torch.set_num_threads": (lambda: torch.set_num_threads(7), torch.get_num_threads),
 }
 OF_MAIN_THREAD: dict[str, Change] = {
@@ -174,6 +187,52 @@ def test_a_reward_that_changes_all_of_it_and_every_seed_changes_nothing_of_a_run
         ends.append(weights(fit(tiny_model_dir, folder, max_steps=2, rewards=[reward])))
     for name, wanted in ends[0].items():
         torch.testing.assert_close(ends[1][name], wanted, rtol=0, atol=0)
+
+
+def test_calls_that_catch_the_output_at_the_same_time_leave_it_to_training() -> None:
+    both, first_is_out = threading.Barrier(2), threading.Event()
+    before = sys.stdout
+
+    def catching(completions: list[str], **columns: Any) -> list[float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            both.wait(60)
+            if completions == ["bc"]:  # leaves last: what it puts back is the other's buffer, or the other way round
+                assert first_is_out.wait(60)
+        first_is_out.set()
+        return [1.0] * len(completions)
+
+    reward = FunctionReward(name="catching", function=catching, isolation="thread", scope="completion", concurrency=2)
+    runner = RewardRunner([reward])
+    try:
+        assert runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).values[:, 0].tolist() == [1.0, 1.0]
+    finally:
+        runner.close()
+        found, sys.stdout = sys.stdout, before
+    assert found is before
+
+
+def test_streams_filters_and_limits_that_do_no_harm_are_left(caplog: pytest.LogCaptureFixture) -> None:
+    class Passing(io.TextIOWrapper):
+        """As a progress bar has it."""
+
+    passing = Passing(io.BytesIO())
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        warnings.filterwarnings("ignore", message="of a library")
+        sys.setrecursionlimit(5000)
+        sys.stdout = passing
+        return [1.0] * len(completions)
+
+    before, depth = sys.stdout, sys.getrecursionlimit()
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        try:
+            scored(reward, "main")
+            assert sys.stdout is passing and sys.getrecursionlimit() == 5000
+            assert any(each[0] == "ignore" and each[1] is not None for each in warnings.filters)
+        finally:
+            sys.stdout = before
+            sys.setrecursionlimit(depth)
+    assert "left it so" not in caplog.text
 
 
 def visible(completions: list[str], **columns: Any) -> list[float]:

@@ -33,6 +33,13 @@ while True:
         with open(request[1], "w") as file:
             file.write(f"{child.pid} {grandchild.pid}")
         request = request[2]
+    if isinstance(request, tuple) and request[0] == "start alone":  # what nothing but its parent connects with us
+        import subprocess
+        with open(request[1], "w") as file:
+            code = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], env={}, start_new_session=True); print(p.pid, flush=True); time.sleep(600)"
+            child = subprocess.Popen([sys.executable, "-c", code], env={}, start_new_session=True, stdout=subprocess.PIPE)
+            file.write(f"{child.pid} {int(child.stdout.readline())}")
+        request = request[2]
     if request == "hang":
         time.sleep(600)
     if request == "die":
@@ -115,6 +122,18 @@ def test_what_a_grader_has_started_ends_with_it(script: Path, tmp_path: Path, en
     for pid in map(int, pids.read_text().split()):
         assert ends(pid)
     pool.close()
+
+
+@pytest.mark.parametrize("end", ["hang", "close"])
+def test_children_in_an_environment_and_session_of_their_own_end_with_it_too(
+    script: Path, tmp_path: Path, end: str
+) -> None:
+    pool, pids = WorkerPool(script, size=1, time_limit=10.0), tmp_path / "pids"
+    (first,) = pool.map([("start alone", str(pids), end)])
+    assert isinstance(first, WorkerError) == (end == "hang")
+    pool.close()
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 2 and all(ends(pid) for pid in started)
 
 
 def test_a_script_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:

@@ -128,6 +128,27 @@ def test_files_are_written_into_memory_of_limited_size_or_nowhere() -> None:
         assert run_printing("open('a', 'w')", "", Limits(10.0, 2**30)).verdict == "failed"
 
 
+BOMB = """
+import resource, threading
+end = threading.Event()
+try:
+    for started in range(1000):
+        threading.Thread(target=end.wait).start()
+except RuntimeError:
+    print("refused", started < 256)
+end.set()
+print(resource.getrlimit(resource.RLIMIT_NPROC)[0])
+"""
+
+
+@confined
+@pytest.mark.skipif(not isolation().workdir, reason="the kernel gives programs no user namespace of their own")
+def test_the_threads_of_a_program_are_bounded() -> None:
+    lines = run_printing(BOMB, "", Limits(30.0, 2**31)).output.split("\n")
+    assert "256" in lines
+    assert os.getuid() == 0 or "refused True" in lines  # of root's threads the kernel counts none
+
+
 @confined
 def test_nothing_is_left_when_the_process_that_waits_is_killed(tmp_path: Path) -> None:
     script = (
