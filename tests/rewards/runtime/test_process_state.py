@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from runs import fit, share_of_digits, weights
+from visible_devices import visible
 
 from grpo_lightning.rewards import FunctionReward, RewardRunner
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
@@ -174,10 +175,6 @@ def test_a_reward_that_changes_all_of_it_and_every_seed_changes_nothing_of_a_run
         ends.append(weights(fit(tiny_model_dir, folder, max_steps=2, rewards=[reward])))
     for name, wanted in ends[0].items():
         torch.testing.assert_close(ends[1][name], wanted, rtol=0, atol=0)
-
-
-def visible(completions: list[str], **columns: Any) -> list[float]:
-    return [float(os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))] * len(completions)
 
 
 def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
