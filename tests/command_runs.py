@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import resource
+import runpy
 import signal
 import sys
 import time
@@ -26,13 +27,14 @@ class CommandRun:
     Args:
         folder: Where it works; its output goes into a file there.
         arguments: Of the command.
+        script: A file to run in place of ``grpo_lightning``.
         environment: Variables on top of this process's own.
     """
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, script: Path | None = None, **environment: str) -> None:
         self._output = folder / f"output-{next(_numbers)}.txt"
         self._output.touch()
-        self._process = CONTEXT.Process(target=_main, args=(folder, self._output, arguments, environment))
+        self._process = CONTEXT.Process(target=_main, args=(folder, self._output, script, arguments, environment))
         self._process.start()
 
     @property
@@ -64,12 +66,14 @@ class CommandRun:
             time.sleep(0.02)
 
 
-def run_command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+def run_command(folder: Path, *arguments: str, script: Path | None = None, **environment: str) -> tuple[int, str]:
     """Exit status and output of a whole run."""
-    return CommandRun(folder, *arguments, **environment).finish()
+    return CommandRun(folder, *arguments, script=script, **environment).finish()
 
 
-def _main(folder: Path, output: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+def _main(
+    folder: Path, output: Path, script: Path | None, arguments: tuple[str, ...], environment: Mapping[str, str]
+) -> None:
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -82,12 +86,9 @@ def _main(folder: Path, output: Path, arguments: tuple[str, ...], environment: M
     if "MAX_FILE_BYTES" in environment:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(environment["MAX_FILE_BYTES"]),) * 2)
     os.chdir(folder)
-    sys.argv = ["grpo_lightning", *arguments]
     status = 0
     try:
-        from grpo_lightning.__main__ import main
-
-        main(list(arguments))
+        _run(script, arguments)
     except SystemExit as ended:
         status = _status(ended)
     except KeyboardInterrupt:  # while the command line was being read
@@ -98,6 +99,18 @@ def _main(folder: Path, output: Path, arguments: tuple[str, ...], environment: M
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _run(script: Path | None, arguments: tuple[str, ...]) -> None:
+    if script is not None:
+        sys.argv = [str(script), *arguments]
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+        return
+    sys.argv = ["grpo_lightning", *arguments]
+    from grpo_lightning.__main__ import main
+
+    main(list(arguments))
 
 
 def _status(ended: SystemExit) -> int:

@@ -27,6 +27,12 @@ LONG_PROMPT = [5 + i % 90 for i in range(140)]
 """Longer than a block of vLLM's prefix cache, which on a CPU holds 128 tokens."""
 PROMPTS = [[40, 41, 42, 43, 44, 45, 46], [50], LONG_PROMPT, [60, 61, 62]]
 SEEDS = [11, 12, 13, 2**62 + 14]
+SMALL_SERVER = [
+    *("--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"),
+    # As on a GPU: the engine's process holds the model. By its name alone vLLM would start a worker process on a CPU.
+    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
+]
+"""Options of a server: eager, with room for 64 MiB of keys and values, two processes instead of three."""
 SETTINGS = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7)
 
 

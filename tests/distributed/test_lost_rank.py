@@ -80,6 +80,7 @@ def test_ranks_that_are_stuck_end_after_the_first_rank_was_killed(tiny_model_dir
         "model": {
             "model_name_or_path": str(tiny_model_dir),
             "rewards": ["waiting_rewards.digits"],
+            "generator": "TransformersGenerator",
             "num_generations": 2,
             "max_completion_length": 4,
         },

@@ -118,7 +118,7 @@ def openenv_url():
         time.sleep(0.01)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def test_openenv_has_a_session_for_each_rollout_and_a_crash_costs_its_own_alone(openenv_url):

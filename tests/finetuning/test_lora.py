@@ -406,6 +406,7 @@ def test_peft_options_come_by_class_path_on_the_command_line(tiny_model_dir, tmp
         "model": {
             "model_name_or_path": str(tiny_model_dir),
             "rewards": "runs.share_of_digits",
+            "generator": "TransformersGenerator",
             "num_generations": 4,
             "max_completion_length": 6,
             "finetuning_type": "lora",

@@ -21,7 +21,7 @@ def play(server, recover):
         for rollout in range(4):
             turns.add(TurnRequest(rollout, [1, 2, 3], rollout, 7))
         while len(found) < 4:
-            assert woken.acquire(timeout=10)
+            assert woken.acquire(timeout=60)
             while turns.is_busy:
                 found += turns.step()
     finally:

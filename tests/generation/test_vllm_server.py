@@ -23,6 +23,7 @@ from vllm_cases import (
     PROMPTS,
     SEEDS,
     SETTINGS,
+    SMALL_SERVER,
     TOKENIZER,
     eager_torch,
     ending_model,
@@ -46,7 +47,6 @@ from grpo_lightning.types import Rollouts
 pytestmark = [*needs_vllm, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"]
 
 
 def children(pid: int) -> list[int]:
@@ -67,7 +67,11 @@ def served(tmp_path_factory):
     command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(model), "--port", str(port)]
     log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")
     process = subprocess.Popen(
-        [*command, "--max_model_length", "256", "--", *SMALL], cwd=ROOT, stdout=log, stderr=log, env=dict(os.environ)
+        [*command, "--max_model_length", "256", "--", *SMALL_SERVER],
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+        env=dict(os.environ),
     )
     yield port, process
     process.send_signal(signal.SIGTERM)
@@ -243,7 +247,7 @@ def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswere
 
 
 def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_path):
-    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL, max_model_length=64)
+    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL_SERVER, max_model_length=64)
     module = fit(
         tiny_model_dir, tmp_path, max_steps=3, generator=generator, finetuning_type="lora", rewards=[even_tokens]
     )
@@ -256,7 +260,7 @@ def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and
     monkeypatch.setattr(AdapterRoute, "sampled", lambda self, *_: self._costs.update({self.way: self.way == "merge"}))
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     policy, ways = get_peft_model(ending_model(), lora).eval(), []
-    options = {"launch_arguments": SMALL, "max_model_length": 256, "lora_sync": "auto"}
+    options = {"launch_arguments": SMALL_SERVER, "max_model_length": 256, "lora_sync": "auto"}
     generator = VLLMServer(port=free_port(), launch=True, **options)
     generator.start(policy, TOKENIZER, "toy")
     try:
@@ -272,11 +276,11 @@ def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and
 
 @pytest.mark.parametrize(
     ("architecture", "options"),
-    [("qwen2", {}), ("llama", {}), ("gemma2", {"attn_logit_softcapping": None})],  # without a head of its own in vLLM
+    [("qwen2", {}), ("gemma2", {"attn_logit_softcapping": None})],  # without a head of its own in vLLM
 )
 def test_tied_weights_reach_the_output_head_of_a_launched_server(architecture, options):
     policy = ending_model(architecture, tie_word_embeddings=True, **options)
-    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL, max_model_length=256)
+    generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL_SERVER, max_model_length=256)
     generator.start(policy, TOKENIZER, "toy")
     try:
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4

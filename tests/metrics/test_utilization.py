@@ -38,7 +38,7 @@ def threads() -> set[str]:
 def test_each_reading_counts_in_one_step_and_an_error_of_the_driver_ends_nothing():
     driver, watched = Driver(0.25, 0.75), DeviceUtilization(interval=0.001)
     watched.start(driver)
-    assert driver.all_read.wait(30)
+    assert driver.all_read.wait(60)
     assert watched.take().tolist() == [0.25, 0.75]
     assert watched.take().tolist() == []
 

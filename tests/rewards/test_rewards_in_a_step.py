@@ -82,7 +82,7 @@ def test_scoring_has_begun_before_generation_ends(tiny_model_dir: Path, tmp_path
         def completed(n: int, ids: list[int]) -> None:
             on_completed(n, ids)
             if not seen_while_generating:  # the first completion: all others are still on their way
-                seen_while_generating.append(begun.wait(30))
+                seen_while_generating.append(begun.wait(60))
 
         return generate(prompt_ids, sampling, seeds, completed)
 

@@ -155,7 +155,7 @@ def test_requests_overlap_up_to_the_bound() -> None:
         with lock:
             inside += 1
             most = max(most, inside)
-        both.wait(30)
+        both.wait(60)
         with lock:
             inside -= 1
         return classify(body, headers)

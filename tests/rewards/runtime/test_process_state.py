@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from runs import fit, share_of_digits, weights
+from visible_devices import visible
 
 from grpo_lightning.rewards import FunctionReward, RewardRunner
 from grpo_lightning.rewards.runtime import python_state
@@ -233,10 +234,6 @@ def test_streams_filters_and_limits_that_do_no_harm_are_left(caplog: pytest.LogC
             sys.stdout = before
             sys.setrecursionlimit(depth)
     assert "left it so" not in caplog.text
-
-
-def visible(completions: list[str], **columns: Any) -> list[float]:
-    return [float(os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))] * len(completions)
 
 
 def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:

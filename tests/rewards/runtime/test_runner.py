@@ -280,7 +280,7 @@ def test_an_extra_column_of_the_wrong_length_is_an_error(score: Callable[..., Re
 
 
 def test_async_rewards_overlap_with_each_other_and_with_sync_ones(score: Callable[..., RewardTable]) -> None:
-    met = threading.Barrier(3, timeout=30)  # breaks unless all three rewards are inside at the same time
+    met = threading.Barrier(3, timeout=60)  # breaks unless all three rewards are inside at the same time
 
     async def first(completions: Any) -> list[float]:
         await asyncio.to_thread(met.wait)

@@ -91,11 +91,11 @@ def test_calls_start_when_their_completions_arrive_and_not_when_the_last_one_doe
     one = runner([wrapped(alone, scope="completion"), wrapped(group, scope="group"), batch])
     scoring = one.start(["p"] * 6, GROUPS)
     scoring.add(3, "a", [1])
-    assert started["a"].wait(30)  # though no group and no batch is complete
+    assert started["a"].wait(60)  # though no group and no batch is complete
     scoring.add(0, "bb", [1])
     assert not started["group of 2"].is_set()
     scoring.add(2, "ccc", [1])
-    assert started["group of 2"].wait(30)
+    assert started["group of 2"].wait(60)
     assert not started["batch of 6"].is_set()
     for row in (1, 4, 5):
         scoring.add(row, "dddd", [1])
@@ -217,7 +217,7 @@ def test_a_coroutine_that_hangs_is_cancelled_at_its_own_limit(runner: Callable[.
 
     table = score(runner([wrapped(slow, scope="completion", call_time_limit=0.2)]), ["a", "b"])
     assert table.values[:, 0].isnan().tolist() == [False, True]
-    assert ended.wait(30)
+    assert ended.wait(60)
 
 
 def test_the_error_of_a_time_out_names_reward_limit_and_setting(
