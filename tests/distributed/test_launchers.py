@@ -24,11 +24,12 @@ REWARDS = """
 import os, time
 
 def digits(completions, trainer_state, **columns):
-    '''Share of digits; where SLOW names a rank, it takes long in the second step and the others wait for it.'''
+    '''Share of digits; where SLOW names a rank, it ends its second step once both have been sent their signals.'''
     if trainer_state.global_step == 1 and os.environ.get("SLOW"):
         rank = os.environ["SLURM_PROCID"]
         open(f"reached{rank}", "w").close()
-        time.sleep(3 if rank == os.environ["SLOW"] else 0)
+        while rank == os.environ["SLOW"] and not os.path.exists("signalled"):
+            time.sleep(0.02)
     return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
 """
 SCONTROL = '#!/bin/sh\necho "$@" >> requeued\n'
@@ -105,6 +106,7 @@ def signalled(ranks: list[subprocess.Popen[str]], folder: Path, number: int) -> 
     time.sleep(1)
     for rank in ranks:
         rank.send_signal(number)
+    (folder / "signalled").touch()
     try:
         return [rank.communicate(timeout=SECONDS)[0] for rank in ranks]
     finally:

@@ -82,19 +82,29 @@ def fit(folder: Path, model_dir: Path, ranks: int, size: int, ckpt: Path | None 
     return {"steps": steps, "weights": wholes, "local": local}
 
 
-@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
-def runs(request, tmp_path_factory) -> dict[Any, Any]:
-    """Qwen3 has norms inside its heads, of which a rank sees its own heads alone."""
-    folder = tmp_path_factory.mktemp(request.param)
+def runs_of(folder: Path, architecture: str, meshes: dict[int, int]) -> dict[Any, Any]:
     (folder / "data").mkdir()
-    model_dir = save_toy_model(folder / "model", request.param, num_key_value_heads=2)
+    model_dir = save_toy_model(folder / "model", architecture, num_key_value_heads=2)
     found: dict[Any, Any] = {"folder": folder, "model_dir": model_dir}
     found[1] = run_ranks(1, fit, folder / "ranks1", model_dir, 1, 1)
-    return found | {n: run_ranks(n, fit, folder / f"ranks{n}", model_dir, n, size) for n, size in MESHES.items()}
+    return found | {n: run_ranks(n, fit, folder / f"ranks{n}", model_dir, n, size) for n, size in meshes.items()}
 
 
-@pytest.mark.parametrize("ranks", MESHES)
-def test_split_steps_are_those_of_one_process(runs, ranks):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[Any, Any]:
+    """Qwen3 has norms inside its heads, of which a rank sees its own heads alone."""
+    return runs_of(tmp_path_factory.mktemp("qwen3"), "qwen3", MESHES)
+
+
+@pytest.fixture(scope="module")
+def runs_with_biases(tmp_path_factory) -> dict[Any, Any]:
+    """Qwen2 has biases, which are split with their matrices; whatever else it has Qwen3 has too."""
+    return runs_of(tmp_path_factory.mktemp("qwen2"), "qwen2", {2: MESHES[2]})
+
+
+@pytest.mark.parametrize(("of", "ranks"), [("runs", 2), ("runs", 4), ("runs_with_biases", 2)])
+def test_split_steps_are_those_of_one_process(of, ranks, request):
+    runs = request.getfixturevalue(of)
     (alone,) = runs[1]
     assert len(alone["steps"]) == STEPS
     for rank in runs[ranks]:

@@ -22,7 +22,7 @@ from ports import free_port
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
 from transformers import AutoModelForCausalLM
-from vllm_cases import even_tokens, mismatch, needs_vllm
+from vllm_cases import SMALL_SERVER, even_tokens, mismatch, needs_vllm
 
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm.client import ServerUnavailable
@@ -34,7 +34,6 @@ from grpo_lightning.types import Rollouts
 pytestmark = [*needs_vllm, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"]
 STEPS, PROMPTS = 5, 4  # an epoch has 3 steps
 
 
@@ -63,7 +62,7 @@ def server(tiny_model_dir, tmp_path_factory):
     variables = {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")
     process = subprocess.Popen(
-        [*command, "--max_model_length", "64", "--", *SMALL],
+        [*command, "--max_model_length", "64", "--", *SMALL_SERVER],
         cwd=ROOT,
         stdout=log,
         stderr=log,
