@@ -38,7 +38,9 @@ def test_latin_1_is_refused_with_its_line_its_byte_and_the_way_out(name: str, te
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     line = 3 if name.endswith("csv") else 2
-    with pytest.raises(ValueError, match=rf"{name}.* cannot be read: line {line} is not UTF-8: byte 0xe9 in .*é") as caught:
+    with pytest.raises(
+        ValueError, match=rf"{name}.* cannot be read: line {line} is not UTF-8: byte 0xe9 in .*é"
+    ) as caught:
         get_dataset(str(path))
     assert f"iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8-{name}" in str(caught.value)
     assert "codec can't" not in str(caught.value)
@@ -55,7 +57,7 @@ def test_a_stream_of_latin_1_is_refused_at_its_line_too(tmp_path: Path) -> None:
 def test_utf_16_without_a_mark_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(LINES.encode("utf-16-le"))
-    with pytest.raises(ValueError, match="zero bytes, as UTF-16 without a byte order mark.*iconv -f UTF-16LE -t UTF-8"):
+    with pytest.raises(ValueError, match=r"zero bytes, as UTF-16 without a byte order mark.*iconv -f UTF-16LE -t UTF-8"):
         get_dataset(str(path))
 
 
@@ -63,7 +65,9 @@ def test_a_directory_of_two_formats_is_refused_instead_of_read_by_half(tmp_path:
     (tmp_path / "train.jsonl").write_text(LINES, encoding="utf-8")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "train.csv").write_text(TABLE, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"several formats \(more/train.csv and train.jsonl\), of which one would be read"):
+    with pytest.raises(
+        ValueError, match=r"several formats \(more/train.csv and train.jsonl\), of which one would be read"
+    ):
         get_dataset(str(tmp_path))
     assert list(get_dataset(f"{tmp_path}/*.jsonl")) == ROWS
 
