@@ -89,7 +89,7 @@ class Instance:
                 )
             observation, reward, done = said
             messages = tuple(as_messages(observation, name, self.limit))
-            return Answer(messages, "", number(reward, name) or 0.0, bool(done) or self._is_done())
+            return Answer(messages, "", number(reward, name) or 0.0, flag(done, name) or self._is_done())
 
         return lambda: self._environment.step(text), finish
 
@@ -101,12 +101,28 @@ class Instance:
         return (lambda: _called(self._environment, "close")), lambda nothing: Answer()
 
     def _is_done(self) -> bool:
-        return bool(getattr(self._environment, "done", False))
+        return flag(getattr(self._environment, "done", False), self.described.name)
 
 
 def _called(environment: Any, name: str) -> Any:
     """What the method gives, None without one. No reference to the environment is left behind."""
     return getattr(environment, name)() if hasattr(environment, name) else None
+
+
+def flag(done: Any, name: str) -> bool:
+    """Whether an episode is over.
+
+    Raises:
+        EnvironmentFault: If it is neither true nor false: a text such as "no" would count as true.
+
+    Example:
+        >>> flag(True, "Game.step"), flag(0, "Game.step"), flag(None, "Game.step")
+        (True, False, False)
+    """
+    done = _scalar(done)
+    if done is not None and not (isinstance(done, Real) and done in (0, 1)):
+        raise EnvironmentFault(f"{name} gave done={done!r:.80}. It is True where the episode is over, else False.")
+    return bool(done)
 
 
 def number(value: Any, name: str) -> float | None:
@@ -121,8 +137,17 @@ def number(value: Any, name: str) -> float | None:
     """
     if value is None:
         return None
-    if not isinstance(value, Real) and getattr(value, "size", 0) == 1 and hasattr(value, "item"):
-        value = value.item()  # an array of one element
+    value = _scalar(value)
     if not isinstance(value, Real) or not abs(float(value)) < float("inf"):
         raise EnvironmentFault(f"{name} gave the reward {value!r:.80}, which is no finite number.")
     return float(value)
+
+
+def _scalar(value: Any) -> Any:
+    """The element of an array or tensor of one."""
+    if isinstance(value, Real) or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (TypeError, ValueError, RuntimeError):  # it has several, or takes an index
+        return value

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+from grpo_lightning.environments.episode import EnvironmentContractError
 
 
 def cut(text: str, limit: int) -> str:
@@ -25,12 +28,21 @@ def as_text(result: Any, limit: int) -> str:
 
     Blocks of text (``[{"type": "text", "text": ...}]``) are joined.
 
+    Raises:
+        EnvironmentContractError: For what has yet to be asked for its values, such as a generator: its text would be
+            ``<generator object ...>``.
+
     Example:
         >>> as_text({"sum": 3}, 100), as_text([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], 100)
         ("{'sum': 3}", 'a\nb')
     """
     if isinstance(result, list) and result and all(_is_text_block(block) for block in result):
         result = "\n".join(block["text"] for block in result)
+    if isinstance(result, Iterator | AsyncIterator):
+        raise EnvironmentContractError(
+            f"A tool returned a {type(result).__name__}, which is no text. Return a string or a list, such as "
+            "'\\n'.join(parts), in place of yield."
+        )
     return cut(result if isinstance(result, str) else str(result), limit)
 
 

@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 import worlds
 
 from grpo_lightning.environments import (
@@ -430,6 +432,62 @@ def test_an_observation_that_is_no_text_is_a_fault(said):
 
     with pytest.raises(EnvironmentFault, match=r"Odd.reset returned .*Return text, messages"):
         run(started(opened(environment=Odd)))
+
+
+@pytest.mark.parametrize(
+    ("says", "is_over"),
+    [(True, True), (0, False), (None, False), (np.bool_(True), True), (torch.tensor([False]), False)],
+)
+def test_an_episode_ends_where_the_environment_says_true(says, is_over):
+    assert run(after_a_turn(says)).done is is_over
+
+
+@pytest.mark.parametrize("says", ["no", "False", 2, [], np.array([True, False])])
+def test_what_is_neither_true_nor_false_does_not_end_an_episode_unnoticed(says):
+    with pytest.raises(EnvironmentFault, match=r"Talks.*gave done=.*It is True where the episode is over, else False"):
+        run(after_a_turn(says))
+
+
+async def after_a_turn(says):
+    class Talks:
+        def reset(self):
+            """Starts."""
+
+        def step(self, text):
+            """Answers."""
+            return "so", 0.0, says
+
+    episode, _ = await started(opened(environment=Talks))
+    await episode.respond("x")
+    return episode
+
+
+def parts() -> str:
+    """Says it bit by bit."""
+    yield "a"
+
+
+def lengths() -> list:
+    """Counts, later."""
+    return map(len, ["a"])
+
+
+async def late_parts() -> str:
+    """Says it bit by bit, later."""
+    yield "a"
+
+
+@pytest.mark.parametrize(
+    ("tool", "kind"),
+    [(parts, "generator"), (lengths, "map"), (late_parts, "async_generator")],
+    ids=lambda each: str(each),
+)
+def test_a_tool_whose_values_are_yet_to_come_is_refused_in_its_first_call(tool, kind):
+    async def play():
+        return await (await started(opened(tools=[tool])))[0].call(tool.__name__, {})
+
+    with pytest.raises(EnvironmentContractError, match=f"A tool returned a {kind}, .*in place of yield"):
+        run(play())
 
 
 # ---- environments in processes of their own

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from ports import free_port
 
 from grpo_lightning.environments import EnvironmentContractError, EnvironmentFault, open_episodes
 
@@ -110,13 +109,14 @@ def openenv_url():
     pytest.importorskip("fastmcp")
     from echo_server import app
 
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app(), host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
+    config = uvicorn.Config(app(), host="127.0.0.1", port=0, log_level="error")
+    listening = config.bind_socket()
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
 
