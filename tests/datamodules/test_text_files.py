@@ -57,7 +57,9 @@ def test_a_stream_of_latin_1_is_refused_at_its_line_too(tmp_path: Path) -> None:
 def test_utf_16_without_a_mark_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(LINES.encode("utf-16-le"))
-    with pytest.raises(ValueError, match=r"zero bytes, as UTF-16 without a byte order mark.*iconv -f UTF-16LE -t UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"zero bytes, as UTF-16 without a byte order mark.*iconv -f UTF-16LE -t UTF-8"
+    ):
         get_dataset(str(path))
 
 

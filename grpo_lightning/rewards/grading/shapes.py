@@ -157,10 +157,10 @@ def _times(factor: Fraction, matrix: Shape | None) -> Shape | None:
     rows: list[Shape] = []
     for row in matrix.items:
         cells = row.items if isinstance(row, Group) else ()
-        if not cells or not all(isinstance(cell, Value) and cell.quantity is not None for cell in cells):
+        amounts = [cell.quantity for cell in cells if isinstance(cell, Value) and cell.quantity is not None]
+        if not cells or len(amounts) < len(cells):
             return None
-        products = (str(factor * cell.quantity.number.value) for cell in cells)
-        rows.append(Group("()", tuple(parse(product) for product in products)))
+        rows.append(Group("()", tuple(parse(str(factor * amount.number.value)) for amount in amounts)))
     return Group("matrix", tuple(rows))
 
 
