@@ -169,16 +169,16 @@ SECTIONS = {
 def refuse_foreign_file(path: str, content: Mapping[str, Any]) -> None:
     """Raises ValueError if a file is another trainer's."""
     keys = {str(key) for key in content}
+    sections = {str(key) for key, value in content.items() if isinstance(value, Mapping)}
+    for trainer, own in SECTIONS.items():
+        if own <= sections:
+            _refuse(path, trainer, _flat(content))
     if {"actor_rollout_ref", "algorithm"} & keys:
         _refuse(path, "verl", _flat(content))
     elif "rlhf_type" in keys or {"train_type", "tuner_type"} & keys:
         _refuse(path, "ms-swift", content)
     elif {"n_samples_per_prompt", "advantage_estimator", "actor_learning_rate"} & keys:
         _refuse(path, "OpenRLHF", content)
-    sections = {str(key) for key, value in content.items() if isinstance(value, Mapping)}
-    for trainer, own in SECTIONS.items():
-        if own <= sections:
-            _refuse(path, trainer, _flat(content))
     if any(isinstance(value, Mapping) and "_component_" in value for value in content.values()):
         _refuse(path, "torchtune", _flat(content))
 
