@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
 import glob
-import gzip
 import json
-import lzma
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import fsspec
+from grpo_lightning.datamodules.text_files import OPENERS, not_utf8, open_text
 
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 FILE_FORMATS = {
     ".json": "json",
     ".jsonl": "json",
@@ -28,6 +24,8 @@ FILE_FORMATS = {
 }
 TEXT_FORMATS = ("json", "csv")
 """Formats that are read here, compressed or not; the others hold types of their own."""
+
+_NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 Row = dict[str, Any]
 
@@ -66,6 +64,35 @@ def matching_files(pattern: str) -> list[str]:
     return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
 
 
+def check_directory(name: str, path: Path) -> None:
+    """Refuses a directory of files in several formats, of which the datasets library would read one.
+
+    Left out is what that library leaves out: hidden files and folders, and its own descriptions. A directory whose
+    README.md names its ``data_files`` says itself what is read, and one of ``save_to_disk`` knows it.
+
+    Raises:
+        ValueError: Naming a file of each format.
+    """
+    if not path.is_dir() or any((path / own).is_file() for own in ("state.json", "dataset_dict.json")):
+        return
+    card = path / "README.md"
+    if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    found: dict[str, Path] = {}
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        kind = file_format(file)
+        is_left_out = any(part.startswith((".", "__")) for part in inside.parts) or file.name in _NO_DATA
+        if kind is not None and not is_left_out and file.is_file():
+            found.setdefault(kind, inside)
+    if len(found) > 1:
+        raise ValueError(
+            f"Dataset {name!r}: {path} has files of several formats ({' and '.join(map(str, found.values()))}), of which one "
+            f"would be read. Name those that are meant, as in {path}/*{next(iter(found.values())).suffix}, or give each "
+            "format a directory."
+        )
+
+
 def read_text_files(paths: Iterable[str], field: str | None = None) -> Iterator[Row]:
     """The rows of JSON, JSON Lines, CSV and TSV files, one file after the other.
 
@@ -84,14 +111,9 @@ def read_text_files(paths: Iterable[str], field: str | None = None) -> Iterator[
             else:
                 yield from _read_json(path, field)
         except (ValueError, EOFError, OSError, csv.Error) as error:
+            if isinstance(error, UnicodeDecodeError):
+                error = ValueError(not_utf8(path, error))
             raise UnreadableFileError(f"{path}: {error}" if len(several) > 1 else str(error)) from error
-
-
-def _open(path: str) -> IO[str]:
-    if "://" in path:  # on the hub
-        return fsspec.open(path, "rt", encoding="utf-8-sig", newline="", compression="infer").open()
-    opener = OPENERS.get(Path(path).suffix.lower(), open)
-    return opener(path, "rt", encoding="utf-8-sig", newline="")  # csv wants line ends as they are
 
 
 # -- JSON -----------------------------------------------------------------------------------------------------------
@@ -99,10 +121,10 @@ def _open(path: str) -> IO[str]:
 
 def _read_json(path: str, field: str | None) -> Iterator[Row]:
     if field is None and _suffix(path)[0] != ".json":
-        with _open(path) as file:
+        with open_text(path) as file:
             yield from _json_lines(file)
         return
-    with _open(path) as file:
+    with open_text(path) as file:
         text = file.read()
     try:
         whole = json.loads(text) if text.strip() else []
@@ -181,7 +203,7 @@ def _is_chat(value: list[Any]) -> bool:
 
 def _read_table(path: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the module's limit of 128 KiB a cell is of the whole process
-    with _open(path) as file:
+    with open_text(path) as file:
         separator = _separator(path, file.readline())
         file.seek(0)
         lines = csv.reader(file, delimiter=separator, strict=True)

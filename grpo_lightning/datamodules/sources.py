@@ -17,6 +17,7 @@ from grpo_lightning.datamodules.files import (
     FILE_FORMATS,
     TEXT_FORMATS,
     UnreadableFileError,
+    check_directory,
     file_format,
     is_pattern,
     matching_files,
@@ -256,6 +257,7 @@ def _local(name: str, path: Path, **settings: Any) -> DataSource:
         raise FileNotFoundError(f"Dataset {name!r}: there is no file or directory {path.resolve()}.")
     else:
         files = [] if path.is_dir() else [str(path)]
+        check_directory(name, path)
     formats = {file_format(file) for file in files}
     if None in formats:
         unknown = next(file for file in files if file_format(file) is None)

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+_TEXT_KEY = re.compile(r"(?:name|dir|path|id|project|config|revision|split|prompt|template|token|host|group|version)$")
 PROGRAMS = ("accelerate", "torchrun", "deepspeed", "python", "python3", "trl", "uv", "nohup", "srun", "time", "env")
 SHARDED = {"deepspeed_config_file": "deepspeed", "zero_stage": "use_deepspeed"}
 """accelerate's option -> TRL's setting."""
@@ -97,6 +99,20 @@ def parsed(word: str) -> Any:
     if isinstance(value, dict | list):
         return value if is_written_so else word
     return scalar(value) if value is None or isinstance(value, bool | int | float | str) else word
+
+
+def unquoted(key: str, value: Any) -> Any:
+    """``"8"`` and ``"true"`` of a YAML file as TRL's parser reads them; names and texts stay as they are.
+
+    Example:
+        >>> unquoted("num_generations", "8"), unquoted("bf16", "True"), unquoted("run_name", "8"), unquoted("beta", "0.04")
+        (8, True, '8', 0.04)
+    """
+    if not isinstance(value, str) or _TEXT_KEY.search(key):
+        return value
+    if _NUMBER.fullmatch(value):
+        return float(value) if "." in value else int(value)
+    return {"true": True, "false": False}.get(value.lower(), value)
 
 
 def scalar(value: Any) -> Any:

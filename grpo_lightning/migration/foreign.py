@@ -81,18 +81,106 @@ SWIFT = {
     "external_plugins": "model.rewards, by import path",
     "output_dir": "trainer.default_root_dir",
 }
-TABLES = {"verl": VERL, "OpenRLHF": OPENRLHF, "ms-swift": SWIFT}
+NEMO_RL = {
+    "policy.model_name": "model.model_name_or_path",
+    "grpo.num_prompts_per_step": f"data.batch_size: prompts {_DEVICES}",
+    "grpo.num_generations_per_prompt": "model.num_generations",
+    "grpo.max_num_steps": "trainer.max_steps",
+    "loss_fn.reference_policy_kl_penalty": "model.beta",
+    "loss_fn.ratio_clip_min": "model.epsilon",
+    "loss_fn.ratio_clip_max": "model.epsilon_high",
+    "policy.generation.temperature": "model.temperature",
+    "policy.optimizer.kwargs.lr": "model.optimizer.init_args.lr",
+    "data.dataset_name": "data.dataset",
+}
+EASY_R1 = {
+    "worker.actor.model.model_path": "model.model_name_or_path",
+    "worker.actor.optim.lr": "model.optimizer.init_args.lr",
+    "worker.actor.max_grad_norm": "model.max_grad_norm",
+    "worker.rollout.n": "model.num_generations",
+    "worker.rollout.temperature": "model.temperature",
+    "algorithm.kl_coef": "model.beta",
+    "data.train_files": "data.dataset",
+    "data.prompt_key": "data.converter_args.prompt_key",
+    "data.answer_key": "data.converter_args.ground_truth_key",
+    "data.max_prompt_length": "data.max_prompt_length",
+    "data.max_response_length": "model.max_completion_length",
+    "data.rollout_batch_size": f"data.batch_size: prompts {_DEVICES}",
+    "trainer.total_epochs": "trainer.max_epochs",
+}
+AREAL = {
+    "actor.path": "model.model_name_or_path",
+    "actor.optimizer.lr": "model.optimizer.init_args.lr",
+    "actor.eps_clip": "model.epsilon",
+    "actor.kl_ctl": "model.beta",
+    "gconfig.n_samples": "model.num_generations",
+    "gconfig.max_new_tokens": "model.max_completion_length",
+    "gconfig.temperature": "model.temperature",
+    "train_dataset.path": "data.dataset",
+    "train_dataset.batch_size": f"data.batch_size: prompts {_DEVICES}",
+    "total_train_epochs": "trainer.max_epochs",
+}
+PRIME_RL = {
+    "model.name": "model.model_name_or_path",
+    "trainer.optim.lr": "model.optimizer.init_args.lr",
+    "orchestrator.rollouts_per_example": "model.num_generations",
+    "orchestrator.sampling.max_tokens": "model.max_completion_length",
+    "orchestrator.sampling.temperature": "model.temperature",
+    "max_steps": "trainer.max_steps",
+}
+OUMI = {
+    "model.model_name": "model.model_name_or_path",
+    "training.learning_rate": "model.optimizer.init_args.lr",
+    "training.grpo.num_generations": "model.num_generations",
+    "training.per_device_train_batch_size": "data.batch_size: here completions, there prompts (docs/from-trl.md)",
+    "training.max_steps": "trainer.max_steps",
+    "training.output_dir": "trainer.default_root_dir",
+}
+TORCHTUNE = {
+    "grpo_samples": "model.num_generations",
+    "optimizer.lr": "model.optimizer.init_args.lr",
+    "loss.kl_coeff": "model.beta",
+    "loss.epsilon": "model.epsilon",
+    "batch_size": "data.batch_size",
+    "max_generated_tokens": "model.max_completion_length",
+    "temperature": "model.temperature",
+}
+TABLES = {
+    "verl": VERL,
+    "OpenRLHF": OPENRLHF,
+    "ms-swift": SWIFT,
+    "NeMo-RL": NEMO_RL,
+    "EasyR1": EASY_R1,
+    "AReaL": AREAL,
+    "prime-rl": PRIME_RL,
+    "oumi": OUMI,
+    "torchtune": TORCHTUNE,
+}
+SECTIONS = {
+    "NeMo-RL": {"grpo", "policy"},
+    "EasyR1": {"worker", "algorithm"},
+    "AReaL": {"gconfig", "actor"},
+    "prime-rl": {"orchestrator", "trainer"},
+    "oumi": {"training", "model"},
+}
+"""Sections, mappings all of them, that a trainer's files have and nobody else's."""
 
 
 def refuse_foreign_file(path: str, content: Mapping[str, Any]) -> None:
     """Raises ValueError if a file is another trainer's."""
     keys = {str(key) for key in content}
+    sections = {str(key) for key, value in content.items() if isinstance(value, Mapping)}
+    for trainer, own in SECTIONS.items():
+        if own <= sections:
+            _refuse(path, trainer, _flat(content))
     if {"actor_rollout_ref", "algorithm"} & keys:
         _refuse(path, "verl", _flat(content))
     elif "rlhf_type" in keys or {"train_type", "tuner_type"} & keys:
         _refuse(path, "ms-swift", content)
     elif {"n_samples_per_prompt", "advantage_estimator", "actor_learning_rate"} & keys:
         _refuse(path, "OpenRLHF", content)
+    if any(isinstance(value, Mapping) and "_component_" in value for value in content.values()):
+        _refuse(path, "torchtune", _flat(content))
 
 
 def refuse_foreign_command(words: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ _CODE = (
 _COSINE = "It belongs to open-r1's reward cosine. Write a LengthReward with shape: cosine, and its correct and wrong."
 _LAUNCHER = "Lightning starts the processes: trainer.devices, trainer.num_nodes."
 _UNSLOTH = "Unsloth's own patches are not used here."
+_LAYERS = "Which layers get adapters is a pattern of names in model.lora_target."
+_PIXELS = "How large images become is the processor's business: put it into the model's preprocessor_config.json."
 _REMOVED = "transformers has it no more, and it has no effect on what is learnt."
 
 OLDER: dict[str, str] = {
@@ -87,6 +89,12 @@ OPEN_R1: dict[str, str] = {
 UNSLOTH: dict[str, str] = {
     "max_lora_rank": "The engine takes the adapter's rank from model.lora_rank.",
     "unsloth_num_chunks": _UNSLOTH,
+    "unsloth_vllm_standby": "VLLMColocate gives the engine's memory back while the policy trains with enable_sleep_mode: true.",
+    "offload_embedding": _UNSLOTH,
+    "finetune_vision_layers": _LAYERS,
+    "finetune_language_layers": _LAYERS,
+    "finetune_attention_modules": _LAYERS,
+    "finetune_mlp_modules": _LAYERS,
     "unsloth_tiled_mlp": _UNSLOTH,
     "unsloth_logit_chunk_multiplier": _UNSLOTH,
     "unsloth_grpo_mini_batch": "model.max_tokens_per_microbatch says what fits into memory.",
@@ -98,6 +106,20 @@ UNSLOTH: dict[str, str] = {
     "layers_to_transform": "Give model.peft_config a class_path with init_args (peft.LoraConfig).",
 }
 """Arguments of Unsloth's notebooks."""
+
+OTHERS: dict[str, str] = {
+    "eos_token": "The end of a turn is the tokenizer's and generation_config's: set it in the model's files.",
+    "replay_buffer_size": "model.dynamic_sampling: {replay_groups: N} trains on N kept groups a step, by prompts and not by completions.",
+    "freeze_vision_tower": "With adapters, model.lora_target says which layers learn.",
+    "max_pixels": _PIXELS,
+    "min_pixels": _PIXELS,
+    "trl_version": "It is an option of this command: migrate --trl_version 0.17.",
+    "async_generation_timeout": "VLLMServer has request_timeout, in seconds.",
+    "max_concurrent": "How environments run side by side is on docs/environments.md.",
+    "mask_env_response": "What an environment says is never trained on.",
+    "max_seq_len": "Prompt and completion are limited one by one: data.max_prompt_length, model.max_completion_length.",
+}
+"""Arguments of further scripts: verifiers, R1-V, smol-course."""
 
 LAUNCHERS: dict[str, str] = {
     **{
@@ -128,5 +150,5 @@ LAUNCHERS: dict[str, str] = {
 }
 """Options of `accelerate launch`, torchrun and `trl` for the processes."""
 
-RECIPES = {**AXOLOTL, **LAUNCHERS, **UNSLOTH, **OPEN_R1, **OLDER}
+RECIPES = {**AXOLOTL, **LAUNCHERS, **OTHERS, **UNSLOTH, **OPEN_R1, **OLDER}
 """Key -> why there is no counterpart, and what to do instead."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from grpo_lightning.migration.axolotl import from_axolotl, is_axolotl
-from grpo_lightning.migration.command_line import read_command, scalar
+from grpo_lightning.migration.command_line import read_command, scalar, unquoted
 from grpo_lightning.migration.foreign import refuse_foreign_command, refuse_foreign_file
 
 ACCELERATE = ("compute_environment", "distributed_type", "deepspeed_config")
@@ -75,5 +75,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             "they train. Give TRL's config of the run. In place of this file, set trainer.devices, trainer.num_nodes and, "
             "where it says DeepSpeed or FSDP, trainer.strategy: fsdp2."
         )
-    content = {str(key): scalar(value) for key, value in content.items()}
+    content = {str(key): scalar(unquoted(str(key), value)) for key, value in content.items()}
     return from_axolotl(content) if is_axolotl(content) else content

@@ -119,3 +119,10 @@ def test_the_command_writes_a_config(config, tmp_path, capsys):
     )
     assert yaml.safe_load(new.read_text())["model"]["beta"] == 0.2
     assert "--config" not in capsys.readouterr().err
+
+
+def test_quoted_numbers_and_truth_values_of_a_file_are_what_trl_reads_them_as(tmp_path: Path) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text('num_generations: "8"\nbf16: "true"\nbeta: "0.04"\nrun_name: "8"\neval_strategy: "no"\n')
+    read = read_source(config)
+    assert read == {"num_generations": 8, "bf16": True, "beta": 0.04, "run_name": "8", "eval_strategy": "no"}

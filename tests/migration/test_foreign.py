@@ -19,6 +19,12 @@ algorithm: {adv_estimator: grpo}
 trainer: {total_epochs: 15}
 """
 SWIFT = "rlhf_type: grpo\nmodel: Qwen/Qwen2.5-7B\nnum_generations: 8\nreward_funcs: [accuracy, format]\n"
+NEMO_RL = "grpo: {num_prompts_per_step: 32, num_generations_per_prompt: 16}\npolicy: {model_name: Qwen/Qwen3-8B}\n"
+EASY_R1 = "algorithm: {kl_coef: 1.0e-2}\nworker: {rollout: {n: 5}}\ntrainer: {total_epochs: 15}\n"
+AREAL = "gconfig: {n_samples: 4}\nactor: {path: Qwen/Qwen3-8B, eps_clip: 0.4}\nmodel: {}\n"
+PRIME_RL = "max_steps: 20\nmodel: {name: Qwen/Qwen3-0.6B}\ntrainer: {}\norchestrator: {rollouts_per_example: 16}\n"
+OUMI = "model: {model_name: Qwen/Qwen3-8B}\ntraining: {trainer_type: TRL_GRPO, grpo: {num_generations: 4}}\ndata: {}\n"
+TORCHTUNE = "model: {_component_: torchtune.models.llama3_2.llama3_2_3b}\ngrpo_samples: 16\n"
 OPENRLHF = "advantage_estimator: group_norm\npretrain: Qwen/Qwen2.5-7B\nn_samples_per_prompt: 8\n"
 
 
@@ -35,6 +41,12 @@ OPENRLHF = "advantage_estimator: group_norm\npretrain: Qwen/Qwen2.5-7B\nn_sample
         ),
         (SWIFT, "ms-swift", ["num_generations: 8 -> model.num_generations", "are other functions than ours"]),
         (OPENRLHF, "OpenRLHF", ["n_samples_per_prompt: 8 -> model.num_generations"]),
+        (NEMO_RL, "NeMo-RL", ["grpo.num_generations_per_prompt: 16 -> model.num_generations"]),
+        (EASY_R1, "EasyR1", ["worker.rollout.n: 5 -> model.num_generations"]),
+        (AREAL, "AReaL", ["gconfig.n_samples: 4 -> model.num_generations", "actor.eps_clip: 0.4 -> model.epsilon"]),
+        (PRIME_RL, "prime-rl", ["orchestrator.rollouts_per_example: 16 -> model.num_generations"]),
+        (OUMI, "oumi", ["training.grpo.num_generations: 4 -> model.num_generations"]),
+        (TORCHTUNE, "torchtune", ["grpo_samples: 16 -> model.num_generations"]),
     ],
 )
 def test_another_trainers_file_is_recognised_and_what_can_be_taken_is_said(

@@ -89,6 +89,36 @@ RECIPES = {
         per_device_train_batch_size: 4, gradient_accumulation_steps: 2, num_generations: 8, max_steps: 100, sync_ref_model: true,
         ref_model_mixup_alpha: 0.6, ref_model_sync_steps: 64, beta: 0.04, learning_rate: 3.0e-06, optim: adamw_torch_fused}""",
 }
+PARSED_ONLY = {
+    "R1-V, images": """
+        {model_name_or_path: Qwen/Qwen2.5-VL-3B-Instruct, dataset_name: lmms-lab/multimodal-open-r1-8k-verified, bf16: true,
+        max_pixels: 401408, min_pixels: 3136, freeze_vision_tower: true, per_device_train_batch_size: 2, num_generations: 2,
+        max_prompt_length: 2048, learning_rate: 1e-5, num_train_epochs: 1, remove_unused_columns: false, save_only_model: true}""",
+    "open-r1, a mixture": """
+        {model_name_or_path: Qwen/Qwen3-4B, dataset_mixture: {datasets: [{id: a/b, config: default, split: train,
+        columns: [problem], weight: 0.5}, {id: c/d, split: train, columns: [problem], weight: 0.5}], seed: 0},
+        max_completion_len: 4096, soft_punish_cache: 512, repetition_n_grams: 3, repetition_max_penalty: -1.0,
+        eos_token: "<|im_end|>", num_generations: 8, per_device_train_batch_size: 8, learning_rate: 1e-6, max_steps: 100}""",
+    "Unsloth, vision and GSPO": """
+        {model_name: unsloth/Qwen2.5-VL-7B-Instruct-bnb-4bit, load_in_4bit: true, fast_inference: false, offload_embedding: true,
+        unsloth_vllm_standby: true, finetune_vision_layers: false, finetune_language_layers: true,
+        finetune_attention_modules: true, finetune_mlp_modules: true, r: 16, lora_alpha: 16, lora_dropout: 0, bias: none,
+        use_rslora: false, loftq_config: null, use_gradient_checkpointing: unsloth, learning_rate: 5e-6, num_generations: 2,
+        per_device_train_batch_size: 1, gradient_accumulation_steps: 2, num_train_epochs: 0.5, max_grad_norm: 0.1,
+        importance_sampling_level: sequence, mask_truncated_completions: false, loss_type: dr_grpo, optim: adamw_8bit}""",
+    "verifiers, an older one": """
+        {model_name_or_path: Qwen/Qwen2.5-7B-Instruct, num_iterations: 2, beta: 0.002, num_generations: 16, max_steps: 500,
+        per_device_train_batch_size: 8, gradient_accumulation_steps: 2, use_vllm: true, vllm_server_port: 8000,
+        async_generation_timeout: 600.0, max_concurrent: 128, mask_env_response: true, max_seq_len: 2048,
+        learning_rate: 1e-6, lr_scheduler_type: constant_with_warmup, warmup_steps: 10, log_on_each_node: false}""",
+    "a mixture of experts": """
+        {model_name_or_path: Qwen/Qwen3-30B-A3B, dtype: bfloat16, use_peft: true, lora_r: 8, lora_target_modules: all-linear,
+        lora_target_parameters: [mlp.experts.gate_up_proj], use_dora: true, use_rslora: true, epsilon: 3e-4, epsilon_high: 4e-4,
+        importance_sampling_level: sequence, steps_per_generation: 4, per_device_train_batch_size: 4, num_generations: 4,
+        max_steps: 20, learning_rate: 1e-6, fsdp: full_shard auto_wrap, replay_buffer_size: 64,
+        fsdp_config: {transformer_layer_cls_to_wrap: Qwen3MoeDecoderLayer, activation_checkpointing: true}}""",
+}
+"""For models or data that a toy does not have."""
 REWARD = {"reward_funcs": ["accuracy_reward"]}
 # What a toy on a CPU has instead.
 TOY = dict.fromkeys(
@@ -141,9 +171,9 @@ TOY = dict.fromkeys(
 ) | {"push_to_hub": False, "report_to": "none", "optim": "adamw_torch"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES | PARSED_ONLY)
 def test_a_recipe_parses_as_it_was_published_with_an_answer_to_every_key(name: str, tmp_path: Path) -> None:
-    recipe: dict[str, Any] = REWARD | yaml.safe_load(RECIPES[name])
+    recipe: dict[str, Any] = REWARD | yaml.safe_load((RECIPES | PARSED_ONLY)[name])
     result = migrate(recipe)
     assert recipe.keys() <= result.mapped.keys() | result.refused.keys()
     assert not [key for key, reason in result.refused.items() if "Unknown" in reason]

@@ -18,7 +18,9 @@ WRAPPERS = (
     "|boxed|operatorname|emph|underline|bm|boldsymbol|bold|rm|ensuremath|textup|mathop|displaystyle"
 )
 _WRAPPER = re.compile(rf"\\(?:{WRAPPERS})\*?\s*\{{")
-_IGNORED = re.compile(r"\\(?:tag|label|color|phantom|hspace|vspace)\*?\{[^{}]*\}|\{\\(?:rm|bf|it|sf)\s+([^{}]*)\}")
+_IGNORED = re.compile(
+    r"\\(?:tag|label|color|textcolor|colorbox|phantom|hspace|vspace)\*?\{[^{}]*\}|\{\\(?:rm|bf|it|sf)\s+([^{}]*)\}"
+)
 
 
 def closing(text: str, opening: int, end: int | None = None) -> int | None:

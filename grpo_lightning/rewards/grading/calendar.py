@@ -10,9 +10,14 @@ _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
 _DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
 _MONTH_FIRST = re.compile(rf"{_WEEKDAY}({_NAMES})\.?\s+{_DAY}(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
 _DAY_FIRST = re.compile(rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?({_NAMES})\.?(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
+_MONTH_ONLY = re.compile(rf"(?:in\s+)?({_NAMES})\.?,?\s+(?:of\s+)?([0-9]{{4}})", re.IGNORECASE)
+_ISO_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
+_POINTS = re.compile(r"([0-9]{1,2})\.\s?([0-9]{1,2})\.\s?([0-9]{4})")
+_SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
 _ISO = re.compile(r"([0-9]{4})([-/])([0-9]{2})\2([0-9]{2})")
 _TIME = re.compile(
-    r"([0-9]{1,2})\s?(?::|\.(?=[0-9]{2}\s?[ap]))\s?([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?", re.IGNORECASE
+    r"([0-9]{1,2})(?:\s?(?::|\.(?=[0-9]{2}\s?[ap]))\s?|h(?=[0-9]{2}$))([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?",
+    re.IGNORECASE,
 )
 _NOON = re.compile(r"(?:12(?::00)?\s)?(noon|midnight)", re.IGNORECASE)
 _HOUR = re.compile(r"([0-9]{1,2})\s*(?:([ap])\.?\s?m\.?|o['’]?\s?clock)", re.IGNORECASE)
@@ -36,6 +41,10 @@ def moment(text: str) -> str | None:
         return _date(second[3], second[2], second[1])
     if iso is not None:
         return f"date {iso[1]}-{iso[3]}-{iso[4]}"
+    if (month := _MONTH_ONLY.fullmatch(text)) is not None:
+        return _date(month[2], month[1], None)
+    if (figures := _in_figures(text)) is not None:
+        return figures
     if (named := _NOON.fullmatch(text)) is not None:
         return "time 12:00:00" if named[1].lower() == "noon" else "time 0:00:00"
     time, hour = _TIME.fullmatch(text), _HOUR.fullmatch(text)
@@ -60,9 +69,24 @@ def same_moment(one: str, other: str) -> bool:
     return False
 
 
-def _date(year: str | None, month: str, day: str) -> str:
+def _in_figures(text: str) -> str | None:
+    """``5.3.2024`` is the fifth of March; ``12/25/2024`` and ``25/12/2024`` can be one day only, ``3/5/2024`` two."""
+    points, slashes, month = _POINTS.fullmatch(text), _SLASHES.fullmatch(text), _ISO_MONTH.fullmatch(text)
+    if month is not None and 1 <= int(month[2]) <= 12 and int(month[1]) >= 1000:
+        return f"date {month[1]}-{month[2]}-?"
+    if points is not None and int(points[2]) <= 12 and int(points[1]) <= 31:
+        return f"date {points[3]}-{int(points[2]):02}-{int(points[1]):02}"
+    if slashes is None:
+        return None
+    small, large = sorted((int(slashes[1]), int(slashes[2])))
+    if not 1 <= small <= 12 or large > 31 or small != large <= 12:
+        return None
+    return f"date {slashes[3]}-{small:02}-{large:02}"
+
+
+def _date(year: str | None, month: str, day: str | None) -> str:
     number = next(place for place, name in enumerate(_MONTHS, 1) if month.lower()[:3] == name[:3])
-    return f"date {year or '?'}-{number:02}-{int(day):02}"
+    return f"date {year or '?'}-{number:02}-{'?' if day is None else f'{int(day):02}'}"
 
 
 def _time(hours: int, minutes: int, seconds: int, half: str) -> str | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from grpo_lightning.rewards.grading.braces import is_closed, is_readable
-from grpo_lightning.rewards.grading.notation import visible
+from grpo_lightning.rewards.grading.names import is_name, same_name
+from grpo_lightning.rewards.grading.notation import tidy, visible
 from grpo_lightning.rewards.grading.quantities import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
 from grpo_lightning.rewards.grading.symbols import LATEX
@@ -26,6 +27,7 @@ MAX_ANSWER_CHARS = 1000
 Verdict = bool | str
 """Right or wrong, or why it could not be told."""
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([0-9]+),((?<=0,)[0-9]+|[0-9]{1,2}|[0-9]{4,})(?![0-9.,])")
 _CHOOSE = re.compile(r"\b[Cn]?C\(([0-9]+), ?([0-9]+)\)")
 Task = tuple[str, str | None]
 """A reference as the dataset has it, and the answer taken from a completion."""
@@ -85,7 +87,7 @@ class NumericGrader:
         expected = reference_shape(reference)
         if expected is None or _quantity(expected) is None:
             return f"the reference {reference[:80]!r} is not one number; choose mode=math or mode=exact"
-        found = answer_shape(answer)
+        found = answer_shape(with_decimal_point(answer, expected))
         return found is not None and self.comparison.same(expected, found)
 
 
@@ -127,7 +129,9 @@ class MathGrader:
         expected = reference_shape(reference)
         if expected is None:
             return _unreadable(reference)
-        found = answer_shape(answer)
+        if isinstance(expected, Value) and expected.is_words and is_name(expected.text):
+            return answer is not None and same_name(expected.text, tidy(inner_answer(answer) or ""))
+        found = answer_shape(with_decimal_point(answer, expected))
         try:
             right = found is not None and Comparison(_leave_open, self.margin).same(expected, found)
         except _NeedsMathematicsError:
@@ -136,8 +140,9 @@ class MathGrader:
         return right if right or all(self._readable.get(text, False) for text in formulas_in(expected)) else None
 
     def _slow_verdict(self, reference: str, answer: str | None) -> Verdict:
-        expected, found = reference_shape(reference), answer_shape(answer)
+        expected = reference_shape(reference)
         assert expected is not None  # else the quick verdict was final
+        found = answer_shape(with_decimal_point(answer, expected))
         start = time.monotonic()
 
         def formulas(relation: str, one: str, other: str) -> bool:
@@ -190,7 +195,7 @@ def _unreadable(reference: str) -> str:
 @lru_cache(maxsize=4096)
 def reference_shape(reference: str) -> Shape | None:
     """The shape of a reference; None where it is empty, too long, or its braces never close."""
-    return _shape(inner_answer(reference))
+    return _shape(inner_answer(reference), keep_names=True)
 
 
 @lru_cache(maxsize=4096)
@@ -199,10 +204,23 @@ def answer_shape(answer: str | None) -> Shape | None:
     return None if answer is None else _shape(inner_answer(answer))
 
 
-def _shape(text: str | None) -> Shape | None:
+def with_decimal_point(answer: str | None, expected: Shape) -> str | None:
+    """The answer to one number that is not whole, with a point for its decimal comma: ``18,5`` is no list then.
+
+    Example:
+        >>> with_decimal_point("18,5 km", parse("18.5")), with_decimal_point("1,2", parse("1, 2"))
+        ('18.5 km', '1,2')
+    """
+    wanted = _quantity(expected)
+    if answer is None or wanted is None or wanted.number.value.denominator == 1:
+        return answer
+    return answer if answer.count(",") != 1 else _DECIMAL_COMMA.sub(r"\1.\2", answer)
+
+
+def _shape(text: str | None, keep_names: bool = False) -> Shape | None:
     if not text or len(text) > MAX_ANSWER_CHARS or not is_closed(text):
         return None
-    shape = read(text)
+    shape = read(text, keep_names)
     return None if isinstance(shape, Value) and not shape.text else shape
 
 

@@ -13,7 +13,7 @@ MAX_EXPONENT = 400
 """Of a power; beyond a float's range. ``1e999999999`` would fill the memory."""
 
 _GROUPED = (
-    "|".join(rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+" for mark in (",", " ", "'", "_"))
+    "|".join(rf"(?!0{mark})[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+" for mark in (",", " ", "'", "_"))
     + r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}"
 )
 _DECIMAL = re.compile(

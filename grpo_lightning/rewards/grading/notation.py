@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from grpo_lightning.rewards.grading.angles import with_radians
 from grpo_lightning.rewards.grading.braces import with_groups, without_commands
 from grpo_lightning.rewards.grading.symbols import (
     CHARACTERS,
     COMMANDS,
     FUNCTIONS,
     MONEY,
+    NUMBER_SETS,
     SUBSCRIPTS,
     SUPERSCRIPTS,
     VULGAR,
@@ -44,9 +46,12 @@ _SPACES = re.compile(
 )
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z])\s*")
 _ROOT = re.compile(r"\\sqrt\s*(?=[0-9A-Za-z])(.)")
+_CHOOSE = re.compile(r"\{\s*([^{}]{1,40}?)\s*\\choose(?![A-Za-z])\s*([^{}]{1,40}?)\s*\}")
+_HIGHER_ROOT = re.compile(r"([∛∜])\s*(?:\{([^{}]*)\}|([0-9]+|[A-Za-z]))")
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])(?![0-9]{3}(?![0-9]))")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![a-z])|°)|\\(?:circ|degree)(?![a-z])")
 _FUNCTION = re.compile(rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\s*[\^(_{{\\0-9|]|\s+[0-9a-zα-ω]\b)")
-_REALS = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*(?:\{\s*R\s*\}|R(?![A-Za-z]))")
+_NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*(?:\{\s*([RZNQC])\s*\}|([RZNQC])(?![A-Za-z]))")
 _NOT_EQUAL = re.compile(r"\\not\s*=")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
@@ -76,6 +81,14 @@ def _shown(char: str) -> str:
     return " " if category == "Zs" else char
 
 
+def _ascii(char: str) -> str:
+    """Digits of any script, and the full-width forms of ASCII, as ASCII."""
+    digit = unicodedata.decimal(char, None)
+    if digit is not None:
+        return str(digit)
+    return chr(ord(char) - 0xFEE0) if "！" <= char <= "～" else char
+
+
 def without_delimiters(text: str) -> str:
     r"""The text with its formulas where they stand, the marks around them gone; a dollar of money stays.
 
@@ -95,7 +108,8 @@ def tidy(text: str) -> str:
         >>> tidy(r"$\left\{\tfrac12,\ 3\text{ cm}\right\}.$"), tidy("x ≤ −2³"), tidy(r"1{,}234\,\%")
         ('⦃\\frac{1}{2}, 3 cm ⦄', 'x ≤ -2^{3}', '1,234 %')
     """
-    text = without_delimiters(visible(text).strip())
+    text = visible(text).strip()
+    text = without_delimiters(text if text.isascii() else "".join(map(_ascii, text)))
     text = CALCULATOR.sub("", text)
     text = _BOLD.sub(r"\2", text)
     if (emphasis := _EMPHASIS.fullmatch(text)) is not None:
@@ -106,6 +120,10 @@ def tidy(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda m: "^{" + "".join(SUPERSCRIPTS[char] for char in m[0]) + "}", text)
     text = _SUBSCRIPT.sub(lambda m: "_{" + "".join(SUBSCRIPTS[char] for char in m[0]) + "}", text)
     text = "".join(CHARACTERS.get(char, char) for char in text)
+    text = _HIGHER_ROOT.sub(
+        lambda m: f"\\sqrt[{'3' if m[1] == '∛' else '4'}]{{{m[2] or m[3]}}}", with_groups(text, "∛")
+    )
+    text = _DECIMAL_COMMA.sub(".", text)
     if "\\" in text:
         text = _plain_commands(text)
     text = text.replace("**", "^").replace("~", " ").replace("{,}", ",").replace("...", "…")
@@ -119,7 +137,7 @@ def tidy(text: str) -> str:
     text = _BASE_BRACKET.sub(r"\1_", re.sub(r"\s*\^\s*", "^", " ".join(text.split())))
     if "," in text and any(sign in text for sign in MONEY):  # €18,50; without a currency it may be two numbers
         text = _CENTS.sub(lambda match: re.sub("[. ]", "", match[1]) + "." + match[2], text)
-    return trimmed(text)
+    return with_radians(trimmed(text))
 
 
 def trimmed(text: str) -> str:
@@ -135,9 +153,10 @@ def _plain_commands(text: str) -> str:
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z(\[])", r"\\", text)  # backslashes doubled by JSON
     text = text.replace(r"\{", "⦃").replace(r"\}", "⦄").replace(r"\%", "%").replace(r"\$", "$").replace(r"\#", "#")
+    text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
     text = text.replace(r"\!", "").replace(r"\&", "&").replace(r"\_", "_").replace(r"\|", "|")
     text = _DEGREES.sub("°", re.sub(r"\{\s*\}", " ", _SPACES.sub(" ", _SIZES.sub("", text))))
-    text = _REALS.sub("ℝ", _NOT_EQUAL.sub("≠", without_commands(text)))
+    text = _NUMBER_SET.sub(lambda m: NUMBER_SETS[m[1] or m[2]], _NOT_EQUAL.sub("≠", without_commands(text)))
     text = _with_whole_fractions(text)
     return _COMMAND.sub(lambda m: COMMANDS.get(m[1], m[0]), text)
 

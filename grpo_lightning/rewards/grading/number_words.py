@@ -13,9 +13,16 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 NUMBER_WORDS = {word: value for value, word in enumerate(_ONES.split())} | {
     word: 20 + 10 * place for place, word in enumerate(_TENS.split())
 }
-_PARTS = {"half": 2, "halve": 2, "quarter": 4} | {
-    word: place for place, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), start=3)
-}
+_PARTS = (
+    {"half": 2, "halve": 2, "quarter": 4}
+    | {
+        word: place
+        for place, word in enumerate(
+            "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=3
+        )
+    }
+    | {"twentieth": 20, "hundredth": 100, "thousandth": 1000}
+)
 MAX_WORDS = 12
 
 

@@ -34,6 +34,8 @@ _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
 _FEET = re.compile(r"([0-9]{1,4})\s?'\s?([0-9]{1,3}(?:\.[0-9]+|\s[0-9]/[0-9])?)\s?(?:\"|'')")
 _BY_BRACKET = re.compile(r"/\s?\(([A-Za-zμΩ][A-Za-zμΩ*^{}0-9 -]*)\)$")
+_BY_HYPHEN = re.compile(r"([0-9][0-9,.]*)-([a-z]{3,}(?: [a-z]+)*)")
+_CHANCE = re.compile(r"(\w+) (?:in|out of)(?: every)? (\w+)")
 _RESIDUE = re.compile(
     r"(?P<core>[-+0-9{}^*/ \\a-z]+?)\s?(?:\(\s?\\?mod\s+\{?(?P<round>[0-9]{1,12})\}?\s?\)|\\pmod\s?\{?\s?(?P<latex>[0-9]{1,12})\s?\}?)"
 )
@@ -83,7 +85,8 @@ def quantity(text: str) -> Quantity | None:
     ordinal = _ORDINAL.fullmatch(text)
     if ordinal is not None and (value := literal(ordinal[1])) is not None:
         return Quantity(Number(value))
-    for read in (_feet_and_inches, _residue, _said_twice):
+    text = _BY_HYPHEN.sub(r"\1 \2", text) if _BY_HYPHEN.fullmatch(text) else text
+    for read in (_feet_and_inches, _residue, _said_twice, _chance):
         if (whole := read(text)) is not None:
             return whole
     text = _BY_BRACKET.sub(r"/\1", _UNIT_FRACTION.sub(r"\1 \2/\3", text))
@@ -255,6 +258,17 @@ def _feet_and_inches(text: str) -> Quantity | None:
     if match is None or inches is None or known is None:
         return None
     return Quantity(Number(12 * int(match[1]) + inches), *known)
+
+
+def _chance(text: str) -> Quantity | None:
+    """``1 in 4``, ``one out of every four``."""
+    match = _CHANCE.fullmatch(text)
+    if match is None:
+        return None
+    top, bottom = (
+        literal(part) or (words.number.value if (words := _in_words(part)) else None) for part in match.groups()
+    )
+    return None if top is None or not bottom or not 0 < top < bottom else Quantity(Number(top / bottom))
 
 
 def _residue(text: str) -> Quantity | None:

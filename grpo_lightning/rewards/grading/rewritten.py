@@ -9,18 +9,25 @@ from grpo_lightning.rewards.grading.literals import literal
 
 _AWAY = re.compile(r"\|\s?[a-z]\s?\|\s?([<>≤≥])\s?(.+)")
 _LEFT_OUT = re.compile(r"(?:[a-z]\s?∈\s?)?(?:ℝ|\(-∞,\s?\+?∞\))\s?(?:\\setminus|\\backslash|∖|-)\s?⦃(.+)⦄")
+_TURNED = re.compile(r"([][])([^][(){}⦃⦄]+?)\s?([,;])([^][(){}⦃⦄]+)([][])")
 _UNEQUAL = re.compile(r"[a-z]\s?≠\s?(.+)")
 
 
 def as_intervals(text: str) -> str:
-    r"""``|x| > 8``, ``x ≠ 1`` and ``ℝ \setminus ⦃1⦄`` as intervals; any other text as it is.
+    r"""``|x| > 8``, ``x ≠ 1``, ``ℝ \setminus ⦃1⦄`` and the French ``]0;1]`` as intervals; any other text as it is.
 
     Example:
         >>> as_intervals("|x| > 8"), as_intervals("|x| ≤ 2"), as_intervals("x ≠ 1")
         ('(-∞, -8) ∪ (8, ∞)', '[-2, 2]', '(-∞, 1) ∪ (1, ∞)')
+        >>> as_intervals("]0;1,5]"), as_intervals("[0,1[")
+        ('(0,1.5]', '[0,1)')
         >>> as_intervals("ℝ \\setminus ⦃2, -1⦄"), as_intervals("x ≠ y")
         ('(-∞, -1) ∪ (-1, 2) ∪ (2, ∞)', 'x ≠ y')
     """
+    turned = _TURNED.fullmatch(text)
+    if turned is not None and (turned[1] == "]" or turned[5] == "["):
+        ends = [end.replace(",", ".") if turned[3] == ";" else end for end in (turned[2], turned[4])]
+        return f"{'[' if turned[1] == '[' else '('}{ends[0]},{ends[1]}{']' if turned[5] == ']' else ')'}"
     away = _AWAY.fullmatch(text)
     if away is not None:
         relation, bound = away.groups()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, split_outside, wrapped
 from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.names import is_name
 from grpo_lightning.rewards.grading.notation import tidy, trimmed
 from grpo_lightning.rewards.grading.prose import formula_in_sentence, number_in_sentence, only_answer, without_lead
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, Quantity, measured, quantity
@@ -62,7 +64,7 @@ Shape = Value | Group | Equation | Inequality
 
 _SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
 _THOUSANDS = re.compile(
-    r"(?<![0-9,.])-?[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])"
+    r"(?<![0-9,.])-?[$€£]?(?!0,)[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])"
     rf"|(?:[{MONEY}]|Rs\.?)\s?[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9,])"
 )
 _MATRIX = re.compile(
@@ -77,11 +79,18 @@ _NAME = re.compile(
 _SUBJECT_WORDS = re.compile(rf"(?!(?:{'|'.join(FUNCTIONS)})\b)[A-Za-z][A-Za-z' ]*[A-Za-z]\s+(?=[-$(0-9])")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
 _BARE_MOD = re.compile(r"(?<![(\\A-Za-z])\\?b?mod\s+([0-9]+)$")
+_CHOICE_LETTER = re.compile(r"\([A-Ja-j]\)")
+_TRANSPOSED = re.compile(r"([(\[][^()\[\]]*,[^()\[\]]*[)\]])\s?\^\{?\s?(?:T|\\top|\\intercal)\s?\}?")
+_SCALED = re.compile(r"(.{1,40}?)\s?\*?\s?(\\begin\s?\{[pbB]?matrix\}.*)", re.DOTALL)
 _BUILDER = re.compile(r"⦃\s*([a-z])\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)⦄")
 
 
-def read(text: str) -> Shape:
+def read(text: str, keep_names: bool = False) -> Shape:
     r"""The shape of an answer as it was written, out of its sentence.
+
+    Args:
+        text: The answer or reference.
+        keep_names: True for a reference: ``Apollo 11`` is no eleven.
 
     Example:
         >>> read("The answer is $x = 2$ or $x = 3$").kind, read(r"$[0, \infty)$").kind, read("x > 2").kind
@@ -94,6 +103,8 @@ def read(text: str) -> Shape:
     text = tidy(text if inside is None else inside)
     text = tidy(without_lead(text))
     shape = parse(text)
+    if keep_names and is_name(text):
+        return shape if _named(text) is not None else Value(text, is_words=True)
     if _named(text) is None and (isinstance(shape, Value) or (isinstance(shape, Group) and shape.kind == "list")):
         number = number_in_sentence(text)
         if number is not None:
@@ -104,7 +115,7 @@ def read(text: str) -> Shape:
 def parse(text: str, depth: int = 0) -> Shape:
     """The shape of a text that ``tidy`` wrote."""
     text = as_intervals(trimmed(text))
-    found = _named(text)
+    found = Value(text) if _CHOICE_LETTER.fullmatch(text) else _named(text)
     if found is not None or depth > MAX_DEPTH:
         return found or Value(text, is_words=is_words(text))
     for take_apart in (_matrix, _list, _union, _bracketed, _related, _plus_minus):
@@ -126,6 +137,10 @@ def _named(text: str) -> Value | None:
 
 
 def _matrix(text: str, depth: int) -> Shape | None:
+    scaled = _SCALED.fullmatch(text)
+    factor = literal(scaled[1]) if scaled is not None else None
+    if scaled is not None and factor is not None:
+        return _times(factor, _matrix(scaled[2], depth))
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -133,6 +148,20 @@ def _matrix(text: str, depth: int) -> Shape | None:
     parts = (Group("()", tuple(parse(cell, depth + 1) for cell in row.split("&"))) for row in rows)
     matrix = Group("matrix", tuple(parts))
     return matrix if len(rows) != 1 or "&" in rows[0] else parse(rows[0], depth + 1)
+
+
+def _times(factor: Fraction, matrix: Shape | None) -> Shape | None:
+    """A matrix of plain numbers, each multiplied; None for entries that are formulas."""
+    if not isinstance(matrix, Group):
+        return None
+    rows: list[Shape] = []
+    for row in matrix.items:
+        cells = row.items if isinstance(row, Group) else ()
+        amounts = [cell.quantity for cell in cells if isinstance(cell, Value) and cell.quantity is not None]
+        if not cells or len(amounts) < len(cells):
+            return None
+        rows.append(Group("()", tuple(parse(str(factor * amount.number.value)) for amount in amounts)))
+    return Group("matrix", tuple(rows))
 
 
 def _list(text: str, depth: int) -> Shape | None:
@@ -167,6 +196,7 @@ def _union(text: str, depth: int) -> Shape | None:
 
 
 def _bracketed(text: str, depth: int) -> Shape | None:
+    text = _TRANSPOSED.sub(r"\1", text) if _TRANSPOSED.fullmatch(text) else text
     builder = _BUILDER.fullmatch(text)
     if builder is not None:
         return parse(builder[2], depth + 1)

@@ -27,7 +27,7 @@ _SAME = {
     "*": "times cdot ast", "/": "div", "π": "pi", "|": "vert lvert rvert mid", "⦃": "lbrace", "⦄": "rbrace",
     "[": "lbrack", "]": "rbrack", "(": "lparen langle", ")": "rparen rangle", "€": "euro", "£": "pounds textsterling",
     "$": "textdollar", "⇒": "implies Rightarrow Longrightarrow", " or ": "lor vee", " and ": "land wedge",
-    "%": "percent", "…": "ldots dots cdots dotsc", ":": "colon", "ℝ": "R", "μ": "mu", "Ω": "Omega",
+    "%": "percent", "…": "ldots dots cdots dotsc", ":": "colon", "ℝ": "R", "ℤ": "Z", "ℕ": "N", "ℚ": "Q", "μ": "mu", "Ω": "Omega",
 }  # fmt: skip
 COMMANDS = {name: kept for kept, names in _SAME.items() for name in names.split()}
 COMMANDS["mathbb"] = "\\mathbb"
@@ -35,9 +35,13 @@ COMMANDS["mathbb"] = "\\mathbb"
 LATEX = {
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi ", "⦃": r"\{", "⦄": r"\}", "*": r"\cdot ",
     "°": "", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "μ": r"\mu ", "Ω": r"\Omega ", "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ",
     "δ": r"\delta ", "ε": r"\epsilon ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ",
 }  # fmt: skip
 """What a parser of LaTeX reads in place of a character."""
+
+NUMBER_SETS = dict(zip("RZNQC", "ℝℤℕℚℂ", strict=True))
+"""``\\mathbb{R}`` and its like."""
 
 MONEY = "$€£¥₹₽₩₪₫₺₿฿₦₱"

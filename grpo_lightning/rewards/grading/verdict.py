@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
+from grpo_lightning.rewards.grading.angles import degrees_as_radians, is_in_radians
 from grpo_lightning.rewards.grading.arithmetic import arithmetic
 from grpo_lightning.rewards.grading.calendar import same_moment
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.quantities import Quantity, measured
+from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio
 from grpo_lightning.rewards.grading.shapes import Equation, Group, Inequality, Shape, Value, parse
 from grpo_lightning.rewards.grading.symbols import MONEY
-from grpo_lightning.rewards.grading.words import choice, choice_label, same_words
+from grpo_lightning.rewards.grading.words import choice, choice_label, compound, same_words
 from grpo_lightning.rewards.text.numeric import Margin, Number
 
 Formulas = Callable[[str, str, str], bool]
@@ -21,10 +22,8 @@ Formulas = Callable[[str, str, str], bool]
 
 _UNORDERED = frozenset({"list", "set", "union"})
 _ANY_ORDER_OF_BRACKETS = ({"()", "list"}, {"[]", "list"}, {"()", "[]"})
-_BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
-_BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16", "bin": "2", "hex": "16"}
-_RATIO = re.compile(r"[0-9.]+(?:\s?(?::|\bto\b)\s?[0-9.]+)+")
 _CHOICES = re.compile(r"[A-J]{2,8}")
+_LETTERS = frozenset("ABCDEFGHIJ")
 _NO_MONEY = dict.fromkeys(map(ord, MONEY))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "≈": "≈"}
 
@@ -46,9 +45,10 @@ class Comparison:
         if isinstance(reference, Equation) or isinstance(answer, Equation):
             return self._equations(reference, answer)
         if isinstance(reference, Group) or isinstance(answer, Group):
-            if isinstance(reference, Value) and isinstance(answer, Group) and _CHOICES.fullmatch(reference.text):
-                letters = [item.text.strip("() ") for item in answer.items if isinstance(item, Value)]
-                return answer.kind in _UNORDERED and sorted(letters) == sorted(reference.text)  # ABD for A, B, D
+            for run, several in ((reference, answer), (answer, reference)):
+                if isinstance(run, Value) and isinstance(several, Group) and _CHOICES.fullmatch(run.text):
+                    letters = [item.text.strip("() ") for item in several.items if isinstance(item, Value)]
+                    return several.kind in _UNORDERED and sorted(letters) == sorted(run.text)  # ABD for A, B, D
             return isinstance(reference, Group) and isinstance(answer, Group) and self._groups(reference, answer)
         if isinstance(reference, Inequality) or isinstance(answer, Inequality):
             if not (isinstance(reference, Inequality) and isinstance(answer, Inequality)):
@@ -66,6 +66,8 @@ class Comparison:
         wanted, given = choice(reference.text), choice(answer.text)
         if wanted is not None and given is not None:
             return wanted == given
+        if reference.text.upper() in _LETTERS and answer.text.upper() == reference.text.upper():
+            return True  # b for the choice B, and the other way round; but not r for R
         if wanted is not None or given is not None:  # (B) Rome for Rome, and the other way round
             labels = [choice_label(one.text) for one in (reference, answer)]
             if labels != [None, None]:
@@ -73,12 +75,15 @@ class Comparison:
                     one.text if label is None else label for one, label in zip((reference, answer), labels, strict=True)
                 )
                 return self.same(*(parse(text) for text in texts))
-        for compare in (_same_ratio, _same_digits):
+        compounds = compound(reference.text), compound(answer.text)
+        if None not in compounds:
+            return compounds[0] == compounds[1]
+        for compare in (same_ratio, same_digits):
             verdict = compare(reference, answer)
             if verdict is not None:
                 return verdict
         if reference.is_words or answer.is_words:
-            return same_words(reference.text, answer.text)
+            return same_words(reference.text, answer.text, ignore_case=reference.is_words)
         return self._formulas(reference, answer)
 
     def _quantities(self, reference: Quantity, answer: Quantity) -> bool:
@@ -95,6 +100,10 @@ class Comparison:
 
     def _formulas(self, reference: Value, answer: Value) -> bool:
         sides = _formula_text(reference), _formula_text(answer)
+        degrees = [degrees_as_radians(one.text) for one in (reference, answer)]
+        for place, angle in enumerate(degrees):
+            if angle is not None and is_in_radians((answer, reference)[place].text):  # 60° and π/3
+                sides = (angle, sides[1]) if place == 0 else (sides[0], angle)
         return _squeezed(sides[0]) == _squeezed(sides[1]) or self.formulas("equal", sides[0], sides[1])
 
     def _groups(self, reference: Group, answer: Group) -> bool:
@@ -152,6 +161,7 @@ class Comparison:
             reference.name
             and answer.name
             and (reference.name == answer.name or len(reference.name) * len(answer.name) > 1)
+            and not _are_other_functions(reference.name, answer.name)
         ):
             return all(self._side_equals(parse(reference.parts[-1]), part) for part in answer.parts)
         sides = [_sides(equation) for equation in (reference, answer)]
@@ -197,6 +207,11 @@ def _is_call(text: str) -> bool:
     return re.fullmatch(r"\\?[A-Za-z]+'*\s?\(.+\)|\|.+\|", text) is not None
 
 
+def _are_other_functions(one: str, other: str) -> bool:
+    """``f(x)`` and ``g(x)``; not ``f(x)`` and ``y``."""
+    return _is_call(one) and _is_call(other) and one.partition("(")[0].strip() != other.partition("(")[0].strip()
+
+
 def _squeezed(text: str) -> str:
     """Without spaces, except where they keep two numbers or words apart."""
     return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)
@@ -222,36 +237,6 @@ def _decimal_places(denominator: int) -> int | None:
     if 10**places % denominator:
         return None
     return next(place for place in range(1, places + 1) if 10**place % denominator == 0)
-
-
-def _same_ratio(reference: Value, answer: Value) -> bool | None:
-    """``3:4`` and ``6 to 8``, or ``3/4``; None where neither is a ratio."""
-    one, other = _ratio(reference), _ratio(answer)
-    if one is None or other is None or (reference.quantity is not None and answer.quantity is not None):
-        return None
-    return len(one) == len(other) and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
-
-
-def _ratio(value: Value) -> list[Fraction] | None:
-    if value.quantity is not None:
-        number = value.quantity.number.value
-        return [Fraction(number.numerator), Fraction(number.denominator)]
-    text = value.text
-    if text.startswith("time "):  # 4:15 may be a ratio too
-        text = text.removeprefix("time ").removesuffix(" ?").removesuffix(":00")
-    parts = [literal(part) for part in re.split(r":|\bto\b", text)] if _RATIO.fullmatch(text) else [None]
-    found = [part for part in parts if part is not None]
-    return found if len(found) == len(parts) and all(found) else None
-
-
-def _same_digits(reference: Value, answer: Value) -> bool | None:
-    """Two numbers in one base, which one of them may leave out; None where neither names a base."""
-    one, other = _BASE.fullmatch(reference.text), _BASE.fullmatch(answer.text)
-    if one is None and other is None:
-        return None
-    digits = [match[1] if match else value.text for match, value in ((one, reference), (other, answer))]
-    bases = {_BASES.get(match[2], match[2]) for match in (one, other) if match}
-    return len(bases) == 1 and digits[0].upper().lstrip("0") == digits[1].upper().lstrip("0")
 
 
 def _distinct(items: Sequence[Shape]) -> list[Shape]:
@@ -287,6 +272,6 @@ def formulas_in(shape: Shape) -> list[str]:
         return [text for item in shape.items for text in formulas_in(item)]
     if isinstance(shape, Value):
         is_plain = shape.quantity is not None or shape.is_words or len(shape.text) < 2
-        return [] if is_plain or any(kind.fullmatch(shape.text) for kind in (_BASE, _RATIO)) else [_formula_text(shape)]
+        return [] if is_plain or is_ratio_or_digits(shape.text) else [_formula_text(shape)]
     sides = shape.sides if isinstance(shape, Inequality) else shape.parts
     return [text for side in sides if side for text in formulas_in(parse(side))]

@@ -9,6 +9,10 @@ from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 _PHRASES = {
     "∅": "∅|⦃⦄|empty set|the empty set|no solution|no solutions|no real solution|no real solutions|none|no real roots",
     "ℝ": "ℝ|all real numbers|all reals|all real x|any real number|x ∈ ℝ",
+    "ℤ": "ℤ|all integers|the integers|integers|any integer|the set of integers|the set of all integers|x ∈ ℤ",
+    "ℕ": "ℕ|all natural numbers|the natural numbers|natural numbers|x ∈ ℕ",
+    "ℚ": "ℚ|all rational numbers|the rational numbers|rational numbers|x ∈ ℚ",
+    "infinitely many": "infinitely many|infinitely many solutions|infinite solutions|an infinite number of solutions",
     "undefined": "undefined|dne|does not exist|not defined",
     "∞": "∞|+∞|positive ∞",
     "-∞": "-∞|negative ∞|minus ∞",
@@ -26,10 +30,16 @@ _SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go 
 _YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
 _YES_WORDS = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Za-z])\)|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
+    r"(?:(?:option|choice|answer)\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
     re.IGNORECASE,
 )
 _LABELLED = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\([A-J]\)|[A-J][).:])\s*(\S.*)", re.IGNORECASE)
+_ORDINALS = {
+    word: f"{place}{'st nd rd'.split()[place - 1] if place < 4 else 'th'}"
+    for place, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)
+}
+_ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b")
+_COMPOUND = re.compile(r"(?=.*[0-9])(?:[A-Z][a-z]?(?:_?[0-9]+|_\{\s?[0-9]+\s?\})?){2,}")
 _ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
 
 
@@ -78,18 +88,33 @@ def _is_word(word: str) -> bool:
     return not (len(word) == 3 and word.islower() and (set("aeiou").isdisjoint(word) or set(word) == set("abc")))
 
 
-def same_words(reference: str, answer: str) -> bool:
+def same_words(reference: str, answer: str, ignore_case: bool = True) -> bool:
     """True where two texts say the same up to case, articles, punctuation, and the frame of a choice.
+
+    Args:
+        reference: The text looked for.
+        answer: The text given.
+        ignore_case: False where the reference is a product of letters, whose case counts.
 
     Example:
         >>> same_words("Paris", "paris."), same_words("B", "(B) Rome"), same_words("east", "seat")
         (True, True, False)
     """
-    one, other = _bare(reference), _bare(answer)
+    one, other = _bare(reference, ignore_case), _bare(answer, ignore_case)
     if one == other:
         return bool(one)
     wanted, given = choice(reference), choice(answer)
     return wanted is not None and wanted == given
+
+
+def compound(text: str) -> str | None:
+    """The formula of a chemical compound without marks of its indices; None for anything else.
+
+    Example:
+        >>> compound("C_6H_{12}O_6"), compound("H2O"), compound("x_2")
+        ('C6H12O6', 'H2O', None)
+    """
+    return re.sub(r"[_{}\s]", "", text) if _COMPOUND.fullmatch(text) is not None else None
 
 
 def choice(text: str) -> str | None:
@@ -122,6 +147,7 @@ def choice_label(text: str) -> str | None:
     return None if match is None else match[1]
 
 
-def _bare(text: str) -> str:
-    text = re.sub(r"[\"'.,;:!?()\s]+|(?<=\w)-(?=\w)", " ", text.casefold()).strip()
+def _bare(text: str, ignore_case: bool) -> str:
+    text = _ORDINAL.sub(lambda match: _ORDINALS[match[0]], text.casefold() if ignore_case else text)
+    text = re.sub(r"[\"'.,;:!?()\s]+|(?<=\w)-(?=\w)", " ", text).strip()
     return re.sub(r"^(?:the|a|an) (?=.)", "", text)

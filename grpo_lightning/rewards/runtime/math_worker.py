@@ -2,13 +2,15 @@
 
 Usage: ``python -P math_worker.py FD SECONDS BYTES``, with a multiprocessing connection on file descriptor FD. Requests
 are ``(relation, reference, answer)``, LaTeX formulas without ``=``; replies are "yes", "no", "unreadable reference" or
-"timeout". math-verify's parser reads the formulas; the comparison is made here, without its rounding to six decimals.
+"timeout". math-verify's parser reads the formulas, with the case of their letters, which math-verify itself gives up; the
+comparison is made here, without its rounding to six decimals.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import resource
 import signal
 import sys
@@ -16,17 +18,22 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, Float, I, Rational, Symbol, nan, zoo
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from latex2sympy2_extended.math_normalization import normalize_latex
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from sympy import Basic, E, Expr, Float, I, Rational, Symbol, nan, zoo
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True,
     units=False,  # it takes a trailing t, h or s of a formula for a unit
     malformed_operators=False,
     nits=False,
-    boxed="last",
+    boxed="none",
 )
-_CONFIG = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)]
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_GAMMA = re.compile(r"\\(gamma|Gamma)(?![A-Za-z])(?!\s*[({_])")
+"""The letter, which the parser takes for Euler's constant in either case."""
 _POINTS = [Rational(point, 97) for point in (37, -71, 193, -311, 149, 401, -23, 263, 89, -157)]
 """Where two formulas with variables are compared: neither whole nor round, of both signs."""
 DIGITS = 30
@@ -47,11 +54,16 @@ def _raise_out_of_time(signum: int, frame: Any) -> None:
 
 
 def _parse(text: str) -> Any | None:
-    # In a box, and the first match only, so that all of the text is read as one formula, or none of it.
-    found = parse(
-        f"\\boxed{{{text}}}", _CONFIG, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
-    )
-    return found[0] if found else None
+    text = normalize_latex(_GAMMA.sub(r"\\variable{\1}", text), _NORMALIZATION)
+    try:
+        return latex2sympy(
+            text,
+            is_real=not should_treat_as_complex(text),
+            normalization_config=None,
+            conversion_config=_CONVERSION,
+        )
+    except Exception:  # whatever its grammar makes of the text
+        return None
 
 
 def compare(relation: str, reference: str, answer: str) -> str:
@@ -68,8 +80,10 @@ def compare(relation: str, reference: str, answer: str) -> str:
 
 
 def _prepared(formula: Expr) -> Expr:
-    imaginary = {symbol: I for symbol in formula.free_symbols if symbol.name == "i"}
-    return formula.doit().subs(imaginary)
+    """Worked out, with the constants e and i, and with symbols that are one whether or not the formula was thought real."""
+    formula = formula.doit()
+    constants = {"i": I, "e": E}
+    return formula.subs({symbol: constants.get(symbol.name, Symbol(symbol.name)) for symbol in formula.free_symbols})
 
 
 def _agree(relation: str, gold: Expr, given: Expr) -> bool:
@@ -87,16 +101,17 @@ def _agree(relation: str, gold: Expr, given: Expr) -> bool:
     if relation == "equal":
         return all(_near(a, b, tolerance) for a, b in pairs)
     factors = [b / a for a, b in pairs if a != 0]
-    if len(factors) < 3 or factors[0] == 0 or (relation == "same sign" and factors[0] < 0):
+    if len(factors) < 3 or factors[0] == 0 or (relation == "same sign" and not factors[0].is_positive):
         return False
     return all(_near(factors[0], factor, tolerance) for factor in factors)
 
 
 def _at(gold: Expr, given: Expr, symbols: list[Symbol], shift: int) -> tuple[Any, Any] | None:
-    """Both values at one point, where both are real numbers there."""
+    """Both values at one point, where both are real numbers there, or formulas with i and any numbers."""
     point = {symbol: _POINTS[(shift + 3 * place) % len(_POINTS)] + place for place, symbol in enumerate(symbols)}
     values = [formula.subs(point).evalf(DIGITS) for formula in (gold, given)]
-    if not all(value.is_number and value.is_finite and value.is_real for value in values):
+    complex_ones = gold.has(I) or given.has(I)
+    if not all(value.is_number and value.is_finite and (value.is_real or complex_ones) for value in values):
         return None
     return values[0], values[1]
 

@@ -9,11 +9,15 @@ MAX_WORDS = 6
 MAX_CHARS = 80
 """Of an answer in words, or of a text that is nothing but its answer."""
 
-_LEAD = re.compile(r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*"
+    r"|\bI(?:['’]d|\s+would|['’]ll|\s+will)?\s+(?:choose|pick|select)\b(?:\s+(?:option|choice|answer)\b)?",  # noqa: RUF001
+    re.IGNORECASE,
+)
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf)\{([^{}]*)\}")
 _LETTER = re.compile(
-    r"\(?(?<![A-Za-z'’])([A-J])(?![\w'’])(?P<frame>[):.]*)"  # noqa: RUF001 - the typeset apostrophe
-    r"(?=\s*(?:$|[.,;:!()*\n]|because\b|since\b|as\b|which\b)|(?<=[):.])\s)"
+    r"[(\[]?(?<![A-Za-z'’])([A-J])(?![\w'’])(?P<frame>[)\]:.]*)"  # noqa: RUF001 - the typeset apostrophe
+    r"(?=\s*(?:$|[.,;:!()*\n]|because\b|since\b|as\b|which\b)|(?<=[)\]:.])\s)"
 )
 _SEVERAL = re.compile(r"\(?[A-J]\)?\s*(?:,|/|&|\bor\b|\band\b)\s*(?:or\s+|and\s+)?\(?[A-J](?![\w'’])", re.ASCII)  # noqa: RUF001
 _CLAUSE_END = re.compile(r"[.,;!?](?=\s|$)|\n|\s(?:because|since)\b")

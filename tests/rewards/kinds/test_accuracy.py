@@ -155,7 +155,7 @@ def test_numbers_are_read_as_people_write_them(text: str, values: list[Any]) -> 
         ("41 or 42", "42", 0.0),
         (r"\boxed{42}", "42", 1.0),
         ("", "42", 0.0),
-        ("\uff14\uff12", "42", 0.0),
+        ("\uff14\uff12", "42", 1.0),
         ("__import__('os').getpid()", "42", 0.0),
     ],
 )
