@@ -106,11 +106,14 @@ def check_generation_config(model_name_or_path: str) -> None:
 
 
 def causal_lm_without_weights(
-    model_name_or_path: str, dtype: torch.dtype, attn_implementation: str | None = None
+    model_name_or_path: str,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    kind: Any = AutoModelForCausalLM,
 ) -> PreTrainedModel:
     """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
     check_generation_config(model_name_or_path)
-    model = without_weights(AutoModelForCausalLM, load_config(model_name_or_path), attn_implementation, dtype)
+    model = without_weights(kind, load_config(model_name_or_path), attn_implementation, dtype)
     with suppress(OSError):  # a directory without one: the model has made it from its config
         model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
     return model.eval()

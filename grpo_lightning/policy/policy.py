@@ -115,7 +115,8 @@ class Policy(nn.Module):
                 self._with_adapter(skeleton)
 
     def _skeleton(self) -> PreTrainedModel:
-        return causal_lm_without_weights(self.name_or_path, torch.float32, self.settings.attn_implementation)
+        attention = self.settings.attn_implementation
+        return causal_lm_without_weights(self.name_or_path, torch.float32, attention, self._kind)
 
     def load(self, placement: Placement | None = None) -> Self:
         """Loads the weights, once."""
@@ -161,9 +162,12 @@ class Policy(nn.Module):
 
     def _read_weights(self, dtype: torch.dtype, loading: dict[str, Any]) -> PreTrainedModel:
         if self._is_sent_weights():
-            return causal_lm_without_weights(self.name_or_path, dtype, self.settings.attn_implementation)
-        kind = AutoModelForCausalLM if self.vision_tower is None else AutoModelForImageTextToText
-        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, kind, **loading)
+            return causal_lm_without_weights(self.name_or_path, dtype, self.settings.attn_implementation, self._kind)
+        return load_causal_lm(self.name_or_path, dtype, self.settings.attn_implementation, self._kind, **loading)
+
+    @property
+    def _kind(self) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+        return AutoModelForCausalLM if self.vision_tower is None else AutoModelForImageTextToText
 
     def _speed_up(self, model: PreTrainedModel) -> None:
         settings = self.settings
