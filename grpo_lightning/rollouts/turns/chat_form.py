@@ -57,6 +57,8 @@ class ChatForm:
                 f"model.turns.tool_call_format={tool_call_format!r} is unknown. Choose one of {', '.join(READERS)}."
             )
         self._format = tool_call_format
+        self._has_parts = False
+        self._has_parts = self._needs_parts()
         self._has_text_arguments = False  # until a mapping has failed
         self._has_text_arguments = self._needs_text_arguments()
 
@@ -176,7 +178,9 @@ class ChatForm:
         return [{"role": "user", "content": "?"}, {**answer, "tool_calls": calls} if calls else answer]
 
     def _written(self, message: Message) -> Message:
-        """With the arguments of its calls as the template takes them: some want a mapping, some its JSON text."""
+        """As the template takes it: some want content as a list of parts, and arguments of calls as JSON text."""
+        if self._has_parts and isinstance(message.get("content"), str):
+            message = {**message, "content": [{"type": "text", "text": message["content"]}]}
         if not self._has_text_arguments or not message.get("tool_calls"):
             return message
         calls = []
@@ -186,6 +190,16 @@ class ChatForm:
             text = given if isinstance(given, str) else json.dumps(given)
             calls.append({**call, "function": {**function, "arguments": text}})
         return {**message, "tool_calls": calls}
+
+    def _needs_parts(self) -> bool:
+        """Whether plain text fails or is left out, as by templates of models for images, and parts are not."""
+        return not self._writes(MARK) and self._writes([{"type": "text", "text": MARK}])
+
+    def _writes(self, content: Any) -> bool:
+        try:
+            return MARK in self.render([{"role": "user", "content": content}], [])
+        except Exception:  # templates raise their own kinds
+            return False
 
     def _needs_text_arguments(self) -> bool:
         try:

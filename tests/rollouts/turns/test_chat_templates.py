@@ -17,14 +17,10 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.source import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 
-PICTURES = ("idefics3", "llava_next", "smolvlm")
-"""Templates of models for images: a message is a list of parts, also where it is text alone."""
 UNCLEAR = ("gemma4", "gemma4_v3", "gemma4_v4")
 """Templates that write the dummy's turn otherwise once another follows, and mark its end by nothing: refused."""
 TEMPLATES = sorted(
-    path
-    for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
-    if not path.stem.startswith(PICTURES) and path.stem not in UNCLEAR
+    path for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja") if path.stem not in UNCLEAR
 )
 ANEW = ("gptoss", "nemotron_3_nano", "qwen3_5_think", "qwen3_5_nothink", "qwen3_6")
 """Some of the templates that open a turn with what they leave out of it later."""
