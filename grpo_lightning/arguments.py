@@ -97,7 +97,7 @@ def may_be(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if kind in SIMPLE:
         return SIMPLE[kind][1](value)
-    return not is_settings(kind) or isinstance(value, kind)
+    return not is_settings(kind) or isinstance(value, kind) or (callable(value) and is_called(kind))
 
 
 def in_words(hint: Any) -> list[str]:
@@ -120,3 +120,8 @@ def in_words(hint: Any) -> list[str]:
 def is_settings(kind: Any) -> bool:
     """Whether it is a dataclass of this package: a section of a config, an object in Python."""
     return inspect.isclass(kind) and is_dataclass(kind) and cast(type, kind).__module__.startswith("grpo_lightning.")
+
+
+def is_called(kind: type) -> bool:
+    """Whether its objects are there to be called, such as converters: a function does as well."""
+    return "__call__" in getattr(kind, "__abstractmethods__", ())

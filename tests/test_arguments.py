@@ -94,6 +94,15 @@ def test_what_only_its_user_can_judge_passes():
     assert in_words(float | None) == ["a number", "None"]
 
 
+def test_a_function_is_a_converter_and_no_other_object_is():
+    def first_words(row):
+        return {"prompt": row["text"].split()[0]}
+
+    assert GRPODataModule(dataset="a", converter=first_words).converter is first_words
+    with pytest.raises(TypeError, match=r"converter=5 cannot be used: it takes a text or DatasetConverter\(\.\.\.\)"):
+        GRPODataModule(dataset="a", converter=5)
+
+
 def test_a_data_module_shows_its_arguments_and_can_be_sent_to_another_process():
     assert list(inspect.signature(GRPODataModule).parameters)[:2] == ["dataset", "eval_dataset"]
     sent = pickle.loads(pickle.dumps(Weekly(week=2, batch_size=3)))

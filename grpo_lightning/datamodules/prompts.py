@@ -17,6 +17,9 @@ from grpo_lightning.rewards.base import RESERVED
 from grpo_lightning.types import Prompt, PromptBatch
 from grpo_lightning.vision.processing import ImageProcessing
 
+TOKENIZED = ("prompt", "completion", "chosen", "rejected")
+"""Columns whose texts a tokenizer reads."""
+
 
 class PromptDataset:
     """Prompts with their token ids and the columns for the rewards, held in memory.
@@ -143,7 +146,26 @@ def convert_row(row: Mapping[str, Any], convert: Converter, place: str) -> dict[
         )
     if not converted["prompt"]:
         raise ValueError(f"{place} has an empty prompt. {_keys(row)}")
+    for name in TOKENIZED:
+        if _has_half_character(converted.get(name)):
+            raise ValueError(
+                f"{place}: {name!r} holds half of a surrogate pair, as an escape cut in two (\\ud83d) leaves it, which is no "
+                f"character: {converted[name]!r:.80}. Repair the text, or leave the row out."
+            )
     return dict(converted)
+
+
+def _has_half_character(value: Any) -> bool:
+    """Whether a text in it cannot be encoded, which tokenizers refuse."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return True
+        return False
+    if isinstance(value, Mapping):
+        return any(map(_has_half_character, value.values()))
+    return isinstance(value, list) and any(map(_has_half_character, value))
 
 
 def _keys(row: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """RewardModelModule: a language model with a head of one number learns which of two texts people prefer."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +102,11 @@ class RewardModelModule(PolicyModule):
         """The batch's texts, and the margins where the data has some.
 
         Raises:
-            ValueError: If a margin is no number.
+            ValueError: If a margin is no finite number.
         """
         margins = batch.columns.get(MARGIN)
-        if margins is not None and not all(isinstance(each, int | float) for each in margins):
-            raise ValueError(f"The column margin holds {margins!r:.80}, and not a number in every row.")
+        if margins is not None and not all(isinstance(each, int | float) and math.isfinite(each) for each in margins):
+            raise ValueError(f"The column margin holds {margins!r:.80}, and not a finite number in every row.")
         found = None if margins is None else self.replica.rows(torch.tensor([float(each) for each in margins]))
         return self.read(batch), found
 

@@ -47,7 +47,7 @@ def lessons_of(
         chat_template_kwargs: As for the prompts.
 
     Raises:
-        ValueError: If a row has no teacher.
+        ValueError: If a row has no teacher, or its teacher would read nothing.
     """
     return Lessons(_told(settings, batch, rollouts, tokenizer, chat_template_kwargs), _teachers(settings, batch))
 
@@ -84,6 +84,11 @@ def _told(
             options = {name: batch.columns[name][b] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
             row = {"prompt": filled(settings.teacher_prompt, prompt, values), **options}
             prompts[b] = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
+            if not prompts[b]:
+                raise ValueError(
+                    f"model.distillation.teacher_prompt={settings.teacher_prompt!r} leaves row {batch.uids[b]} without a token: "
+                    f"{values} are empty. Add {{prompt}} or text, or make the column null where a row keeps its prompt."
+                )
     return replace(
         rollouts,
         prompt_ids=torch.tensor([token for ids in prompts for token in ids]),
@@ -102,6 +107,13 @@ def filled(template: str, prompt: Prompt, values: Mapping[str, Any]) -> Prompt:
     """
     if isinstance(prompt, list):
         last = prompt[-1]
-        return [*prompt[:-1], {**last, "content": filled(template, str(last["content"]), values)}]
+        return [*prompt[:-1], {**last, "content": filled(template, _text_of(last["content"]), values)}]
     known = {**values, "prompt": prompt}
     return PLACE.sub(lambda place: str(known.get(place[1], place[0])), template)
+
+
+def _text_of(content: Any) -> str:
+    """Of a message, whose content may be a list of parts."""
+    if not isinstance(content, list):
+        return str(content)
+    return "".join(part["text"] for part in content if part.get("type") == "text")

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from grpo_lightning.datamodules.converters import get_dataset_converter
 from grpo_lightning.datamodules.preferences import read_preferences
+from grpo_lightning.datamodules.prompts import convert_row
 from grpo_lightning.types import PromptBatch
 
 ASK = {"role": "user", "content": "What colour is the sky?"}
@@ -86,3 +87,19 @@ def test_a_pair_is_two_completions_of_one_prompt_that_end_once(tiny_model_dir):
     assert read.is_chosen.tolist() == [True, False, True, False]
     joint = read.examples()
     assert joint.completion_lengths.tolist() == [4, 5] and joint.num_prompts == 2
+
+
+def test_labelled_rows_without_their_converter_are_told_of_it():
+    with pytest.raises(ValueError, match=r"chosen_key='chosen' is not a column.*read with data.converter=kto"):
+        get_dataset_converter("dpo").check_columns(["prompt", "completion", "label"])
+
+
+HALF = "2\ud83d"
+
+
+@pytest.mark.parametrize("row", [{"prompt": HALF}, {"chosen": HALF}, {"rejected": [{**GREEN, "content": HALF}]}])
+def test_half_a_character_is_refused_with_its_row_and_column(row):
+    whole = {"prompt": "1+1=", "chosen": "2", "rejected": "3 \U0001f600"}
+    assert convert_row(whole, lambda given: dict(given), "rows.jsonl, row 6")["rejected"] == "3 \U0001f600"
+    with pytest.raises(ValueError, match=f"rows.jsonl, row 7: '{next(iter(row))}' holds half of a surrogate pair"):
+        convert_row(whole | row, lambda given: dict(given), "rows.jsonl, row 7")

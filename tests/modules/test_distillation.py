@@ -13,7 +13,7 @@ from toy_models import build_tokenizer, save_toy_model
 from transformers import AutoModelForCausalLM
 
 from grpo_lightning.training.distillation import Distillation
-from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.training.lessons import filled, lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
@@ -219,6 +219,18 @@ def test_a_row_without_what_the_teacher_is_told_keeps_its_prompt():
     first, second = lessons.rollouts.prompts()
     assert tokenizer.decode(first) == "1+1= \\boxed{} small {x}" and second.tolist() == [7, 8]
     assert lessons.rollouts.completion_ids.tolist() == [9, 10]
+
+
+def test_a_message_of_parts_is_read_as_its_text():
+    asked = [{"role": "user", "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2="}]}]
+    assert filled("{prompt} ({worked})", asked, {"worked": "1+1=2"})[0]["content"] == "2+2= (1+1=2)"
+
+
+def test_a_teacher_that_would_read_nothing_is_refused_with_its_row():
+    batch = PromptBatch(["1+1="], [[5, 6]], [7], {"hint": [""]})
+    rollouts = Rollouts.from_lists([[5, 6]], [[9]], [[0.0]], [False], [0])
+    with pytest.raises(ValueError, match=r"teacher_prompt='\{hint\}' leaves row 7 without a token"):
+        lessons_of(Distillation("self", teacher_prompt="{hint}"), batch, rollouts, build_tokenizer(), {})
 
 
 def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path):

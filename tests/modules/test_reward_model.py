@@ -176,6 +176,7 @@ def test_the_export_is_the_reward_model_that_the_held_out_accuracy_tells_of(tiny
             "needs the columns chosen and rejected, and has answer",
         ),
         ({}, [{**row, "margin": "much"} for row in TEXTS], {}, "column margin holds"),
+        ({}, [{**row, "margin": float("nan")} for row in TEXTS], {}, "column margin holds .* not a finite number"),
         ({"center_rewards_coefficient": -1.0}, TEXTS, {}, "would drive rewards apart"),
         ({"float32_head": True}, TEXTS, {}, "no effect on a reward model"),
         ({"max_length": 1}, TEXTS, {}, "leaves nothing to compare"),

@@ -63,7 +63,14 @@ class DPODatasetConverter(GRPODatasetConverter):
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Both completions must be columns; the prompt need not be."""
-        require_columns(columns, {"chosen_key": self.chosen_key, "rejected_key": self.rejected_key})
+        try:
+            require_columns(columns, {"chosen_key": self.chosen_key, "rejected_key": self.rejected_key})
+        except ValueError as error:
+            if "completion" in columns and "label" in columns:
+                raise ValueError(
+                    f"{error} Rows of a completion and a label are read with data.converter=kto."
+                ) from error
+            raise
         super().check_columns(columns)
 
 

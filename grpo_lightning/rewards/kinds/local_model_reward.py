@@ -58,8 +58,9 @@ class LocalModelReward(BaseRewardFunction):
             )
         if not self.model:
             return
-        if self.model.startswith(("/", "./", "../")) and not Path(self.model).is_dir():
-            raise ValueError(f"{self.name}: model={self.model!r} is no directory.")
+        is_path = self.model.startswith(("/", "./", "../")) or self.model.count("/") > 1  # a hub name has one at most
+        if is_path and not Path(self.model).is_dir():
+            raise ValueError(f"{self.name}: model={self.model!r} is no directory. Train it first, or name another one.")
         self._local = self._unloaded(self.model)
 
     @property

@@ -191,6 +191,7 @@ def test_a_reward_model_has_its_own_tokenizer_and_refuses_settings_that_cannot_w
     for settings, message in (
         ({}, "set model"),
         ({"model": "/nowhere"}, "is no directory"),
+        ({"model": "runs/of/a/stage/hf/last"}, "is no directory. Train it first"),
         ({"model": "m", "dtype": "int8"}, "dtype='int8'"),
     ):
         with pytest.raises(ValueError, match=message):
