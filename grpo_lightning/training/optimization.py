@@ -31,6 +31,9 @@ class ScheduleError(ExplainedError, ValueError):
     """A schedule that cannot follow a run, or not with what is given."""
 
 
+MOST_SKIPPED = 100
+"""Optimizer steps in a row that may be dropped for a gradient that is not finite. ``Alarms`` ends such a run earlier."""
+
 ADAMW = {"lr": 1e-6, "weight_decay": 0.0}
 """Of the default optimizer."""
 
@@ -87,6 +90,7 @@ class Optimization:
     def __init__(self, settings: OptimizationSettings, policy: Policy, lightning: L.LightningModule) -> None:
         self.settings, self.policy, self.lightning = settings, policy, lightning
         self.replica = Replica()
+        self.skipped_in_a_row = 0
 
     def make_optimizer(self, run_steps: Callable[[], int | None] = lambda: None) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``.
@@ -120,6 +124,10 @@ class Optimization:
         Returns:
             The 2-norm of the gradient before clipping, a 0-dim tensor on the CPU: for it the host waits for all passes.
             Not finite where the step was skipped.
+
+        Raises:
+            ExplainedError: After ``MOST_SKIPPED`` skipped steps in a row, on every rank: they do not count towards
+                ``trainer.max_steps``, so that the run would never end.
         """
         optimizer = cast(LightningOptimizer, self.lightning.optimizers())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -137,7 +145,17 @@ class Optimization:
             if scheduler is not None:
                 scheduler.step()
         optimizer.zero_grad(set_to_none=True)
+        self._count_skipped(bool(torch.isfinite(norm)))
         return norm
+
+    def _count_skipped(self, is_finite: bool) -> None:
+        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise ExplainedError(
+                f"The last {MOST_SKIPPED} optimizer steps had a gradient with NaN or infinity and were skipped; skipped steps "
+                "do not count towards trainer.max_steps, so the run would never end. Lower model.optimizer.lr, check "
+                "trainer.precision, and check that rewards, margins and the logprobs of teachers are finite."
+            )
 
     def settle_buckets(self, idle_loss: Tensor) -> None:
         """Lets DDP settle its buckets: their layout rounds the sums over ranks, and a resumed run must not differ.

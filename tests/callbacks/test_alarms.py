@@ -8,6 +8,7 @@ import pytest
 from runs import fit
 
 from grpo_lightning.callbacks import Alarms
+from grpo_lightning.errors import ExplainedError
 
 SOME_END = list("etaoinshrdlu0123456789 ")
 """Stop strings that end some of the random completions."""
@@ -53,6 +54,25 @@ def test_nan_gradients_stop_the_run(tiny_model_dir, tmp_path):
             trainer={"callbacks": [Alarms(warn_after=1, stop_after_not_finite=2)]},
             on_module=break_loss,
         )
+
+
+def test_without_the_callback_nan_gradients_end_the_run_too(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("grpo_lightning.training.optimization.MOST_SKIPPED", 3)
+    finite = iter([False, False, True, False, False, False])  # one good step starts the count anew
+    seen = []
+
+    def break_loss(module):
+        original = module.policy_loss
+
+        def loss(*arguments):
+            seen.append(next(finite))
+            return original(*arguments) * (1.0 if seen[-1] else float("nan"))
+
+        module.policy_loss = loss
+
+    with pytest.raises(ExplainedError, match=r"The last 3 optimizer steps had a gradient with NaN .* would never end"):
+        fit(tiny_model_dir, tmp_path, max_steps=9, on_module=break_loss)
+    assert seen == [False, False, True, False, False, False]
 
 
 def test_a_healthy_run_is_silent(tiny_model_dir, tmp_path):
