@@ -480,7 +480,6 @@ async def late_parts() -> str:
 @pytest.mark.parametrize(
     ("tool", "kind"),
     [(parts, "generator"), (lengths, "map"), (late_parts, "async_generator")],
-    ids=lambda each: str(each),
 )
 def test_a_tool_whose_values_are_yet_to_come_is_refused_in_its_first_call(tool, kind):
     async def play():
