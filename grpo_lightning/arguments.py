@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -41,6 +41,8 @@ SIMPLE: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     Sequence: (WORDS["list"], _is_list),
     NoneType: ("None", lambda value: value is None),
 }
+PLAIN = (NoneType, Real, str, bytes, PathLike, Mapping, Sequence, Set)
+"""What a config can hold, and Python's own kinds of it."""
 
 
 def checked(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -84,12 +86,14 @@ def refuse_wrong_types(made: type, given: Mapping[str, Any], hints: Mapping[str,
 
 
 def may_be(value: Any, hint: Any) -> bool:
-    """Whether the value may be meant for the type; also where only what uses it can tell.
+    """Whether the value may be meant for the type; also where only what uses it can tell, as of an object that no config holds.
 
     Example:
         >>> [may_be(value, int | None) for value in (8, None, "8", 8.5, True)]
         [True, True, False, False, False]
     """
+    if not isinstance(value, PLAIN):  # a function, a dataset, a tensor: one stands where a config has a list
+        return True
     kind = get_origin(hint) or hint
     if kind in (Union, UnionType):
         return any(may_be(value, each) for each in get_args(hint))
@@ -97,7 +101,7 @@ def may_be(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if kind in SIMPLE:
         return SIMPLE[kind][1](value)
-    return not is_settings(kind) or isinstance(value, kind) or (callable(value) and is_called(kind))
+    return not is_settings(kind)
 
 
 def in_words(hint: Any) -> list[str]:
@@ -120,8 +124,3 @@ def in_words(hint: Any) -> list[str]:
 def is_settings(kind: Any) -> bool:
     """Whether it is a dataclass of this package: a section of a config, an object in Python."""
     return inspect.isclass(kind) and is_dataclass(kind) and cast(type, kind).__module__.startswith("grpo_lightning.")
-
-
-def is_called(kind: type) -> bool:
-    """Whether its objects are there to be called, such as converters: a function does as well."""
-    return "__call__" in getattr(kind, "__abstractmethods__", ())

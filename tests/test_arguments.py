@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import make_module
+import torch
+from datasets import Dataset
+from runs import make_module, share_of_digits
 
 from grpo_lightning import GRPODataModule, GRPOModule, SFTModule
 from grpo_lightning.arguments import in_words, may_be
@@ -92,6 +94,24 @@ def test_numbers_of_numpy_paths_and_tuples_are_what_they_stand_for(tiny_model_di
 def test_what_only_its_user_can_judge_passes():
     assert may_be(object(), int | type[Path]) and may_be(print, "anything")
     assert in_words(float | None) == ["a number", "None"]
+
+
+def test_objects_that_no_config_holds_reach_what_uses_them(tiny_model_dir):
+    rows = [{"prompt": "a"}]
+    for dataset in (Dataset.from_list(rows), Dataset.from_list(rows).to_iterable_dataset(), iter(rows), OneRow()):
+        assert GRPODataModule(dataset=dataset).dataset is dataset
+    module = make_module(Path(tiny_model_dir), rewards=share_of_digits, beta=torch.tensor(0.5))
+    assert list(module.source.reward_runner.names) == ["share_of_digits"] and module.objective.beta == 0.5
+
+
+class OneRow:
+    """As torch's datasets are."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, row):
+        return {"prompt": "a"}
 
 
 def test_a_function_is_a_converter_and_no_other_object_is():

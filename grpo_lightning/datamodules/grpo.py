@@ -129,8 +129,6 @@ class GRPODataModule(L.LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}={value} is not possible. Use 1 or more.")
-        if self.overlong_prompts not in ("drop", "refuse"):
-            raise ValueError(f"data.overlong_prompts={self.overlong_prompts!r} is neither 'drop' nor 'refuse'.")
         if self.datasets is not None:
             weighted(self.datasets)
             if self.dataset is not None:

@@ -221,7 +221,7 @@ VALUES = [
     setting("model.num_iterations", 0, "model.num_iterations=0 trains on nothing"),
     setting("model.num_minibatches", 100, "data.batch_size=3 prompts cannot be dealt out to model.num_minibatches=100"),
     setting("model.max_tokens_per_microbatch", 0, "model.max_tokens_per_microbatch=0 holds no token"),
-    setting("model.max_grad_norm", -1, "model.max_grad_norm=-1.0 is negative"),
+    setting("model.max_grad_norm", -1, "model.max_grad_norm=-1.0 is no norm of a gradient. Use 0 for no clipping"),
     setting("model.reward_weights", [1.0], "Number of reward_weights (1) must match"),
     setting("model.reward_weights", [float("nan"), 1.0], "The weight of the reward accuracy is nan"),
     setting("model.reward_weights", [1.0, float("inf")], "The weight of the reward format is inf"),

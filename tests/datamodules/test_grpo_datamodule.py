@@ -115,14 +115,14 @@ def test_overlong_prompts_are_counted_in_the_log(caplog: pytest.LogCaptureFixtur
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"eval_batch_size": -1}, "data.eval_batch_size=-1"),
         ({"max_prompt_length": 0}, "data.max_prompt_length=0"),
-        ({"overlong_prompts": "truncate"}, "data.overlong_prompts='truncate' is neither"),
+        ({"overlong_prompts": "truncate"}, "overlong_prompts='truncate' cannot be used: it takes 'drop' or 'refuse'"),
         ({"converter": "gms8k"}, "'gms8k' not found. Available converters"),
         ({"converter": "grpo", "converter_args": {"promt": "q"}}, "'grpo' takes no promt"),
         ({"converter": GRPODatasetConverter(), "converter_args": {"prompt": "q"}}, "no effect on a converter with"),
     ],
 )
 def test_settings_are_checked_on_construction(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         GRPODataModule(dataset="x.jsonl", **settings)
 
 
