@@ -80,6 +80,7 @@ def _main(
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server's children ignore
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests are run under nohup
     torch.set_num_threads(1)
     os.environ.update({"PYTHONPATH": os.pathsep.join([str(folder), *PLACES]), "OMP_NUM_THREADS": "1"} | environment)
     sys.path[:0] = [str(folder), *PLACES]
