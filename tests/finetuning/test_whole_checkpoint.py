@@ -44,7 +44,8 @@ def test_the_export_has_the_trained_language_model_and_the_vision_tower_as_it_wa
         for weight in policy.parameters():
             weight.add_(0.1)
     policy.tie_weights()
-    export(SimpleNamespace(policy=SimpleNamespace(model=policy, tokenizer=tokenizer, name_or_path=str(source))), target)
+    trained = SimpleNamespace(model=policy, tokenizer=tokenizer, name_or_path=str(source), image_processing=None)
+    export(SimpleNamespace(policy=trained), target)
 
     assert AutoConfig.from_pretrained(target).architectures == ["Qwen3_5ForConditionalGeneration"]
     assert (target / "preprocessor_config.json").read_text() == '{"patch_size": 16}'
