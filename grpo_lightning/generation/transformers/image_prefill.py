@@ -32,7 +32,7 @@ def prefill_arguments(
         how much the position of what follows differs from the number of its token, else None.
     """
     width = max(map(len, prompt_ids))
-    encoded = [encode_images(model, each, device) for each in images if each.images]
+    encoded = encode_images(model, [each for each in images if each.images], device)
     arguments: dict[str, Any] = {"mm_encoder_outputs": {"image": _joined(encoded)}} if encoded else {}
     takes = signature(model.forward).parameters
     for name in dict.fromkeys(name for each in images for name in each.per_token if name in takes):

@@ -62,14 +62,11 @@ def _encoded(
     """The encoded images of these prompts, and the row of all features that each source token takes."""
     ends = rollouts.prompt_lengths.cumsum(0)
     place = torch.full((rollouts.prompt_ids.numel() + rollouts.completion_ids.numel() + 1,), -1)
-    encoded, taken = [], 0
-    for b in present:
-        prompt = rollouts.images[b]
-        if not prompt.images:
-            continue
-        encoded.append(encode_images(model, prompt, device))
-        places = int(ends[b] - rollouts.prompt_lengths[b]) + prompt.is_image.nonzero()[:, 0]
-        found = len(flat_features(encoded[-1].pooler_output))
+    shown = [b for b in present if rollouts.images[b].images]
+    encoded, taken = encode_images(model, [rollouts.images[b] for b in shown], device), 0
+    for b, output in zip(shown, encoded, strict=True):
+        places = int(ends[b] - rollouts.prompt_lengths[b]) + rollouts.images[b].is_image.nonzero()[:, 0]
+        found = len(flat_features(output.pooler_output))
         if found != len(places):
             raise ValueError(
                 f"{type(model).__name__} makes {found} features of the images of a prompt in which the processor left "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -61,16 +62,28 @@ def leave_out_tower(model: PreTrainedModel, config: Any) -> None:
     config.exclude_modules = [*excluded, *linear]
 
 
-def encode_images(model: PreTrainedModel, prompt: PromptImages, device: torch.device) -> Any:
-    """What the model's ``get_image_features`` makes of the images of one prompt; without gradient where nothing trains.
+def encode_images(model: PreTrainedModel, prompts: Sequence[PromptImages], device: torch.device) -> list[Any]:
+    """What the model's ``get_image_features`` makes of the images of each prompt; without gradient where nothing trains.
 
     One prompt at a time: prompts differ in the number and shape of their tensors, and an image's features are then the same
     numbers in every micro-batch.
+
+    Args:
+        model: A vision-language model, adapters injected or not.
+        prompts: Each shows an image at least.
+        device: Where the model is.
     """
-    trains = any(weight.requires_grad for module in tower_modules(model).values() for weight in module.parameters())
-    pixels = {name: to_device(tensor, device) for name, tensor in prompt.pixels.items()}
-    with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-        return cast(Any, model).get_image_features(**pixels, return_dict=True)
+    encoded = []
+    with torch.set_grad_enabled(torch.is_grad_enabled() and _tower_trains(model)):
+        for prompt in prompts:
+            pixels = {name: to_device(tensor, device) for name, tensor in prompt.pixels.items()}
+            encoded.append(cast(Any, model).get_image_features(**pixels, return_dict=True))
+    return encoded
+
+
+def _tower_trains(model: PreTrainedModel) -> bool:
+    """Looks at every module of the model, which takes tens of milliseconds: not for each prompt."""
+    return any(weight.requires_grad for module in tower_modules(model).values() for weight in module.parameters())
 
 
 def flat_features(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
