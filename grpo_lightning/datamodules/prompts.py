@@ -14,6 +14,7 @@ from grpo_lightning.datamodules.rows import without_padding
 from grpo_lightning.datamodules.shown_images import ShownImages, refuse_images
 from grpo_lightning.datamodules.tokenization import tokenize_prompts
 from grpo_lightning.rewards.base import RESERVED
+from grpo_lightning.rewards.text.valid_text import valid_text
 from grpo_lightning.types import Prompt, PromptBatch
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -158,11 +159,7 @@ def convert_row(row: Mapping[str, Any], convert: Converter, place: str) -> dict[
 def _has_half_character(value: Any) -> bool:
     """Whether a text in it cannot be encoded, which tokenizers refuse."""
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return True
-        return False
+        return valid_text(value) != value
     if isinstance(value, Mapping):
         return any(map(_has_half_character, value.values()))
     return isinstance(value, list) and any(map(_has_half_character, value))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.experience import Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
+from grpo_lightning.messages import said
 from grpo_lightning.training.distillation import PLACE, Distillation
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
 
@@ -107,13 +108,6 @@ def filled(template: str, prompt: Prompt, values: Mapping[str, Any]) -> Prompt:
     """
     if isinstance(prompt, list):
         last = prompt[-1]
-        return [*prompt[:-1], {**last, "content": filled(template, _text_of(last["content"]), values)}]
+        return [*prompt[:-1], {**last, "content": filled(template, said(last), values)}]
     known = {**values, "prompt": prompt}
     return PLACE.sub(lambda place: str(known.get(place[1], place[0])), template)
-
-
-def _text_of(content: Any) -> str:
-    """Of a message, whose content may be a list of parts."""
-    if not isinstance(content, list):
-        return str(content)
-    return "".join(part["text"] for part in content if part.get("type") == "text")

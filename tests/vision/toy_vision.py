@@ -16,22 +16,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from grpo_lightning.types import PromptImages, Rollouts
+from tests.scoring.architectures import SIZES
 
 IMAGE_TOKEN = 90
-TEXT: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,  # small default weights make every distribution uniform
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
 TOKENS = {
     "image_token_id": IMAGE_TOKEN,
     "video_token_id": 91,
@@ -48,7 +35,7 @@ CLIP_TOWER = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
         **TOKENS,
-        "text_config": TEXT | {"rope_parameters": MROPE},
+        "text_config": SIZES | {"rope_parameters": MROPE},
         "vision_config": QWEN_TOWER
         | {
             "hidden_size": 32,
@@ -60,7 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen3_vl": {
         **TOKENS,
-        "text_config": TEXT | {"rope_parameters": MROPE | {"mrope_interleaved": True}},
+        "text_config": SIZES | {"rope_parameters": MROPE | {"mrope_interleaved": True}},
         "vision_config": QWEN_TOWER
         | {"hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 32, "num_position_embeddings": 16}
         | {"deepstack_visual_indexes": [0, 1]},
@@ -68,19 +55,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llava": {
         "image_token_id": IMAGE_TOKEN,
         "image_token_index": IMAGE_TOKEN,
-        "text_config": TEXT | {"model_type": "llama"},
+        "text_config": SIZES | {"model_type": "llama"},
         "vision_config": CLIP_TOWER | {"model_type": "clip_vision_model"},
     },
     "idefics3": {
         "image_token_id": IMAGE_TOKEN,
         "scale_factor": 2,
-        "text_config": TEXT | {"model_type": "llama"},
+        "text_config": SIZES | {"model_type": "llama"},
         "vision_config": CLIP_TOWER,
     },
     "gemma3": {
         "image_token_id": IMAGE_TOKEN,
         "mm_tokens_per_image": 4,
-        "text_config": TEXT | {"sliding_window": 64, "query_pre_attn_scalar": 8},
+        "text_config": SIZES | {"sliding_window": 64, "query_pre_attn_scalar": 8},
         "vision_config": CLIP_TOWER | {"vision_use_head": False},
     },
 }
