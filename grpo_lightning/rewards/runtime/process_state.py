@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -114,7 +113,7 @@ OF_PROCESS = {
     "the filters of warnings": ProcessValue(python_state.raising_filters, python_state.set_raising_filters),
     "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
     "gc.disable": ProcessValue(gc.isenabled, python_state.set_garbage_collection),
-    "sys.setrecursionlimit": ProcessValue(python_state.nested_calls, sys.setrecursionlimit),
+    "sys.setrecursionlimit": ProcessValue(python_state.nested_calls, python_state.set_nested_calls),
 }
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 

@@ -79,9 +79,31 @@ def set_standard_error(stream: Stream) -> None:
     sys.stderr = stream.stream
 
 
-def nested_calls() -> int:
-    """The limit on nested calls, as far as it is below Python's own."""
-    return min(sys.getrecursionlimit(), DEFAULT_DEPTH)
+class NestedCalls:
+    """The limit on nested calls; equal to another unless it alone is below Python's own."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __eq__(self, before: object) -> bool:
+        if not isinstance(before, NestedCalls):
+            return NotImplemented
+        return self.limit >= min(before.limit, DEFAULT_DEPTH)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return str(self.limit)
+
+
+def nested_calls() -> NestedCalls:
+    """``sys.getrecursionlimit``."""
+    return NestedCalls(sys.getrecursionlimit())
+
+
+def set_nested_calls(calls: NestedCalls) -> None:
+    """As ``sys.setrecursionlimit``."""
+    sys.setrecursionlimit(calls.limit)
 
 
 def set_garbage_collection(is_on: bool) -> None:

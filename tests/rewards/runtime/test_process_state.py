@@ -236,6 +236,22 @@ def test_streams_filters_and_limits_that_do_no_harm_are_left(caplog: pytest.LogC
     assert "left it so" not in caplog.text
 
 
+@pytest.mark.parametrize(("left", "then"), [(400, 2000), (999, 2000), (1000, 1000), (5000, 5000)])
+def test_a_limit_on_nested_calls_that_a_library_raised_is_put_back_as_it_was(left: int, then: int) -> None:
+    depth = sys.getrecursionlimit()
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        sys.setrecursionlimit(left)
+        return [1.0] * len(completions)
+
+    sys.setrecursionlimit(2000)
+    try:
+        scored(reward, "thread")
+        assert sys.getrecursionlimit() == then
+    finally:
+        sys.setrecursionlimit(depth)
+
+
 def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(device: torch.device | None) -> float:
         reward = FunctionReward(name="visible", function=visible, isolation="process", concurrency=1)
