@@ -39,7 +39,7 @@ def test_files_hold_what_the_step_sampled_scored_and_trained_on(tiny_model_dir, 
         ids = record.rollouts.completions()[n]
         assert row["completion"] == module.policy.tokenizer.decode(ids, skip_special_tokens=True)
         assert row["length"] == len(ids)
-        assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.values[n, 0].item()
+        assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.rewards_per_func[n, 0].item()
         assert row["advantage"] == record.advantages[n].item()
         assert row["truncated"] == record.rollouts.truncated[n].item()
         assert json.loads(row["columns"])["ground_truth"] == record.batch.columns["ground_truth"][n // 4]

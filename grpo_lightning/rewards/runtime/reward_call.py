@@ -99,7 +99,7 @@ class CallRows:
 class Outcome:
     """What one reward gave for some rows."""
 
-    values: list[float]
+    rewards: list[float]
     """One per row, NaN for None."""
     extra: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Outcome:
         merged = cls([math.nan] * count)
         for rows, part in parts:
             for place, row in enumerate(rows):
-                merged.values[row] = part.values[place]
+                merged.rewards[row] = part.rewards[place]
                 if place in part.errors:
                     merged.errors[row] = part.errors[place]
             merged.raised += part.raised
@@ -141,7 +141,7 @@ class Outcome:
 def lists_of(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, ...] | None]]:
     """What rewards gave as lists, by reward and row; a reward that gave none is left out."""
     lists = {
-        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.values]
+        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.rewards]
         for name, outcome in zip(names, outcomes, strict=True)
     }
     return {name: entries for name, entries in lists.items() if any(entries)}
@@ -265,7 +265,7 @@ async def call_reward(
         await asyncio.wrap_future(main_call.started)
     started = time.perf_counter()
     try:
-        outcome.values = await within(time_limit, lambda: call.answer(main_call), reward)
+        outcome.rewards = await within(time_limit, lambda: call.answer(main_call), reward)
     except Exception as error:
         if call.probe.asked:
             raise MainThreadNeededError from error
