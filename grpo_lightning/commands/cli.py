@@ -179,7 +179,7 @@ class GRPOCLI(LightningCLI):
             self._find_checkpoint(ckpt_path or "last")
         elif ckpt_path is None:
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
-            check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
+            check_own_start(self.trainer, model_name_or_path=model, adapter_name_or_path=adapter)
         self._earlier_run = EarlierRun()
         self.trainer.callbacks.insert(0, self._earlier_run)  # type: ignore[attr-defined]
 
