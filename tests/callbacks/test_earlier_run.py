@@ -206,7 +206,7 @@ def test_a_folder_that_is_the_runs_own_or_holds_it_loses_nothing_but_an_earlier_
     assert [len(names(place / "texts")) for place in (root, old)] == [1, 2]
     exports = tmp_path.parent / f"{tmp_path.name}-earlier" / "1"
     assert names(exports) == ["last"] and (tmp_path / "last" / "model.safetensors").exists()
-    with pytest.raises(ValueError, match="model.model_name_or_path=.* would put its own results in its place"):
+    with pytest.raises(ValueError, match=r"model\.model_name_or_path=.* would put its own results in its place"):
         check_own_start(trainer, model_name_or_path=str(tmp_path / "last"))
     check_own_start(trainer, model_name_or_path=str(exports / "last"))
 

@@ -446,6 +446,10 @@ def wrong_count(completions, **columns):
 
 async def waits(completions, **columns):
     return [0.25]
+
+def prints_half_a_character(completions, **columns):
+    print(chr(0xD83D))
+    return [0.5]
 """
 
 
@@ -476,7 +480,9 @@ def test_an_isolated_reward_that_hangs_crashes_or_raises_costs_its_completion_on
 def test_isolated_functions_keep_the_contract_and_may_be_async(
     runner: Callable[..., RewardRunner], process_rewards: Any
 ) -> None:
-    assert score(runner([wrapped(process_rewards.waits, isolation="process")]), ["a"]).values.tolist() == [[0.25]]
+    for name, value in (("waits", 0.25), ("prints_half_a_character", 0.5)):
+        one = runner([wrapped(getattr(process_rewards, name), isolation="process")])
+        assert score(one, ["a"]).values.tolist() == [[value]]
     with pytest.raises(RewardContractError, match="'wrong_count' returned 2 values for 1 completions"):
         score(runner([wrapped(process_rewards.wrong_count, isolation="process")]), ["a"])
 
