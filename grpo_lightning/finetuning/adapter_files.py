@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -68,7 +70,27 @@ def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str)
             f"model.adapter_name_or_path={adapter!r} trained the row of token {max(ids)}, but the model has {rows}. Set "
             "model.init_special_tokens and model.new_special_tokens_config as in the run that made it."
         )
-    return PeftModel.from_pretrained(policy, adapter, is_trainable=True, config=config)
+    return with_adapter(policy, adapter, is_trainable=True, config=config)
+
+
+def with_adapter(policy: PreTrainedModel, adapter: str, **options: Any) -> PeftModel:
+    """The policy with the adapter on it, as ``PeftModel.from_pretrained`` reads it; from a directory, nothing pickled.
+
+    Raises:
+        ValueError: If its weights are pickled, not there or cut off.
+    """
+    if Path(adapter).is_dir() and not Path(adapter, SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise ValueError(
+            f"the adapter {adapter!r} has no {SAFETENSORS_WEIGHTS_NAME}. Pickled weights (adapter_model.bin) are code, and are "
+            "not read: save the adapter again with a newer peft, where it was trained."
+        )
+    try:
+        return PeftModel.from_pretrained(policy, adapter, **options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the adapter {adapter!r}: {SAFETENSORS_WEIGHTS_NAME} cannot be read. Check that it was copied whole. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def check_base(adapter: str, config: PeftConfig, model_name_or_path: str) -> None:

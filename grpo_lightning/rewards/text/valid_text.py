@@ -72,6 +72,6 @@ def in_words(error: BaseException) -> str:
         return str(error)
     text = valid_text(error.object[max(0, error.start - 80) : error.end + 20])
     return (
-        f"{text!r} cannot be written into the run's files: it holds bytes that are not UTF-8, or half a character. Rename "
+        f"{text.strip()} cannot be written into the run's files: it holds bytes that are not UTF-8, or half a character. Rename "
         "the file or folder, or give the setting whole characters."
     )
