@@ -80,6 +80,11 @@ class ServerTeacher:
                 "raw_logprobs or processed_logprobs."
             )
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens of a prompt with its completion; None where the server does not say."""
+        return None if self.server.max_length is None else self.server.max_length - 1
+
     def told(self, rollouts: Rollouts, rows: Tensor) -> Likeliest:
         """What the server says at the tokens of the completions ``rows``; it computes each with its prompt, row by row.
 
@@ -92,10 +97,10 @@ class ServerTeacher:
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
             asked.append(TokenRow([*prompt.tolist(), *completions[row].tolist()], len(prompt)))
-        longest, limit = max((len(row.token_ids) for row in asked), default=0), self.server.max_length
-        if limit is not None and longest >= limit:
+        longest, limit = max((len(row.token_ids) for row in asked), default=0), self.positions
+        if limit is not None and longest > limit:
             raise ValueError(
-                f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit - 1} (its "
+                f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit} (its "
                 "--max-model-len, less one). Start it with more, or lower model.max_completion_length."
             )
         answers = self.server.likeliest(asked, self.top_k)

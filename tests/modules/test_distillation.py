@@ -178,7 +178,7 @@ def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir
         for prompt, truth in zip(record.batch.prompts, record.batch.columns["ground_truth"], strict=True)
     ]
     rows, experience = torch.arange(record.rollouts.num_completions), module.experience(record.rollouts)
-    lessons = module.teachers.taught(experience, record.batch).lessons
+    lessons = module.teachers.taught(experience, record.batch, record.rewards).lessons
     (teacher,) = module.teachers.teachers
     side = teacher.side(lessons, rows)
     found = side.logits(slice(None), 1.0, side.head.vocab_size).log_softmax(-1)
@@ -231,6 +231,18 @@ def test_a_teacher_that_would_read_nothing_is_refused_with_its_row():
     rollouts = Rollouts.from_lists([[5, 6]], [[9]], [[0.0]], [False], [0])
     with pytest.raises(ValueError, match=r"teacher_prompt='\{hint\}' leaves row 7 without a token"):
         lessons_of(Distillation("self", teacher_prompt="{hint}"), batch, rollouts, build_tokenizer(), {})
+
+
+def test_a_row_that_reaches_beyond_the_positions_of_its_teacher_is_refused(tiny_model_dir, tmp_path):
+    told = Distillation("self", teacher_prompt="{prompt} {ground_truth} " + "so " * 400)
+    with pytest.raises(ValueError, match=r"row \d+ has \d+ tokens for its teacher, 'self'.*beyond the \d+ positions"):
+        fit(tiny_model_dir, tmp_path, distillation=told)
+
+
+def test_a_teacher_with_fewer_positions_than_the_policy_is_refused_at_the_first_row_beyond(tiny_model_dir, tmp_path):
+    small = save_toy_model(tmp_path / "small", max_position_embeddings=6)
+    with pytest.raises(ValueError, match=r"small', which with a completion .* beyond the 6 positions"):
+        fit(tiny_model_dir, tmp_path, distillation=Distillation(str(small)))
 
 
 def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path):
