@@ -245,9 +245,20 @@ def test_a_teacher_with_fewer_positions_than_the_policy_is_refused_at_the_first_
         fit(tiny_model_dir, tmp_path, distillation=Distillation(str(small)))
 
 
-def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path):
+SYNCED = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.3, "reward_weights": [0.0]}
+LORA = {"finetuning_type": "lora", "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize("kind", ["loaded", "reference", "qlora"])
+def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path, kind):
     checkpoint = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
-    settings = instead_of_rewards(teacher_dir) | {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3)}
+    own = {"distillation": Distillation("reference", teacher_prompt=WORKED)} | SYNCED
+    shown = Distillation("self", teacher_prompt="{prompt}{successful_attempt}", success_reward_threshold=0.05)
+    settings = {
+        "loaded": instead_of_rewards(teacher_dir),
+        "reference": own | LORA,  # which follows the policy
+        "qlora": LORA | {"finetuning_type": "qlora", "distillation": shown},
+    }[kind] | {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3)}
     kept = {"trainer": {"callbacks": [checkpoint], "enable_checkpointing": True}}
     whole = fit(tiny_model_dir, tmp_path, 4, **settings, **kept)
     resumed = make_module(tiny_model_dir, **settings)
@@ -255,6 +266,7 @@ def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_pa
     trainer.fit(resumed, datamodule=make_data(tmp_path), ckpt_path=str(tmp_path / "step=2.ckpt"), weights_only=False)
     assert resumed.steps_done == 4
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+    assert resumed.step_metrics["distillation/divergence"] == whole.step_metrics["distillation/divergence"]
 
 
 @pytest.mark.parametrize(
