@@ -18,13 +18,13 @@ import os
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from sides import child
 from sides.command import this_command
 from sides.make_model import make_model
 from sides.record import versions
@@ -129,7 +129,8 @@ def train(options: argparse.Namespace, kind: str, model: Path, prompts: Path) ->
     }
     environment |= {"VLLM_NO_USAGE_STATS": "1"} | ({} if options.device == "cuda" else {"TORCH_COMPILE_DISABLE": "1"})
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
-    subprocess.run(command, env=environment, check=True)
+    if child.run(command, env=environment):
+        raise SystemExit(f"The run '{kind}' failed.")
     with next(run.glob("logs/version_*/metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("step_time")]
     return rows[options.warmup_steps : -1]
@@ -153,6 +154,8 @@ def figures(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 def compared(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Ratios above 1 say that async rollouts are faster."""
+    if not {"ahead", "synchronous"} <= set(runs):
+        return {}
     ahead, waits = runs["ahead"], runs["synchronous"]
     found = {
         "step_ratio": round(waits["step_seconds"] / ahead["step_seconds"], 3),
@@ -177,7 +180,13 @@ def main() -> None:
     for _ in range(options.rounds):
         for kind in kinds:
             rows[kind] += train(options, kind, model, prompts)
-    runs = {kind: {"devices": devices_of(options, kind)} | figures(rows[kind]) for kind in kinds}
+            result = write(options, rows)  # now: the next run may be cut off
+    print(json.dumps({name: value for name, value in result.items() if name not in ("options", "versions")}, indent=1))
+
+
+def write(options: argparse.Namespace, rows: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+    """The result of the runs so far."""
+    runs = {kind: {"devices": devices_of(options, kind)} | figures(found) for kind, found in rows.items() if found}
     result = {
         "command": this_command("benchmarks/async_rollouts.py"),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
@@ -187,8 +196,9 @@ def main() -> None:
         "runs": runs,
     }
     out = options.out or ROOT / "benchmarks" / "results" / f"async_rollouts_{options.shape}_{options.device}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({name: result[name] for name in ("step_ratio", "same_tokens", "runs")}, indent=1))
+    return result
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from sides import child
 from sides.addition import OPERANDS, addition_rows
 from sides.command import this_command
 from sides.learning_run import ON_CPU, LearningRun
@@ -110,21 +108,7 @@ def start(side: str, run: LearningRun, run_file: Path, seeds: list[int], gpu: st
     command = [sys.executable, "-m", SIDES[side], str(run_file), *map(str, seeds)]
     log = Path(run.folder, f"{side}_{'_'.join(map(str, seeds))}.log")
     with log.open("wb") as output:
-        return subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-
-
-@contextmanager
-def ended(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Ends what is still running, with the processes it has started."""
-    try:
-        yield
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        return child.start(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def run_sides(
@@ -136,7 +120,7 @@ def run_sides(
     for side, device in zip(sides, devices, strict=True):
         processes[side] = [start(side, run, run_file, seeds, device) for seeds in shares if seeds]
     all_of_them = [process for group in processes.values() for process in group]
-    with ended(all_of_them):
+    with child.ended(all_of_them):
         while any(process.poll() is None for process in all_of_them):
             time.sleep(POLL_SECONDS)
             store(options, run)

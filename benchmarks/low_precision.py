@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from learning import ROOT, ended, prepare
+from learning import ROOT, prepare
+from sides import child
 from sides.command import this_command
 from sides.learning_ours import config_of
 from sides.learning_run import ON_CPU, LearningRun
@@ -73,7 +74,7 @@ def start(arm: str, seed: int, run: LearningRun, run_file: Path) -> subprocess.P
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(path)]
     with path.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return child.start(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def result_of(arm: str, seed: int, run: LearningRun) -> dict[str, Any] | None:
@@ -120,7 +121,7 @@ def main() -> None:
     run_file, started = prepare(run), time.perf_counter()
     waiting = [(arm, seed) for seed in options.seeds for arm in options.arms]
     every, running = list(waiting), []
-    with ended(processes := []):
+    with child.ended(processes := []):
         while (waiting or running) and time.perf_counter() - started < options.seconds:
             while waiting and len(running) < options.parallel:
                 running.append(start(*waiting.pop(0), run, run_file))

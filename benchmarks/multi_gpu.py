@@ -19,17 +19,16 @@ import csv
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from sides import child
 from sides.command import this_command
 from sides.record import versions
 from sides.workload import word_problems
@@ -153,15 +152,10 @@ def environment() -> dict[str, str]:
 
 def run_for(command: list[str], seconds: float | None) -> bool:
     """Runs a command with all its ranks; True if it had to be ended, or failed: what it had written is still there."""
-    process = subprocess.Popen(command, env=environment(), start_new_session=True)
     try:
-        return process.wait(seconds) != 0
+        return child.run(command, seconds, env=environment()) != 0
     except subprocess.TimeoutExpired:
         return True
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def median(rows: list[dict[str, str]], name: str) -> float:

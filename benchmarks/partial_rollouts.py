@@ -15,7 +15,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 import yaml
+from sides import child
 from sides.command import this_command
 from sides.make_model import make_model
 from sides.record import versions
@@ -112,9 +112,8 @@ def train(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "VLLM_NO_USAGE_STATS": "1"}
     if options.device == "cpu":
         environment |= {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    subprocess.run(
-        [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)], env=environment, check=True
-    )
+    if child.run([sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)], env=environment):
+        raise SystemExit(f"The run with carry_over={carry_over} failed.")
     with next(run.glob("logs/version_*/metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("step_time")]
     return rows[options.warmup_steps :]
@@ -157,8 +156,14 @@ def main() -> None:
     for _ in range(options.rounds):
         for kind in kinds:
             rows[kind] += train(options, workload, kind, model, prompts)
+            result = write(options, workload, rows)  # now: the next run may be cut off
+    print(json.dumps({name: result[name] for name in ("ratios_to_carry_over_0", "runs")}, indent=1))
+
+
+def write(options: argparse.Namespace, workload: Workload, rows: dict[float, list[dict[str, str]]]) -> dict[str, Any]:
+    """The result of the runs so far."""
     per_step = workload.prompts_per_step * workload.num_generations
-    runs = {f"carry_over={kind}": figures(rows[kind], per_step) for kind in kinds}
+    runs = {f"carry_over={kind}": figures(of_kind, per_step) for kind, of_kind in rows.items() if of_kind}
     waits = runs["carry_over=0.0"]
     ratios = {
         name: {rate: round(run[rate] / waits[rate], 3) for rate in ("completions_per_second", "tokens_per_second")}
@@ -176,7 +181,7 @@ def main() -> None:
     out = options.out or ROOT / "benchmarks" / "results" / f"partial_rollouts_{options.shape}_{options.device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({name: result[name] for name in ("ratios_to_carry_over_0", "runs")}, indent=1))
+    return result
 
 
 if __name__ == "__main__":

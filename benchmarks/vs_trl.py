@@ -19,6 +19,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from sides import child
 from sides.command import this_command
 from sides.compare import ratios, summarize
 from sides.workload import WORKLOADS, Workload, conversations, word_problems
@@ -118,9 +119,12 @@ def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, se
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-    if done.returncode:
-        raise SystemExit(f"{module} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = child.start(command, env=environment, cwd=ROOT, **pipes)
+    with child.ended([process]):
+        output, _ = process.communicate(timeout=seconds)
+    if process.returncode:
+        raise SystemExit(f"{module} failed:\n{output[-9000:]}")
 
 
 def show(results: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -142,6 +143,19 @@ def run_forked(folder: Path, script: str, *arguments: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_benchmark_has_started_ends_with_it_also_when_its_own_time_is_over(tmp_path):
+    # As `timeout` ends a benchmark whose run has ranks: these hold a GPU's memory until they are gone.
+    grandchild = "import time; print('runs', flush=True); time.sleep(600)"
+    of_run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    benchmark = f"import sys; from sides import child; child.run([sys.executable, '-c', {of_run!r}])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    process = subprocess.Popen([sys.executable, "-c", benchmark], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "runs\n"
+    process.terminate()
+    nothing, _ = process.communicate(timeout=60)  # ends when nobody holds the pipe any more
+    assert (nothing, process.returncode) == ("", 128 + signal.SIGTERM)
+
+
 def test_a_named_commit_is_taken_before_that_of_a_repository_that_was_copied(monkeypatch):
     monkeypatch.setenv("MEASURED_COMMIT", "abc1234+")
     assert versions()["commit"] == "abc1234+"

@@ -18,6 +18,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
     check_engine_kwargs,
     engine_dtype,
     lora_arguments,
+    note_of_failed_start,
     save_skeleton,
 )
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
@@ -274,3 +275,14 @@ def test_generators_of_random_numbers_are_as_before_after_the_block():
     with preserved_random_state(torch.device("cpu"), seed=3):
         assert torch.equal(torch.rand(2), first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_start_that_fails_because_another_run_was_still_ending_says_so():
+    of_vllm = (  # as an H200 printed it, where a run had been ended 30 seconds before
+        "Error in memory profiling. Initial free memory 57.05 GiB, current free memory 108.45 GiB. This happens when "
+        "other processes sharing the same container release GPU memory while vLLM is profiling during initialization."
+    )
+    note = note_of_failed_start(AssertionError(of_vllm), {"gpu_memory_utilization": 0.3})
+    assert "a run that was ended a moment ago" in note and "kv_cache_memory_gb" in note
+    other = note_of_failed_start(RuntimeError("out of memory"), {"gpu_memory_utilization": 0.3})
+    assert other.endswith("with {'gpu_memory_utilization': 0.3}; see model.generator.init_args.")

@@ -32,6 +32,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
     check_numbers,
     engine_dtype,
     lora_arguments,
+    note_of_failed_start,
     plain_model,
 )
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
@@ -126,13 +127,14 @@ class VLLMColocate(RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        skeleton = kept_skeleton(policy, tokenizer)
-        arguments = {"model": str(skeleton)} | self._engine_arguments(policy, model_name_or_path)
+        arguments = {"model": str(kept_skeleton(policy, tokenizer))} | self._engine_arguments(
+            policy, model_name_or_path
+        )
         shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
         except Exception as error:
-            error.add_note(f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args.")
+            error.add_note(note_of_failed_start(error, arguments))
             raise
         self._holds, self._is_asleep = "nothing", False
 

@@ -22,6 +22,8 @@ GRAPH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 
 """Sequences that a CUDA graph is captured for; others run in the next larger one. vLLM's own 51 take twice as long to capture,
 and a step whose batch is padded by up to a quarter still reads the weights once."""
 GRAPH_ARGUMENTS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "compilation_config")
+MEMORY_CAME_BACK = "Error in memory profiling"
+"""How vLLM's error begins when more memory is free after its first pass than before."""
 OWN_ARGUMENTS = {
     "model": "model.model_name_or_path",
     "tokenizer": "model.tokenizer_name_or_path",
@@ -124,3 +126,19 @@ def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:
             "Set model.generator.init_args.lora_sync=merge."
         )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
+
+
+def note_of_failed_start(error: Exception, arguments: dict[str, Any]) -> str:
+    """What to look at when vLLM raises while it starts.
+
+    Args:
+        error: vLLM's.
+        arguments: Of ``vllm.LLM``.
+    """
+    if MEMORY_CAME_BACK in str(error):
+        return (
+            "Another process gave memory of this GPU back while vLLM measured what is free: often a run that was ended "
+            "a moment ago (nvidia-smi lists processes). Start again once it is gone; beside a process that stays, set "
+            "model.generator.init_args.kv_cache_memory_gb, with which vLLM does not measure."
+        )
+    return f"VLLMColocate could not start vLLM with {arguments}; see model.generator.init_args."
