@@ -73,7 +73,7 @@ class ServerTeacher:
                 f"model.distillation.top_k={self.top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
                 f"{error}\nLower top_k, or start the server with --max-logprobs {self.top_k}."
             ) from error
-        if len(token_ids[0]) != self.top_k or sum(map(math.exp, logprobs[0])) > 1.001:
+        if len(token_ids[0]) != self.top_k or not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
             raise ValueError(
                 f"{self.address} answers model.distillation.top_k={self.top_k} with {len(token_ids[0])} tokens, the likeliest "
                 f"at {logprobs[0][0]:.3f}. Use as many as the model has at most, and a server with --logprobs-mode "

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
@@ -64,12 +64,17 @@ class LoadedTeacher:
         self.scorer: Scorer | None = None
 
     def start(self, device: torch.device) -> None:
-        """See ``Teacher``."""
+        """See ``Teacher``.
+
+        Raises:
+            ValueError: If it answers with no numbers.
+        """
         if self.scorer is not None:
             return
         place = device if self.settings.device is None else torch.device(self.settings.device)
         dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
         model = load_causal_lm(self.name, dtype).requires_grad_(False).eval().to(place)
+        _check_numbers(model, self.passes.policy.tokenizer.eos_token_id or 0, self.name)
         self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
 
     def side(self, lessons: Lessons, rows: Tensor) -> Side:
@@ -233,6 +238,18 @@ class Teachers:
             totals={"distillation/loss": share.detach(), "loss": share.detach()},
         )
         return share, sums
+
+
+def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
+    """Here, where the teacher is known: a gradient with NaN could be anything's."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[token]], device=model.device)).logits
+    if bool(logits.isnan().any() | logits.isposinf().any()):
+        raise ValueError(
+            f"model.distillation.teacher={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
+            "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
+            "bfloat16 or float32."
+        )
 
 
 def _check_same_tokens(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, name: str) -> None:

@@ -245,6 +245,15 @@ def test_a_teacher_with_fewer_positions_than_the_policy_is_refused_at_the_first_
         fit(tiny_model_dir, tmp_path, distillation=Distillation(str(small)))
 
 
+def test_a_teacher_that_answers_with_nan_is_named_before_the_first_step(tiny_model_dir, teacher_dir, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(teacher_dir)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    build_tokenizer().save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"teacher='.*broken' answers with NaN or infinity, held in float32"):
+        fit(tiny_model_dir, tmp_path, **instead_of_rewards(tmp_path / "broken"))
+
+
 SYNCED = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.3, "reward_weights": [0.0]}
 LORA = {"finetuning_type": "lora", "lora_dropout": 0.1}
 
