@@ -19,7 +19,8 @@ from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_t
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import OutputHead, output_head
-from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.distillation import REFERENCE, SELF, Distillation
