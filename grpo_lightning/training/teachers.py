@@ -16,7 +16,8 @@ from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import OutputHead, output_head
-from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
