@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from grpo_lightning.algorithm import sampler_correction
 from grpo_lightning.algorithm.importance_ratio import IMPORTANCE_LEVELS
+from grpo_lightning.algorithm.losses import PolicyLoss
+from grpo_lightning.algorithm.objective_settings import ObjectiveSettings
 from grpo_lightning.algorithm.setting_checks import (
     check_above_zero,
     check_finite,
@@ -15,14 +16,11 @@ from grpo_lightning.algorithm.setting_checks import (
     refusal,
 )
 
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
-
 ADAPTIVE_ENTROPY = ("entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target")
 CORRECTION = ("importance_sampling_mode", "importance_sampling_min", "importance_sampling_max")
 
 
-def check_ranges(objective: Objective) -> None:
+def check_ranges(objective: ObjectiveSettings) -> None:
     """Raises a ``ValueError`` for single settings that cannot work."""
     check_known(objective, "importance_sampling_level", IMPORTANCE_LEVELS)
     check_known(objective, "importance_sampling_mode", sampler_correction.MODES)
@@ -33,21 +31,21 @@ def check_ranges(objective: Objective) -> None:
         raise refusal(objective, "top_entropy_quantile", "is a share of the tokens. Choose a value from 0 to 1.")
 
 
-def check(objective: Objective) -> None:
-    """Raises a ``ValueError`` for settings that cannot work together or would be ignored."""
+def check(objective: ObjectiveSettings, loss: PolicyLoss) -> None:
+    """Raises a ``ValueError`` for settings that cannot work together, or would be ignored beside this loss."""
     _check_kl(objective)
-    _check_sampler_correction(objective)
+    _check_sampler_correction(objective, loss)
     _check_adaptive_entropy(objective)
 
 
-def _refuse_changed(objective: Objective, names: tuple[str, ...], why: str) -> None:
+def _refuse_changed(objective: ObjectiveSettings, names: tuple[str, ...], why: str) -> None:
     defaults = {setting.name: setting.default for setting in fields(objective)}
     for name in names:
         if getattr(objective, name) != defaults[name]:
             raise refusal(objective, name, why)
 
 
-def _check_kl(objective: Objective) -> None:
+def _check_kl(objective: ObjectiveSettings) -> None:
     if objective.beta == 0:
         names = ("use_bias_correction_kl", "kl_estimator")
         _refuse_changed(objective, names, "has no effect with model.beta=0. Remove it, or set beta.")
@@ -56,13 +54,12 @@ def _check_kl(objective: Objective) -> None:
         raise refusal(objective, "kl_estimator", why)
 
 
-def _check_sampler_correction(objective: Objective) -> None:
+def _check_sampler_correction(objective: ObjectiveSettings, loss: PolicyLoss) -> None:
     if not objective.importance_sampling_correction:
         _refuse_changed(objective, CORRECTION, "has no effect with model.importance_sampling_correction=false.")
         return
-    if objective.policy_loss.sampler_correction == "none":
-        name = objective.policy_loss.name
-        why = f"has no effect with model.loss_type={name!r}, which compares with the sampler's logprobs itself."
+    if loss.sampler_correction == "none":
+        why = f"has no effect with model.loss_type={loss.name!r}, which compares with the sampler's logprobs itself."
         _refuse_changed(objective, CORRECTION, why)
     minimum, maximum = objective.importance_sampling_min, objective.importance_sampling_max
     check_not_negative(objective, "importance_sampling_min")  # of a ratio, which is above 0
@@ -76,7 +73,7 @@ def _check_sampler_correction(objective: Objective) -> None:
         raise refusal(objective, "importance_sampling_mode", why)
 
 
-def _check_adaptive_entropy(objective: Objective) -> None:
+def _check_adaptive_entropy(objective: ObjectiveSettings) -> None:
     if not objective.use_adaptive_entropy:
         _refuse_changed(objective, ADAPTIVE_ENTROPY, "has no effect without model.use_adaptive_entropy=true.")
         return

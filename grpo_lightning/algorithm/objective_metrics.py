@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from grpo_lightning.algorithm.losses import PolicyLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums, maximum_over, mean_over, minimum_over
+from grpo_lightning.algorithm.objective_settings import ObjectiveSettings
 from grpo_lightning.algorithm.sampler_correction import effective_sample_size, sampler_log_ratio
 from grpo_lightning.algorithm.token_batch import LossTerms, TokenBatch
-
-if TYPE_CHECKING:
-    from grpo_lightning.algorithm.objective import Objective
 
 SAMPLER_RATIO = "sampling/importance_sampling_ratio"
 SAMPLER_SQUARE = "sampling/importance_sampling_ratio/mean_square"
@@ -21,8 +18,10 @@ TRAINED_ENTROPY = "entropy_of_trained_tokens"
 
 
 @torch.no_grad()
-def collect(objective: Objective, tokens: TokenBatch, terms: LossTerms, entropy: Tensor | None) -> MetricSums:
-    """Sums of everything the objective reports. The names depend on the settings only, not on the values."""
+def collect(
+    objective: ObjectiveSettings, loss: PolicyLoss, tokens: TokenBatch, terms: LossTerms, entropy: Tensor | None
+) -> MetricSums:
+    """Sums of everything the objective and its loss report. The names depend on the settings only, not on the values."""
     segments = tokens.segments
     means: dict[str, Tensor] = {}
     if terms.kl is not None:
@@ -34,7 +33,7 @@ def collect(objective: Objective, tokens: TokenBatch, terms: LossTerms, entropy:
     if terms.kept is not None:
         means["off_policy_masked"] = mean_over((~terms.kept).to(terms.inputs.ratio.dtype), segments.lengths > 0)
     metrics = MetricSums(totals={"tokens": segments.lengths.sum().to(terms.inputs.ratio.dtype)}, means=means)
-    metrics += objective.policy_loss.metrics(terms.inputs)
+    metrics += loss.metrics(terms.inputs)
     metrics += _sampler_gap(tokens, terms)
     return metrics + _sampler_correction(objective, terms)
 
@@ -63,7 +62,7 @@ def _sampler_gap(tokens: TokenBatch, terms: LossTerms) -> MetricSums:
     )
 
 
-def _sampler_correction(objective: Objective, terms: LossTerms) -> MetricSums:
+def _sampler_correction(objective: ObjectiveSettings, terms: LossTerms) -> MetricSums:
     correction = terms.correction
     if correction is None:
         return MetricSums()

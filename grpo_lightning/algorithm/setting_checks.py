@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 
-class ObjectiveSettings(Protocol):
-    """What a loss may ask of the other settings of the objective; see ``Objective`` for their meaning."""
+class HasObjectiveSettings(Protocol):
+    """What a loss may ask of the other settings of the objective; see ``objective_settings.py`` for their meaning."""
 
     @property
     def importance_sampling_level(self) -> str:

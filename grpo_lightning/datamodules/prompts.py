@@ -63,8 +63,6 @@ class PromptDataset:
         converted = [
             convert_row(row, convert, f"{name}, row {index}") for index, row in enumerate(without_padding(rows), first)
         ]
-        if not converted and not is_part:
-            raise ValueError(f"{name} has no rows.")
         for row in converted:
             row["prompt"] = replaced_text(row["prompt"], replace_text or {})
         self._shown: ShownImages | None = None
@@ -74,16 +72,9 @@ class PromptDataset:
         else:
             self._shown = ShownImages(image_processing, chat_template_kwargs or {}, name)
             prompt_ids = self._shown.tokenized(converted, first)
-        kept = [
-            index
-            for index, ids in enumerate(prompt_ids)
-            if _fits(ids, f"{name}, row {index + first}", max_prompt_length, overlong_prompts)
-        ]
+        kept = _fitting(prompt_ids, name, first, max_prompt_length, overlong_prompts)
         if not kept and not is_part:
-            raise ValueError(
-                f"All {len(converted)} prompts of {name} are longer than data.max_prompt_length={max_prompt_length} "
-                f"tokens; the shortest has {min(map(len, prompt_ids))}. Raise data.max_prompt_length."
-            )
+            raise ValueError(_nothing_left(prompt_ids, name, max_prompt_length))
         self.uids = [first + index for index in kept]
         """Row numbers in the source, of the prompts that were kept."""
         self.num_dropped = len(converted) - len(kept)
@@ -193,6 +184,20 @@ def _replaced_content(content: Any, replacements: Mapping[str, str]) -> Any:
             {**part, "text": replaced_text(part["text"], replacements)} if "text" in part else part for part in content
         ]
     return content
+
+
+def _fitting(prompt_ids: Sequence[list[int]], name: str, first: int, limit: int | None, overlong: str) -> list[int]:
+    """Places of the prompts that are kept."""
+    return [n for n, ids in enumerate(prompt_ids) if _fits(ids, f"{name}, row {n + first}", limit, overlong)]
+
+
+def _nothing_left(prompt_ids: Sequence[list[int]], name: str, limit: int | None) -> str:
+    if not prompt_ids:
+        return f"{name} has no rows."
+    return (
+        f"All {len(prompt_ids)} prompts of {name} are longer than data.max_prompt_length={limit} tokens; the shortest has "
+        f"{min(map(len, prompt_ids))}. Raise data.max_prompt_length."
+    )
 
 
 def _fits(ids: list[int], place: str, limit: int | None, overlong: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import nn
@@ -35,17 +33,6 @@ FREE_OPTIONS = {
     "task_type",
 }
 """Of a peft configuration: they may change without the same weights meaning another model."""
-
-
-def refuse_adapter_directory(model_name_or_path: str) -> None:
-    """Raises ValueError where an adapter is given as the model: transformers would add it to its base unasked."""
-    path = Path(model_name_or_path) / ADAPTER_CONFIG_NAME
-    if path.is_file():
-        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} is an adapter. Set it to the adapter's base ({base!r}) and "
-            "model.adapter_name_or_path to the adapter."
-        )
 
 
 def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str) -> PeftModel:

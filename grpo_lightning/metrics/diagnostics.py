@@ -45,7 +45,7 @@ class LenientCSVLogger(CSVLogger):
     def _get_next_version(self) -> int:
         """The next number, its folder made: ``validate`` and ``fit`` that start together would both take a free one."""
         number = super()._get_next_version()
-        while rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        while getattr(rank_zero_only, "rank", 0) == 0:
             try:
                 Path(self.root_dir, f"version_{number}").mkdir(parents=True)
             except FileExistsError:

@@ -57,11 +57,11 @@ class StepReport:
                 spread = values.double()
                 self.add(MetricSums(maxima={f"{name}_max": spread.max()}, samples={name: spread}))
 
-    def add_rewards(self, rewards: RewardTable, values: Tensor) -> None:
-        """Adds each reward's mean and standard deviation over ``values``, (N, R) of all ranks, NaN for None."""
+    def add_rewards(self, rewards: RewardTable, rewards_per_func: Tensor) -> None:
+        """Adds each reward's mean and standard deviation over ``rewards_per_func``, (N, R) of all ranks, NaN for None."""
         for r, name in enumerate(rewards.names):
-            self.add_mean(f"rewards/{name}/mean", values[:, r])
-            self.add_mean(f"rewards/{name}/std", batch_std(values[:, r]).reshape(1))
+            self.add_mean(f"rewards/{name}/mean", rewards_per_func[:, r])
+            self.add_mean(f"rewards/{name}/std", batch_std(rewards_per_func[:, r]).reshape(1))
 
     def add_update(self, grad_norm: Tensor) -> None:
         """Counts an optimizer step; a gradient that is not finite was skipped."""

@@ -19,7 +19,6 @@ from grpo_lightning.modules.flat_settings import part_of, takes
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.policy.reference import FrozenReference
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
@@ -177,7 +176,6 @@ class DPOModule(PolicyModule):
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled; a pair stays together, as one completion of twice the length."""
         reference_passes = self.preference_passes.reference_passes
-        reference = None if reference_passes is None else reference_passes.reference
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
             # The loss of pairs takes no memory to speak of beside their logprobs.
@@ -191,7 +189,7 @@ class DPOModule(PolicyModule):
             max_completion_length=2 * self.settings.max_completion_length,
             length_setting=("max_completion_length", self.settings.max_completion_length),
             is_joint=self.policy.is_sharded,
-            copies_reference=isinstance(reference, FrozenReference) and self.settings.ref_model_device is None,
+            copies_reference=reference_passes is not None and reference_passes.copies_reference,
         )
 
     @with_float32_defaults

@@ -1,5 +1,6 @@
 """GRPOModule: the order of a GRPO step, and the parts that act in it."""
 
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -21,8 +22,8 @@ from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
 from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
-from grpo_lightning.modules.grpo_workload import grpo_workload
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.rehearsed_step import RehearsedStep, wake
 from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
 from grpo_lightning.modules.vision_checks import check_vision_strategy
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -104,7 +105,9 @@ class GRPOModule(PolicyModule):
         settings, references = self.settings, self.experience_maker.reference_passes
         if settings.distillation is None:
             return None
-        return Teachers(settings.distillation, self.policy, self.passes, references, settings.chat_template_kwargs)
+        names, success = self.source.reward_runner.names, self.evaluation.success_reward
+        parts = (self.policy, self.passes, references, settings.chat_template_kwargs)
+        return Teachers(settings.distillation, *parts, names, success)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -127,7 +130,7 @@ class GRPOModule(PolicyModule):
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
             if self.teachers is not None:
-                experience = self.teachers.taught(experience, sampled.batch)
+                experience = self.teachers.taught(experience, sampled.batch, rewards)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -225,7 +228,17 @@ class GRPOModule(PolicyModule):
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
-        return grpo_workload(self)
+        joint_threshold = self.trainer.world_size > 1 and self.objective.needs_entropy_threshold
+        return self.base_workload(
+            run_pass=RehearsedStep(self.experience, self.policy_loss, self.optimization, self.teachers),
+            wake=partial(wake, self.source),
+            prompts_in_a_step=self.prompts_in_a_step() + self.settings.dynamic_sampling.replay_groups,
+            max_completion_length=self.sampling.max_completion_length,
+            group_size=self.sampling.num_generations,
+            is_joint=self.policy.is_sharded or joint_threshold,
+            generator=self.source.generator,
+            copies_reference=self.experience_maker.reference_passes.copies_reference,
+        )
 
     def evaluate_batch(self, batch: PromptBatch, means: NamedMeans) -> list[dict[str, Any]]:
         """Scores held-out prompts into ``means``; one row per prompt."""

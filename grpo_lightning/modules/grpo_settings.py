@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.objective_settings import ObjectiveSettings
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.async_rollouts import AsyncRolloutSettings
@@ -36,7 +36,7 @@ class GRPOSettings(
     OptimizationSettings,
     ExperienceSettings,
     AdvantageSettings,
-    Objective,
+    ObjectiveSettings,
     AsyncRolloutSettings,
     EvaluationSettings,
     SamplingSettings,

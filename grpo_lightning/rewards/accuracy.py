@@ -102,8 +102,6 @@ class AccuracyReward(BaseRewardFunction):
         self,
         prompts: list[Prompt],
         completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
         log_extra: Callable[[str, list[Any]], None] | None = None,
         log_error: Callable[[int, str], None] | None = None,
         **columns: Any,

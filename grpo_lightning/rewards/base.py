@@ -95,7 +95,7 @@ class BaseRewardFunction(ABC):
 
     Example:
         >>> class Short(BaseRewardFunction):
-        ...     def __call__(self, prompts, completions, completions_ids=None, trainer_state=None, **columns):
+        ...     def __call__(self, prompts, completions, **columns):
         ...         return [1.0 if len(completion_text(completion)) < 10 else 0.0 for completion in completions]
         >>> Short()(prompts=["p", "p"], completions=["yes", "a long answer"])
         [1.0, 0.0]
@@ -113,21 +113,17 @@ class BaseRewardFunction(ABC):
 
     @abstractmethod
     def __call__(
-        self,
-        prompts: list[Prompt],
-        completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
-        **columns: Any,
+        self, prompts: list[Prompt], completions: list[Completion], **columns: Any
     ) -> RewardValues | Awaitable[RewardValues | None] | None:
         """One float or None per completion, or None where the reward does not apply to this batch.
+
+        It is called with names, as TRL does, so a reward names what it reads and leaves the rest to ``**columns``.
 
         Args:
             prompts: One per completion, text or conversation as the dataset has it.
             completions: Text, or a list with the assistant's messages.
-            completions_ids: The completions' token ids.
-            trainer_state: ``global_step``, ``max_steps``, ``epoch``.
-            columns: Further dataset columns, a list with one entry per completion each.
+            columns: The dataset's, a list with one entry per completion each; ``completions_ids``, the completions' token
+                ids; ``trainer_state`` with ``global_step``, ``max_steps`` and ``epoch``; and the loggers.
         """
 
     @property
@@ -153,6 +149,16 @@ class BaseRewardFunction(ABC):
 
     def close(self) -> None:  # noqa: B027 - nothing to release by default
         """Releases processes, sessions or models. The reward may be called again afterwards."""
+
+
+def dataset_columns(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of the data among all that a reward is called with.
+
+    Example:
+        >>> dataset_columns({"trainer_state": RewardState(), "answer": ["4"]})
+        {'answer': ['4']}
+    """
+    return {name: column for name, column in given.items() if name not in RESERVED}
 
 
 def completion_text(completion: Completion) -> str:

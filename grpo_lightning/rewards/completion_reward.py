@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import (
+    BaseRewardFunction,
+    Completion,
+    RewardContractError,
+    completion_text,
+    dataset_columns,
+)
 
 OF_THE_CALL = ("prompt", "completion_ids", "trainer_state")
 """What ``score`` is given beside the columns of the row."""
@@ -52,17 +58,13 @@ class CompletionReward(BaseRewardFunction):
         completions: list[Completion],
         completions_ids: list[list[int]] | None = None,
         trainer_state: Any | None = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        log_metric: Callable[[str, float], None] | None = None,
         log_error: Callable[[int, str], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """``score`` of each completion; ``log_extra`` and ``log_metric`` are for rewards with a ``__call__`` of their own."""
+        """``score`` of each completion."""
         values: list[float | None] = []
         for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            row = {
-                name: column[n] for name, column in columns.items() if name not in RESERVED
-            }  # loggers are no columns
+            row = {name: column[n] for name, column in dataset_columns(columns).items()}
             row |= {"prompt": prompt, "trainer_state": trainer_state}
             row["completion_ids"] = None if completions_ids is None else completions_ids[n]
             try:

@@ -282,10 +282,10 @@ class RewardRunner:
             for metric, numbers in outcome.metrics.items():
                 logged.setdefault(metric, []).extend(numbers)
         metrics.update({metric: sum(numbers) / len(numbers) for metric, numbers in logged.items()})
-        by_reward = torch.tensor([outcome.values for outcome in outcomes], dtype=torch.float64)  # (R, N)
+        by_reward = torch.tensor([outcome.rewards for outcome in outcomes], dtype=torch.float64)  # (R, N)
         weights = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
-        values = by_reward.T.reshape(len(scoring.rows), len(self.rewards))
-        return RewardTable(values, self.names, weights, extra, metrics, lists_of(self.names, outcomes))
+        rewards_per_func = by_reward.T.reshape(len(scoring.rows), len(self.rewards))
+        return RewardTable(rewards_per_func, self.names, weights, extra, metrics, lists_of(self.names, outcomes))
 
 
 def _warn_of_unscored(table: RewardTable, rows: CallRows) -> None:

@@ -100,34 +100,42 @@ class ScoredGroups:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
-        rewards = {"values": self.rewards.values, "weights": self.rewards.weights, "lists": self.rewards.lists}
+        rewards = {
+            "rewards_per_func": self.rewards.values,
+            "weights": self.rewards.weights,
+            "lists": self.rewards.lists,
+        }
         return {"rollouts": rollouts_state(self.rollouts), **prompts, **rewards}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
         """The groups of ``state_dict``, with the names of the rewards."""
         batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
-        rewards = RewardTable(state["values"], names, state["weights"], lists=state["lists"])
+        rewards = RewardTable(state["rewards_per_func"], names, state["weights"], lists=state["lists"])
         return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
 
 
-def groups_with_signal(values: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False) -> list[int]:
+def groups_with_signal(
+    rewards_per_func: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False
+) -> list[int]:
     """The groups in which completions differ in what they earn, ascending.
 
     Args:
-        values: ``(N, R)`` rewards, NaN for None.
+        rewards_per_func: ``(N, R)`` rewards, NaN for None.
         groups: ``(N,)``.
         weights: ``(R,)``.
         per_reward: True where each reward is normalised for itself, so that a spread in one of them is enough though
             the totals agree.
 
     Example:
-        >>> values = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> rewards_per_func = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
         >>> groups, weights = torch.tensor([0, 0, 1, 1]), torch.ones(2)
-        >>> groups_with_signal(values, groups, weights), groups_with_signal(values, groups, weights, per_reward=True)
+        >>> groups_with_signal(rewards_per_func, groups, weights), groups_with_signal(rewards_per_func, groups, weights, per_reward=True)
         ([1], [0, 1])
     """
-    columns = values[:, weights != 0].unbind(dim=1) if per_reward else [combine_rewards(values, weights)]
+    columns = (
+        rewards_per_func[:, weights != 0].unbind(dim=1) if per_reward else [combine_rewards(rewards_per_func, weights)]
+    )
     differs = torch.zeros(len(groups), dtype=torch.bool)
     for column in columns:
         differs |= ~is_unanimous(column, groups)
@@ -242,8 +250,8 @@ class DynamicSampler:
     def _with_signal(
         self, groups: ScoredGroups, compose: Callable[[RewardTable], tuple[Tensor, Tensor]]
     ) -> ScoredGroups:
-        values, weights = compose(groups.rewards)
-        return groups.take(groups_with_signal(values, groups.rollouts.group, weights, self.per_reward))
+        rewards_per_func, weights = compose(groups.rewards)
+        return groups.take(groups_with_signal(rewards_per_func, groups.rollouts.group, weights, self.per_reward))
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, the same on each: called on every rank."""

@@ -97,6 +97,11 @@ class ReferencePasses:
                 reason = "adapters need no copy of the model" if has_adapters else f"{without} needs none"
                 raise ValueError(f"model.{name}={value!r} has no effect: {reason}. Leave it out.")
 
+    @property
+    def copies_reference(self) -> bool:
+        """Whether a copy of the policy is on its device, to compare with."""
+        return isinstance(self.reference, FrozenReference) and self.settings.ref_model_device is None
+
     def start(self, device: torch.device) -> None:
         """Copies the reference, once the weights are what training starts from.
 

@@ -79,14 +79,14 @@ class StepAdvantages:
             offset += num_prompts
             for name, value in metrics.items():
                 report.add_mean(name, torch.tensor([value]))
-        values = torch.cat([rank_values for rank_values, *_ in ranks])
-        composed, weights = self.composition(values, rewards.names, rewards.weights)
-        totals = combine_rewards(composed, weights).split([len(rank_values) for rank_values, *_ in ranks])
+        rewards_per_func = torch.cat([of_rank for of_rank, *_ in ranks])
+        composed, weights = self.composition(rewards_per_func, rewards.names, rewards.weights)
+        totals = combine_rewards(composed, weights).split([len(of_rank) for of_rank, *_ in ranks])
         of_all = CompletionTokens.joined([rank_tokens for *_, rank_tokens in ranks], totals)
         result = self.estimate(composed, torch.cat(groups), weights, of_all)
         report.add(result.metrics())
         report.add_rollouts(rollouts)
-        report.add_rewards(rewards, values)
+        report.add_rewards(rewards, rewards_per_func)
         return of_all.split(result.advantages, [rank_tokens for *_, rank_tokens in ranks])[rank].float()
 
     def completion_tokens(self, rollouts: Rollouts, rewards: RewardTable) -> CompletionTokens:

@@ -18,7 +18,8 @@ from toy_models import build_model
 from grpo_lightning.commands.saved_policy import load_for_chat
 from grpo_lightning.commands.serve import stored_dtype
 from grpo_lightning.finetuning.adapter_files import load_adapter
-from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
 
 TRAP = """

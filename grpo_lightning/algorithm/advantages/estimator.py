@@ -97,12 +97,12 @@ class AdvantageEstimator:
         return rule
 
     def __call__(
-        self, values: Tensor, groups: Tensor, weights: Tensor, tokens: CompletionTokens | None = None
+        self, rewards_per_func: Tensor, groups: Tensor, weights: Tensor, tokens: CompletionTokens | None = None
     ) -> Advantages:
-        """Advantages of the whole step's completions; computed in float64, returned in the dtype of ``values``.
+        """Advantages of the whole step's completions; computed in float64, returned in the dtype of ``rewards_per_func``.
 
         Args:
-            values: ``(N, R)`` rewards, NaN for None, N over all ranks.
+            rewards_per_func: ``(N, R)`` rewards, NaN for None, N over all ranks.
             groups: ``(N,)`` integers: completions with the same id are compared; ids differ between ranks.
             weights: ``(R,)``, one per reward.
             tokens: How long completions are, and rewards of single tokens; None for one token each.
@@ -111,15 +111,15 @@ class AdvantageEstimator:
             ValueError: If the rule gives another shape than ``(N,)`` or ``(T,)``, or cannot tell tokens apart where
                 rewards do.
         """
-        dtype, values, weights = values.dtype, values.double(), weights.double()
-        tokens = tokens or CompletionTokens.single(len(values))
-        partly_scored = is_partly_scored(values, groups, weights)
+        dtype, rewards_per_func, weights = rewards_per_func.dtype, rewards_per_func.double(), weights.double()
+        tokens = tokens or CompletionTokens.single(len(rewards_per_func))
+        partly_scored = is_partly_scored(rewards_per_func, groups, weights)
         policy = self.partial_rewards
         if policy == "drop":
-            values, policy = values.masked_fill(partly_scored.unsqueeze(1), torch.nan), "sum"
-        rewards = combine_rewards(values, weights, policy)
+            rewards_per_func, policy = rewards_per_func.masked_fill(partly_scored.unsqueeze(1), torch.nan), "sum"
+        rewards = combine_rewards(rewards_per_func, weights, policy)
         token_rewards = self._token_rewards(tokens, rewards)
-        step = ScoredStep(rewards, groups, tokens.lengths, tokens.sizes, values, weights, token_rewards)
+        step = ScoredStep(rewards, groups, tokens.lengths, tokens.sizes, rewards_per_func, weights, token_rewards)
         advantages = self.rule(step)
         if not isinstance(advantages, Tensor):
             raise ValueError(
@@ -127,9 +127,9 @@ class AdvantageEstimator:
                 "one value per completion, or one per token."
             )
         advantages = advantages.nan_to_num(nan=0.0)
-        if advantages.shape not in ((len(values),), (int(tokens.sizes.sum()),)):
+        if advantages.shape not in ((len(rewards_per_func),), (int(tokens.sizes.sum()),)):
             raise ValueError(
-                f"model.advantages gave a tensor of shape {tuple(advantages.shape)} for {len(values)} completions of "
+                f"model.advantages gave a tensor of shape {tuple(advantages.shape)} for {len(rewards_per_func)} completions of "
                 f"{int(tokens.sizes.sum())} tokens. Return one value per completion, or one per token."
             )
         return Advantages(advantages.to(dtype), rewards.to(dtype), group_std(rewards, groups).to(dtype), partly_scored)

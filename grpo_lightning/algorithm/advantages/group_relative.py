@@ -86,7 +86,7 @@ class NormalizeThenSum:
 
     def __call__(self, step: ScoredStep) -> Tensor:
         """``(N,)``."""
-        return normalize_then_sum(step.values, step.groups, step.weights, self.partial_rewards)
+        return normalize_then_sum(step.rewards_per_func, step.groups, step.weights, self.partial_rewards)
 
 
 def sum_then_normalize(rewards: Tensor, groups: Tensor, scale_rewards: str) -> Tensor:
@@ -108,18 +108,18 @@ def sum_then_normalize(rewards: Tensor, groups: Tensor, scale_rewards: str) -> T
     return centred.nan_to_num(nan=0.0)
 
 
-def normalize_then_sum(values: Tensor, groups: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
+def normalize_then_sum(rewards_per_func: Tensor, groups: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
     """``(N,)``: each reward normalised in its group, the weighted sum of those normalised over the batch.
 
     GDPO (arXiv:2601.05242): a reward with a small spread is not drowned by one with a large spread.
 
     Args:
-        values: ``(N, R)``, NaN for None.
+        rewards_per_func: ``(N, R)``, NaN for None.
         groups: ``(N,)``.
         weights: ``(R,)``.
         policy: For rows with some rewards None, as in :func:`combine_rewards`.
     """
-    columns = [sum_then_normalize(column, groups, "group") for column in values.unbind(dim=1)]
-    normalised = torch.stack(columns, dim=1).masked_fill(values.isnan(), torch.nan)
+    columns = [sum_then_normalize(column, groups, "group") for column in rewards_per_func.unbind(dim=1)]
+    normalised = torch.stack(columns, dim=1).masked_fill(rewards_per_func.isnan(), torch.nan)
     totals = combine_rewards(normalised, weights, policy)
     return ((totals - totals.nanmean()) / (batch_std(totals) + STD_EPSILON)).nan_to_num(nan=0.0)

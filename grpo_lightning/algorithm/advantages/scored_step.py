@@ -19,7 +19,7 @@ class ScoredStep:
     """(N,) int64: tokens that the policy chose."""
     sizes: Tensor
     """(N,) int64: all tokens of a completion, those of tools too: T is their sum."""
-    values: Tensor
+    rewards_per_func: Tensor
     """(N, R): each reward by itself."""
     weights: Tensor
     """(R,)."""

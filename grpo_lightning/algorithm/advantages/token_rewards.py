@@ -33,13 +33,13 @@ class CompletionTokens:
 
     @classmethod
     def of(
-        cls, rollouts: Rollouts, values: Tensor, names: Sequence[str], weights: Tensor, lists: RewardLists
+        cls, rollouts: Rollouts, rewards_per_func: Tensor, names: Sequence[str], weights: Tensor, lists: RewardLists
     ) -> CompletionTokens:
         """Of a rank's rollouts and rewards.
 
         Args:
             rollouts: N completions.
-            values: ``(N, R)``: one number of each reward, for a list its sum; NaN for None.
+            rewards_per_func: ``(N, R)``: one number of each reward, for a list its sum; NaN for None.
             names: R names.
             weights: ``(R,)``.
             lists: Where rewards gave lists.
@@ -54,7 +54,7 @@ class CompletionTokens:
             for n, (mask, part) in enumerate(zip(masks, parts, strict=True)):
                 for r, name in enumerate(names):
                     entries = lists.get(name, [None] * len(parts))[n]
-                    one = [float(values[n, r])] if entries is None else entries
+                    one = [float(rewards_per_func[n, r])] if entries is None else entries
                     _add(
                         part,
                         mask,

@@ -10,29 +10,29 @@ from grpo_lightning.algorithm.advantages.statistics import dense
 PARTIAL_POLICIES = ("sum", "renormalize", "drop")
 
 
-def is_partly_scored(values: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+def is_partly_scored(rewards_per_func: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """``(N,)`` bool: True for a completion that lacks a reward which another of its group has, and has some other.
 
     Its total is not comparable with its group's. A reward that is None for the whole group is no difference, nor is
     one of weight 0.
 
     Args:
-        values: ``(N, R)``, NaN for None.
+        rewards_per_func: ``(N, R)``, NaN for None.
         groups: ``(N,)``.
         weights: ``(R,)``.
     """
-    weighted = ~values[:, weights != 0].isnan()
-    counts = torch.zeros(weighted.shape, dtype=torch.int64, device=values.device)
+    weighted = ~rewards_per_func[:, weights != 0].isnan()
+    counts = torch.zeros(weighted.shape, dtype=torch.int64, device=rewards_per_func.device)
     counts = counts.index_add(0, dense(groups), weighted.long())
     lacks = ((counts[dense(groups)] > 0) & ~weighted).any(dim=1)
-    return lacks & ~values.isnan().all(dim=1)
+    return lacks & ~rewards_per_func.isnan().all(dim=1)
 
 
-def combine_rewards(values: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
+def combine_rewards(rewards_per_func: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
     """``(N,)``: the weighted total of each completion's rewards that are not None; NaN where there is none.
 
     Args:
-        values: ``(N, R)``, NaN for None.
+        rewards_per_func: ``(N, R)``, NaN for None.
         weights: ``(R,)``.
         policy: ``"sum"`` adds what is there, as TRL does. ``"renormalize"`` scales the total up by
             ``sum |w| / sum of |w| of those present``. ``"drop"`` gives NaN to a row that lacks a reward of weight
@@ -46,14 +46,14 @@ def combine_rewards(values: Tensor, weights: Tensor, policy: str = "sum") -> Ten
         >>> combine_rewards(torch.tensor([[1.0, 3.0], [1.0, nan]]), torch.tensor([1.0, 0.5]), "renormalize")
         tensor([2.5000, 1.5000])
     """
-    present = ~values.isnan()
-    totals = (values * weights).nansum(dim=1).masked_fill(~present.any(dim=1), torch.nan)
+    present = ~rewards_per_func.isnan()
+    totals = (rewards_per_func * weights).nansum(dim=1).masked_fill(~present.any(dim=1), torch.nan)
     if policy == "sum":
         return totals
     if policy == "renormalize":
         shares = (present * weights.abs()).sum(dim=1) / weights.abs().sum()
         return torch.where(present.all(dim=1), totals, totals / shares)
     if policy == "drop":
-        one_group = torch.zeros(values.shape[0], dtype=torch.int64, device=values.device)
-        return totals.masked_fill(is_partly_scored(values, one_group, weights), torch.nan)
+        one_group = torch.zeros(rewards_per_func.shape[0], dtype=torch.int64, device=rewards_per_func.device)
+        return totals.masked_fill(is_partly_scored(rewards_per_func, one_group, weights), torch.nan)
     raise ValueError(f"partial_rewards={policy!r} is unknown. Choose one of {', '.join(PARTIAL_POLICIES)}.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals, mean_of_tokens
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, refusal
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -76,7 +76,7 @@ class PolicyLoss(ABC):
     def check_updates(self, num_updates: int) -> None:  # noqa: B027 - most losses work with any
         """Refuses numbers of optimizer steps per GRPO step with which the loss has no effect."""
 
-    def check(self, settings: ObjectiveSettings) -> None:  # noqa: B027 - most losses work with any
+    def check(self, settings: HasObjectiveSettings) -> None:  # noqa: B027 - most losses work with any
         """Refuses settings of the objective that this loss cannot work with.
 
         Raises:
@@ -100,7 +100,7 @@ class FunctionLoss(PolicyLoss):
         return self.function(inputs)
 
 
-def warn_of_sequence_ratio(loss: PolicyLoss, settings: ObjectiveSettings) -> None:
+def warn_of_sequence_ratio(loss: PolicyLoss, settings: HasObjectiveSettings) -> None:
     """Warns where every token carries the ratio of its completion, and the loss adds tokens up."""
     if settings.importance_sampling_level == "sequence":
         warnings.warn(
@@ -110,7 +110,7 @@ def warn_of_sequence_ratio(loss: PolicyLoss, settings: ObjectiveSettings) -> Non
         )
 
 
-def refuse_level(loss: PolicyLoss, settings: ObjectiveSettings, why: str) -> None:
+def refuse_level(loss: PolicyLoss, settings: HasObjectiveSettings, why: str) -> None:
     """Refuses another importance level than token, which the loss would not use."""
     if settings.importance_sampling_level != "token":
         reason = f"has no effect on model.loss_type={loss.name!r}, {why}. Leave it at 'token'."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,6 @@ class BNPOLoss(ClippedLoss):
     rule with one micro-batch.
     """
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

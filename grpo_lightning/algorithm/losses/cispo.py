@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.losses.base import PolicyLoss, warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clip_shares import clip_shares
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_finite, check_not_negative, refusal
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_finite, check_not_negative, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -61,6 +61,6 @@ class CISPOLoss(PolicyLoss):
         mean, _ = clip_shares(inputs, (inputs.ratio > self.epsilon_high) & (inputs.advantages > 0))
         return MetricSums(means={"cispo_clip_ratio": mean})
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -12,7 +12,7 @@ from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.losses.covariance import token_covariance
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero, refusal
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_above_zero, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -57,6 +57,6 @@ class ClipCovLoss(ClippedLoss):
         dropped = mean_over(inputs.is_marked.to(inputs.ratio.dtype), inputs.segments.mask)
         return super().metrics(inputs) + MetricSums(means={"clip_cov/dropped": dropped})
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

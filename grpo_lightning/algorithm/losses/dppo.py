@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.losses.base import PolicyLoss, refuse_level
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.setting_checks import (
-    ObjectiveSettings,
+    HasObjectiveSettings,
     check_above_zero,
     check_finite,
     check_known,
@@ -77,6 +77,6 @@ class DPPOLoss(PolicyLoss):
         outside = mean_over(self.is_outside(inputs).to(inputs.logprobs.dtype), inputs.segments.mask)
         return MetricSums(means={"dppo/outside": outside})
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Refuses ratios of whole completions."""
         refuse_level(self, settings, "which bounds the probability of each token")

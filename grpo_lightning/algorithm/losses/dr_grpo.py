@@ -9,7 +9,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.averaging import StepTotals, constant_divisor
 from grpo_lightning.algorithm.losses.base import warn_of_sequence_ratio
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_above_zero
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,6 @@ class DrGRPOLoss(ClippedLoss):
         """``1 / (N * C)``."""
         return constant_divisor(lengths, totals, self.max_completion_length)
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Warns of sequence ratios."""
         warn_of_sequence_ratio(self, settings)

@@ -12,7 +12,7 @@ from grpo_lightning.algorithm.averaging import StepTotals, mean_of_completion_me
 from grpo_lightning.algorithm.losses.base import PolicyLoss, refuse_level
 from grpo_lightning.algorithm.losses.clipped import clip_metrics
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_finite, check_not_negative, refusal
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_finite, check_not_negative, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -55,7 +55,7 @@ class GMPOLoss(PolicyLoss):
         is_low = (inputs.log_ratio < -self.epsilon) & (inputs.advantages < 0)
         return clip_metrics(inputs, is_low, (inputs.log_ratio > self.upper_epsilon) & (inputs.advantages > 0))
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Refuses what would treat the tokens of a completion differently."""
         refuse_level(self, settings, "which takes the geometric mean itself")
         why = "treats tokens differently, but model.loss_type='gmpo' has one value per completion."

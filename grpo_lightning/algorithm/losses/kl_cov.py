@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.losses.base import PolicyLoss, refuse_level
 from grpo_lightning.algorithm.losses.covariance import token_covariance
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_above_zero, check_finite
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_above_zero, check_finite
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -54,6 +54,6 @@ class KLCovLoss(PolicyLoss):
                 "moved since the step began. Raise model.num_iterations or model.num_minibatches."
             )
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Refuses ratios of whole completions."""
         refuse_level(self, settings, "which holds single tokens")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals, mean_of_completion_sums
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LUSPOLoss(ClippedLoss):
         """The mean over completions of the sum over tokens."""
         return mean_of_completion_sums(lengths, totals)
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Warns of token ratios."""
         if settings.importance_sampling_level == "token":
             warnings.warn(

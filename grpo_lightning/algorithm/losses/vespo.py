@@ -13,7 +13,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.losses.base import PolicyLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.segments import Segments
-from grpo_lightning.algorithm.setting_checks import ObjectiveSettings, check_finite, refusal
+from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_finite, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 LOWEST_LOG_WEIGHT = math.log(1e-8)
@@ -103,7 +103,7 @@ class VESPOLoss(PolicyLoss):
         weight = mean_over(self.completion_weight(inputs), inputs.segments.lengths > 0)
         return MetricSums(means={"vespo/phi_seq_mean": weight})
 
-    def check(self, settings: ObjectiveSettings) -> None:
+    def check(self, settings: HasObjectiveSettings) -> None:
         """Refuses sampler corrections of a whole completion; warns of an importance level that only the KL sees."""
         mode = settings.importance_sampling_mode
         if settings.importance_sampling_correction and not mode.startswith("token"):

@@ -142,6 +142,10 @@ class Slots:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=-1)
         self._forward(tokens.unsqueeze(-1))
 
+    def history(self, tokens: Tensor) -> Tensor:
+        """``(slots, width + t)``: the padded prompt of every slot and what has followed it, of ``tokens``, ``(n, t)``."""
+        return torch.cat([self.prompts[self.rows], tokens[self.rows]], dim=-1)
+
     def keep(self, alive: Sequence[int]) -> None:
         """Keeps these slots, given in ascending order, and closes the gaps with slots from the end."""
         if len(alive) == len(self.rows):
@@ -228,9 +232,7 @@ def decode(
         transcript.routes = DecodedRoutes(recorder, prompt_ids, len(uniforms), max(limits))
     check_every = CHECK_EVERY.get(device.type, 8)
     for step in range(max(limits)):
-        history = None
-        if sampler.needs_history:
-            history = torch.cat([slots.prompts[slots.rows], transcript.tokens[slots.rows, :step]], dim=-1)
+        history = slots.history(transcript.tokens[:, :step]) if sampler.needs_history else None
         tokens, logprobs = sampler(slots.logits, uniforms[slots.rows, step], history)
         transcript.tokens[slots.rows, step] = tokens
         transcript.logprobs[slots.rows, step] = logprobs

@@ -127,9 +127,8 @@ class VLLMColocate(RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        arguments = {"model": str(kept_skeleton(policy, tokenizer))} | self._engine_arguments(
-            policy, model_name_or_path
-        )
+        skeleton = str(kept_skeleton(policy, tokenizer))
+        arguments = {"model": skeleton} | self._engine_arguments(policy, model_name_or_path)
         shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
         try:
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
@@ -225,9 +224,8 @@ class VLLMColocate(RoutedGenerator):
             ValueError: If a prompt leaves no room for its completion.
         """
         engine = self._ready_engine()
-        check_prompts(
-            prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
-        )
+        setting = "model.generator.init_args.max_model_length"
+        check_prompts(prompt_ids, sampling, seeds, engine.max_model_length, setting)
         rows = range(len(prompt_ids))
         if self.tensor_parallel_size > 1:
             prompt_ids, seeds, rows = of_all_ranks(prompt_ids, seeds)

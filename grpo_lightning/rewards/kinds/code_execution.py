@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import (
+    BaseRewardFunction,
+    Completion,
+    RewardContractError,
+    completion_text,
+    dataset_columns,
+)
 from grpo_lightning.rewards.kinds.json_schema import FENCE, last_fence
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.sandbox.forms import Case, Printing, Row, recognised
@@ -89,8 +95,6 @@ class CodeExecutionReward(BaseRewardFunction):
         self,
         prompts: list[Prompt],
         completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
         log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -107,7 +111,7 @@ class CodeExecutionReward(BaseRewardFunction):
             )
         results = []
         for place, completion in enumerate(completions):
-            row = Row.of({name: values[place] for name, values in columns.items()}, prompts[place])
+            row = Row.of({name: values[place] for name, values in dataset_columns(columns).items()}, prompts[place])
             results.append(self._results(completion_text(completion), self._cases(columns[key][place], row), row))
         if log_extra is not None:
             log_extra("test_results", [", ".join(result) for result in results])

@@ -39,8 +39,6 @@ class EnvironmentReward(BaseRewardFunction):
         self,
         prompts: list[Prompt],
         completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
         turn_rewards: Sequence[Sequence[float] | None] = (),
         final_rewards: Sequence[float | None] = (),
         **columns: Any,

@@ -130,7 +130,7 @@ class LengthReward(BaseRewardFunction):
             cache = self.cache_length or max(1, limit // 5)
             return [soft_overlong(length, limit, cache) for length in lengths]
         assert self.accuracy is not None  # made on construction
-        verdicts = self.accuracy(prompts, completions, completions_ids, trainer_state, **columns)
+        verdicts = self.accuracy(prompts, completions, **columns)
         return [self._cosine(length, limit, verdict) for length, verdict in zip(lengths, verdicts, strict=True)]
 
     def close(self) -> None:

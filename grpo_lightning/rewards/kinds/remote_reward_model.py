@@ -55,8 +55,6 @@ class RemoteRewardModelReward(RemoteReward):
         self,
         prompts: list[Prompt],
         completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
         **columns: Any,
     ) -> list[float]:
         """One score per completion.

@@ -59,8 +59,6 @@ class RewardModelReward(LocalModelReward):
         self,
         prompts: list[Prompt],
         completions: list[Completion],
-        completions_ids: list[list[int]] | None = None,
-        trainer_state: Any | None = None,
         **columns: Any,
     ) -> list[float]:
         """One score per completion.

@@ -24,8 +24,8 @@ class RewardComposition:
 
     Example:
         >>> compose = RewardComposition(gates={"accuracy": "format"})  # a right answer in a wrong format earns nothing
-        >>> values, weights = compose(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), ("accuracy", "format"), torch.ones(2))
-        >>> values.tolist()
+        >>> rewards_per_func, weights = compose(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), ("accuracy", "format"), torch.ones(2))
+        >>> rewards_per_func.tolist()
         [[0.0, 0.0], [1.0, 1.0]]
     """
 
@@ -64,11 +64,11 @@ class RewardComposition:
                 "Use 1, or 0 for a reward that is only watched."
             )
 
-    def __call__(self, values: Tensor, names: Sequence[str], weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and weights whose weighted sum is the total.
+    def __call__(self, rewards_per_func: Tensor, names: Sequence[str], weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and weights whose weighted sum is the total.
 
         Args:
-            values: ``(N, R)``, NaN for None. A gate that is None gates nothing; a product or minimum is over what is
+            rewards_per_func: ``(N, R)``, NaN for None. A gate that is None gates nothing; a product or minimum is over what is
                 there.
             names: R names.
             weights: ``(R,)``.
@@ -76,10 +76,10 @@ class RewardComposition:
         Returns:
             ``(N, R)`` and ``(R,)`` for a sum; ``(N, 1)`` and ``(1,)`` for a product or minimum.
         """
-        gated = values.clone()
+        gated = rewards_per_func.clone()
         for name, gate in self.gates.items():
             column = names.index(name)
-            closed = (values[:, names.index(gate)] < self.threshold) & ~values[:, column].isnan()
+            closed = (rewards_per_func[:, names.index(gate)] < self.threshold) & ~rewards_per_func[:, column].isnan()
             gated[:, column] = gated[:, column].masked_fill(closed, 0.0)
         if self.how == "sum":
             return gated, weights

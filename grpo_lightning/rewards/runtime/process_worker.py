@@ -30,7 +30,7 @@ def answer(reward: Any, rows: Any) -> tuple[str, Any]:
         result = reward(**arguments)
         if inspect.isawaitable(result):
             result = asyncio.run(_awaited(result))
-        outcome.values = checked_values(result, len(rows), reward.name)
+        outcome.rewards = checked_values(result, len(rows), reward.name)
     except RewardContractError as error:
         return "contract", str(error)
     except BaseException as error:  # SystemExit too: the child goes on with the next call

@@ -23,7 +23,7 @@ from grpo_lightning.rewards.base import (
 from grpo_lightning.rewards.runtime.answer_checks import ListedReward, checked_values
 from grpo_lightning.rewards.runtime.call_deadline import within
 from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCall, MainThreadCalls
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 from grpo_lightning.rewards.text.valid_text import valid_text
 
@@ -99,7 +99,7 @@ class CallRows:
 class Outcome:
     """What one reward gave for some rows."""
 
-    values: list[float]
+    rewards: list[float]
     """One per row, NaN for None."""
     extra: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Outcome:
         merged = cls([math.nan] * count)
         for rows, part in parts:
             for place, row in enumerate(rows):
-                merged.values[row] = part.values[place]
+                merged.rewards[row] = part.rewards[place]
                 if place in part.errors:
                     merged.errors[row] = part.errors[place]
             merged.raised += part.raised
@@ -141,7 +141,7 @@ class Outcome:
 def lists_of(names: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, ...] | None]]:
     """What rewards gave as lists, by reward and row; a reward that gave none is left out."""
     lists = {
-        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.values]
+        name: [value.entries if isinstance(value, ListedReward) else None for value in outcome.rewards]
         for name, outcome in zip(names, outcomes, strict=True)
     }
     return {name: entries for name, entries in lists.items() if any(entries)}
@@ -201,6 +201,39 @@ class MainThreadNeededError(Exception):
     """A call in another thread that asked for what Python gives to the main thread alone; what it gave is worthless."""
 
 
+@dataclass
+class WatchedCall:
+    """A call that a guard limits and a probe listens to, on whichever thread it is made."""
+
+    reward: BaseRewardFunction
+    arguments: dict[str, Any]
+    count: int
+    """Completions in it."""
+    guard: CallGuard
+    time_limit: float
+    probe: SignalProbe = field(default_factory=SignalProbe)
+
+    def made(self) -> Any:
+        """The checked answer of a plain reward, made in this thread; of one that returns a coroutine, the coroutine."""
+        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit):
+            result = self.reward(**self.arguments)
+            # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
+            return result if inspect.isawaitable(result) else checked_values(result, self.count, self.reward.name)
+
+    async def answer(self, main_call: MainThreadCall | None) -> list[float]:
+        """The checked answer; made on this loop, in a thread of its own or by the main thread."""
+        if self.reward.is_async:
+            result: Any = self.reward(**self.arguments)  # a coroutine, which does nothing yet
+        elif main_call is None:
+            result = await in_thread(self.made)
+        else:
+            result = await asyncio.wrap_future(main_call.result)
+        if inspect.isawaitable(result):  # a plain function may return a coroutine
+            with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
+                return checked_values(await result, self.count, self.reward.name)
+        return result
+
+
 async def call_reward(
     reward: BaseRewardFunction,
     rows: CallRows,
@@ -226,38 +259,18 @@ async def call_reward(
         Exception: Whatever the reward raises.
     """
     arguments, outcome = prepare_call(reward, rows)
-    probe = SignalProbe()
-
-    def answered() -> Any:
-        with probe, guard.call(reward.name, len(rows), time_limit):
-            result = reward(**arguments)
-            # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
-            return result if inspect.isawaitable(result) else checked_values(result, len(rows), reward.name)
-
-    async def call() -> Any:
-        if reward.is_async:
-            result: Any = reward(**arguments)  # a coroutine, which does nothing yet
-        elif main_thread is None:
-            result = await in_thread(answered)
-        else:
-            result = await asyncio.wrap_future(main_call.result)
-        if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with probe, guard.call(reward.name, len(rows), time_limit, owns_thread=False):
-                return checked_values(await result, len(rows), reward.name)
-        return result
-
-    if main_thread is not None:
-        main_call = main_thread.submit(reward.name, answered)
+    call = WatchedCall(reward, arguments, len(rows), guard, time_limit)
+    main_call = None if main_thread is None else main_thread.submit(reward.name, call.made)
+    if main_call is not None:
         await asyncio.wrap_future(main_call.started)
     started = time.perf_counter()
     try:
-        values = await within(time_limit, call, reward)
+        outcome.rewards = await within(time_limit, lambda: call.answer(main_call), reward)
     except Exception as error:
-        if probe.asked:
+        if call.probe.asked:
             raise MainThreadNeededError from error
         raise
-    if probe.asked:
+    if call.probe.asked:
         raise MainThreadNeededError
-    outcome.values = values
     outcome.seconds.append(time.perf_counter() - started)
     return outcome

@@ -49,7 +49,7 @@ class RewardTable:
         return cls(torch.cat([table.values for table in tables]), first.names, first.weights, extra, metrics, lists)
 
     def column(self, name: str) -> Tensor:
-        """(N,) the values of one reward."""
+        """(N,) of one reward."""
         return self.values[:, self.names.index(name)]
 
 

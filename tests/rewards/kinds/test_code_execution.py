@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.rewards import CodeExecutionReward, RewardContractError
+from grpo_lightning.rewards import CodeExecutionReward, RewardContractError, RewardRunner
 from grpo_lightning.rewards.sandbox.isolation import isolation
 from grpo_lightning.rewards.sandbox.judge import run_printing
 from grpo_lightning.rewards.sandbox.launch import MAX_OUTPUT, Limits
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(bool(isolation().missing), reason="this kernel d
 def judged(code: str, tests: Any, **settings: Any) -> tuple[float | None, str]:
     shown: dict[str, list[Any]] = {}
     reward = CodeExecutionReward(**settings)
-    (value,) = reward(["p"], [code], None, None, log_extra=shown.__setitem__, tests=[tests])
+    (value,) = reward(["p"], [code], log_extra=shown.__setitem__, tests=[tests])
     return value, shown["test_results"][0]
 
 
@@ -88,7 +88,18 @@ def test_tests_that_are_none_and_settings_that_cannot_work_are_refused() -> None
     with pytest.raises(RewardContractError, match="the test 3 cannot be run: it is of type int"):
         judged("x = 1", [3])
     with pytest.raises(RewardContractError, match="looked for the column tests or test or test_list or input_output"):
-        reward(["p"], ["x"], None, None)
+        reward(["p"], ["x"])
     for settings in ({"score": "half"}, {"time_limit": 0}, {"memory_mb": 1}, {"workers": -1}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             CodeExecutionReward(**settings)
+
+
+def test_a_step_scores_programs_though_not_all_that_it_is_called_with_are_columns() -> None:
+    runner = RewardRunner([CodeExecutionReward()])
+    try:
+        programs = [f"```python\ndef f():\n    return {n}\n```" for n in (1, 2)]
+        table = runner.score(["p", "p"], programs, [[1], [2]], columns={"tests": [["assert f() == 1"]] * 2})
+    finally:
+        runner.close()
+    assert table.values[:, 0].tolist() == [1.0, 0.0]
+    assert table.extra["test_results"][0] == "passed"

@@ -42,7 +42,7 @@ def call(
     extra: dict[str, list[Any]] = {}
     prompts = prompts or ["p"] * len(completions)
     takes_extra = {} if isinstance(reward, RewardModelReward) else {"log_extra": extra.__setitem__}
-    return reward(prompts, completions, None, state, **takes_extra, **columns), extra
+    return reward(prompts, completions, trainer_state=state, **takes_extra, **columns), extra
 
 
 def hand_perplexity(model_dir: Path, prompt: str, completion: str) -> float:

@@ -19,7 +19,7 @@ def values(name: str, completions: list[Any], /, ids: Any = None, log_error: Any
     columns = settings.pop("columns", {})
     reward = get_reward_function(name, **settings)
     extra = {"log_error": log_error} if log_error else {}
-    return list(reward(["p"] * len(completions), completions, ids, None, **extra, **columns))
+    return list(reward(["p"] * len(completions), completions, completions_ids=ids, **extra, **columns))
 
 
 def test_repetition_is_the_share_of_ngrams_seen_before() -> None:

@@ -257,7 +257,7 @@ def test_the_process_of_a_reward_sees_the_gpu_of_its_rank_alone(monkeypatch: pyt
         reward = FunctionReward(name="visible", function=visible, isolation="process", concurrency=1)
         caller = ProcessCaller(reward, 60.0, device)
         try:
-            return asyncio.run(caller(CallRows(["p"], ["c"], [[1]], {}, RewardState()))).values[0]
+            return asyncio.run(caller(CallRows(["p"], ["c"], [[1]], {}, RewardState()))).rewards[0]
         finally:
             caller.close()
 

@@ -40,7 +40,7 @@ def check(candidate):
 def results(completion: str, prompt: str = "p", **columns: Any) -> str:
     shown: dict[str, list[Any]] = {}
     reward = CodeExecutionReward(time_limit=20.0)
-    reward([prompt], [completion], None, None, log_extra=shown.__setitem__, **{k: [v] for k, v in columns.items()})
+    reward([prompt], [completion], log_extra=shown.__setitem__, **{k: [v] for k, v in columns.items()})
     return shown["test_results"][0]
 
 
@@ -179,7 +179,7 @@ BLANK: list[Any] = [{"input": "", "output": "\n"}, {"inputs": [""], "outputs": [
     "tests", [None, [], "", "  \n", "# nothing", [""], "[]", '{"inputs": [], "outputs": []}', *BLANK]
 )
 def test_a_row_without_tests_has_no_reward(tests: Any) -> None:
-    assert CodeExecutionReward()(["p"], ["x = 1"], None, None, tests=[tests]) == [None]
+    assert CodeExecutionReward()(["p"], ["x = 1"], tests=[tests]) == [None]
 
 
 @pytest.mark.parametrize(
