@@ -39,7 +39,7 @@ def staleness_of(settings: GRPOSettings) -> str:
 def noted_source(
     settings: GRPOSettings, source: RolloutSource, num_updates: int, success: str, around: Surroundings
 ) -> NotedSource:
-    """The source, which may sample ahead of steps or carry completions over, and notes how each prompt did.
+    """The source, which may sample the next batch during a step, or carry completions over, and notes how each prompt did.
 
     Args:
         settings: Of the module.

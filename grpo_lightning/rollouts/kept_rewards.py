@@ -24,7 +24,7 @@ def rewards_state(await_rewards: Callable[[], RewardTable]) -> dict[str, Any] | 
     try:
         table = await_rewards()
     except Exception as error:  # of users' rewards
-        logger.warning("The checkpoint is without the rewards of the batch in flight, which failed: %r", error)
+        logger.warning("The checkpoint is without the rewards of the next batch, which failed: %r", error)
         return None
     return {
         "rewards_per_func": table.values.clone(),
