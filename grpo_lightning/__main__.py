@@ -81,6 +81,9 @@ def begin(arguments: list[str]) -> None:
         does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
         names_how = is_stage and any(word in STAGE_SUBCOMMANDS for word in options[:1])
         first_words(command, does, options[names_how:], program=command if is_stage else "grpo")
+    from grpo_lightning.rewards.text.valid_text import write_all_text
+
+    write_all_text()
 
 
 if __name__ == "__main__":

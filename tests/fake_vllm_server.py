@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
@@ -21,6 +21,8 @@ class FakeVLLM(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.calls: list[str] = []
         self.statuses: dict[str, Iterator[int]] = {}
+        self.answer_to: Callable[[str, dict], dict] = answer_to
+        """What is said to a path and a body."""
 
     def answer(self, path: str, *statuses: int, always: int = 200) -> None:
         """From now on with ``statuses``, one a call, and after these with ``always``."""
@@ -37,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         status = next(self.server.statuses.get(path, repeat(200)))
         if status == HANG_UP:
             return
-        answer = answer_to(path, body) if status == 200 else {"error": {"message": REASON}}
+        answer = self.server.answer_to(path, body) if status == 200 else {"error": {"message": REASON}}
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import grpo_lightning
-from grpo_lightning import rewards
+from grpo_lightning import generation, rewards
 from grpo_lightning.__main__ import LIGHTNING_COMMANDS, main
 from grpo_lightning.commands import COMMANDS
 from grpo_lightning.rewards import RewardRunner, get_reward_function
@@ -37,7 +37,7 @@ def heavy_imports_after(statement: str) -> list[str]:
     return ended.stdout.splitlines()[-1].split()
 
 
-@pytest.mark.parametrize("package", [grpo_lightning, rewards], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [grpo_lightning, generation, rewards], ids=lambda package: package.__name__)
 def test_every_exported_name_resolves_and_is_listed(package):
     for name in package.__all__:
         assert getattr(package, name) is not None
@@ -60,11 +60,20 @@ def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
         "from grpo_lightning.rewards.runtime import process_caller, process_worker, reward_call, worker_pool",
         "from grpo_lightning.rewards.runtime import math_worker\nfrom grpo_lightning.rewards.sandbox import child, judge",
         "from grpo_lightning.commands import migrate, report",
+        "from grpo_lightning.commands import serve\nserve.build_parser().format_help()",
+        "from grpo_lightning.generation.vllm import server_guard",
         "from grpo_lightning.__main__ import main\nmain(['--help'])",
     ],
 )
 def test_what_a_reward_process_or_a_quick_command_imports_is_light(statement):
     assert heavy_imports_after(statement) == []
+
+
+def test_a_server_and_what_starts_it_need_no_training_code():
+    """Nor do the processes of the server itself, which import the guard and the worker."""
+    serve = "from grpo_lightning.commands import serve\nfrom grpo_lightning.policy import model_config"
+    assert heavy_imports_after(serve) == ["torch", "transformers"]
+    assert heavy_imports_after("from grpo_lightning.generation.vllm import worker_weights") == ["torch"]
 
 
 def test_the_check_above_would_notice_torch():

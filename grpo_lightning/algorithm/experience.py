@@ -29,16 +29,28 @@ class MicroBatch:
     """Of the optimizer step over all ranks, for a load-balancing loss; None where this micro-batch is all of it."""
 
 
+NOBODY = -1
+"""In place of a teacher's number."""
+
+
 @dataclass(frozen=True)
 class Lessons:
     """What teachers read of a step, on the CPU."""
 
     rollouts: Rollouts
-    """The step's completions, under what the teachers read in place of the prompts."""
+    """The step's completions, under what the teachers read in place of the prompts, which may be more than the step has."""
     teacher: Tensor
-    """(B,) int64: which teacher each prompt has."""
+    """(B,) int64: which teacher each of these prompts has; NOBODY where there is none."""
     likeliest: Likeliest | None = None
     """What teachers on servers have said of each of the T tokens; zeros at those of other teachers."""
+
+    def teacher_of(self, rows: Tensor) -> Tensor:
+        """``(M,)`` int64: of the completions ``rows``."""
+        return self.teacher[self.rollouts.group[rows]]
+
+    def teacher_of_tokens(self, rows: Tensor) -> Tensor:
+        """``(T,)`` int64: of their tokens."""
+        return torch.repeat_interleave(self.teacher_of(rows), self.rollouts.completion_lengths[rows])
 
 
 @dataclass(frozen=True)

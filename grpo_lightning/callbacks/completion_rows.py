@@ -88,7 +88,7 @@ def completions_table(
         "images": _shown_images(record, [group[n] for n in rows]),
     }
     for r, name in enumerate(rewards.names):
-        columns[f"rewards/{name}"] = [none_if_nan(rewards.rewards_per_func[n, r].item()) for n in rows]
+        columns[f"rewards/{name}"] = [none_if_nan(rewards.values[n, r].item()) for n in rows]
     return pa.table(columns, schema=completions_schema(rewards.names))
 
 

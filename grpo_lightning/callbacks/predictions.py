@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.rewards.text.valid_text import json_text
 
 
@@ -31,8 +33,9 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts an empty file, so that rows of an earlier run are not mistaken for this one's."""
         path = self._file(trainer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("", encoding="utf-8")
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("", encoding="utf-8")
 
     def write_on_batch_end(
         self,
@@ -45,7 +48,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Appends one line per completion."""
-        with self._file(trainer).open("a", encoding="utf-8") as file:
+        path = self._file(trainer)
+        with _explained(path), path.open("a", encoding="utf-8") as file:
             for row in prediction:
                 file.write(json_text(row) + "\n")
 
@@ -53,3 +57,15 @@ class PredictionWriter(BasePredictionWriter):
         """Says where the rows are."""
         if trainer.global_rank == 0:
             print(f"Completions written to {self._file(trainer)}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """They are what ``predict`` is for, so that a disk that is full ends it."""
+    try:
+        yield
+    except OSError as error:
+        raise ExplainedError(
+            f"The completions could not be written to {path} ({error}). Free disk space, or make its folder writable, and run "
+            "predict again."
+        ) from error

@@ -96,6 +96,6 @@ def sample_rows(record: StepRecord, texts: list[Any], num_prompts: int) -> list[
                     "advantage": f"dead: {len(members)} equal" if is_dead else record.advantages[n].item(),
                     "tokens": f"{int(record.rollouts.completion_lengths[n])}{cut_off}",
                 }
-                | {name: record.rewards.rewards_per_func[n, r].item() for r, name in enumerate(record.rewards.names)}
+                | {name: record.rewards.values[n, r].item() for r, name in enumerate(record.rewards.names)}
             )
     return rows

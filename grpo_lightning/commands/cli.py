@@ -42,6 +42,7 @@ from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.modules.optimizer_check import check_optimization
+from grpo_lightning.rewards.text.valid_text import in_words
 from grpo_lightning.training.optimization import ADAMW
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -133,7 +134,7 @@ class GRPOCLI(LightningCLI):
             super().instantiate_classes()
             check_optimization(self.model.optimization.settings, self.trainer if self.subcommand == "fit" else None)
         except (ValueError, ImportError, AttributeError, ExplainedError, MisconfigurationException) as error:
-            self.parser.error(str(error))
+            self.parser.error(in_words(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, its checkpoints and logs in places that a resumed run finds again."""
@@ -179,7 +180,7 @@ class GRPOCLI(LightningCLI):
             self._find_checkpoint(ckpt_path or "last")
         elif ckpt_path is None:
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
-            check_own_start(root, model_name_or_path=model, adapter_name_or_path=adapter)
+            check_own_start(self.trainer, model_name_or_path=model, adapter_name_or_path=adapter)
         self._earlier_run = EarlierRun()
         self.trainer.callbacks.insert(0, self._earlier_run)  # type: ignore[attr-defined]
 
@@ -240,7 +241,7 @@ class GRPOCLI(LightningCLI):
         except (ValueError, OSError) as error:
             if self.model.policy.is_loaded:
                 raise
-            self.parser.error(str(error))
+            self.parser.error(in_words(error))
 
 
 def with_own_loggers(chosen: Any, root: str) -> list[Logger]:
@@ -252,7 +253,9 @@ def with_own_loggers(chosen: Any, root: str) -> list[Logger]:
     csv = next((logger for logger in listed if isinstance(logger, CSVLogger)), None)
     board = next((logger for logger in listed if isinstance(logger, TensorBoardLogger)), None)
     csv = csv or LenientCSVLogger(root, name="logs", flush_logs_every_n_steps=1)  # a killed run keeps its numbers
-    board = board or LenientTensorBoardLogger(root, name="logs", version=csv.version)
+    if board is None:
+        board = LenientTensorBoardLogger(root, name="logs")
+        board.beside = csv
     return [csv, board, *(logger for logger in listed if logger is not csv and logger is not board)]
 
 

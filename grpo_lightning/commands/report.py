@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.report import read_run, render_page
+from grpo_lightning.rewards.text.valid_text import valid_text
 
 
 class NotWrittenError(OSError):
@@ -45,7 +46,7 @@ def write_report(runs: list[Path], output: Path, max_completions: int) -> None:
     part = output.with_name(output.name + ".part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
+        part.write_text(valid_text(page), encoding="utf-8")
         os.replace(part, output)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -172,7 +172,7 @@ def try_rewards(options: argparse.Namespace, columns: dict[str, Any]) -> int:
     show_table(
         table,
         options.completion,
-        combine_rewards(*compose(table.rewards_per_func, table.names, table.weights)).tolist(),
+        combine_rewards(*compose(table.values, table.names, table.weights)).tolist(),
     )
     return int(any(table.metrics[f"rewards/{reward}/errors"] for reward in table.names))
 
@@ -216,7 +216,7 @@ def show_table(table: RewardTable, completions: list[str], totals: list[float]) 
         print(f"completion {row}: {shown!r}")
         for r, name in enumerate(table.names):
             weight = f"   weight {float(table.weights[r]):g}" if float(table.weights[r]) != 1 else ""
-            print(f"  {name:<24}{_number(float(table.rewards_per_func[row, r]))}{weight}")
+            print(f"  {name:<24}{_number(float(table.values[row, r]))}{weight}")
         print(f"  {'total':<24}{_number(totals[row])}")
         for column, entries in table.extra.items():
             if entries[row] is not None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
-from grpo_lightning.finetuning.adapter_files import check_base
+from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.modules.flat_settings import own_fields
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
@@ -132,7 +132,7 @@ def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, P
         policy: Any = load_causal_lm(base, torch.float32)
         if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        return PeftModel.from_pretrained(policy, str(source)), tokenizer, given
+        return with_adapter(policy, str(source)), tokenizer, given
     checkpoint = find_checkpoint(source)
     run_config = given or read_sections(find_config(checkpoint))
     saved = load_checkpoint(checkpoint, run_config)

@@ -12,7 +12,6 @@ from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.server_token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
-from grpo_lightning.policy.loading import load_config
 
 
 def build_parser() -> CommandParser:
@@ -45,6 +44,9 @@ def build_parser() -> CommandParser:
 
 def stored_dtype(model: str) -> str:
     """What the checkpoint is stored in; vLLM's own choice would turn float32 into bfloat16."""
+    # Here, since it imports transformers: seconds, which --help does not have to wait for.
+    from grpo_lightning.policy.model_config import load_config
+
     dtype = getattr(load_config(model), "dtype", None)
     return "bfloat16" if dtype is None else str(dtype).removeprefix("torch.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -33,17 +33,6 @@ FREE_OPTIONS = {
     "task_type",
 }
 """Of a peft configuration: they may change without the same weights meaning another model."""
-
-
-def refuse_adapter_directory(model_name_or_path: str) -> None:
-    """Raises ValueError where an adapter is given as the model: transformers would add it to its base unasked."""
-    path = Path(model_name_or_path) / ADAPTER_CONFIG_NAME
-    if path.is_file():
-        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} is an adapter. Set it to the adapter's base ({base!r}) and "
-            "model.adapter_name_or_path to the adapter."
-        )
 
 
 def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str) -> PeftModel:
@@ -68,7 +57,27 @@ def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str)
             f"model.adapter_name_or_path={adapter!r} trained the row of token {max(ids)}, but the model has {rows}. Set "
             "model.init_special_tokens and model.new_special_tokens_config as in the run that made it."
         )
-    return PeftModel.from_pretrained(policy, adapter, is_trainable=True, config=config)
+    return with_adapter(policy, adapter, is_trainable=True, config=config)
+
+
+def with_adapter(policy: PreTrainedModel, adapter: str, **options: Any) -> PeftModel:
+    """The policy with the adapter on it, as ``PeftModel.from_pretrained`` reads it; from a directory, nothing pickled.
+
+    Raises:
+        ValueError: If its weights are pickled, not there or cut off.
+    """
+    if Path(adapter).is_dir() and not Path(adapter, SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise ValueError(
+            f"the adapter {adapter!r} has no {SAFETENSORS_WEIGHTS_NAME}. Pickled weights (adapter_model.bin) are code, and are "
+            "not read: save the adapter again with a newer peft, where it was trained."
+        )
+    try:
+        return PeftModel.from_pretrained(policy, adapter, **options)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the adapter {adapter!r}: {SAFETENSORS_WEIGHTS_NAME} cannot be read. Check that it was copied whole. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def check_base(adapter: str, config: PeftConfig, model_name_or_path: str) -> None:

@@ -1,14 +1,20 @@
-"""Generators: prompts in, completions out."""
+"""Generators: prompts in, completions out.
 
-from typing import Any
+A name is imported when it is first used: processes of a vLLM server, and the command that starts one, need neither
+Lightning nor the generators.
+"""
 
-from lightning.pytorch.utilities import rank_zero_info
+from __future__ import annotations
 
-from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
-from grpo_lightning.generation.transformers.generator import TransformersGenerator
-from grpo_lightning.generation.vllm.colocate import VLLMColocate
-from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.server import VLLMServer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+    from grpo_lightning.generation.choice import chosen_generator, default_generator
+    from grpo_lightning.generation.transformers.generator import TransformersGenerator
+    from grpo_lightning.generation.vllm.colocate import VLLMColocate
+    from grpo_lightning.generation.vllm.server import VLLMServer
 
 __all__ = [
     "Generator",
@@ -21,28 +27,23 @@ __all__ = [
     "default_generator",
 ]
 
+_PLACES = {
+    "Generator": "base",
+    "OnCompleted": "base",
+    "SamplingSettings": "base",
+    "TransformersGenerator": "transformers.generator",
+    "VLLMColocate": "vllm.colocate",
+    "VLLMServer": "vllm.server",
+    "chosen_generator": "choice",
+    "default_generator": "choice",
+}
 
-def default_generator() -> Generator:
-    """What ``model.generator`` is when a config does not say: VLLMColocate where vLLM can run, said once if not."""
-    reason = why_unusable()
-    if reason is None:
-        return VLLMColocate()
-    rank_zero_info(f"Completions are sampled with TransformersGenerator. {reason} to choose it without this message.")
-    return TransformersGenerator()
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package
 
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
-def chosen_generator(given: Any) -> Generator:
-    """``model.generator``, or the default where it is None.
-
-    Raises:
-        ValueError: If it is a name or a class, which configs have: from Python it is the object.
-    """
-    if given is None:
-        return default_generator()
-    if isinstance(given, Generator):
-        return given
-    name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
-    raise ValueError(
-        f"model.generator={name!r} is no Generator. From Python, give the object: "
-        f"generator={name.rpartition('.')[2]}(...), of a subclass of grpo_lightning.generation.Generator."
-    )
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

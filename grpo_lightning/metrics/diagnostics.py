@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 _reported: set[str] = set()
 
@@ -40,7 +40,21 @@ def removed_on_error(part: Path) -> Iterator[None]:
 
 
 class LenientCSVLogger(CSVLogger):
-    """CSVLogger whose lines wait in memory while the disk is full."""
+    """CSVLogger whose lines wait in memory while the disk is full, in a folder that no other process takes."""
+
+    def _get_next_version(self) -> int:
+        """The next number, its folder made: ``validate`` and ``fit`` that start together would both take a free one."""
+        number = super()._get_next_version()
+        while getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                Path(self.root_dir, f"version_{number}").mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+                continue
+            except OSError:  # the first line that cannot be written says so
+                pass
+            break
+        return number
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """As CSVLogger."""
@@ -60,6 +74,14 @@ class LenientCSVLogger(CSVLogger):
 
 class LenientTensorBoardLogger(TensorBoardLogger):
     """TensorBoardLogger that a full disk ends, and not the run."""
+
+    beside: Logger | None = None
+    """Whose version it takes."""
+
+    def _get_next_version(self) -> int:
+        """That of the logger beside it, taken once somebody asks: a run that is refused leaves no folder."""
+        number: Any = super()._get_next_version() if self.beside is None else self.beside.version
+        return cast("int", number)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """As TensorBoardLogger."""

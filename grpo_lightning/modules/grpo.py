@@ -105,7 +105,9 @@ class GRPOModule(PolicyModule):
         settings, references = self.settings, self.experience_maker.reference_passes
         if settings.distillation is None:
             return None
-        return Teachers(settings.distillation, self.policy, self.passes, references, settings.chat_template_kwargs)
+        names, success = self.source.reward_runner.names, self.evaluation.success_reward
+        parts = (self.policy, self.passes, references, settings.chat_template_kwargs)
+        return Teachers(settings.distillation, *parts, names, success)
 
     def _ranks(self) -> tuple[int, int]:
         return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
@@ -128,7 +130,7 @@ class GRPOModule(PolicyModule):
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
             if self.teachers is not None:
-                experience = self.teachers.taught(experience, sampled.batch)
+                experience = self.teachers.taught(experience, sampled.batch, rewards)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:

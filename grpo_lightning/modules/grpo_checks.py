@@ -11,6 +11,7 @@ from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
 from grpo_lightning.modules.vision_checks import check_vision_settings
 from grpo_lightning.numerics.routers import router_form
+from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.training.lessons import check_columns
 
@@ -168,12 +169,8 @@ def check_positions(settings: GRPOSettings, config: Any, generator: Generator, l
     Raises:
         ValueError: With a way out.
     """
-    text = config.get_text_config()
-    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    is_stretched = isinstance(scaling, dict) and scaling.get("rope_type", "default") != "default"
-    positions = None if is_stretched else getattr(text, "max_position_embeddings", None)
     limits = {
-        "positions of the model (max_position_embeddings)": positions,
+        "positions of the model (max_position_embeddings)": positions_of(config),
         "of model.generator.init_args.max_model_length": getattr(generator, "max_model_length", None),
     }
     longest = longest_prompt + settings.max_completion_length

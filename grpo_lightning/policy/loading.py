@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -22,30 +20,7 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from grpo_lightning.finetuning.adapter_files import refuse_adapter_directory
-
-
-def _where_to_look(name: str) -> str:
-    if os.path.isdir(name):
-        return "The directory exists: check that its files are complete."
-    offline = " HF_HUB_OFFLINE is set, so the hub is not asked." if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"No such directory, and not found as a hub name.{offline}"
-
-
-def load_config(model_name_or_path: str) -> PretrainedConfig:
-    """The model's configuration; a cheap check that the model can be read.
-
-    Raises:
-        ValueError: If there is no readable config.json, or the directory holds an adapter instead of a model.
-    """
-    refuse_adapter_directory(model_name_or_path)
-    try:
-        return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} cannot be read. {_where_to_look(model_name_or_path)} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+from grpo_lightning.policy.model_config import load_config, where_to_look
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -58,7 +33,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {_where_to_look(name_or_path)} "
+            f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {where_to_look(name_or_path)} "
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
     if tokenizer.eos_token_id is None:
@@ -101,7 +76,7 @@ def check_generation_config(model_name_or_path: str) -> None:
     if not isinstance(content, dict):
         raise ValueError(
             f"model.model_name_or_path={model_name_or_path!r}: generation_config.json cannot be read, which says where "
-            f"completions end. {_where_to_look(model_name_or_path)} ({content})"
+            f"completions end. {where_to_look(model_name_or_path)} ({content})"
         )
 
 
@@ -192,5 +167,5 @@ def load_causal_lm(
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"model.model_name_or_path={model_name_or_path!r}: the weights cannot be read. "
-            f"{_where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"
+            f"{where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"
         ) from error

@@ -24,7 +24,8 @@ from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
-from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample

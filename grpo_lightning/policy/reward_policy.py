@@ -11,7 +11,8 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from grpo_lightning.policy.loading import exact_attention, load_config, without_weights
+from grpo_lightning.policy.loading import exact_attention, without_weights
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 

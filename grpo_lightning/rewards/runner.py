@@ -289,7 +289,7 @@ class RewardRunner:
 
 
 def _warn_of_unscored(table: RewardTable, rows: CallRows) -> None:
-    unscored = table.rewards_per_func.isnan().all(dim=1).nonzero().flatten().tolist()
+    unscored = table.values.isnan().all(dim=1).nonzero().flatten().tolist()
     if unscored:
         first = unscored[0]
         columns = {name: str(values[first])[:80] for name, values in rows.columns.items()}

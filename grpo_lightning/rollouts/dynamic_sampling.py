@@ -101,7 +101,7 @@ class ScoredGroups:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
         rewards = {
-            "rewards_per_func": self.rewards.rewards_per_func,
+            "rewards_per_func": self.rewards.values,
             "weights": self.rewards.weights,
             "lists": self.rewards.lists,
         }

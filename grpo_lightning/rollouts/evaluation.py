@@ -102,11 +102,11 @@ class Evaluation:
             return []
         rollouts = self.source.sample_as(batch, self.greedy, "eval", moment.step)
         table = self.source.score(batch, rollouts, moment, self.reward_runner)
-        means.update({f"rewards/{name}": table.rewards_per_func[:, r].tolist() for r, name in enumerate(table.names)})
+        means.update({f"rewards/{name}": table.values[:, r].tolist() for r, name in enumerate(table.names)})
         trained_on = len(self.source.reward_runner.rewards)
-        trained = (table.rewards_per_func[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
+        trained = (table.values[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
         totals = combine_rewards(*self.source.compose_rewards(*trained))
-        success = (table.rewards_per_func[:, self.success_index] >= 1).double()
+        success = (table.values[:, self.success_index] >= 1).double()
         means.update({"reward": totals.tolist(), "accuracy": success.tolist()})
         lengths, clipped = rollouts.completion_lengths.double().tolist(), rollouts.truncated.double().tolist()
         means.update({"completions/mean_length": lengths, "completions/clipped_ratio": clipped})
@@ -125,7 +125,7 @@ class Evaluation:
     def _pass_at_ks(self, batch: PromptBatch, sampling: SamplingSettings, moment: Moment) -> dict[str, list[float]]:
         rollouts = self.source.sample_as(batch, sampling, "eval", moment.step)
         table = self.source.score(batch, rollouts, moment, self.reward_runner)
-        success = (table.rewards_per_func[:, self.success_index] >= 1).double()
+        success = (table.values[:, self.success_index] >= 1).double()
         correct = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rollouts.group, success)
         samples = sampling.num_generations
         return {f"pass@{k}": [pass_at_k(samples, int(c), k) for c in correct.tolist()] for k in _ks(sampling)}
@@ -134,7 +134,7 @@ class Evaluation:
         texts = self.source.texts.completions(batch, rollouts)
         rows = []
         for n, b in enumerate(rollouts.group.tolist()):
-            scores = {name: none_if_nan(table.rewards_per_func[n, r].item()) for r, name in enumerate(table.names)}
+            scores = {name: none_if_nan(table.values[n, r].item()) for r, name in enumerate(table.names)}
             columns = {name: values[b] for name, values in batch.columns.items()}
             identity = {"uid": batch.uids[b], "prompt": rollouts.asked(n, batch.prompts[b]), "completion": texts[n]}
             logged = {name: values[n] for name, values in table.extra.items()}

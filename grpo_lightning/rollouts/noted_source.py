@@ -45,7 +45,7 @@ class NotedSource(Source):
 
     def _correct(self, rewards: RewardTable, totals: Tensor) -> Tensor:
         is_trained_on = self.success in rewards.names
-        return rewards.rewards_per_func[:, rewards.names.index(self.success)] if is_trained_on else totals
+        return rewards.values[:, rewards.names.index(self.success)] if is_trained_on else totals
 
     def take(self) -> GroupOutcomes:
         """The outcomes since the last call."""

@@ -278,7 +278,7 @@ class RolloutSource(Source):
 
     def composed(self, rewards: RewardTable) -> tuple[Tensor, Tensor]:
         """Values and weights of rewards after gates and composition; their weighted sum is a completion's total."""
-        return self.compose_rewards(rewards.rewards_per_func, rewards.names, rewards.weights)
+        return self.compose_rewards(rewards.values, rewards.names, rewards.weights)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """The generator's."""

@@ -18,6 +18,8 @@ SCHEMES = ("http://", "https://")
 """What an address begins with, and no directory or hub name."""
 PLACE = re.compile(r"\{(\w+)\}")
 """What teacher_prompt names: the prompt itself, or a column."""
+SUCCESS, FEEDBACK = "successful_attempt", "feedback"
+"""What it may name of the step: another completion of the group, and what a reward said of this one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class Distillation:
         teacher_column: Column of the data with the name of each prompt's teacher.
         teacher_prompt: What the teacher reads in place of the prompt, or of the last message of a conversation:
             {prompt} is its text, and the name of a column in braces that column's. Where one of them is null, the row's
-            prompt stays as it is.
+            prompt stays as it is. {successful_attempt} is another completion of the group, one that model.success_reward
+            finds correct, and {feedback} what a reward has logged about the completion (SDPO); where there is none, the
+            completion has no teacher.
+        success_reward_threshold: What a {successful_attempt} earns at least; 1.0 unless said.
+        feedback_column: The column that a reward logs with log_extra, of which {feedback} is made.
         timeout: Seconds to wait for a teacher's server to become healthy, at the start and whenever it is lost; 240 unless said.
         request_timeout: Seconds that a server may take for one completion; 1800 unless said.
 
@@ -56,6 +62,8 @@ class Distillation:
     dtype: str | None = None
     teacher_column: str | None = None
     teacher_prompt: str | None = None
+    success_reward_threshold: float | None = None
+    feedback_column: str | None = None
     timeout: float | None = None
     request_timeout: float | None = None
 
@@ -73,7 +81,8 @@ class Distillation:
         self._check_device()
         self._check_teachers()
         self._check_servers()
-        if self.teacher_prompt is not None and not set(self.told_columns):
+        self._check_attempts()
+        if self.teacher_prompt is not None and not self.places:
             raise ValueError(
                 f"model.distillation.teacher_prompt={self.teacher_prompt!r} names no column, so every row's teacher reads the "
                 "same beside the prompt. Name one in braces."
@@ -141,6 +150,33 @@ class Distillation:
                 "model.distillation.timeout and request_timeout are of teachers on servers, and there is none. Leave them out."
             )
 
+    def _check_attempts(self) -> None:
+        if self.success_reward_threshold is not None and SUCCESS not in self.places:
+            raise ValueError(
+                f"model.distillation.success_reward_threshold={self.success_reward_threshold} has no effect: teacher_prompt shows "
+                f"no {{{SUCCESS}}}. Put it there, or leave the threshold out."
+            )
+        if self.feedback_column is not None and FEEDBACK not in self.places:
+            raise ValueError(
+                f"model.distillation.feedback_column={self.feedback_column!r} has no effect: teacher_prompt shows no "
+                f"{{{FEEDBACK}}}. Put it there, or leave the column out."
+            )
+
+    @property
+    def places(self) -> set[str]:
+        """What teacher_prompt names beside the prompt."""
+        return set(PLACE.findall(self.teacher_prompt or "")) - {"prompt"}
+
+    @property
+    def told_of_step(self) -> set[str]:
+        """Those of them that a step finds out, for each completion."""
+        return self.places & ({SUCCESS, FEEDBACK} if self.feedback_column is not None else {SUCCESS})
+
+    @property
+    def success_threshold(self) -> float:
+        """What a completion earns at least to be shown."""
+        return 1.0 if self.success_reward_threshold is None else self.success_reward_threshold
+
     @property
     def by_name(self) -> dict[str, str]:
         """Teachers by what teacher_column calls them; a single one has no name."""
@@ -162,8 +198,8 @@ class Distillation:
 
     @property
     def told_columns(self) -> list[str]:
-        """Columns that teacher_prompt names."""
-        return [name for name in PLACE.findall(self.teacher_prompt or "") if name != "prompt"]
+        """Columns of the data that teacher_prompt names."""
+        return sorted(self.places - self.told_of_step)
 
     @property
     def needed_columns(self) -> list[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.experience import NOBODY, Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
 from grpo_lightning.messages import said
-from grpo_lightning.training.distillation import PLACE, Distillation
+from grpo_lightning.training.distillation import PLACE, SUCCESS, Distillation
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
 
 
@@ -22,6 +23,11 @@ def check_columns(settings: Distillation, columns: Collection[str]) -> None:
     Raises:
         ValueError: Naming the column.
     """
+    if SUCCESS in settings.places and SUCCESS in columns:
+        raise ValueError(
+            f"model.distillation.teacher_prompt shows {{{SUCCESS}}}, a completion of the group, and the data has a column of that "
+            "name. Rename that column, or leave it out of the data."
+        )
     for name in settings.needed_columns:
         if name not in columns:
             setting = "teacher_column" if name == settings.teacher_column else "teacher_prompt"
@@ -37,6 +43,7 @@ def lessons_of(
     rollouts: Rollouts,
     tokenizer: PreTrainedTokenizerBase,
     chat_template_kwargs: Mapping[str, Any],
+    attempts: Mapping[str, list[Any]] | None = None,
 ) -> Lessons:
     """The step as the teachers read it.
 
@@ -46,11 +53,43 @@ def lessons_of(
         rollouts: Of the step.
         tokenizer: Of the policy.
         chat_template_kwargs: As for the prompts.
+        attempts: What teacher_prompt names of the step: N values by name, None for a completion that nobody then teaches.
 
     Raises:
         ValueError: If a row has no teacher, or its teacher would read nothing.
     """
-    return Lessons(_told(settings, batch, rollouts, tokenizer, chat_template_kwargs), _teachers(settings, batch))
+    read = partial(_read, settings, batch, tokenizer, chat_template_kwargs)
+    teachers = _teachers(settings, batch)
+    if attempts:
+        return _by_completion(rollouts, teachers, attempts, read)
+    prompts = [read(b, {}) or ids.tolist() for b, ids in enumerate(rollouts.prompts())]
+    return Lessons(_under(rollouts, prompts), teachers)
+
+
+def _by_completion(
+    rollouts: Rollouts,
+    teachers: torch.Tensor,
+    attempts: Mapping[str, list[Any]],
+    read: Callable[[int, dict[str, Any]], list[int] | None],
+) -> Lessons:
+    """Completions of a group that are told the same share what the teacher reads."""
+    own = rollouts.prompts()
+    places: dict[tuple[Any, ...], int] = {}
+    prompts: list[list[int]] = []
+    teacher, group = [], []
+    for n, b in enumerate(rollouts.group.tolist()):
+        values = {name: of_all[n] for name, of_all in attempts.items()}
+        told = (b, *map(str, values.values())) if None not in values.values() else (b,)
+        if told not in places:
+            ids = read(b, values) if len(told) > 1 else None
+            places[told] = len(prompts)
+            prompts.append(ids or own[b].tolist())
+            teacher.append(int(teachers[b]) if ids else NOBODY)
+        group.append(places[told])
+    return Lessons(
+        _under(replace(rollouts, group=torch.tensor(group, dtype=torch.int64)), prompts),
+        torch.tensor(teacher, dtype=torch.int64),
+    )
 
 
 def _teachers(settings: Distillation, batch: PromptBatch) -> torch.Tensor:
@@ -68,32 +107,35 @@ def _teachers(settings: Distillation, batch: PromptBatch) -> torch.Tensor:
     return torch.tensor([names.index(name) for name in chosen])
 
 
-def _told(
+def _read(
     settings: Distillation,
     batch: PromptBatch,
-    rollouts: Rollouts,
     tokenizer: PreTrainedTokenizerBase,
     chat_template_kwargs: Mapping[str, Any],
-) -> Rollouts:
-    """The same completions under what the teachers read."""
-    if settings.teacher_prompt is None:
-        return rollouts
-    prompts = [ids.tolist() for ids in rollouts.prompts()]
-    for b, prompt in enumerate(batch.prompts):
-        values = {name: batch.columns[name][b] for name in settings.told_columns}
-        if None not in values.values():
-            options = {name: batch.columns[name][b] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
-            row = {"prompt": filled(settings.teacher_prompt, prompt, values), **options}
-            prompts[b] = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
-            if not prompts[b]:
-                raise ValueError(
-                    f"model.distillation.teacher_prompt={settings.teacher_prompt!r} leaves row {batch.uids[b]} without a token: "
-                    f"{values} are empty. Add {{prompt}} or text, or make the column null where a row keeps its prompt."
-                )
+    b: int,
+    attempt: Mapping[str, Any],
+) -> list[int] | None:
+    """What the teacher reads in place of prompt ``b``; None where there is nothing to tell."""
+    values = {name: batch.columns[name][b] for name in settings.told_columns} | {**attempt}
+    if settings.teacher_prompt is None or None in values.values():
+        return None
+    options = {name: batch.columns[name][b] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
+    row = {"prompt": filled(settings.teacher_prompt, batch.prompts[b], values), **options}
+    ids = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
+    if not ids:
+        raise ValueError(
+            f"model.distillation.teacher_prompt={settings.teacher_prompt!r} leaves row {batch.uids[b]} without a token: "
+            f"{values} are empty. Add {{prompt}} or text, or make the column null where a row keeps its prompt."
+        )
+    return ids
+
+
+def _under(rollouts: Rollouts, prompts: list[list[int]]) -> Rollouts:
+    """The same completions behind other prompts."""
     return replace(
         rollouts,
-        prompt_ids=torch.tensor([token for ids in prompts for token in ids]),
-        prompt_lengths=torch.tensor([len(ids) for ids in prompts]),
+        prompt_ids=torch.tensor([token for ids in prompts for token in ids], dtype=torch.int64),
+        prompt_lengths=torch.tensor([len(ids) for ids in prompts], dtype=torch.int64),
     )
 
 

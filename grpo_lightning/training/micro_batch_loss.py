@@ -45,7 +45,8 @@ class MicroBatchLoss:
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return scorer.idle(self.device)
         teachers = self.teachers
-        beside = None if teachers is None else partial(teachers.divergence, experience.lessons_or_own, micro_batch.rows)
+        lessons, rows = experience.lessons_or_own, micro_batch.rows
+        beside = None if teachers is None else partial(teachers.divergence, lessons, rows)
         logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
             micro_batch.rows,
@@ -64,7 +65,7 @@ class MicroBatchLoss:
             self.entropy_controller.applied if self.entropy_controller else None,
         )
         if teachers is not None and divergence is not None:
-            taught, added = teachers.loss(divergence, tokens.mask, micro_batch.totals)
+            taught, added = teachers.loss(lessons, rows, divergence, tokens.mask, micro_batch.totals)
             loss, metrics = loss + taught, metrics + added
         if self.load_balance is not None and loads is not None:
             balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)

@@ -73,12 +73,17 @@ class ServerTeacher:
                 f"model.distillation.top_k={self.top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
                 f"{error}\nLower top_k, or start the server with --max-logprobs {self.top_k}."
             ) from error
-        if len(token_ids[0]) != self.top_k or sum(map(math.exp, logprobs[0])) > 1.001:
+        if len(token_ids[0]) != self.top_k or not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
             raise ValueError(
                 f"{self.address} answers model.distillation.top_k={self.top_k} with {len(token_ids[0])} tokens, the likeliest "
                 f"at {logprobs[0][0]:.3f}. Use as many as the model has at most, and a server with --logprobs-mode "
                 "raw_logprobs or processed_logprobs."
             )
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of a prompt with its completion; None where the server does not say."""
+        return None if self.server.max_length is None else self.server.max_length - 1
 
     def told(self, rollouts: Rollouts, rows: Tensor) -> Likeliest:
         """What the server says at the tokens of the completions ``rows``; it computes each with its prompt, row by row.
@@ -92,10 +97,10 @@ class ServerTeacher:
         for row in rows.tolist():
             prompt = prompts[int(rollouts.group[row])]
             asked.append(TokenRow([*prompt.tolist(), *completions[row].tolist()], len(prompt)))
-        longest, limit = max((len(row.token_ids) for row in asked), default=0), self.server.max_length
-        if limit is not None and longest >= limit:
+        longest, limit = max((len(row.token_ids) for row in asked), default=0), self.positions
+        if limit is not None and longest > limit:
             raise ValueError(
-                f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit - 1} (its "
+                f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit} (its "
                 "--max-model-len, less one). Start it with more, or lower model.max_completion_length."
             )
         answers = self.server.likeliest(asked, self.top_k)

@@ -72,9 +72,7 @@ class StepAdvantages:
         Those of this rank are returned.
         """
         tokens = self.completion_tokens(rollouts, rewards)
-        ranks = gather_objects(
-            (rewards.rewards_per_func, rollouts.group, rollouts.num_prompts, rewards.metrics, tokens)
-        )
+        ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, rewards.metrics, tokens))
         groups, offset = [], 0  # group ids that differ between ranks
         for _, group, num_prompts, metrics, _ in ranks:
             groups.append(group + offset)
@@ -102,4 +100,4 @@ class StepAdvantages:
                 f"The reward {', '.join(rewards.lists)} returned lists, and model.reward_composition looks at one number "
                 "per completion. Leave how and gates out, or return one number."
             )
-        return CompletionTokens.of(rollouts, rewards.rewards_per_func, rewards.names, rewards.weights, rewards.lists)
+        return CompletionTokens.of(rollouts, rewards.values, rewards.names, rewards.weights, rewards.lists)

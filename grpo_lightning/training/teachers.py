@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.averaging import StepTotals
-from grpo_lightning.algorithm.experience import Experience, Lessons
+from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token, without_autocast_cache
+from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token
 from grpo_lightning.numerics.dtypes import DTYPES
-from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import OutputHead, output_head
-from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.positions import positions_of
+from grpo_lightning.rewards import RewardTable
 from grpo_lightning.scoring.scorer import Scorer
+from grpo_lightning.training.attempts import check_rewards, told_of_attempts
 from grpo_lightning.training.distillation import REFERENCE, SELF, Distillation
+from grpo_lightning.training.lesson_lengths import check_lengths, without_too_long
 from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.training.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
 from grpo_lightning.training.server_teacher import ServerTeacher
@@ -57,17 +60,22 @@ class LoadedTeacher:
 
     def __init__(self, name: str, settings: Distillation, policy: Policy, passes: Passes) -> None:
         self.name, self.settings, self.passes = name, settings, passes
-        load_config(name)
+        self.positions = positions_of(load_config(name))
         _check_same_tokens(load_tokenizer(name), policy.tokenizer, name)
         self.scorer: Scorer | None = None
 
     def start(self, device: torch.device) -> None:
-        """See ``Teacher``."""
+        """See ``Teacher``.
+
+        Raises:
+            ValueError: If it answers with no numbers.
+        """
         if self.scorer is not None:
             return
         place = device if self.settings.device is None else torch.device(self.settings.device)
         dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
         model = load_causal_lm(self.name, dtype).requires_grad_(False).eval().to(place)
+        _check_numbers(model, self.passes.policy.tokenizer.eos_token_id or 0, self.name)
         self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
 
     def side(self, lessons: Lessons, rows: Tensor) -> Side:
@@ -79,52 +87,6 @@ class LoadedTeacher:
         return Side(hidden, output_head(self.scorer.model)[1])
 
 
-class PolicyAsTeacher:
-    """The policy's own weights as they are now, without gradient and dropout (SDPO, arXiv:2601.20802).
-
-    Args:
-        passes: Over the policy.
-    """
-
-    def __init__(self, passes: Passes) -> None:
-        self.passes = passes
-
-    def start(self, device: torch.device) -> None:
-        """Nothing: the policy is there."""
-
-    def side(self, lessons: Lessons, rows: Tensor) -> Side:
-        """See ``Teacher``."""
-        return _side_of(self.passes.scorer, lessons.rollouts, rows)
-
-
-class ReferenceAsTeacher:
-    """The run's reference: where training started, or what follows the policy by sync_ref_model (SDFT, arXiv:2601.19897).
-
-    Args:
-        reference_passes: Of the run; it starts first.
-    """
-
-    def __init__(self, reference_passes: ReferencePasses) -> None:
-        self.reference_passes = reference_passes
-
-    def start(self, device: torch.device) -> None:
-        """Nothing: the reference is there."""
-
-    @contextmanager
-    def _active(self, head: OutputHead) -> Iterator[None]:
-        assert self.reference_passes.reference is not None
-        with self.reference_passes.reference.active(), evaluating(head.module):
-            yield
-
-    def side(self, lessons: Lessons, rows: Tensor) -> Side:
-        """See ``Teacher``."""
-        reference, scorer = self.reference_passes.reference, self.reference_passes.scorer
-        assert reference is not None and scorer is not None
-        with reference.active():
-            side = _side_of(scorer, lessons.rollouts, rows)
-        return Side(side.hidden, side.head, partial(self._active, side.head))
-
-
 class Teachers:
     """All teachers of a run.
 
@@ -134,9 +96,11 @@ class Teachers:
         passes: Over it.
         reference_passes: Over the reference.
         chat_template_kwargs: As for the prompts.
+        trained_on: Names of the rewards.
+        success_reward: The one of them that says whether a completion is correct.
 
     Raises:
-        ValueError: If a teacher has other tokens.
+        ValueError: If a teacher has other tokens, or is to show what no reward finds.
     """
 
     def __init__(
@@ -146,7 +110,11 @@ class Teachers:
         passes: Passes,
         reference_passes: ReferencePasses,
         chat_template_kwargs: dict[str, Any] | None = None,
+        trained_on: Sequence[str] = (),
+        success_reward: str = "",
     ) -> None:
+        check_rewards(settings, trained_on, success_reward)
+        self.success_reward = success_reward
         self.settings, self.policy, self.temperature = settings, policy, passes.temperature
         self.chat_template_kwargs = chat_template_kwargs or {}
         own: dict[str, Teacher] = {SELF: PolicyAsTeacher(passes), REFERENCE: ReferenceAsTeacher(reference_passes)}
@@ -170,20 +138,34 @@ class Teachers:
             if isinstance(teacher, ServerTeacher):
                 teacher.server.client.close()
 
-    def taught(self, experience: Experience, batch: PromptBatch) -> Experience:
+    def taught(self, experience: Experience, batch: PromptBatch, rewards: RewardTable) -> Experience:
         """With what the teachers read, where that is not the prompt alone.
 
         Args:
             experience: Of the step.
             batch: Its prompts, with the columns.
+            rewards: Of its completions.
         """
-        if self.settings.needed_columns:
-            options = (self.policy.tokenizer, self.chat_template_kwargs)
-            lessons = lessons_of(self.settings, batch, experience.rollouts, *options)
-        else:
-            lessons = experience.lessons_or_own
+        settings, rollouts, tokenizer = self.settings, experience.rollouts, self.policy.tokenizer
+        lessons = experience.lessons_or_own
+        if settings.needed_columns or settings.told_of_step:
+            attempts = told_of_attempts(settings, rollouts, rewards, self.success_reward, tokenizer)
+            lessons = lessons_of(settings, batch, rollouts, tokenizer, self.chat_template_kwargs, attempts)
+        lessons = self._readable(lessons, batch)
         likeliest = self._asked(lessons) if self.settings.addresses else None
         return replace(experience, lessons=replace(lessons, likeliest=likeliest))
+
+    def _readable(self, lessons: Lessons, batch: PromptBatch) -> Lessons:
+        """Of lengths that the teachers can read; servers say themselves what is wrong with the data."""
+        own = positions_of(self.policy.config)
+        limits = [getattr(teacher, "positions", own) for teacher in self.teachers]
+        if self.settings.told_of_step:
+            return without_too_long(lessons, limits)
+        of_loaded = [
+            None if isinstance(t, ServerTeacher) else limit for t, limit in zip(self.teachers, limits, strict=True)
+        ]
+        check_lengths(lessons, of_loaded, list(self.settings.by_name.values()), batch.uids)
+        return lessons
 
     def rehearsed(self, experience: Experience) -> Experience:
         """With lessons of the size of a step's, for which no server is asked.
@@ -201,7 +183,7 @@ class Teachers:
     def _asked(self, lessons: Lessons) -> Likeliest:
         """What the servers say of their completions."""
         all_of_them = self._nothing(lessons.rollouts)
-        of_row = lessons.teacher[lessons.rollouts.group]
+        of_row = lessons.teacher_of(torch.arange(lessons.rollouts.num_completions))
         for number, teacher in enumerate(self.teachers):
             rows = (of_row == number).nonzero()[:, 0]
             if isinstance(teacher, ServerTeacher) and len(rows):
@@ -218,40 +200,57 @@ class Teachers:
             hidden: ``(T, H)``, the policy's, each predicting a token.
             head: The policy's.
         """
-        which = lessons.teacher[lessons.rollouts.group[rows]]
-        of_token = torch.repeat_interleave(which, lessons.rollouts.completion_lengths[rows])
+        which, of_token = lessons.teacher_of(rows), lessons.teacher_of_tokens(rows)
         found, places = [], []
         for number in which.unique().tolist():
             place = (of_token == number).nonzero()[:, 0].to(hidden.device)
+            places.append(place)
+            if number == NOBODY:
+                found.append(torch.zeros(len(place), device=hidden.device))
+                continue
             expected = self.teachers[number].side(lessons, rows[which == number])
             student = Side(hidden if len(which.unique()) == 1 else hidden[place], head)
             options = (self.settings.divergence, self.settings.top_k, self.temperature)
             found.append(divergence_per_token(student, expected, *options))
-            places.append(place)
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
 
-    def loss(self, divergence: Tensor, mask: Tensor, totals: StepTotals) -> tuple[Tensor, MetricSums]:
+    def loss(
+        self, lessons: Lessons, rows: Tensor, divergence: Tensor, mask: Tensor, totals: StepTotals
+    ) -> tuple[Tensor, MetricSums]:
         """The micro-batch's share of ``weight`` times the mean over all tokens of the step, and what is logged of it.
 
+        Tokens that nobody teaches count as 0 in the mean, and not at all in what is logged of the divergence.
+
         Args:
+            lessons: Of the step, on the CPU.
+            rows: ``(M,)`` on the CPU.
             divergence: ``(T,)`` nats.
             mask: ``(T,)`` bool: tokens that count.
             totals: Of the whole optimizer step over all ranks.
         """
         share = self.settings.weight * divergence.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
+        is_taught = lessons.teacher_of(rows) != NOBODY
+        by_token = (lessons.teacher_of_tokens(rows) != NOBODY).to(mask.device)
+        means = {"distillation/divergence": mean_over(divergence, mask & by_token)}
+        if self.settings.told_of_step:
+            means["distillation/taught"] = mean_over(is_taught.float(), torch.ones_like(is_taught))
         sums = MetricSums(
-            means={"distillation/divergence": mean_over(divergence, mask)},
+            means=means,
             totals={"distillation/loss": share.detach(), "loss": share.detach()},
         )
         return share, sums
 
 
-def _side_of(scorer: Scorer, rollouts: Rollouts, rows: Tensor) -> Side:
-    """Of a model that may be the policy, in the middle of the policy's own pass."""
-    place, head = next(scorer.model.parameters()).device, output_head(scorer.model)[1]
-    with evaluating(scorer.model), without_autocast_cache():
-        hidden = scorer.hidden(rollouts, rows, place)
-    return Side(hidden, head, partial(evaluating, head.module))
+def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
+    """Here, where the teacher is known: a gradient with NaN could be anything's."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[token]], device=model.device)).logits
+    if bool(logits.isnan().any() | logits.isposinf().any()):
+        raise ValueError(
+            f"model.distillation.teacher={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
+            "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
+            "bfloat16 or float32."
+        )
 
 
 def _check_same_tokens(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, name: str) -> None:

@@ -19,6 +19,7 @@ from grpo_lightning.callbacks.samples import sample_table, shorten, show
 from grpo_lightning.callbacks.system import SystemRecord
 from grpo_lightning.callbacks.terminal import SampleTable, sample_rows
 from grpo_lightning.commands.cli import with_own_loggers
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.report.metrics import launch_directories, read_metrics
 
 
@@ -39,7 +40,7 @@ def test_files_hold_what_the_step_sampled_scored_and_trained_on(tiny_model_dir, 
         ids = record.rollouts.completions()[n]
         assert row["completion"] == module.policy.tokenizer.decode(ids, skip_special_tokens=True)
         assert row["length"] == len(ids)
-        assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.rewards_per_func[n, 0].item()
+        assert row["reward"] == row["rewards/share_of_digits"] == record.rewards.values[n, 0].item()
         assert row["advantage"] == record.advantages[n].item()
         assert row["truncated"] == record.rollouts.truncated[n].item()
         assert json.loads(row["columns"])["ground_truth"] == record.batch.columns["ground_truth"][n // 4]
@@ -231,6 +232,17 @@ def test_predictions_without_utf_8_are_lines_of_json(tmp_path):
     writer.on_predict_start(trainer, None)
     writer.write_on_batch_end(trainer, None, [{"completion": half}], None, None, 0, 0)
     assert json.loads((tmp_path / "predictions.jsonl").read_text(encoding="utf-8")) == {"completion": half}
+
+
+def test_predictions_that_cannot_be_written_end_the_command_with_what_to_do(tmp_path):
+    (tmp_path / "file").touch()
+    lost = PredictionWriter(str(tmp_path / "file" / "predictions.jsonl"))
+    gone = PredictionWriter(str(tmp_path / "gone" / "predictions.jsonl"))
+    trainer = make_trainer(tmp_path, 1)
+    with pytest.raises(ExplainedError, match=r"could not be written to .*Free disk space"):
+        lost.on_predict_start(trainer, None)
+    with pytest.raises(ExplainedError, match=r"could not be written to .*Free disk space"):
+        gone.write_on_batch_end(trainer, None, [{"completion": "a"}], None, None, 0, 0)
 
 
 def test_prompts_with_images_are_shown_as_their_text():

@@ -11,10 +11,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer
 
 from grpo_lightning.callbacks import CompletionWriter, EarlierRun, HuggingFaceExport
-from grpo_lightning.callbacks.earlier_run import newest_checkpoint, put_aside
+from grpo_lightning.callbacks.earlier_run import check_own_start, goes_on_in_place, newest_checkpoint, put_aside
 from grpo_lightning.commands.cli import main
 from grpo_lightning.commands.saved_policy import find_config
 from grpo_lightning.distributed.rank_watch import how_to_continue
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.report.metrics import launch_directories
 
 
@@ -173,3 +174,93 @@ def test_files_in_places_of_their_own_are_put_aside_too(tiny_model_dir, tmp_path
     assert [len(names(tmp_path / f"completions{number}")) for number in ("", "-earlier/1")] == [1, 2]
     assert names(tmp_path / "exports-earlier/1") == names(tmp_path / "exports") == ["last"]
     assert (tmp_path / "checkpoints-earlier/1" / "last.ckpt").exists()
+
+
+def train(model_dir, root, max_steps, folders, ckpt_path=None):
+    """A run in ``root`` whose callbacks write into ``folders``: checkpoints, completions, exports."""
+    callbacks = [
+        EarlierRun(),
+        ModelCheckpoint(folders[0], save_last=True),
+        CompletionWriter(str(folders[1])),
+        HuggingFaceExport(str(folders[2])),
+    ]
+    trainer = make_trainer(root, max_steps, callbacks=callbacks, enable_checkpointing=True)
+    trainer.fit(make_module(model_dir), datamodule=make_data(root.parent), ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_a_folder_that_is_the_runs_own_or_holds_it_loses_nothing_but_an_earlier_runs_files(tiny_model_dir, tmp_path):
+    root = tmp_path / "run"
+    (root / "logs" / "mine").mkdir(parents=True)
+    for name in ("run.lock", "logs/mine/metrics.csv", "../notes.txt"):
+        (root / name).write_text("kept")
+    folders = [root, root / "texts", tmp_path]
+    train(tiny_model_dir, root, 2, folders)
+    assert not (root / "earlier").exists() and not (tmp_path.parent / f"{tmp_path.name}-earlier").exists()
+    trainer = train(tiny_model_dir, root, 1, folders)
+    for name in ("run.lock", "logs/mine/metrics.csv", "../notes.txt"):
+        assert (root / name).read_text() == "kept"
+    old = root / "earlier" / "1"
+    assert torch.load(root / "last.ckpt", weights_only=True)["steps_done"] == 1
+    assert torch.load(old / "last.ckpt", weights_only=True)["steps_done"] == 2
+    assert [len(names(place / "texts")) for place in (root, old)] == [1, 2]
+    exports = tmp_path.parent / f"{tmp_path.name}-earlier" / "1"
+    assert names(exports) == ["last"] and (tmp_path / "last" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match=r"model\.model_name_or_path=.* would put its own results in its place"):
+        check_own_start(trainer, model_name_or_path=str(tmp_path / "last"))
+    check_own_start(trainer, model_name_or_path=str(exports / "last"))
+
+
+def test_a_run_that_goes_on_from_another_runs_checkpoint_overwrites_nothing_of_the_one_that_was_there(
+    tiny_model_dir, tmp_path
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for root, steps in ((one, 1), (two, 3)):
+        train(tiny_model_dir, root, steps, [root / "checkpoints", root / "completions", root / "hf"])
+    folders = [two / "checkpoints", two / "completions", two / "hf"]
+    train(tiny_model_dir, two, 2, folders, ckpt_path=one / "checkpoints" / "last.ckpt")
+    assert steps_saved(two / "earlier" / "1") == 3 and len(names(two / "earlier" / "1" / "completions")) == 3
+    assert steps_saved(two) == 2 and names(two / "completions") == ["step-00000001.rank0.parquet"]
+    train(tiny_model_dir, two, 3, folders, ckpt_path=two / "checkpoints" / "last.ckpt")
+    assert names(two / "earlier") == ["1"] and steps_saved(two) == 3
+    train(tiny_model_dir, two, 4, folders, ckpt_path=two / "earlier" / "1" / "checkpoints" / "last.ckpt")
+    assert names(two / "earlier") == ["1", "2"] and steps_saved(two / "earlier" / "1") == 3 and steps_saved(two) == 4
+
+
+def test_which_checkpoints_a_run_goes_on_from_in_its_place(tmp_path):
+    outside = tmp_path / "outside"
+    mine = [tmp_path / "run" / "copy.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt", outside / "last.ckpt"]
+    others = [None, tmp_path / "run" / "earlier" / "1" / "checkpoints" / "last.ckpt", outside / "below" / "last.ckpt"]
+    places = [*mine, "s3://bucket/last.ckpt", *others]
+    assert [goes_on_in_place(path, tmp_path / "run", [outside]) for path in places] == [True] * 4 + [False] * 3
+
+
+def test_a_start_that_was_killed_while_it_put_a_run_aside_is_completed_by_the_next(tmp_path, monkeypatch):
+    for name in ("checkpoints/last.ckpt", "completions/a.parquet", "hf/last/x", "logs/version_0/metrics.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    replace, moved = os.replace, []
+
+    def killed_after_two(source, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(source.name)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed_after_two)
+        put_aside(tmp_path)
+    assert moved == ["checkpoints", "completions"] and names(tmp_path / "earlier") == ["moving"]
+    place = put_aside(tmp_path)
+    assert place == tmp_path / "earlier" / "1" and names(tmp_path / "earlier") == ["1"]
+    assert names(place) == ["checkpoints", "completions", "hf", "logs"] and put_aside(tmp_path) is None
+
+
+def test_a_run_that_cannot_be_put_aside_is_said_in_one_line(tiny_model_dir, tmp_path):
+    root = tmp_path / "run"
+    folders = [root / "checkpoints", root / "completions", root / "hf"]
+    train(tiny_model_dir, root, 1, folders)
+    (root / "earlier").touch()
+    with pytest.raises(ExplainedError, match="holds an earlier run, which cannot be put aside"):
+        train(tiny_model_dir, root, 2, folders)
+    assert steps_saved(root) == 1

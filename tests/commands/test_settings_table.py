@@ -46,6 +46,18 @@ def test_each_config_of_the_chain_passes_the_check_of_its_stage(stage, path):
     assert "model.bata is no setting" in mistakes([*config, "--model.bata", "4"], load_table(stage))[0]
 
 
+def test_an_evaluation_of_a_config_is_turned_off_by_the_command_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    model = "model: {model_name_or_path: m, rewards: accuracy}\ntrainer: {val_check_interval: 5}\n"
+    path.write_text(model + "data: {dataset: a.jsonl, eval_dataset: b.jsonl}\n")
+    config = ["--config", str(path)]
+    assert mistakes([*config, "--data.eval_dataset", "null"], load_table()) == []
+    both = ["--data.eval_dataset", "null", "--trainer.val_check_interval", "3"]
+    assert "has no effect without held-out prompts" in mistakes([*config, *both], load_table())[0]
+    path.write_text(model + "data: {dataset: a.jsonl, eval_dataset: null}\n")
+    assert "has no effect without held-out prompts" in mistakes(config, load_table())[0]
+
+
 def test_a_config_for_sft_is_checked_against_its_own_settings():
     sft = ["--config", str(ROOT / "scripts" / "quickstart" / "sft.yaml")]
     assert mistakes(sft, load_table("sft")) == []

@@ -116,10 +116,13 @@ def test_goodbyes_and_strangers_are_no_alarm_and_a_cut_connection_is():
     first = Lifeline(0, "127.0.0.1", lambda value: shared.append(value) or value, note(0))
     second, third = (Lifeline(rank, "127.0.0.1", lambda value: shared[0], note(rank)) for rank in (1, 2))
     port, _ = shared[0]
-    socket.create_connection(("127.0.0.1", port)).close()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
+        stranger.shutdown(socket.SHUT_WR)
+        assert stranger.recv(1) == b""  # its end was noticed
     second.close()
     third.say({"place": "step 7, phase generate"})
-    time.sleep(1.0)  # both are heard
+    while [peer.place for peer in list(first._peers.values())] != ["step 7, phase generate"]:  # both are heard
+        time.sleep(0.01)
     assert lost == {0: [], 1: [], 2: []}
     for peer in list(third._peers):  # its own thread takes them out as it notices
         peer.shutdown(socket.SHUT_RDWR)  # what the kernel does when a process is killed

@@ -1,4 +1,4 @@
-"""Steps of each stage are the same on one rank and on two: preferences, reward models, a teacher beside rewards."""
+"""Steps of each stage are the same on one rank and on two: preferences, reward models, teachers beside rewards."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "kto": {"loss_type": "kto", "beta": 0.5},
     "rm": {"center_rewards_coefficient": 0.1},
     "distillation": {},
+    "self_distillation": {},
 }
 TIMED = ("time", "tokens_per_second", "seconds", "packing/fill")
 
@@ -34,6 +35,10 @@ def make(stage: str, model_dir: Path, folder: Path) -> Any:
     common = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "max_tokens_per_microbatch": 40, "max_grad_norm": 0.5}
     if stage == "distillation":
         return make_module(model_dir, distillation=Distillation(str(folder / "teacher"), weight=0.5), **common)
+    if stage == "self_distillation":
+        told = "{prompt} Solved: {successful_attempt} Again: "
+        taught = Distillation("self", teacher_prompt=told, success_reward_threshold=0.1)
+        return make_module(model_dir, distillation=taught, **common)
     kind = RewardModelModule if stage == "rm" else DPOModule
     return kind(model_name_or_path=str(model_dir), **common, **STAGES[stage])
 
@@ -43,7 +48,7 @@ def train(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
     found = {}
     for stage in STAGES:
         module = make(stage, model_dir, folder)
-        if stage == "distillation":
+        if stage.endswith("distillation"):
             data = make_data(folder, batch_size=4 // ranks)
         else:
             data = GRPODataModule(dataset=str(folder / "rows.jsonl"), converter="dpo", batch_size=4 // ranks)

@@ -14,7 +14,8 @@ from runs import fit, make_module, make_trainer
 from toy_models import build_model, save_toy_model
 from transformers import AutoModelForCausalLM
 
-from grpo_lightning.finetuning.adapter_files import load_adapter, refuse_adapter_directory, save_adapter, save_merged
+from grpo_lightning.finetuning.adapter_directory import refuse_adapter_directory
+from grpo_lightning.finetuning.adapter_files import load_adapter, save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import adapter_rank, adapter_state, hot_load_obstacle, merged_state_dict
 from grpo_lightning.finetuning.base_identity import identify_base
 from grpo_lightning.generation.vllm.weight_stream import WeightStream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from types import SimpleNamespace as Named
 from typing import Any
@@ -34,10 +35,9 @@ def engine_core(generator: VLLMColocate) -> Any:
     return generator._engine.llm.llm_engine.engine_core.engine_core
 
 
-def handed_over(generator: VLLMColocate) -> list[int]:
+def handed_over(scheduler: Any) -> list[int]:
     """From here on, the number of tokens in each output that leaves the scheduler."""
     sizes: list[int] = []
-    scheduler = engine_core(generator).scheduler
     update = scheduler.update_from_output
 
     def note(*args: Any) -> Any:
@@ -81,15 +81,6 @@ def own() -> dict[str, Any]:
         return {"all": found, "long": found[2], "digits": rows(generator.generate(PROMPTS, DIGITS, SEEDS))}
 
 
-def test_completions_are_those_of_vllms_own_bookkeeping(own):
-    with running(model()) as generator:
-        assert everything(generator) == own["all"]
-        # When a grammar is ready, and so which requests run together, is a matter of time.
-        assert_same_up_to_rounding(rows(generator.generate(PROMPTS, DIGITS, SEEDS)), own["digits"])
-    lengths = {len(ids) for ids, _, _ in own["long"]}
-    assert {truncated for ids, _, truncated in own["long"]} == {True, False} and len(lengths) > 3
-
-
 def test_requests_that_had_to_wait_for_memory_in_mid_completion_lose_no_token(own):
     """16 completions start with a block of 128 tokens each and soon need a second one, of which there are few."""
     with running(model(), kv_cache_memory_gb=20 * 2**-14) as generator:
@@ -101,23 +92,44 @@ def test_requests_that_had_to_wait_for_memory_in_mid_completion_lose_no_token(ow
     assert_same_up_to_rounding(found, own["long"])
 
 
-def test_a_completion_leaves_the_engine_when_it_ends_and_not_token_by_token():
-    with running(model()) as generator:
-        sizes = handed_over(generator)
-        found = rows(generator.generate(PROMPTS, SETTINGS, SEEDS))
+@pytest.fixture(scope="module")
+def generator(own) -> Iterator[VLLMColocate]:
+    """With the shortened bookkeeping, and as much memory; started when the other engine has ended."""
+    with running(model()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def scheduler(generator) -> Iterator[Any]:
+    """Of that engine, to be watched or changed by one test."""
+    found = engine_core(generator).scheduler
+    manager = found.kv_cache_manager
+    before = found.update_from_output, manager.allocate_slots, found.num_lookahead_tokens
+    yield found
+    found.update_from_output, manager.allocate_slots, found.num_lookahead_tokens = before
+
+
+def test_completions_are_those_of_vllms_own_bookkeeping(generator, own):
+    assert everything(generator) == own["all"]
+    # When a grammar is ready, and so which requests run together, is a matter of time.
+    assert_same_up_to_rounding(rows(generator.generate(PROMPTS, DIGITS, SEEDS)), own["digits"])
+    lengths = {len(ids) for ids, _, _ in own["long"]}
+    assert {truncated for ids, _, truncated in own["long"]} == {True, False} and len(lengths) > 3
+
+
+def test_a_completion_leaves_the_engine_when_it_ends_and_not_token_by_token(generator, scheduler):
+    sizes = handed_over(scheduler)
+    found = rows(generator.generate(PROMPTS, SETTINGS, SEEDS))
     assert sum(sizes) == sum(len(ids) for ids, _, _ in found)
     assert len(sizes) <= 2 * len(found)  # the first token comes with the prompt, the others together
 
 
-def test_an_engine_that_does_more_at_every_token_is_left_alone():
-    with running(model()) as generator:
-        core = engine_core(generator)
-        llm, scheduler = generator._engine.llm, core.scheduler
-        before = scheduler.update_from_output
-        scheduler.num_lookahead_tokens = 2
-        assert not shorten_bookkeeping(llm) and scheduler.update_from_output == before
-        scheduler.num_lookahead_tokens = 0
-        assert shorten_bookkeeping(llm) and scheduler.update_from_output != before
+def test_an_engine_that_does_more_at_every_token_is_left_alone(generator, scheduler):
+    llm, before = generator._engine.llm, scheduler.update_from_output
+    scheduler.num_lookahead_tokens = 2
+    assert not shorten_bookkeeping(llm) and scheduler.update_from_output == before
+    scheduler.num_lookahead_tokens = 0
+    assert shorten_bookkeeping(llm) and scheduler.update_from_output != before
 
 
 class Ahead:
@@ -227,13 +239,12 @@ class Ahead:
 
 
 @pytest.mark.parametrize("num_blocks", [200, 9])
-def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(num_blocks):
-    with running(model()) as generator:
-        core = engine_core(generator)
-        limits = [1, 2, 130, 100, 90, 120, 17]
-        own, short = (Ahead(core, num_blocks, is_short) for is_short in (False, True))
-        own.run(limits)
-        short.run(limits)
+def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(generator, num_blocks):
+    core = engine_core(generator)
+    limits = [1, 2, 130, 100, 90, 120, 17]
+    own, short = (Ahead(core, num_blocks, is_short) for is_short in (False, True))
+    own.run(limits)
+    short.run(limits)
     assert short.states == own.states
     assert short.completions() == own.completions()
     assert (own.preemptions > 0) == (num_blocks == 9)

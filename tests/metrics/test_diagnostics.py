@@ -13,6 +13,7 @@ from peft import LoraConfig
 from runs import fit
 
 from grpo_lightning.callbacks import CompletionWriter, HuggingFaceExport, SystemRecord
+from grpo_lightning.commands.cli import with_own_loggers
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
@@ -91,3 +92,23 @@ def test_a_bias_that_cannot_be_merged_is_refused_before_the_first_step(tiny_mode
     finetuning = {"finetuning_type": "lora", "peft_config": LoraConfig(lora_bias=True, target_modules=["o_proj"])}
     with pytest.raises(ExplainedError, match=r"lora_bias: true gives .*o_proj a bias, which the layer"):
         fit(tiny_model_dir, tmp_path, trainer={"callbacks": [HuggingFaceExport()]}, **finetuning)
+
+
+def test_two_processes_that_start_together_in_one_folder_log_into_folders_of_their_own(tmp_path):
+    fit_loggers, validate_loggers = (with_own_loggers(None, str(tmp_path)) for _ in range(2))  # before either writes
+    assert not (tmp_path / "logs").exists()
+    board = validate_loggers[1].log_dir
+    assert Path(board).is_dir() and board == validate_loggers[0].log_dir
+    assert [logger.log_dir for logger in fit_loggers] == [str(tmp_path / "logs" / "version_1")] * 2
+    for loggers, value in ((fit_loggers, 1.0), (validate_loggers, 2.0), (fit_loggers, 3.0)):
+        loggers[0].log_metrics({"reward": value}, step=0)
+        loggers[0].save()
+    lines = [(tmp_path / "logs" / f"version_{number}" / "metrics.csv").read_text().split() for number in (1, 0)]
+    assert lines == [["reward,step", "1.0,0", "3.0,0"], ["reward,step", "2.0,0"]]
+    (chosen,) = with_own_loggers([LenientCSVLogger(tmp_path, name="logs", version="mine")], str(tmp_path))[1:]
+    assert chosen.log_dir == str(tmp_path / "logs" / "mine")
+
+
+def test_a_version_is_taken_by_name_alone_where_its_folder_cannot_be_made(tmp_path):
+    (tmp_path / "logs").touch()
+    assert LenientCSVLogger(tmp_path, name="logs").log_dir == str(tmp_path / "logs" / "version_0")

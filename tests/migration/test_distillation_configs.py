@@ -59,6 +59,15 @@ def test_a_migrated_config_is_a_run_of_fit(tmp_path, trainer, settings, found):
     assert model.beta == 0.0
 
 
+def test_sampling_and_order_of_an_old_config_are_kept(tmp_path):
+    old = BASE | {"min_p": 0.0, "shuffle_dataset": False, "shuffle": False}
+    migrated = migrate_distillation("gkd", old)
+    (tmp_path / "new.yaml").write_text(migrated.to_yaml("a test"))
+    config = parse(tmp_path / "new.yaml")
+    assert (config.model.min_p, config.data.shuffle) == (0.0, False)
+    assert "shuffle" in migrated.off()
+
+
 @pytest.mark.parametrize(
     ("trainer", "settings", "reason"),
     [

@@ -178,7 +178,7 @@ def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir
         for prompt, truth in zip(record.batch.prompts, record.batch.columns["ground_truth"], strict=True)
     ]
     rows, experience = torch.arange(record.rollouts.num_completions), module.experience(record.rollouts)
-    lessons = module.teachers.taught(experience, record.batch).lessons
+    lessons = module.teachers.taught(experience, record.batch, record.rewards).lessons
     (teacher,) = module.teachers.teachers
     side = teacher.side(lessons, rows)
     found = side.logits(slice(None), 1.0, side.head.vocab_size).log_softmax(-1)
@@ -233,9 +233,41 @@ def test_a_teacher_that_would_read_nothing_is_refused_with_its_row():
         lessons_of(Distillation("self", teacher_prompt="{hint}"), batch, rollouts, build_tokenizer(), {})
 
 
-def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path):
+def test_a_row_that_reaches_beyond_the_positions_of_its_teacher_is_refused(tiny_model_dir, tmp_path):
+    told = Distillation("self", teacher_prompt="{prompt} {ground_truth} " + "so " * 400)
+    with pytest.raises(ValueError, match=r"row \d+ has \d+ tokens for its teacher, 'self'.*beyond the \d+ positions"):
+        fit(tiny_model_dir, tmp_path, distillation=told)
+
+
+def test_a_teacher_with_fewer_positions_than_the_policy_is_refused_at_the_first_row_beyond(tiny_model_dir, tmp_path):
+    small = save_toy_model(tmp_path / "small", max_position_embeddings=6)
+    with pytest.raises(ValueError, match=r"small', which with a completion .* beyond the 6 positions"):
+        fit(tiny_model_dir, tmp_path, distillation=Distillation(str(small)))
+
+
+def test_a_teacher_that_answers_with_nan_is_named_before_the_first_step(tiny_model_dir, teacher_dir, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(teacher_dir)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    build_tokenizer().save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"teacher='.*broken' answers with NaN or infinity, held in float32"):
+        fit(tiny_model_dir, tmp_path, **instead_of_rewards(tmp_path / "broken"))
+
+
+SYNCED = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.3, "reward_weights": [0.0]}
+LORA = {"finetuning_type": "lora", "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize("kind", ["loaded", "reference", "qlora"])
+def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_path, kind):
     checkpoint = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
-    settings = instead_of_rewards(teacher_dir) | {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3)}
+    own = {"distillation": Distillation("reference", teacher_prompt=WORKED)} | SYNCED
+    shown = Distillation("self", teacher_prompt="{prompt}{successful_attempt}", success_reward_threshold=0.05)
+    settings = {
+        "loaded": instead_of_rewards(teacher_dir),
+        "reference": own | LORA,  # which follows the policy
+        "qlora": LORA | {"finetuning_type": "qlora", "distillation": shown},
+    }[kind] | {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3)}
     kept = {"trainer": {"callbacks": [checkpoint], "enable_checkpointing": True}}
     whole = fit(tiny_model_dir, tmp_path, 4, **settings, **kept)
     resumed = make_module(tiny_model_dir, **settings)
@@ -243,6 +275,7 @@ def test_a_distilled_run_resumes_bit_for_bit(tiny_model_dir, teacher_dir, tmp_pa
     trainer.fit(resumed, datamodule=make_data(tmp_path), ckpt_path=str(tmp_path / "step=2.ckpt"), weights_only=False)
     assert resumed.steps_done == 4
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+    assert resumed.step_metrics["distillation/divergence"] == whole.step_metrics["distillation/divergence"]
 
 
 @pytest.mark.parametrize(

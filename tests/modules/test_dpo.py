@@ -108,7 +108,7 @@ def test_precomputed_numbers_train_as_the_reference_does(tiny_model_dir, tmp_pat
     "settings",
     [
         {"finetuning_type": "lora", "lora_dropout": 0.1},
-        {"precompute_ref_log_probs": True},
+        {"precompute_ref_log_probs": True, "finetuning_type": "qlora"},
         {"sync_ref_model": True, "ref_model_sync_steps": 2},
         {"loss_type": "kto"},
     ],

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from toy_models import build_model
 
+from grpo_lightning.commands.saved_policy import load_for_chat
 from grpo_lightning.commands.serve import stored_dtype
-from grpo_lightning.policy.loading import load_causal_lm, load_config, load_tokenizer
+from grpo_lightning.finetuning.adapter_files import load_adapter
+from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
 
 TRAP = """
@@ -109,3 +113,34 @@ def test_pickled_weights_of_a_policy_are_refused(tmp_path):
     torch.save(model.state_dict(), path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         load_causal_lm(str(path), torch.float32)
+
+
+class Payload:
+    """What pickle calls when it reads it: a trap as a file of weights."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("content", ["pickled", "cut off"])
+def test_weights_of_an_adapter_that_are_pickled_or_cut_off_are_refused(content, tiny_model_dir, tmp_path):
+    path, mark = tmp_path / "adapter", tmp_path / "ran"
+    base = str(tiny_model_dir)
+    get_peft_model(load_causal_lm(base, torch.float32), LoraConfig(target_modules=["q_proj"])).save_pretrained(path)
+    load_tokenizer(base).save_pretrained(path)
+    weights = path / "adapter_model.safetensors"
+    if content == "cut off":
+        weights.write_bytes(weights.read_bytes()[:500])
+    else:
+        weights.unlink()
+        torch.save(Payload(mark), path / "adapter_model.bin")
+    for read in (
+        lambda: load_adapter(load_causal_lm(base, torch.float32), str(path), base),
+        lambda: load_for_chat(path, None),
+    ):
+        with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
+            read()
+    assert not mark.exists()

@@ -138,3 +138,14 @@ def test_a_page_that_cannot_be_written_is_said_in_a_line(folder: Path, capsys: p
     (folder / "report.html").mkdir()
     assert main([str(folder)]) == 1
     assert not (folder / "report.html.part").exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_and_half_a_character_have_their_page(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "summary.json").write_text('{"samples": [{"prompt": "\\ud83d", "before": "b", "after": "\\ud83d"}]}')
+    named = folder.rename(folder.with_name("caf" + chr(0xDCE9)))
+    page = named.with_name("page.html")
+    assert main([str(named), "--output", str(page)]) == 0
+    assert "caf\\udce9" in page.read_text(encoding="utf-8")
+    assert str(page) in capsys.readouterr().out

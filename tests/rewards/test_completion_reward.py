@@ -46,7 +46,7 @@ def scored(reward: CompletionReward, completions: list[Any], **columns: list[Any
 def test_a_row_is_its_columns_its_prompt_its_tokens_and_the_state_of_the_run():
     reward = Seen()
     table = scored(reward, ["ab", [{"role": "assistant", "content": "b"}]], answer=["x", "y"])
-    assert table.rewards_per_func.squeeze(1).tolist() == [1.0, 0.0]
+    assert table.values.squeeze(1).tolist() == [1.0, 0.0]
     seen = sorted(reward.rows, key=lambda row: row["prompt"])
     assert [row.pop("trainer_state").global_step for row in seen] == [7, 7]
     assert seen == [
@@ -57,11 +57,11 @@ def test_a_row_is_its_columns_its_prompt_its_tokens_and_the_state_of_the_run():
 
 def test_a_completion_that_ran_out_of_time_has_no_value_and_is_counted_and_the_others_have_theirs():
     table = scored(Seen(), ["slow", "a"])
-    assert str(table.rewards_per_func.squeeze(1).tolist()) == "[nan, 1.0]"
+    assert str(table.values.squeeze(1).tolist()) == "[nan, 1.0]"
     assert table.metrics["rewards/seen/errors"] == 1
 
 
 def test_a_setting_may_be_a_column_and_one_that_is_missing_is_named():
-    assert scored(Seen(word_key="w"), ["ab", "ab"], w=["b", "c"]).rewards_per_func.squeeze(1).tolist() == [1.0, 0.0]
+    assert scored(Seen(word_key="w"), ["ab", "ab"], w=["b", "c"]).values.squeeze(1).tolist() == [1.0, 0.0]
     with pytest.raises(RewardContractError, match="needs the column word_key='nothing'"):
         Seen(word_key="nothing")(prompts=["p"], completions=["a"])

@@ -165,6 +165,6 @@ def test_gates_decide_the_total_and_not_the_logged_reward(tiny_model_dir: Path, 
     rewards = [reward(), FunctionReward(name="gate", function=gate, weight=0.0)]
     composition = RewardComposition(gates={"reward": "gate"})
     module = fit(tiny_model_dir, tmp_path, rewards=rewards, reward_composition=composition)
-    values = module.last_step.rewards.rewards_per_func
+    values = module.last_step.rewards.values
     assert module.step_metrics["rewards/reward/mean"] == pytest.approx(values[:, 0].mean().item())
     assert module.step_metrics["reward"] == pytest.approx((values[:, 0] * values[:, 1]).mean().item())

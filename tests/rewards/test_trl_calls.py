@@ -77,7 +77,7 @@ def our_scores(reward: Any, form: str) -> tuple[Any, dict, dict]:
         runner.close()
     of_reward = ("time/", f"rewards/{runner.names[0]}/")
     metrics = {k: [v] for k, v in table.metrics.items() if not k.startswith(of_reward)}
-    return table.rewards_per_func[:, 0].tolist(), table.extra, metrics
+    return table.values[:, 0].tolist(), table.extra, metrics
 
 
 CASES = [(name, form) for name, shape in SHAPES.items() for form in shape.forms]

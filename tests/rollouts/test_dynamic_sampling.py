@@ -48,7 +48,7 @@ def groups_of(rewards: list[list[float]], first_uid: int = 0) -> ScoredGroups:
 
 
 def compose(rewards: RewardTable) -> tuple[torch.Tensor, torch.Tensor]:
-    return RewardComposition()(rewards.rewards_per_func, rewards.names, rewards.weights)
+    return RewardComposition()(rewards.values, rewards.names, rewards.weights)
 
 
 def uids(groups: ScoredGroups) -> list[int]:
@@ -75,7 +75,7 @@ def test_chosen_groups_keep_their_tokens_rewards_and_prompts_together() -> None:
     assert rollouts.sampling_logprobs.tolist() == [-1, -2, -2, -1, -2, -2]
     assert rollouts.truncated.tolist() == [False, True, False, True]
     assert (
-        chosen.rewards.rewards_per_func.flatten().tolist() == [3, 4, 0, 1]
+        chosen.rewards.values.flatten().tolist() == [3, 4, 0, 1]
         and chosen.rewards.extra["note"] == ["12"] * 2 + ["10"] * 2
     )
     both = ScoredGroups.joined([chosen, groups_of([[7, 8]], first_uid=5)])
@@ -131,7 +131,7 @@ def test_good_groups_fill_gaps_of_later_steps_once_newest_first_until_too_old() 
     collect(sampler, [[[0, 1], [0, 2], [0, 3]]], step=0)  # 1 and 2 are kept, 0 made room
     groups, numbers, _ = collect(sampler, [[[1, 1], [5, 6]]], step=1)
     assert uids(groups) == [1, 2] and numbers["replayed"] == [1, 0] and numbers["missing"] == [0, 0]
-    assert groups.rewards.rewards_per_func.flatten().tolist() == [5, 6, 0, 3]
+    assert groups.rewards.values.flatten().tolist() == [5, 6, 0, 3]
     assert [then for then, _ in sampler.replay.groups] == [0, 1]
     collect(sampler, [[[1, 1], [1, 1]]], step=4)  # those of steps 0 and 1 are too old
     assert sampler.replay.groups == []

@@ -14,9 +14,8 @@ from grpo_lightning.commands.settings.names import hint
 from grpo_lightning.commands.settings.ranges import out_of_range
 from grpo_lightning.commands.settings.table import Setting, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
-from grpo_lightning.commands.settings.yaml_file import UNREAD, ConfigError, Entry, read_entries
+from grpo_lightning.commands.settings.yaml_file import COMMAND_LINE, UNREAD, ConfigError, Entry, read_entries
 
-COMMAND_LINE = "command line"
 OWN_OPTIONS = ("config", "print_config", "help", OPTION.removeprefix("--"))
 """Of the parser itself."""
 OFF = {

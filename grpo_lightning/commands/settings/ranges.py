@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from grpo_lightning.commands.settings.yaml_file import Entry
+from grpo_lightning.commands.settings.yaml_file import COMMAND_LINE, Entry
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
 """Names that people write; Lightning has more, and a program may register its own."""
@@ -124,6 +124,8 @@ def _best_of_what(last: Mapping[str, Entry]) -> str | None:
 def _validated_on_what(last: Mapping[str, Entry]) -> str | None:
     interval, data = last.get("trainer.val_check_interval"), last.get("data.eval_dataset")
     if interval is None or interval.value is None or (data is not None and data.value is not None):
+        return None
+    if data is not None and data.where == COMMAND_LINE != interval.where:  # a config's evaluation, turned off for once
         return None
     if isinstance(getattr(last.get("data"), "value", None), str):  # settings in a file of their own
         return None

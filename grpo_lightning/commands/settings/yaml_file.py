@@ -16,6 +16,10 @@ class ConfigError(ValueError):
     """A config that cannot be used; says what, where and why in one line."""
 
 
+COMMAND_LINE = "command line"
+"""Where an entry is that no file has."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A value of a config file or of the command line.

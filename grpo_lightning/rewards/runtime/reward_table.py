@@ -14,7 +14,7 @@ from torch import Tensor
 class RewardTable:
     """The rewards of N completions by R reward functions."""
 
-    rewards_per_func: Tensor
+    values: Tensor
     """(N, R) float64; NaN where a reward does not apply or failed."""
     names: tuple[str, ...]
     """R names, unique."""
@@ -28,31 +28,29 @@ class RewardTable:
     that ran out of time (``rewards/<name>/timeouts``); and what rewards logged."""
     lists: dict[str, list[tuple[float, ...] | None]] = field(default_factory=dict)
     """Rewards that told tokens or turns apart: N entries each, the list (NaN for None) or None where it gave one number.
-    Its sum is in ``rewards_per_func``."""
+    Its sum is in ``values``."""
 
     def take(self, rows: Tensor) -> RewardTable:
         """The table of these completions; metrics stay those of all."""
         chosen = rows.tolist()
         extra = {column: [entries[row] for row in chosen] for column, entries in self.extra.items()}
         lists = {name: [entries[row] for row in chosen] for name, entries in self.lists.items()}
-        return RewardTable(self.rewards_per_func[rows], self.names, self.weights, extra, self.metrics, lists)
+        return RewardTable(self.values[rows], self.names, self.weights, extra, self.metrics, lists)
 
     @classmethod
     def joined(cls, tables: Sequence[RewardTable]) -> RewardTable:
         """Tables of the same rewards, one after the other; metrics are averaged over those that have them."""
         first = tables[0]
-        extra = _joined([table.extra for table in tables], [len(table.rewards_per_func) for table in tables])
-        lists = _joined([table.lists for table in tables], [len(table.rewards_per_func) for table in tables])
+        extra = _joined([table.extra for table in tables], [len(table.values) for table in tables])
+        lists = _joined([table.lists for table in tables], [len(table.values) for table in tables])
         names = dict.fromkeys(name for table in tables for name in table.metrics)
         found = {name: [table.metrics[name] for table in tables if name in table.metrics] for name in names}
         metrics = {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
-        return cls(
-            torch.cat([table.rewards_per_func for table in tables]), first.names, first.weights, extra, metrics, lists
-        )
+        return cls(torch.cat([table.values for table in tables]), first.names, first.weights, extra, metrics, lists)
 
     def column(self, name: str) -> Tensor:
         """(N,) of one reward."""
-        return self.rewards_per_func[:, self.names.index(name)]
+        return self.values[:, self.names.index(name)]
 
 
 def _joined(parts: Sequence[dict[str, list[Any]]], sizes: Sequence[int]) -> dict[str, list[Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,3 +53,25 @@ def _text(value: Any) -> str:
         return str(value)
     except Exception:  # of a class that a reward brings
         return f"<{type(value).__name__}>"
+
+
+def write_all_text() -> None:
+    r"""Lets ``print`` write what the encoding has no bytes for as an escape, in place of an error.
+
+    Half a surrogate pair (a cut emoji, ``"\ud83d"`` of JSON), a path with bytes of another encoding, or an arrow in a Latin-1
+    terminal would otherwise end the print, and with it the reward or the run that wanted to show it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def in_words(error: BaseException) -> str:
+    """The message of an error; where text cannot be written as UTF-8, which one, and what to do about it."""
+    if not isinstance(error, UnicodeEncodeError):
+        return str(error)
+    text = valid_text(error.object[max(0, error.start - 80) : error.end + 20])
+    return (
+        f"{text.strip()} cannot be written into the run's files: it holds bytes that are not UTF-8, or half a character. Rename "
+        "the file or folder, or give the setting whole characters."
+    )

@@ -101,5 +101,5 @@ def test_a_step_scores_programs_though_not_all_that_it_is_called_with_are_column
         table = runner.score(["p", "p"], programs, [[1], [2]], columns={"tests": [["assert f() == 1"]] * 2})
     finally:
         runner.close()
-    assert table.rewards_per_func[:, 0].tolist() == [1.0, 0.0]
+    assert table.values[:, 0].tolist() == [1.0, 0.0]
     assert table.extra["test_results"][0] == "passed"

@@ -93,5 +93,5 @@ def test_the_runner_scores_with_it_although_it_offers_loggers_too():
         table = runner.score(["p"] * 2, ["<think>a</think><answer>b</answer>", "b"], [[1], [2]], {"city": ["x", "y"]})
     finally:
         runner.close()
-    assert table.rewards_per_func[:, 0].tolist() == [1.0, 0.0]
+    assert table.values[:, 0].tolist() == [1.0, 0.0]
     assert table.metrics["rewards/format/errors"] == 0

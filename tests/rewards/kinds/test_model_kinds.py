@@ -113,7 +113,7 @@ def test_scores_of_a_model_do_not_depend_on_arrival_and_the_reward_can_be_copied
         scoring = runner.start(["p"] * 4, [0, 0, 1, 1])
         for row in order:
             scoring.add(row, texts[row], [1])
-        seen.append(runner.finish(scoring).rewards_per_func)
+        seen.append(runner.finish(scoring).values)
         runner.close()
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
 

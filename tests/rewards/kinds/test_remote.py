@@ -45,14 +45,14 @@ def test_a_classifying_endpoint_gets_prompt_and_completion_and_gives_a_probabili
 
     with serving(answer) as url:
         reward = RemoteRewardModelReward(url=url, model="judge", label=1)
-        values = table(reward, ["abc", "defgh"], prompts=["12", "34"]).rewards_per_func[:, 0].tolist()
+        values = table(reward, ["abc", "defgh"], prompts=["12", "34"]).values[:, 0].tolist()
     assert values == pytest.approx([0.05, 0.07])
     assert sorted((body["input"][0], body["model"]) for body, _ in seen) == [("12abc", "judge"), ("34defgh", "judge")]
 
 
 def test_pooling_gives_the_last_number_and_score_sends_a_pair() -> None:
     with serving(lambda body, headers: (200, {"data": [{"data": [[0.1, -2.5]]}]}, {})) as url:
-        assert table(RemoteRewardModelReward(url=url, api="pooling"), ["a"]).rewards_per_func.tolist() == [[-2.5]]
+        assert table(RemoteRewardModelReward(url=url, api="pooling"), ["a"]).values.tolist() == [[-2.5]]
     seen: list[Any] = []
 
     def score(body: dict[str, Any], headers: dict[str, str]) -> Any:
@@ -64,7 +64,7 @@ def test_pooling_gives_the_last_number_and_score_sends_a_pair() -> None:
         found = table(
             RemoteRewardModelReward(url=url, api="score"), [[{"role": "assistant", "content": "a"}]], [conversation]
         )
-    assert found.rewards_per_func.tolist() == [[0.75]]
+    assert found.values.tolist() == [[0.75]]
     assert seen == [{"text_1": ["q\n"], "text_2": ["a"]}]
 
 
@@ -90,7 +90,7 @@ def test_a_busy_or_broken_server_is_asked_again_with_growing_pauses() -> None:
         return classify(body, headers)
 
     with serving(answer) as url:
-        values = table(RemoteRewardModelReward(url=url, retries=3, backoff=0.1, label=1), ["abcd"]).rewards_per_func
+        values = table(RemoteRewardModelReward(url=url, retries=3, backoff=0.1, label=1), ["abcd"]).values
     assert values.tolist() == [[pytest.approx(0.05)]]
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert pauses[0] >= 0.1 and pauses[1] >= 0.2 and pauses[2] >= 0.4
@@ -138,7 +138,7 @@ def test_a_server_that_never_answers_costs_one_completion() -> None:
     with serving(answer) as url:
         found = table(RemoteRewardModelReward(url=url, timeout=0.3, retries=1, backoff=0.0), ["a", "hang", "b"])
         release.set()
-    assert found.rewards_per_func[:, 0].isnan().tolist() == [False, True, False]
+    assert found.values[:, 0].isnan().tolist() == [False, True, False]
     assert found.metrics["rewards/remote_reward_model/errors"] == 1.0
 
 
@@ -212,7 +212,7 @@ def test_the_judge_sees_rubric_task_answer_and_reference_and_its_score_is_scaled
     with serving(answer) as url:
         judge = LLMJudgeReward(url=url, model="big", rubric="Be short.", reference_key="gold", lowest=1, highest=10)
         found = table(judge, ["four"], ["2+2?"], gold=["4"])
-    assert found.rewards_per_func.tolist() == [[pytest.approx(6 / 9)]]
+    assert found.values.tolist() == [[pytest.approx(6 / 9)]]
     assert "slip" in found.extra["judgement"][0]
     system, user = (message["content"] for message in seen[0]["messages"])
     assert "Be short." in system and "from 1 (worst) to 10 (best)" in system
@@ -227,8 +227,8 @@ def test_a_reply_without_a_score_in_range_is_none_and_an_error(text: str) -> Non
     replies = iter([text, "Score: 10"])
     with serving(lambda body, headers: reply(next(replies))) as url:
         found = table(LLMJudgeReward(url=url, model="m", concurrency=1), ["a", "b"])
-    assert found.rewards_per_func[0].isnan() and found.metrics["rewards/llm_judge/errors"] == 1.0
-    assert found.rewards_per_func[1].item() == 1.0
+    assert found.values[0].isnan() and found.metrics["rewards/llm_judge/errors"] == 1.0
+    assert found.values[1].item() == 1.0
 
 
 def test_an_answer_cannot_pretend_to_be_the_judges_own_text() -> None:

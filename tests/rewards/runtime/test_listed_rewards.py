@@ -26,7 +26,7 @@ def test_a_list_counts_as_its_sum_and_is_kept_beside_it():
     runner = RewardRunner(resolve_rewards([per_token, plain]))
     table = runner.score(["p"] * 3, ["a", "b", "c"], [[1, 2, 3], [1], [1, 2]])
     runner.close()
-    assert table.rewards_per_func.tolist() == [[1.0, 2.0], [0.5, 2.0], [1.0, 2.0]]
+    assert table.values.tolist() == [[1.0, 2.0], [0.5, 2.0], [1.0, 2.0]]
     assert table.lists == {"per_token": [(0.0, 0.0, 1.0), None, (0.0, 1.0)]}
     assert table.take(torch.tensor([2, 1])).lists == {"per_token": [(0.0, 1.0), None]}
 

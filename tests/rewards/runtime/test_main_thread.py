@@ -185,7 +185,7 @@ def test_a_reward_with_alarms_is_called_in_the_main_thread_beside_others_in_thre
 
     caplog.set_level(logging.INFO, "grpo_lightning")
     table = score(runner(limited, plain), ["a", "b"])
-    assert table.rewards_per_func.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+    assert table.values.tolist() == [[1.0, 2.0], [1.0, 2.0]]
     assert seen["limited"] is MAIN and seen["plain"] is not MAIN
     assert "Reward 'limited' is called in the main thread" in caplog.text and "uses signal.alarm" in caplog.text
 
@@ -213,7 +213,7 @@ def test_a_call_that_hides_its_need_is_made_again_in_the_main_thread(
     assert main_thread_reason(reward.function) == ""
     one = runner(reward)
     for _ in range(2):
-        assert score(one, ["a", "b"]).rewards_per_func.tolist() == [[1.0], [1.0]]
+        assert score(one, ["a", "b"]).values.tolist() == [[1.0], [1.0]]
 
 
 def test_signals_are_themselves_again_after_the_calls(runner: Callable[..., RewardRunner]) -> None:
@@ -267,7 +267,7 @@ def test_failures_in_the_main_thread_cost_their_completion_as_elsewhere(runner: 
 
     reward = FunctionReward(function=limited, scope="completion")
     table = score(runner(reward, max_error_share=1.0), ["1", "x", "stop", "exit", "2"])
-    assert [v == v for v in table.rewards_per_func[:, 0].tolist()] == [True, False, False, False, True]
+    assert [v == v for v in table.values[:, 0].tolist()] == [True, False, False, False, True]
     assert table.metrics["rewards/limited/errors"] == 3.0
 
 
@@ -284,5 +284,5 @@ def test_isolation_main_asks_for_the_main_thread_by_name(runner: Callable[..., R
     def where(completions: list[str]) -> list[float]:
         return [float(threading.current_thread() is MAIN)] * len(completions)
 
-    assert score(runner(FunctionReward(function=where, isolation="main")), ["a"]).rewards_per_func.tolist() == [[1.0]]
-    assert score(runner(where), ["a"]).rewards_per_func.tolist() == [[0.0]]
+    assert score(runner(FunctionReward(function=where, isolation="main")), ["a"]).values.tolist() == [[1.0]]
+    assert score(runner(where), ["a"]).values.tolist() == [[0.0]]

@@ -37,7 +37,7 @@ def surprise(completions: Any, logprobs: Any) -> list[float]:
 
 def score(runner: RewardRunner, **more: Any) -> list[list[float]]:
     ids = [[1] * len(of_one) for of_one in LOGPROBS]
-    return runner.score(["p", "p", "q"], ["a", "b", "c"], ids, group=[4, 4, 7], **more).rewards_per_func.T.tolist()
+    return runner.score(["p", "p", "q"], ["a", "b", "c"], ids, group=[4, 4, 7], **more).values.T.tolist()
 
 
 @pytest.mark.parametrize("scope", ["batch", "group", "completion"])

@@ -88,7 +88,7 @@ CASES = [(name, "thread") for name in OF_PROCESS] + [(name, "main") for name in 
 def scored(function: Callable[..., Any], isolation: str, **runtime: Any) -> list[float]:
     runner = RewardRunner([FunctionReward(name="changes", function=function, isolation=isolation)], **runtime)
     try:
-        return runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).rewards_per_func[:, 0].tolist()
+        return runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).values[:, 0].tolist()
     finally:
         runner.close()
 
@@ -205,7 +205,7 @@ def test_calls_that_catch_the_output_at_the_same_time_leave_it_to_training() -> 
     reward = FunctionReward(name="catching", function=catching, isolation="thread", scope="completion", concurrency=2)
     runner = RewardRunner([reward])
     try:
-        assert runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).rewards_per_func[:, 0].tolist() == [1.0, 1.0]
+        assert runner.score(["p"] * 2, ["a", "bc"], [[1], [2]]).values[:, 0].tolist() == [1.0, 1.0]
     finally:
         runner.close()
         found, sys.stdout = sys.stdout, before

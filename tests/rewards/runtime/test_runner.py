@@ -68,7 +68,7 @@ def test_a_table_holds_one_row_per_completion_and_one_column_per_reward(score: C
 
     table = score([length, has_a, never], ["aa", "", "bcd"], weights=[1, 0.5, 2])
     expected = torch.tensor([[2, 1, nan], [0, nan, nan], [3, 0, nan]], dtype=torch.float64)
-    torch.testing.assert_close(table.rewards_per_func, expected, equal_nan=True)
+    torch.testing.assert_close(table.values, expected, equal_nan=True)
     assert table.names == ("length", "has_a", "never")
     assert table.weights.tolist() == [1.0, 0.5, 2.0]
     torch.testing.assert_close(table.column("length"), torch.tensor([2.0, 0.0, 3.0], dtype=torch.float64))
@@ -91,7 +91,7 @@ def test_a_table_holds_one_row_per_completion_and_one_column_per_reward(score: C
     ids=str,
 )
 def test_numbers_of_every_kind_are_taken(score: Callable[..., RewardTable], values: Any) -> None:
-    assert score(returning(values), ["a", "b"]).rewards_per_func.tolist() == [[1.0], [0.0]]
+    assert score(returning(values), ["a", "b"]).values.tolist() == [[1.0], [0.0]]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_reward_that_sorts_its_arguments_disturbs_no_other(score: Callable[...
     polite = AccuracyReward(mode="exact")
     tagged = [f"<answer>{text}</answer>" for text in completions]
     table = score([rude, polite, rude, polite], tagged, columns={"answer": ["b", "x"]})
-    assert table.rewards_per_func[:, 1].tolist() == table.rewards_per_func[:, 3].tolist() == [1.0, 0.0]
+    assert table.values[:, 1].tolist() == table.values[:, 3].tolist() == [1.0, 0.0]
     assert tagged == ["<answer>b</answer>", "<answer>a</answer>"]
 
 
@@ -294,7 +294,7 @@ def test_async_rewards_overlap_with_each_other_and_with_sync_ones(score: Callabl
         met.wait()
         return [3.0]
 
-    assert score([first, second, third], ["a"]).rewards_per_func.tolist() == [[1.0, 2.0, 3.0]]
+    assert score([first, second, third], ["a"]).values.tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_sync_rewards_never_exceed_the_bound_and_the_loop_stays_the_same() -> None:
@@ -328,7 +328,7 @@ def test_sync_rewards_never_exceed_the_bound_and_the_loop_stays_the_same() -> No
 
 def test_a_runner_works_inside_a_running_event_loop(score: Callable[..., RewardTable]) -> None:
     async def in_a_notebook() -> list[list[float]]:
-        return score("format", ["a"]).rewards_per_func.tolist()
+        return score("format", ["a"]).values.tolist()
 
     assert asyncio.run(in_a_notebook()) == [[0.0]]
 
@@ -337,9 +337,9 @@ def test_a_used_runner_can_be_copied_pickled_closed_and_used_again() -> None:
     runner = RewardRunner(resolve_rewards("format,accuracy"))
     call: dict[str, Any] = {"columns": {"answer": ["1/2"]}}
     for _ in range(2):
-        assert runner.score(["p"], [r"\boxed{2/4}"], [[1]], **call).rewards_per_func.tolist() == [[0.0, 1.0]]
+        assert runner.score(["p"], [r"\boxed{2/4}"], [[1]], **call).values.tolist() == [[0.0, 1.0]]
         for twin in (copy.deepcopy(runner), pickle.loads(pickle.dumps(runner))):
-            assert twin.score(["p"], [r"\boxed{2/4}"], [[1]], **call).rewards_per_func.tolist() == [[0.0, 1.0]]
+            assert twin.score(["p"], [r"\boxed{2/4}"], [[1]], **call).values.tolist() == [[0.0, 1.0]]
             twin.close()
         runner.close()
 
@@ -356,7 +356,7 @@ def test_an_empty_batch_gives_an_empty_table_and_calls_nothing(score: Callable[.
     def never(completions: Any) -> list[float]:
         raise AssertionError("called")
 
-    assert score([never, "format"], []).rewards_per_func.shape == (0, 2)
+    assert score([never, "format"], []).values.shape == (0, 2)
 
 
 def test_lists_that_do_not_belong_together_are_refused() -> None:

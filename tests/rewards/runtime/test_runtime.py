@@ -101,7 +101,7 @@ def test_calls_start_when_their_completions_arrive_and_not_when_the_last_one_doe
         scoring.add(row, "dddd", [1])
     table = one.finish(scoring)
     expected = [[2, 2, 6], [4, 2, 6], [3, 2, 6], [1, 2, 6], [4, 2, 6], [4, 2, 6]]
-    assert table.rewards_per_func.tolist() == expected
+    assert table.values.tolist() == expected
 
 
 def test_the_table_does_not_depend_on_the_order_of_arrival(runner: Callable[..., RewardRunner]) -> None:
@@ -120,7 +120,7 @@ def test_the_table_does_not_depend_on_the_order_of_arrival(runner: Callable[...,
             scoring.add(row, texts[row], [1])
         table = one.finish(scoring)
         metrics = {name: value for name, value in table.metrics.items() if not name.startswith("time/")}
-        seen.append((table.rewards_per_func.nan_to_num(nan=-1.0).tolist(), table.extra, metrics))
+        seen.append((table.values.nan_to_num(nan=-1.0).tolist(), table.extra, metrics))
     assert seen[0] == seen[1]
     assert seen[0][0][2] == [-1.0, 0.0] and seen[0][1]["text"][5] == "f" * 11
 
@@ -138,8 +138,8 @@ def test_a_hanging_thread_costs_its_own_completion_only(runner: Callable[..., Re
     table = score(one, ["a", "b", "c"])  # one call with all three runs out of time, then each alone
     assert time.monotonic() - started < 30
     release.set()
-    assert table.rewards_per_func[:, 0].isnan().tolist() == [False, True, False]
-    assert table.rewards_per_func[[0, 2], 0].tolist() == [1.0, 1.0]
+    assert table.values[:, 0].isnan().tolist() == [False, True, False]
+    assert table.values[[0, 2], 0].tolist() == [1.0, 1.0]
     assert table.metrics["rewards/hangs_on_b/timeouts"] == 2.0
     assert table.metrics["rewards/hangs_on_b/errors"] == 1.0
     assert table.metrics["rewards/format/errors"] == 0.0
@@ -156,10 +156,10 @@ def test_a_batch_reward_is_never_called_with_a_part_of_its_batch(
         return [int(text) / best for text in completions]
 
     one = runner([share_of_the_best, "format"])
-    assert score(one, ["1", "2", "4"]).rewards_per_func[:, 0].tolist() == [0.25, 0.5, 1.0]
+    assert score(one, ["1", "2", "4"]).values[:, 0].tolist() == [0.25, 0.5, 1.0]
     with caplog.at_level(logging.WARNING):
         table = score(one, ["1", "2", "none"])
-    assert table.rewards_per_func[:, 0].isnan().all() and sizes == [3, 3]  # alone, each would have earned 1
+    assert table.values[:, 0].isnan().all() and sizes == [3, 3]  # alone, each would have earned 1
     assert table.metrics["rewards/share_of_the_best/errors"] == 3.0
     assert "failed on 3 of 3" in caplog.text and "invalid literal" in caplog.text
 
@@ -198,7 +198,7 @@ def test_stop_iteration_of_a_reward_is_an_error_at_once_with_its_traceback(
                 runner([wrapped(reward, scope="completion"), "format"], time_limit=3600.0), ["a1", "none", "2"]
             )
         torch.testing.assert_close(
-            table.rewards_per_func[:, 0], torch.tensor([1.0, nan, 2.0], dtype=torch.float64), equal_nan=True
+            table.values[:, 0], torch.tensor([1.0, nan, 2.0], dtype=torch.float64), equal_nan=True
         )
         assert table.metrics[f"rewards/{reward.__name__}/timeouts"] == 0.0
         assert "if ch.isdigit()" in caplog.text and "StopIteration" in caplog.text and "event_loop" not in caplog.text
@@ -216,7 +216,7 @@ def test_a_coroutine_that_hangs_is_cancelled_at_its_own_limit(runner: Callable[.
         return [1.0]
 
     table = score(runner([wrapped(slow, scope="completion", call_time_limit=0.2)]), ["a", "b"])
-    assert table.rewards_per_func[:, 0].isnan().tolist() == [False, True]
+    assert table.values[:, 0].isnan().tolist() == [False, True]
     assert ended.wait(60)
 
 
@@ -239,8 +239,8 @@ def test_a_step_waits_no_longer_than_its_limit_in_all(runner: Callable[..., Rewa
         return [1.0]
 
     table = score(runner([wrapped(slow, scope="completion"), "format"], step_time_limit=0.5), ["a", "b", "c"])
-    assert table.rewards_per_func[:, 0].isnan().tolist() == [False, True, True]
-    assert table.rewards_per_func[:, 1].tolist() == [0.0] * 3
+    assert table.values[:, 0].isnan().tolist() == [False, True, True]
+    assert table.values[:, 1].tolist() == [0.0] * 3
     assert 0.4 < table.metrics["time/rewards/wait"] < 30
 
 
@@ -256,7 +256,7 @@ def test_a_group_reward_never_sees_a_part_of_a_group(runner: Callable[..., Rewar
     table = score(runner([wrapped(ranks, scope="group")]), ["b", "a", "bad", "x", "c", "d"], GROUPS)
     assert sorted(sizes) == [2, 2, 2]  # the group that failed was not tried row by row
     torch.testing.assert_close(
-        table.rewards_per_func[:, 0], torch.tensor([1.0, 0.0, nan, nan, 0.0, 1.0], dtype=torch.float64), equal_nan=True
+        table.values[:, 0], torch.tensor([1.0, 0.0, nan, nan, 0.0, 1.0], dtype=torch.float64), equal_nan=True
     )
     assert table.metrics["rewards/ranks/errors"] == 2.0
 
@@ -274,14 +274,14 @@ def test_rows_name_the_rewards_that_apply_to_them(runner: Callable[..., RewardRu
     names = ["code", "code,style", None, ["style"]]
     table = score(runner([code, style]), ["a", "b", "c", "d"], rewards=names, tests=["t0", "t1", "t2", None])
     expected = torch.tensor([[1, nan], [1, 0.5], [1, 0.5], [nan, 0.5]], dtype=torch.float64)
-    torch.testing.assert_close(table.rewards_per_func, expected, equal_nan=True)
+    torch.testing.assert_close(table.values, expected, equal_nan=True)
     assert seen == [["t0", "t1", "t2"]]
     with pytest.raises(RewardContractError, match=r"names the reward stile, but model\.rewards has code, style"):
         score(runner([code, style]), ["a"], rewards=["stile"])
     with pytest.raises(RewardContractError, match=r"column 'rewards' is 0\.5: expected names of rewards"):
         score(runner([code, style]), ["a"], rewards=[0.5])
     other = score(runner([style], reward_column=None), ["a"], rewards=[0.5])
-    assert other.rewards_per_func.tolist() == [[0.5]]
+    assert other.values.tolist() == [[0.5]]
 
 
 def test_a_reward_that_no_row_names_is_not_called_and_has_not_failed(runner: Callable[..., RewardRunner]) -> None:
@@ -290,7 +290,7 @@ def test_a_reward_that_no_row_names_is_not_called_and_has_not_failed(runner: Cal
 
     one = runner([wrapped(never, scope="completion"), "format"])
     table = score(one, ["a", "b"], rewards=["format", "format"])
-    assert table.rewards_per_func.isnan().tolist() == [[True, False]] * 2
+    assert table.values.isnan().tolist() == [[True, False]] * 2
     assert table.metrics["rewards/never/errors"] == 0.0
 
 
@@ -446,6 +446,10 @@ def wrong_count(completions, **columns):
 
 async def waits(completions, **columns):
     return [0.25]
+
+def prints_half_a_character(completions, **columns):
+    print(chr(0xD83D))
+    return [0.5]
 """
 
 
@@ -465,7 +469,7 @@ def test_an_isolated_reward_that_hangs_crashes_or_raises_costs_its_completion_on
     one = runner([process_rewards.Catastrophe(), "format"], max_error_share=1.0)
     table = score(one, ["aab", "a" * 40, "ab", "raise", "leave", "b"])
     expected = torch.tensor([1.0, nan, 1.0, nan, nan, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(table.rewards_per_func[:, 0], expected, equal_nan=True)
+    torch.testing.assert_close(table.values[:, 0], expected, equal_nan=True)
     assert table.metrics["rewards/Catastrophe/timeouts"] == 1.0
     assert table.metrics["rewards/Catastrophe/errors"] == 3.0
     assert os.getpid() not in table.extra["pid"] and isinstance(table.extra["pid"][0], int)
@@ -476,9 +480,9 @@ def test_an_isolated_reward_that_hangs_crashes_or_raises_costs_its_completion_on
 def test_isolated_functions_keep_the_contract_and_may_be_async(
     runner: Callable[..., RewardRunner], process_rewards: Any
 ) -> None:
-    assert score(runner([wrapped(process_rewards.waits, isolation="process")]), ["a"]).rewards_per_func.tolist() == [
-        [0.25]
-    ]
+    for name, value in (("waits", 0.25), ("prints_half_a_character", 0.5)):
+        one = runner([wrapped(getattr(process_rewards, name), isolation="process")])
+        assert score(one, ["a"]).values.tolist() == [[value]]
     with pytest.raises(RewardContractError, match="'wrong_count' returned 2 values for 1 completions"):
         score(runner([wrapped(process_rewards.wrong_count, isolation="process")]), ["a"])
 

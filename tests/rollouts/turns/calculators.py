@@ -88,7 +88,7 @@ class Recorder(L.Callback):
                 "uids": record.batch.uids,
                 "ids": record.rollouts.completion_ids.tolist(),
                 "mask": record.rollouts.completion_mask.tolist(),
-                "rewards": record.rewards.rewards_per_func.tolist(),
+                "rewards": record.rewards.values.tolist(),
                 "metrics": metrics,
             }
         )

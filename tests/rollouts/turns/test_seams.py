@@ -85,7 +85,7 @@ async def later(environments, **kwargs):
 @pytest.mark.parametrize("reward", [by_keyword, by_name, later])
 def test_a_reward_of_trl_gets_the_instance_of_each_completion(policy, reward):
     sampled, rewards = table_of(source_of(policy, [reward]), "count", "on")
-    assert rewards.rewards_per_func[:, 0].tolist() == [4.0] * 4
+    assert rewards.values[:, 0].tolist() == [4.0] * 4
     instances = [conversation.environment for conversation in sampled.rollouts.conversations]
     assert len(set(map(id, instances))) == 4
 
@@ -127,7 +127,7 @@ def test_a_reward_of_the_environments_that_nothing_reads_is_named(policy, caplog
     assert "OwnsItsReward.get_reward" in caplog.text and "model.rewards" in caplog.text
     caplog.clear()
     _, rewards = table_of(source_of(policy, "environment", OwnsItsReward), "go")
-    assert rewards.rewards_per_func[:, 0].tolist() == [4.0, 4.0]
+    assert rewards.values[:, 0].tolist() == [4.0, 4.0]
     assert "get_reward" not in caplog.text
 
 
@@ -155,7 +155,7 @@ def test_the_limit_of_a_call_reaches_the_environment_and_costs_one_rollout(polic
     sampled, rewards = table_of(source, "go", "on")
     Hangs.release.set()
     assert sorted(each.stop for each in sampled.rollouts.conversations) == ["done", "done", "fault", "fault"]
-    assert rewards.rewards_per_func[:, 0].isnan().sum() == 2 and rewards.rewards_per_func.nan_to_num().sum() == 2.0
+    assert rewards.values[:, 0].isnan().sum() == 2 and rewards.values.nan_to_num().sum() == 2.0
 
 
 def test_a_rollout_ends_where_the_model_has_no_positions_left(policy):

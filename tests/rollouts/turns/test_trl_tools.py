@@ -113,7 +113,7 @@ def test_its_environments_by_name_offer_their_own_tools_alone(policy):
     sampled = source.sample(prompts, Moment())
     rewards = sampled.await_rewards()
     source.close(0)
-    assert rewards.rewards_per_func[:, 0].tolist() == [2.0, 2.0, 0.0, 0.0]
+    assert rewards.values[:, 0].tolist() == [2.0, 2.0, 0.0, 0.0]
     texts = [policy.tokenizer.decode(ids) for ids in sampled.rollouts.prompts()]
     assert ["increment" in text for text in texts] == [True, False]
     assert [conversation.mistakes for conversation in sampled.rollouts.conversations] == [0, 0, 1, 1]
@@ -145,7 +145,7 @@ def env_reward(completions, env_reward, **kwargs):
 def test_a_rollout_function_gives_tokens_mask_and_columns(policy):
     source = source_of(policy, ["a<|im_end|>", "bc<|im_end|>"], [env_reward], rollout_func=rollout_func)
     sampled, rewards = table_of(source, "x", "y")
-    assert rewards.rewards_per_func[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert rewards.values[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
     rollouts = sampled.rollouts
     ids = rollouts.completions()[0]
     own = rollouts.completion_mask[: len(ids)]

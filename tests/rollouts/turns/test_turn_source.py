@@ -68,7 +68,7 @@ def test_a_tool_call_is_answered_and_its_tokens_are_masked(policy):
     assert messages[0]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 2, "b": 3}}
     assert (messages[1]["content"], messages[2]["content"]) == ("5", "It is 5.")
     assert rollouts.conversations[0].stop == "eos" and rollouts.conversations[0].calls == 1
-    assert table.rewards_per_func.tolist() == [[3.0], [3.0]]
+    assert table.values.tolist() == [[3.0], [3.0]]
     prompt = tokenizer.apply_chat_template(
         batch("2+3?").prompts[0], tools=Adder().tools, add_generation_prompt=True, tokenize=True, return_dict=False
     )
@@ -120,7 +120,7 @@ def test_the_environment_ends_a_rollout_and_rewards_its_turns(policy):
     sampled = source.sample(batch("play"), Moment())
     conversation = sampled.rollouts.conversations[0]
     assert (conversation.stop, conversation.rewards, conversation.final_reward) == ("done", [1.0, 2.0], 10.0)
-    assert sampled.await_rewards().rewards_per_func.tolist() == [[13.0], [13.0]]
+    assert sampled.await_rewards().values.tolist() == [[13.0], [13.0]]
     source.close(0)
 
 
@@ -170,7 +170,7 @@ def test_a_fault_costs_its_own_rollout_alone(policy, kind):
 
     source = make_source(policy, lambda row: next(kinds)(turns=2), generator, rewards=[counted])
     sampled = source.sample(batch("x", "y"), Moment())
-    values = sampled.await_rewards().rewards_per_func[:, 0]
+    values = sampled.await_rewards().values[:, 0]
     assert [conversation.stop for conversation in sampled.rollouts.conversations] == ["done", "fault", "done", "done"]
     assert values.isnan().tolist() == [False, True, False, False]
     assert seen == [3]

@@ -1,0 +1,33 @@
+"""Model directories and hub names -> the model's configuration; without its code, which takes seconds to import."""
+
+from __future__ import annotations
+
+import os
+
+from transformers import AutoConfig, PretrainedConfig
+
+from grpo_lightning.finetuning.adapter_directory import refuse_adapter_directory
+
+
+def where_to_look(name: str) -> str:
+    """What may be wrong with a directory or hub name that could not be read."""
+    if os.path.isdir(name):
+        return "The directory exists: check that its files are complete."
+    offline = " HF_HUB_OFFLINE is set, so the hub is not asked." if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"No such directory, and not found as a hub name.{offline}"
+
+
+def load_config(model_name_or_path: str) -> PretrainedConfig:
+    """The model's configuration; a cheap check that the model can be read.
+
+    Raises:
+        ValueError: If there is no readable config.json, or the directory holds an adapter instead of a model.
+    """
+    refuse_adapter_directory(model_name_or_path)
+    try:
+        return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r} cannot be read. {where_to_look(model_name_or_path)} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,104 @@
+"""Teachers on servers beside others, over real sockets: a column chooses, a lost server is asked again or ends the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from fake_vllm_server import HANG_UP, FakeVLLM, answer_to, fake_vllm
+from lightning.pytorch import Callback
+from runs import fit, weights
+from toy_models import build_tokenizer, save_toy_model
+from transformers import AutoModelForCausalLM
+
+from grpo_lightning.generation.vllm.client import ServerNotReadyError
+from grpo_lightning.training.distillation import Distillation
+
+TOP_K = 5
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory):
+    return save_toy_model(tmp_path_factory.mktemp("teacher"), seed=5)
+
+
+def answers_of(model_dir) -> Callable[[str, dict], dict]:
+    """What a server of the model says: the text of tokens, and the likeliest at each token of a prompt."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), build_tokenizer()
+
+    def answer(path: str, body: dict) -> dict:
+        if path == "/detokenize":
+            return {"prompt": tokenizer.decode(body["tokens"])}
+        if "prompt_logprobs" not in body:
+            return answer_to(path, body)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([body["prompt"]])).logits[0, :-1].log_softmax(-1)
+        likeliest = logprobs.topk(body["prompt_logprobs"])
+        places = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        told = [{t: {"logprob": p} for t, p in zip(*place, strict=True)} for place in places]
+        return {"choices": [{"prompt_logprobs": [None, *told]}]}
+
+    return answer
+
+
+@pytest.fixture
+def server(teacher_dir):
+    with fake_vllm() as server:
+        server.answer_to = answers_of(teacher_dir)
+        yield server
+
+
+def taught(teacher, server: FakeVLLM | None = None, **settings) -> dict:
+    if server is not None:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        named = isinstance(teacher, dict)
+        teacher = {name: address if kind == "server" else kind for name, kind in teacher.items()} if named else address
+        settings = {"timeout": 60.0, "request_timeout": 60.0} | settings
+    return {"distillation": Distillation(teacher, top_k=TOP_K, **settings), "reward_weights": [0.0]}
+
+
+def test_a_column_chooses_between_a_server_a_loaded_teacher_and_the_policy(
+    tiny_model_dir, teacher_dir, server, tmp_path
+):
+    other = str(save_toy_model(tmp_path / "other", seed=9))
+    rows = [{"prompt": f"{i}+{i}=", "ground_truth": str(2 * i), "subject": "abc"[i % 3]} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset": str(tmp_path / "rows.jsonl"), "batch_size": 6}
+    chosen = {"teacher_column": "subject", "teacher_prompt": "{prompt} Hint: {ground_truth}. Answer: "}
+    runs = []
+    for at_a, kept in (("server", server), (str(teacher_dir), None)):
+        settings = taught({"a": at_a, "b": other, "c": "self"}, kept, **chosen)
+        runs.append(fit(tiny_model_dir, tmp_path, 2, data=data, max_tokens_per_microbatch=200, **settings))
+    assert (
+        server.calls.count("/v1/completions") == 2 * 8 + 1
+    )  # two of six prompts, of 4 completions; one when it started
+    torch.testing.assert_close(weights(runs[0]), weights(runs[1]), rtol=1e-4, atol=2e-6)
+    metrics = [run.step_metrics["distillation/divergence"] for run in runs]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3) and metrics[1] > 0.01
+
+
+def test_a_server_that_is_lost_in_a_step_changes_nothing(tiny_model_dir, server, tmp_path):
+    whole = fit(tiny_model_dir, tmp_path, 2, **taught("server", server))
+    asked = server.calls.count("/v1/completions")
+    server.answer("/v1/completions", 200, 200, HANG_UP, HANG_UP, 503)
+    lost = fit(tiny_model_dir, tmp_path, 2, **taught("server", server))
+    assert server.calls.count("/v1/completions") == 2 * asked + 3
+    torch.testing.assert_close(weights(lost), weights(whole), rtol=0, atol=0)
+
+
+def test_a_server_that_stays_away_ends_the_run_with_the_policy_of_the_step_before(tiny_model_dir, server, tmp_path):
+    one = fit(tiny_model_dir, tmp_path, 1, **taught("server", server))
+
+    class TakeAway(Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            server.answer("/v1/completions", always=HANG_UP)
+            server.answer("/health", always=503)
+            module.teachers.teachers[0].server.timeout = 0.2
+
+    modules, trainer = [], {"callbacks": [TakeAway()]}
+    with pytest.raises(ServerNotReadyError, match=r"model.distillation.timeout.*grpo_lightning serve --model TEACHER"):
+        fit(tiny_model_dir, tmp_path, 2, trainer=trainer, on_module=modules.append, **taught("server", server))
+    assert modules[0].steps_done == 1
+    torch.testing.assert_close(weights(modules[0]), weights(one), rtol=0, atol=0)
