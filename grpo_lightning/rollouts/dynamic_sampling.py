@@ -101,7 +101,7 @@ class ScoredGroups:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
         rewards = {
-            "rewards_per_func": self.rewards.values,
+            "values": self.rewards.values,
             "weights": self.rewards.weights,
             "lists": self.rewards.lists,
         }
@@ -111,7 +111,7 @@ class ScoredGroups:
     def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
         """The groups of ``state_dict``, with the names of the rewards."""
         batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
-        rewards = RewardTable(state["rewards_per_func"], names, state["weights"], lists=state["lists"])
+        rewards = RewardTable(state["values"], names, state["weights"], lists=state["lists"])
         return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
 
 

@@ -27,7 +27,7 @@ def rewards_state(await_rewards: Callable[[], RewardTable]) -> dict[str, Any] | 
         logger.warning("The checkpoint is without the rewards of the next batch, which failed: %r", error)
         return None
     return {
-        "rewards_per_func": table.values.clone(),
+        "values": table.values.clone(),
         "names": table.names,
         "weights": table.weights.clone(),
         "extra": table.extra,
