@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import socket
 import statistics
@@ -124,10 +123,8 @@ def train(options: argparse.Namespace, kind: str, model: Path, prompts: Path) ->
     run.mkdir(parents=True)
     config = run / "config.yaml"
     config.write_text(yaml.safe_dump(config_of(options, kind, run, model, prompts)))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
-    }
-    environment |= {"VLLM_NO_USAGE_STATS": "1"} | ({} if options.device == "cuda" else {"TORCH_COMPILE_DISABLE": "1"})
+    environment = child.environment(VLLM_NO_USAGE_STATS="1")
+    environment |= {} if options.device == "cuda" else {"TORCH_COMPILE_DISABLE": "1"}
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
     if child.run(command, env=environment):
         raise SystemExit(f"The run '{kind}' failed.")

@@ -92,17 +92,15 @@ def gpus() -> list[str]:
 
 def start(side: str, run: LearningRun, run_file: Path, seeds: list[int], gpu: str) -> subprocess.Popen[bytes]:
     """A process that trains the seeds in turn; what it prints goes to a log in the folder."""
-    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "CUDA_VISIBLE_DEVICES": gpu,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "LEARNING_STARTED": str(time.time()),
-    }
+    environment = child.environment(
+        CUDA_VISIBLE_DEVICES=gpu,
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_WAIT_POLICY="PASSIVE",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_NO_USAGE_STATS="1",
+        LEARNING_STARTED=str(time.time()),
+    )
     if not run.on_gpu:
         environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", SIDES[side], str(run_file), *map(str, seeds)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -70,8 +69,7 @@ def start(arm: str, seed: int, run: LearningRun, run_file: Path) -> subprocess.P
     """A process that trains one arm from one seed."""
     path = Path(run.folder, f"{name_of(arm)}_{seed}.yaml")
     path.write_text(yaml.safe_dump(arm_config(arm, run, str(run_file), seed)), encoding="utf-8")
-    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    environment = child.environment(HF_HUB_OFFLINE="1")
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(path)]
     with path.with_suffix(".log").open("wb") as log:
         return child.start(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -144,16 +143,10 @@ def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) ->
     }
 
 
-def environment() -> dict[str, str]:
-    """Of child processes: they find the project, and what was found on PYTHONPATH."""
-    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
 def run_for(command: list[str], seconds: float | None) -> bool:
     """Runs a command with all its ranks; True if it had to be ended, or failed: what it had written is still there."""
     try:
-        return child.run(command, seconds, env=environment()) != 0
+        return child.run(command, seconds, env=child.environment()) != 0
     except subprocess.TimeoutExpired:
         return True
 
@@ -173,7 +166,7 @@ def main() -> None:
     made = {"shape": options.shape, "prompts": prompts, "out": model, "mean-length": mean_length}
     flags = [f"--{name}={value}" for name, value in made.items()]
     # In a process of its own, which gives the GPU's memory back.
-    subprocess.run([sys.executable, "-m", "sides.make_model", *flags], env=environment(), check=True)
+    subprocess.run([sys.executable, "-m", "sides.make_model", *flags], env=child.environment(), check=True)
     runs: list[dict[str, Any]] = []
     for gpus in options.gpus:
         runs.append(train(options, gpus, model, prompts))

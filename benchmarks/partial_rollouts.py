@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -108,8 +107,7 @@ def train(
     run.mkdir(parents=True)
     config = run / "config.yaml"
     config.write_text(yaml.safe_dump(config_of(options, workload, carry_over, run, model, prompts)))
-    paths = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "VLLM_NO_USAGE_STATS": "1"}
+    environment = child.environment(VLLM_NO_USAGE_STATS="1")
     if options.device == "cpu":
         environment |= {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if child.run([sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)], env=environment):

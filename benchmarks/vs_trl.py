@@ -109,13 +109,12 @@ def run_side(
 
 def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, seconds: float | None = None) -> None:
     """A Python module in a fresh process, its output shown if it fails."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin make a shared machine measure its neighbours
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }
+    environment = child.environment(
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_WAIT_POLICY="PASSIVE",  # threads that spin make a shared machine measure its neighbours
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    )
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", module, *arguments]

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from grpo_lightning.commands import COMMANDS, STAGE_SUBCOMMANDS, STAGES
+from grpo_lightning.errors import write_all_text
 
 LIGHTNING_COMMANDS = {
     "fit": "trains the policy",
@@ -81,8 +82,6 @@ def begin(arguments: list[str]) -> None:
         does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
         names_how = is_stage and any(word in STAGE_SUBCOMMANDS for word in options[:1])
         first_words(command, does, options[names_how:], program=command if is_stage else "grpo")
-    from grpo_lightning.rewards.text.valid_text import write_all_text
-
     write_all_text()
 
 

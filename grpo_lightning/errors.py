@@ -1,7 +1,21 @@
-"""Errors that need no traceback."""
+"""Errors that need no traceback, and those that need not be: of text that a terminal cannot show."""
 
 from __future__ import annotations
+
+import io
+import sys
 
 
 class ExplainedError(Exception):
     """Ends a run with a message that says why and what to change: the command line shows that alone."""
+
+
+def write_all_text() -> None:
+    r"""Lets ``print`` write what the encoding has no bytes for as an escape, in place of an error.
+
+    Half a surrogate pair (a cut emoji, ``"\ud83d"`` of JSON), a path with bytes of another encoding, or an arrow in a Latin-1
+    terminal would otherwise end the print, and with it the reward or the run that wanted to show it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -8,7 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**further: str) -> dict[str, str]:
+    """Variables of this process for another, which finds the project, its benchmarks and what was found on PYTHONPATH."""
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | further
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:

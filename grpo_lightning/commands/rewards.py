@@ -169,11 +169,7 @@ def try_rewards(options: argparse.Namespace, columns: dict[str, Any]) -> int:
         )
     finally:
         runner.close()
-    show_table(
-        table,
-        options.completion,
-        combine_rewards(*compose(table.values, table.names, table.weights)).tolist(),
-    )
+    show_table(table, options.completion, combine_rewards(*compose(table.values, table.names, table.weights)).tolist())
     return int(any(table.metrics[f"rewards/{reward}/errors"] for reward in table.names))
 
 

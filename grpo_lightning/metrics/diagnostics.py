@@ -45,16 +45,16 @@ class LenientCSVLogger(CSVLogger):
     def _get_next_version(self) -> int:
         """The next number, its folder made: ``validate`` and ``fit`` that start together would both take a free one."""
         number = super()._get_next_version()
-        while getattr(rank_zero_only, "rank", 0) == 0:
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return number
+        while True:
             try:
                 Path(self.root_dir, f"version_{number}").mkdir(parents=True)
+                return number
             except FileExistsError:
                 number += 1
-                continue
             except OSError:  # the first line that cannot be written says so
-                pass
-            break
-        return number
+                return number
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """As CSVLogger."""

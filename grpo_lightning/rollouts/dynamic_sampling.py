@@ -100,11 +100,7 @@ class ScoredGroups:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; dataset columns, which only rewards read, are left out."""
         prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
-        rewards = {
-            "values": self.rewards.values,
-            "weights": self.rewards.weights,
-            "lists": self.rewards.lists,
-        }
+        rewards = {"values": self.rewards.values, "weights": self.rewards.weights, "lists": self.rewards.lists}
         return {"rollouts": rollouts_state(self.rollouts), **prompts, **rewards}
 
     @classmethod

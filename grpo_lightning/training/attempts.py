@@ -86,8 +86,8 @@ def first_success_of_another(group: torch.Tensor, reached: torch.Tensor) -> torc
         >>> first_success_of_another(group, reached).tolist()
         [1, 2, 1, -1, 3]
     """
-    if not len(group):
-        return group
-    others = (group[:, None] == group[None]) & reached[None]
-    others.fill_diagonal_(False)
-    return torch.where(others.any(dim=1), others.int().argmax(dim=1), -1)
+    succeeded: dict[int, list[int]] = {}
+    for n in reached.nonzero()[:, 0].tolist():
+        succeeded.setdefault(int(group[n]), []).append(n)
+    shown = [next((m for m in succeeded.get(g, ()) if m != n), -1) for n, g in enumerate(group.tolist())]
+    return torch.tensor(shown, dtype=torch.int64)

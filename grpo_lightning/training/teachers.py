@@ -229,11 +229,12 @@ class Teachers:
             totals: Of the whole optimizer step over all ranks.
         """
         share = self.settings.weight * divergence.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
-        is_taught = lessons.teacher_of(rows) != NOBODY
-        by_token = (lessons.teacher_of_tokens(rows) != NOBODY).to(mask.device)
-        means = {"distillation/divergence": mean_over(divergence, mask & by_token)}
-        if self.settings.told_of_step:
+        means: dict[str, Tensor] = {}
+        if self.settings.told_of_step:  # else everybody is
+            is_taught = lessons.teacher_of(rows) != NOBODY
             means["distillation/taught"] = mean_over(is_taught.float(), torch.ones_like(is_taught))
+            mask = mask & (lessons.teacher_of_tokens(rows) != NOBODY).to(mask.device)
+        means["distillation/divergence"] = mean_over(divergence, mask)
         sums = MetricSums(
             means=means,
             totals={"distillation/loss": share.detach(), "loss": share.detach()},

@@ -6,8 +6,10 @@ import contextlib
 import gc
 import logging
 import multiprocessing
+import operator
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +36,18 @@ class ProcessValue:
 
     get: Callable[[], Any]
     set: Callable[[Any], object]
+    is_harmless: Callable[[Any, Any], bool] = operator.eq
+    """Whether training may go on with what a call left, in place of what was there before it."""
+    shown: Callable[[Any], str] = str
+    takes_none: bool = False
+    """Elsewhere None is what Python cannot set: a handler of C code, a precision that torch does not say."""
+
+
+STREAM: dict[str, Any] = {
+    "is_harmless": python_state.passes_on,
+    "shown": python_state.kind_of_stream,
+    "takes_none": True,
+}
 
 
 def _set_deterministic(value: tuple[bool, bool]) -> None:
@@ -105,15 +119,16 @@ OF_PROCESS = {
     "the start method of multiprocessing": ProcessValue(
         lambda: multiprocessing.get_start_method(allow_none=True),
         lambda method: multiprocessing.set_start_method(method, force=True),
+        takes_none=True,
     ),
     "os.environ": ProcessValue(_environment, _set_environment),
     "os.umask": ProcessValue(python_state.umask, python_state.set_umask),
-    "sys.stdout": ProcessValue(python_state.standard_output, python_state.set_standard_output),
-    "sys.stderr": ProcessValue(python_state.standard_error, python_state.set_standard_error),
+    "sys.stdout": ProcessValue(python_state.standard_output, python_state.set_standard_output, **STREAM),
+    "sys.stderr": ProcessValue(python_state.standard_error, python_state.set_standard_error, **STREAM),
     "the filters of warnings": ProcessValue(python_state.raising_filters, python_state.set_raising_filters),
     "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
     "gc.disable": ProcessValue(gc.isenabled, python_state.set_garbage_collection),
-    "sys.setrecursionlimit": ProcessValue(python_state.nested_calls, python_state.set_nested_calls),
+    "sys.setrecursionlimit": ProcessValue(sys.getrecursionlimit, sys.setrecursionlimit, python_state.is_deep_enough),
 }
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 
@@ -194,8 +209,7 @@ class ProcessState:
     def _put_back(self, settings: dict[str, ProcessValue], before: dict[str, Any], rewards: set[str]) -> None:
         for name, setting in settings.items():
             found, wanted = setting.get(), before[name]
-            # None is what Python cannot set: a handler of C code, a precision that torch does not say.
-            if found == wanted or (wanted is None and not name.startswith("the start method")):
+            if setting.is_harmless(found, wanted) or (wanted is None and not setting.takes_none):
                 continue
             setting.set(wanted)
             if name not in self._said:
@@ -203,7 +217,7 @@ class ProcessState:
                 log.warning(
                     "%s changed %s%s and left it so, which training would have gone on with. It was put back. Change it "
                     "for the time of the call only, or give the reward isolation: process.",
-                    *(_subject(rewards), name, _change(wanted, found)),
+                    *(_subject(rewards), name, _change(wanted, found, setting.shown)),
                 )
 
 
@@ -216,8 +230,8 @@ def _subject(rewards: set[str]) -> str:
     return f"Reward {names}" if len(rewards) == 1 else f"One of the rewards {names}"
 
 
-def _change(before: Any, after: Any) -> str:
+def _change(before: Any, after: Any, shown: Callable[[Any], str]) -> str:
     if isinstance(before, dict):  # variables may be secrets: their names only
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         return f" ({', '.join(changed)})"
-    return f" from {before} to {after}" if not callable(before) and not callable(after) else ""
+    return f" from {shown(before)} to {shown(after)}" if not callable(before) and not callable(after) else ""

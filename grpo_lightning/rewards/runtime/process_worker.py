@@ -67,7 +67,7 @@ def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
     """Answers requests, one at a time."""
     search_path, pickled = connection.recv()
     sys.path[:] = search_path
-    from grpo_lightning.rewards.text.valid_text import write_all_text
+    from grpo_lightning.errors import write_all_text
 
     write_all_text()
     reward = loaded(connection, pickled)

@@ -38,72 +38,43 @@ def set_raising_filters(filters: list[Any]) -> None:
     warnings.filters[:] = [each for each in warnings.filters if each[0] != "error" or each in filters]  # type: ignore[index]
 
 
-class Stream:
-    """Where a standard stream goes; equal to another unless it alone goes into memory.
+def standard_output() -> TextIO | None:
+    """``sys.stdout``."""
+    return sys.stdout
+
+
+def set_standard_output(stream: TextIO | None) -> None:
+    """Puts it in place."""
+    sys.stdout = stream
+
+
+def standard_error() -> TextIO | None:
+    """``sys.stderr``."""
+    return sys.stderr
+
+
+def set_standard_error(stream: TextIO | None) -> None:
+    """Puts it in place."""
+    sys.stderr = stream
+
+
+def passes_on(found: TextIO | None, before: TextIO | None) -> bool:
+    """Whether what is printed still arrives: it goes into no memory that it did not go into before.
 
     ``contextlib.redirect_stdout`` around calls that overlap leaves the buffer of one of them in place, and all that training
     prints from then on in it. Bars and notebooks put streams of their own in place, which pass on what they get.
     """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
-
-    def __eq__(self, before: object) -> bool:
-        if not isinstance(before, Stream):
-            return NotImplemented
-        return self.stream is before.stream or not isinstance(self.stream, io.StringIO | None)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __str__(self) -> str:
-        return "none" if self.stream is None else type(self.stream).__name__
+    return found is before or not isinstance(found, io.StringIO | None)
 
 
-def standard_output() -> Stream:
-    """``sys.stdout``."""
-    return Stream(sys.stdout)
+def kind_of_stream(stream: TextIO | None) -> str:
+    """The name of its class, or none."""
+    return "none" if stream is None else type(stream).__name__
 
 
-def set_standard_output(stream: Stream) -> None:
-    """Puts it in place."""
-    sys.stdout = stream.stream
-
-
-def standard_error() -> Stream:
-    """``sys.stderr``."""
-    return Stream(sys.stderr)
-
-
-def set_standard_error(stream: Stream) -> None:
-    """Puts it in place."""
-    sys.stderr = stream.stream
-
-
-class NestedCalls:
-    """The limit on nested calls; equal to another unless it alone is below Python's own."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-
-    def __eq__(self, before: object) -> bool:
-        if not isinstance(before, NestedCalls):
-            return NotImplemented
-        return self.limit >= min(before.limit, DEFAULT_DEPTH)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __str__(self) -> str:
-        return str(self.limit)
-
-
-def nested_calls() -> NestedCalls:
-    """``sys.getrecursionlimit``."""
-    return NestedCalls(sys.getrecursionlimit())
-
-
-def set_nested_calls(calls: NestedCalls) -> None:
-    """As ``sys.setrecursionlimit``."""
-    sys.setrecursionlimit(calls.limit)
+def is_deep_enough(found: int, before: int) -> bool:
+    """Whether a limit on nested calls is none below Python's own that was not there before."""
+    return found >= min(before, DEFAULT_DEPTH)
 
 
 def set_garbage_collection(is_on: bool) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,17 +51,6 @@ def _text(value: Any) -> str:
         return str(value)
     except Exception:  # of a class that a reward brings
         return f"<{type(value).__name__}>"
-
-
-def write_all_text() -> None:
-    r"""Lets ``print`` write what the encoding has no bytes for as an escape, in place of an error.
-
-    Half a surrogate pair (a cut emoji, ``"\ud83d"`` of JSON), a path with bytes of another encoding, or an arrow in a Latin-1
-    terminal would otherwise end the print, and with it the reward or the run that wanted to show it.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def in_words(error: BaseException) -> str:

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from grpo_lightning import __main__
-from grpo_lightning.rewards.text.valid_text import in_words, write_all_text
+from grpo_lightning.errors import write_all_text
+from grpo_lightning.rewards.text.valid_text import in_words
 
 HALF = chr(0xD83D)
 
