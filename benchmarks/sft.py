@@ -54,8 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class StepTimes(L.Callback):
     """Seconds and tokens of each step; the last one under a profiler where asked for."""
 
-    def __init__(self, steps: int, is_profiled: bool) -> None:
-        self.steps, self.is_profiled = steps, is_profiled
+    def __init__(self, steps: int, is_profiled: bool, trace: Path | None = None) -> None:
+        self.steps, self.is_profiled, self.trace = steps, is_profiled, trace
         self.seconds: list[float] = []
         self.tokens: list[int] = []
         self.peak = 0.0
@@ -81,6 +81,8 @@ class StepTimes(L.Callback):
         if self.profiler is not None:
             self.profiler.stop()
             self.kernels = most_expensive(self.profiler, self.seconds[-1])
+            if self.trace is not None:
+                self.profiler.export_chrome_trace(str(self.trace))
         elif self.is_profiled and len(self.seconds) == self.steps:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
             self.profiler = profile(activities=activities)
@@ -120,7 +122,8 @@ def run(options: argparse.Namespace, folder: Path, model: Path, data: Path, name
     """Trains one variant."""
     L.seed_everything(0, verbose=False)
     total = options.warmup_steps + options.steps
-    times = StepTimes(total, bool(options.profile))
+    trace = None if options.trace is None else options.trace.with_name(f"{name}-{options.trace.name}")
+    times = StepTimes(total, bool(options.profile), trace)
     module = SFTModule(model_name_or_path=str(model), **VARIANTS[name])
     precision = options.precision if options.device == "cuda" else "32-true"
     steps = total + bool(options.profile)
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup-steps", type=int, default=3)
     parser.add_argument("--profile", type=int, default=0, help="1: one more step under torch.profiler")
+    parser.add_argument("--trace", type=Path, help="with --profile 1: a trace of it by variant, for Chrome's viewer")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/sft_<shape>_<device>.json")
     options = parser.parse_args()
@@ -165,7 +169,7 @@ def main() -> None:
         "command": this_command("benchmarks/sft.py"),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "versions": versions(),
-        "options": {name: value for name, value in vars(options).items() if name not in ("out", "variants")},
+        "options": {name: value for name, value in vars(options).items() if name not in ("out", "variants", "trace")},
         "variants": {},
     }
     with tempfile.TemporaryDirectory() as scratch:

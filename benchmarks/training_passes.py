@@ -1,12 +1,14 @@
 """Forward and backward passes of one GRPO step alone, one change at a time: layout, budget, kernels, recomputation.
 
 python benchmarks/training_passes.py --device cuda --shape 1.5b    # writes benchmarks/results/training_passes_1.5b_cuda.json
+python benchmarks/training_passes.py --device cuda --shape 1.5b --trace passes.json.gz   # also: what the GPU does in them
 python benchmarks/training_passes.py --device cpu --shape nano     # seconds, to see that it runs
 
 The batch of the prototype that the project started from: 64 prompts of 60 to 199 tokens x 8 completions, about 270 tokens
 long on average, at most 1,024. Useful tokens are prompt and completion tokens of every completion, as a trainer without
 padding and without sharing would compute them; operations are 6 per parameter and useful token. ``gradient_error`` is the
 distance of the whole gradient of the first prompts from that of the same weights in float32, padded, relative to its norm.
+On a GPU weights are float32 and computed with in bfloat16 (``bf16-mixed``), or held in bfloat16 (``bf16-true``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ from sides.command import this_command  # noqa: E402
 from sides.make_model import SHAPES  # noqa: E402
 from sides.record import versions  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.profiler import profile  # noqa: E402
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
 from grpo_lightning.policy.activation_checkpointing import Checkpointing, enable_checkpointing  # noqa: E402
@@ -75,7 +80,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, help="by default 64, on a CPU 4")
     parser.add_argument("--repeats", type=int, default=3, help="after one for warming up")
     parser.add_argument("--exact-prompts", type=int, default=8, help="for the gradient in float32; 0 for none")
+    parser.add_argument("--precision", choices=("bf16-mixed", "bf16-true"), default="bf16-mixed", help="on a GPU")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="some of them; by default all")
+    parser.add_argument("--trace", type=Path, help="a trace of one more step of the last variant, for Chrome's viewer")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/training_passes_<shape>_<device>.json")
     return parser.parse_args()
 
@@ -103,11 +110,11 @@ def first_prompts(rollouts: Rollouts, count: int) -> Rollouts:
     return Rollouts.from_lists(*ids, logprobs, [False] * len(ids[1]), groups)
 
 
-def make_model(shape: str, device: str, variant: Variant) -> PreTrainedModel:
+def make_model(shape: str, device: str, variant: Variant, precision: str) -> PreTrainedModel:
     """Random weights, the same for every variant."""
     torch.manual_seed(0)
     config = Qwen2Config(tie_word_embeddings=True, max_position_embeddings=32768, **SHAPES[shape])
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device == "cuda" and precision == "bf16-true" else torch.float32
     with torch.device(device):
         model = Qwen2ForCausalLM._from_config(config, dtype=dtype).train()
     enable_checkpointing(model, variant.checkpointing)
@@ -122,13 +129,14 @@ def make_scorer(variant: Variant, model: PreTrainedModel) -> Scorer:
     return Scorer(model, 1.0, variant.layout, variant.share_prompts)  # type: ignore[arg-type]
 
 
-def backward(scorer: Scorer, rollouts: Rollouts, max_tokens: int) -> int:
+def backward(scorer: Scorer, rollouts: Rollouts, max_tokens: int, is_mixed: bool) -> int:
     """The passes of one step on fresh gradients; returns the number of micro-batches."""
     scorer.model.zero_grad()
     device = next(scorer.model.parameters()).device
-    plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), max_tokens)
-    for rows in plan:
-        scorer.score(rollouts, rows, device, with_entropy=True).logprobs.sum().backward()
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):  # as Lightning has it around a step
+        plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), max_tokens)
+        for rows in plan:
+            scorer.score(rollouts, rows, device, with_entropy=True).logprobs.sum().backward()
     return len(plan)
 
 
@@ -140,12 +148,12 @@ def gradient(model: PreTrainedModel) -> Tensor:
 def exact_gradient(shape: str, device: str, rollouts: Rollouts) -> Tensor:
     """Of padded passes in float32 on the weights of the variants."""
     variant = VARIANTS["padded"]
-    model = make_model(shape, device, variant).float()
-    backward(make_scorer(variant, model), rollouts, variant.max_tokens)
+    model = make_model(shape, device, variant, "32-true")
+    backward(make_scorer(variant, model), rollouts, variant.max_tokens, is_mixed=False)
     return gradient(model).cpu()  # the device's memory is measured
 
 
-def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int) -> dict[str, Any]:
+def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int, is_mixed: bool) -> dict[str, Any]:
     """Seconds and memory."""
     parameters = list(scorer.model.parameters())
     device = parameters[0].device
@@ -153,7 +161,7 @@ def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int) 
     def timed() -> tuple[float, int]:
         synchronize(device)
         started = time.perf_counter()
-        micro_batches = backward(scorer, rollouts, variant.max_tokens)
+        micro_batches = backward(scorer, rollouts, variant.max_tokens, is_mixed)
         synchronize(device)
         return time.perf_counter() - started, micro_batches
 
@@ -174,6 +182,15 @@ def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int) 
     }
 
 
+def trace(path: Path, step: Callable[[], object]) -> None:
+    """Writes what host and GPU do in a step."""
+    with profile() as profiler:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    profiler.export_chrome_trace(str(path))
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -182,6 +199,7 @@ def synchronize(device: torch.device) -> None:
 def main() -> None:
     options = parse()
     is_cuda = options.device == "cuda"
+    is_mixed = is_cuda and options.precision == "bf16-mixed"
     rollouts = ragged_batch(options.prompts or (64 if is_cuda else 4), SHAPES[options.shape]["vocab_size"])
     without_liger = liger_obstacle(torch.device(options.device))
     few = first_prompts(rollouts, options.exact_prompts)
@@ -192,15 +210,17 @@ def main() -> None:
         if variant.liger and without_liger:
             print(f"{name}: {without_liger}.")
             continue
-        model = make_model(options.shape, options.device, variant)
+        model = make_model(options.shape, options.device, variant, options.precision)
         try:
             scorer = make_scorer(variant, model)
-            results[name] = measure(variant, scorer, rollouts, options.repeats)
+            results[name] = measure(variant, scorer, rollouts, options.repeats, is_mixed)
             if exact is not None:
-                backward(scorer, few, variant.max_tokens)
+                backward(scorer, few, variant.max_tokens, is_mixed)
                 difference = gradient(model) - exact.to(model.device)
                 results[name]["gradient_error"] = float(difference.norm()) / float(exact.norm())
                 del difference
+            if options.trace and variant is VARIANTS[(options.variants or list(VARIANTS))[-1]]:
+                trace(options.trace, partial(backward, scorer, rollouts, variant.max_tokens, is_mixed))
         except torch.OutOfMemoryError as error:
             results[name] = asdict(variant) | {"out_of_memory": str(error).splitlines()[0]}
         print(name, json.dumps(results[name]), flush=True)
@@ -211,6 +231,7 @@ def main() -> None:
         "command": this_command("benchmarks/training_passes.py"),
         "device": torch.cuda.get_device_name() if is_cuda else "cpu",
         "shape": options.shape,
+        "precision": options.precision if is_cuda else "32-true",
         "versions": versions(),
         "variants": results,
     }
