@@ -90,6 +90,22 @@ def test_the_clock_charges_a_nested_phase_to_itself_alone_and_forgets_a_finished
     assert second["counts"] == {}
 
 
+def test_the_clock_charges_phases_that_belong_together_to_one_name_and_others_inside_them_to_themselves():
+    clock = PhaseClock("cpu", together={"forward": "training", "backward": "training"})
+    clock.start()
+    with clock.phase("forward"), clock.phase("backward"):
+        time.sleep(0.01)
+        with clock.phase("rewards"):
+            time.sleep(0.02)
+        with clock.phase("forward"):
+            time.sleep(0.01)
+    clock.end_step()
+    (step,) = clock.steps
+    assert step["wall_s"].keys() == {"other", "training", "rewards"}
+    assert step["wall_s"]["training"] >= 0.02
+    assert step["wall_s"]["rewards"] >= 0.02
+
+
 def test_marks_of_a_trace_become_the_innermost_phase_at_any_time():
     def mark(name: str, start: float, end: float) -> SimpleNamespace:
         return SimpleNamespace(name=f"phase:{name}", time_range=SimpleNamespace(start=start, end=end))
@@ -174,7 +190,8 @@ def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(t
     assert str(tmp_path) not in out.read_text()
     assert found["options"]["max_completion_length"] == 16
     for side in (found["trl"], found["grpo_lightning"]):
-        assert {"generate", "forward", "backward", "optimizer", "rewards", "other"} <= side["phase_s"].keys()
+        assert {"generate", "training", "rewards", "other"} <= side["phase_s"].keys()
+        assert not {"forward", "backward", "optimizer"} & side["phase_s"].keys()
         assert side["phase_s"].keys() == side["phase_cpu_s"].keys()
         assert side["tokens"]["completions"] == 8
         assert side["versions"]["trl"] == "1.16.0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+TRAINING = {name: "training" for name in ("old_and_reference", "forward", "backward", "optimizer")}
+"""Phases of one queue of work: where a pass ends, the host is ahead of the device, and a synchronisation would stop both."""
 OTHER = "other"
 """What no named phase covers: loading prompts, tokenising, metrics, hooks of the trainer."""
 
@@ -24,11 +26,13 @@ class PhaseClock:
     Args:
         device: cpu or cuda.
         detailed: False leaves out phases and their synchronisations, to see what these cost.
+        together: Phases that are charged to another name, with no synchronisation from one to the next of that name.
     """
 
-    def __init__(self, device: str, detailed: bool = True) -> None:
+    def __init__(self, device: str, detailed: bool = True, together: Mapping[str, str] | None = None) -> None:
         self.cuda = device == "cuda"
         self.detailed = detailed
+        self.together = together or {}
         self.steps: list[dict[str, Any]] = []
         self.after_step: Callable[[], None] = lambda: None
         """Called between steps, in nobody's time."""
@@ -60,7 +64,8 @@ class PhaseClock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Charges the block to ``name``, less the phases inside it."""
-        if not self.detailed:
+        name = self.together.get(name, name)
+        if not self.detailed or name == self._running[-1]:
             yield
             return
         self._charge()

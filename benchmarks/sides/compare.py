@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 GENERATION = ("generate", "weight_sync")
-TRAINING = ("old_and_reference", "forward", "backward", "optimizer")
+TRAINING = ("training", "old_and_reference", "forward", "backward", "optimizer")
 Step = dict[str, Any]
 
 

@@ -25,7 +25,7 @@ from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
-from sides.clock import PhaseClock
+from sides.clock import TRAINING, PhaseClock
 from sides.our_trainer import make_trainer
 from sides.record import save_record
 from sides.workload import Workload, even_fraction
@@ -144,7 +144,7 @@ def main(workload: Workload, record: str) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    clock = PhaseClock(workload.device)
+    clock = PhaseClock(workload.device, together=TRAINING)
     train(workload, clock, record)
 
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from sides.clock import OTHER, PhaseClock
+from sides.clock import OTHER, TRAINING, PhaseClock
 from sides.record import save_record
 from sides.workload import Workload, even_fraction
 
@@ -109,6 +109,7 @@ def wrap_phases(trainer: GRPOTrainer, clock: PhaseClock) -> None:
         return "forward" if torch.is_grad_enabled() else "old_and_reference"
 
     phases: list[tuple[Any, str, str | Callable[[], str]]] = [
+        (trainer, "training_step", "forward"),
         (trainer, "_prepare_inputs", OTHER),
         (trainer, "_generate_single_turn", "generate"),
         (trainer, "_calculate_rewards", "rewards"),
@@ -128,7 +129,7 @@ def main(workload: Workload, record: str) -> None:
     datasets.disable_progress_bars()
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
-    clock = PhaseClock(workload.device)
+    clock = PhaseClock(workload.device, together=TRAINING)
     tokenizer = AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
     with tempfile.TemporaryDirectory() as folder:
         trainer = measured_trainer(clock)(

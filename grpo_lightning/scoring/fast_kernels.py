@@ -1,26 +1,29 @@
 """Faster arithmetic inside the layers of the policy: Liger's fused kernels, and torch.compile.
 
-What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms and gated
-activations that read and write the same tensors many times. Both ways fuse them, which saves time and memory; how much
-is in docs/performance.md. torch.compile fuses more and takes its time at the start.
+What is left beside matrix products and attention in a training pass of a packed model is bound by memory: norms, rotary
+embeddings, gated activations and casts that read and write the same tensors many times. Both ways fuse them, which saves
+time and memory; how much is in docs/performance.md. torch.compile fuses more and takes its time at the start.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from types import FunctionType, MethodType
 
 import torch
-from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from grpo_lightning.numerics.output_head import base_model, decoder_layers
 from grpo_lightning.scoring.packed_attention import packed_attention
 
 LIGER = "liger_kernel"
+NORMS_FEED_LINEAR_LAYERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+"""Types of models whose norms before attention and MLP feed linear layers and nothing else."""
 
 
 def liger_obstacle(device: torch.device) -> str | None:
@@ -33,10 +36,10 @@ def liger_obstacle(device: torch.device) -> str | None:
 
 
 def use_liger_kernels(model: nn.Module) -> bool:
-    """Gives the norms and gated activations of a model Liger's forward passes; other models stay as they are.
+    """Gives norms, gated activations and rotary embeddings of a model Liger's code; other models stay as they are.
 
-    The loss and the rotary embedding keep their own code: the one has chunks of its own here, and Liger would replace the
-    other for every model of the architecture in this process.
+    The loss keeps its own code, which has chunks of its own here. Under autocast the norms in front of linear layers
+    return what those would cast to.
 
     Args:
         model: On a GPU when it runs; with adapters or not.
@@ -47,22 +50,77 @@ def use_liger_kernels(model: nn.Module) -> bool:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
     base = base_model(model)
-    with _unchanged_classes(base):
-        _apply_liger_kernel_to_instance(
-            model=base, rope=False, cross_entropy=False, fused_linear_cross_entropy=False, layer_norm=False
-        )
+    options = {"cross_entropy": False, "fused_linear_cross_entropy": False, "layer_norm": False}
+    with replaced_in_this_model_alone(base):
+        try:
+            _apply_liger_kernel_to_instance(model=base, rope=True, **options)
+        except NotImplementedError:  # of an architecture whose rotary embedding Liger does not have
+            _apply_liger_kernel_to_instance(model=base, rope=False, **options)
+    if base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
+        cast_norms(base)
     return bool(fused_modules(model))
 
 
 @contextmanager
-def _unchanged_classes(model: PreTrainedModel) -> Iterator[None]:
-    """Undoes replacements in the model's source file: models made later would have other layers than this one says."""
-    names = vars(sys.modules[type(model).__module__])
-    before = dict(names)
+def replaced_in_this_model_alone(model: nn.Module) -> Iterator[None]:
+    """Undoes replacements in the source files of transformers, whose other models would have other layers than they say.
+
+    Functions that were replaced there, such as the rotary embedding, become those of this model's modules.
+    """
+    files = [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if name.startswith("transformers.models.") and "modeling_" in name
+    ]
+    before = [dict(names) for names in files]
     try:
         yield
     finally:
-        names.update(before)
+        replaced = {}
+        for names, old in zip(files, before, strict=True):
+            replaced[id(names)] = {
+                name: new
+                for name, new in names.items()
+                if isinstance(new, FunctionType) and isinstance(old.get(name), FunctionType) and new is not old[name]
+            }
+            names.update(old)
+        for module in model.modules():
+            forward = type(module).forward
+            _call_instead(module, replaced.get(id(getattr(forward, "__globals__", None)), {}))
+
+
+def _call_instead(module: nn.Module, functions: dict[str, FunctionType]) -> None:
+    """Gives a module its class's forward pass with other functions under names of its source file."""
+    forward = type(module).forward
+    if "forward" in vars(module) or not isinstance(forward, FunctionType):
+        return
+    if functions.keys() & set(forward.__code__.co_names):
+        names = forward.__globals__ | functions
+        copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+        copied.__kwdefaults__ = forward.__kwdefaults__
+        copied.__module__ = __name__
+        module.__dict__["forward"] = MethodType(copied, module)
+
+
+def cast_norms(model: nn.Module) -> None:
+    """Makes the norms in front of attention and MLP return autocast's dtype, inside it.
+
+    The linear layers behind would cast each for itself, forward and backward.
+    """
+    for layer in decoder_layers(model):
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            norm = getattr(layer, name)
+            own = vars(norm)["forward"].__func__ if "forward" in vars(norm) else type(norm).forward
+            norm.__dict__["forward"] = MethodType(_with_cast(own), norm)
+
+
+def _with_cast(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
+    def cast(self: nn.Module, hidden_states: Tensor) -> Tensor:
+        output = forward(self, hidden_states)
+        device = output.device.type
+        return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
+
+    return cast
 
 
 def fused_modules(model: nn.Module) -> list[nn.Module]:
@@ -72,7 +130,7 @@ def fused_modules(model: nn.Module) -> list[nn.Module]:
 
 def _is_fused(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
-    return forward is not None and forward.__module__.split(".")[0] == LIGER
+    return forward is not None and (forward.__module__ == __name__ or forward.__module__.split(".")[0] == LIGER)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def packed_attention(
     packing.windows.append(window)
     scale = kwargs["scaling"] if kwargs.get("scaling") is not None else query.shape[-1] ** -0.5
     dtype = compute_dtype(value)
-    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (L, heads, D)
+    q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (L, heads, D)
     packing.slow_path = _varlen_obstacle(q, softcap, sinks)
     if packing.slow_path is None:
         return _varlen(q, k, v, packing, scale, window)[None], None

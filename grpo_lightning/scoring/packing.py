@@ -183,7 +183,11 @@ def pad(rollouts: Rollouts, rows: Tensor) -> PaddedBatch:
 
 
 def pack(rollouts: Rollouts, rows: Tensor, share_prompts: bool = True) -> PackedBatch:
-    """These completions and their prompts end to end, each prompt once or (unshared) once per completion."""
+    """These completions and their prompts end to end, each prompt once or (unshared) once per completion.
+
+    Where no two completions have a prompt in common, prompt and completion are one span, and no key is gathered.
+    """
+    share_prompts = share_prompts and len(rollouts.group[rows].unique()) < len(rows)
     prompt, completion, prompt_start, completion_start = _sources(rollouts, rows)
     source = torch.cat([rollouts.prompt_ids, rollouts.completion_ids])
     completion_start = completion_start + rollouts.prompt_ids.numel()

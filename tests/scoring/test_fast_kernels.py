@@ -8,7 +8,15 @@ import torch
 from test_scorer import TEMPERATURE, assert_relatively_close, loss_gradient, one_by_one, some_rollouts, toy
 
 from grpo_lightning import GRPODataModule, GRPOModule
-from grpo_lightning.scoring.fast_kernels import compile_layers, fused_modules, plain_kernels, use_liger_kernels
+from grpo_lightning.scoring.fast_kernels import (
+    NORMS_FEED_LINEAR_LAYERS,
+    cast_norms,
+    compile_layers,
+    fused_modules,
+    plain_kernels,
+    replaced_in_this_model_alone,
+    use_liger_kernels,
+)
 from grpo_lightning.scoring.scorer import Scorer
 
 ROWS = torch.arange(some_rollouts().num_completions)
@@ -78,6 +86,54 @@ def test_plain_kernels_are_the_models_own_code_and_fused_ones_come_back():
         torch.testing.assert_close(norm(x), x)
 
 
+def unturned(q, k, cos, sin, unsqueeze_dim=1):
+    """What a rotary embedding is without positions."""
+    return q, k
+
+
+def test_a_function_replaced_in_transformers_source_is_that_of_one_model_and_its_copies():
+    model, other = toy("qwen2"), toy("qwen2")
+    source = vars(sys.modules[type(model).__module__])
+    before = dict(source)
+    with replaced_in_this_model_alone(model):
+        source["apply_rotary_pos_emb"] = unturned
+    assert source == before
+    attentions = [layer.self_attn for layer in model.model.layers]
+    assert fused_modules(model) == attentions
+    ids = torch.tensor([[5, 6, 7, 8]])
+    places = torch.tensor([[0, 2, 9, 30]])
+    with torch.no_grad():
+        for one in (model, deepcopy(model)):  # no position changes what follows
+            torch.testing.assert_close(one(ids).logits, one(ids, position_ids=places).logits)
+        assert (other(ids).logits - other(ids, position_ids=places).logits).abs().max() > 0.01
+        with plain_kernels(model):
+            torch.testing.assert_close(model(ids).logits, other(ids).logits, rtol=0, atol=0)
+        assert (model(ids).logits - other(ids).logits).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", NORMS_FEED_LINEAR_LAYERS)
+def test_norms_that_return_what_linear_layers_cast_to_change_no_logit(name):
+    """Whatever reads the norm's output in float32 would see other numbers."""
+    model, plain = toy(name), toy(name)
+    cast_norms(model)
+    norm = model.model.layers[1].post_attention_layernorm
+    ids = torch.arange(2, 60)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, expected = model(ids).logits, plain(ids).logits
+        assert norm(torch.randn(1, 4, 32)).dtype == torch.bfloat16
+    assert torch.equal(logits, expected)
+    for output in (logits, expected):
+        output.float().log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None]).sum().backward()
+    gradients = [torch.cat([p.grad.flatten() for p in one.parameters()]) for one in (model, plain)]
+    assert_relatively_close(*gradients, 0.02)
+    assert norm(torch.randn(1, 4, 32)).dtype == torch.float32  # outside autocast
+    copied = deepcopy(model).model.layers[1].post_attention_layernorm
+    with torch.no_grad():
+        copied.weight.zero_()
+    assert not copied(torch.randn(1, 4, 32)).any()
+    assert norm(torch.randn(1, 4, 32)).all()
+
+
 def test_fused_kernels_are_refused_without_a_gpu(tiny_model_dir, tmp_path):
     module = GRPOModule(model_name_or_path=str(tiny_model_dir), rewards="format", use_liger_kernel=True)
     trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=False)
@@ -106,17 +162,21 @@ def test_compiled_layers_give_the_same_scores_and_gradient_for_any_number_of_tok
 
 @pytest.mark.gpu
 @pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "mistral", "gemma2"])
-def test_liger_gives_the_same_scores_and_gradient(name):
+def test_liger_gives_the_same_scores_and_gradient(name, mixed):
     rollouts = some_rollouts()
     model, plain = toy(name).cuda(), toy(name).cuda()
     classes = dict(vars(sys.modules[type(model).__module__]))
     assert use_liger_kernels(model)
     assert vars(sys.modules[type(model).__module__]) == classes
     scorer, plain_scorer = Scorer(model, TEMPERATURE), Scorer(plain, TEMPERATURE)
-    found = [scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
-    expected = [plain_scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
-    assert fused_modules(model)
-    torch.testing.assert_close(found[0].logprobs, expected[0].logprobs, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+        found = [scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
+        expected = [plain_scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
+    assert model.model.layers[0].self_attn in fused_modules(model)  # the rotary embedding's
+    scale = expected[0].logprobs.abs().mean()
+    error = (found[0].logprobs - expected[0].logprobs).abs().max()
+    assert error < scale * (0.02 if mixed else 1e-5)
     gradient = loss_gradient(model, found, rollouts, [ROWS])
-    assert_relatively_close(gradient, loss_gradient(plain, expected, rollouts, [ROWS]), 1e-4)
+    assert_relatively_close(gradient, loss_gradient(plain, expected, rollouts, [ROWS]), 0.02 if mixed else 1e-4)

@@ -80,10 +80,13 @@ def test_the_keys_of_the_packed_spans_are_the_sequences_that_went_in(rollouts, s
     rows = some_rows(rollouts, seed)
     batch = pack(rollouts, rows)
     spans = batch.spans
-    keys = [batch.input_ids[index].tolist() for index in spans.key_index.split(spans.cu_seq_k.diff().tolist())]
-    prompts = [prompt.tolist() for prompt in rollouts.prompts()]
     used = sorted(set(rollouts.group[rows].tolist()))
-    assert sorted(keys) == sorted(sequences_of(rollouts, rows) + [prompts[prompt] for prompt in used])
+    is_shared = len(used) < len(rows)
+    key_index = spans.key_index if is_shared else torch.arange(batch.input_ids.numel())
+    assert (spans.key_index is None) != is_shared  # nothing is gathered where nothing is shared
+    keys = [batch.input_ids[index].tolist() for index in key_index.split(spans.cu_seq_k.diff().tolist())]
+    prompts = [rollouts.prompts()[prompt].tolist() for prompt in used] if is_shared else []
+    assert sorted(keys) == sorted(sequences_of(rollouts, rows) + prompts)
 
 
 @settings(deadline=None)
