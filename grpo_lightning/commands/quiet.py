@@ -31,5 +31,6 @@ def quiet() -> None:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # the seed stands in the config
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(is_news)
+    logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)  # lists backends for other hardware
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

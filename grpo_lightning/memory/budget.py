@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LARGEST_BUDGET = 16384
-"""Tokens that "auto" does not exceed: at 1.5B on an H200, 8k tokens reach 520 useful TFLOP/s and 16k no more than 537."""
+"""Tokens that "auto" does not exceed for a large model."""
 SMALL_MODEL_BUDGET = 65536
 """The same for models whose passes over so few tokens take a GPU less time than its host takes to launch their kernels."""
-PASS_WORK = 5e13
-"""Floating-point operations of a pass that is worth its launch: a tenth of a second of a GPU."""
+PASS_WORK = 2e14
+"""Floating-point operations of a pass that is worth its launch: a third of a second of a GPU, where a host takes half of it."""
 BUDGET_STEP = 1024
 """A budget is a multiple of this, so that a little more or less free memory does not change how sums are rounded."""
 SAFETY_SHARE = 0.05
@@ -22,8 +22,8 @@ def largest_budget(parameters: int) -> int:
     """Tokens that "auto" does not exceed for a model of so many parameters, at 6 operations per parameter and token.
 
     Example:
-        >>> largest_budget(1_500_000_000), largest_budget(135_000_000), largest_budget(1_000_000)
-        (16384, 61440, 65536)
+        >>> largest_budget(7_000_000_000), largest_budget(1_500_000_000), largest_budget(490_000_000)
+        (16384, 21504, 65536)
     """
     worth = int(PASS_WORK / (6 * parameters)) // BUDGET_STEP * BUDGET_STEP
     return max(LARGEST_BUDGET, min(worth, SMALL_MODEL_BUDGET))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.deterministic_gather import Inverse, inverse_of
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.scoring.packing import AttentionSpans
 
@@ -33,6 +35,11 @@ class Packing:
         """Why the last layer was computed in padded blocks; None if one flash kernel did it."""
         self._blocks: list[_Block] | None = None
         self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
+
+    @cached_property
+    def key_inverse(self) -> Inverse | None:
+        """Of ``key_index``: every layer's keys and values need it in the backward pass."""
+        return None if self.key_index is None else inverse_of(self.key_index, int(self.spans.cu_seq_q[-1]))
 
     def blocks(self) -> tuple[list[_Block], Tensor]:
         """The padded form, and for each packed token its place in the blocks' outputs laid end to end."""

@@ -162,7 +162,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
     """One flash kernel over all spans; keys are gathered so that each span's lie together."""
     options: dict[str, Any] = {}
     if packing.key_index is not None:
-        key, value = rows_at(key, packing.key_index), rows_at(value, packing.key_index)
+        key, value = (rows_at(tensor, packing.key_index, packing.key_inverse) for tensor in (key, value))
     if key.shape[1] != query.shape[1] and VARLEN_ASKS_FOR_GQA:
         options["enable_gqa"] = True
     # transformers counts the query's own position into the window, flash counts the keys before it.

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from grpo_lightning.numerics.deterministic_gather import rows_at
+from grpo_lightning.numerics.deterministic_gather import inverse_of, rows_at
 
 
 def test_the_gradient_of_repeated_rows_is_the_same_in_every_run_with_several_threads():
@@ -23,3 +24,22 @@ def test_rows_and_their_gradient_are_those_of_indexing():
     assert rows.tolist() == [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0]]
     rows.backward(torch.tensor([[1.0, 0.0], [0.0, 10.0], [100.0, 1000.0]]))
     assert tensor.grad.tolist() == [[0.0, 10.0], [0.0, 0.0], [101.0, 1000.0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_with_the_index_turned_round_once_the_gradient_is_the_sum_over_the_places_of_a_row(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    index = torch.cat([torch.arange(7), torch.randint(2, 9, (90,), generator=generator)]).cuda()  # row 10 is not read
+    tensor = torch.randn(11, 3, 40, generator=generator).to("cuda", dtype).requires_grad_()
+    weight = torch.randn(97, 3, 40, generator=generator).to("cuda", dtype)
+    inverse = inverse_of(index, 11)
+    rows = rows_at(tensor, index, inverse)
+    assert torch.equal(rows, tensor[index])
+    (gradient,) = torch.autograd.grad(rows, tensor, weight)
+    expected = torch.zeros(11, 3, 40, dtype=torch.float64, device="cuda").index_add_(0, index, weight.double())
+    assert (gradient - expected).norm() < tolerance * expected.norm()
+    assert not gradient[10].any()
+    (again,) = torch.autograd.grad(rows_at(tensor, index, inverse), tensor, weight)
+    assert torch.equal(gradient, again)
