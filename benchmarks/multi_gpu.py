@@ -116,14 +116,16 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
     return path
 
 
-def train(options: argparse.Namespace, gpus: int, model: Path, prompts: Path) -> dict[str, Any]:
-    """Figures of one run."""
-    run = options.folder / f"{options.strategy}_{options.tensor_parallel_size}_{options.shape}_{gpus}"
+def command_of(options: argparse.Namespace, gpus: int, run: Path, model: Path, prompts: Path) -> list[str]:
+    """The command of one run, in a fresh folder."""
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     config = write_config(options, gpus, run, model, prompts)
-    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
-    is_cut_off = run_for(command, options.seconds_per_run)
+    return [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
+
+
+def figures(options: argparse.Namespace, gpus: int, run: Path, is_cut_off: bool) -> dict[str, Any]:
+    """Of the steps that a run came to."""
     rows: list[dict[str, str]] = []
     for path in run.glob("logs/version_*/metrics.csv"):
         with path.open() as file:
@@ -169,17 +171,21 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "sides.make_model", *flags], env=child.environment(), check=True)
     runs: list[dict[str, Any]] = []
     for gpus in options.gpus:
-        runs.append(train(options, gpus, model, prompts))
-        alone = next((run.get("tokens_per_second") for run in runs if run["gpus"] == 1), None)
-        for run in runs if alone else ():
-            if "tokens_per_second" not in run:
-                continue
-            run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
-        write(options, runs)  # now: the next run may fail
+        run = options.folder / f"{options.strategy}_{options.tensor_parallel_size}_{options.shape}_{gpus}"
+        is_cut_off = True
+        try:
+            is_cut_off = run_for(command_of(options, gpus, run, model, prompts), options.seconds_per_run)
+        finally:  # also when `timeout` ends this process
+            runs.append(figures(options, gpus, run, is_cut_off))
+            write(options, runs)
     print(json.dumps(runs, indent=1))
 
 
 def write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
+    alone = next((run.get("tokens_per_second") for run in runs if run["gpus"] == 1), None)
+    for run in runs if alone else ():
+        if "tokens_per_second" in run:
+            run["efficiency"] = round(run["tokens_per_second"] / (run["gpus"] * alone), 3)
     result = {
         "command": this_command("benchmarks/multi_gpu.py"),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",

@@ -182,6 +182,22 @@ def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int, 
     }
 
 
+def write(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """The record of the variants so far."""
+    is_cuda = options.device == "cuda"
+    record = {
+        "command": this_command("benchmarks/training_passes.py"),
+        "device": torch.cuda.get_device_name() if is_cuda else "cpu",
+        "shape": options.shape,
+        "precision": options.precision if is_cuda else "32-true",
+        "versions": versions(),
+        "variants": results,
+    }
+    out = options.out or ROOT / "benchmarks" / "results" / f"training_passes_{options.shape}_{options.device}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def trace(path: Path, step: Callable[[], object]) -> None:
     """Writes what host and GPU do in a step."""
     with profile() as profiler:
@@ -224,20 +240,10 @@ def main() -> None:
         except torch.OutOfMemoryError as error:
             results[name] = asdict(variant) | {"out_of_memory": str(error).splitlines()[0]}
         print(name, json.dumps(results[name]), flush=True)
+        write(options, results)  # now: the next may be cut off
         del model, scorer
         if is_cuda:
             torch.cuda.empty_cache()
-    record = {
-        "command": this_command("benchmarks/training_passes.py"),
-        "device": torch.cuda.get_device_name() if is_cuda else "cpu",
-        "shape": options.shape,
-        "precision": options.precision if is_cuda else "32-true",
-        "versions": versions(),
-        "variants": results,
-    }
-    out = options.out or ROOT / "benchmarks" / "results" / f"training_passes_{options.shape}_{options.device}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

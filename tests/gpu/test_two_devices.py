@@ -1,6 +1,6 @@
 """What users run on two GPUs, each by the command line: it trains, samples from its own weights, and goes on elsewhere.
 
-pytest -m gpu tests/gpu                                                    # on a machine with two GPUs, about 8 minutes
+pytest -m gpu -n 3 --dist load tests/gpu                                   # on a machine with two GPUs, three at a time
 GRPO_LIGHTNING_TWO_DEVICES_ON_CPU=1 pytest tests/gpu                       # two processes without one, for the scripts
 """
 
@@ -47,7 +47,7 @@ def test_a_server_on_the_second_device_samples_ahead(tiny_model_dir, tmp_path):
     on_gpu = place() == "cuda"
     server: dict[str, Any] = {"launch": True, "max_model_length": LIMIT, "port": 8017}
     server |= {"launch_gpus": "1", "weight_transfer": "nccl"} if on_gpu else {"weight_transfer": "files"}
-    server["launch_arguments"] = ["--enforce-eager", *([] if on_gpu else ["--kv-cache-memory-bytes", str(2**27)])]
+    server["launch_arguments"] = ["--enforce-eager", "--kv-cache-memory-bytes", str(2**27)]
     generator = {"class_path": "grpo_lightning.generation.VLLMServer", "init_args": server}
     alone = {"trainer__devices": 1, "trainer__strategy": "auto", "model__async_rollouts": 1}
     alone["model__optimizer__init_args__lr"] = 1.0e-4  # one step off-policy, the canary's limit is near for a toy

@@ -28,6 +28,8 @@ ONLY_FIRST_AND_LAST = 2**31 - 1
 """Tokens between two outputs of a request: each completion is handed over once, when it ends, not token by token."""
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 """Warns at every update of layers that have no weights, such as rotary embeddings."""
+JIT_LOGGER = "vllm.utils.jit_monitor"
+"""Warns of latency when a kernel is compiled after the engine's start; here those are the trainer's."""
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -48,6 +50,7 @@ class ColocatedEngine:
         self.device = device
         self.has_ended = False
         self.had_process_group = dist.is_available() and dist.is_initialized()
+        logging.getLogger(JIT_LOGGER).setLevel(logging.ERROR)
         self.llm = make_engine(
             device,
             **arguments,

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The benchmarks of the README on two GPUs, in parts of at most ten minutes that leave what they came to when cut off:
+#
+#   benchmarks/on_two_gpus.sh rivals OUT        # TRL on one GPU, ours on the other, 1.5B and 0.5B; supervised training
+#   benchmarks/on_two_gpus.sh ranks OUT         # DDP on one and two GPUs, FSDP2 of 7B
+#   benchmarks/on_two_gpus.sh learning OUT MODEL  # three seeds of ours on SmolLM2 (benchmarks/smollm2.py MODEL), partial rollouts
+#   benchmarks/on_two_gpus.sh tests OUT         # pytest -m gpu; those of two devices three at a time
+#
+# OUT has everything, records and models too, so that a part goes on from what another left. On a machine of which only
+# small files come back, give a folder that stays, and copy OUT/*.json.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+part=$1 out=$(mkdir -p "$2" && cd "$2" && pwd) model=${3:-}
+export NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+
+on() { CUDA_VISIBLE_DEVICES=$1 timeout "$2" python3 "${@:3}"; }  # on GPU SECONDS SCRIPT ...
+
+rivals() {
+  local same=(--device cuda --dtype mixed --warmup-steps 1 --steps 2 --max-tokens-per-microbatch 13312 --folder "$out/vs")
+  (for shape in 1.5b 0.5b; do on 1 310 benchmarks/vs_trl.py "${same[@]}" --shape $shape --only trl --seconds-per-side 240; done) \
+    > "$out/trl.txt" 2>&1 &
+  (for shape in 1.5b 0.5b; do on 0 260 benchmarks/vs_trl.py "${same[@]}" --shape $shape --only grpo_lightning; done
+   on 0 90 benchmarks/sft.py --device cuda --shape 0.5b --steps 6 --variants default --out "$out/sft_0.5b_cuda.json") \
+    > "$out/ours.txt" 2>&1 &
+  wait
+  for shape in 1.5b 0.5b; do
+    on 0 60 benchmarks/vs_trl.py "${same[@]}" --shape $shape --reuse --seconds-per-side 1 --out "$out/vs_trl_${shape}_mixed_cuda.json"
+  done
+}
+
+ranks() {
+  on 0,1 330 benchmarks/multi_gpu.py --gpus 1 2 --shape 0.5b --steps 4 --folder "$out/ranks" --out "$out/multi_gpu_ddp_0.5b.json"
+  on 0,1 260 benchmarks/multi_gpu.py --gpus 2 --shape 7b --strategy fsdp2 --steps 2 --warmup-steps 1 --folder "$out/ranks" \
+    --out "$out/multi_gpu_fsdp2_7b.json"
+}
+
+learning() {
+  on 0 580 benchmarks/learning.py --model "$model" --side ours --steps 32 --eval-every 8 --folder "$out/learning" \
+    --out "$out/learning_ours_cuda.json" > "$out/learning.txt" 2>&1 &
+  on 1 580 benchmarks/partial_rollouts.py --device cuda --shape 0.5b --steps 5 --folder "$out/partial" \
+    --out "$out/partial_rollouts_0.5b_cuda.json" > "$out/partial.txt" 2>&1 &
+  wait
+}
+
+tests() {
+  export GRPO_LIGHTNING_TWO_DEVICES_OUT="$out/two_devices.jsonl"
+  timeout 590 python3 -m pytest -q -m gpu -n 3 --dist load tests/gpu | tee "$out/tests.txt" | tail -5
+}
+
+case $part in
+rivals | ranks | learning | tests) "$part" ;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+esac
