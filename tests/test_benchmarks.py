@@ -242,6 +242,25 @@ def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_a_run_came_to_is_written_when_its_benchmark_is_ended(tmp_path):
+    """As `timeout` does it, whose time on a GPU is all there is."""
+    out, folder = tmp_path / "scaling.json", tmp_path / "runs"
+    sizes = ["--device=cpu", "--shape=nano", "--gpus", "1", "--steps=100000"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "multi_gpu.py"), *sizes, f"--folder={folder}", f"--out={out}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        rows: list[str] = []
+        while len(rows) < 6 and process.poll() is None:  # a header, two steps for warming up, and some that count
+            time.sleep(0.2)
+            rows = [row for path in folder.glob("*/logs/version_*/metrics.csv") for row in path.read_text().splitlines()]
+    finally:
+        process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["is_cut_off"] and run["steps"] >= 1 and run["tokens_per_second"] > 0
+
+
+@pytest.mark.slow
 def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
     out = tmp_path / "profile.json"
     run_forked(tmp_path, "profile_step.py", "--shape=nano", "--steps=1", f"--folder={tmp_path}", f"--out={out}")
