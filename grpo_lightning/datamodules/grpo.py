@@ -15,10 +15,10 @@ from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
 from grpo_lightning.datamodules.drawing import Order, make_order
-from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_fills_a_step
+from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_epoch
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
-from grpo_lightning.datamodules.progress import steps_trained, untrained_batches
+from grpo_lightning.datamodules.progress import count_anew, steps_trained, untrained_batches
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.reading import PromptReader
 from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
@@ -178,7 +178,7 @@ class GRPODataModule(L.LightningDataModule):
         if self.train_prompts is None:
             parts = self._read(specs)
             self.train_prompts = parts[UNNAMED] if self.datasets is None else MixedPrompts(parts)
-        check_fills_a_step(self.train_prompts, self.batch_size, self._ranks()[1])
+        check_epoch(self.train_prompts, self.batch_size, self._ranks()[1], self.trainer)
         weights = self._weights(self.train_prompts)
         per_step = self.batch_size * self._ranks()[1]
         self.order = make_order(self.train_prompts, weights, per_step, self.seed, self._shuffles(), self.curriculum)
@@ -251,6 +251,7 @@ class GRPODataModule(L.LightningDataModule):
                 seed=self.seed if self._shuffles() else None,
                 block_size=self.shuffle_block,
                 steps_trained=partial(steps_trained, self.trainer),
+                count_anew=partial(count_anew, self.trainer),
             )
         assert self.train_prompts is not None
         return TrainingLoader(

@@ -54,7 +54,7 @@ class TrainingLoader:
         untrained_batches: Callable[[], int] = lambda: 0,
         order: Order | None = None,
     ) -> None:
-        check_fills_a_step(prompts, batch_size, world_size)
+        _check_fills_a_step(prompts, batch_size, world_size)
         self.prompts = prompts
         self.batch_size = batch_size
         self.rank = rank
@@ -183,8 +183,15 @@ class EvaluationLoader:
             )
 
 
-def check_fills_a_step(prompts: PromptDataset | MixedPrompts, batch_size: int, world_size: int) -> None:
-    """Raises ValueError, in the words of the config, if the prompts do not fill one global batch."""
+def check_epoch(
+    prompts: PromptDataset | MixedPrompts, batch_size: int, world_size: int, trainer: Trainer | None
+) -> None:
+    """Raises ValueError, in the words of the config, if an epoch has no step, or no evaluation where one is asked for."""
+    _check_fills_a_step(prompts, batch_size, world_size)
+    _check_reaches_evaluation(trainer, len(prompts) // (batch_size * world_size))
+
+
+def _check_fills_a_step(prompts: PromptDataset | MixedPrompts, batch_size: int, world_size: int) -> None:
     needed = batch_size * world_size
     if len(prompts) >= needed:
         return
@@ -196,3 +203,16 @@ def check_fills_a_step(prompts: PromptDataset | MixedPrompts, batch_size: int, w
         f"data.batch_size={batch_size} prompts{ranks} for a step, but {prompts.name} has {len(prompts)}{dropped}. "
         f"{advice}, or bring more data."
     )
+
+
+def _check_reaches_evaluation(trainer: Trainer | None, steps: int) -> None:
+    interval = getattr(trainer, "val_check_interval", None)
+    if trainer is None or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
+        return
+    limit = trainer.limit_train_batches
+    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+    if interval > steps:
+        raise ValueError(
+            f"trainer.val_check_interval={interval} steps is never reached: an epoch has {steps}, and every epoch counts "
+            "anew. Set trainer.check_val_every_n_epoch to null to count on through epochs, or choose a smaller interval."
+        )

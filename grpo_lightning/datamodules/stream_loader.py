@@ -89,6 +89,7 @@ class StreamLoader:
         block_size: Rows of a block.
         steps_trained: Says how many batches of this epoch have been trained on. Lightning fetches one ahead where it does
             not know how many there are; what it has fetched and not trained on is handed out again. None outside of it.
+        count_anew: Makes it count the batches of the next epoch from 0, where it goes on from the end of one.
     """
 
     def __init__(
@@ -101,10 +102,12 @@ class StreamLoader:
         seed: int | None = 0,
         block_size: int = 1024,
         steps_trained: Callable[[], int | None] = lambda: None,
+        count_anew: Callable[[], None] = lambda: None,
     ) -> None:
         self.stream, self.make_prompts = stream, make_prompts
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.seed, self.block_size, self.steps_trained = seed, block_size, steps_trained
+        self.seed, self.block_size = seed, block_size
+        self.steps_trained, self.count_anew = steps_trained, count_anew
         self.epoch = self.next_batch = 0
         self._counted_before = 0  # of what Lightning counts, batches that were no batches of this epoch
         self._open(dict(START), 0)
@@ -166,6 +169,9 @@ class StreamLoader:
         if epoch != self.epoch:
             self.epoch, self.next_batch, self._counted_before = epoch, 0, 0
             self._open(dict(START), 0)
+        elif self._counted_before:
+            self._counted_before = 0
+            self.count_anew()
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on and where it lies, and what must be the same for that to mean the same."""
@@ -190,7 +196,7 @@ class StreamLoader:
                 "settings of the first run."
             )
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
-        # A run that goes on from the end of an epoch still counts that epoch's batches: it does not know how many there are.
+        # Until set_epoch, a run that goes on from the end of an epoch has that epoch's count.
         self._counted_before = (self.steps_trained() or self.next_batch) - self.next_batch
         self._open(state["cursor"], state["used"])
 

@@ -50,7 +50,14 @@ def from_axolotl(content: Mapping[str, Any]) -> dict[str, Any]:
         "datasets",
     }
     settings = {NAMES.get(key, key): value for key, value in content.items() if key not in sections}
+    template = None if content.get("chat_template_jinja") else settings.pop("chat_template", None)
+    if template not in (None, "tokenizer_default", "jinja"):
+        settings["chat_template_name"] = template
     settings |= dict(content.get("trl") or {})
+    if settings.get("use_vllm") and {"host", "port"} & (content.get("vllm") or {}).keys():
+        settings.setdefault("vllm_mode", "server")  # `axolotl vllm-serve` has started it
+    if settings.get("wandb_project"):
+        settings.setdefault("report_to", "wandb")
     settings |= {VLLM[key]: value for key, value in (content.get("vllm") or {}).items() if key in VLLM}
     if content.get("adapter") in ("lora", "qlora"):
         settings["use_peft"] = True
@@ -70,6 +77,9 @@ def from_axolotl(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KEYS: dict[str, str] = {
+    "chat_template_name": "axolotl's chat_template names a template of its own. The tokenizer's is used; give another as Jinja text in "
+    "model.chat_template_kwargs.chat_template.",
+    "gc_steps": "Python's garbage collector decides by itself.",
     "type": "A converter makes prompts of rows: data.converter.",
     "dataset_prepared_path": "Datasets are read and tokenised when the run starts; the datasets library has the cache.",
     "val_set_size": "Name held-out rows in data.eval_dataset: another split, or a part such as train[95%:].",

@@ -18,6 +18,11 @@ _REMOVED = "transformers has it no more, and it has no effect on what is learnt.
 OLDER: dict[str, str] = {
     "vllm_device": "model.generator: VLLMColocate shares the policy's device. For one of its own, start a server on it "
     "(python -m grpo_lightning serve) and write VLLMServer.",
+    "remote_gen_model_url": "A server of open-r1's that samples: start ours (python -m grpo_lightning serve) and write model.generator: "
+    "VLLMServer with its host and port.",
+    "dataset_path": "A key of a script, which reads it in its own way: data.dataset takes a file, a pattern or a directory.",
+    "eval_dataset_path": "A key of a script, which reads it in its own way: data.eval_dataset takes a file, a pattern or a directory.",
+    "task": "A key of a script: the task is what data.dataset and model.rewards (or model.environment) say.",
     "vllm_dtype": "The engine's dtype follows the policy's: model.generator.init_args.dtype.",
     "vllm_enable_prefix_caching": "On where it saves work; model.generator.init_args.engine_kwargs.",
     "use_liger_loss": "The loss never holds all logits at once; there is no other to choose.",

@@ -20,7 +20,7 @@ from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.flat_settings import part_of, takes
-from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_settings
+from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_held_out, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, wake
@@ -150,7 +150,7 @@ class GRPOModule(PolicyModule):
         """Where the run stands."""
         if self._trainer is None:
             return Moment(self.steps_done)
-        self.log_history.note(self.trainer)
+        self.log_history.note(self.trainer, self.step_metrics)
         run = state_of_run(self.trainer, self.num_updates, self.log_history)
         return Moment(self.steps_done, run.global_step, run.max_steps, run.epoch, run)
 
@@ -190,10 +190,7 @@ class GRPOModule(PolicyModule):
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.numbers.complete(numbers, self.num_updates, float(rate))
         self.loss.end_step(numbers)
-        self.step_metrics = numbers
-        shown = {name for name in ("reward", "loss", "tokens_per_second") if name in numbers}
-        self.log_dict({name: value for name, value in numbers.items() if name not in shown})
-        self.log_dict({name: numbers[name] for name in sorted(shown)}, prog_bar=True)
+        self.log_step(numbers, shown={"reward", "loss", "tokens_per_second"})
 
     @property
     def can_repeat_step(self) -> bool:
@@ -216,6 +213,8 @@ class GRPOModule(PolicyModule):
         self.source.generator.expect()
         if stage == "fit":
             check_data(self.settings, self.datamodule, self.policy.config, self.source)
+        if stage in ("fit", "validate"):
+            check_held_out(self.settings, self.datamodule, self.evaluation.reward_runner)
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
@@ -253,6 +252,14 @@ class GRPOModule(PolicyModule):
         """Greedy accuracy and pass@k of held-out prompts; leaves no trace in training."""
         self.evaluate_batch(batch, self._means.setdefault(dataloader_idx, self.evaluation_means()))
 
+    def log_means(self, stage: str) -> dict[str, float]:
+        """Logs them, and tells them to rewards that look at the history."""
+        logged = super().log_means(stage)
+        if stage == "val":
+            self.log_history.note(self.trainer, self.step_metrics)
+            self.log_history.note_evaluation(self.trainer.global_step, logged)
+        return logged
+
     def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As validation, on the test split."""
         self.validation_step(batch, batch_idx, dataloader_idx)
@@ -277,7 +284,7 @@ class GRPOModule(PolicyModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state of every part that has some."""
         super().on_save_checkpoint(checkpoint)
-        self.log_history.note(self.trainer)
+        self.log_history.note(self.trainer, self.step_metrics)
         for name, part in self._stateful().items():
             checkpoint[name] = part.state_dict()
         checkpoint["sources"] = chain.state_of(self.step_source, self.steps_done)

@@ -12,6 +12,7 @@ from grpo_lightning.modules.partial_checks import check_carried, check_partial_r
 from grpo_lightning.modules.vision_checks import check_vision_settings
 from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.policy.positions import positions_of
+from grpo_lightning.rewards import RewardContractError, RewardRunner
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.training.lessons import check_columns
 
@@ -204,6 +205,26 @@ def check_data(settings: GRPOSettings, data: Any, config: Any, source: RolloutSo
             source.reward_runner.check_columns(prompts.columns)
         if settings.distillation is not None:
             check_columns(settings.distillation, prompts.columns)
+
+
+def check_held_out(settings: GRPOSettings, data: Any, runner: RewardRunner) -> None:
+    """Refuses held-out prompts without a column that a reward needs: the first evaluation may be hours away.
+
+    Args:
+        settings: Of the module.
+        data: The Trainer's datamodule; None where it has plain dataloaders.
+        runner: Of all that is reported in evaluation.
+
+    Raises:
+        RewardContractError: Naming dataset, reward and column.
+    """
+    if settings.rollout_func is not None:
+        return
+    for name, prompts in (getattr(data, "eval_prompts", None) or {}).items():
+        try:
+            runner.check_columns(prompts.columns)
+        except RewardContractError as error:
+            raise RewardContractError(f"data.eval_dataset{f'.{name}' if name else ''}: {error}") from error
 
 
 def check_amount(settings: GRPOSettings, data: Any) -> None:

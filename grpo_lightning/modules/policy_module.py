@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from abc import abstractmethod
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -201,13 +202,16 @@ class PolicyModule(L.LightningModule):
         """Logs the means as ``test/...``."""
         self.log_means("test")
 
-    def log_means(self, stage: str) -> None:
+    def log_means(self, stage: str) -> dict[str, float]:
         """Logs the means of each held-out dataset as ``val/...``, or ``val/<dataset>/...`` where there are several."""
         loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
         names = list(loaders) if isinstance(loaders, dict) else []
+        logged: dict[str, float] = {}
         for index, means in self._means.items():
             prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
-            self.log_dict({f"{prefix}/{name}": value for name, value in means.compute().items()})
+            logged |= {f"{prefix}/{name}": value for name, value in means.compute().items()}
+        self.log_dict(logged)
+        return logged
 
     def use_of_export(self, path: Path) -> str:
         """What to do with the exported policy, in one or two sentences."""
@@ -235,7 +239,7 @@ class PolicyModule(L.LightningModule):
         grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
         finite, sample = math.isfinite(grad_norm), self.policy.weight_sample
         changed = [] if sample is None else gather_objects(sample.changed().mean().item())
-        self.step_metrics = {
+        measured = {
             **metrics,
             **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
             "grad_norm": grad_norm if finite else 0.0,
@@ -244,7 +248,19 @@ class PolicyModule(L.LightningModule):
             "step_time": seconds,
             "tokens_per_second": tokens / seconds,
         }
-        self.log_dict(self.step_metrics, prog_bar=True)
+        self.log_step(measured, shown=measured.keys())
+
+    def log_step(self, metrics: dict[str, float], shown: Collection[str]) -> None:
+        """Logs a step, the metrics ``shown`` to the progress bar as well, and keeps it as ``step_metrics``.
+
+        Until an epoch ends Lightning logs what a step lacks with its value of an earlier step: that is forgotten here.
+        """
+        results: Any = self.trainer._results or {}
+        for key in {f"training_step.{name}" for name in self.step_metrics.keys() - metrics.keys()} & results.keys():
+            results[key].reset()
+        self.step_metrics = metrics
+        for name in sorted(metrics):
+            self.log(name, metrics[name], prog_bar=name in shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""

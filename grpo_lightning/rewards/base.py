@@ -204,7 +204,7 @@ def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any
         reward: The reward's name, for the error.
 
     Raises:
-        RewardContractError: If the function needs an argument that is not on offer.
+        RewardContractError: If the function needs an argument that is not on offer, or takes one by its place alone.
 
     Example:
         >>> on_offer = {"prompts": ["p"], "completions": ["a"], "answer": ["b"]}
@@ -212,6 +212,12 @@ def accepted_arguments(function: Callable[..., Any], arguments: Mapping[str, Any
         {'completions': ['a'], 'answer': ['b']}
     """
     parameters = inspect.signature(function).parameters.values()
+    by_place = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    if by_place:
+        raise RewardContractError(
+            f"Reward '{reward}' takes {' and '.join(by_place)} by place alone, and rewards are called by name, as TRL does. "
+            "Take the / out of its arguments."
+        )
     by_keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     missing = [name for name, p in by_keyword.items() if p.default is p.empty and name not in arguments]
     if missing:

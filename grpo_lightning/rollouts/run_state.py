@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from grpo_lightning.rewards import RewardState
 
@@ -75,14 +76,23 @@ class LogHistory:
         self.entries: list[dict[str, float]] = []
         """The last one last."""
 
-    def note(self, trainer: Trainer) -> None:
-        """Takes in what the Trainer has of the step that is over; once, however often it is called."""
+    def note(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Takes in the step that is over; once, however often it is called.
+
+        Args:
+            trainer: Of the run.
+            metrics: Of that step and no other: a run that was resumed has nothing of earlier ones.
+        """
         step = trainer.global_step
-        if not trainer.training or not step or (self.entries and self.entries[-1]["step"] >= step):
+        if trainer.state.fn != TrainerFn.FITTING or not metrics or not step:
             return
-        found: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if found:
-            self.entries = [*self.entries[-KEPT + 1 :], {**found, "step": step, "epoch": epoch_now(trainer)}]
+        if not self.entries or self.entries[-1]["step"] < step:
+            self.entries = [*self.entries[-KEPT + 1 :], {**metrics, "step": step, "epoch": epoch_now(trainer)}]
+
+    def note_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds held-out metrics to the entry of the step after which they were measured."""
+        if self.entries and self.entries[-1]["step"] == step:
+            self.entries = [*self.entries[:-1], {**self.entries[-1], **metrics}]
 
     def state_dict(self) -> dict[str, Any]:
         """The entries."""

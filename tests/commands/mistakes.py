@@ -266,6 +266,11 @@ FILES = [
     setting("data.dataset", "{folder}/broken.jsonl", "line 1 is not JSON"),
     setting("data.dataset", "{folder}/no_answers.jsonl", "Reward 'accuracy' finds no reference"),
     setting("data.eval_dataset", "/no/eval.jsonl", "there is no file or directory /no/eval.jsonl"),
+    setting(
+        "data.eval_dataset", "{folder}/no_answers.jsonl", "data.eval_dataset: Reward 'accuracy' finds no reference"
+    ),
+    setting("model.rewards", "reasoning_gym", "scores the tasks of {reasoning_gym: ...}, and the data has the columns"),
+    setting("trainer.val_check_interval", 99, "trainer.val_check_interval=99 steps is never reached: an epoch has"),
     setting("data.converter", "gsm9k", "Dataset converter 'gsm9k' not found"),
     setting("data.converter", "gsm8k", "question_key='question' is not a column"),
     setting("data.converter_args", {"foo": 1}, "Dataset converter 'grpo' takes no foo"),

@@ -47,6 +47,7 @@ class Recorder(L.LightningModule):
         self.tokenizer = build_tokenizer()
         self.fail_at = fail_at
         self.seen: list[list[int]] = []
+        self.evaluated_after: list[int] = []
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         if self.fail_at == self.global_step:
@@ -58,7 +59,7 @@ class Recorder(L.LightningModule):
         optimizer.zero_grad()
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        pass
+        self.evaluated_after.append(self.global_step)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -118,6 +119,16 @@ def test_validation_inside_an_epoch_disturbs_nothing(tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", Recorder(), iterable())
     validated = fit(tmp_path / "on", Recorder(), iterable(), val_check_interval=2, num_sanity_val_steps=1)
     assert validated.seen == whole.seen
+
+
+def test_a_run_that_goes_on_evaluates_after_the_steps_of_the_whole_one(tmp_path: Path) -> None:
+    """Lightning does not know where a pass ends: from a checkpoint of its last step it counted on into the next pass."""
+    whole = fit(tmp_path, Recorder(), iterable(), val_check_interval=3)
+    assert whole.evaluated_after == [3, 6, 9, 14, 17, 20]  # passes of 11 steps
+    for step in (4, 10, 11, 12):
+        on = fit(tmp_path / "on", Recorder(), iterable(), str(tmp_path / f"step={step}.ckpt"), val_check_interval=3)
+        assert on.seen == whole.seen[step:], step
+        assert on.evaluated_after == [after for after in whole.evaluated_after if after > step], step
 
 
 def made(rows: Any, **settings: Any) -> GRPODataModule:

@@ -88,6 +88,33 @@ RECIPES = {
         vllm_mode: server, vllm_server_host: 10.0.0.1, vllm_server_port: 8000, vllm_server_timeout: 600.0,
         per_device_train_batch_size: 4, gradient_accumulation_steps: 2, num_generations: 8, max_steps: 100, sync_ref_model: true,
         ref_model_mixup_alpha: 0.6, ref_model_sync_steps: 64, beta: 0.04, learning_rate: 3.0e-06, optim: adamw_torch_fused}""",
+    "open-r1, a small model and a remote sampler": """
+        {model_name_or_path: HuggingFaceTB/SmolLM2-1.7B-Instruct, torch_dtype: bfloat16, dataset_name: open-r1/OpenR1-Math-cn_k12-86k,
+        dataset_configs: [all], dataset_train_split: train, num_processes: 8, ddp_find_unused_parameters: false, use_vllm: true,
+        vllm_device: auto, do_eval: false, gradient_accumulation_steps: 16, learning_rate: 1.0e-04, max_completion_length: 7172,
+        num_generations: 8, num_iterations: 4, beta: 0.01, remote_gen_model_url: 10.0.0.1, reward_weights: [1.0],
+        use_liger_kernel: true, warmup_ratio: 0.02, save_strategy: steps, save_steps: 10, num_train_epochs: 1.0, max_steps: -1,
+        per_device_train_batch_size: 8}""",
+    "open-r1, competition code": """
+        {model_name_or_path: Qwen/Qwen2.5-7B-Instruct, dataset_name: open-r1/codeforces-verifiable, dataset_prompt_column: prompt_c++17,
+        loss_type: dr_grpo, scale_rewards: false, use_vllm: true, save_strategy: steps, save_steps: 0.05, num_train_epochs: 40,
+        max_steps: -1, temperature: 0.7, mask_truncated_completions: true, code_language: cpp, code_eval_test_batch_size: 20,
+        learning_rate: 1.0e-06, lr_scheduler_type: constant_with_warmup, warmup_ratio: 0.1, max_grad_norm: 0.2,
+        num_generations: 8, per_device_train_batch_size: 8, gradient_accumulation_steps: 16}""",
+    "open-r1, a batch of generation": """
+        {model_name_or_path: open-r1/merged, dataset_name: open-r1/filtered, dataset_config: default, generation_batch_size: 16,
+        num_generations: 4, per_device_train_batch_size: 4, gradient_accumulation_steps: 4, max_completion_len: 32768,
+        soft_punish_cache: 4196, use_liger_loss: false, use_liger_kernel: true, sync_ref_model: false, save_steps: 0.1,
+        learning_rate: 1.0e-06, num_train_epochs: 1, max_steps: -1, use_vllm: true, hub_model_revision: v09.00}""",
+    "a small open-r1 of another lab": """
+        {model_name_or_path: a/doge, dataset_name: AI-MO/NuminaMath-TIR, dataset_configs: [all], num_processes: 8, bf16: null,
+        use_vllm: true, do_eval: true, evaluation_strategy: steps, eval_steps: 100, gradient_accumulation_steps: 16,
+        learning_rate: 8.0e-05, max_steps: -1, num_train_epochs: 1, per_device_eval_batch_size: 4, num_generations: 4,
+        per_device_train_batch_size: 4, save_strategy: "no", vllm_gpu_memory_utilization: 0.7}""",
+    "NeMo Gym with TRL": """
+        {model_name: Qwen/Qwen2.5-1.5B-Instruct, dataset_path: train.jsonl, eval_dataset_path: val.jsonl, task: mini-sudoku,
+        learning_rate: 1.0e-5, num_generations: 8, per_device_train_batch_size: 8, gradient_accumulation_steps: 1,
+        max_completion_length: 10000, vllm_importance_sampling_correction: true, temperature: 1.0, top_p: 0.999}""",
 }
 PARSED_ONLY = {
     "R1-V, images": """
@@ -165,6 +192,16 @@ TOY = dict.fromkeys(
         "wandb_entity",
         "wandb_project",
         "num_machines",
+        "remote_gen_model_url",
+        "dataset_path",
+        "eval_dataset_path",
+        "task",
+        "evaluation_strategy",
+        "dataset_configs",
+        "dataset_config",
+        "dataset_train_split",
+        "use_liger_kernel",
+        "use_liger_loss",
         "main_process_port",
         "eval_strategy",
     ]
@@ -193,6 +230,7 @@ def test_a_recipe_trains_two_steps_on_a_toy(name: str, tiny_model_dir: Path, tmp
         8, recipe.get("gradient_accumulation_steps", 1)
     )  # the toy has 12 prompts
     ours = run_migrated(write_config(tmp_path, tiny_model_dir, recipe))
-    assert len(ours.learning_rates) == recipe.get("steps_per_generation", 2)  # a generation is never cut
+    updates = max(recipe.get("steps_per_generation", 2), recipe.get("num_iterations", 1))
+    assert len(ours.learning_rates) == updates  # a generation is never cut
     assert 0 < ours.longest <= 4
     assert {count for of_step in ours.prompts.values() for count in of_step.values()} == {each}

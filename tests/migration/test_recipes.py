@@ -174,6 +174,33 @@ def test_an_axolotl_file_is_read_as_the_trl_run_that_it_starts(tmp_path: Path):
         read_source(path)
 
 
+def test_axolotl_names_a_chat_template_and_its_server_and_wandb_by_what_is_there(tmp_path: Path):
+    path = tmp_path / "axolotl.yaml"
+    path.write_text(
+        AXOLOTL.replace(", vllm_mode: colocate", "").replace("vllm: {", "vllm: {host: 10.0.0.1, port: 8001, ")
+        + "chat_template: qwen3\nwandb_project: p\nwandb_name:\ngc_steps: 1\n"
+    )
+    result = migrate(read_source(path))
+    assert "model.chat_template_kwargs" not in result.config  # or every prompt were the word qwen3
+    assert "names a template of its own" in result.refused["chat_template_name"]
+    assert result.config["model.generator.class_path"].endswith("VLLMServer")
+    assert result.config["model.generator.init_args.port"] == 8001
+    assert result.config["trainer.logger"][0]["init_args"]["project"] == "p"
+    assert not any("Unknown" in reason for reason in result.refused.values())
+    path.write_text(AXOLOTL + "chat_template: jinja\nchat_template_jinja: '{{ messages }}'\n")
+    config = migrate(read_source(path)).config
+    assert config["model.chat_template_kwargs"] == {"chat_template": "{{ messages }}"}
+    assert config["model.generator.class_path"].endswith("VLLMColocate")
+
+
+def test_less_than_an_epoch_is_a_share_of_one():
+    config = migrate(ENDLESS | {"num_train_epochs": 0.25, "eval_strategy": "steps", "eval_steps": 0.5}).config
+    assert (config["trainer.max_epochs"], config["trainer.limit_train_batches"]) == (1, 0.25)
+    assert config["trainer.val_check_interval"] == 0.5  # of the quarter
+    more = migrate(ENDLESS | {"num_train_epochs": 2.5})
+    assert more.config["trainer.max_epochs"] == 3 and "2.5: epochs are whole" in more.refused["num_train_epochs"]
+
+
 def test_a_recipe_in_the_manner_of_open_r1_becomes_a_config_that_parses(tmp_path: Path):
     recipe = {
         "model_name_or_path": "some/model",

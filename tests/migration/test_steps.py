@@ -97,3 +97,10 @@ def test_the_longest_prompt_of_older_trl_is_kept_and_what_happens_to_longer_ones
     assert written(settings, tmp_path).data.max_prompt_length == 512
     assert "left out" in migrate(settings).refused["max_prompt_length"]
     assert "max_prompt_length" not in migrate(BASE | {"max_prompt_length": None}).lost()
+
+
+def test_a_checkpoint_of_each_epoch_is_not_one_of_each_evaluation():
+    by_steps = migrate(ENDLESS | {"save_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5}).config
+    assert by_steps["checkpoint.save_on_train_epoch_end"] is True
+    by_epoch = migrate(ENDLESS | {"save_strategy": "epoch", "eval_strategy": "epoch"}).config
+    assert "checkpoint.save_on_train_epoch_end" not in by_epoch

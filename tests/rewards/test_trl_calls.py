@@ -10,12 +10,23 @@ from typing import Any
 import pytest
 import torch
 from trl_call import HISTORY, STATE, trl_scores
-from trl_shapes import COLUMNS, IDS, SHAPES, TEXTS, as_published, format_and_length, math_graders, returned, signatures
+from trl_shapes import (
+    COLUMNS,
+    IDS,
+    SHAPES,
+    TEXTS,
+    as_published,
+    format_and_length,
+    math_graders,
+    of_people,
+    returned,
+    signatures,
+)
 
 from grpo_lightning.rewards import RewardFailedError, RewardRunner, RewardState, resolve_rewards
 from grpo_lightning.rewards.base import RewardContractError
 
-MODULES = (as_published, format_and_length, math_graders, returned, signatures)
+MODULES = (as_published, format_and_length, math_graders, of_people, returned, signatures)
 REFUSED = "refused"
 LARGEST = torch.finfo(torch.float32).max
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import fit, make_data, make_module, make_trainer, share_of_digits
+from lightning.pytorch.trainer.states import TrainerFn, TrainerState
+from runs import fit, make_data, make_module, make_trainer, share_of_digits, write_prompts
 
 from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.run_state import KEPT, LogHistory, length_of_run
@@ -69,6 +70,40 @@ def test_a_resumed_run_tells_its_rewards_the_same(tiny_model_dir: Path, tmp_path
     assert len(after.states) == 1
 
 
+def test_a_resumed_run_tells_the_same_of_evaluations_and_of_metrics_that_a_step_lacks(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """``rewards/rare/mean`` is known of the first step alone, ``val/...`` of the step that was evaluated."""
+    whole, before, after = Recorder(), Recorder(), Recorder()
+
+    def rare(completions: Any, trainer_state: Any, **columns: Any) -> list[float | None]:
+        return [1.0 if trainer_state.global_step == 0 else None for _ in completions]
+
+    def run(recorder: Recorder, checkpoint: Path | None = None, **trainer: Any) -> None:
+        module = make_module(tiny_model_dir, rewards=[recorder, rare], eval_rewards=[share_of_digits])
+        data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 2)))
+        fitted = make_trainer(tmp_path, 4, val_check_interval=2, **trainer)
+        fitted.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+
+    run(whole)
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    run(before, enable_checkpointing=True, callbacks=[saver])
+    run(after, tmp_path / "step=3.ckpt")
+
+    def told(recorder: Recorder) -> list[dict[str, float]]:
+        state = next(state for state in recorder.states if state.global_step == 3)
+        timed = ("time", "seconds", "tokens_per_second")
+        return [
+            {name: value for name, value in entry.items() if not any(word in name for word in timed)}
+            for entry in state.log_history
+        ]
+
+    history = told(whole)
+    assert told(after) == told(before) == history
+    assert ["rewards/rare/mean" in entry for entry in history] == [True, False, False]
+    assert ["val/reward" in entry for entry in history] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -93,9 +128,9 @@ def test_the_history_is_bounded() -> None:
         trainer: Any = type(
             "T",
             (),
-            {"training": True, "global_step": step, "current_epoch": 0, "callback_metrics": {"reward": 1.0},
+            {"state": TrainerState(fn=TrainerFn.FITTING), "global_step": step, "current_epoch": 0,
              "num_training_batches": 4, "fit_loop": loop},
         )  # fmt: skip
-        history.note(trainer)
-        history.note(trainer)
+        history.note(trainer, {"reward": 1.0})
+        history.note(trainer, {"reward": 1.0})
     assert [history.entries[0]["step"], history.entries[-1]["step"], len(history.entries)] == [6, KEPT + 5, KEPT]

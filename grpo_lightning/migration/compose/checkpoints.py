@@ -14,6 +14,8 @@ def compose_checkpoints(m: Migration) -> None:
     if strategy == "epoch":
         m.put("checkpoint.every_n_epochs", 1, "save_strategy")
         m.put("checkpoint.every_n_train_steps", 0, "save_strategy")
+        if choice(m, "eval_strategy", "no") == "steps":  # else Lightning saves after every evaluation
+            m.put("checkpoint.save_on_train_epoch_end", True, "save_strategy")
         m.refuse("save_steps", "save_strategy: epoch decides, as in TRL.")
     elif strategy != "steps":
         m.refuse("save_strategy", f"{strategy}: checkpoints are always written; set checkpoint.every_n_train_steps.")
@@ -67,7 +69,7 @@ def _evaluate_every(m: Migration, interval: float) -> None:
         m.put("trainer.check_val_every_n_epoch", None, "eval_strategy")
         _at_the_end(m, "eval_steps", every * updates(m), "evaluates", "`validate --ckpt_path last` does it.")
         return
-    of_an_epoch = interval * float(m.get("num_train_epochs"))
+    of_an_epoch = interval * max(1.0, float(m.get("num_train_epochs")))  # of less than one, the share that is run
     if of_an_epoch <= 1:
         m.put("trainer.val_check_interval", of_an_epoch, "eval_steps", "eval_strategy")
     else:

@@ -21,7 +21,10 @@ def compose_length(m: Migration) -> None:
         m.needs_nothing("max_steps")
         epochs = float(m.get("num_train_epochs"))
         m.put("trainer.max_epochs", max(1, math.ceil(epochs)), "num_train_epochs")
-        if epochs != int(epochs):
+        if 0 < epochs < 1:
+            m.put("trainer.limit_train_batches", epochs, "num_train_epochs")
+            m.say("num_train_epochs", f"{epochs:g} of an epoch's steps, rounded down, where TRL rounds up.")
+        elif epochs != int(epochs):
             m.refuse("num_train_epochs", f"{epochs:g}: epochs are whole here. Set trainer.max_steps for less.")
     if m.get("use_cpu"):
         m.put("trainer.accelerator", "cpu", "use_cpu")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.number_words import number_in_words
+
 _MONTHS = "january february march april may june july august september october november december".split()
 _NAMES = "|".join([*_MONTHS, *(month[:3] for month in _MONTHS), "sept"])
 _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
@@ -21,6 +23,15 @@ _TIME = re.compile(
 )
 _NOON = re.compile(r"(?:12(?::00)?\s)?(noon|midnight)", re.IGNORECASE)
 _HOUR = re.compile(r"([0-9]{1,2})\s*(?:([ap])\.?\s?m\.?|o['’]?\s?clock)", re.IGNORECASE)
+
+_HALF_OF_DAY = {"morning": "a", "afternoon": "p", "evening": "p", "night": "p"}
+_IN_WORDS = re.compile(
+    r"(?:(?P<half>half past)|(?P<part>.{1,24}?)(?P<minutes> minutes?)? (?P<side>past|after|to|till|before)) (?P<hour>\w+)"
+    r"(?: o'?\s?clock)?"
+)
+_OCLOCK = re.compile(r"(?P<hour>[a-z]+) o['’]?\s?clock", re.IGNORECASE)
+_PART_OF_DAY = re.compile(r"(.+?) (?:in the (morning|afternoon|evening)|at (night))", re.IGNORECASE)
+_HALF = re.compile(r"(.+?)\s?([ap])\.?\s?m\.?", re.IGNORECASE)
 
 
 def moment(text: str) -> str | None:
@@ -47,6 +58,8 @@ def moment(text: str) -> str | None:
         return figures
     if (named := _NOON.fullmatch(text)) is not None:
         return "time 12:00:00" if named[1].lower() == "noon" else "time 0:00:00"
+    if (said := _said(text)) is not None:
+        return said
     time, hour = _TIME.fullmatch(text), _HOUR.fullmatch(text)
     if time is not None:
         return _time(int(time[1]), int(time[2]), int(time[3] or 0), (time[4] or "").lower())
@@ -67,6 +80,46 @@ def same_moment(one: str, other: str) -> bool:
             hours, rest = open_half[5:-2].split(":", 1)
             return known[5:] in (f"{int(hours) % 12}:{rest}", f"{int(hours) % 12 + 12}:{rest}")
     return False
+
+
+def _said(text: str, half: str = "") -> str | None:
+    """``half past two``, ``ten minutes to two``, ``a quarter past 2``, ``three o'clock``, ``2:30 in the afternoon``.
+
+    Example:
+        >>> _said("half past two"), _said("quarter to 3 pm"), _said("ten to"), _said("5 to 2")
+        ('time 2:30:00 ?', 'time 14:45:00', None, None)
+    """
+    named = _PART_OF_DAY.fullmatch(text) if not half else None
+    if named is not None:
+        half = _HALF_OF_DAY[(named[2] or named[3]).lower()]
+        clock = _TIME.fullmatch(named[1]) or _HOUR.fullmatch(named[1])
+        hour = clock and int(clock[1])
+        if clock is not None and hour is not None and 1 <= hour <= 12 and not clock[clock.re.groups]:
+            minutes = clock[2] if clock.re is _TIME else None
+            return _time(hour, int(minutes or 0), 0, half)
+        return _said(named[1], half)
+    if not half and (marked := _HALF.fullmatch(text)) is not None and " " in marked[1]:
+        return _said(marked[1], marked[2].lower())
+    match = _IN_WORDS.fullmatch(text.lower())
+    hour = _figure((match or _OCLOCK.fullmatch(text) or {"hour": ""})["hour"])
+    if hour is None or not 1 <= hour <= 12:
+        return None
+    if match is None or match["half"]:
+        return _time(hour, 30 if match else 0, 0, half)
+    part = match["part"].removeprefix("a ")
+    minutes = 15 if part == "quarter" else _figure(part)
+    if minutes is None or not 0 < minutes < 60 or (match["side"] == "to" and part.isdigit() and not match["minutes"]):
+        return None
+    if match["side"] in ("past", "after"):
+        return _time(hour, minutes, 0, half)
+    return _time(hour - 1 or 12, 60 - minutes, 0, half)
+
+
+def _figure(said: str) -> int | None:
+    if said.isascii() and said.isdigit():
+        return int(said[:3])
+    found = number_in_words(said.lower().replace("-", " ").split())
+    return None if found is None or found[1] or found[0].denominator > 1 else int(found[0])
 
 
 def _in_figures(text: str) -> str | None:

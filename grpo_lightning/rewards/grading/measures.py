@@ -18,9 +18,10 @@ _TABLE = {
     "calendar": "month = 1; year yr = 12; decade = 120; century centurie = 1200",
     "mass": """kg kilogram kilo = 1; g gm gram = 1/1000; mg milligram = 1/1000000; lb lbs = 45359237/100000000;
         oz ounce = 45359237/1600000000; tonne = 1000""",
-    "dollars": "$ usd dollar buck us$ a$ c$ ca$ au$ nz$ = 1; ¢ cent penny pennie = 1/100",
-    "euros": "€ eur euro = 1",
-    "sterling": "£ gbp = 1",
+    "dollars": "$ usd dollar buck us$ a$ c$ ca$ au$ nz$ = 1; penny pennie = 1/100",
+    "cents": "¢ cent = 1/100",  # of a dollar or a euro
+    "euros": "€ eur euro = 1; eurocent = 1/100",
+    "sterling": "£ gbp = 1; pence = 1/100",
     "yen": "¥ jpy yen = 1",
     "rupees": "₹ rs inr rupee = 1",
     "current": "A amp ampere = 1; mA = 1/1000",
@@ -54,6 +55,20 @@ _DERIVED = {
 _ANY = "V volt Ω ohm kWh eV ° deg degree rad radian pound ton knot rpm dB unit kHz MHz pt qt cal kcal"
 GLUED = frozenset("m g s h L V W N J K".split())
 """One-letter units that may follow a number without a space; other letters there are variables."""
+
+
+def in_the_money_of(dimension: Dimension | None, other: Dimension | None) -> Dimension | None:
+    """The dimension with cents as those of the other's currency, where that is one of dollars or euros.
+
+    Example:
+        >>> in_the_money_of((("cents", 1),), (("euros", 1),)), in_the_money_of((("cents", 1),), (("sterling", 1),))
+        ((('euros', 1),), (('cents', 1),))
+    """
+    currencies = {base for base, _ in other or ()} & {"dollars", "euros"}
+    if dimension is None or len(currencies) != 1:
+        return dimension
+    (currency,) = currencies
+    return tuple(sorted((currency if base == "cents" else base, power) for base, power in dimension))
 
 
 def measure(word: str) -> tuple[Fraction, Dimension | None] | None:

@@ -56,8 +56,8 @@ _NOT_EQUAL = re.compile(r"\\not\s*=")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
 _LINES = re.compile(r"\\begin\{(aligned|align\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)
-_RELATIONS = re.compile(r"<=|=<|>=|!=|=>|==|/=")
-_RELATION_NAMES = {"<=": "≤", "=<": "≤", ">=": "≥", "!=": "≠", "/=": "≠", "==": "=", "=>": "⇒"}
+_RELATIONS = re.compile(r"-{1,2}>|<=|=<|>=|!=|=>|==|/=")
+_RELATION_NAMES = {"<=": "≤", "=<": "≤", ">=": "≥", "!=": "≠", "/=": "≠", "==": "=", "=>": "⇒", "->": "→", "-->": "→"}
 _ENDS = " \t\n.,;:。"
 
 

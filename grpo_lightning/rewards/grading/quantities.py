@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
+from grpo_lightning.rewards.grading.measures import GLUED, Dimension, in_the_money_of, measure
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words
+from grpo_lightning.rewards.grading.spoken import in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.text.numeric import Number
 
@@ -29,7 +30,9 @@ _PREFIX = re.compile(
 )
 _SHORT_SCALES = {"k": 1000, "K": 1000, "M": 10**6, "m": 10**6, "B": 10**9, "bn": 10**9}
 _SHORT_SCALE = re.compile(r"([-+]?[0-9.,]+)\s?(k|K|M|m|B|bn)")
-_PERCENT = re.compile(r"(.+?)\s?(?:%|percent|per cent|percentage|pct)(?: points?)?")
+_PERCENT = re.compile(
+    r"(?P<core>.+?)\s?(?:(?P<percent>(?:%|percent|per cent|percentage|pct)(?: points?)?)|(?P<mille>‰|per mill?e?|permille)|basis points?)"
+)
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
 _FEET = re.compile(r"([0-9]{1,4})\s?'\s?([0-9]{1,3}(?:\.[0-9]+|\s[0-9]/[0-9])?)\s?(?:\"|'')")
@@ -78,7 +81,7 @@ def quantity(text: str) -> Quantity | None:
         >>> quantity("2x"), quantity("2 or 3"), quantity("not 2")
         (None, None, None)
     """
-    text = _MINUS_WORD.sub("-", text, count=1) if text[:1] in "mMnN" else text
+    text = in_figures(_MINUS_WORD.sub("-", text, count=1) if text[:1] in "mMnN" else text)
     plain = _number(text)
     if plain is not None:
         return Quantity(plain)
@@ -95,7 +98,7 @@ def quantity(text: str) -> Quantity | None:
     number = None if found is None else _number(found.core)
     if found is None or number is None:
         return _compound(text) or _in_words(text)
-    return Quantity(Number(number.value * found.scale, number.percent), found.size, found.dimension)
+    return Quantity(Number(number.value * found.scale, number.per), found.size, found.dimension)
 
 
 def measured(text: str) -> Measured | None:
@@ -220,8 +223,10 @@ def _number(text: str) -> Number | None:
     if value is not None:
         return Number(value)
     percent = _PERCENT.fullmatch(text)
-    value = literal(percent[1]) if percent is not None else None
-    return None if value is None else Number(value, percent=True)
+    value = literal(percent["core"]) if percent is not None else None
+    if value is None or percent is None:
+        return None
+    return Number(value, per=100 if percent["percent"] else 1000 if percent["mille"] else 10000)
 
 
 def _compound(text: str) -> Quantity | None:
@@ -237,6 +242,7 @@ def _compound(text: str) -> Quantity | None:
             return None
         total, smallest = total + value * known[0], known[0]
         dimensions.add(known[1])
+    dimensions = {in_the_money_of(one, max(dimensions)) or one for one in dimensions}  # euros before cents
     return Quantity(Number(total / smallest), smallest, dimensions.pop()) if len(dimensions) == 1 else None
 
 

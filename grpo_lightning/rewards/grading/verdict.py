@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from grpo_lightning.rewards.grading.angles import degrees_as_radians, is_in_radians
 from grpo_lightning.rewards.grading.arithmetic import arithmetic
 from grpo_lightning.rewards.grading.calendar import same_moment
+from grpo_lightning.rewards.grading.chemistry import is_substance, same_substance
 from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.measures import in_the_money_of
 from grpo_lightning.rewards.grading.quantities import Quantity, measured
-from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio
+from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
 from grpo_lightning.rewards.grading.shapes import Equation, Group, Inequality, Shape, Value, parse
 from grpo_lightning.rewards.grading.symbols import MONEY
-from grpo_lightning.rewards.grading.words import choice, choice_label, compound, same_words
+from grpo_lightning.rewards.grading.words import choice, choice_label, same_words
 from grpo_lightning.rewards.text.numeric import Margin, Number
 
 Formulas = Callable[[str, str, str], bool]
@@ -22,9 +24,11 @@ Formulas = Callable[[str, str, str], bool]
 
 _UNORDERED = frozenset({"list", "set", "union"})
 _ANY_ORDER_OF_BRACKETS = ({"()", "list"}, {"[]", "list"}, {"()", "[]"})
+_NUMBER_SETS = frozenset("ℤℕℝℚ")
 _CHOICES = re.compile(r"[A-J]{2,8}")
 _LETTERS = frozenset("ABCDEFGHIJ")
 _NO_MONEY = dict.fromkeys(map(ord, MONEY))
+_SUM = re.compile(r"[0-9]{0,4}[a-z](?:\s?\+\s?[0-9]{0,4}[a-z])+")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "≈": "≈"}
 
 
@@ -49,6 +53,10 @@ class Comparison:
                 if isinstance(run, Value) and isinstance(several, Group) and _CHOICES.fullmatch(run.text):
                     letters = [item.text.strip("() ") for item in several.items if isinstance(item, Value)]
                     return several.kind in _UNORDERED and sorted(letters) == sorted(run.text)  # ABD for A, B, D
+            for place, other in enumerate((answer, reference)):
+                bare = _without_condition((reference, answer)[place])
+                if bare is not None and not isinstance(other, Group):
+                    return self.same(bare, other) if place == 0 else self.same(other, bare)
             return isinstance(reference, Group) and isinstance(answer, Group) and self._groups(reference, answer)
         if isinstance(reference, Inequality) or isinstance(answer, Inequality):
             if not (isinstance(reference, Inequality) and isinstance(answer, Inequality)):
@@ -75,10 +83,10 @@ class Comparison:
                     one.text if label is None else label for one, label in zip((reference, answer), labels, strict=True)
                 )
                 return self.same(*(parse(text) for text in texts))
-        compounds = compound(reference.text), compound(answer.text)
-        if None not in compounds:
-            return compounds[0] == compounds[1]
-        for compare in (same_ratio, same_digits):
+        substance = same_substance(reference.text, answer.text)
+        if substance is not None:
+            return substance
+        for compare in (same_score, same_ratio, same_digits):
             verdict = compare(reference, answer)
             if verdict is not None:
                 return verdict
@@ -91,7 +99,8 @@ class Comparison:
             difference = reference.number.value - answer.number.value
             return reference.modulus == answer.modulus and difference % reference.modulus == 0
         known = reference.dimension is not None and answer.dimension is not None
-        if known and reference.dimension != answer.dimension:
+        wanted_kind = in_the_money_of(reference.dimension, answer.dimension)
+        if known and wanted_kind != in_the_money_of(answer.dimension, reference.dimension):
             return False
         if known and reference.size != answer.size:
             wanted, given = reference.number.value * reference.size, answer.number.value * answer.size
@@ -155,8 +164,10 @@ class Comparison:
                 return False  # the reference x^2 + y^2 = 1 is no value
             return self.same(parse(reference.parts[-1]), answer)
         if not isinstance(reference, Equation):
-            # 6 * 7 = 42 for 42, where each side must be right; 3 = 2 and f(3) = 2 are not 2.
-            return all(self._side_equals(reference, part) for part in answer.parts)
+            # 6 * 7 = 42 for 42, where each side must be right; 3 = 2 and f(3) = 2 are not 2; m + n = 42 names a sum.
+            is_amount = isinstance(reference, Value) and reference.quantity is not None
+            parts = answer.parts[1:] if is_amount and _SUM.fullmatch(answer.parts[0]) else answer.parts
+            return all(self._side_equals(reference, part) for part in parts)
         if (
             reference.name
             and answer.name
@@ -248,6 +259,14 @@ def _distinct(items: Sequence[Shape]) -> list[Shape]:
     return list(kept.values())
 
 
+def _without_condition(shape: Shape) -> Shape | None:
+    """``2n + 1`` of ``2n + 1, n ∈ ℤ``; None for anything else."""
+    if not isinstance(shape, Group) or shape.kind != "list" or len(shape.items) != 2:
+        return None
+    condition = shape.items[1]
+    return shape.items[0] if isinstance(condition, Value) and condition.text in _NUMBER_SETS else None
+
+
 def _is_matrix(group: Group) -> bool:
     return group.kind == "matrix" or (
         group.kind == "[]" and all(isinstance(item, Group) and item.kind in ("[]", "()") for item in group.items)
@@ -272,6 +291,7 @@ def formulas_in(shape: Shape) -> list[str]:
         return [text for item in shape.items for text in formulas_in(item)]
     if isinstance(shape, Value):
         is_plain = shape.quantity is not None or shape.is_words or len(shape.text) < 2
-        return [] if is_plain or is_ratio_or_digits(shape.text) else [_formula_text(shape)]
+        is_read_here = is_plain or is_ratio_or_digits(shape.text) or is_substance(shape.text)
+        return [] if is_read_here else [_formula_text(shape)]
     sides = shape.sides if isinstance(shape, Inequality) else shape.parts
     return [text for side in sides if side for text in formulas_in(parse(side))]

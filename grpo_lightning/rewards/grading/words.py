@@ -12,7 +12,7 @@ _PHRASES = {
     "ℤ": "ℤ|all integers|the integers|integers|any integer|the set of integers|the set of all integers|x ∈ ℤ",
     "ℕ": "ℕ|all natural numbers|the natural numbers|natural numbers|x ∈ ℕ",
     "ℚ": "ℚ|all rational numbers|the rational numbers|rational numbers|x ∈ ℚ",
-    "infinitely many": "infinitely many|infinitely many solutions|infinite solutions|an infinite number of solutions",
+    "infinitely many": "infinitely many|infinitely many solutions|infinite solutions|an infinite number of solutions|infinite|an infinite number",
     "undefined": "undefined|dne|does not exist|not defined",
     "∞": "∞|+∞|positive ∞",
     "-∞": "-∞|negative ∞|minus ∞",
@@ -38,8 +38,14 @@ _ORDINALS = {
     word: f"{place}{'st nd rd'.split()[place - 1] if place < 4 else 'th'}"
     for place, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)
 }
+_CALENDAR = (
+    "monday mon|tuesday tue tues|wednesday wed|thursday thu thur thurs|friday fri|saturday sat|sunday sun"
+    "|january jan|february feb|march mar|april apr|june jun|july jul|august aug|september sep sept|october oct|november nov"
+    "|december dec"
+)
+_SHORTENED = {name: names.split()[0] for names in _CALENDAR.split("|") for name in names.split()}
+"""Names of days and months, by all their spellings."""
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b")
-_COMPOUND = re.compile(r"(?=.*[0-9])(?:[A-Z][a-z]?(?:_?[0-9]+|_\{\s?[0-9]+\s?\})?){2,}")
 _ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
 
 
@@ -97,24 +103,14 @@ def same_words(reference: str, answer: str, ignore_case: bool = True) -> bool:
         ignore_case: False where the reference is a product of letters, whose case counts.
 
     Example:
-        >>> same_words("Paris", "paris."), same_words("B", "(B) Rome"), same_words("east", "seat")
-        (True, True, False)
+        >>> same_words("Paris", "paris."), same_words("B", "(B) Rome"), same_words("east", "seat"), same_words("Dec", "December")
+        (True, True, False, True)
     """
     one, other = _bare(reference, ignore_case), _bare(answer, ignore_case)
-    if one == other:
+    if one == other or (one in _SHORTENED and _SHORTENED[one] == _SHORTENED.get(other)):
         return bool(one)
     wanted, given = choice(reference), choice(answer)
     return wanted is not None and wanted == given
-
-
-def compound(text: str) -> str | None:
-    """The formula of a chemical compound without marks of its indices; None for anything else.
-
-    Example:
-        >>> compound("C_6H_{12}O_6"), compound("H2O"), compound("x_2")
-        ('C6H12O6', 'H2O', None)
-    """
-    return re.sub(r"[_{}\s]", "", text) if _COMPOUND.fullmatch(text) is not None else None
 
 
 def choice(text: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,18 +44,21 @@ class ReasoningGymReward(CompletionReward):
         Raises:
             RewardContractError: If the tasks are not of reasoning-gym.
         """
-        if "reasoning_gym" not in row:
-            columns = [name for name in row if name not in OF_THE_CALL]
-            raise RewardContractError(
-                f"Reward '{self.name}' scores the tasks of data.dataset: {{reasoning_gym: ...}}, and the data has the columns "
-                f"{', '.join(columns) or 'none'}. Use another reward."
-            )
+        self.check_columns([name for name in row if name not in OF_THE_CALL])
         maker, answer = row["reasoning_gym"], row.get("answer")
         if maker is None:
             return None
         task = {"question": maker["question"], "answer": answer, "metadata": row.get("metadata")}
         found = answer_in(completion, bool(_NUMBER.fullmatch(str(answer))))
         return float(self._maker(maker).score_answer(found, task))
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without a task of reasoning-gym."""
+        if "reasoning_gym" not in columns:
+            raise RewardContractError(
+                f"Reward '{self.name}' scores the tasks of {{reasoning_gym: ...}}, and the data has the columns "
+                f"{', '.join(columns) or 'none'}. Use another reward."
+            )
 
     def _maker(self, maker: dict[str, Any]) -> Any:
         key = json.dumps([maker["name"], maker["settings"]], sort_keys=True, default=str)

@@ -54,19 +54,22 @@ class Number:
     """A figure as written."""
 
     value: Fraction
-    """Without the percent sign: 50 for ``50%``."""
-    percent: bool = False
+    """Without its sign: 50 for ``50%``."""
+    per: int = 1
+    """What the sign divides by: 100 for ``%``, 1000 for ``‰``, 10000 for basis points."""
 
     def equals(self, reference: Number, margin: Margin = EXACT) -> bool:
         """True where they differ by no more than the margin.
 
         A percent sign on one side only may be a unit: ``50%`` equals both ``0.5`` and ``50``.
         """
+        if self.per > 1 and reference.per > 1:
+            return margin.allows(self.value / self.per * reference.per, reference.value)
         own, theirs = self._readings(reference), reference._readings(self)
         return any(margin.allows(a, b) for a in own for b in theirs)
 
     def _readings(self, other: Number) -> tuple[Fraction, ...]:
-        return (self.value, self.value / 100) if self.percent and not other.percent else (self.value,)
+        return (self.value, self.value / self.per) if self.per > other.per else (self.value,)
 
 
 def numbers_in(text: str) -> list[Number]:
@@ -113,4 +116,4 @@ def _read(match: re.Match[str]) -> Number | None:
         return None
     else:
         value = int(match["whole"] or 0) + Fraction(int(match["top"]), int(match["bottom"]))
-    return Number(sign * value, bool(match["percent"]))
+    return Number(sign * value, 100 if match["percent"] else 1)

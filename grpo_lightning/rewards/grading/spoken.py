@@ -1,0 +1,56 @@
+"""Amounts in two parts, as they are said: rewritten as one figure before they are read."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.measures import measure
+from grpo_lightning.rewards.grading.number_words import number_in_words
+
+_PART = r"(?:a|one|two|three)\s(?:half|halves|third|quarter|fourth|fifth|eighth)s?"
+_UNIT_AND_PART = re.compile(rf"(?P<count>[0-9]+|[a-z-]+) (?P<unit>[a-z]+) and (?P<part>{_PART})")
+_COUNT_AND_PART = re.compile(rf"(?P<count>[0-9]+) and (?P<part>{_PART})(?: of an?)?(?: (?P<unit>[a-z]+))?")
+_TWO_UNITS = re.compile(r"([0-9]+|[a-z][a-z -]*?) ([a-z]+)(?:,| and|, and) ([0-9]+|[a-z][a-z -]*?) ([a-z]+)")
+_EURO_CENTS = re.compile(r"\beuro[ -]cents?\b", re.IGNORECASE)
+_ARC = re.compile(r"([0-9]{1,3})\s?°\s?([0-9]{1,2})\s?'(?:\s?([0-9]{1,2}(?:\.[0-9]+)?)\s?(?:\"|''))?")
+
+
+def in_figures(text: str) -> str:
+    """``an hour and a half``, ``7 and a half``, ``one dollar and five cents`` and ``45° 30'`` in figures; others as they are.
+
+    Example:
+        >>> in_figures("an hour and a half"), in_figures("7 and a half"), in_figures("45° 30'"), in_figures("one cat")
+        ('3/2 hour', '15/2', '91/2°', 'one cat')
+        >>> in_figures("one dollar and twenty-five cents")
+        '1 dollar and 25 cents'
+    """
+    text = _EURO_CENTS.sub("eurocents", text)
+    arc = _ARC.fullmatch(text)
+    if arc is not None:
+        degrees, minutes, seconds = (Fraction(part or 0) for part in arc.groups())
+        return f"{degrees + minutes / 60 + seconds / 3600}°" if max(minutes, seconds) < 60 else text
+    if (" and " not in text and ", " not in text) or len(text) > 80:
+        return text
+    said = text.lower()
+    for pattern in (_COUNT_AND_PART, _UNIT_AND_PART):
+        match = pattern.fullmatch(said)
+        if match is not None:
+            count, part, unit = _amount(match["count"]), _amount(match["part"]), match["unit"]
+            if count is not None and part is not None and part < 1 and not (unit and measure(unit) is None):
+                return f"{count + part} {unit or ''}".strip()
+    several = _TWO_UNITS.fullmatch(said)
+    if several is None:
+        return text
+    first, second = _amount(several[1]), _amount(several[3])
+    if first is None or second is None or measure(several[2]) is None or measure(several[4]) is None:
+        return text
+    return f"{first} {several[2]} and {second} {several[4]}"
+
+
+def _amount(said: str) -> Fraction | None:
+    if said in ("a", "an"):
+        return Fraction(1)
+    found = number_in_words(said.replace("-", " ").split())
+    return literal(said) if found is None or found[1] else found[0]
