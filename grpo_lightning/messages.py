@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -90,3 +91,40 @@ class Conversation:
     def plain(self) -> dict[str, Any]:
         """The fields but for the instance, as plain values."""
         return {name: value for name, value in self.__getstate__().items() if name != "environment"}
+
+
+def reads_parts_alone(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
+    """Whether a chat template reads the content of a message as a list of parts and leaves a string out.
+
+    So do templates of models for images (SmolVLM, Idefics 3, LLaVA-NeXT), also where a message is text alone.
+
+    Args:
+        tokenizer: With a chat template.
+        template_kwargs: Further arguments of the template.
+    """
+    asked: list[Message] = [{"role": "user", "content": _ASKED}]
+
+    def shows(messages: list[Message]) -> bool:
+        try:
+            return _ASKED in tokenizer.apply_chat_template(messages, **template_kwargs, tokenize=False)
+        except Exception:  # templates raise their own kinds, on what they do not know
+            return False
+
+    return not shows(asked) and shows(in_parts(asked))
+
+
+_ASKED = "7f3aQz"
+
+
+def in_parts(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each text as a list of one part.
+
+    Example:
+        >>> in_parts([{"role": "user", "content": "2 + 2?"}])
+        [{'role': 'user', 'content': [{'type': 'text', 'text': '2 + 2?'}]}]
+    """
+    texts = (message.get("content") for message in messages)
+    return [
+        {**message, "content": [{"type": "text", "text": text}]} if isinstance(text, str) else dict(message)
+        for message, text in zip(messages, texts, strict=True)
+    ]

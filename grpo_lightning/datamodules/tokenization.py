@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.messages import in_parts, reads_parts_alone
+
 TOKENIZE_ROWS = 1024
 TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
 """Columns that reach the chat template of their row."""
@@ -107,6 +109,8 @@ def _tokenized_chats(
             "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
         )
     options = {"add_generation_prompt": True, **kwargs, "tokenize": True, "return_dict": True}
+    if reads_parts_alone(tokenizer, kwargs):
+        chats = [in_parts(chat) for chat in chats]
     try:
         encoded: Any = tokenizer.apply_chat_template(chats, **options)
         return encoded["input_ids"]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+from transformers import PretrainedConfig
+
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.types import PromptBatch, PromptImages, Rollouts
 from grpo_lightning.vision.probe import image_prompts
@@ -15,6 +17,17 @@ from grpo_lightning.vision.processing import ImageProcessing
 @runtime_checkable
 class SamplesWithImages(Protocol):
     """A generator that samples completions of prompts with images."""
+
+    def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
+        """Tells it that prompts will show images; called before weights load.
+
+        Args:
+            processing: What prompts with images go through.
+            config: Of the model.
+
+        Raises:
+            ValueError: If it cannot show any to this model here.
+        """
 
     def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
         """Makes sure of it once, after ``start``, on two prompts that show an image each.

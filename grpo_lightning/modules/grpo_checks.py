@@ -34,7 +34,7 @@ def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -
     check_partial_rollouts(settings, source.generator)
     check_router_replay(settings, config, source.generator)
     check_positions(settings, config, source.generator)
-    check_vision_settings(settings, source.generator)
+    check_vision_settings(settings, config, source)
 
 
 def check_weights(settings: GRPOSettings, source: RolloutSource) -> None:

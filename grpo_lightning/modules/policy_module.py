@@ -180,7 +180,7 @@ class PolicyModule(L.LightningModule):
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
-            self.optimization.settle_buckets(self.passes.scorer.idle(self.device))
+            self.optimization.settle_buckets(self.passes.scorer.idle(self.device) + self.passes.no_change())
 
     def on_train_end(self) -> None:
         """The device is watched no longer."""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from transformers import PretrainedConfig
 
-from grpo_lightning.generation.base import Generator
 from grpo_lightning.generation.images import SamplesWithImages
 from grpo_lightning.modules.grpo_settings import GRPOSettings
+from grpo_lightning.rollouts.source import RolloutSource
 
 
-def check_vision_settings(settings: GRPOSettings, generator: Generator) -> None:
-    """Refuses what prompts with images are not covered by.
+def check_vision_settings(settings: GRPOSettings, config: PretrainedConfig, source: RolloutSource) -> None:
+    """Tells the generator that prompts show images, and refuses what those are not covered by.
 
     Raises:
         ValueError: With a way out.
     """
-    if settings.vision_tower is None:
+    generator, processing = source.generator, source.policy.image_processing
+    if settings.vision_tower is None or processing is None:
         return
     name = f"model.vision_tower={settings.vision_tower}"
     if not isinstance(generator, SamplesWithImages):
         raise ValueError(
             f"{name} shows images to the policy, and model.generator={type(generator).__name__} samples text alone. Use "
-            "TransformersGenerator."
+            "VLLMColocate or TransformersGenerator."
         )
     dynamic = settings.dynamic_sampling
     refused = {
@@ -36,6 +38,7 @@ def check_vision_settings(settings: GRPOSettings, generator: Generator) -> None:
     for setting, is_set in refused.items():
         if is_set:
             raise ValueError(f"{name} and {setting}: prompts with images are not covered there. Leave one of them out.")
+    generator.see_images(processing, config)
 
 
 def check_vision_strategy(settings: GRPOSettings, strategy: Strategy) -> None:

@@ -41,6 +41,10 @@ class MicroBatchLoss:
 
     def __call__(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
+        loss = self._share(experience, micro_batch, report)
+        return loss + self.passes.no_change() if micro_batch.is_last else loss
+
+    def _share(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         scorer = self.passes.scorer
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
             return scorer.idle(self.device)

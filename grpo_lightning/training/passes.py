@@ -16,6 +16,7 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.scoring.images.tower import no_change_of_tower
 from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.types import Rollouts
@@ -134,6 +135,10 @@ class Passes:
             loads = [self.scorer.expert_loads(rollouts, rows, device) for rows in plan]
         total = sum_of_loads(loads)
         return None if total is None else total.to("cpu")
+
+    def no_change(self) -> Tensor | float:
+        """0, with a gradient for weights that a pass may leave out and other ranks wait for: a tower's that trains."""
+        return no_change_of_tower(self.policy.model) if self.policy.vision_tower == "trained" else 0.0
 
     def fill(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """(1,): tokens of a pass as a share of what it may have."""

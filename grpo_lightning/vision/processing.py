@@ -22,11 +22,13 @@ class ImageProcessing:
     Args:
         processor: Of the model.
         tokenizer: Of the policy, which may have tokens that the processor's own does not.
-        image_token_id: The placeholder.
+        image_token_id: The placeholder of a feature. A chat template may write another one for the whole image (Gemma 3),
+            which is the processor's ``image_token_id``.
     """
 
     def __init__(self, processor: Any, tokenizer: PreTrainedTokenizerBase, image_token_id: int) -> None:
         self.processor, self.tokenizer, self.image_token_id = processor, tokenizer, image_token_id
+        self.written_token_id = getattr(processor, "image_token_id", None) or image_token_id
         processor.tokenizer = tokenizer
 
     def __call__(
@@ -58,10 +60,11 @@ class ImageProcessing:
         tensors.pop("attention_mask", None)
         per_token = {name: tensors.pop(name)[0] for name in list(tensors) if name.endswith("token_type_ids")}
         is_image = ids == self.image_token_id
-        if bool(is_image.any()) != bool(images) or short.count(self.image_token_id) != len(images):
+        written = short.count(self.written_token_id)
+        if bool(is_image.any()) != bool(images) or written != len(images):
             raise ValueError(
-                f"{len(images)} images became {int(is_image.sum())} placeholder tokens, of {short.count(self.image_token_id)} "
-                "in the text that the chat template wrote. Take the placeholder's text out of the prompt."
+                f"{len(images)} images became {int(is_image.sum())} placeholder tokens, of {written} in the text that the chat "
+                "template wrote. Take the placeholder's text out of the prompt."
             )
         return ids.tolist(), PromptImages(tuple(images), list(short), is_image, tensors, per_token)
 

@@ -15,7 +15,8 @@ import torch.distributed as dist
 import grpo_lightning
 from grpo_lightning.generation.vllm import patches
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.patches import PATCHES, keeping_process_group, keeping_threads
+from grpo_lightning.generation.vllm.patch_list import PATCHES
+from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PACKAGE, HERE = Path(grpo_lightning.__path__[0]), Path(__file__).parent

@@ -36,7 +36,7 @@ def module_with(model: Path, **settings: Any) -> GRPOModule:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"generator": VLLMServer()}, "VLLMServer samples text alone. Use TransformersGenerator"),
+        ({"generator": VLLMServer()}, "VLLMServer samples text alone. Use VLLMColocate or TransformersGenerator"),
         ({"rollout_func": lambda prompts, trainer: {}}, "model.rollout_func: prompts with images are not covered"),
         ({"vision_tower": "molten"}, "vision_tower='molten' cannot be used: it takes 'frozen' or 'trained' or None"),
         ({"vision_tower": "trained", "finetuning_type": "lora"}, "Use vision_tower=frozen"),

@@ -26,6 +26,7 @@ from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouterForm, recorded_routes, router_form
 from grpo_lightning.types import PromptImages, Rollouts
+from grpo_lightning.vision.processing import ImageProcessing
 
 FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 
@@ -82,6 +83,9 @@ class TransformersGenerator(Generator):
         _refuse_sharded(policy)
         _check_decoding(policy)
         self._policy, self._tokenizer = policy, tokenizer
+
+    def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
+        """Nothing to get ready: the policy itself is sampled from."""
 
     def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
         """See ``SamplesWithImages``."""

@@ -20,19 +20,18 @@ from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync,
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
+from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks
+from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks, of_own_rows
 from grpo_lightning.generation.vllm.engine_routes import ToldExperts
 from grpo_lightning.generation.vllm.engine_settings import (
-    GRAPH_ARGUMENTS,
-    GRAPH_SIZES,
-    WHOLE_PROMPTS,
     check_engine_kwargs,
     check_numbers,
+    device_arguments,
     engine_dtype,
     lora_arguments,
-    note_of_failed_start,
+    noting_failed_start,
     plain_model,
 )
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
@@ -40,7 +39,8 @@ from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
 from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, trained_names, weight_shapes
 from grpo_lightning.seeds import derive_seed
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptImages, Rollouts
+from grpo_lightning.vision.processing import ImageProcessing
 
 Held = Literal["nothing", "base", "merged"]
 """Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
@@ -96,24 +96,29 @@ class VLLMColocate(RoutedGenerator):
         check_numbers(gpu_memory_utilization, tensor_parallel_size)
         check_engine_kwargs(engine_kwargs or {})
         super().__init__(AdapterRoute(lora_sync))
-        self.gpu_memory_utilization = gpu_memory_utilization
-        self.max_model_length = max_model_length
+        self.gpu_memory_utilization, self.max_model_length = gpu_memory_utilization, max_model_length
         self.tensor_parallel_size = tensor_parallel_size
         self.sleep_level = sleep_level if enable_sleep_mode else 0
-        self.enforce_eager = enforce_eager
-        self.dtype = dtype
+        self.enforce_eager, self.dtype = enforce_eager, dtype
         self.kv_cache_memory_gb = kv_cache_memory_gb
-        self.seed_per_prompt = seed_per_prompt
-        self.shorten_bookkeeping = shorten_bookkeeping
+        self.seed_per_prompt, self.shorten_bookkeeping = seed_per_prompt, shorten_bookkeeping
         self.engine_kwargs = engine_kwargs or {}
-        self.experts = ToldExperts()
+        self.experts, self.images = ToldExperts(), EngineImages()
         self._engine: ColocatedEngine | None = None
-        self._is_asleep = False
         self._holds: Held = "nothing"
+        self._is_asleep = False
 
     def record_routed_experts(self, config: PretrainedConfig) -> None:
         """See ``Generator.record_routed_experts``."""
         self.experts.ask(config)
+
+    def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
+        """See ``SamplesWithImages``."""
+        self.images.ask(processing, config)
+
+    def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+        """See ``SamplesWithImages``."""
+        check_shown(self._wake_up(), prompts)
 
     def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_name_or_path: str) -> None:
         """Builds the engine. Its weights mean nothing until ``update_weights``.
@@ -127,14 +132,11 @@ class VLLMColocate(RoutedGenerator):
         self.adapter_route.start(policy)
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
-        skeleton = str(kept_skeleton(policy, tokenizer))
+        skeleton = str(kept_skeleton(policy, tokenizer, self.images.processor))
         arguments = {"model": skeleton} | self._engine_arguments(policy, model_name_or_path)
         shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
-        try:
+        with noting_failed_start(arguments):
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
-        except Exception as error:
-            error.add_note(note_of_failed_start(error, arguments))
-            raise
         self._holds, self._is_asleep = "nothing", False
 
     def start_note(self) -> str:
@@ -142,8 +144,6 @@ class VLLMColocate(RoutedGenerator):
         return f"compilation {self._engine.compilation_seconds:.1f}" if self._engine is not None else ""
 
     def _engine_arguments(self, policy: PreTrainedModel, model_name_or_path: str) -> dict[str, Any]:
-        on_cpu = plain_model(policy).device.type == "cpu"
-        cache = self.kv_cache_memory_gb or (1.0 if on_cpu else None)
         arguments: dict[str, Any] = {
             "served_model_name": model_name_or_path,
             "dtype": engine_dtype(self.dtype, policy),
@@ -151,17 +151,13 @@ class VLLMColocate(RoutedGenerator):
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "enforce_eager": self.enforce_eager,
-            "enable_sleep_mode": bool(self.sleep_level) and not on_cpu,
             "seed": (dist.get_rank() if is_distributed() else 0) // self.tensor_parallel_size,
         }
-        if on_cpu:
-            arguments |= WHOLE_PROMPTS
-        elif not any(name in self.engine_kwargs for name in GRAPH_ARGUMENTS):
-            arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
-        if cache is not None:
-            arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
+        arguments |= device_arguments(policy, self.kv_cache_memory_gb, bool(self.sleep_level), self.engine_kwargs)
         adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
-        return arguments | adapters | self.experts.engine_arguments() | self.engine_kwargs
+        return (
+            arguments | adapters | self.experts.engine_arguments() | self.images.engine_arguments() | self.engine_kwargs
+        )
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
@@ -218,42 +214,43 @@ class VLLMColocate(RoutedGenerator):
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
-        """G completions for each of B prompts; see ``Generator.generate``.
+        """G completions for each of B prompts; see ``Generator.generate``."""
+        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
+
+    def generate_with_images(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[PromptImages],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """See ``SamplesWithImages``; images go to the engine as they are, with one placeholder each.
 
         Raises:
             ValueError: If a prompt leaves no room for its completion.
         """
         engine = self._ready_engine()
-        setting = "model.generator.init_args.max_model_length"
-        check_prompts(prompt_ids, sampling, seeds, engine.max_model_length, setting)
+        check_prompts(
+            prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
+        )
         rows = range(len(prompt_ids))
         if self.tensor_parallel_size > 1:
-            prompt_ids, seeds, rows = of_all_ranks(prompt_ids, seeds)
-
-        def completed(n: int, ids: list[int]) -> None:
-            b, g = divmod(n, sampling.num_generations)
-            if on_completed is not None and b in rows:
-                on_completed((b - rows.start) * sampling.num_generations + g, ids)
-
-        completions = Completions(len(prompt_ids), sampling.num_generations, completed, self.experts.count)
+            (prompt_ids, seeds, images), rows = of_all_ranks(prompt_ids, seeds, images)
+        size = sampling.num_generations
+        completions = Completions(len(prompt_ids), size, of_own_rows(on_completed, rows, size), self.experts.count)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
-        requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded)
-        further = further_parameters(sampling)
         started = time.perf_counter()
-        engine.sample(requests, further, completions, derive_seed("vllm", *seeds))
+        shown = image_prompts(engine.llm, prompt_ids, images)
+        requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded, shown)
+        engine.sample(requests, further_parameters(sampling), completions, derive_seed("vllm", *seeds))
         rollouts = completions.rollouts(prompt_ids, rows)
-        self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
-        self.rest()
+        self._sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
 
     def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
         """Turns that join the engine's batch as they are asked for; see ``grpo_lightning.generation.turns``."""
-
-        def closed(seconds: float, tokens: int) -> None:
-            self.adapter_route.sampled(seconds, tokens)
-            self.rest()
-
-        return EngineTurns(self._ready_engine(), sampling, self._eos_ids, closed)
+        return EngineTurns(self._ready_engine(), sampling, self._eos_ids, self._sampled)
 
     def sample_parts(
         self, requests: Sequence[PartRequest], sampling: SamplingSettings, on_ended: OnEnded
@@ -263,9 +260,12 @@ class VLLMColocate(RoutedGenerator):
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         started = time.perf_counter()
         parts = engine_parts(engine, requests, sampling, self._eos_ids, seeded, on_ended)
-        self.adapter_route.sampled(time.perf_counter() - started, sum(len(part.ids) for part in parts))
-        self.rest()
+        self._sampled(time.perf_counter() - started, sum(len(part.ids) for part in parts))
         return parts
+
+    def _sampled(self, seconds: float, tokens: int) -> None:
+        self.adapter_route.sampled(seconds, tokens)
+        self.rest()
 
     def _ready_engine(self) -> ColocatedEngine:
         engine = self._wake_up()

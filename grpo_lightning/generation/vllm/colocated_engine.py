@@ -109,7 +109,8 @@ class ColocatedEngine:
         sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
         sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
         adapter = adapter_request(self._adapter_path) if self._adapter_path else None
-        self.llm.llm_engine.add_request(name, token_prompt(request.prompt_ids), sampling, lora_request=adapter)
+        prompt = token_prompt(request.prompt_ids) if request.rendered is None else request.rendered
+        self.llm.llm_engine.add_request(name, prompt, sampling, lora_request=adapter)
         return name
 
     def step(self) -> Iterator[tuple[str, Any, list[float]]]:
@@ -189,9 +190,11 @@ class ColocatedEngine:
         self._forget_old_keys()
 
     def _forget_old_keys(self) -> None:
-        """Drops cached keys and values of prompts: they belong to the old weights."""
+        """Drops cached keys and values of prompts, and encoded images: they belong to the old weights."""
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which holds keys and values of the old weights.")
+        if self.llm.llm_engine.model_config.is_multimodal_model:
+            self.llm.llm_engine.reset_encoder_cache()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # what is sent now must not change while it is read
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import import_vllm
-from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads, know_model
+from grpo_lightning.generation.vllm.patches import keeping_buffers, keeping_process_group, keeping_threads, know_model
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD")
 """Set for the engine or by it; children of this process and Lightning would read them."""
@@ -41,7 +41,13 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
             f"the policy is on {device}, and a vLLM engine of a single process is always on the first visible device. "
             f"Start with CUDA_VISIBLE_DEVICES={device.index} and trainer.devices=1."
         )
-    with preserved_environment(), preserved_random_state(device), engine_mode(device), keeping_threads():
+    with (
+        preserved_environment(),
+        preserved_random_state(device),
+        engine_mode(device),
+        keeping_threads(),
+        keeping_buffers(),
+    ):
         os.environ.update(_launcher_variables(device))
         know_model(arguments["model"])
         return vllm.LLM(**arguments)

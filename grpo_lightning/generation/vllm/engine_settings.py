@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,6 +128,39 @@ def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:
             "Set model.generator.init_args.lora_sync=merge."
         )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
+
+
+def device_arguments(
+    policy: PreTrainedModel, kv_cache_memory_gb: float | None, sleeps: bool, engine_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Engine arguments that follow from the policy's device.
+
+    Args:
+        policy: On it.
+        kv_cache_memory_gb: GiB for keys and values; None for 1 on a CPU, and what is left on a GPU.
+        sleeps: Whether the engine is to give its memory back.
+        engine_kwargs: Which may say themselves what CUDA graphs are captured for.
+    """
+    on_cpu = plain_model(policy).device.type == "cpu"
+    arguments: dict[str, Any] = {"enable_sleep_mode": sleeps and not on_cpu}
+    cache = kv_cache_memory_gb or (1.0 if on_cpu else None)
+    if cache is not None:
+        arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
+    if on_cpu:
+        return arguments | WHOLE_PROMPTS
+    if not any(name in engine_kwargs for name in GRAPH_ARGUMENTS):
+        arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
+    return arguments
+
+
+@contextmanager
+def noting_failed_start(arguments: dict[str, Any]) -> Iterator[None]:
+    """Around a start of vLLM with these arguments: adds to what it raises what to look at."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note_of_failed_start(error, arguments))
+        raise
 
 
 def note_of_failed_start(error: Exception, arguments: dict[str, Any]) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.vllm.engine_settings import save_skeleton
 
 
-def kept_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+def kept_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> Path:
     """The directory of ``save_skeleton`` in vLLM's cache, named after its contents.
 
     vLLM keeps what torch.compile made, and finds it by a hash of its settings, the model's path among them (its
@@ -21,6 +22,7 @@ def kept_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     Args:
         policy: Its configuration as it is now.
         tokenizer: As it is now.
+        processor: Of a model that is shown images.
     """
     from vllm import envs
 
@@ -28,6 +30,8 @@ def kept_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     root.mkdir(parents=True, exist_ok=True)
     written = Path(tempfile.mkdtemp(prefix="writing-", dir=root))
     save_skeleton(policy, tokenizer, written)
+    if processor is not None:
+        processor.save_pretrained(written)
     place = root / _digest(written)
     try:
         written.rename(place)  # at once: another rank, or another run, may be about to do the same

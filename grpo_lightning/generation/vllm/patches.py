@@ -1,4 +1,4 @@
-"""Everything in which this package changes vLLM, and torch for its sake; each change is listed in ``PATCHES``.
+"""Everything in which this package changes vLLM, and torch for its sake; each change is listed in ``patch_list.py``.
 
 A class is changed in its process for good, or inside a ``with`` block; an engine of this process while it lives.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +17,6 @@ from torch import Tensor, nn
 
 EXPERT_PREFIX = "lora_base_layer_prefix"
 """Of the experts of a mixture: what a LoRA layer around them adds to the names that they load under."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One change."""
-
-    changes: str
-    """What is another function, or is called in its place."""
-    by: str
-    """The function below."""
-    why: str
-    versions: str
-    """Of vLLM that it is meant for; docs/vllm.md says which of them our tests were run on."""
-    test: str
-    """File of ``tests/generation`` and function, which runs through it."""
-
-
-PATCHES = (
-    Patch(
-        "vllm.v1.core.sched.scheduler.Scheduler.update_from_output",
-        "stand_before_scheduler",
-        "twenty Python calls a token and request; only the end of a completion is read",
-        "0.25 to 0.32",
-        "test_short_bookkeeping.py::test_completions_are_those_of_vllms_own_bookkeeping",
-    ),
-    Patch(
-        "vllm.v1.core.kv_cache_manager.KVCacheManager.allocate_slots",
-        "stand_before_scheduler",
-        "the same: nothing to allocate while the last block has room",
-        "0.25 to 0.32",
-        "test_short_bookkeeping.py::test_requests_that_had_to_wait_for_memory_in_mid_completion_lose_no_token",
-    ),
-    Patch(
-        "vllm.lora.lora_model.LoRAModel.from_local_checkpoint",
-        "reading_adapters_from",
-        "adapters are handed over in memory instead of through a file",
-        "0.25 to 0.33",
-        "test_vllm_adapters.py::test_an_adapter_is_loaded_hot_or_merged_and_the_base_is_never_written_to",
-    ),
-    Patch(
-        "vllm.lora.model_manager.LoRAModelManager.__init__",
-        "load_past_lora_layers",
-        "names of a checkpoint do not lead through a LoRA layer to the layer that it is around",
-        "0.25 only",
-        "test_vllm_server.py::test_training_with_a_launched_server_and_a_hot_adapter",
-    ),
-    Patch(
-        "vllm.model_executor.models.utils.AutoWeightsLoader.load_weights",
-        "load_own_layers_only",
-        "a tied head is refused by name where the engine computes logits with the embedding",
-        "0.32 to 0.33",
-        "test_vllm_server.py::test_tied_weights_reach_the_output_head_of_a_launched_server",
-    ),
-    Patch(
-        "vllm.v1.worker.gpu_worker.Worker.reload_weights",
-        "repack_tied_heads_after_reloads",
-        "a tied head is left out of a reload, and on a CPU it computes with a copy",
-        "0.25 only",
-        "test_vllm_server.py::test_tied_weights_reach_the_output_head_of_a_launched_server",
-    ),
-    Patch(
-        "vllm.ModelRegistry",
-        "know_model",
-        "a second interpreter is started to ask what a class can do, for up to 20 seconds",
-        "0.25 to 0.33",
-        "test_vllm_colocate.py::test_the_engine_knows_the_policys_class_without_a_second_interpreter",
-    ),
-    Patch(
-        "torch.set_num_threads",
-        "keeping_threads",
-        "the CPU platform replaces it by a function that does nothing, for the whole process",
-        "0.25 to 0.33",
-        "test_vllm_colocate.py::test_the_number_of_threads_can_be_set_beside_an_engine",
-    ),
-    Patch(
-        "torch.distributed.destroy_process_group",
-        "keeping_process_group",
-        "an engine that ends destroys the default group, also one that Lightning made and still needs",
-        "0.25 to 0.33",
-        "test_vllm_training.py::test_two_ranks_train_alike_with_an_engine_each_or_one_between_them",
-    ),
-)
 
 
 def stand_before_scheduler(scheduler: Any, update_from_output: Any, allocate_slots: Any) -> None:
@@ -151,6 +68,30 @@ def know_model(directory: str) -> None:
     for architecture in config.get("architectures") or ():
         if architecture in ModelRegistry.models:
             ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
+
+
+@contextmanager
+def keeping_buffers() -> Iterator[None]:
+    """Inside, an engine that starts with random weights leaves alone what its model computed: buffers, which no checkpoint has.
+
+    The Qwen-VL families hold the mean and the deviation of pixels in them.
+    """
+    from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
+
+    loader_class: Any = DummyModelLoader
+    load = loader_class.load_weights
+
+    def load_weights(self: Any, model: nn.Module, *args: Any, **options: Any) -> None:
+        kept = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+        load(self, model, *args, **options)
+        for buffer, values in kept:
+            buffer.copy_(values)
+
+    loader_class.load_weights = load_weights
+    try:
+        yield
+    finally:
+        loader_class.load_weights = load
 
 
 @contextmanager

@@ -64,6 +64,8 @@ class EngineRequest:
     prompt_ids: Sequence[int]
     parameters: dict[str, Any]
     """As vLLM's ``SamplingParams`` and its completions endpoint both call them."""
+    rendered: Any = None
+    """The prompt as an engine in this process takes it, where it shows images; else None."""
 
 
 def engine_requests(
@@ -72,10 +74,19 @@ def engine_requests(
     seeds: Sequence[int],
     eos_ids: Iterable[int],
     seed_per_prompt: bool,
+    rendered: Sequence[Any] | None = None,
 ) -> list[EngineRequest]:
     """One request a prompt, with n = G, so that the prompt is computed once.
 
     Greedy decoding is the exception: vLLM takes it with n = 1 only.
+
+    Args:
+        prompt_ids: B prompts.
+        sampling: How to draw.
+        seeds: B of them.
+        eos_ids: Tokens that end a completion.
+        seed_per_prompt: Whether each request is drawn with its own seed.
+        rendered: B of them, see ``EngineRequest``.
     """
     common = common_sampling_parameters(sampling, eos_ids)
     size, greedy = sampling.num_generations, sampling.temperature == 0
@@ -85,7 +96,7 @@ def engine_requests(
             own: dict[str, Any] = {"n": 1} if greedy else {"n": size}
             if seed_per_prompt and not greedy:
                 own["seed"] = seed_of_prompt(seed)
-            requests.append(EngineRequest(first, ids, common | own))
+            requests.append(EngineRequest(first, ids, common | own, rendered[b] if rendered else None))
     return requests
 
 

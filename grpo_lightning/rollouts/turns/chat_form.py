@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.messages import in_parts, reads_parts_alone
 from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message
@@ -57,6 +58,7 @@ class ChatForm:
                 f"model.turns.tool_call_format={tool_call_format!r} is unknown. Choose one of {', '.join(READERS)}."
             )
         self._format = tool_call_format
+        self._takes_parts = reads_parts_alone(tokenizer, self.template_kwargs)
         self._has_text_arguments = False  # until a mapping has failed
         self._has_text_arguments = self._needs_text_arguments()
 
@@ -82,7 +84,7 @@ class ChatForm:
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], opens_turn: bool = True) -> str:
         """The conversation as text; with the opening of the policy's next turn."""
         options = {**self.template_kwargs, "tools": list(tools) or None, "add_generation_prompt": opens_turn}
-        written = [self._written(message) for message in messages]
+        written = [self._written(message) for message in (in_parts(messages) if self._takes_parts else messages)]
         text = self.tokenizer.apply_chat_template(written, **options, tokenize=False)
         assert isinstance(text, str)
         return text
@@ -102,8 +104,15 @@ class ChatForm:
         Raises:
             ValueError: If the template renders the dummy in a way that does not show where its turn ends.
         """
-        rendered = self.render([*self._dummy(messages), *messages], tools)
-        start = self._turn_end(rendered, messages, tools, has_ended)
+        dummy = self._dummy(messages)
+        rendered = self.render([*dummy, *messages], tools)
+        said = str(messages[0]["content"]).strip()
+        if dummy[1].get("tool_calls") and said and rendered.rfind(said) < rendered.rfind(MARK):
+            dummy[1]["content"] = (
+                ""  # some write the results of calls before the text of the turn that made them (Gemma 4)
+            )
+            rendered = self.render([*dummy, *messages], tools)
+        start = self._turn_end(rendered, dummy, messages, tools, has_ended)
         before, whole = self._ids(rendered[:start]), self._ids(rendered)
         if whole[: len(before)] == before:
             return whole[len(before) :]
@@ -202,7 +211,12 @@ class ChatForm:
         return [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
 
     def _turn_end(
-        self, rendered: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], has_ended: bool
+        self,
+        rendered: str,
+        dummy: Sequence[Message],
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        has_ended: bool,
     ) -> int:
         """Where in a rendering the dummy's turn ends: behind the first text that ends turns, or before it."""
         mark = rendered.rfind(MARK)
@@ -216,7 +230,7 @@ class ChatForm:
         if ends:
             place, length = min(ends)
             return place + length if has_ended else place
-        alone = self.render(self._dummy(messages), tools, opens_turn=False)
+        alone = self.render(dummy, tools, opens_turn=False)
         same = same_start(alone, rendered)
         if same <= mark:
             raise ValueError(

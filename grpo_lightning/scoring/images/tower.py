@@ -86,6 +86,18 @@ def _tower_trains(model: PreTrainedModel) -> bool:
     return any(weight.requires_grad for module in tower_modules(model).values() for weight in module.parameters())
 
 
+def no_change_of_tower(model: PreTrainedModel) -> Tensor:
+    """0, with a gradient of 0 for each weight of the tower that trains.
+
+    Ranks wait for a gradient of every trained weight, and a pass may show no image; nor does a tower use all of its weights.
+
+    Args:
+        model: A vision-language model.
+    """
+    weights = [weight for module in tower_modules(model).values() for weight in module.parameters()]
+    return torch.stack([weight.flatten()[0] for weight in weights if weight.requires_grad]).sum() * 0.0
+
+
 def flat_features(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     """``(n, H)`` of features as models return them: one tensor of any shape, or one an image."""
     parts = [features] if isinstance(features, Tensor) else list(features)

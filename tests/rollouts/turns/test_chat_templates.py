@@ -17,15 +17,9 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.source import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 
-PICTURES = ("idefics3", "llava_next", "smolvlm")
-"""Templates of models for images: a message is a list of parts, also where it is text alone."""
-UNCLEAR = ("gemma4", "gemma4_v3", "gemma4_v4")
-"""Templates that write the dummy's turn otherwise once another follows, and mark its end by nothing: refused."""
-TEMPLATES = sorted(
-    path
-    for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
-    if not path.stem.startswith(PICTURES) and path.stem not in UNCLEAR
-)
+TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+UNCLEAR = "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}({{ m.content }}){% else %}[{{ m.content }}]{% endif %}{% endfor %}"
+"""Writes a turn otherwise once another follows, and marks its end by nothing."""
 ANEW = ("gptoss", "nemotron_3_nano", "qwen3_5_think", "qwen3_5_nothink", "qwen3_6")
 """Some of the templates that open a turn with what they leave out of it later."""
 ENDS = ["<|im_end|>", "<end_of_turn>", "<turn|>", "<|eot_id|>", "<|end|>", "</s>", "<|END_OF_TURN_TOKEN|>"]
@@ -127,11 +121,9 @@ def test_the_trainer_scores_the_tokens_that_were_sampled(policy, template, histo
         assert all(given.count(text) >= 1 for text in heard[:4])
 
 
-@pytest.mark.parametrize("name", UNCLEAR)
-def test_a_template_that_does_not_show_where_a_turn_ends_is_refused(policy, name):
-    folder = Path(trl.__file__).parent / "chat_templates"
-    policy.tokenizer.chat_template = (folder / f"{name}.jinja").read_text(encoding="utf-8")
-    source = make_source(policy, lambda row: Both(turns=5), has_tools=False, max_completion_length=3000)
+def test_a_template_that_does_not_show_where_a_turn_ends_is_refused(policy):
+    policy.tokenizer.chat_template = UNCLEAR
+    source = make_source(policy, lambda row: UserOnly(turns=5), has_tools=False, max_completion_length=3000)
     with pytest.raises(ValueError, match=r"model\.chat_template_kwargs"):
         source.sample(batch("one"), Moment())
     source.close(0)

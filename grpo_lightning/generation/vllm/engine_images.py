@@ -1,0 +1,108 @@
+"""Images for an engine in this process: what it needs to show them to a model, and prompts as it takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
+from grpo_lightning.generation.vllm.compat import import_vllm, why_no_images
+from grpo_lightning.generation.vllm.engine_process import preserved_environment
+from grpo_lightning.generation.vllm.patches import keeping_threads
+from grpo_lightning.types import PromptImages
+from grpo_lightning.vision.processing import ImageProcessing
+
+
+class EngineImages:
+    """Whether an engine is shown images (model.vision_tower)."""
+
+    def __init__(self) -> None:
+        self.processor: Any = None
+        """Of the model, where it is; the engine reads it from its directory."""
+
+    def ask(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
+        """Has them shown from now on; see ``SamplesWithImages.see_images``."""
+        reason = why_no_images()
+        if reason is None:
+            with preserved_environment(), keeping_threads():
+                reason = _obstacle((config.architectures or [type(config).__name__])[0])
+        if reason is not None:
+            raise ValueError(
+                f"model.vision_tower is set, and model.generator=VLLMColocate cannot show images: {reason}. Or set "
+                "model.generator=TransformersGenerator."
+            )
+        self.processor = processing.processor
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Of ``vllm.LLM``: it would keep room for the longest video too."""
+        return {} if self.processor is None else {"limit_mm_per_prompt": {"video": 0, "audio": 0}}
+
+
+def _obstacle(architecture: str) -> str | None:
+    """Why the installed vLLM cannot load this class as one that sees images, or None if it can."""
+    import_vllm()
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_multimodal
+
+    if architecture not in ModelRegistry.models:
+        return f"vLLM has no {architecture}. Choose another model"
+    try:
+        is_shown = supports_multimodal(ModelRegistry.models[architecture].load_model_cls())
+    except ImportError as error:
+        return (
+            f"vLLM's {architecture} needs a package that is missing ({error}). Install it; torchvision in the build that fits "
+            "the installed torch"
+        )
+    return None if is_shown else f"vLLM's {architecture} sees text alone. Choose another model"
+
+
+def check_shown(engine: ColocatedEngine, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+    """Makes sure that an engine shows images as training does: the same tokens, and the same attention inside an image.
+
+    Features are compared in the first step, by the logprobs of what was sampled.
+
+    Args:
+        engine: Started.
+        prompts: With an image each.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    config = engine.llm.llm_engine.model_config
+    if engine.device.type == "cpu" and config.is_mm_prefix_lm:
+        raise ValueError(
+            "model.generator=VLLMColocate on a CPU: tokens of an image see only those before them there, and both ways in "
+            f"{config.architectures[0]}. Use model.generator=TransformersGenerator."
+        )
+    image_prompts(engine.llm, [ids for ids, _ in prompts], [images for _, images in prompts])
+
+
+def image_prompts(llm: Any, prompt_ids: Sequence[Sequence[int]], images: Sequence[PromptImages]) -> list[Any]:
+    """B prompts as ``LLMEngine.add_request`` takes them, the images of each processed once; None for those of text alone.
+
+    Args:
+        llm: A ``vllm.LLM`` in this process.
+        prompt_ids: B lists of token ids, with a placeholder token for each feature of an image.
+        images: B of them, or none at all.
+
+    Raises:
+        ValueError: If the engine's processor makes other tokens of a prompt than training's.
+    """
+    if not images:
+        return [None] * len(prompt_ids)
+    shown = enumerate(zip(prompt_ids, images, strict=True))
+    return [_rendered(llm, n, ids, each) if each.images else None for n, (ids, each) in shown]
+
+
+def _rendered(llm: Any, n: int, ids: Sequence[int], images: PromptImages) -> Any:
+    prompt = {"prompt_token_ids": images.short_ids, "multi_modal_data": {"image": list(images.images)}}
+    (made,) = llm.llm_engine.renderer.render_cmpl([prompt])
+    found = made["prompt_token_ids"]
+    if found != list(ids):
+        raise ValueError(
+            f"the images of prompt {n} become {len(found)} tokens with it in vLLM and {len(ids)} in training, or others: the "
+            "two process images differently. Use model.generator=TransformersGenerator."
+        )
+    return made

@@ -1,0 +1,30 @@
+"""Chat templates of models for images, which read contents as lists of parts, get prompts of text as such lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trl
+from toy_models import build_tokenizer
+
+from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.messages import reads_parts_alone
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+ASKED = [{"prompt": [{"role": "user", "content": "What is 2 + 2?"}]}]
+
+
+@pytest.mark.parametrize("name", ["idefics3", "llava_next", "smolvlm"])
+def test_a_question_in_text_reaches_the_prompt(name: str):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    data = PromptDataset(ASKED, dict, tokenizer, "rows")
+    assert "What is 2 + 2?" in tokenizer.decode(data.batch([0]).prompt_ids[0])
+
+
+@pytest.mark.parametrize(("name", "alone"), [("qwen3", False), ("smolvlm", True), ("gemma3", False)])
+def test_templates_that_read_strings_are_given_strings(name: str, alone: bool):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    assert reads_parts_alone(tokenizer, {}) is alone

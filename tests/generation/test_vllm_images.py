@@ -1,0 +1,190 @@
+"""Prompts with images in a real vLLM engine on this CPU: what it samples from is what is trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vllm_cases import eager_torch, needs_vllm, small_engine
+
+from grpo_lightning import GRPODataModule
+from grpo_lightning.generation import SamplingSettings, VLLMColocate
+from grpo_lightning.generation.vllm import engine_images
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
+from grpo_lightning.types import Rollouts
+from tests.runs import make_module, make_trainer
+from tests.vision.cpu_torchvision import is_installed
+from tests.vision.engine_cases import SETTINGS, gap, gaps, prompts_of, sample, started
+from tests.vision.test_image_runs import digits, picture_rows
+from tests.vision.toy_checkpoint import save_toy_checkpoint
+from tests.vision.toy_vision import picture
+
+pytestmark = needs_vllm
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = """
+import sys
+from tests.vision.cpu_torchvision import import_torchvision
+kept = import_torchvision()
+from tests.vision.engine_cases import main
+main(*sys.argv[1:])
+"""
+WITH_TORCHVISION = ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava", "gemma3")
+"""Families whose processor, or whose class in vLLM, imports it: not in this process, where nothing else may find it."""
+needs_torchvision = pytest.mark.skipif(not is_installed(), reason="needs torchvision beside the environment")
+
+
+@pytest.fixture(autouse=True)
+def _eager():
+    with eager_torch():
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_toy_checkpoint("idefics3", tmp_path_factory.mktemp("toy") / "idefics3")
+
+
+@pytest.fixture(scope="module")
+def policy(checkpoint: Path) -> Policy:
+    return Policy(PolicySettings(model_name_or_path=str(checkpoint)), vision_tower="frozen").load()
+
+
+@pytest.fixture
+def generator(policy: Policy):
+    engine = started(policy)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="module")
+def of_child(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the families of ``WITH_TORCHVISION`` gave, one after the other in one process."""
+    folder = tmp_path_factory.mktemp("families")
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", CHILD, str(folder), *WITH_TORCHVISION]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+def check_gaps(found: dict[str, float]) -> None:
+    """Rounding of float32, but where the engine has another tower than the policy."""
+    assert found.pop("stale") > 0.1
+    assert {name: value for name, value in found.items() if value > 1e-4} == {}
+    assert set(found) == {"first", "updated", "hot", "merge"}
+
+
+def test_sampled_tokens_have_the_probabilities_of_training(tmp_path: Path):
+    check_gaps(gaps("idefics3", tmp_path))
+
+
+@needs_torchvision
+@pytest.mark.parametrize("family", [family for family in WITH_TORCHVISION if family != "gemma3"])
+def test_sampled_tokens_of_other_families_have_the_probabilities_of_training(of_child: Path, family: str):
+    check_gaps(json.loads((of_child / f"{family}.json").read_text()))
+
+
+@needs_torchvision
+def test_a_model_whose_images_are_read_both_ways_is_refused_on_a_cpu(of_child: Path):
+    assert "see only those before them" in json.loads((of_child / "gemma3.json").read_text())["refused"]
+
+
+def test_the_images_of_a_prompt_are_processed_once_for_its_group(generator: VLLMColocate, policy: Policy):
+    assert generator._engine is not None
+    renderer, rendered = generator._engine.llm.llm_engine.renderer, []
+    original = renderer.render_cmpl
+    renderer.render_cmpl = lambda prompts: rendered.append(len(prompts)) or original(prompts)
+    for sampling in (SETTINGS, replace(SETTINGS, temperature=0.0)):
+        rendered.clear()
+        rollouts = sample(generator, prompts_of(policy), sampling)
+        assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert rendered == [1, 1], "two of the three prompts show images"
+
+
+def test_greedy_completions_of_prompts_with_images_are_those_of_transformers(generator: VLLMColocate, policy: Policy):
+    prompts = prompts_of(policy, first=5)
+    found = sample(generator, prompts, SamplingSettings(num_generations=1, max_completion_length=6, temperature=0.0))
+    for (ids, images), completion in zip(prompts, found.completions(), strict=True):
+        said = policy.model.generate(torch.tensor([ids]), **images.pixels, max_new_tokens=6, do_sample=False)
+        assert completion.tolist() == said[0, len(ids) :].tolist()
+
+
+def test_other_images_are_sampled_from_otherwise(generator: VLLMColocate, policy: Policy):
+    rollouts = sample(generator, prompts_of(policy))
+    other = tuple(images for _, images in prompts_of(policy, first=9))
+    assert gap(policy, rollouts) < 1e-4 < 0.01 < gap(policy, replace(rollouts, images=other))
+
+
+def test_images_that_the_engine_reads_as_other_tokens_are_refused(generator: VLLMColocate, policy: Policy):
+    (ids, images), *_ = prompts_of(policy)
+    with pytest.raises(ValueError, match=rf"prompt 0 become {len(ids)} tokens .* and {len(ids) + 1} in training"):
+        generator.generate_with_images([[*ids, 5]], [images], SETTINGS, [1])
+
+
+def run(folder: Path, checkpoint: Path, generator: VLLMColocate, **settings: Any) -> Any:
+    module = make_module(
+        checkpoint, vision_tower="frozen", rewards=[digits], generator=generator, max_sampler_mismatch=1e-3, **settings
+    )
+    data = GRPODataModule(dataset=picture_rows(folder), batch_size=3)
+    make_trainer(folder, max_steps=3).fit(module, data)
+    return module
+
+
+def test_a_run_with_images_is_sampled_by_the_engine_and_ends_it(tmp_path: Path, checkpoint: Path):
+    generator = small_engine()
+    module = run(tmp_path, checkpoint, generator, optimizer=lambda weights: torch.optim.SGD(weights, lr=1.0))
+    assert module.steps_done == 3
+    assert module.step_metrics[MISMATCH] < 1e-4
+    assert generator._engine is None
+
+
+class SeesOthers(VLLMColocate):
+    """Shows the engine other pictures of the same sizes."""
+
+    def generate_with_images(self, prompt_ids: Any, images: Sequence[Any], *arguments: Any) -> Rollouts:
+        other = [tuple(picture(50 + n, *image.size) for n, image in enumerate(each.images)) for each in images]
+        shown = [replace(each, images=pictures) for each, pictures in zip(images, other, strict=True)]
+        return super().generate_with_images(prompt_ids, shown, *arguments)
+
+
+def test_an_engine_that_sees_other_images_is_found_at_the_first_step(tmp_path: Path, checkpoint: Path):
+    settings = {"enforce_eager": True, "kv_cache_memory_gb": 1 / 16, "max_model_length": 256}
+    with pytest.raises(StaleSamplerError, match=r"Step 1: .*They never agreed"):
+        run(tmp_path, checkpoint, SeesOthers(**settings))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_model_that_vllm_cannot_load_here_is_refused_before_weights_load(policy: Policy):
+    config = type(policy.config)(architectures=["Qwen2_5_VLForConditionalGeneration"])
+    with pytest.raises(
+        ValueError, match=r"cannot show images: vLLM's Qwen2_5_VL.* missing \(No module named 'torchvision'\)"
+    ):
+        small_engine().see_images(policy.image_processing, config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [("NoSuchModel", "vLLM has no NoSuchModel"), ("LlamaForCausalLM", "vLLM's LlamaForCausalLM sees text alone")],
+)
+def test_a_model_without_eyes_in_vllm_is_refused_by_name(policy: Policy, architecture: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        small_engine().see_images(policy.image_processing, type(policy.config)(architectures=[architecture]))
+
+
+def test_an_older_vllm_is_refused_by_its_version(policy: Policy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine_images, "why_no_images", lambda: "it does so from vLLM 0.32 on, and 0.31.0 is installed")
+    with pytest.raises(ValueError, match=r"cannot show images: it does so from vLLM 0\.32 on"):
+        small_engine().see_images(policy.image_processing, policy.config)

@@ -1,0 +1,102 @@
+"""What a real vLLM engine samples of prompts with images, beside what training computes; for a test and its child process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo_lightning.generation import SamplingSettings, VLLMColocate
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.scoring.images.tower import tower_modules
+from grpo_lightning.types import PromptImages, Rollouts
+from grpo_lightning.vision.probe import image_prompts
+from tests.vision.test_image_scoring import own_logprobs
+from tests.vision.toy_checkpoint import save_toy_checkpoint
+from tests.vision.toy_vision import picture
+from tests.vllm_cases import eager_torch, shift_weights, small_engine
+
+SETTINGS = SamplingSettings(num_generations=3, max_completion_length=6)
+
+
+def prompts_of(policy: Policy, first: int = 0) -> list[tuple[list[int], PromptImages]]:
+    """One image, none, and two of other shapes."""
+    image, ask = {"type": "image"}, {"type": "text", "text": "How many?"}
+    shown = [
+        ([image, ask], [picture(first, 24, 16)]),
+        ([ask], []),
+        ([ask, image, image], [picture(first + 1, 16, 32), picture(first + 2, 32, 32)]),
+    ]
+    assert policy.image_processing is not None
+    return [policy.image_processing([{"role": "user", "content": blocks}], images, {}) for blocks, images in shown]
+
+
+def started(policy: Policy, **settings: Any) -> VLLMColocate:
+    """An engine with the policy's weights, told of images as a run does it."""
+    generator = small_engine(**settings)
+    assert policy.image_processing is not None
+    generator.see_images(policy.image_processing, policy.config)
+    generator.start(policy.model, policy.tokenizer, "toy")
+    generator.check_images(image_prompts(policy.image_processing))
+    generator.update_weights(policy.model)
+    return generator
+
+
+def sample(generator: VLLMColocate, prompts: Any, sampling: SamplingSettings = SETTINGS) -> Rollouts:
+    """Completions of the prompts, with their images."""
+    ids, images = [each for each, _ in prompts], tuple(each for _, each in prompts)
+    seeds = list(range(7, 7 + len(ids)))
+    return replace(generator.generate_with_images(ids, images, sampling, seeds), images=images)
+
+
+@torch.no_grad()
+def gap(policy: Policy, rollouts: Rollouts) -> float:
+    """The largest distance, in nats, of the sampler's logprobs from those of the model's own forward pass."""
+    found: Tensor = own_logprobs(policy.model.eval(), rollouts)
+    return float((found - rollouts.sampling_logprobs).abs().max())
+
+
+def shift_tower(policy: Policy) -> None:
+    """Changes the tower and nothing else."""
+    with torch.no_grad():
+        for module in tower_modules(policy.model).values():
+            shift_weights(module)
+
+
+def gaps(family: str, folder: Path) -> dict[str, float]:
+    """Of one family: with the first weights, with a tower that has moved, and with a new adapter added by the engine."""
+    checkpoint = save_toy_checkpoint(family, folder / family)
+    policy = Policy(PolicySettings(model_name_or_path=str(checkpoint)), vision_tower="trained").load()
+    generator = started(policy)
+    found = {"first": gap(policy, sample(generator, prompts_of(policy)))}
+    shift_tower(policy)
+    found["stale"] = gap(policy, sample(generator, prompts_of(policy)))
+    generator.update_weights(policy.model)
+    found["updated"] = gap(policy, sample(generator, prompts_of(policy)))
+    generator.stop()
+    settings = PolicySettings(
+        model_name_or_path=str(checkpoint), finetuning_type="lora", lora_rank=8, lora_target="q_proj,v_proj"
+    )
+    for way in ("hot", "merge"):
+        policy = Policy(settings, vision_tower="frozen").load()
+        shift_weights(policy.model)
+        generator = started(policy, lora_sync=way)
+        found[way] = gap(policy, sample(generator, prompts_of(policy)))
+        generator.stop()
+    return found
+
+
+def main(folder: str, *families: str) -> None:
+    """Writes FOLDER/FAMILY.json for each family."""
+    with eager_torch():
+        for family in families:
+            try:
+                found: dict[str, Any] = gaps(family, Path(folder))
+            except ValueError as error:
+                found = {"refused": str(error)}
+            (Path(folder) / f"{family}.json").write_text(json.dumps(found))
