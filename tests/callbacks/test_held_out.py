@@ -81,7 +81,11 @@ def test_several_datasets_have_a_line_each(tiny_model_dir, tmp_path, capsys):
 
 def test_a_share_of_float32_is_said_as_the_summary_says_it():
     measured = torch.tensor(351 / 400)  # 0.87749999 in float32
-    assert HeldOutLine()._line("val/accuracy", "accuracy", float(measured)) == "accuracy 87.8%" == f"accuracy {351 / 400:.1%}"
+    assert (
+        HeldOutLine()._line("val/accuracy", "accuracy", float(measured))
+        == "accuracy 87.8%"
+        == f"accuracy {351 / 400:.1%}"
+    )
 
 
 @pytest.mark.parametrize("steps", [1])
