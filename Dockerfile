@@ -21,5 +21,8 @@ COPY assets assets
 COPY configs configs
 COPY examples examples
 
+# As in the Makefile: threads of torch that have nothing to do sleep, and leave the cores to the rewards' processes.
+ENV OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
+
 ENTRYPOINT ["python", "-m", "grpo_lightning"]
 CMD ["--help"]

@@ -48,6 +48,11 @@ def test_extras_and_python_are_those_of_the_project():
     assert image.startswith("python:3.11-") and "on Python 3.11" in (ROOT / "constraints.txt").read_text()
 
 
+def test_the_variables_of_a_run_are_those_of_the_makefile():
+    exported = re.findall(r"^export (\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert exported and [f"{name}={value}" for name, value in exported] == shlex.split(dict(STEPS)["ENV"])
+
+
 def test_the_commands_that_are_shown_are_commands_with_configs_that_parse():
     shown = re.findall(r"grpo_lightning (\w+) --config (\S+)$", TEXT, re.MULTILINE)
     assert {command for command, _ in shown} <= LIGHTNING_COMMANDS.keys()

@@ -19,6 +19,26 @@ SPOKEN: dict[str, Callable[[float], str]] = {
 }
 
 
+def prefixes(loaders: Any) -> list[str]:
+    """What stands between ``val/`` and a metric's name, for each held-out dataset.
+
+    Example:
+        >>> prefixes(["batches"]), prefixes({"easy": ["batches"], "hard": ["batches"]})
+        ([''], ['easy/', 'hard/'])
+    """
+    return [f"{name}/" for name in loaders] if isinstance(loaders, dict) and len(loaders) > 1 else [""]
+
+
+def measured_before(trainer: Trainer) -> dict[str, float]:
+    """By metric, what BeforeAfterSummary found before training; nothing where that is over several datasets together."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, BeforeAfterSummary) and callback.before is not None:
+            metrics: dict[str, float] = callback.before["metrics"]
+            loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+            return metrics if prefixes(loaders) == [""] else {}
+    return {}
+
+
 class HeldOutLine(Callback):
     """Prints ``step 200  held-out accuracy 77.0% (was 68.0%, start 34.2%)`` after each evaluation during training."""
 
@@ -27,28 +47,32 @@ class HeldOutLine(Callback):
         """By metric, the first value of the run; before the first step where BeforeAfterSummary measured it."""
         self.last: dict[str, float] = {}
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first step, prints what BeforeAfterSummary has just measured."""
+        if self.first:
+            return
+        before = measured_before(trainer)
+        for kind, say in SPOKEN.items():
+            if kind in before:
+                self.first[f"val/{kind}"] = before[kind]
+                if trainer.is_global_zero and not pl_module.steps_done:
+                    show(f"step 0  held-out {kind} {say(before[kind])}")
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints a line per metric and dataset on the first rank."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        loaders = trainer.val_dataloaders
-        datasets = [f"{name}/" for name in loaders] if isinstance(loaders, dict) and len(loaders) > 1 else [""]
-        for dataset, kind in product(datasets, SPOKEN):
+        for dataset, kind in product(prefixes(trainer.val_dataloaders), SPOKEN):
             name = f"val/{dataset}{kind}"
             if name in trainer.callback_metrics:
-                line = self._line(trainer, name, kind, float(trainer.callback_metrics[name]))
+                line = self._line(name, kind, float(trainer.callback_metrics[name]))
                 if trainer.is_global_zero:
                     show(f"step {pl_module.steps_done}  held-out {dataset.replace('/', ' ')}{line}")
 
-    def _line(self, trainer: Trainer, name: str, kind: str, value: float) -> str:
+    def _line(self, name: str, kind: str, value: float) -> str:
         """``accuracy 77.0% (was 68.0%, start 34.2%)``, the value remembered."""
         say = SPOKEN[kind]
-        if (
-            name not in self.first and name == f"val/{kind}"
-        ):  # one dataset: BeforeAfterSummary's is over the same prompts
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, BeforeAfterSummary) and callback.before is not None:
-                    self.first[name] = callback.before["metrics"][kind]
+        value = float(f"{value:.6g}")  # in float32 87.75% would be said as 87.7%, and by the summary as 87.8%
         known = [f"was {say(self.last[name])}"] if name in self.last else []
         known += [f"start {say(self.first[name])}"] if name in self.first else []
         self.first.setdefault(name, value)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from runs import make_data, make_module, make_trainer, write_prompts
 
 from grpo_lightning.callbacks import BeforeAfterSummary, HeldOutLine
@@ -52,8 +53,9 @@ def test_each_evaluation_is_compared_with_the_last_and_the_first(tiny_model_dir,
 
 def test_the_start_is_what_was_measured_before_training(tiny_model_dir, tmp_path, capsys):
     summary = BeforeAfterSummary(lenient="judged", strict="judged")
-    train(tiny_model_dir, tmp_path, Judge(0, 2, 3, 3), 2, [summary, HeldOutLine()])
+    train(tiny_model_dir, tmp_path, Judge(0, 2, 3, 3), 2, [HeldOutLine(), summary])
     assert accuracies(capsys.readouterr().out) == [
+        "step 0  held-out accuracy 0.0%",
         "step 1  held-out accuracy 50.0% (start 0.0%)",
         "step 2  held-out accuracy 75.0% (was 50.0%, start 0.0%)",
     ]
@@ -75,6 +77,15 @@ def test_several_datasets_have_a_line_each(tiny_model_dir, tmp_path, capsys):
         "step 2  held-out set0 accuracy 75.0% (was 25.0%, start 25.0%)",
         "step 2  held-out set1 accuracy 100.0% (was 50.0%, start 50.0%)",
     ]
+
+
+def test_a_share_of_float32_is_said_as_the_summary_says_it():
+    measured = torch.tensor(351 / 400)  # 0.87749999 in float32
+    assert (
+        HeldOutLine()._line("val/accuracy", "accuracy", float(measured))
+        == "accuracy 87.8%"
+        == f"accuracy {351 / 400:.1%}"
+    )
 
 
 @pytest.mark.parametrize("steps", [1])

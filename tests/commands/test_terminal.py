@@ -46,8 +46,8 @@ def shown(tiny_model_dir, tmp_path_factory) -> list[str]:
         },
         "samples": {"every_n_steps": 3},
     }  # fmt: skip
-    (folder / "run.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", "run.yaml"]
+    (folder / "the_run.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", "the_run.yaml"]
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     return run_in_terminal(command, folder, environment)
@@ -76,17 +76,21 @@ def test_the_bar_erases_no_table_and_no_line(shown):
 def test_held_out_numbers_are_said_each_time_with_the_last_and_the_first(shown):
     lines = [line for line in shown if re.match(r"step \d  held-out accuracy", line)]
     assert lines == [
+        "step 0  held-out accuracy 100.0%",
         "step 2  held-out accuracy 100.0% (start 100.0%)",
         "step 4  held-out accuracy 100.0% (was 100.0%, start 100.0%)",
         "step 6  held-out accuracy 100.0% (was 100.0%, start 100.0%)",
     ]
     rewards = [re.findall(r"\d\.\d{3}", line) for line in shown if re.match(r"step \d  held-out reward", line)]
-    assert [len(numbers) for numbers in rewards] == [2, 3, 3]
+    assert [len(numbers) for numbers in rewards] == [1, 2, 3, 3]
     assert len({numbers[-1] for numbers in rewards}) == 1  # the same start each time
-    assert [rewards[0][0], rewards[1][0]] == [rewards[1][1], rewards[2][1]]  # what was
+    assert [rewards[1][0], rewards[2][0]] == [rewards[2][1], rewards[3][1]]  # what was
 
 
 def test_sentences_break_between_words_and_paths_are_those_to_type(shown):
+    at = next(i for i, line in enumerate(shown) if line.startswith("fit: settings of "))
+    said = " ".join(shown[at : at + 2])
+    assert said.startswith("fit: settings of the_run.yaml are read; importing torch, Lightning and transformers.")
     at = next(i for i, line in enumerate(shown) if line.startswith("Each GRPO step: "))
     said = " ".join(shown[at : at + 3])
     assert re.match(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from grpo_lightning.commands.module_choice import OPTION, with_one_option
@@ -49,4 +51,11 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
     is_first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
     if is_first and not any(word.startswith("--print_config") for word in options):
         files = " and ".join(config_files(options)) or "the command line"
-        print(f"{command}: settings of {files} are read; importing torch, Lightning and transformers.", flush=True)
+        said = f"{command}: settings of {files} are read; importing torch, Lightning and transformers."
+        print(between_words(said) if sys.stdout.isatty() else said, flush=True)
+
+
+def between_words(text: str) -> str:
+    """The text for the terminal as it is, broken between words; a terminal itself breaks in the middle of one."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -4,13 +4,13 @@
 function columns() {
   const rewards = all.names.length > 1 || all.names.some((name) => name !== "reward") ? all.names : [];
   return [
-    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(6rem, 2fr)", false], ["completion", "Completion", "minmax(11rem, 6fr)", false],
-    ["reward", "Reward", "4.4rem", true], ...rewards.map((name) => ["rewards/" + name, name, "4.8rem", true]),
-    ["advantage", "Advantage", "5.4rem", true], ["length", "Tokens", "4.2rem", true], ["flags", "Stands out", "5.8rem", false],
+    ["step", "Step", "3.4rem", true], ["prompt", "Prompt", "minmax(5.4rem, 2fr)", false], ["completion", "Completion", "minmax(11rem, 6fr)", false],
+    ["reward", "Reward", "4rem", true], ...rewards.map((name) => ["rewards/" + name, name, "4.8rem", true]),
+    ["advantage", "Advantage", "5.2rem", true], ["length", "Tokens", "3.6rem", true], ["flags", "Stands out", "5.8rem", false],
   ];
 }
 
-const NARROWEST = 46; // rem of the columns that are no reward's, with the gaps between them
+const NARROWEST = 44.5; // rem of the columns that are no reward's, with the gaps between them
 
 function fillRow(element, row) {
   const item = all.get(row), shown = list ? list.columns : columns();
@@ -88,7 +88,7 @@ function buildFilters() {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => { Object.assign(filter, NO_FILTER); soon(); });
   form.append(
-    field("search", "search", "Search prompts and completions"),
+    field("search", "search", "Search all texts"),
     make("label", {}, "Steps", field("from-step", "number", String(low)), "–", field("to-step", "number", String(high))),
     make("label", {}, "Reward", field("from-reward", "number", "min"), "–", field("to-reward", "number", "max")),
     make("label", {}, "Prompt", field("uid", "number", "any")),

@@ -21,11 +21,12 @@ function marked(text, query, box = make("div", { class: "text" })) {
   return box;
 }
 
-/** The turns of a conversation, as [whose, "role: content" lines with calls]; null for any other text. */
+/** The turns of a conversation, as [whose, "role: content" lines with calls]; null for any other text, as a list of a policy's own is. */
 function turnsOf(text) {
   if (!text.startsWith("[{")) return null;
   try {
-    return JSON.parse(text).map((message) => [message.role, turn(message)]);
+    const messages = JSON.parse(text);
+    return messages.every((message) => typeof message.role === "string") ? messages.map((message) => [message.role, turn(message)]) : null;
   } catch {
     return null; // text that only looks like a conversation
   }
@@ -71,7 +72,7 @@ function gist(prompt) {
 function showDetail(all, row, query, choose) {
   const item = all.get(row), panel = byId("detail");
   const group = all.related(item, true);
-  const close = make("button", { class: "close", type: "button", onclick: () => panel.classList.remove("open") }, "Close");
+  const close = make("button", { class: "close", type: "button", onclick: () => openDetail(false) }, "Close");
   const run = state.runs.length > 1 ? ` · ${state.runs[item.run].name}` : "";
   const values = Object.entries({
     reward: short(item.reward), ...Object.fromEntries(Object.entries(item.rewards).map(([name, value]) => ["· " + name, short(value)])),
@@ -88,7 +89,13 @@ function showDetail(all, row, query, choose) {
     ...changes(all, item),
   );
   panel.scrollTop = 0;
-  panel.classList.add("open");
+  openDetail(true);
+}
+
+/** Beside the list, which has the whole width otherwise; on a phone over it. */
+function openDetail(isOpen) {
+  byId("detail").classList.toggle("open", isOpen);
+  document.querySelector(".browser").classList.toggle("reading", isOpen);
 }
 
 function parsedExtras(text) {
