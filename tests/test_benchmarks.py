@@ -252,7 +252,9 @@ def test_what_a_run_came_to_is_written_when_its_benchmark_is_ended(tmp_path):
         rows: list[str] = []
         while len(rows) < 6 and process.poll() is None:  # a header, two steps for warming up, and some that count
             time.sleep(0.2)
-            rows = [row for path in folder.glob("*/logs/version_*/metrics.csv") for row in path.read_text().splitlines()]
+            rows = [
+                row for path in folder.glob("*/logs/version_*/metrics.csv") for row in path.read_text().splitlines()
+            ]
     finally:
         process.terminate()
     assert process.wait() == 128 + signal.SIGTERM

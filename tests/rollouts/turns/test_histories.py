@@ -121,7 +121,9 @@ def test_each_history_is_scored_by_itself_with_its_gradient(policy, template, la
     weight = model.get_input_embeddings().weight
     weights = torch.linspace(-1, 1, len(found))
     by_hand, by_scorer = (torch.autograd.grad((each * weights).sum(), weight)[0] for each in (wanted, found))
-    assert (by_scorer - by_hand).norm() < 1e-5 * by_hand.norm()  # of sums in another order, which processors round unlike
+    assert (
+        by_scorer - by_hand
+    ).norm() < 1e-5 * by_hand.norm()  # of sums in another order, which processors round unlike
     parts = scorer.plan(rollouts, torch.arange(4), 100)
     assert sorted(torch.cat(parts).tolist()) == [0, 1, 2, 3]
 
