@@ -6,6 +6,7 @@ What a command needs is imported once it is chosen: Lightning and transformers t
 
 from __future__ import annotations
 
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -37,6 +38,8 @@ def help_text() -> str:
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
     arguments = sys.argv[1:] if args is None else args
+    if not {"", os.getcwd()} & set(sys.path):  # as `python -m` does: a config names rewards and modules beside it
+        sys.path.insert(0, os.getcwd())
     if arguments in (["-h"], ["--help"]):
         print(help_text())
     elif not arguments:

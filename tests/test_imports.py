@@ -125,3 +125,11 @@ def test_an_unknown_command_is_an_error_that_names_the_nearest():
         match=r"^error: exprot is no COMMAND. Did you mean export\? grpo_lightning --help lists all of them.$",
     ):
         main(["exprot"])
+
+
+def test_the_installed_command_finds_files_beside_the_config_as_python_m_does(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_config.py").write_text("number = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # pip's script has its own folder first
+    main(["--help"])
+    assert importlib.import_module("beside_the_config").number == 3

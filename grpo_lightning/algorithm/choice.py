@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -25,13 +28,38 @@ def find(setting: str, name: str, known: Mapping[str, Any]) -> Any:
     """
     if name in known:
         return known[name]
-    module, _, attribute = name.rpartition(".")
-    if not module:
+    if "." not in name:
         raise ValueError(f"model.{setting}={name!r} is unknown. Choose one of {', '.join(known)}, or an import path.")
+    return at_import_path(f"model.{setting}={name!r}", name)
+
+
+def at_import_path(what: str, path: str) -> Any:
+    """What stands at ``package.module.Thing``.
+
+    Args:
+        what: The setting with its value, for the error.
+        path: The import path.
+
+    Raises:
+        ValueError: Where nothing stands there, with where Python looks, or with the name that was perhaps meant.
+    """
+    module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"model.{setting}={name!r} cannot be imported: {error}.") from error
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        is_itself = error.name is not None and f"{module}.".startswith(f"{error.name}.")
+        where = (
+            f" Its file is looked for in the directory that the command is started in, {os.getcwd()}, on PYTHONPATH and "
+            "among installed packages."
+        )
+        raise ValueError(f"{what} cannot be imported: {error}.{where if is_itself else ''}") from error
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{what} cannot be imported: {error}.") from error
+    if not hasattr(found, name):
+        near = get_close_matches(name, dir(found), 1)
+        meant = f" Did you mean {module}.{near[0]}?" if near else ""
+        raise ValueError(f"{what} cannot be imported: module {module!r} has no attribute {name!r}.{meant}")
+    return getattr(found, name)
 
 
 def split_spec(setting: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -56,8 +84,9 @@ def made(setting: str, name: str, factory: Any, settings: Mapping[str, Any]) -> 
     try:
         return factory(**settings)
     except TypeError as error:
+        taken = ", ".join(inspect.signature(factory).parameters) or "none"
         raise ValueError(
-            f"model.{setting}: {name} cannot be made with init_args={dict(settings)!r}: {error}"
+            f"model.{setting}: {name} cannot be made with init_args={dict(settings)!r}: {error}. It takes {taken}."
         ) from error
 
 

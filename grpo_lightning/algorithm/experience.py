@@ -162,8 +162,14 @@ def _check_advantages(advantages: Tensor, rollouts: Rollouts) -> None:
             f"tokens in all. Return one value per completion, ({completions},), or one per token, ({tokens},), in the "
             "order of rollouts.completion_ids."
         )
-    if not advantages.is_floating_point() or not bool(advantages.isfinite().all()):
+    if not advantages.is_floating_point():
+        raise ValueError(f"The advantages are {advantages.dtype}. Return floating point numbers.")
+    wrong = (~advantages.isfinite()).nonzero()[:, 0]
+    if len(wrong):
+        first = int(wrong[0])
+        row = first if len(advantages) == completions else int(rollouts.token_rows()[first])
+        of_group = int((rollouts.group == rollouts.group[row]).sum())
         raise ValueError(
-            f"The advantages are {advantages.dtype} and hold {int((~advantages.isfinite()).sum())} values that are not "
-            "finite. Return finite floating point numbers, 0 for a completion that teaches nothing."
+            f"The advantages hold {len(wrong)} values that are not finite, the first {advantages[first]} at completion {row}, one "
+            f"of {of_group} of its prompt. Return finite numbers, 0 for a completion that teaches nothing."
         )

@@ -7,12 +7,12 @@ gradient of k1 and k3 is that of the reverse KL, also for samples of an older po
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.choice import find
+from grpo_lightning.algorithm.choice import chosen, made
 
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
 """From ``(T,)`` logprobs of the policy, which carry gradient, and of the reference to ``(T,)`` nats."""
@@ -50,7 +50,9 @@ def kl_estimator(choice: str | KLEstimator) -> KLEstimator:
     Raises:
         ValueError: If nothing is found there.
     """
-    if not isinstance(choice, str):
-        return choice
-    found: KLEstimator = find("kl_estimator", choice, KL_ESTIMATORS)
-    return found
+    name, found, settings = chosen("kl_estimator", choice, KL_ESTIMATORS)
+    if isinstance(found, type):
+        found = made("kl_estimator", name, found, settings)
+    elif settings:
+        raise ValueError(f"model.kl_estimator.init_args={settings!r} has no effect: {name} is a function.")
+    return cast(KLEstimator, found)

@@ -179,7 +179,13 @@ class Objective(ObjectiveSettings):
     def _policy_term(self, terms: LossTerms) -> Tensor:
         """``(T,)``: the policy loss, then the off-policy mask, the entropy mask and the sampler correction."""
         per_token = self.policy_loss.per_token(terms.inputs)
-        _check_per_token(per_token, terms.inputs.logprobs, f"model.loss_type={self.policy_loss.name!r} gave a loss")
+        what = f"model.loss_type={self.policy_loss.name!r} gave a loss"
+        _check_per_token(per_token, terms.inputs.logprobs, what)
+        if terms.inputs.logprobs.requires_grad and not per_token.requires_grad:
+            raise ValueError(
+                f"{what} without a gradient, which nothing can be learnt from. Compute it from inputs.logprobs, inputs.log_ratio "
+                "or inputs.ratio, which carry one."
+            )
         if terms.kept is not None:
             per_token = per_token.masked_fill(~terms.inputs.segments.spread(terms.kept), 0.0)
         if self.needs_entropy_threshold:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import yaml
+
+from grpo_lightning.algorithm.choice import at_import_path
 
 if TYPE_CHECKING:  # the first check of a command imports nothing heavy
     from lightning.pytorch import LightningModule
@@ -63,11 +64,7 @@ def chosen_class(path: str | None, default: type[Module]) -> type[Module]:
     """
     if path is None:
         return default
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{OPTION.strip('-')}={path} cannot be imported: {error}.") from error
+    found = at_import_path(f"{OPTION.strip('-')}={path}", path)
     if not (isinstance(found, type) and issubclass(found, default)):
         raise ValueError(f"{OPTION.strip('-')}={path} is no subclass of {default.__name__}, which this command trains.")
     return found

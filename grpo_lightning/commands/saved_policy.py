@@ -16,12 +16,12 @@ from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.modules.flat_settings import own_fields
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.report.metrics import launch_directories
+from grpo_lightning.settings.flat import own_fields
 
 PREFIX = "policy"
 """Of the policy's names in a checkpoint."""

@@ -10,15 +10,16 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
-from grpo_lightning.arguments import WORDS
-from grpo_lightning.commands.settings.names import hint
+from grpo_lightning.settings.given import WORDS
+from grpo_lightning.settings.names import hint
 
 UNKNOWN = (
     r"unrecognized arguments: --([\w.]+)",
     r"does not accept option '([\w.]+)'",
+    r"^Option '([\w.]+)' is not accepted",
     r"Expected a dot import path string: ([\w.]+)",
 )
-"""jsonargparse's words for a name that is none, the last of them for a class. Arguments of classes it corrects itself."""
+"""jsonargparse's words for a name that is none: a setting, an argument of a class or of a section, the name of a class."""
 
 
 class Parser(LightningArgumentParser):
@@ -73,8 +74,8 @@ def meant_by(message: str, options: Iterable[str]) -> str:
         options: ``--model.beta`` and all others of the command.
     """
     name = next((found[1] for pattern in UNKNOWN if (found := re.search(pattern, message))), None)
-    if name is None:
+    if name is None or "Did you mean" in message:
         return ""
     classes = [*callbacks.__all__, *generation.__all__]
     text = hint(name, [*(option.removeprefix("--") for option in options), *classes])
-    return f" {text}" if text else ""
+    return f"{'' if message.endswith('.') else '.'} {text}" if text else ""

@@ -10,7 +10,6 @@ import lightning as L
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.arguments import checked
 from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
@@ -26,6 +25,7 @@ from grpo_lightning.datamodules.sources import find_dataset
 from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
 from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader, check_can_stream
 from grpo_lightning.datamodules.stream_rows import RowStream
+from grpo_lightning.settings.given import checked
 
 EvaluationLoaders = EvaluationLoader | dict[str, EvaluationLoader]
 Specs = dict[str, tuple[DatasetSpec, str | None]]

@@ -111,6 +111,8 @@ class EpisodeFactory(Protocol):
 
     rewarding: tuple[str, ...]
     """The classes whose environments have ``get_reward``."""
+    has_tools: bool
+    """Whether there is something to call, besides what ``step`` answers."""
     faults: dict[str, int]
     """Counts so far: ``time_outs`` of calls, ``abandoned`` threads that still run, ``exceptions``."""
 

@@ -127,6 +127,7 @@ class _Episodes:
     ) -> None:
         self.tools, self.classes, self.hosts, self.sources = tools, classes, hosts, sources
         self.rewarding = tuple({each.name: None for each in classes.values() if hasattr(each.kind, "get_reward")})
+        self.has_tools = bool(tools.tools) or any(each.tools for each in classes.values())
         self.faults: dict[str, int] = tools.calls.faults
 
     def __call__(self, row: dict[str, Any]) -> Episode:

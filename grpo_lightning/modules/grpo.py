@@ -19,7 +19,6 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.flat_settings import part_of, takes
 from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_held_out, check_settings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
@@ -38,6 +37,7 @@ from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSourc
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss

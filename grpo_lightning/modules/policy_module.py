@@ -31,11 +31,11 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
-from grpo_lightning.modules.saved_settings import check_loaded_settings, plain_settings
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.strategy_check import check_policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
+from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
 from grpo_lightning.training.optimization import Optimization, check_trainer
 from grpo_lightning.training.passes import Passes
 

@@ -14,12 +14,12 @@ from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations, wi
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
-from grpo_lightning.modules.flat_settings import part_of, takes
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
+from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -185,10 +185,77 @@ def test_advantages_of_another_shape_are_refused_at_the_door(size: int):
         experience().with_advantages(torch.zeros(size))
 
 
-@pytest.mark.parametrize("values", [torch.tensor([1.0, NAN]), torch.tensor([1, 2])])
-def test_advantages_that_are_no_finite_floating_point_numbers_are_refused(values: Tensor):
-    with pytest.raises(ValueError, match="Return finite floating point numbers"):
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            torch.tensor([1.0, NAN]),
+            "hold 1 values that are not finite, the first nan at completion 1, one of 2 of its prompt",
+        ),
+        (
+            torch.tensor([1.0, 1.0, 1.0, torch.inf, NAN, 1.0, 1.0]),
+            "hold 2 values .* the first inf at completion 0, one of 2",
+        ),
+        (torch.tensor([1, 2]), "are torch.int64. Return floating point numbers"),
+    ],
+)
+def test_advantages_that_are_no_finite_floating_point_numbers_are_refused(values: Tensor, said: str):
+    with pytest.raises(ValueError, match=said):
         experience().with_advantages(values)
+
+
+@dataclass(frozen=True)
+class Powered:
+    """A rule with a setting."""
+
+    power: float = 0.5
+
+    def __call__(self, step: ScoredStep) -> Tensor:
+        centred = step.rewards - group_mean(step.rewards, step.groups)
+        return centred.sign() * centred.abs() ** self.power
+
+
+def test_a_rule_with_settings_is_a_class_its_object_or_its_import_path():
+    path = {"class_path": f"{__name__}.Powered", "init_args": {"power": 0.5}}
+    for given in (Powered, Powered(), f"{__name__}.Powered", path):
+        found = estimate(given, [4.0, -4.0, 0.0, 1.0, 1.0])
+        torch.testing.assert_close(found, estimate(Powered(0.5), [4.0, -4.0, 0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (3, "model.advantages=3 is no name, no import path and nothing that can be called"),
+        (
+            {"class_path": "grpo", "init_args": {"gama": 0.9}},
+            r"grpo cannot be made with init_args=.*'gama'\. It takes .*gamma",
+        ),
+        ({"class_path": f"{__name__}.Powered", "init_args": {"pwer": 1}}, r"It takes power\."),
+        (f"{__name__}.Powerd", rf"has no attribute 'Powerd'\. Did you mean {__name__}.Powered\?"),
+        ("no_such_file.rule", "No module named 'no_such_file'. Its file is looked for in the directory"),
+    ],
+    ids=str,
+)
+def test_what_is_no_rule_is_refused_with_what_was_perhaps_meant(given: Any, said: str):
+    with pytest.raises(ValueError, match=said):
+        AdvantageEstimator(advantages=given)
+
+
+def test_a_setting_of_a_rule_that_has_no_effect_is_refused():
+    with pytest.raises(ValueError, match=r"has no effect with model.multi_objective_aggregation='normalize_then_sum'"):
+        AdvantageEstimator(
+            multi_objective_aggregation="normalize_then_sum",
+            advantages={"class_path": "grpo", "init_args": {"gamma": 0.9}},
+        )
+
+
+def test_a_rule_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"model.advantages='short' gave a tensor of shape \(1,\) for 5 completions"):
+        estimate(short)
+
+
+def short(step: ScoredStep) -> Tensor:
+    return step.rewards[:1]
 
 
 @pytest.mark.parametrize(("values", "kind"), [(None, "NoneType"), ([0.5, -0.5], "list")])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo_lightning.algorithm.kl import kl_estimator
 from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
 
 GAP = math.log(0.25 / 0.5)  # logprob - ref of the one token
@@ -69,3 +70,16 @@ def test_an_estimator_that_averages_or_returns_nothing_is_told_so(estimator, sai
     objective = Objective(beta=0.5, kl_estimator=estimator, importance_sampling_correction=False)
     with pytest.raises(ValueError, match=said):
         objective.loss(tokens, logprobs, None, StepTotals(1, 1))
+
+
+class Scaled:
+    """An estimator that is made."""
+
+    def __call__(self, logprobs, ref_logprobs):
+        return 2 * (logprobs - ref_logprobs)
+
+
+def test_a_class_is_made_into_an_estimator_and_a_number_is_none():
+    assert kl_estimator(Scaled)(torch.tensor([1.0]), torch.tensor([0.25])).item() == 1.5
+    with pytest.raises(ValueError, match=r"model.kl_estimator=3 is no name, no import path"):
+        kl_estimator(3)

@@ -221,6 +221,15 @@ def test_a_loss_that_averages_by_itself_is_told_so():
         ours(0.5, *padded(0))
 
 
+def test_a_loss_that_depends_on_no_logprob_is_refused_where_there_is_a_gradient_to_compute():
+    with pytest.raises(ValueError, match=r"'constant' gave a loss without a gradient.*Compute it from inputs.logprobs"):
+        ours(constant, *padded(0))
+
+
+def constant(inputs: LossInputs) -> torch.Tensor:
+    return -inputs.advantages
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_is_known_by_its_name_and_zero_without_advantages_where_it_says_so(name: str):
     loss = make_loss(name, {"epsilon_high": 5.0} if name == "cispo" else {}, 6)
@@ -240,7 +249,12 @@ def test_every_loss_is_known_by_its_name_and_zero_without_advantages_where_it_sa
     ("spec", "given", "message"),
     [
         ("ppo", {}, "model.loss_type='ppo' is unknown. Choose one of grpo, bnpo"),
-        ("no.such.Loss", {}, "model.loss_type='no.such.Loss' cannot be imported"),
+        (
+            "no.such.Loss",
+            {},
+            "model.loss_type='no.such.Loss' cannot be imported: No module named 'no'. Its file is looked for",
+        ),
+        (3, {}, "model.loss_type=3 is no name, no import path and nothing that can be called"),
         ({"class": "dapo"}, {}, "model.loss_type={'class': 'dapo'} has other keys than class_path and init_args"),
         ({"class_path": "dapo", "init_args": {"tau": 1}}, {}, "model.loss_type: dapo cannot be made with init_args="),
         ({"class_path": "dapo", "init_args": {"delta": 4.0}}, {"delta": 3.0}, "model.delta is also in model.loss_type"),

@@ -284,7 +284,16 @@ FILES = [
     typed("--ckpt_path", "{folder}/foreign.ckpt", "foreign.ckpt is not a checkpoint of grpo_lightning"),
     typed("--ckpt_path", "{folder}/run", "is a folder that is no checkpoint"),
     typed("--ckpt_path", "best", "checkpoint.monitor is not set"),
-    typed("--model", "no.Such", "model_class=no.Such cannot be imported"),
+    typed(
+        "--model", "no.Such", "model_class=no.Such cannot be imported: No module named 'no'. Its file is looked for in"
+    ),
+    typed("--model", "collections.OrderedDit", "Did you mean collections.OrderedDict?"),
+    setting(
+        "data.curriculum",
+        {"hard_shre": 0.1},
+        "data.curriculum: Option 'hard_shre' is not accepted. Did you mean hard_share?",
+    ),
+    setting("model.advantages", of("grpo", gama=0.9), "grpo cannot be made with init_args={'gama': 0.9}"),
     typed("--model", "collections.OrderedDict", "is no subclass of GRPOModule"),
 ]
 DECAY = of("WarmupSchedule", shape="cosine")

@@ -13,9 +13,9 @@ from test_imports import heavy_imports_after
 from grpo_lightning.__main__ import main
 from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.commands.settings.check import mistakes
-from grpo_lightning.commands.settings.names import hint
 from grpo_lightning.commands.settings.table import FILE, SettingsTable, load_table
 from grpo_lightning.commands.settings.values import fits
+from grpo_lightning.settings.names import hint
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").rglob("*.yaml")]

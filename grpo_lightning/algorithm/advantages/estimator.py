@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.advantages.statistics import group_std
 from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens
 from grpo_lightning.algorithm.advantages.totals import PARTIAL_POLICIES, combine_rewards, is_partly_scored
-from grpo_lightning.algorithm.choice import find, made, name_of, split_spec
+from grpo_lightning.algorithm.choice import chosen, made, name_of
 from grpo_lightning.algorithm.setting_checks import check_known
 
 SCALES = ("group", "batch", "none")
@@ -68,27 +69,30 @@ class AdvantageEstimator:
         object.__setattr__(self, "rule", self._make_rule())
 
     def _make_rule(self) -> AdvantageRule:
-        name, settings = ("", {}) if callable(self.advantages) else split_spec("advantages", self.advantages)
+        name, found, settings = chosen("advantages", self.advantages, ADVANTAGES)
         if name != "grpo":
             for setting, usual in (("scale_rewards", "group"), ("multi_objective_aggregation", AGGREGATIONS[0])):
                 if getattr(self, setting) != usual:
                     raise ValueError(
                         f"model.{setting}={getattr(self, setting)!r} has no effect with model.advantages="
-                        f"{name or name_of(self.advantages)}: it is a setting of grpo. Remove one of the two."
+                        f"{name}: it is a setting of grpo. Remove one of the two."
                     )
-        if callable(self.advantages):
-            return self.advantages
-        if name == "grpo":
+        if found is GroupRelative:
             if self.multi_objective_aggregation == "sum_then_normalize":
-                return GroupRelative(**{"scale_rewards": str(self.scale_rewards), **settings})
+                grpo = partial(GroupRelative, scale_rewards=str(self.scale_rewards))
+                return cast(AdvantageRule, made("advantages", name, grpo, settings))
             if self.scale_rewards != "group":
                 raise ValueError(
                     f"model.scale_rewards={self.scale_rewards!r} has no effect with "
                     "model.multi_objective_aggregation='normalize_then_sum', which always divides by the standard "
                     "deviation of the group and then of the batch. Remove one of the two."
                 )
+            if settings:
+                raise ValueError(
+                    f"model.advantages.init_args={settings!r} has no effect with model.multi_objective_aggregation="
+                    "'normalize_then_sum'. Remove one of the two."
+                )
             return NormalizeThenSum(self.partial_rewards if self.partial_rewards != "drop" else "sum")
-        found = find("advantages", name, ADVANTAGES)
         if not isinstance(found, type) and settings:
             raise ValueError(f"model.advantages.init_args={settings!r} has no effect: {name} is a function.")
         rule: AdvantageRule = made("advantages", name, found, settings) if isinstance(found, type) else found
@@ -129,7 +133,7 @@ class AdvantageEstimator:
         advantages = advantages.nan_to_num(nan=0.0)
         if advantages.shape not in ((len(rewards_per_func),), (int(tokens.sizes.sum()),)):
             raise ValueError(
-                f"model.advantages gave a tensor of shape {tuple(advantages.shape)} for {len(rewards_per_func)} completions of "
+                f"model.advantages={name_of(self.advantages)!r} gave a tensor of shape {tuple(advantages.shape)} for {len(rewards_per_func)} completions of "
                 f"{int(tokens.sizes.sum())} tokens. Return one value per completion, or one per token."
             )
         return Advantages(advantages.to(dtype), rewards.to(dtype), group_std(rewards, groups).to(dtype), partly_scored)

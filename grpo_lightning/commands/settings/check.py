@@ -10,11 +10,11 @@ import yaml
 
 from grpo_lightning.commands.module_choice import OPTION, chosen_path, with_one_option
 from grpo_lightning.commands.settings.class_check import argument_mistakes, class_mistakes
-from grpo_lightning.commands.settings.names import hint
 from grpo_lightning.commands.settings.ranges import out_of_range
 from grpo_lightning.commands.settings.table import Setting, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
 from grpo_lightning.commands.settings.yaml_file import COMMAND_LINE, UNREAD, ConfigError, Entry, read_entries
+from grpo_lightning.settings.names import hint
 
 OWN_OPTIONS = ("config", "print_config", "help", OPTION.removeprefix("--"))
 """Of the parser itself."""

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from grpo_lightning.commands.settings.names import hint
 from grpo_lightning.commands.settings.table import KnownClass, Setting, SettingsTable
 from grpo_lightning.commands.settings.values import wanted
+from grpo_lightning.settings.names import hint
 
 MOST_SET = (
     "model.model_name_or_path",

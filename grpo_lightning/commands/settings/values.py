@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from grpo_lightning.arguments import WORDS
 from grpo_lightning.commands.settings.table import Setting
+from grpo_lightning.settings.given import WORDS
 
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.?(inf|nan)", re.IGNORECASE)
 """Also ``1e-6``, which YAML 1.1 takes for a text and the command line for a number."""

@@ -47,7 +47,7 @@ def make_source(
     )
     if make_episode is None:
         return RolloutSource(settings, sampling, policy, seed)
-    source = TurnSource(settings, sampling, policy, seed, make_episode, turns)
+    source = TurnSource(settings, sampling, policy, seed, make_episode, turns, make_episode.has_tools)
     read = any(asks_for(reward, name) for reward in source.reward_runner.rewards for name in READ_ENVIRONMENTS)
     if make_episode.rewarding and not read:
         logger.warning(

@@ -6,11 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import is_dataclass
-from difflib import get_close_matches
 from numbers import Integral, Real
 from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, Union, cast, get_args, get_origin, get_type_hints
+
+from grpo_lightning.settings.names import hint
 
 Arguments = ParamSpec("Arguments")
 
@@ -60,17 +61,21 @@ def checked(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 
 def refuse_unknown(made: type, given: Mapping[str, Any], signature: inspect.Signature) -> None:
-    """Refuses a name that is no setting, with the one that was perhaps meant, which may be a subclass's own.
+    """Refuses names that are no settings, each with the one that was perhaps meant, which may be a subclass's own.
 
     Raises:
-        TypeError: Naming both.
+        TypeError: Naming all of them.
     """
-    for name in given:
-        if name not in signature.parameters:
-            own = inspect.signature(made.__init__).parameters  # type: ignore[misc]  # of a class
-            near = get_close_matches(name, [*own, *signature.parameters], 1, cutoff=0.75)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise TypeError(f"{made.__name__} has no setting {name}={given[name]!r}.{meant}")
+    unknown = [name for name in given if name not in signature.parameters]
+    if unknown:
+        own = inspect.signature(made.__init__).parameters  # type: ignore[misc]  # of a class
+        names = [name for name in (*own, *signature.parameters) if name not in ("self", "settings")]
+        raise TypeError(
+            " ".join(
+                f"{made.__name__} has no setting {name}={given[name]!r}. {hint(name, names)}".rstrip()
+                for name in unknown
+            )
+        )
 
 
 def refuse_wrong_types(made: type, given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ ELSEWHERE = {
     "peft": "model.finetuning_type",
 }
 """Words of other trainers -> ours."""
+OF_A_CLASS = ("model.class_path", "model.init_args")
+"""How a module of one's own is named in other projects of Lightning's."""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -38,6 +40,8 @@ def hint(name: str, known: Iterable[str]) -> str:
         'Did you mean model.beta?'
     """
     section, _, key = name.rpartition(".")
+    if name in OF_A_CLASS:
+        return "A module of your own is named by model_class, as in model_class: my.GRPO, and its settings stand under model."
     names = sorted(set(known))
     if key in ELSEWHERE:
         return f"Did you mean {ELSEWHERE[key]}?"

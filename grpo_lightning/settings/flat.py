@@ -9,7 +9,7 @@ from collections.abc import Callable, Container
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_type_hints
 
-from grpo_lightning.arguments import refuse_unknown, refuse_wrong_types
+from grpo_lightning.settings.given import refuse_unknown, refuse_wrong_types
 
 Arguments = ParamSpec("Arguments")
 Settings = TypeVar("Settings")
@@ -107,8 +107,10 @@ def refuse_missing(module: type, given: dict[str, Any], signature: inspect.Signa
     """
     missing = missing_settings(given, signature)
     if missing:
-        named = " and ".join(f"model.{name}" for name in missing)
-        raise TypeError(f"{module.__name__} needs {named}, which have no default.")
+        raise TypeError(
+            f"{module.__name__} is not told {' and '.join(missing)}. Settings are given by name: "
+            f"{module.__name__}({', '.join(f'{name}=...' for name in missing)}, ...)."
+        )
 
 
 def missing_settings(given: Container[str], signature: inspect.Signature) -> list[str]:

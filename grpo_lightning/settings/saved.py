@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from grpo_lightning.arguments import refuse_unknown
-from grpo_lightning.modules.flat_settings import missing_settings
+from grpo_lightning.settings.flat import missing_settings
+from grpo_lightning.settings.given import refuse_unknown
 
 LIGHTNINGS = ("map_location", "hparams_file", "strict", "weights_only")
 """Arguments of ``load_from_checkpoint`` that are not the module's."""

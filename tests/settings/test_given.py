@@ -14,8 +14,8 @@ from datasets import Dataset
 from runs import make_module, share_of_digits
 
 from grpo_lightning import GRPODataModule, GRPOModule, SFTModule
-from grpo_lightning.arguments import in_words, may_be
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
+from grpo_lightning.settings.given import in_words, may_be
 
 
 class Weekly(GRPODataModule):
@@ -33,6 +33,21 @@ class Weekly(GRPODataModule):
         (GRPODataModule, {"dataset": "a", "batchsize": 3}, r"no setting batchsize=3. Did you mean batch_size\?$"),
         (GRPODataModule, {"dataset": "a", "zzz": 3}, r"GRPODataModule has no setting zzz=3.$"),
         (Weekly, {"weak": 3}, r"Weekly has no setting weak=3. Did you mean week\?$"),
+        (
+            GRPODataModule,
+            {"batchsize": 3, "datset": "a"},
+            r"batchsize=3. Did you mean batch_size\? GRPODataModule has no setting datset='a'. Did you mean dataset\?$",
+        ),
+        (
+            SFTModule,
+            {"learning_rate": 1},
+            "no setting learning_rate=1. TRL's learning_rate is here: model.optimizer.init_args.lr",
+        ),
+        (
+            SFTModule,
+            {"lora_rank": 2},
+            r"^SFTModule is not told model_name_or_path. .*: SFTModule\(model_name_or_path=..., ...\)",
+        ),
         (GRPODataModule, {"batch_size": "8"}, r"batch_size='8' cannot be used: it takes a whole number.$"),
         (
             GRPODataModule,
