@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,13 @@ import yaml
 from doc_blocks import ROOT, blocks
 from runs import fit, make_data, make_module, make_trainer, share_of_digits
 
+from grpo_lightning import GRPOModule
+from grpo_lightning.algorithm.advantages import ScoredStep
+from grpo_lightning.algorithm.losses import LossInputs
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.rewards.sandbox.python_source import parsed
+from grpo_lightning.types import Rollouts
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCKS = {block.title: block for block in blocks(PAGE) if block.title}
@@ -134,3 +140,54 @@ def test_an_idea_of_the_data_trains(name, tiny_model_dir, tmp_path):
     value = yaml.safe_load(text)["data"][name]
     data = {name: Curriculum(**value) if name == "curriculum" else value}
     assert fit(tiny_model_dir, tmp_path, max_steps=2, data=data).steps_done == 2
+
+
+def first_column(head: str) -> list[str]:
+    """Names in the first column of the table below the head."""
+    rows = PAGE.read_text().split(head)[1].split("\n\n")[0].splitlines()[2:]
+    return [name for row in rows for name in re.findall(r"`(.+?)`", row.split("|")[1])]
+
+
+def test_the_page_says_what_an_advantage_and_a_loss_are_given():
+    assert set(first_column("| of `step`")) == {field.name for field in fields(ScoredStep)}
+    assert set(first_column("| of `inputs`")) == {field.name for field in fields(LossInputs)} - {"level"} | {
+        "log_ratio"
+    }
+    said = PAGE.read_text().split("\n`rollouts`, on the CPU")[1].split("\n\n")[0]
+    special = {"conversations", "images", "routed_experts"}  # of several turns, of images, of experts
+    assert set(re.findall(r"`(\w+)`", said)) == {field.name for field in fields(Rollouts)} - special
+
+
+def test_the_page_lists_what_training_step_calls_of_the_module_as_it_is_called():
+    source = inspect.getsource(GRPOModule.training_step)
+    listed = first_column("\n| method | gives |")
+    for call in listed:
+        name, _, arguments = call.partition("(")
+        assert list(inspect.signature(getattr(GRPOModule, name)).parameters)[1:] == arguments.rstrip(")").split(", ")
+    own = [name for name in re.findall(r"self\.(\w+)\(", source) if name not in ("begin_step", "moment")]
+    assert [call.partition("(")[0] for call in listed] == own
+
+
+def test_a_loop_with_a_setting_gives_tokens_that_nothing_learns_from(tiny_model_dir, tmp_path):
+    from my_loop import GRPOWithGivenTokens
+
+    module = GRPOWithGivenTokens(
+        model_name_or_path=str(tiny_model_dir),
+        rewards=[share_of_digits],
+        num_generations=4,
+        max_completion_length=8,
+        generator=TransformersGenerator(),
+        num_given=2,
+    )
+    make_trainer(tmp_path, 1).fit(module, datamodule=make_data(tmp_path))
+    rollouts = module.last_step.rollouts
+    places = torch.cat([torch.arange(length) for length in rollouts.completion_lengths.tolist()])
+    assert torch.equal(rollouts.completion_mask, places >= 2)
+
+
+def test_leave_one_out_of_a_completion_alone_is_zero():
+    from leave_one_out import leave_one_out
+
+    rewards, groups, none = torch.tensor([5.0, 1.0, 0.0, 0.5]).double(), torch.tensor([0, 1, 1, 1]), torch.zeros(4)
+    found = leave_one_out(ScoredStep(rewards, groups, none, none, rewards[:, None], none))
+    assert found.tolist() == [0.0, 0.75, -0.75, 0.0]
