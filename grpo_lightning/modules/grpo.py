@@ -13,18 +13,16 @@ from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.distributed.checkpoint_check import check_parts
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.grpo_checks import check_data, check_distillation, check_held_out, check_settings
+from grpo_lightning.modules.grpo_checks import check_data, check_held_out, check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, wake
-from grpo_lightning.modules.step_source import Surroundings, chosen_source, noted_source, staleness_of
-from grpo_lightning.modules.vision_checks import check_vision_strategy
+from grpo_lightning.modules.step_source import Surroundings, canary_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -32,7 +30,7 @@ from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED
 from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
@@ -81,36 +79,22 @@ class GRPOModule(PolicyModule):
         self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
-        self.teachers = self.make_teachers()
+        success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
+        read = (self.policy, self.passes, self.experience_maker.reference_passes, settings.chat_template_kwargs)
+        teach = settings.distillation
+        self.teachers = None if teach is None else Teachers(teach, *read, rewards, success)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
         check_settings(settings, self.policy.config, self.source)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
-        success = self.evaluation.success_reward
-        self.noted = noted_source(settings, self.source, self.num_updates, success, around)
-        self.step_source = chosen_source(settings, self.noted, self.source, self.step_advantages.per_reward, around)
-        replays = settings.dynamic_sampling.replay_groups > 0
-        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
+        per_reward = self.step_advantages.per_reward
+        self.noted, self.step_source = step_sources(
+            settings, self.source, updates.num_updates, success, per_reward, around
+        )
+        self.canary = canary_of(settings, self.sampling)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
-
-    def make_source(self, settings: RolloutSettings) -> RolloutSource:
-        """What samples and scores; another loop is a subclass of RolloutSource, made here."""
-        talks_to = part_of(self.settings, ToolSettings)
-        return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
-
-    def make_teachers(self) -> Teachers | None:
-        """Of model.distillation."""
-        settings, references = self.settings, self.experience_maker.reference_passes
-        if settings.distillation is None:
-            return None
-        names, success = self.source.reward_runner.names, self.evaluation.success_reward
-        parts = (self.policy, self.passes, references, settings.chat_template_kwargs)
-        return Teachers(settings.distillation, *parts, names, success)
-
-    def _ranks(self) -> tuple[int, int]:
-        return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
 
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -192,6 +176,14 @@ class GRPOModule(PolicyModule):
         self.loss.end_step(numbers)
         self.log_step(numbers, shown={"reward", "loss", "tokens_per_second"})
 
+    def make_source(self, settings: RolloutSettings) -> RolloutSource:
+        """What samples and scores; another loop is a subclass of RolloutSource, made here."""
+        talks_to = part_of(self.settings, ToolSettings)
+        return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
+
+    def _ranks(self) -> tuple[int, int]:
+        return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
+
     @property
     def can_repeat_step(self) -> bool:
         """Whether a step that failed before it improved the policy has changed nothing that a checkpoint holds."""
@@ -199,9 +191,7 @@ class GRPOModule(PolicyModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
-        check_generator(self.trainer.strategy, self.source.generator)
-        check_distillation(self.settings, self.trainer.strategy)
-        check_vision_strategy(self.settings, self.trainer.strategy)
+        check_strategy(self.settings, self.trainer.strategy, self.source.generator)
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
+from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.partial_checks import check_carried, check_partial_rollouts
-from grpo_lightning.modules.vision_checks import check_vision_settings
+from grpo_lightning.modules.vision_checks import check_vision_settings, check_vision_strategy
 from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardContractError, RewardRunner
@@ -85,6 +86,17 @@ def check_together(settings: GRPOSettings) -> None:
             f"model.dynamic_sampling.mode=refill samples further prompts in mid-step, when model.async_rollouts="
             f"{settings.async_rollouts} has the server at work on the next batch. Use mode=drop, or async_rollouts=0."
         )
+
+
+def check_strategy(settings: GRPOSettings, strategy: Strategy, generator: Generator) -> None:
+    """Refuses what the strategy cannot do: spread what the generator, a teacher or a vision tower needs whole.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    check_generator(strategy, generator)
+    check_distillation(settings, strategy)
+    check_vision_strategy(settings, strategy)
 
 
 def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:

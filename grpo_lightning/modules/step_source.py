@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from lightning.pytorch import Trainer
 
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.partial_rollouts import PartialSource
+from grpo_lightning.rollouts.sampler_canary import SamplerCanary, make_canary
 from grpo_lightning.rollouts.source import RolloutSource, Source
 
 
@@ -36,16 +38,22 @@ def staleness_of(settings: GRPOSettings) -> str:
     return f"model.partial_rollouts.carry_over={carry_over}" if carry_over else ""
 
 
-def noted_source(
-    settings: GRPOSettings, source: RolloutSource, num_updates: int, success: str, around: Surroundings
-) -> NotedSource:
-    """The source, which may sample the next batch during a step, or carry completions over, and notes how each prompt did.
+def step_sources(
+    settings: GRPOSettings,
+    source: RolloutSource,
+    num_updates: int,
+    success: str,
+    per_reward: bool,
+    around: Surroundings,
+) -> tuple[NotedSource, Source]:
+    """What notes how each prompt did, and what steps sample from: the same, or what chooses among its groups.
 
     Args:
         settings: Of the module.
-        source: Samples and scores.
+        source: Samples and scores; it may sample the next batch during a step, or carry completions over.
         num_updates: Optimizer steps of a GRPO step.
         success: The reward that says whether a completion is correct.
+        per_reward: Whether each reward is normalised for itself.
         around: The run.
     """
     inner: Source = source
@@ -53,22 +61,19 @@ def noted_source(
         inner = AsyncRollouts(source, lambda: following_batch(around.trainer(), num_updates), num_updates)
     elif settings.partial_rollouts.carry_over:
         inner = PartialSource(source, settings.partial_rollouts, around.ranks)
-    return NotedSource(inner, source, success)
+    noted = NotedSource(inner, source, success)
+    if settings.dynamic_sampling.mode == "off":
+        return noted, noted
+    sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, per_reward)
+    return noted, DynamicSource(noted, source, sampler, around.prompts, around.ranks)
 
 
-def chosen_source(
-    settings: GRPOSettings, noted: NotedSource, source: RolloutSource, per_reward: bool, around: Surroundings
-) -> Source:
-    """The noted source, or what chooses among its groups.
+def canary_of(settings: GRPOSettings, sampling: SamplingSettings) -> SamplerCanary:
+    """What compares the sampler with the policy in every step.
 
     Args:
         settings: Of the module.
-        noted: From ``noted_source``.
-        source: Knows the totals of rewards.
-        per_reward: Whether each reward is normalised for itself.
-        around: The run.
+        sampling: How completions are drawn.
     """
-    if settings.dynamic_sampling.mode == "off":
-        return noted
-    sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, per_reward)
-    return DynamicSource(noted, source, sampler, around.prompts, around.ranks)
+    replays = settings.dynamic_sampling.replay_groups > 0
+    return make_canary(settings.max_sampler_mismatch, sampling, replays, staleness_of(settings))
