@@ -159,7 +159,7 @@ def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settin
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"betaa": 0.1}}, "'model.betaa' Did you mean model.beta?"),
+        ({"model": {"betaa": 0.1}}, "'model.betaa'. Did you mean model.beta?"),
         ({"model": {"max_prompt_length": 64}}, "Did you mean data.max_prompt_length?"),
         ({"model": {"learning_rate": 1e-5}}, "TRL's learning_rate is here: model.optimizer.init_args.lr."),
         ({"model": {"loss_type": "ppo"}}, "ppo"),
@@ -200,7 +200,7 @@ def test_a_config_that_cannot_work_is_one_clear_message(config, tmp_path, capsys
     [
         (
             "--model.num_generation=2",
-            "unrecognized arguments: --model.num_generation=2 Did you mean model.num_generations?",
+            "unrecognized arguments: --model.num_generation=2. Did you mean model.num_generations?",
         ),
         ("--model.colour=red", "unrecognized arguments: --model.colour=red"),
     ],
