@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -88,17 +89,23 @@ def measured_trainer(clock: PhaseClock) -> type[GRPOTrainer]:
 
 
 class StepEnds(TrainerCallback):
-    """Tells the clock where steps end."""
+    """Tells the clock where steps begin, which train but for what has a phase of its own, and where they end."""
 
     def __init__(self, clock: PhaseClock) -> None:
         self.clock = clock
+        self.training = ExitStack()
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Starts the clock."""
         self.clock.start()
 
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Passes follow one another without a synchronisation between them."""
+        self.training.enter_context(self.clock.phase("forward"))
+
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Ends the step."""
+        self.training.close()
         self.clock.end_step()
 
 
@@ -109,8 +116,7 @@ def wrap_phases(trainer: GRPOTrainer, clock: PhaseClock) -> None:
         return "forward" if torch.is_grad_enabled() else "old_and_reference"
 
     phases: list[tuple[Any, str, str | Callable[[], str]]] = [
-        (trainer, "training_step", "forward"),
-        (trainer, "_prepare_inputs", OTHER),
+        (trainer, "_generate_and_score_completions", OTHER),
         (trainer, "_generate_single_turn", "generate"),
         (trainer, "_calculate_rewards", "rewards"),
         (trainer, "_get_per_token_logps_and_entropies", scoring_phase),

@@ -18,6 +18,7 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.memory.advice import ways_to_save
 from grpo_lightning.memory.budget import (
     GIB,
+    LARGEST_BUDGET,
     DeviceState,
     MemoryLine,
     MemoryPlan,
@@ -59,7 +60,9 @@ class Rehearsal:
         prompts = max(gather_objects(work.prompts_in_a_step)) * work.replica_size
         self.whole_step = prompts * work.group_size * self.longest
         """Tokens that no micro-batch exceeds, whatever the budget."""
-        self.largest = largest_budget(sum(parameter.numel() for parameter in work.policy.parameters()))
+        size = sum(parameter.numel() for parameter in work.policy.parameters())
+        # What a tower that trains keeps of images is in no rehearsed pass.
+        self.largest = LARGEST_BUDGET if work.policy.vision_tower == "trained" else largest_budget(size)
         """What auto does not exceed."""
         self._settle_layout()
         kept, self.step_bytes = optimizer_bytes(work.optimizer, work.optimizer_factory, gauge)

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from grpo_lightning.numerics.output_head import base_model, decoder_layers
+from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
 from grpo_lightning.scoring.packed_attention import packed_attention
 
 LIGER = "liger_kernel"
@@ -56,16 +57,17 @@ def use_liger_kernels(model: nn.Module) -> bool:
             _apply_liger_kernel_to_instance(model=base, rope=True, **options)
         except NotImplementedError:  # of an architecture whose rotary embedding Liger does not have
             _apply_liger_kernel_to_instance(model=base, rope=False, **options)
-    if base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
+    is_known = bool(fused_modules(model))
+    if is_known and base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
         cast_norms(base)
-    return bool(fused_modules(model))
+    return is_known
 
 
 @contextmanager
 def replaced_in_this_model_alone(model: nn.Module) -> Iterator[None]:
     """Undoes replacements in the source files of transformers, whose other models would have other layers than they say.
 
-    Functions that were replaced there, such as the rotary embedding, become those of this model's modules.
+    Functions that were replaced there, which are rotary embeddings, become those of this model's modules.
     """
     files = [
         vars(module)
@@ -79,7 +81,7 @@ def replaced_in_this_model_alone(model: nn.Module) -> Iterator[None]:
         replaced = {}
         for names, old in zip(files, before, strict=True):
             replaced[id(names)] = {
-                name: new
+                name: _on_copies(new)
                 for name, new in names.items()
                 if isinstance(new, FunctionType) and isinstance(old.get(name), FunctionType) and new is not old[name]
             }
@@ -89,7 +91,19 @@ def replaced_in_this_model_alone(model: nn.Module) -> Iterator[None]:
             _call_instead(module, replaced.get(id(getattr(forward, "__globals__", None)), {}))
 
 
-def _call_instead(module: nn.Module, functions: dict[str, FunctionType]) -> None:
+def _on_copies(rotate: Callable[..., Any]) -> Callable[..., Any]:
+    """A rotary embedding that leaves its arguments alone: Liger's turns queries and keys in place, unseen by torch.
+
+    Selective checkpointing keeps the outputs of linear layers, and would turn them a second time.
+    """
+
+    def rotated(queries: Tensor, keys: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return rotate(queries.clone(), keys.clone(), *args, **kwargs)
+
+    return rotated
+
+
+def _call_instead(module: nn.Module, functions: dict[str, Callable[..., Any]]) -> None:
     """Gives a module its class's forward pass with other functions under names of its source file."""
     forward = type(module).forward
     if "forward" in vars(module) or not isinstance(forward, FunctionType):
@@ -107,7 +121,8 @@ def cast_norms(model: nn.Module) -> None:
 
     The linear layers behind would cast each for itself, forward and backward.
     """
-    for layer in decoder_layers(model):
+    of_text = set(output_head(model)[0].modules())  # a model of images names the layers of its tower too
+    for layer in of_text.intersection(decoder_layers(model)):
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = getattr(layer, name)
             own = vars(norm)["forward"].__func__ if "forward" in vars(norm) else type(norm).forward

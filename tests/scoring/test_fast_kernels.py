@@ -8,6 +8,7 @@ import torch
 from test_scorer import TEMPERATURE, assert_relatively_close, loss_gradient, one_by_one, some_rollouts, toy
 
 from grpo_lightning import GRPODataModule, GRPOModule
+from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.scoring.fast_kernels import (
     NORMS_FEED_LINEAR_LAYERS,
     cast_norms,
@@ -18,6 +19,7 @@ from grpo_lightning.scoring.fast_kernels import (
     use_liger_kernels,
 )
 from grpo_lightning.scoring.scorer import Scorer
+from tests.vision.toy_vision import CONFIGS, toy_vision_model
 
 ROWS = torch.arange(some_rollouts().num_completions)
 
@@ -111,6 +113,58 @@ def test_a_function_replaced_in_transformers_source_is_that_of_one_model_and_its
         assert (model(ids).logits - other(ids).logits).abs().max() > 0.01
 
 
+class InPlace(torch.autograd.Function):
+    """A quarter turn of the first half of each head into the second, in place and unseen by torch, as Triton's kernels do it."""
+
+    @staticmethod
+    def forward(ctx, q, k):
+        for tensor in (q, k):
+            heads = tensor.detach().numpy()  # the same memory
+            half = heads.shape[-1] // 2
+            heads[..., :half], heads[..., half:] = -heads[..., half:].copy(), heads[..., :half].copy()
+        return q, k
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        half = gradients[0].shape[-1] // 2
+        return tuple(torch.cat([g[..., half:], -g[..., :half]], dim=-1) for g in gradients)
+
+
+def turned_in_place(q, k, cos, sin, unsqueeze_dim=1):
+    return InPlace.apply(q, k)
+
+
+def turned(q, k, cos, sin, unsqueeze_dim=1):
+    """The same, written out."""
+    half = q.shape[-1] // 2
+    return tuple(torch.cat([-x[..., half:], x[..., :half]], dim=-1) for x in (q, k))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True, "selective"])
+def test_a_rotation_in_place_leaves_what_checkpointing_keeps_alone(checkpointing):
+    """Selective checkpointing keeps the outputs of linear layers: turned twice, they gave attention wrong gradients."""
+    gradients = []
+    for rotate in (turned_in_place, turned):
+        model = toy("qwen2").train()
+        enable_checkpointing(model, checkpointing)
+        with replaced_in_this_model_alone(model):
+            vars(sys.modules[type(model).__module__])["apply_rotary_pos_emb"] = rotate
+        ids = torch.arange(2, 40)[None]
+        logits = model(ids, use_cache=False).logits
+        logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None]).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, found in gradients[0].items():
+        torch.testing.assert_close(found, gradients[1][name], msg=lambda said, name=name: f"{name}: {said}")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_norms_of_towers_for_images_stay_as_they_are(family):
+    model = toy_vision_model(family)
+    cast_norms(model)
+    changed = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert changed == [name for name in changed if "language_model" in name or "text_model" in name]
+
+
 @pytest.mark.parametrize("name", NORMS_FEED_LINEAR_LAYERS)
 def test_norms_that_return_what_linear_layers_cast_to_change_no_logit(name):
     """Whatever reads the norm's output in float32 would see other numbers."""
@@ -162,11 +216,13 @@ def test_compiled_layers_give_the_same_scores_and_gradient_for_any_number_of_tok
 
 @pytest.mark.gpu
 @pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
+@pytest.mark.parametrize("checkpointing", [False, "selective"])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "mistral", "gemma2"])
-def test_liger_gives_the_same_scores_and_gradient(name, mixed):
+def test_liger_gives_the_same_scores_and_gradient(name, mixed, checkpointing):
     rollouts = some_rollouts()
-    model, plain = toy(name).cuda(), toy(name).cuda()
+    model, plain = toy(name).cuda().train(), toy(name).cuda().train()
+    enable_checkpointing(model, checkpointing)
     classes = dict(vars(sys.modules[type(model).__module__]))
     assert use_liger_kernels(model)
     assert vars(sys.modules[type(model).__module__]) == classes
@@ -180,3 +236,7 @@ def test_liger_gives_the_same_scores_and_gradient(name, mixed):
     assert error < scale * (0.02 if mixed else 1e-5)
     gradient = loss_gradient(model, found, rollouts, [ROWS])
     assert_relatively_close(gradient, loss_gradient(plain, expected, rollouts, [ROWS]), 0.02 if mixed else 1e-4)
+    small = 0.01 * gradient.norm()  # such as those of the keys' biases, which are rounding alone
+    for (parameter, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        distance = (one.grad - other.grad).norm() / (other.grad.norm() + small)
+        assert distance < (0.1 if mixed else 1e-3), parameter
