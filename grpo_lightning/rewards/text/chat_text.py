@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from grpo_lightning.messages import Prompt
+from grpo_lightning.messages import Message, Prompt, in_parts, reads_parts_alone
 from grpo_lightning.rewards.base import Completion, completion_text
 
 
@@ -13,7 +14,7 @@ def prompt_text(prompt: Prompt, tokenizer: Any | None = None) -> str:
     if isinstance(prompt, str):
         return prompt
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        return _rendered(prompt, tokenizer, add_generation_prompt=True)
     return "\n".join(completion_text([{**message, "role": "assistant"}]) for message in prompt) + "\n"
 
 
@@ -27,5 +28,11 @@ def conversation(prompt: Prompt, completion: Completion) -> list[dict[str, Any]]
 def whole_text(prompt: Prompt, completion: Completion, tokenizer: Any | None = None) -> str:
     """Prompt and completion in the scoring model's chat template; where it has none, one after the other."""
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        return tokenizer.apply_chat_template(conversation(prompt, completion), tokenize=False)
+        return _rendered(conversation(prompt, completion), tokenizer)
     return prompt_text(prompt) + completion_text(completion)
+
+
+def _rendered(messages: Sequence[Message], tokenizer: Any, **options: Any) -> str:
+    as_read = in_parts(messages) if reads_parts_alone(tokenizer, {}) else messages
+    text: str = tokenizer.apply_chat_template(as_read, tokenize=False, **options)
+    return text
