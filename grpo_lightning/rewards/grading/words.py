@@ -28,7 +28,8 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
 _SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go as at an am by ok hi ha".split())
 _YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
-_YES_WORDS = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
+_AGAINST_YES = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
+_AGAINST_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
     re.IGNORECASE,
@@ -63,13 +64,15 @@ def yes_or_no(text: str) -> str | None:
     """The first word of ``Yes, because ...``; None for texts that begin otherwise, or say both.
 
     Example:
-        >>> yes_or_no("Yes, it is"), yes_or_no("No."), yes_or_no("Yes, no"), yes_or_no("Yesterday")
+        >>> yes_or_no("Yes, it is"), yes_or_no("No, it does not"), yes_or_no("Yes, no"), yes_or_no("Yesterday")
         ('yes', 'no', None, None)
     """
     match = _YES.match(text)
-    if match is None or _YES_WORDS.search(text[match.end() :]):
+    if match is None:
         return None
-    return match[1].lower()
+    said = match[1].lower()
+    against = _AGAINST_NO if said in ("no", "false") else _AGAINST_YES
+    return None if against.search(text, match.end()) else said
 
 
 def is_words(text: str) -> bool:
