@@ -10,12 +10,14 @@ from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
-_JOIN = re.compile(rf"(?:[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
+_JOIN = re.compile(rf"(?:[<>!]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
+_DENIED = r"(?i:(?:not|never|cannot|no longer|unequal|\w+n['’]t)(?: (?:be|have been|equal|to|exactly))*)"
+_COMPARED = r"(?:less|more|fewer|greater|higher|lower|rather|other) than(?: or equal to)?"
 _CHANGED = re.compile(
-    rf"(?:\b(?:not|isn't|never|up to|(?:less|more|fewer|greater|higher|lower) than|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
+    rf"(?:\b(?:{_DENIED}|up to|{_COMPARED}|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
 )
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
