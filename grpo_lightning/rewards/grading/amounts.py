@@ -10,8 +10,9 @@ from grpo_lightning.rewards.grading.symbols import MONEY
 
 _HALF_OF_DAY = re.compile(r"\s+[ap](?:\.\s?m\b\.?|m\b)", re.IGNORECASE)
 _PART = re.compile(r"\s+and\s+(?:a|one|two|three)\s+(?:half|third|quarter|fourth|fifth|eighth)s?\b(?!\s+of\b)")
+_SHARE = re.compile(r"\s+(?:halves|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s)\b")
 _SCALES = "|".join(SCALES.keys() - {"dozen"})  # 4 dozen eggs are 4 or 48
-_SCALE = re.compile(rf"\s+(?:{_SCALES})(?![\w-])", re.IGNORECASE)
+_SCALE = re.compile(rf"\s+(?:{_SCALES})s?(?![\w-])", re.IGNORECASE)
 _UNIT = re.compile(r"\s+(?:(?:square|cubic)\s+)?([A-Za-zμΩ°¢]++)(?:\^[23]|[²³])?(?![\w^-])")
 _RATE = re.compile(r"(\s+per\s+|/|\s+(?:an?|each|every)\s+)([A-Za-z]+)")
 _CURRENCIES = frozenset("dollars cents euros sterling yen rupees".split())
@@ -30,6 +31,8 @@ def end_of_amount(line: str, start: int, end: int) -> int:
     if ":" in line[start:end]:
         half = _HALF_OF_DAY.match(line, end)
         return end if half is None else half.end()
+    if (share := _SHARE.match(line, end)) is not None:
+        return share.end()
     part = _PART.match(line, end)
     end = end if part is None else part.end()
     while (scale := _SCALE.match(line, end)) is not None:

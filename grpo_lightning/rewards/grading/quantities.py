@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import GLUED, Dimension, in_the_money_of, measure
-from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words
+from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
 from grpo_lightning.rewards.grading.spoken import in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.text.numeric import Number
@@ -164,8 +164,8 @@ def _with_unit(core: str, tokens: list[re.Match[str]], is_number: bool) -> Measu
         if not word:
             continue
         lower = word.lower().rstrip(".")
-        if lower in SCALES and place == 0:
-            scale = SCALES[lower]
+        if place == 0 and (named := scale_named(lower)) is not None:
+            scale = named
             continue
         if lower in ("degree", "degrees", "deg", "°") and _is_scale_of_heat(tokens[place + 1 :]):
             continue
