@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.amounts import end_of_amount
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
-_JOIN = re.compile(rf"(?:[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
+_JOIN = re.compile(rf"(?:[<>!]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
 _EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
+_DENIED = r"(?i:(?:not|never|cannot|no longer|unequal|\w+n['’]t)(?: (?:be|have been|equal|to|exactly))*)"
+_COMPARED = r"(?:less|more|fewer|greater|higher|lower|rather|other) than(?: or equal to)?"
 _CHANGED = re.compile(
-    rf"(?:\b(?:not|isn't|never|up to|(?:less|more|fewer|greater|higher|lower) than|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
+    rf"(?:\b(?:{_DENIED}|up to|{_COMPARED}|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
 )
+_TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
+_BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
 
@@ -33,8 +38,10 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         ('\\frac{1+\\sqrt5}{2}', '(1 + 3) / 2', 'not 2')
         >>> last_value("3 * 4 = 12 apples", False), last_value("so $x=2$ or $x=3$ in 5 tries", True)
         ('12', 'x=2, x=3')
+        >>> last_value("It costs 50 cents.", False), last_value("The train leaves at 3:00 PM today", False)
+        ('50 cents', '3:00 PM')
     """
-    text = CALCULATOR.sub("", text).replace("\N{MINUS SIGN}", "-")
+    text = _BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)).replace("\N{MINUS SIGN}", "-")
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
     if prefer_formulas:
@@ -72,13 +79,18 @@ def _run_around(text: str, start: int, end: int) -> str:
     line_end = text.find("\n", end)
     line = text[line_start : line_end if line_end >= 0 else len(text)]
     start, end = start - line_start, end - line_start
+    number = line[start:end].strip()
     equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]
     floor = equals[-1] if equals else 0
     while end < len(line) and not line[end].isspace():
         end += 1
     while start > floor and not line[start - 1].isspace():
         start -= 1
+    token = start
     start = _extended(line, start, floor)
+    plain = line[start:end].lstrip("*_`\"'")
+    if start == token and (plain == number or _TIME.fullmatch(plain)):
+        end = end_of_amount(line, end - len(plain), end)
     return _without_loose_ends(line, start, end, floor)
 
 

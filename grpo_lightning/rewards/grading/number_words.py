@@ -51,7 +51,7 @@ def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
     if whole is None:
         return None
     value, rest = whole
-    part = _part(rest[0], value) if rest else None
+    part = part_named(rest[0], value) if rest else None
     if part is not None and rest[1:2] != ["of"]:
         return Fraction(value, part), rest[1:]
     if rest[:1] == ["and"]:
@@ -91,7 +91,12 @@ def _goes_on(total: int, current: int | None, following: list[str]) -> bool:
     return bool(total or current) and (current or 0) % 100 == 0 and NUMBER_WORDS.get("".join(following), 0) > 0
 
 
-def _part(word: str, value: int) -> int | None:
+def scale_named(word: str) -> int | None:
+    """What ``million``, or ``millions``, multiplies by; None for other words."""
+    return SCALES.get(word.removesuffix("s"))
+
+
+def part_named(word: str, value: int) -> int | None:
     """What ``thirds`` divide by; ``twenty-fifth`` is an ordinal, no fraction."""
     if word.endswith("s"):
         return _PARTS.get(word.removesuffix("s"))

@@ -8,14 +8,14 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import GLUED, Dimension, in_the_money_of, measure
-from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words
+from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
 from grpo_lightning.rewards.grading.spoken import in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.text.numeric import Number
 
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"
-    " divided half double twice triple quarter squared cubed power root factorial negative unless wrong incorrect false"
+    " divided half double twice triple quarter squared cubed power root factorial negative unless unequal wrong incorrect false"
     " mod modulo cannot isn doesn wait anything excluding except".split()
 )
 """Words beside a number that make it another value, or none."""
@@ -164,8 +164,8 @@ def _with_unit(core: str, tokens: list[re.Match[str]], is_number: bool) -> Measu
         if not word:
             continue
         lower = word.lower().rstrip(".")
-        if lower in SCALES and place == 0:
-            scale = SCALES[lower]
+        if place == 0 and (named := scale_named(lower)) is not None:
+            scale = named
             continue
         if lower in ("degree", "degrees", "deg", "°") and _is_scale_of_heat(tokens[place + 1 :]):
             continue

@@ -7,12 +7,15 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import measure
-from grpo_lightning.rewards.grading.number_words import number_in_words
+from grpo_lightning.rewards.grading.number_words import number_in_words, part_named
 
 _PART = r"(?:a|one|two|three)\s(?:half|halves|third|quarter|fourth|fifth|eighth)s?"
 _UNIT_AND_PART = re.compile(rf"(?P<count>[0-9]+|[a-z-]+) (?P<unit>[a-z]+) and (?P<part>{_PART})")
 _COUNT_AND_PART = re.compile(rf"(?P<count>[0-9]+) and (?P<part>{_PART})(?: of an?)?(?: (?P<unit>[a-z]+))?")
 _TWO_UNITS = re.compile(r"([0-9]+|[a-z][a-z -]*?) ([a-z]+)(?:,| and|, and) ([0-9]+|[a-z][a-z -]*?) ([a-z]+)")
+_PARTS = re.compile(r"([0-9]{1,4})[ -]([a-z]+s|(?<=^1[ -])[a-z]+)", re.IGNORECASE)
+_PLACES = "first second third fourth fifth sixth seventh eighth ninth".split()
+_ORDINAL = re.compile(rf"([a-z]+ty)[ -]({'|'.join(_PLACES)})", re.IGNORECASE)
 _EURO_CENTS = re.compile(r"\beuro[ -]cents?\b", re.IGNORECASE)
 _ARC = re.compile(r"([0-9]{1,3})\s?°\s?([0-9]{1,2})\s?'(?:\s?([0-9]{1,2}(?:\.[0-9]+)?)\s?(?:\"|''))?")
 
@@ -25,12 +28,21 @@ def in_figures(text: str) -> str:
         ('3/2 hour', '15/2', '91/2°', 'one cat')
         >>> in_figures("one dollar and twenty-five cents")
         '1 dollar and 25 cents'
+        >>> in_figures("2 thirds"), in_figures("twenty-first"), in_figures("2 quarters")
+        ('2/3', '21th', '2 quarters')
     """
     text = _EURO_CENTS.sub("eurocents", text)
     arc = _ARC.fullmatch(text)
     if arc is not None:
         degrees, minutes, seconds = (Fraction(part or 0) for part in arc.groups())
         return f"{degrees + minutes / 60 + seconds / 3600}°" if max(minutes, seconds) < 60 else text
+    if (parts := _PARTS.fullmatch(text)) is not None:
+        named = parts[2].lower()
+        size = part_named(named, int(parts[1])) if named != "quarters" else None  # a quarter is a coin too
+        return text if size is None else f"{parts[1]}/{size}"
+    if (ordinal := _ORDINAL.fullmatch(text)) is not None:
+        tens = _amount(ordinal[1].lower())
+        return text if tens is None else f"{tens + 1 + _PLACES.index(ordinal[2].lower())}th"
     if (" and " not in text and ", " not in text) or len(text) > 80:
         return text
     said = text.lower()

@@ -28,7 +28,8 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
 _SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go as at an am by ok hi ha".split())
 _YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
-_YES_WORDS = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
+_AGAINST_YES = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
+_AGAINST_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])\)|([A-Z])[.:](?=\s|$)|([A-Z])|(?<=n )([a-z])|(?<=e )([a-z]))(?:\s+(\S.*))?",
     re.IGNORECASE,
@@ -46,6 +47,12 @@ _CALENDAR = (
 _SHORTENED = {name: names.split()[0] for names in _CALENDAR.split("|") for name in names.split()}
 """Names of days and months, by all their spellings."""
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b")
+_OPTION = re.compile(r"(?:^|\s)\(([A-J])\)|^[&/+]\s?([A-J])$", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"(?:(?:is|was|seems) (?:(?!not)\w+ )?(?:not$|incorrect|wrong|false|invalid|(?:ruled )?out\b|eliminated)"
+    r"|(?:(?:is|was|can|could) ?(?:not|n['’]t|['’]t)|cannot)(?: be)? (?:the )?(?:correct|right|true|valid|answer)\b)",
+    re.IGNORECASE,
+)
 _ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
 
 
@@ -63,13 +70,15 @@ def yes_or_no(text: str) -> str | None:
     """The first word of ``Yes, because ...``; None for texts that begin otherwise, or say both.
 
     Example:
-        >>> yes_or_no("Yes, it is"), yes_or_no("No."), yes_or_no("Yes, no"), yes_or_no("Yesterday")
+        >>> yes_or_no("Yes, it is"), yes_or_no("No, it does not"), yes_or_no("Yes, no"), yes_or_no("Yesterday")
         ('yes', 'no', None, None)
     """
     match = _YES.match(text)
-    if match is None or _YES_WORDS.search(text[match.end() :]):
+    if match is None:
         return None
-    return match[1].lower()
+    said = match[1].lower()
+    against = _AGAINST_NO if said in ("no", "false") else _AGAINST_YES
+    return None if against.search(text, match.end()) else said
 
 
 def is_words(text: str) -> bool:
@@ -119,6 +128,8 @@ def choice(text: str) -> str | None:
     Example:
         >>> choice("(b)"), choice("Option C"), choice("B. Rome"), choice("Bob"), choice("A or B")
         ('B', 'C', 'B', None, None)
+        >>> choice("(B) is wrong"), choice("(B) & (C)"), choice("A. Rome B. Paris")
+        (None, None, None)
     """
     match = _CHOICE.fullmatch(text.strip())
     if match is None or _ANOTHER.search(text):
@@ -126,10 +137,19 @@ def choice(text: str) -> str | None:
     *letters, rest = match.groups()
     letter = next(letter for letter in letters if letter)
     framed = letters[0] or letters[1] or letters[2]
-    if rest and not framed:
+    if rest and (not framed or _DENIAL.match(rest) or _has_other_options(rest, text.strip()[: match.start(7)])):
         return None
     plain = text.strip().rstrip(".") == letter
     return None if plain and letter.islower() else letter.upper()
+
+
+def _has_other_options(rest: str, frame: str) -> bool:
+    """Whether other letters follow what a choice says, as in ``A. Rome B. Paris`` and ``(B) & (C)``."""
+    frame = frame.rstrip()
+    letter, mark = frame[-2].upper(), frame[-1]
+    named = {(found[1] or found[2]).upper() for found in _OPTION.finditer(rest)}
+    following = rf"\s{chr(ord(letter) + 1)}{re.escape(mark)}(?:\s|$)"
+    return bool(named - {letter}) or re.search(following, rest) is not None
 
 
 def choice_label(text: str) -> str | None:
