@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -115,7 +117,11 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
     """
     arguments = {"shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
     made_with = out / "made_with.json"
-    if made_with.exists() and json.loads(made_with.read_text()) == arguments:
+
+    def is_made() -> bool:
+        return made_with.exists() and json.loads(made_with.read_text()) == arguments
+
+    if is_made():
         return
     vocab_size = SHAPES[shape]["vocab_size"]
     tokenizer = train_tokenizer(prompts, min(vocab_size, TOKENIZER_SIZE))
@@ -130,9 +136,17 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
     model.generation_config = GenerationConfig(
         eos_token_id=eos_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    made_with.write_text(json.dumps(arguments) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=out.parent
+    ) as scratch:  # whole at once: the other side may make it too, or read it
+        written = Path(scratch, "model")
+        model.save_pretrained(written)
+        tokenizer.save_pretrained(written)
+        (written / made_with.name).write_text(json.dumps(arguments) + "\n")
+        if not is_made():
+            shutil.rmtree(out, ignore_errors=True)
+            written.rename(out)
 
 
 def hash_of(path: Path) -> str:
