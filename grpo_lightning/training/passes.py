@@ -29,8 +29,8 @@ class PassSettings:
 
     Args:
         max_tokens_per_microbatch: Tokens in one forward and backward pass: the memory knob. It does not change the
-            gradient. auto: on a GPU what its free memory allows, up to 16384 (65536 for models below 0.5B parameters), measured
-            before the first step; 16384 elsewhere. A resumed run keeps what was chosen.
+            gradient. auto: on a GPU what its free memory allows, up to 16384, more where a model has less than 2B parameters
+            (65536 at 0.5B), measured before the first step; 16384 elsewhere. A resumed run keeps what was chosen.
         microbatch_layout: packed (no padding, prompts computed once per group), padded (any architecture), or auto.
 
     Raises:
