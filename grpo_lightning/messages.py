@@ -93,6 +93,11 @@ class Conversation:
         return {name: value for name, value in self.__getstate__().items() if name != "environment"}
 
 
+def as_read(chats: Sequence[Sequence[Message]], tokenizer: Any, template_kwargs: Mapping[str, Any]) -> list[Any]:
+    """The chats in the form that the chat template reads: with texts as parts where it leaves a string out."""
+    return [in_parts(chat) for chat in chats] if reads_parts_alone(tokenizer, template_kwargs) else list(chats)
+
+
 def reads_parts_alone(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
     """Whether a chat template reads the content of a message as a list of parts and leaves a string out.
 

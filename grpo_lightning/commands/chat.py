@@ -18,7 +18,7 @@ from grpo_lightning.commands.chat_tools import ToolChat, open_tool_chat
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
 from grpo_lightning.environments import EnvironmentContractError
-from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.messages import as_read
 
 COMMANDS = "/new starts a new conversation, /quit ends."
 ANEW = "Each prompt starts anew, as the run trained on prompts of one turn; --conversation keeps what was said. /quit ends."
@@ -122,7 +122,7 @@ class Chat:
         self.messages.append({"role": "user", "content": prompt})
         text = prompt
         if not self.is_plain:
-            messages = in_parts(self.messages) if reads_parts_alone(self.tokenizer, {}) else self.messages
+            (messages,) = as_read([self.messages], self.tokenizer, {})
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=self.is_plain)
         ids = inputs["input_ids"].to(self.policy.device)

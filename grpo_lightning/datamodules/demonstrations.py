@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
-from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.messages import as_read
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
 COLUMN = "completion"
@@ -99,10 +99,8 @@ def _encoded_chats(
         else:
             members.append(index)
     for shared, members in groups:
-        as_read = in_parts if reads_parts_alone(tokenizer, shared) else list
-        encoded: Any = tokenizer.apply_chat_template(
-            [as_read(chats[index]) for index in members], **{**shared, "tokenize": True, "return_dict": True}
-        )
+        alike = as_read([chats[index] for index in members], tokenizer, shared)
+        encoded: Any = tokenizer.apply_chat_template(alike, **{**shared, "tokenize": True, "return_dict": True})
         for index, row in zip(members, encoded["input_ids"], strict=True):
             ids[index] = list(row)
     return ids

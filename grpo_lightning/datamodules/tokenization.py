@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.messages import as_read
 
 TOKENIZE_ROWS = 1024
 TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
@@ -109,10 +109,8 @@ def _tokenized_chats(
             "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
         )
     options = {"add_generation_prompt": True, **kwargs, "tokenize": True, "return_dict": True}
-    if reads_parts_alone(tokenizer, kwargs):
-        chats = [in_parts(chat) for chat in chats]
     try:
-        encoded: Any = tokenizer.apply_chat_template(chats, **options)
+        encoded: Any = tokenizer.apply_chat_template(as_read(chats, tokenizer, kwargs), **options)
         return encoded["input_ids"]
     except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
         raise ValueError(f"The chat template cannot be applied to the prompts of {name}: {error}") from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
-from grpo_lightning.scoring.packed_attention import packed_attention
+from grpo_lightning.scoring.packed_attention import compute_dtype, packed_attention
 
 LIGER = "liger_kernel"
 NORMS_FEED_LINEAR_LAYERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -87,8 +87,7 @@ def replaced_in_this_model_alone(model: nn.Module) -> Iterator[None]:
             }
             names.update(old)
         for module in model.modules():
-            forward = type(module).forward
-            _call_instead(module, replaced.get(id(getattr(forward, "__globals__", None)), {}))
+            _call_instead(module, replaced)
 
 
 def _on_copies(rotate: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,11 +102,12 @@ def _on_copies(rotate: Callable[..., Any]) -> Callable[..., Any]:
     return rotated
 
 
-def _call_instead(module: nn.Module, functions: dict[str, Callable[..., Any]]) -> None:
-    """Gives a module its class's forward pass with other functions under names of its source file."""
+def _call_instead(module: nn.Module, replaced: dict[int, dict[str, Callable[..., Any]]]) -> None:
+    """Gives a module its class's forward pass with the functions that replace others of its source file, by that file's id."""
     forward = type(module).forward
     if "forward" in vars(module) or not isinstance(forward, FunctionType):
         return
+    functions = replaced.get(id(forward.__globals__), {})
     if functions.keys() & set(forward.__code__.co_names):
         names = forward.__globals__ | functions
         copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
@@ -132,8 +132,7 @@ def cast_norms(model: nn.Module) -> None:
 def _with_cast(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
     def cast(self: nn.Module, hidden_states: Tensor) -> Tensor:
         output = forward(self, hidden_states)
-        device = output.device.type
-        return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
+        return output.to(compute_dtype(output))
 
     return cast
 

@@ -132,7 +132,7 @@ def _refuse_unsupported(
 
 
 def compute_dtype(value: Tensor) -> torch.dtype:
-    """What attention computes in: autocast's dtype inside autocast, else that of the values.
+    """What products of these values are computed in: autocast's dtype inside autocast, else that of the values.
 
     Queries and keys may be wider: under autocast they leave the rotary embedding, whose cosines are float32, in float32.
     """

@@ -115,17 +115,24 @@ def started(model_dir):
     return module
 
 
-def test_a_loop_of_two_turns_learns_from_both_attempts_and_not_from_the_words_between(tiny_model_dir, tmp_path):
-    from two_turns import TwoTurns
-
-    module = TwoTurns(
-        model_name_or_path=str(tiny_model_dir),
+def after_a_step(kind, model_dir, tmp_path, **settings):
+    """A module with a loop of its own, one step on."""
+    module = kind(
+        model_name_or_path=str(model_dir),
         rewards=[share_of_digits],
         num_generations=4,
         max_completion_length=8,
         generator=TransformersGenerator(),
+        **settings,
     )
     make_trainer(tmp_path, 1).fit(module, datamodule=make_data(tmp_path))
+    return module
+
+
+def test_a_loop_of_two_turns_learns_from_both_attempts_and_not_from_the_words_between(tiny_model_dir, tmp_path):
+    from two_turns import TwoTurns
+
+    module = after_a_step(TwoTurns, tiny_model_dir, tmp_path)
     rollouts = module.last_step.rollouts
     words = module.policy.tokenizer.encode("Again:", add_special_tokens=False)
     for ids, mask in zip(
@@ -171,15 +178,7 @@ def test_the_page_lists_what_training_step_calls_of_the_module_as_it_is_called()
 def test_a_loop_with_a_setting_gives_tokens_that_nothing_learns_from(tiny_model_dir, tmp_path):
     from my_loop import GRPOWithGivenTokens
 
-    module = GRPOWithGivenTokens(
-        model_name_or_path=str(tiny_model_dir),
-        rewards=[share_of_digits],
-        num_generations=4,
-        max_completion_length=8,
-        generator=TransformersGenerator(),
-        num_given=2,
-    )
-    make_trainer(tmp_path, 1).fit(module, datamodule=make_data(tmp_path))
+    module = after_a_step(GRPOWithGivenTokens, tiny_model_dir, tmp_path, num_given=2)
     rollouts = module.last_step.rollouts
     places = torch.cat([torch.arange(length) for length in rollouts.completion_lengths.tolist()])
     assert torch.equal(rollouts.completion_mask, places >= 2)

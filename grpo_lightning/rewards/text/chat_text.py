@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo_lightning.messages import Message, Prompt, in_parts, reads_parts_alone
+from grpo_lightning.messages import Message, Prompt, as_read
 from grpo_lightning.rewards.base import Completion, completion_text
 
 
@@ -33,6 +33,6 @@ def whole_text(prompt: Prompt, completion: Completion, tokenizer: Any | None = N
 
 
 def _rendered(messages: Sequence[Message], tokenizer: Any, **options: Any) -> str:
-    as_read = in_parts(messages) if reads_parts_alone(tokenizer, {}) else messages
-    text: str = tokenizer.apply_chat_template(as_read, tokenize=False, **options)
+    (chat,) = as_read([messages], tokenizer, {})
+    text: str = tokenizer.apply_chat_template(chat, tokenize=False, **options)
     return text
