@@ -8,8 +8,8 @@ python benchmarks/multi_gpu.py --gpus 1 2 --shape nano --device cpu    # a minut
 
 The model is random. ``tokens_per_second`` counts completion tokens on all GPUs, median over the steps after the warm-up;
 ``efficiency`` is that of n GPUs over n times that of one. ``phases`` are seconds of the slowest rank. ``peak_memory_gib`` of
-each rank includes the engine, which takes ``gpu_memory_utilization`` (0.3) of the GPU. The 7B shape recomputes activations:
-those of 16,384 tokens would need about 100 GiB.
+each rank includes the engine, which takes ``gpu_memory_utilization`` (0.3) of the GPU. ``all_reduce_gb_per_s`` is what a plain
+sum over the ranks does. The 7B shape recomputes activations: those of 16,384 tokens would need about 100 GiB.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,30 @@ class PeakMemory(Callback):
         """Writes: a run may be cut off."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
         Path(self.folder, f"peak{trainer.global_rank}.json").write_text(json.dumps(peak))
+
+
+class LinkSpeed(Callback):
+    """Writes before the first step how fast the ranks' links are: what a slow sum of gradients has to be compared with.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Times all-reduces of 256 MiB; GB/s are the tensor's bytes over the seconds of one."""
+        if trainer.world_size == 1:
+            return
+        tensor, times = torch.zeros(2**26, device=pl_module.device), []
+        for _ in range(5):
+            started = time.perf_counter()
+            torch.distributed.all_reduce(tensor)
+            float(tensor[0])  # waits for it
+            times.append(time.perf_counter() - started)
+        if trainer.is_global_zero:
+            Path(self.folder, "links.json").write_text(json.dumps(tensor.nbytes / 1e9 / min(times)))
 
 
 def parse() -> argparse.Namespace:
@@ -97,7 +122,10 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
             "precision": options.precision if on_gpu else "32-true",
             "max_steps": options.warmup_steps + options.steps,
             "enable_progress_bar": False,
-            "callbacks": [{"class_path": "multi_gpu.PeakMemory", "init_args": {"folder": str(run)}}],
+            "callbacks": [
+                {"class_path": f"multi_gpu.{name}", "init_args": {"folder": str(run)}}
+                for name in ("PeakMemory", "LinkSpeed")
+            ],
         },
         "model": {
             "model_name_or_path": str(model),
@@ -134,6 +162,7 @@ def figures(options: argparse.Namespace, gpus: int, run: Path, is_cut_off: bool)
         return {"gpus": gpus, "steps": 0, "is_cut_off": is_cut_off}
     phases = [name for name in rows[0] if name.startswith("time/")]
     peaks = [json.loads(path.read_text()) for path in sorted(run.glob("peak*.json"))]
+    links = [json.loads(path.read_text()) for path in run.glob("links.json")]
     return {
         "gpus": gpus,
         "steps": len(rows),
@@ -142,6 +171,7 @@ def figures(options: argparse.Namespace, gpus: int, run: Path, is_cut_off: bool)
         "step_seconds": median(rows, "step_time"),
         "phases": {name.removeprefix("time/"): median(rows, name) for name in phases},
         "peak_memory_gib": [round(peak, 2) for peak in peaks],
+        "all_reduce_gb_per_s": round(links[0], 2) if links else None,
     }
 
 

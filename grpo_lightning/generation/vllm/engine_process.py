@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm.compat import import_vllm
+from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, import_vllm
 from grpo_lightning.generation.vllm.patches import keeping_buffers, keeping_process_group, keeping_threads, know_model
 
-RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD")
+RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD", *UNUSED_SAMPLER)
 """Set for the engine or by it; children of this process and Lightning would read them."""
 
 
@@ -48,7 +48,7 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         keeping_threads(),
         keeping_buffers(),
     ):
-        os.environ.update(_launcher_variables(device))
+        os.environ.update(UNUSED_SAMPLER | dict(os.environ) | _launcher_variables(device))
         know_model(arguments["model"])
         return vllm.LLM(**arguments)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_lightning.generation.vllm.compat import installed_version
+from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, installed_version
 from grpo_lightning.generation.vllm.server_token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
@@ -60,7 +60,7 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
 def server_environment(gpus: str | None = None) -> dict[str, str]:
     """This process's environment with the development endpoints on, and nothing of the training ranks."""
     ours = (*RANK_VARIABLES, "VLLM_ENABLE_V1_MULTIPROCESSING")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = UNUSED_SAMPLER | {name: value for name, value in os.environ.items() if name not in ours}
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # weight transfer, pause, reset of the prefix cache
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     environment.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
