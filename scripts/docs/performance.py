@@ -171,7 +171,26 @@ def supervised(name: str, result: dict[str, Any]) -> str:
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def several_gpus(name: str, result: dict[str, Any]) -> str:
+    """A table of the numbers of GPUs."""
+    lines = ["| GPUs | a step, s | generation, s | training, s | tokens/s | of n times one GPU | peak GiB a GPU |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for run in result["runs"]:
+        phases, share = run["phases"], f"{run['efficiency']:.0%}" if "efficiency" in run else "-"
+        seconds = " | ".join(f"{s:.2f}" for s in (run["step_seconds"], phases["generate"], phases["train"]))
+        peak = max(run["peak_memory_gib"])
+        lines.append(f"| {run['gpus']} | {seconds} | {run['tokens_per_second']:,.0f} | {share} | {peak:.1f} |")
+    options = result["options"]
+    where = (
+        f"`{result['command']}`: {options['precision']}, the same prompts per GPU, seconds of the slowest rank. File: "
+        f"`benchmarks/results/{name}`."
+    )
+    title = f"## Several GPUs, {options['strategy']}, shape {options['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 SECTIONS = {
+    "multi_gpu_": several_gpus,
     "partial_rollouts_": partial_rollouts,
     "sft_": supervised,
     "vs_trl_": comparison,
