@@ -12,6 +12,7 @@ and most of them run with few completions: the tail. Engines differ in one setti
 - sleep_1, sleep_2: the engine gives its memory back after every call
 
 On a GPU, ``tail`` divides steps with at most 32 completions by torch.profiler: how long kernels ran in a step, of its time.
+``host`` has the functions that the thread of the engine was in, in percent of its looks at the stack, for all steps.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from generation import ENGINE_ON_CPU, ROOT, Variants, prepare, timed
 from sides.command import this_command
+from sides.host_stacks import HostStacks
 from sides.record import versions
 from sides.workload import WORKLOADS
 from torch.autograd import DeviceType
@@ -146,7 +148,7 @@ def sleeping(generator: VLLMColocate) -> dict[str, float]:
 
 
 def measure(name: str, options: argparse.Namespace, workload: Any, policy: Any, tokenizer: Any, prompts: Any) -> Any:
-    """One engine: a run for warming up, a timed one, one with the timeline, one with the profiler."""
+    """One engine: a run for warming up, a timed one, one with the timeline, one that looks at stacks, one with the profiler."""
     is_cuda = options.device == "cuda"
     sampling = SamplingSettings(workload.num_generations, workload.max_completion_length, workload.temperature)
     longest = max(map(len, prompts)) + workload.max_completion_length
@@ -169,6 +171,9 @@ def measure(name: str, options: argparse.Namespace, workload: Any, policy: Any, 
         with Timeline(engine, profiled=False) as timeline:
             run()
         result["steps_by_running_completions"] = timeline.by_running()
+        with HostStacks("vllm/colocated_engine.py:step") as stacks:
+            run()
+        result["host"] = stacks.shares()
         if is_cuda and name != "eager":
             with Timeline(engine, profiled=True) as timeline:
                 run()

@@ -4,6 +4,7 @@
 #   benchmarks/on_two_gpus.sh rivals OUT        # TRL on one GPU, ours on the other, 1.5B and 0.5B; supervised training
 #   benchmarks/on_two_gpus.sh ranks OUT         # DDP on one and two GPUs, FSDP2 of 7B
 #   benchmarks/on_two_gpus.sh learning OUT MODEL  # three seeds of ours on SmolLM2 (benchmarks/smollm2.py MODEL), partial rollouts
+#   benchmarks/on_two_gpus.sh tail OUT          # where a step of the engine goes, by kernels and by functions of the host
 #   benchmarks/on_two_gpus.sh tests OUT         # pytest -m gpu; those of two devices three at a time
 #
 # OUT has everything, records and models too, so that a part goes on from what another left. On a machine of which only
@@ -42,12 +43,21 @@ learning() {
   wait
 }
 
+tail_of_generation() {
+  for engine in default not_ahead; do
+    on $([ $engine = default ] && echo 0 || echo 1) 300 benchmarks/generation_tail.py --device cuda --shape 0.5b --engines $engine \
+      --folder "$out/generation" --out "$out/generation_tail_${engine}_0.5b_cuda.json" > "$out/tail_$engine.txt" 2>&1 &
+  done
+  wait
+}
+
 tests() {
   export GRPO_LIGHTNING_TWO_DEVICES_OUT="$out/two_devices.jsonl"
   timeout 590 python3 -m pytest -q -m gpu -n 3 --dist load tests/gpu | tee "$out/tests.txt" | tail -5
 }
 
 case $part in
+tail) tail_of_generation ;;
 rivals | ranks | learning | tests) "$part" ;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -23,6 +23,7 @@ from profile_step import kind_of, phase_boundaries  # noqa: E402
 from sampler_mismatch import differences  # noqa: E402
 from sides.clock import PhaseClock  # noqa: E402
 from sides.compare import ratios, summarize  # noqa: E402
+from sides.host_stacks import HostStacks  # noqa: E402
 from sides.pair_workload import PAIR_WORKLOADS  # noqa: E402
 from sides.record import versions  # noqa: E402
 from sides.workload import NANO, Workload, conversations, even_fraction, word_problems  # noqa: E402
@@ -131,6 +132,22 @@ def test_marks_of_a_trace_become_the_innermost_phase_at_any_time():
 )
 def test_operators_and_kernels_are_sorted_by_what_they_do(name, kind):
     assert kind_of(name) == kind
+
+
+def test_looks_at_the_host_name_what_runs_above_a_function_and_not_what_runs_beside_it():
+    def busy() -> None:
+        started = time.perf_counter()
+        while time.perf_counter() - started < 0.2:
+            pass
+
+    def watched() -> None:
+        busy()
+
+    with HostStacks("tests/test_benchmarks.py:watched") as stacks:
+        watched()
+        busy()
+    assert stacks.shares(1) == {"tests/test_benchmarks.py:busy": 100.0}
+    assert stacks.looks > 10
 
 
 def test_both_sides_are_given_the_same_workload_and_reward(tmp_path):
