@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
-from grpo_lightning.rewards.grading.amounts import end_of_amount
+from grpo_lightning.rewards.grading.amounts import end_of_amount, whole_compound
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
+from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
-_JOIN = re.compile(rf"(?:[<>!]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
-_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
+_JOIN = re.compile(rf"(?:=/=|<>|[<>!/~]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
+_EQUALS = re.compile(r"(?<![<>!=:/~\\])=(?![=/])")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
-_DENIED = r"(?i:(?:not|never|cannot|no longer|unequal|\w+n['’]t)(?: (?:be|have been|equal|to|exactly))*)"
-_COMPARED = r"(?:less|more|fewer|greater|higher|lower|rather|other) than(?: or equal to)?"
-_CHANGED = re.compile(
-    rf"(?:\b(?:{_DENIED}|up to|{_COMPARED}|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
-)
+_FUNCTION = re.compile(rf"(?:\b(?:{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
+_TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\S+)?"
+_UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
+"""An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -82,19 +82,23 @@ def _run_around(text: str, start: int, end: int) -> str:
     number = line[start:end].strip()
     equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]
     floor = equals[-1] if equals else 0
+    unknown = _UNKNOWN.search(line, 0, floor - 1) if equals else None
+    if unknown is not None and re.search("[a-z]", unknown[0]):
+        return line[unknown.start() : end].strip()  # x - 3 = 5 is not 5
     while end < len(line) and not line[end].isspace():
         end += 1
     while start > floor and not line[start - 1].isspace():
         start -= 1
     token = start
-    start = _extended(line, start, floor)
+    start = _extended(line, start, floor, line[end:])
     plain = line[start:end].lstrip("*_`\"'")
     if start == token and (plain == number or _TIME.fullmatch(plain)):
         end = end_of_amount(line, end - len(plain), end)
+        start, end = whole_compound(line, start, end)
     return _without_loose_ends(line, start, end, floor)
 
 
-def _extended(line: str, start: int, floor: int) -> int:
+def _extended(line: str, start: int, floor: int, behind: str) -> int:
     """Where the run begins that is joined to what stands at ``start`` by operators, "or", or a "not"."""
     while True:
         before = line[floor:start].rstrip()
@@ -112,7 +116,8 @@ def _extended(line: str, start: int, floor: int) -> int:
     joined = _JOINED.search(line[floor:start].rstrip())
     if joined is not None:
         return floor + joined.start(1)
-    changed = _CHANGED.search(line[floor:start].rstrip())
+    before = line[floor:start].rstrip()
+    changed = _FUNCTION.search(before) or change_before(before, behind)
     return start if changed is None else floor + changed.start()
 
 

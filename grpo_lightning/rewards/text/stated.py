@@ -11,6 +11,7 @@ MAX_CHARS = 80
 
 _LEAD = re.compile(
     r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*"
+    r"|\b(?:it(?:['’]s|\s+is|\s+must\s+be))(?=\s+[(\[]?[A-J](?![\w'’]))"  # noqa: RUF001
     r"|\bI(?:['’]d|\s+would|['’]ll|\s+will)?\s+(?:choose|pick|select)\b(?:\s+(?:option|choice|answer)\b)?",  # noqa: RUF001
     re.IGNORECASE,
 )
@@ -26,6 +27,7 @@ _ABOUT_A_NUMBER = re.compile(
     r"(?:less|more|fewer|greater|larger|smaller|higher|lower|at\s+least|at\s+most)\b", re.IGNORECASE
 )
 _FORMULA = re.compile(r"[\\^=+<>|{}\[\]$#/_]")
+_YES_OR_NO = re.compile(r"(?:so[,:]?\s+)?(?:yes|no|true|false)[,.;:]?\s+(?:because|since|as)\b", re.IGNORECASE)
 _MARKS = "*_` \t\n"
 
 
@@ -64,6 +66,8 @@ def stated_answer(text: str) -> str | None:
 def _whole(text: str) -> str | None:
     if "\n" in text or len(text) > MAX_CHARS:
         return None
+    if _YES_OR_NO.match(text):
+        return text
     letter = _LETTER.match(text)
     return (
         text if (letter is not None and (letter["frame"] or letter.end() == len(text))) or _is_in_words(text) else None
