@@ -63,8 +63,8 @@ def whole_compound(line: str, start: int, end: int) -> tuple[int, int]:
     """Where the amount in several units begins and ends whose last part stands at ``start``: ``5 ft 6 in``.
 
     Example:
-        >>> [line[slice(*whole_compound(line, 7, 14))] for line in ("1 h and 25 mins", "2 m and 25 cats.")]
-        ['1 h and 25 mins', '25 cats']
+        >>> whole_compound("1 h and 25 mins", 8, 15), whole_compound("2 m and 25 cats", 8, 15)
+        ((0, 15), (8, 15))
     """
     while (piece := _PIECE_BEFORE.search(line, 0, start)) is not None:
         ends = [end, *([end + 3] if re.match(r" in\b", line[end:]) else [])]

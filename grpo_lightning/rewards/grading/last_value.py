@@ -11,13 +11,15 @@ from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
+MAX_RUN = 500
+"""Characters on either side of a number that may belong to it; what is longer is no answer."""
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
 _JOIN = re.compile(rf"(?:=/=|<>|[<>!/~]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
 _EQUALS = re.compile(r"(?<![<>!=:/~\\])=(?![=/])")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
 _FUNCTION = re.compile(rf"(?:\b(?:{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
-_TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\S+)?"
+_TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\{?\w{1,9}\}?)?"
 _UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
 """An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
@@ -75,9 +77,9 @@ def _linked(text: str, spans: list[re.Match[str]]) -> str:
 
 def _run_around(text: str, start: int, end: int) -> str:
     """The number and the operators, brackets and letters that it is part of, on its line."""
-    line_start = text.rfind("\n", 0, start) + 1
+    line_start = max(text.rfind("\n", 0, start) + 1, start - MAX_RUN)
     line_end = text.find("\n", end)
-    line = text[line_start : line_end if line_end >= 0 else len(text)]
+    line = text[line_start : min(line_end if line_end >= 0 else len(text), end + MAX_RUN)]
     start, end = start - line_start, end - line_start
     number = line[start:end].strip()
     equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]

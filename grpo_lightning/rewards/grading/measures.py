@@ -116,10 +116,10 @@ def readings(size: Fraction, dimension: Dimension, other: Dimension) -> list[tup
 
 
 def measure(word: str) -> tuple[Fraction, Dimension | None] | None:
-    """Size and dimension of a unit's name; the dimension is None where several units have the name; None if unknown.
+    """Size and dimension of a unit's name; the dimension is None where its size is not known; None for no unit.
 
     Example:
-        >>> measure("km"), measure("degrees"), measure("apples")
+        >>> measure("km"), measure("knots"), measure("apples")
         ((Fraction(1000, 1), (('length', 1),)), (Fraction(1, 1), None), None)
     """
     word = word.rstrip(".")

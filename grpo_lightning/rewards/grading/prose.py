@@ -44,6 +44,8 @@ _EXPLANATION = re.compile(
     r"\s*\n\s*[*_]*(?:explanation|reasoning|justification|because)\b.*", re.IGNORECASE | re.DOTALL
 )
 _REASON = re.compile(r"(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$", re.IGNORECASE)
+MAX_STATED = 4
+"""Words of an answer without a figure that a reason may follow."""
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
 _WORDS = re.compile(r"[A-Za-z]+")
 _NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
@@ -56,7 +58,9 @@ def only_answer(text: str) -> str:
         >>> only_answer('{"answer": 18}'), only_answer("18\n\nExplanation: 9 eggs for 2 dollars each")
         ('18', '18')
     """
-    text = _REASON.sub("", _EXPLANATION.sub("", text))
+    text = _EXPLANATION.sub("", text)
+    stated = _REASON.sub("", text)
+    text = stated if re.search(r"[0-9\\]", stated) or len(stated.split()) <= MAX_STATED else text
     found = _IN_JSON.fullmatch(text)
     return text if found is None else found[2]
 

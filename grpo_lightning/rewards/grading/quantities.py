@@ -22,6 +22,8 @@ OTHER_VALUE = frozenset(
 """Words beside a number that make it another value, or none."""
 _NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
 
+MAX_UNIT = 40
+"""Words, signs and spaces of a unit."""
 _WORD = r"[A-Za-zμΩ°¢][A-Za-zμΩ°¢]*(?:-[A-Za-z]+)*\.?"
 _TOKEN = re.compile(
     rf"(?P<word>(?:US|A|C|CA|AU|NZ|R)\$|[{MONEY}]|{_WORD})|(?P<power>\^\{{?\s?-?[1-4]\s?\}}?)|(?P<mark>[/*])|(?P<space>\s+)|(?P<other>.)"
@@ -108,7 +110,7 @@ def measured(text: str) -> Measured | None:
         start -= 1
     if start == len(tokens):
         return None
-    for first in range(start, len(tokens)):
+    for first in range(max(start, len(tokens) - MAX_UNIT), len(tokens)):
         if tokens[first]["word"]:
             found = _split_at(text, tokens, first)
             if found is not None:

@@ -37,10 +37,10 @@ def as_intervals(text: str) -> str:
         value, middle = literal(bound), literal(shift or "0")
         if value is None or middle is None or value <= 0:
             return text
-        ends = f"-{bound}", bound
+        ends = [f"-{bound}", bound]
         if shift:
             middle = middle if sign == "-" else -middle
-            ends = str(middle - value), str(middle + value)
+            ends = [str(middle - value), str(middle + value)]
         if relation in "<≤":
             return f"({ends[0]}, {ends[1]})" if relation == "<" else f"[{ends[0]}, {ends[1]}]"
         return f"(-∞, {ends[0]}) ∪ ({ends[1]}, ∞)" if relation == ">" else f"(-∞, {ends[0]}] ∪ [{ends[1]}, ∞)"
