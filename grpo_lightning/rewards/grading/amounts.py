@@ -15,7 +15,7 @@ _CLOCK = re.compile(
     r"|\s+(?:in the (?:morning|afternoon|evening)|at night)\b",
     re.IGNORECASE,
 )
-_PIECE_BEFORE = re.compile(r"(?<![\w.,])[0-9][0-9.,]*\s?[A-Za-z]+\.?,?\s+(?:and\s+)?$")
+_PIECE_BEFORE = re.compile(r"(?<![\w.,$])(?:[0-9][0-9.,]*\s?[A-Za-z]+\.?,?\s+(?:and\s+)?|[$€][0-9]+\s+and\s+)$")
 _PART = re.compile(r"\s+and\s+(?:a|one|two|three)\s+(?:half|third|quarter|fourth|fifth|eighth)s?\b(?!\s+of\b)")
 _SHARE = re.compile(r"\s+(?:halves|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s)\b")
 _SCALES = "|".join(SCALES.keys() - {"dozen"})  # 4 dozen eggs are 4 or 48

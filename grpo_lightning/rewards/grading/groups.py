@@ -47,6 +47,7 @@ def same_groups(reference: Group, answer: Group, same: Same) -> bool:
         return _in_order(wanted, given, same)
     kinds = {reference.kind, answer.kind}
     is_interval = "[]" in kinds and len(reference.items) == 2  # [1, 2] is neither (1, 2) nor 1, 2
+    is_interval |= bool(reference.name or answer.name)  # 0 < x < 1
     if len(kinds) > 1 and (is_interval or kinds not in _ANY_ORDER_OF_BRACKETS):
         return False
     return _in_order(reference.items, answer.items, same)

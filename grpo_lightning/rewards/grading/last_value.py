@@ -6,6 +6,7 @@ import re
 
 from grpo_lightning.rewards.grading.amounts import end_of_amount, whole_compound
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
+from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
@@ -22,6 +23,7 @@ _FUNCTION = re.compile(rf"(?:\b(?:{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_
 _TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\{?\w{1,9}\}?)?"
 _UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
 """An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
+_FEET = re.compile(r"[0-9]{1,2}'[0-9]{1,2}\"")
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -82,22 +84,35 @@ def _run_around(text: str, start: int, end: int) -> str:
     line = text[line_start : min(line_end if line_end >= 0 else len(text), end + MAX_RUN)]
     start, end = start - line_start, end - line_start
     number = line[start:end].strip()
+    joined = start_of_joined(line, start)
+    if joined < start:
+        return _without_loose_ends(line, joined, _token_end(line, end), joined)
     equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]
     floor = equals[-1] if equals else 0
     unknown = _UNKNOWN.search(line, 0, floor - 1) if equals else None
     if unknown is not None and re.search("[a-z]", unknown[0]):
         return line[unknown.start() : end].strip()  # x - 3 = 5 is not 5
-    while end < len(line) and not line[end].isspace():
-        end += 1
+    end = _token_end(line, end)
     while start > floor and not line[start - 1].isspace():
         start -= 1
     token = start
+    plain = line[start:end].lstrip("*_`\"'")
+    compound = whole_compound(line, start, end_of_amount(line, start, end)) if plain == number else (start, end)
+    if compound[0] < start:
+        return line[slice(*compound)]
     start = _extended(line, start, floor, line[end:])
     plain = line[start:end].lstrip("*_`\"'")
     if start == token and (plain == number or _TIME.fullmatch(plain)):
         end = end_of_amount(line, end - len(plain), end)
-        start, end = whole_compound(line, start, end)
+    if start == token:
+        start, end = start_of_changed_name(line, start), end_of_alternative(line, end)
     return _without_loose_ends(line, start, end, floor)
+
+
+def _token_end(line: str, end: int) -> int:
+    while end < len(line) and not line[end].isspace():
+        end += 1
+    return end
 
 
 def _extended(line: str, start: int, floor: int, behind: str) -> int:
@@ -124,7 +139,7 @@ def _extended(line: str, start: int, floor: int, behind: str) -> int:
 
 
 def _without_loose_ends(line: str, start: int, end: int, floor: int) -> str:
-    run = line[start:end].rstrip(".,;:!*\"'`")
+    run = line[start:end].rstrip(".,;:!*`") if _FEET.match(line, start) else line[start:end].rstrip(".,;:!*\"'`")
     missing = sum(char in CLOSING for char in run) - sum(char in OPENING for char in run)
     if missing > 0:
         opening = max(line.rfind(char, floor, start) for char in OPENING)

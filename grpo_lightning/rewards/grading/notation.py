@@ -50,9 +50,11 @@ _CHOOSE = re.compile(r"\{\s*([^{}]{1,40}?)\s*\\choose(?![A-Za-z])\s*([^{}]{1,40}
 _HIGHER_ROOT = re.compile(r"([∛∜])\s*(?:\{([^{}]*)\}|([0-9]+|[A-Za-z]))")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])(?![0-9]{3}(?![0-9]))")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![a-z])|°)|\\(?:circ|degree)(?![a-z])")
-_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\s*[\^(_{{\\0-9|]|\s+[0-9a-zα-ω]\b)")
+_FUNCTION = re.compile(
+    rf"(?<![\\A-Za-z])(?<![0-9] )({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\s*[\^(_{{\\0-9|]|\s+[0-9a-zα-ω]\b)"
+)
 _NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*(?:\{\s*([RZNQC])\s*\}|([RZNQC])(?![A-Za-z]))")
-_NOT_EQUAL = re.compile(r"\\not\s*=")
+_NOT_EQUAL = re.compile(r"\\not\s*(?:[=<>]|\\(?:equiv|approx|sim|in|le|ge)(?![A-Za-z]))")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
 _LINES = re.compile(r"\\begin\{(aligned|align\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)

@@ -28,7 +28,7 @@ _SUBJECT = re.compile(
 )
 _MARKERS = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[-\\$0-9(]|(?:yes|no|true|false)\b)", re.IGNORECASE)
 _CONCLUSION = re.compile(
-    r".*[^\s,;.][,;.]?\s+(?:(?:so|therefore|thus|hence)[,:]?\s+(?=[-$(\[⦃]?[0-9])"
+    r"(?!(?i:yes|no|true|false)\b).*[^\s,;.][,;.]?\s+(?:(?:so|therefore|thus|hence)[,:]?\s+(?=[-$(\[⦃]?[0-9])"
     r"|(?:so|therefore|thus|hence|⇒|→)[,:]?\s+(?=\$?\\?[A-Za-z]\w{0,3}\s*[=<>≤≥]))",
     re.DOTALL,
 )

@@ -17,7 +17,7 @@ from grpo_lightning.rewards.text.numeric import Number
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"
     " divided half double twice triple quarter squared cubed power root factorial negative unless unequal wrong incorrect false"
-    " mod modulo cannot isn doesn wait anything excluding except".split()
+    " mod modulo cannot isn doesn wait anything excluding except ish something".split()
 )
 """Words beside a number that make it another value, or none."""
 _NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())

@@ -18,7 +18,7 @@ _PARTS = re.compile(r"([0-9]{1,4})[ -]([a-z]+s|(?<=^1[ -])[a-z]+)", re.IGNORECAS
 _PLACES = "first second third fourth fifth sixth seventh eighth ninth".split()
 _ORDINAL = re.compile(rf"([a-z]+ty)[ -]({'|'.join(_PLACES)})", re.IGNORECASE)
 _EURO_CENTS = re.compile(r"\beuro[ -]cents?\b", re.IGNORECASE)
-_SIGN_AND_CENTS = re.compile(r"^\$([0-9]+) and ([0-9]+ cents?)$")
+_SIGN_AND_CENTS = re.compile(r"^([$€])([0-9]+) and ([0-9]+ cents?)$")
 _ARC = re.compile(r"([0-9]{1,3})\s?°\s?([0-9]{1,2})\s?'(?:\s?([0-9]{1,2}(?:\.[0-9]+)?)\s?(?:\"|''))?")
 
 
@@ -33,7 +33,7 @@ def in_figures(text: str) -> str:
         >>> in_figures("2 thirds"), in_figures("twenty-first"), in_figures("2 quarters")
         ('2/3', '21th', '2 quarters')
     """
-    text = _SIGN_AND_CENTS.sub(r"\1 dollars and \2", _EURO_CENTS.sub("eurocents", text))
+    text = _SIGN_AND_CENTS.sub(_as_words, _EURO_CENTS.sub("eurocents", text))
     arc = _ARC.fullmatch(text)
     if arc is not None:
         degrees, minutes, seconds = (Fraction(part or 0) for part in arc.groups())
@@ -71,3 +71,7 @@ def _amount(said: str) -> Fraction | None:
         return Fraction(1)
     found = number_in_words(said.replace("-", " ").split())
     return literal(said) if found is None or found[1] else found[0]
+
+
+def _as_words(money: re.Match[str]) -> str:
+    return f"{money[2]} {'dollars' if money[1] == '$' else 'euros'} and {money[3]}"
