@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,11 @@ def recorded_reward(
     prompts: list[Any], completions: list[Any], completion_ids: Any = None, trainer_state: Any = None, **columns: Any
 ) -> list[float]:
     """A reward that writes down what it is asked about, for both trainers."""
-    texts = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
     steps = trainer_state.global_step
-    for text in texts:
-        kind = CURRENT.evaluated if text.startswith(EVALUATION) else CURRENT.prompts
-        kind.setdefault(steps, Counter())[text] += 1
+    for prompt in prompts:
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        kind = CURRENT.evaluated if texts[-1].startswith(EVALUATION) else CURRENT.prompts
+        kind.setdefault(steps, Counter())["\n".join(texts)] += 1
     ids = completion_ids if completion_ids is not None else columns.get("completions_ids") or [[]]
     CURRENT.longest = max(CURRENT.longest, *(len(one) for one in ids))
     return [float(sum(map(ord, str(completion))) % 7) for completion in completions]
@@ -113,10 +113,10 @@ def run_trl(config: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return record
 
 
-def run_migrated(config: Path, *options: str) -> Recorded:
-    """`migrate`, `fit --print_config` and `fit` with what that printed."""
+def run_migrated(config: Path, *options: str, command: Sequence[str] = ()) -> Recorded:
+    """`migrate` of a file, or of the command that starts a run, `fit --print_config` and `fit` with what that printed."""
     new, printed = config.with_name("new.yaml"), config.with_name("printed.yaml")
-    assert migrate([str(config), "--output", str(new), *options]) == 0
+    assert migrate([*(command or [str(config)]), "--output", str(new), *options]) == 0
     printed.write_text(printed_config(new), encoding="utf-8")
     with recording() as record:
         cli = GRPOCLI(args=["fit", "--config", str(printed)])

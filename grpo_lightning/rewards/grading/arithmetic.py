@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from grpo_lightning.rewards.grading.braces import split_outside, wrapped
+from grpo_lightning.rewards.grading.braces import separators_outside, split_outside, wrapped
 from grpo_lightning.rewards.grading.literals import literal
 
 MAX_DEPTH = 8
@@ -31,18 +31,8 @@ def arithmetic(text: str, depth: int = 0) -> Fraction | None:
         parts = split_outside(text, signs)
         if len(parts) > 1:
             values = [arithmetic(part, depth + 1) for part in parts]
-            return _joined(values, _signs_outside(text, signs))
+            return _joined(values, [sign.strip() for sign in separators_outside(text, signs)])
     return None
-
-
-def _signs_outside(text: str, signs: re.Pattern[str]) -> list[str]:
-    joined, found, position = split_outside(text, signs), [], 0
-    for part in joined[:-1]:
-        match = signs.match(text, position + len(part))
-        assert match is not None  # the text was split there
-        found.append(match[1])
-        position = match.end()
-    return found
 
 
 def _joined(values: list[Fraction | None], signs: list[str]) -> Fraction | None:

@@ -149,13 +149,26 @@ def split_outside(text: str, separators: re.Pattern[str]) -> list[str]:
         >>> split_outside("(1, 2), [3, 4)", re.compile(","))
         ['(1, 2)', ' [3, 4)']
     """
+    parts, start = [], 0
+    for match in _matches_outside(text, separators):
+        parts.append(text[start : match.start()])
+        start = match.end()
+    return [*parts, text[start:]]
+
+
+def separators_outside(text: str, separators: re.Pattern[str]) -> list[str]:
+    """What stands between the parts of ``split_outside``.
+
+    Example:
+        >>> separators_outside("(1, 2); 3, 4", re.compile("[,;]"))
+        [';', ',']
+    """
+    return [match.group() for match in _matches_outside(text, separators)]
+
+
+def _matches_outside(text: str, separators: re.Pattern[str]) -> list[re.Match[str]]:
     depths, depth = [], 0
     for char in text:
         depth += (char in OPENING) - (char in CLOSING)
         depths.append(depth)
-    parts, start = [], 0
-    for match in separators.finditer(text):
-        if match.end() > match.start() and depths[match.start()] <= 0:
-            parts.append(text[start : match.start()])
-            start = match.end()
-    return [*parts, text[start:]]
+    return [match for match in separators.finditer(text) if match.end() > match.start() and depths[match.start()] <= 0]

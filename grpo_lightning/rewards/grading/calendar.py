@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from grpo_lightning.rewards.grading.number_words import number_in_words
 
@@ -16,7 +17,8 @@ _MONTH_ONLY = re.compile(rf"(?:in\s+)?({_NAMES})\.?,?\s+(?:of\s+)?([0-9]{{4}})",
 _ISO_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _POINTS = re.compile(r"([0-9]{1,2})\.\s?([0-9]{1,2})\.\s?([0-9]{4})")
 _SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
-_ISO = re.compile(r"([0-9]{4})([-/])([0-9]{2})\2([0-9]{2})")
+_ISO = re.compile(r"([0-9]{4})([-/])(0?[1-9]|1[0-2])\2(0?[1-9]|[12][0-9]|3[01])")
+_DAY_OF_MONTH = re.compile(r"([0-9]{1,2})/([0-9]{1,2})")
 _TIME = re.compile(
     r"([0-9]{1,2})(?:\s?(?::|\.(?=[0-9]{2}\s?[ap]))\s?|h(?=[0-9]{2}$))([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?",
     re.IGNORECASE,
@@ -24,13 +26,13 @@ _TIME = re.compile(
 _NOON = re.compile(r"(?:12(?::00)?\s)?(noon|midnight)", re.IGNORECASE)
 _HOUR = re.compile(r"([0-9]{1,2})\s*(?:([ap])\.?\s?m\.?|o['’]?\s?clock)", re.IGNORECASE)
 
-_HALF_OF_DAY = {"morning": "a", "afternoon": "p", "evening": "p", "night": "p"}
+_BARE_HOUR = re.compile(r"([0-9]{1,2})(?:\s*o['’]?\s?clock)?", re.IGNORECASE)
 _IN_WORDS = re.compile(
     r"(?:(?P<half>half past)|(?P<part>.{1,24}?)(?P<minutes> minutes?)? (?P<side>past|after|to|till|before)) (?P<hour>\w+)"
     r"(?: o'?\s?clock)?"
 )
 _OCLOCK = re.compile(r"(?P<hour>[a-z]+) o['’]?\s?clock", re.IGNORECASE)
-_PART_OF_DAY = re.compile(r"(.+?) (?:in the (morning|afternoon|evening)|at (night))", re.IGNORECASE)
+_PART_OF_DAY = re.compile(r"(?:at )?(.+?) (?:in the (morning|afternoon|evening)|at (night))", re.IGNORECASE)
 _HALF = re.compile(r"(.+?)\s?([ap])\.?\s?m\.?", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ def moment(text: str) -> str | None:
     if second is not None:
         return _date(second[3], second[2], second[1])
     if iso is not None:
-        return f"date {iso[1]}-{iso[3]}-{iso[4]}"
+        return f"date {iso[1]}-{int(iso[3]):02}-{int(iso[4]):02}"
     if (month := _MONTH_ONLY.fullmatch(text)) is not None:
         return _date(month[2], month[1], None)
     if (figures := _in_figures(text)) is not None:
@@ -91,13 +93,13 @@ def _said(text: str, half: str = "") -> str | None:
     """
     named = _PART_OF_DAY.fullmatch(text) if not half else None
     if named is not None:
-        half = _HALF_OF_DAY[(named[2] or named[3]).lower()]
-        clock = _TIME.fullmatch(named[1]) or _HOUR.fullmatch(named[1])
+        half = (named[2] or named[3]).lower()
+        clock = _TIME.fullmatch(named[1]) or _BARE_HOUR.fullmatch(named[1])
         hour = clock and int(clock[1])
-        if clock is not None and hour is not None and 1 <= hour <= 12 and not clock[clock.re.groups]:
+        if clock is not None and hour is not None and 1 <= hour <= 12 and not (clock.re is _TIME and clock[4]):
             minutes = clock[2] if clock.re is _TIME else None
-            return _time(hour, int(minutes or 0), 0, half)
-        return _said(named[1], half)
+            return _time(hour, int(minutes or 0), 0, _half_named(half, hour))
+        return _said(named[1], _half_named(half, _figure(named[1].split()[0])))
     if not half and (marked := _HALF.fullmatch(text)) is not None and " " in marked[1]:
         return _said(marked[1], marked[2].lower())
     match = _IN_WORDS.fullmatch(text.lower())
@@ -108,11 +110,42 @@ def _said(text: str, half: str = "") -> str | None:
         return _time(hour, 30 if match else 0, 0, half)
     part = match["part"].removeprefix("a ")
     minutes = 15 if part == "quarter" else _figure(part)
-    if minutes is None or not 0 < minutes < 60 or (match["side"] == "to" and part.isdigit() and not match["minutes"]):
+    if minutes is None or not 0 < minutes < 60:
         return None
+    if match["side"] == "to" and not match["minutes"] and (part.isdigit() or minutes % 5):
+        return None  # 3 to 4, three to four: a ratio, or a span
     if match["side"] in ("past", "after"):
         return _time(hour, minutes, 0, half)
     return _time(hour - 1 or 12, 60 - minutes, 0, half)
+
+
+def _half_named(part: str, hour: int | None) -> str:
+    """``a`` or ``p`` of an hour in a part of the day: a night has both."""
+    if part == "night":
+        return "a" if hour in (12, 1, 2, 3, 4, 5) else "p"
+    return "a" if part == "morning" else "p"
+
+
+def is_same_hour(time: str, number: Fraction) -> bool:
+    """True for a full hour and its number, which may leave out the half of the day.
+
+    Example:
+        >>> is_same_hour("time 15:00:00", Fraction(3)), is_same_hour("time 15:30:00", Fraction(3))
+        (True, False)
+    """
+    hour, _, rest = time.removeprefix("time ").removesuffix(" ?").partition(":")
+    return rest == "00:00" and 0 < number <= 24 and int(hour) % 12 == number % 12
+
+
+def is_same_day(date: str, figures: str) -> bool:
+    """True for a day of any year and its figures, the month first.
+
+    Example:
+        >>> is_same_day("date ?-12-25", "12/25"), is_same_day("date ?-12-25", "25/12"), is_same_day("date ?-12-25", "0.48")
+        (True, False, False)
+    """
+    day = _DAY_OF_MONTH.fullmatch(figures)
+    return day is not None and date == f"date ?-{int(day[1]):02}-{int(day[2]):02}"
 
 
 def _figure(said: str) -> int | None:
@@ -145,6 +178,7 @@ def _date(year: str | None, month: str, day: str | None) -> str:
 def _time(hours: int, minutes: int, seconds: int, half: str) -> str | None:
     if hours > 24 or minutes > 59 or seconds > 59:
         return None
+    hours = hours % 24
     if half:
         hours = hours % 12 + (12 if half == "p" else 0)
     mark = " ?" if not half and 1 <= hours <= 12 else ""

@@ -13,7 +13,7 @@ from typing import Protocol
 from grpo_lightning.rewards.grading.braces import is_closed, is_readable
 from grpo_lightning.rewards.grading.names import is_name, same_name
 from grpo_lightning.rewards.grading.notation import tidy, visible
-from grpo_lightning.rewards.grading.quantities import Quantity
+from grpo_lightning.rewards.grading.quantity_forms import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
 from grpo_lightning.rewards.grading.symbols import LATEX
 from grpo_lightning.rewards.grading.verdict import Comparison, formulas_in

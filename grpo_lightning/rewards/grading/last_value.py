@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 
-from grpo_lightning.rewards.grading.amounts import end_of_amount
+from grpo_lightning.rewards.grading.amounts import end_of_amount, whole_compound
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
+from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
+from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
+MAX_RUN = 500
+"""Characters on either side of a number that may belong to it; what is longer is no answer."""
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
-_JOIN = re.compile(rf"(?:[<>!]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
-_EQUALS = re.compile(r"(?<![<>!=:\\])=(?!=)")
+_JOIN = re.compile(rf"(?:=/=|<>|[<>!/~]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
+_EQUALS = re.compile(r"(?<![<>!=:/~\\])=(?![=/])")
 _OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
-_DENIED = r"(?i:(?:not|never|cannot|no longer|unequal|\w+n['’]t)(?: (?:be|have been|equal|to|exactly))*)"
-_COMPARED = r"(?:less|more|fewer|greater|higher|lower|rather|other) than(?: or equal to)?"
-_CHANGED = re.compile(
-    rf"(?:\b(?:{_DENIED}|up to|{_COMPARED}|{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$"
-)
+_FUNCTION = re.compile(rf"(?:\b(?:{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
+_TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\{?\w{1,9}\}?)?"
+_UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
+"""An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
+_FEET = re.compile(r"[0-9]{1,2}'[0-9]{1,2}\"")
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -75,26 +79,43 @@ def _linked(text: str, spans: list[re.Match[str]]) -> str:
 
 def _run_around(text: str, start: int, end: int) -> str:
     """The number and the operators, brackets and letters that it is part of, on its line."""
-    line_start = text.rfind("\n", 0, start) + 1
+    line_start = max(text.rfind("\n", 0, start) + 1, start - MAX_RUN)
     line_end = text.find("\n", end)
-    line = text[line_start : line_end if line_end >= 0 else len(text)]
+    line = text[line_start : min(line_end if line_end >= 0 else len(text), end + MAX_RUN)]
     start, end = start - line_start, end - line_start
     number = line[start:end].strip()
+    joined = start_of_joined(line, start)
+    if joined < start:
+        return _without_loose_ends(line, joined, _token_end(line, end), joined)
     equals = [match.end() for match in _EQUALS.finditer(line) if match.end() <= start]
     floor = equals[-1] if equals else 0
-    while end < len(line) and not line[end].isspace():
-        end += 1
+    unknown = _UNKNOWN.search(line, 0, floor - 1) if equals else None
+    if unknown is not None and re.search("[a-z]", unknown[0]):
+        return line[unknown.start() : end].strip()  # x - 3 = 5 is not 5
+    end = _token_end(line, end)
     while start > floor and not line[start - 1].isspace():
         start -= 1
     token = start
-    start = _extended(line, start, floor)
+    plain = line[start:end].lstrip("*_`\"'")
+    compound = whole_compound(line, start, end_of_amount(line, start, end)) if plain == number else (start, end)
+    if compound[0] < start:
+        return line[slice(*compound)]
+    start = _extended(line, start, floor, line[end:])
     plain = line[start:end].lstrip("*_`\"'")
     if start == token and (plain == number or _TIME.fullmatch(plain)):
         end = end_of_amount(line, end - len(plain), end)
+    if start == token:
+        start, end = start_of_changed_name(line, start), end_of_alternative(line, end)
     return _without_loose_ends(line, start, end, floor)
 
 
-def _extended(line: str, start: int, floor: int) -> int:
+def _token_end(line: str, end: int) -> int:
+    while end < len(line) and not line[end].isspace():
+        end += 1
+    return end
+
+
+def _extended(line: str, start: int, floor: int, behind: str) -> int:
     """Where the run begins that is joined to what stands at ``start`` by operators, "or", or a "not"."""
     while True:
         before = line[floor:start].rstrip()
@@ -112,12 +133,13 @@ def _extended(line: str, start: int, floor: int) -> int:
     joined = _JOINED.search(line[floor:start].rstrip())
     if joined is not None:
         return floor + joined.start(1)
-    changed = _CHANGED.search(line[floor:start].rstrip())
+    before = line[floor:start].rstrip()
+    changed = _FUNCTION.search(before) or change_before(before, behind)
     return start if changed is None else floor + changed.start()
 
 
 def _without_loose_ends(line: str, start: int, end: int, floor: int) -> str:
-    run = line[start:end].rstrip(".,;:!*\"'`")
+    run = line[start:end].rstrip(".,;:!*`") if _FEET.match(line, start) else line[start:end].rstrip(".,;:!*\"'`")
     missing = sum(char in CLOSING for char in run) - sum(char in OPENING for char in run)
     if missing > 0:
         opening = max(line.rfind(char, floor, start) for char in OPENING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.modifiers import APART
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE
 
 _NAME = re.compile(r"(?:[A-Z][\w.'-]*\s+){1,4}[0-9]+|(?P<word>[a-z]{3,})\s+[0-9]+")
@@ -38,5 +39,6 @@ def same_name(reference: str, answer: str) -> bool:
         return True
     if sum(word.isdigit() for word in given) > 1 or not OTHER_VALUE.isdisjoint(given):
         return False
-    places = range(len(given) - len(wanted) + 1)
-    return any(given[place : place + len(wanted)] == wanted for place in places)
+    if not APART.isdisjoint(given) or len(given) < len(wanted):
+        return False
+    return any(given[place : place + len(wanted)] == wanted for place in range(len(given)))

@@ -50,14 +50,30 @@ _CHOOSE = re.compile(r"\{\s*([^{}]{1,40}?)\s*\\choose(?![A-Za-z])\s*([^{}]{1,40}
 _HIGHER_ROOT = re.compile(r"([∛∜])\s*(?:\{([^{}]*)\}|([0-9]+|[A-Za-z]))")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])(?![0-9]{3}(?![0-9]))")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![a-z])|°)|\\(?:circ|degree)(?![a-z])")
-_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\s*[\^(_{{\\0-9|]|\s+[0-9a-zα-ω]\b)")
+_FUNCTION = re.compile(
+    rf"(?<![\\A-Za-z])(?<![0-9] )({'|'.join(FUNCTIONS)})(?![A-Za-z])(?=\s*[\^(_{{\\0-9|]|\s+[0-9a-zα-ω]\b)"
+)
 _NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*(?:\{\s*([RZNQC])\s*\}|([RZNQC])(?![A-Za-z]))")
-_NOT_EQUAL = re.compile(r"\\not\s*=")
+_NOT_EQUAL = re.compile(r"\\not\s*(?:[=<>]|\\(?:equiv|approx|sim|in|le|ge)(?![A-Za-z]))")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
 _LINES = re.compile(r"\\begin\{(aligned|align\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)
-_RELATIONS = re.compile(r"-{1,2}>|<=|=<|>=|!=|=>|==|/=")
-_RELATION_NAMES = {"<=": "≤", "=<": "≤", ">=": "≥", "!=": "≠", "/=": "≠", "==": "=", "=>": "⇒", "->": "→", "-->": "→"}
+_RELATIONS = re.compile(r"=/=|=\\=|<>|-{1,2}>|<=|=<|>=|!=|=>|==|/=")
+_RELATION_NAMES = {
+    "<=": "≤",
+    "=<": "≤",
+    ">=": "≥",
+    "!=": "≠",
+    "/=": "≠",
+    "=/=": "≠",
+    "=\\=": "≠",
+    "<>": "≠",
+    "==": "=",
+    "=>": "⇒",
+    "->": "→",
+    "-->": "→",
+}
+_PLUS_MINUS = re.compile(r"\+/-|^\+-(?=[0-9\\])|\bplus[ -]or[ -]minus\b ?", re.IGNORECASE)
 _ENDS = " \t\n.,;:。"
 
 
@@ -70,7 +86,7 @@ def visible(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    kept = (char if char in "\n\t" else _shown(char) for char in text)
+    kept = (char if char in "\n\t" else _shown(char) for char in unicodedata.normalize("NFC", text))
     return "".join(kept)
 
 
@@ -82,10 +98,13 @@ def _shown(char: str) -> str:
 
 
 def _ascii(char: str) -> str:
-    """Digits of any script, and the full-width forms of ASCII, as ASCII."""
+    """Digits of any script, full-width forms, ligatures and the alphabets of mathematics (not ``ℝ``) as plain ones."""
     digit = unicodedata.decimal(char, None)
     if digit is not None:
         return str(digit)
+    if unicodedata.decomposition(char).startswith(("<compat>", "<font>")) and not "\u2100" <= char <= "\u214f":
+        plain = unicodedata.normalize("NFKC", char)
+        return plain if plain.isalpha() else char
     return chr(ord(char) - 0xFEE0) if "！" <= char <= "～" else char
 
 
@@ -127,7 +146,7 @@ def tidy(text: str) -> str:
     if "\\" in text:
         text = _plain_commands(text)
     text = text.replace("**", "^").replace("~", " ").replace("{,}", ",").replace("...", "…")
-    text = _RELATIONS.sub(lambda m: _RELATION_NAMES[m[0]], text)
+    text = _RELATIONS.sub(lambda m: _RELATION_NAMES[m[0]], _PLUS_MINUS.sub("±", text))
     text = _FUNCTION.sub(lambda m: "\\" + m[1] + " ", text)
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", "π", text)
     text = re.sub(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", "∞", text, flags=re.IGNORECASE)
@@ -158,6 +177,9 @@ def _plain_commands(text: str) -> str:
     text = _DEGREES.sub("°", re.sub(r"\{\s*\}", " ", _SPACES.sub(" ", _SIZES.sub("", text))))
     text = _NUMBER_SET.sub(lambda m: NUMBER_SETS[m[1] or m[2]], _NOT_EQUAL.sub("≠", without_commands(text)))
     text = _with_whole_fractions(text)
+    text = re.sub(
+        r"\\pi +(?=(?:[cdkm]m|in|ft|yd|mi|kg|mL|rad|sec|min|deg|[a-z]{4,})\b)", "π ", text
+    )  # 10\pi cm: the space begins a unit
     return _COMMAND.sub(lambda m: COMMANDS.get(m[1], m[0]), text)
 
 

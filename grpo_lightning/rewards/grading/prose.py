@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.amounts import end_of_time
+from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE
@@ -14,7 +16,8 @@ _LEAD = re.compile(
     r"(?:(?:the|my|our|your|its)\s+)?(?:(?:final|correct|right|exact|total|simplified|numerical)\s+)*"
     r"(?:answer|ans|result|solution|value|sum|total|probability|number|area|length|choice|option)s?"
     r"(?:\s+(?:to|of|for)\s+(?:(?:the|this|your)\s+)?(?:question|problem|expression|equation|\$?[a-zA-Z]\$?))?"
-    r"\s*(?:(?:is|are|equals|was|would be|must be|will be)(?:\s+(?:equal to|simply|just|therefore|thus))?\s*:?|:|=)\s*(?=\S)",
+    r"(?:\s*(?:(?:is|are|equals|was|would be|must be|will be)(?:\s+(?:equal to|simply|just|therefore|thus))?\s*:?|:)"
+    r"|(?<!area)(?<!length)(?<!number)(?<!probability)(?<!total)\s*=)\s*(?=\S)",
     re.IGNORECASE,
 )
 _SUBJECT = re.compile(
@@ -23,7 +26,12 @@ _SUBJECT = re.compile(
     r"(?=[-\\$€£⦃(\[0-9])",
     re.IGNORECASE,
 )
-_MARKERS = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[-\\$0-9(])", re.IGNORECASE)
+_MARKERS = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[-\\$0-9(]|(?:yes|no|true|false)\b)", re.IGNORECASE)
+_CONCLUSION = re.compile(
+    r"(?!(?i:yes|no|true|false)\b).*[^\s,;.][,;.]?\s+(?:(?:so|therefore|thus|hence)[,:]?\s+(?=[-$(\[⦃]?[0-9])"
+    r"|(?:so|therefore|thus|hence|⇒|→)[,:]?\s+(?=\$?\\?[A-Za-z]\w{0,3}\s*[=<>≤≥]))",
+    re.DOTALL,
+)
 _NUMBER = re.compile(
     rf"(?<![\w^_{{.])(?:-\s?)?(?:(?:US|A|C)?[{MONEY}]\s?)?-?"
     r"(?:(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+|\s[0-9]+/[0-9]+)?(?:\s?%)?"
@@ -35,6 +43,9 @@ _IN_JSON = re.compile(
 _EXPLANATION = re.compile(
     r"\s*\n\s*[*_]*(?:explanation|reasoning|justification|because)\b.*", re.IGNORECASE | re.DOTALL
 )
+_REASON = re.compile(r"(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$", re.IGNORECASE)
+MAX_STATED = 4
+"""Words of an answer without a figure that a reason may follow."""
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
 _WORDS = re.compile(r"[A-Za-z]+")
 _NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
@@ -48,6 +59,8 @@ def only_answer(text: str) -> str:
         ('18', '18')
     """
     text = _EXPLANATION.sub("", text)
+    stated = _REASON.sub("", text)
+    text = stated if re.search(r"[0-9\\]", stated) or len(stated.split()) <= MAX_STATED else text
     found = _IN_JSON.fullmatch(text)
     return text if found is None else found[2]
 
@@ -68,6 +81,17 @@ def without_lead(text: str) -> str:
         else:
             break
     return text
+
+
+def without_derivation(text: str) -> str:
+    """What ``..., so x = 58`` comes to; a text without a conclusion as it is.
+
+    Example:
+        >>> without_derivation("x + x = 116, so x = 58"), without_derivation("2x = 6 ⇒ x = 3"), without_derivation("so 5")
+        ('x = 58', 'x = 3', 'so 5')
+    """
+    found = _CONCLUSION.match(text)
+    return text if found is None else text[found.end() :]
 
 
 def formula_in_sentence(text: str) -> str | None:
@@ -107,6 +131,10 @@ def number_in_sentence(text: str) -> str | None:
     if len(numbers) != 1:
         return None
     start, end = numbers[0].span()
+    if change_before(text[:start], text[end:]) is not None:
+        return None
+    if numbers[0].group().isdigit() and (clock := end_of_time(text, start, end)) is not None:
+        return text[start:clock]
     if _NO_PROSE.search(text[:start] + text[end:]) or re.search("[0-9]", text[:start] + text[end:]):
         return None
     behind = text[end : end + 1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 
+from grpo_lightning.rewards.grading.compounds import compound_amount, feet_and_inches
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.measures import GLUED, Dimension, in_the_money_of, measure
+from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
+from grpo_lightning.rewards.grading.quantity_forms import Measured, Quantity
 from grpo_lightning.rewards.grading.spoken import in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.text.numeric import Number
@@ -16,11 +17,13 @@ from grpo_lightning.rewards.text.numeric import Number
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"
     " divided half double twice triple quarter squared cubed power root factorial negative unless unequal wrong incorrect false"
-    " mod modulo cannot isn doesn wait anything excluding except".split()
+    " mod modulo cannot isn doesn wait anything excluding except ish something".split()
 )
 """Words beside a number that make it another value, or none."""
 _NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
 
+MAX_UNIT = 40
+"""Words, signs and spaces of a unit."""
 _WORD = r"[A-Za-zμΩ°¢][A-Za-zμΩ°¢]*(?:-[A-Za-z]+)*\.?"
 _TOKEN = re.compile(
     rf"(?P<word>(?:US|A|C|CA|AU|NZ|R)\$|[{MONEY}]|{_WORD})|(?P<power>\^\{{?\s?-?[1-4]\s?\}}?)|(?P<mark>[/*])|(?P<space>\s+)|(?P<other>.)"
@@ -35,41 +38,17 @@ _PERCENT = re.compile(
 )
 _ORDINAL = re.compile(r"([0-9]+)\s?\^?\{?\s?(?:st|nd|rd|th)\s?\}?")
 _UNIT_FRACTION = re.compile(r"(?<=[0-9])()\s*\\frac\{\s*([A-Za-z]+(?:\^\d)?)\s*\}\{\s*([A-Za-z]+(?:\^\{?\d\}?)?)\s*\}$")
-_FEET = re.compile(r"([0-9]{1,4})\s?'\s?([0-9]{1,3}(?:\.[0-9]+|\s[0-9]/[0-9])?)\s?(?:\"|'')")
 _BY_BRACKET = re.compile(r"/\s?\(([A-Za-zμΩ][A-Za-zμΩ*^{}0-9 -]*)\)$")
 _BY_HYPHEN = re.compile(r"([0-9][0-9,.]*)-([a-z]{3,}(?: [a-z]+)*)")
 _CHANCE = re.compile(r"(\w+) (?:in|out of)(?: every)? (\w+)")
 _RESIDUE = re.compile(
     r"(?P<core>[-+0-9{}^*/ \\a-z]+?)\s?(?:\(\s?\\?mod\s+\{?(?P<round>[0-9]{1,12})\}?\s?\)|\\pmod\s?\{?\s?(?P<latex>[0-9]{1,12})\s?\}?)"
 )
-_TWICE = re.compile(r"([^()]+?)\s?\(([^()]+)\)")
+_TWICE = re.compile(r"([^()]+?)\s?\(([^()]+)\)(?: [A-Za-z]+)?")
+_ERA = re.compile(r"([0-9]{1,4})\s?(?:(B\.?C\.?(?:E\.?)?)|A\.?D\.?|CE)|A\.?D\.?\s([0-9]{1,4})")
 _NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")
 _MINUS_WORD = re.compile(r"(?:minus|negative)\s+(?=[0-9\\.])", re.IGNORECASE)
 _BEFORE_UNIT = re.compile(r"[0-9)}\]πa-zA-Z%…!|]$")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What stands before a unit, and the unit."""
-
-    core: str
-    size: Fraction = Fraction(1)
-    """Of the unit, in the base of its dimension."""
-    dimension: Dimension | None = None
-    """None without a unit, and for words that are no unit of measure."""
-    scale: int = 1
-    """Of a word such as ``million`` before the unit."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number and its unit."""
-
-    number: Number
-    size: Fraction = Fraction(1)
-    dimension: Dimension | None = None
-    modulus: int | None = None
-    """Of a residue, ``2 (mod 5)``."""
 
 
 def quantity(text: str) -> Quantity | None:
@@ -88,8 +67,10 @@ def quantity(text: str) -> Quantity | None:
     ordinal = _ORDINAL.fullmatch(text)
     if ordinal is not None and (value := literal(ordinal[1])) is not None:
         return Quantity(Number(value))
+    if (year := _ERA.fullmatch(text)) is not None:
+        return Quantity(Number(Fraction(-int(year[1]) if year[2] else int(year[1] or year[3]))))
     text = _BY_HYPHEN.sub(r"\1 \2", text) if _BY_HYPHEN.fullmatch(text) else text
-    for read in (_feet_and_inches, _residue, _said_twice, _chance):
+    for read in (feet_and_inches, _residue, _said_twice, _chance):
         if (whole := read(text)) is not None:
             return whole
     text = _BY_BRACKET.sub(r"/\1", _UNIT_FRACTION.sub(r"\1 \2/\3", text))
@@ -97,7 +78,7 @@ def quantity(text: str) -> Quantity | None:
     found = measured(text if note is None else f"{note[1]} {note[2]}")
     number = None if found is None else _number(found.core)
     if found is None or number is None:
-        return _compound(text) or _in_words(text)
+        return compound_amount(text) or _in_words(text)
     return Quantity(Number(number.value * found.scale, number.per), found.size, found.dimension)
 
 
@@ -119,7 +100,9 @@ def measured(text: str) -> Measured | None:
             return Measured(short[1], size, dimension, _SHORT_SCALES[short[2]])
         behind = measured(rest)  # "$5 million", "$5 per hour"
         if behind is not None:
-            return Measured(behind.core, size, dimension, behind.scale)
+            rate = behind.dimension if behind.dimension is not None and behind.dimension[0][1] < 0 else ()
+            size = size * behind.size if rate else size
+            return Measured(behind.core, size, dimension and tuple(sorted(dimension + rate)), behind.scale)
         return Measured(rest, size, dimension)
     tokens = list(_TOKEN.finditer(text))
     start = len(tokens)
@@ -127,7 +110,7 @@ def measured(text: str) -> Measured | None:
         start -= 1
     if start == len(tokens):
         return None
-    for first in range(start, len(tokens)):
+    for first in range(max(start, len(tokens) - MAX_UNIT), len(tokens)):
         if tokens[first]["word"]:
             found = _split_at(text, tokens, first)
             if found is not None:
@@ -147,6 +130,8 @@ def _split_at(text: str, tokens: list[re.Match[str]], first: int) -> Measured | 
     name = tokens[first]["word"]
     if glued and not is_number and name not in ("°", "%"):
         return None
+    if not is_number and len(name) == 1 and name.isascii() and re.search(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", core):
+        return None  # of r^2 h, h is no hour
     if glued and len(name) == 1 and name.isalpha() and name not in GLUED:
         return None
     if glued and measure(name) is None:
@@ -229,23 +214,6 @@ def _number(text: str) -> Number | None:
     return Number(value, per=100 if percent["percent"] else 1000 if percent["mille"] else 10000)
 
 
-def _compound(text: str) -> Quantity | None:
-    """``5 ft 3 in`` and ``2 hours and 30 minutes``, in the last unit."""
-    pieces = re.findall(r"([0-9][0-9.,]*)\s?([A-Za-z]+)\.?", text)
-    if len(pieces) < 2 or re.sub(r"([0-9][0-9.,]*)\s?([A-Za-z]+)\.?", "", text).replace("and", "").strip(" ,"):
-        return None
-    total, dimensions, smallest = Fraction(0), set(), Fraction(1)
-    for digits, name in pieces:
-        name = "min" if name == "m" and (("time", 1),) in dimensions else name
-        value, known = literal(digits.rstrip(",.")), measure(name)
-        if value is None or known is None or known[1] is None:
-            return None
-        total, smallest = total + value * known[0], known[0]
-        dimensions.add(known[1])
-    dimensions = {in_the_money_of(one, max(dimensions)) or one for one in dimensions}  # euros before cents
-    return Quantity(Number(total / smallest), smallest, dimensions.pop()) if len(dimensions) == 1 else None
-
-
 def _in_words(text: str) -> Quantity | None:
     """``seventy-two``, ``three quarters``, ``five apples``: one number in words and perhaps a noun."""
     found = number_in_words(text.lower().replace("-", " ").split())
@@ -256,14 +224,6 @@ def _in_words(text: str) -> Quantity | None:
         return None
     known = measure(words[0]) if len(words) == 1 else None
     return Quantity(Number(value), *known) if known is not None else Quantity(Number(value))
-
-
-def _feet_and_inches(text: str) -> Quantity | None:
-    match = _FEET.fullmatch(text)
-    inches, known = literal(match[2]) if match else None, measure("inch")
-    if match is None or inches is None or known is None:
-        return None
-    return Quantity(Number(12 * int(match[1]) + inches), *known)
 
 
 def _chance(text: str) -> Quantity | None:

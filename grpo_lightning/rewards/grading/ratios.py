@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from grpo_lightning.rewards.grading.forms import Value
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.shapes import Value
+from grpo_lightning.rewards.grading.number_words import number_in_words
 
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
 _BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16", "bin": "2", "hex": "16"}
-_SCORE = re.compile(r"([0-9]+)\s?-\s?([0-9]+)")
-_TO = re.compile(r"([0-9]+)\s?(?::|\bto\b)\s?([0-9]+)")
+_SCORE = re.compile(r"([0-9]+)\s?-\s?([0-9]+)(?: ([A-Za-z]+))?")
+_TO = re.compile(r"(?:from )?([0-9]+)\s?(?::|\bto\b)\s?([0-9]+)(?: ([A-Za-z]+))?")
+_SHORT_YEARS = re.compile(r"([0-9]{2})([0-9]{2})-([0-9]{2})")
+_WORDED = re.compile(
+    r"[a-z0-9]+(?:[ -](?!to\b)[a-z0-9]+){0,3}(?:[ -]to[ -][a-z0-9]+(?:[ -](?!to\b)[a-z0-9]+){0,3})+", re.IGNORECASE
+)
 _RATIO = re.compile(r"[0-9.]+(?:\s?(?::|\bto\b)\s?[0-9.]+)+")
 
 
@@ -24,18 +29,20 @@ def same_ratio(reference: Value, answer: Value) -> bool | None:
 
 
 def same_score(reference: Value, answer: Value) -> bool | None:
-    """The reference ``17-14`` and ``17 to 14`` or ``17:14``; None where they are not, and it may be a difference.
+    """The reference ``17-14`` and ``17 to 14`` or ``17:14``; None where it is none, but the difference ``17 - 14``.
 
-    ``10-20`` is none: nobody leaves one below zero to be worked out.
+    A score, or a span of years, is not worked out: ``20-17`` is another one. ``10 - 20`` is one too: nobody leaves a
+    difference below zero to be worked out.
     """
     wanted = _SCORE.fullmatch(reference.text)
     if wanted is None:
         return None
     text = answer.text.removeprefix("time ").removesuffix(" ?").removesuffix(":00")
+    text = _SHORT_YEARS.sub(r"\1\2-\1\3", text) if _SHORT_YEARS.fullmatch(text) else text
     given = _SCORE.fullmatch(text) or _TO.fullmatch(text)
-    if given is not None and given.groups() == wanted.groups():
-        return True
-    return False if int(wanted[1][:9]) < int(wanted[2][:9]) else None
+    if given is not None and given.groups()[:2] == wanted.groups()[:2]:
+        return given[3] is None or wanted[3] is None or given[3] == wanted[3]
+    return False if " " not in reference.text or int(wanted[1][:9]) < int(wanted[2][:9]) else None
 
 
 def same_digits(reference: Value, answer: Value) -> bool | None:
@@ -60,6 +67,15 @@ def _ratio(value: Value) -> list[Fraction] | None:
     text = value.text
     if text.startswith("time "):  # 4:15 may be a ratio too
         text = text.removeprefix("time ").removesuffix(" ?").removesuffix(":00")
-    parts = [literal(part) for part in re.split(r":|\bto\b", text)] if _RATIO.fullmatch(text) else [None]
+    parts: list[Fraction | None] = [None]
+    if _RATIO.fullmatch(text):
+        parts = [literal(part) for part in re.split(r":|\bto\b", text)]
+    elif _WORDED.fullmatch(text):
+        parts = [_said(part) for part in re.split(r"[ -]to[ -]", text.lower())]
     found = [part for part in parts if part is not None]
     return found if len(found) == len(parts) and all(found) else None
+
+
+def _said(part: str) -> Fraction | None:
+    found = number_in_words(part.replace("-", " ").split())
+    return literal(part) if found is None or found[1] else found[0]

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 from grpo_lightning.rewards.grading.literals import literal
 
-_AWAY = re.compile(r"\|\s?[a-z]\s?\|\s?([<>≤≥])\s?(.+)")
+_AWAY = re.compile(r"\|\s?[a-z]\s?(?:([-+])\s?([0-9./]+)\s?)?\|\s?([<>≤≥])\s?(.+)")
 _LEFT_OUT = re.compile(r"(?:[a-z]\s?∈\s?)?(?:ℝ|\(-∞,\s?\+?∞\))\s?(?:\\setminus|\\backslash|∖|-)\s?⦃(.+)⦄")
 _TURNED = re.compile(r"([][])([^][(){}⦃⦄]+?)\s?([,;])([^][(){}⦃⦄]+)([][])")
-_UNEQUAL = re.compile(r"[a-z]\s?≠\s?(.+)")
+_AGAIN = re.compile(r"^\s?[a-z]\s?≠")
+_UNEQUAL = re.compile(r"(?:[a-z]\s?)?≠\s?(.+)")
 
 
 def as_intervals(text: str) -> str:
@@ -19,6 +20,8 @@ def as_intervals(text: str) -> str:
     Example:
         >>> as_intervals("|x| > 8"), as_intervals("|x| ≤ 2"), as_intervals("x ≠ 1")
         ('(-∞, -8) ∪ (8, ∞)', '[-2, 2]', '(-∞, 1) ∪ (1, ∞)')
+        >>> as_intervals("|x - 2| < 3"), as_intervals("|x + 1| ≥ 2")
+        ('(-1, 5)', '(-∞, -3] ∪ [1, ∞)')
         >>> as_intervals("]0;1,5]"), as_intervals("[0,1[")
         ('(0,1.5]', '[0,1)')
         >>> as_intervals("ℝ \\setminus ⦃2, -1⦄"), as_intervals("x ≠ y")
@@ -30,20 +33,26 @@ def as_intervals(text: str) -> str:
         return f"{'[' if turned[1] == '[' else '('}{ends[0]},{ends[1]}{']' if turned[5] == ']' else ')'}"
     away = _AWAY.fullmatch(text)
     if away is not None:
-        relation, bound = away.groups()
-        value = literal(bound)
-        if value is None or value <= 0:
+        sign, shift, relation, bound = away.groups()
+        value, middle = literal(bound), literal(shift or "0")
+        if value is None or middle is None or value <= 0:
             return text
+        ends = [f"-{bound}", bound]
+        if shift:
+            middle = middle if sign == "-" else -middle
+            ends = [str(middle - value), str(middle + value)]
         if relation in "<≤":
-            return f"(-{bound}, {bound})" if relation == "<" else f"[-{bound}, {bound}]"
-        return f"(-∞, -{bound}) ∪ ({bound}, ∞)" if relation == ">" else f"(-∞, -{bound}] ∪ [{bound}, ∞)"
+            return f"({ends[0]}, {ends[1]})" if relation == "<" else f"[{ends[0]}, {ends[1]}]"
+        return f"(-∞, {ends[0]}) ∪ ({ends[1]}, ∞)" if relation == ">" else f"(-∞, {ends[0]}] ∪ [{ends[1]}, ∞)"
     hole = _LEFT_OUT.fullmatch(text) or _UNEQUAL.fullmatch(text)
-    return text if hole is None else _without(hole[1].split(",")) or text
+    return text if hole is None else _without(re.split(r",|\band\b|\bor\b", hole[1])) or text
 
 
 def _without(points: list[str]) -> str | None:
     """All real numbers but these."""
-    values = {point.strip(): literal(point) for point in points}
+    points = [_AGAIN.sub("", point).strip() for point in points]
+    points = [one for point in points for one in ([point[1:], f"-{point[1:]}"] if point.startswith("±") else [point])]
+    values = {point: literal(point) for point in points}
     ordered = sorted((value, point) for point, value in values.items() if value is not None)
     if len(ordered) != len(points):
         return None

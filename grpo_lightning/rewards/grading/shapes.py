@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
-from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, split_outside, wrapped
+from grpo_lightning.rewards.grading.arithmetic import arithmetic
+from grpo_lightning.rewards.grading.bounds import in_signs
+from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, separators_outside, split_outside, wrapped
 from grpo_lightning.rewards.grading.calendar import moment
+from grpo_lightning.rewards.grading.forms import Equation, Group, Shape, Value, distinct
+from grpo_lightning.rewards.grading.intervals import from_inequality, intersection, interval
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.names import is_name
 from grpo_lightning.rewards.grading.notation import tidy, trimmed
-from grpo_lightning.rewards.grading.prose import formula_in_sentence, number_in_sentence, only_answer, without_lead
-from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, Quantity, measured, quantity
+from grpo_lightning.rewards.grading.prose import (
+    formula_in_sentence,
+    number_in_sentence,
+    only_answer,
+    without_derivation,
+    without_lead,
+)
+from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, measured, quantity
 from grpo_lightning.rewards.grading.rewritten import as_intervals
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
@@ -20,53 +30,13 @@ from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_
 MAX_DEPTH = 8
 """Of brackets in brackets; deeper ones are left to the parser of formulas."""
 
-
-@dataclass(frozen=True)
-class Value:
-    """One value: a quantity, words, or a formula."""
-
-    text: str
-    """As ``tidy`` wrote it."""
-    quantity: Quantity | None = None
-    is_words: bool = False
-
-
-@dataclass(frozen=True)
-class Group:
-    """Several values."""
-
-    kind: str
-    """``list`` (bare commas, "or", "and"), ``set``, ``union``, ``matrix``, or a pair of brackets: ``()``, ``[)``, ..."""
-    items: tuple[Shape, ...]
-
-
-@dataclass(frozen=True)
-class Equation:
-    """``x = 2``, ``y = 2x + 1 = ...`` or ``x^2 + y^2 = 1``."""
-
-    name: str
-    """What is named on the left, ``x`` or ``f(x)`` or ``Area``; empty where the left side is a formula."""
-    parts: tuple[str, ...]
-    """The sides, without the name."""
-    rounded: str = ""
-    """The last side, where it is a formula's value in decimals: ``2√3 ≈ 3.46``."""
-
-
-@dataclass(frozen=True)
-class Inequality:
-    """A relation other than equality that is no interval of one variable."""
-
-    relations: tuple[str, ...]
-    sides: tuple[str, ...]
-
-
-Shape = Value | Group | Equation | Inequality
-
-_SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*[,;]\s*(?:(?:and|or)\s+)?")
+_SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*∧\s*|\s*[,;]\s*(?:(?:and|or)\s+)?")
+_CONDITION = re.compile(r"(?:where |for |with )?[a-z](?:,\s?[a-z])*\s?∈\s?[ℤℕℝℚ]\S{0,4}")
 _THOUSANDS = re.compile(
     r"(?<![0-9,.])-?[$€£]?(?!0,)[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])"
     rf"|(?:[{MONEY}]|Rs\.?)\s?[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9,])"
 )
+_IN_TWO_UNITS = re.compile(r"[0-9.]+ [A-Za-z]+, [0-9.]+ [A-Za-z]+")
 _MATRIX = re.compile(
     r"\\begin\s?\{(p|b|B|small|)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL
 )
@@ -74,14 +44,17 @@ _RELATION = re.compile(r"[=≠<>≤≥≈]")
 _EQUALS = frozenset("=≈")
 _NAME = re.compile(
     r"(?:\\?[A-Za-zα-ωΑ-Ω]|\\[a-z]+|[A-Za-z]{2,}(?: [A-Za-z]+)*)(?:_\{?\s?\w+\s?\}?)?'*(?:(?:\^\{-1\})?\s?\(\s?[a-zα-ω](?:\s?,\s?[a-z])*\s?\))?"
-    r"|(?:\\angle|∠|m)\s?(?:\\angle|∠)?\s?[A-Z]{1,3}|[A-Z]{2}|\(\s?[a-z]\s?(?:,\s?[a-z]\s?)+\)|\|[A-Z]{2}\||\?"
+    r"|(?:\\angle|∠|m)\s?(?:\\angle|∠)?\s?[A-Z]{1,3}|[A-Z]{2}|(?:\\triangle|△|\\overline|\\vec)\s?\{?\s?[A-Z]{1,4}\s?\}?|\[[A-Z]{3,4}\]|\(\s?[a-z]\s?(?:,\s?[a-z]\s?)+\)|\|[A-Z]{2}\||\?"
 )
 _SUBJECT_WORDS = re.compile(rf"(?!(?:{'|'.join(FUNCTIONS)})\b)[A-Za-z][A-Za-z' ]*[A-Za-z]\s+(?=[-$(0-9])")
-_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠"}
 _BARE_MOD = re.compile(r"(?<![(\\A-Za-z])\\?b?mod\s+([0-9]+)$")
 _CHOICE_LETTER = re.compile(r"\([A-Ja-j]\)")
 _TRANSPOSED = re.compile(r"([(\[][^()\[\]]*,[^()\[\]]*[)\]])\s?\^\{?\s?(?:T|\\top|\\intercal)\s?\}?")
 _SCALED = re.compile(r"(.{1,40}?)\s?\*?\s?(\\begin\s?\{[pbB]?matrix\}.*)", re.DOTALL)
+_PLUS_MINUS = re.compile(r"([±∓])")
+_SIGNED_COORDINATE = re.compile(r"[(,]\s*±")
+MAX_SIGNS = 3
+"""Of ± in one value: eight values."""
 _BUILDER = re.compile(r"⦃\s*([a-z])\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)⦄")
 
 
@@ -101,24 +74,31 @@ def read(text: str, keep_names: bool = False) -> Shape:
     text = without_lead(only_answer(text.strip()))
     inside = formula_in_sentence(text)
     text = tidy(text if inside is None else inside)
-    text = tidy(without_lead(text))
+    text = tidy(without_lead(without_derivation(text)))
     shape = parse(text)
     if keep_names and is_name(text):
         return shape if _named(text) is not None else Value(text, is_words=True)
-    if _named(text) is None and (isinstance(shape, Value) or (isinstance(shape, Group) and shape.kind == "list")):
+    if _named(text) is None and (isinstance(shape, Value) or _is_plain_list(shape)):
         number = number_in_sentence(text)
         if number is not None:
             return parse(trimmed(number))
     return shape
 
 
+def _is_plain_list(shape: Shape) -> bool:
+    """True for a sentence with commas; not for ``5 or all real numbers``."""
+    if not isinstance(shape, Group) or shape.kind != "list":
+        return False
+    return not any(isinstance(item, Value) and same_meaning(item.text) for item in shape.items)
+
+
 def parse(text: str, depth: int = 0) -> Shape:
     """The shape of a text that ``tidy`` wrote."""
-    text = as_intervals(trimmed(text))
+    text = as_intervals(in_signs(trimmed(text)))
     found = Value(text) if _CHOICE_LETTER.fullmatch(text) else _named(text)
     if found is not None or depth > MAX_DEPTH:
         return found or Value(text, is_words=is_words(text))
-    for take_apart in (_matrix, _list, _union, _bracketed, _related, _plus_minus):
+    for take_apart in (_matrix, _list, _union, _common, _points, _bracketed, _related, _plus_minus):
         shape = take_apart(text, depth)
         if shape is not None:
             return shape
@@ -132,7 +112,11 @@ def _named(text: str) -> Value | None:
         return Value(known, is_words=True)
     if wrapped(text) is not None and "," in text:
         return None  # (1,234) is a pair
-    found = quantity(text) if literal(text) is not None or "," not in text or _THOUSANDS.search(text) else None
+    found = (
+        quantity(text)
+        if literal(text) is not None or "," not in text or _THOUSANDS.search(text) or _IN_TWO_UNITS.fullmatch(text)
+        else None
+    )
     return None if found is None else Value(text, found)
 
 
@@ -170,14 +154,30 @@ def _list(text: str, depth: int) -> Shape | None:
     parts = [part for part in parts if part]
     if len(parts) < 2:
         return None if len(parts) == 0 or parts[0] == text else parse(parts[0], depth + 1)
-    return _as_list(tuple(parse(part, depth + 1) for part in parts))
+    if _CONDITION.fullmatch(parts[-1]):
+        stated = parse(kept[: kept.rindex(parts[-1])].replace("\0", ","), depth + 1)
+        return Group("conditional", (stated, Value(parts[-1], is_words=True)))
+    return _as_list(
+        tuple(parse(part, depth + 1) for part in parts), _joint(separators_outside(f" {kept} ", _SEPARATORS))
+    )
 
 
-def _as_list(items: tuple[Shape, ...]) -> Group:
+def _joint(separators: list[str]) -> str:
+    """``or`` for ``1, 2 or 3``; empty for commas alone and for a mixture."""
+    words = {word for separator in separators for word in ("or", "and", "∧") if word in separator}
+    return words.pop() if len(words) == 1 else ""
+
+
+def _as_list(items: tuple[Shape, ...], joined: str) -> Shape:
+    if joined == "or" and len(different := distinct(items)) == 1:
+        return different[0]
+    common = intersection(items) if joined != "or" else None
+    if common is not None:
+        return common
     names = [item.name for item in items if isinstance(item, Equation)]
     if len(names) == len(items) and len(set(names)) == len(names) and all(names):
         items = tuple(sorted(items, key=lambda item: item.name if isinstance(item, Equation) else ""))
-    return Group("list", _flat(items))
+    return Group("list", _flat(items), joined=joined)
 
 
 def _flat(items: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -195,6 +195,12 @@ def _union(text: str, depth: int) -> Shape | None:
     return Group("union", tuple(parse(part, depth + 1) for part in parts))
 
 
+def _common(text: str, depth: int) -> Shape | None:
+    """``(2, ∞) ∩ (-∞, 5)``, where that is an interval."""
+    parts = split_outside(text, re.compile("∩"))
+    return intersection([parse(part, depth + 1) for part in parts]) if len(parts) == 2 else None
+
+
 def _bracketed(text: str, depth: int) -> Shape | None:
     text = _TRANSPOSED.sub(r"\1", text) if _TRANSPOSED.fullmatch(text) else text
     builder = _BUILDER.fullmatch(text)
@@ -207,21 +213,13 @@ def _bracketed(text: str, depth: int) -> Shape | None:
     if len(parts) < 2:
         if PAIRS[text[0]] != text[-1]:
             return None
+        if text[0] == "⦃" and inner.strip() == "∅":
+            return Group("set", (Value("∅", is_words=True),))
         return parse(inner, depth + 1) if inner.strip() else None
     items = tuple(parse(part, depth + 1) for part in parts if part.strip())
     if text[0] in "{⦃":
         return Group("set", _flat(items))
-    return _interval(text[0] + text[-1], items) if len(items) == 2 else Group(text[0] + text[-1], items)
-
-
-def _interval(kind: str, ends: tuple[Shape, ...]) -> Shape:
-    """An interval or pair; the infinite end is open however it is written."""
-    texts = [end.text if isinstance(end, Value) else "" for end in ends]
-    if texts[0] == "-∞" and texts[1] in ("∞", "+∞"):
-        return Value("ℝ", is_words=True)
-    left = "(" if texts[0] == "-∞" else kind[0]
-    right = ")" if texts[1] in ("∞", "+∞") else kind[1]
-    return Group(left + right, ends)
+    return interval(text[0] + text[-1], items) if len(items) == 2 else Group(text[0] + text[-1], items)
 
 
 def _related(text: str, depth: int) -> Shape | None:
@@ -234,19 +232,10 @@ def _related(text: str, depth: int) -> Shape | None:
     sides = [side.strip() for side in split_outside(text, _RELATION)]
     if len(sides) < 2:
         return None
-    relations = _relations_outside(text)
+    relations = separators_outside(text, _RELATION)
     if not set(relations) - _EQUALS:
         return _equation(relations, sides, depth)
-    return _inequality(relations, sides, depth)
-
-
-def _relations_outside(text: str) -> list[str]:
-    depth, found = 0, []
-    for char in text:
-        depth += (char in OPENING) - (char in ")]}⦄")
-        if depth <= 0 and _RELATION.match(char):
-            found.append(char)
-    return found
+    return from_inequality(relations, sides, _is_variable, lambda side: parse(side, depth + 1))
 
 
 def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
@@ -267,30 +256,32 @@ def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
     return Equation(name, tuple(sides), sides[-1] if is_rounded and literal(sides[-1]) is not None else "")
 
 
-def _inequality(relations: list[str], sides: list[str], depth: int) -> Shape:
-    if len(sides) == 2 and _is_variable(sides[1]) and not _is_variable(sides[0]):
-        relations, sides = [_FLIPPED.get(relations[0], relations[0])], [sides[1], sides[0]]
-    if len(sides) == 2 and _is_variable(sides[0]) and relations[0] in "<>≤≥":
-        end = parse(sides[1], depth + 1)
-        if relations[0] in ">≥":
-            return _interval("(" + ")" if relations[0] == ">" else "[)", (end, Value("∞")))
-        return _interval("()" if relations[0] == "<" else "(]", (Value("-∞"), end))
-    if len(sides) == 3 and _is_variable(sides[1]):
-        if set(relations) <= set(">≥"):
-            relations, sides = [_FLIPPED[one] for one in reversed(relations)], sides[::-1]
-        if set(relations) <= set("<≤"):
-            kind = ("(" if relations[0] == "<" else "[") + (")" if relations[1] == "<" else "]")
-            return _interval(kind, (parse(sides[0], depth + 1), parse(sides[2], depth + 1)))
-    return Inequality(tuple(relations), tuple(sides))
-
-
 def _is_variable(side: str) -> bool:
     return not side or (bool(_NAME.fullmatch(side)) and literal(side) is None)
 
 
-def _plus_minus(text: str, depth: int) -> Shape | None:
-    if text.count("±") + text.count("∓") == 0 or text.endswith(("±", "∓")):
+def _points(text: str, depth: int) -> Shape | None:
+    """``(±1, 0)`` is two points."""
+    count = text.count("±")
+    if wrapped(text) is None or text[0] != "(" or "," not in text or not count:
         return None
-    plus = text.replace("±", "+").replace("∓", "-").removeprefix("+")
-    minus = text.replace("±", "-").replace("∓", "+").removeprefix("+")
-    return Group("list", (parse(plus, depth + 1), parse(minus, depth + 1)))
+    return _plus_minus(text, depth) if count in (1, len(_SIGNED_COORDINATE.findall(text))) else None
+
+
+def _plus_minus(text: str, depth: int) -> Shape | None:
+    """Each ``±`` has a sign of its own; with a ``∓`` among them all turn together."""
+    pieces = _PLUS_MINUS.split(text)
+    if not 3 <= len(pieces) <= 2 * MAX_SIGNS + 1 or not pieces[-1].strip():
+        return None
+    marks = pieces[1::2]
+    if "∓" in marks:
+        choices = [tuple("+-"[(mark == "∓") != turned] for mark in marks) for turned in (False, True)]
+    else:
+        choices = list(product("+-", repeat=len(marks)))
+    items: list[Shape] = []
+    for signs in choices:
+        written = pieces[0] + "".join(sign + piece for sign, piece in zip(signs, pieces[2::2], strict=True))
+        written = re.sub(r"(^|[(,=]\s*)\+", r"\1", written.strip())
+        value = arithmetic(written)
+        items.append(parse(written if value is None else str(value), depth + 1))
+    return Group("list", tuple(items))

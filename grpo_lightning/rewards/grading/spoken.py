@@ -12,11 +12,13 @@ from grpo_lightning.rewards.grading.number_words import number_in_words, part_na
 _PART = r"(?:a|one|two|three)\s(?:half|halves|third|quarter|fourth|fifth|eighth)s?"
 _UNIT_AND_PART = re.compile(rf"(?P<count>[0-9]+|[a-z-]+) (?P<unit>[a-z]+) and (?P<part>{_PART})")
 _COUNT_AND_PART = re.compile(rf"(?P<count>[0-9]+) and (?P<part>{_PART})(?: of an?)?(?: (?P<unit>[a-z]+))?")
+_PART_OF_UNIT = re.compile(rf"(?P<part>{_PART}|half) (?:of )?an? (?P<unit>[a-z]+)", re.IGNORECASE)
 _TWO_UNITS = re.compile(r"([0-9]+|[a-z][a-z -]*?) ([a-z]+)(?:,| and|, and) ([0-9]+|[a-z][a-z -]*?) ([a-z]+)")
 _PARTS = re.compile(r"([0-9]{1,4})[ -]([a-z]+s|(?<=^1[ -])[a-z]+)", re.IGNORECASE)
 _PLACES = "first second third fourth fifth sixth seventh eighth ninth".split()
 _ORDINAL = re.compile(rf"([a-z]+ty)[ -]({'|'.join(_PLACES)})", re.IGNORECASE)
 _EURO_CENTS = re.compile(r"\beuro[ -]cents?\b", re.IGNORECASE)
+_SIGN_AND_CENTS = re.compile(r"^([$€])([0-9]+) and ([0-9]+ cents?)$")
 _ARC = re.compile(r"([0-9]{1,3})\s?°\s?([0-9]{1,2})\s?'(?:\s?([0-9]{1,2}(?:\.[0-9]+)?)\s?(?:\"|''))?")
 
 
@@ -31,7 +33,7 @@ def in_figures(text: str) -> str:
         >>> in_figures("2 thirds"), in_figures("twenty-first"), in_figures("2 quarters")
         ('2/3', '21th', '2 quarters')
     """
-    text = _EURO_CENTS.sub("eurocents", text)
+    text = _SIGN_AND_CENTS.sub(_as_words, _EURO_CENTS.sub("eurocents", text))
     arc = _ARC.fullmatch(text)
     if arc is not None:
         degrees, minutes, seconds = (Fraction(part or 0) for part in arc.groups())
@@ -40,6 +42,9 @@ def in_figures(text: str) -> str:
         named = parts[2].lower()
         size = part_named(named, int(parts[1])) if named != "quarters" else None  # a quarter is a coin too
         return text if size is None else f"{parts[1]}/{size}"
+    if (share := _PART_OF_UNIT.fullmatch(text)) is not None:
+        part = _amount(share["part"].lower())
+        return text if part is None or measure(share["unit"]) is None else f"{part} {share['unit']}"
     if (ordinal := _ORDINAL.fullmatch(text)) is not None:
         tens = _amount(ordinal[1].lower())
         return text if tens is None else f"{tens + 1 + _PLACES.index(ordinal[2].lower())}th"
@@ -66,3 +71,7 @@ def _amount(said: str) -> Fraction | None:
         return Fraction(1)
     found = number_in_words(said.replace("-", " ").split())
     return literal(said) if found is None or found[1] else found[0]
+
+
+def _as_words(money: re.Match[str]) -> str:
+    return f"{money[2]} {'dollars' if money[1] == '$' else 'euros'} and {money[3]}"

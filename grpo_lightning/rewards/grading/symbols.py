@@ -18,7 +18,7 @@ CHARACTERS = {
     "−": "-", "–": "-", "‐": "-", "‑": "-", "×": "*", "∗": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/", "∕": "/",
     "∶": ":", "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", "≅": "≈", "≃": "≈", "ø": "∅", "Ø": "∅", "º": "°", "˚": "°",
     "µ": "μ", "Ω": "Ω", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": '"', "％": "%", "＄": "$", "…": "…",
-    "∨": " or ", "∧": " and ", "⟨": "(", "⟩": ")",
+    "∨": " or ", "∧": " ∧ ", "⟨": "(", "⟩": ")",
 }  # fmt: skip
 
 _SAME = {
@@ -26,7 +26,7 @@ _SAME = {
     "∈": "in", "∪": "cup bigcup", "∩": "cap", "∅": "emptyset varnothing", "∞": "infty", "±": "pm", "∓": "mp", "°": "degree",
     "*": "times cdot ast", "/": "div", "π": "pi", "|": "vert lvert rvert mid", "⦃": "lbrace", "⦄": "rbrace",
     "[": "lbrack", "]": "rbrack", "(": "lparen langle", ")": "rparen rangle", "€": "euro", "£": "pounds textsterling",
-    "$": "textdollar", "⇒": "implies Rightarrow Longrightarrow", " or ": "lor vee", " and ": "land wedge",
+    "$": "textdollar", "⇒": "implies Rightarrow Longrightarrow", " or ": "lor vee", " ∧ ": "land wedge",
     "%": "percent", "…": "ldots dots cdots dotsc", ":": "colon", "ℝ": "R", "ℤ": "Z", "ℕ": "N", "ℚ": "Q", "μ": "mu", "Ω": "Omega",
 }  # fmt: skip
 COMMANDS = {name: kept for kept, names in _SAME.items() for name in names.split()}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpo_lightning.rewards.grading.angles import degrees_as_radians, is_in_radians
 from grpo_lightning.rewards.grading.arithmetic import arithmetic
-from grpo_lightning.rewards.grading.calendar import same_moment
+from grpo_lightning.rewards.grading.calendar import is_same_day, is_same_hour, same_moment
 from grpo_lightning.rewards.grading.chemistry import is_substance, same_substance
+from grpo_lightning.rewards.grading.forms import Equation, Group, Inequality, Shape, Value
+from grpo_lightning.rewards.grading.formula_text import formula_text, in_one_unit
+from grpo_lightning.rewards.grading.groups import CHOICES, are_choices, same_groups
+from grpo_lightning.rewards.grading.intervals import FLIPPED
+from grpo_lightning.rewards.grading.left_sides import is_call, may_name_one
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.measures import in_the_money_of
-from grpo_lightning.rewards.grading.quantities import Quantity, measured
+from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
-from grpo_lightning.rewards.grading.shapes import Equation, Group, Inequality, Shape, Value, parse
+from grpo_lightning.rewards.grading.shapes import parse
 from grpo_lightning.rewards.grading.symbols import MONEY
 from grpo_lightning.rewards.grading.words import choice, choice_label, same_words
 from grpo_lightning.rewards.text.numeric import Margin, Number
@@ -22,14 +26,9 @@ from grpo_lightning.rewards.text.numeric import Margin, Number
 Formulas = Callable[[str, str, str], bool]
 """``(relation, reference, answer)``, with the relation "equal", "about", "proportional" or "same sign", to a verdict."""
 
-_UNORDERED = frozenset({"list", "set", "union"})
-_ANY_ORDER_OF_BRACKETS = ({"()", "list"}, {"[]", "list"}, {"()", "[]"})
-_NUMBER_SETS = frozenset("ℤℕℝℚ")
-_CHOICES = re.compile(r"[A-J]{2,8}")
 _LETTERS = frozenset("ABCDEFGHIJ")
 _NO_MONEY = dict.fromkeys(map(ord, MONEY))
 _SUM = re.compile(r"[0-9]{0,4}[a-z](?:\s?\+\s?[0-9]{0,4}[a-z])+")
-_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "≠": "≠", "=": "=", "≈": "≈"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,15 @@ class Comparison:
             return self._equations(reference, answer)
         if isinstance(reference, Group) or isinstance(answer, Group):
             for run, several in ((reference, answer), (answer, reference)):
-                if isinstance(run, Value) and isinstance(several, Group) and _CHOICES.fullmatch(run.text):
-                    letters = [item.text.strip("() ") for item in several.items if isinstance(item, Value)]
-                    return several.kind in _UNORDERED and sorted(letters) == sorted(run.text)  # ABD for A, B, D
+                if isinstance(run, Value) and isinstance(several, Group) and CHOICES.fullmatch(run.text):
+                    return are_choices(several, run.text)
             for place, other in enumerate((answer, reference)):
                 bare = _without_condition((reference, answer)[place])
-                if bare is not None and not isinstance(other, Group):
+                if bare is not None and _without_condition(other) is None:
                     return self.same(bare, other) if place == 0 else self.same(other, bare)
-            return isinstance(reference, Group) and isinstance(answer, Group) and self._groups(reference, answer)
+            return (
+                isinstance(reference, Group) and isinstance(answer, Group) and same_groups(reference, answer, self.same)
+            )
         if isinstance(reference, Inequality) or isinstance(answer, Inequality):
             if not (isinstance(reference, Inequality) and isinstance(answer, Inequality)):
                 return False
@@ -69,11 +69,13 @@ class Comparison:
             return self._quantities(reference.quantity, answer.quantity)
         if reference.text.startswith(("date ", "time ")) and answer.text.startswith(("date ", "time ")):
             return same_moment(reference.text, answer.text)
+        if any(_is_same_moment(*pair) for pair in ((reference, answer), (answer, reference))):
+            return True
         if _squeezed(reference.text) == _squeezed(answer.text):
             return True
         wanted, given = choice(reference.text), choice(answer.text)
         if wanted is not None and given is not None:
-            return wanted == given
+            return wanted == given and not self._labels_differ(reference.text, answer.text)
         if reference.text.upper() in _LETTERS and answer.text.upper() == reference.text.upper():
             return True  # b for the choice B, and the other way round; but not r for R
         if wanted is not None or given is not None:  # (B) Rome for Rome, and the other way round
@@ -94,87 +96,59 @@ class Comparison:
             return same_words(reference.text, answer.text, ignore_case=reference.is_words)
         return self._formulas(reference, answer)
 
+    def _labels_differ(self, reference: str, answer: str) -> bool:
+        """Whether two choices of one letter have different numbers behind it, as ``(B) 12`` and ``(B) 13`` do."""
+        labels = [choice_label(text) for text in (reference, answer)]
+        values = [parse(label) for label in labels if label is not None]
+        amounts = [value for value in values if isinstance(value, Value) and value.quantity is not None]
+        return len(amounts) == 2 and not self._values(*amounts)
+
     def _quantities(self, reference: Quantity, answer: Quantity) -> bool:
         if reference.modulus and answer.modulus:
             difference = reference.number.value - answer.number.value
             return reference.modulus == answer.modulus and difference % reference.modulus == 0
-        known = reference.dimension is not None and answer.dimension is not None
-        wanted_kind = in_the_money_of(reference.dimension, answer.dimension)
-        if known and wanted_kind != in_the_money_of(answer.dimension, reference.dimension):
-            return False
-        if known and reference.size != answer.size:
-            wanted, given = reference.number.value * reference.size, answer.number.value * answer.size
-            return self.margin.allows(given, wanted)
-        return answer.number.equals(reference.number, self.margin)
+        sizes = sizes_beside(reference, answer)
+        if sizes is None:
+            return any(
+                given.equals(wanted, self.margin) for wanted in reference.readings() for given in answer.readings()
+            )
+        if reference.number.per == answer.number.per == 1:
+            wanted, given = reference.number.value, answer.number.value
+            return any(self.margin.allows(given * theirs / ours, wanted) for ours, theirs in sizes)
+        return any(ours == theirs for ours, theirs in sizes) and answer.number.equals(reference.number, self.margin)
 
     def _formulas(self, reference: Value, answer: Value) -> bool:
-        sides = _formula_text(reference), _formula_text(answer)
-        degrees = [degrees_as_radians(one.text) for one in (reference, answer)]
-        for place, angle in enumerate(degrees):
-            if angle is not None and is_in_radians((answer, reference)[place].text):  # 60° and π/3
-                sides = (angle, sides[1]) if place == 0 else (sides[0], angle)
+        for one, other in ((reference, answer), (answer, reference)):
+            angle = degrees_as_radians(one.text)
+            if angle is not None and is_in_radians(other.text):  # 60° and π/3
+                pair = (angle, formula_text(other)) if one is reference else (formula_text(other), angle)
+                return self.formulas("equal", *pair)
+        sides = in_one_unit(reference, answer)
+        if sides is None:
+            return False
         return _squeezed(sides[0]) == _squeezed(sides[1]) or self.formulas("equal", sides[0], sides[1])
-
-    def _groups(self, reference: Group, answer: Group) -> bool:
-        if reference.kind in _UNORDERED and answer.kind in _UNORDERED:
-            return self._same_members(_distinct(reference.items), _distinct(answer.items))
-        if _is_matrix(reference) and _is_matrix(answer):
-            rows = [
-                [item.items if isinstance(item, Group) else (item,) for item in group.items]
-                for group in (reference, answer)
-            ]
-            return len(rows[0]) == len(rows[1]) and all(self._in_order(*pair) for pair in zip(*rows, strict=True))
-        wanted, given = _vector(reference), _vector(answer)
-        if "matrix" in (reference.kind, answer.kind) and wanted is not None and given is not None:
-            return self._in_order(wanted, given)
-        kinds = {reference.kind, answer.kind}
-        is_interval = "[]" in kinds and len(reference.items) == 2  # [1, 2] is neither (1, 2) nor 1, 2
-        if len(kinds) > 1 and (is_interval or kinds not in _ANY_ORDER_OF_BRACKETS):
-            return False
-        return self._in_order(reference.items, answer.items)
-
-    def _in_order(self, reference: Sequence[Shape], answer: Sequence[Shape]) -> bool:
-        if len(reference) != len(answer):
-            return False
-        return all(self.same(one, other) for one, other in zip(reference, answer, strict=True))
-
-    def _same_members(self, reference: Sequence[Shape], answer: Sequence[Shape]) -> bool:
-        if len(reference) != len(answer):
-            return False
-        left = list(answer)
-        for one in reference:
-            # Equal texts first: pairs of formulas that differ cost a call each.
-            left.sort(key=lambda other: other != one)
-            found = next((place for place, other in enumerate(left) if self.same(one, other)), None)
-            if found is None:
-                return False
-            del left[found]
-        return True
 
     def _equations(self, reference: Shape, answer: Shape) -> bool:
         for rounded, other in ((reference, answer), (answer, reference)):
             value = parse(other.parts[0]) if isinstance(other, Equation) and len(other.parts) == 1 else other
             if isinstance(rounded, Equation) and rounded.rounded and not isinstance(value, Equation):
-                is_same_name = not (isinstance(other, Equation) and rounded.name) or other.name == rounded.name
+                is_same_name = not isinstance(other, Equation) or may_name_one(rounded.name, other.name)
                 return is_same_name and self._rounded(rounded, value, is_reference=rounded is reference)
         if not isinstance(answer, Equation):
             if not isinstance(reference, Equation):
                 return False
-            if not reference.name and not _is_call(reference.parts[0]):
+            if not reference.name and not is_call(reference.parts[0]):
                 return False  # the reference x^2 + y^2 = 1 is no value
             return self.same(parse(reference.parts[-1]), answer)
         if not isinstance(reference, Equation):
             # 6 * 7 = 42 for 42, where each side must be right; 3 = 2 and f(3) = 2 are not 2; m + n = 42 names a sum.
             is_amount = isinstance(reference, Value) and reference.quantity is not None
-            parts = answer.parts[1:] if is_amount and _SUM.fullmatch(answer.parts[0]) else answer.parts
+            parts = answer.parts[1:] if is_amount and _is_sum(answer.parts[0]) else answer.parts
             return all(self._side_equals(reference, part) for part in parts)
-        if (
-            reference.name
-            and answer.name
-            and (reference.name == answer.name or len(reference.name) * len(answer.name) > 1)
-            and not _are_other_functions(reference.name, answer.name)
-        ):
+        if reference.name and answer.name and may_name_one(reference.name, answer.name):
             return all(self._side_equals(parse(reference.parts[-1]), part) for part in answer.parts)
+        if reference.name and answer.name and not _has_both_names(reference, answer):
+            return False
         sides = [_sides(equation) for equation in (reference, answer)]
         if sides[0] == sides[1]:
             return True
@@ -198,7 +172,7 @@ class Comparison:
         return self.same(reference, parse(side))
 
     def _inequalities(self, reference: Inequality, answer: Inequality) -> bool:
-        flipped = Inequality(tuple(_FLIPPED[one] for one in reversed(answer.relations)), answer.sides[::-1])
+        flipped = Inequality(tuple(FLIPPED[one] for one in reversed(answer.relations)), answer.sides[::-1])
         for given in (answer, flipped):
             if given.relations != reference.relations:
                 continue
@@ -214,13 +188,24 @@ def _sides(equation: Equation) -> tuple[str, ...]:
     return (equation.name, *equation.parts) if equation.name else equation.parts
 
 
-def _is_call(text: str) -> bool:
-    return re.fullmatch(r"\\?[A-Za-z]+'*\s?\(.+\)|\|.+\|", text) is not None
+def _is_sum(text: str) -> bool:
+    """True for ``m + n``, whose value may be asked for; ``x + x`` is a step on the way."""
+    letters = re.sub("[^a-z]", "", text)
+    return _SUM.fullmatch(text) is not None and len(set(letters)) == len(letters)
 
 
-def _are_other_functions(one: str, other: str) -> bool:
-    """``f(x)`` and ``g(x)``; not ``f(x)`` and ``y``."""
-    return _is_call(one) and _is_call(other) and one.partition("(")[0].strip() != other.partition("(")[0].strip()
+def _has_both_names(one: Equation, other: Equation) -> bool:
+    """True for ``y = 2x`` and ``x = y/2``; the two of ``AB = 5`` and ``BC = 5`` name two things."""
+    return one.name in "".join(other.parts) and other.name in "".join(one.parts)
+
+
+def _is_same_moment(moment: Value, figures: Value) -> bool:
+    """``3 PM`` and ``3``, ``December 25`` and ``12/25``."""
+    if moment.text.startswith("date ") and figures.quantity is not None:
+        return is_same_day(moment.text, figures.text)
+    if not moment.text.startswith("time ") or figures.quantity is None or ":" in figures.text:
+        return False
+    return figures.quantity.dimension is None and is_same_hour(moment.text, figures.quantity.number.value)
 
 
 def _squeezed(text: str) -> str:
@@ -228,61 +213,9 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)
 
 
-def _formula_text(value: Value) -> str:
-    """The value without its unit, decimals as decimals: they are rounded, fractions are not."""
-    if value.quantity is None:
-        unit = measured(value.text)
-        return value.text if unit is None else unit.core
-    number = value.quantity.number.value
-    if number.denominator == 1:
-        return str(number.numerator)
-    if "." in value.text and (places := _decimal_places(number.denominator)) is not None:
-        digits = str(abs(number.numerator) * 10**places // number.denominator).rjust(places + 1, "0")
-        return f"{'-' if number < 0 else ''}{digits[:-places]}.{digits[-places:]}"
-    return f"\\frac{{{number.numerator}}}{{{number.denominator}}}"
-
-
-def _decimal_places(denominator: int) -> int | None:
-    """How many decimals a fraction in lowest terms has; None for one that repeats."""
-    places = denominator.bit_length()  # 2**n and 5**n divide 10**n
-    if 10**places % denominator:
-        return None
-    return next(place for place in range(1, places + 1) if 10**place % denominator == 0)
-
-
-def _distinct(items: Sequence[Shape]) -> list[Shape]:
-    """Without members that occur twice as text or number; equal formulas count as often as they are written."""
-    kept: dict[object, Shape] = {}
-    for item in items:
-        number = item.quantity.number.value if isinstance(item, Value) and item.quantity is not None else None
-        kept.setdefault(item if number is None else number, item)
-    return list(kept.values())
-
-
 def _without_condition(shape: Shape) -> Shape | None:
     """``2n + 1`` of ``2n + 1, n ∈ ℤ``; None for anything else."""
-    if not isinstance(shape, Group) or shape.kind != "list" or len(shape.items) != 2:
-        return None
-    condition = shape.items[1]
-    return shape.items[0] if isinstance(condition, Value) and condition.text in _NUMBER_SETS else None
-
-
-def _is_matrix(group: Group) -> bool:
-    return group.kind == "matrix" or (
-        group.kind == "[]" and all(isinstance(item, Group) and item.kind in ("[]", "()") for item in group.items)
-    )
-
-
-def _vector(group: Group) -> Sequence[Shape] | None:
-    """The entries of a row, a column, or ``(1, 2)`` and ``[1, 2]``, which stand for either; None for anything else."""
-    if group.kind in ("()", "[]"):
-        return None if any(isinstance(item, Group) for item in group.items) else group.items
-    if group.kind != "matrix":
-        return None
-    rows = [item.items for item in group.items if isinstance(item, Group)]
-    if len(rows) == 1:
-        return rows[0]
-    return [row[0] for row in rows] if all(len(row) == 1 for row in rows) else None
+    return shape.items[0] if isinstance(shape, Group) and shape.kind == "conditional" else None
 
 
 def formulas_in(shape: Shape) -> list[str]:
@@ -292,6 +225,6 @@ def formulas_in(shape: Shape) -> list[str]:
     if isinstance(shape, Value):
         is_plain = shape.quantity is not None or shape.is_words or len(shape.text) < 2
         is_read_here = is_plain or is_ratio_or_digits(shape.text) or is_substance(shape.text)
-        return [] if is_read_here else [_formula_text(shape)]
+        return [] if is_read_here else [formula_text(shape)]
     sides = shape.sides if isinstance(shape, Inequality) else shape.parts
     return [text for side in sides if side for text in formulas_in(parse(side))]

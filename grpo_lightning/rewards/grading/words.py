@@ -26,6 +26,10 @@ _EXISTENCE = re.compile(
 _LETTERS = re.compile(r"[^\W\d_]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
+_FRAME = re.compile(
+    r"^(?:so |thus |hence |therefore )?(?:(?:it|that|this|he|she|they|there)(?:s| s| is| was| are| were) |i(?: would)? (?:think|believe|say) (?:it s |it is )?)?"
+    r"(?:(?:on|in|at) )?(?=.)"
+)
 _SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go as at an am by ok hi ha".split())
 _YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
 _AGAINST_YES = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
@@ -52,6 +56,9 @@ _DENIAL = re.compile(
     r"(?:(?:is|was|seems) (?:(?!not)\w+ )?(?:not$|incorrect|wrong|false|invalid|(?:ruled )?out\b|eliminated)"
     r"|(?:(?:is|was|can|could) ?(?:not|n['’]t|['’]t)|cannot)(?: be)? (?:the )?(?:correct|right|true|valid|answer)\b)",
     re.IGNORECASE,
+)
+_AFFIRMED = re.compile(
+    r"(?:is|was) (?:the )?(?:correct|right|true|best|answer)(?: (?:answer|choice|option|one))?", re.IGNORECASE
 )
 _ANOTHER = re.compile(r"(?:\band\b|\bor\b|,).*(?<![A-Za-z])\(?[A-Z][).:]|\b(?:or|and|not)\s+\(?[A-Z]\)?(?![A-Za-z])")
 
@@ -137,6 +144,8 @@ def choice(text: str) -> str | None:
     *letters, rest = match.groups()
     letter = next(letter for letter in letters if letter)
     framed = letters[0] or letters[1] or letters[2]
+    if rest and not framed and _AFFIRMED.fullmatch(rest):
+        return letter.upper()
     if rest and (not framed or _DENIAL.match(rest) or _has_other_options(rest, text.strip()[: match.start(7)])):
         return None
     plain = text.strip().rstrip(".") == letter
@@ -166,4 +175,5 @@ def choice_label(text: str) -> str | None:
 def _bare(text: str, ignore_case: bool) -> str:
     text = _ORDINAL.sub(lambda match: _ORDINALS[match[0]], text.casefold() if ignore_case else text)
     text = re.sub(r"[\"'.,;:!?()\s]+|(?<=\w)-(?=\w)", " ", text).strip()
+    text = _FRAME.sub("", text)
     return re.sub(r"^(?:the|a|an) (?=.)", "", text)

@@ -11,6 +11,7 @@ MAX_CHARS = 80
 
 _LEAD = re.compile(
     r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*"
+    r"|\b(?:it(?:['’]s|\s+is|\s+must\s+be))(?=\s+[(\[]?[A-J](?![\w'’]))"  # noqa: RUF001
     r"|\bI(?:['’]d|\s+would|['’]ll|\s+will)?\s+(?:choose|pick|select)\b(?:\s+(?:option|choice|answer)\b)?",  # noqa: RUF001
     re.IGNORECASE,
 )
@@ -26,6 +27,11 @@ _ABOUT_A_NUMBER = re.compile(
     r"(?:less|more|fewer|greater|larger|smaller|higher|lower|at\s+least|at\s+most)\b", re.IGNORECASE
 )
 _FORMULA = re.compile(r"[\\^=+<>|{}\[\]$#/_]")
+_AFFIRMED = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+[(\[]?([A-J])[)\]]?\s+is\s+(?:the\s+)?(?:correct|right)\b"
+)
+_SO = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[(\[]?[A-J][)\]]?\.?$)", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"(?:so[,:]?\s+)?(?:yes|no|true|false)[,.;:]?\s+(?:because|since|as)\b", re.IGNORECASE)
 _MARKS = "*_` \t\n"
 
 
@@ -41,9 +47,12 @@ def stated_answer(text: str) -> str | None:
         ('B) Rome', '7', None)
     """
     text = _TEXT.sub(r"\1", text)
+    affirmed = list(_AFFIRMED.finditer(text))
+    if affirmed:
+        return affirmed[-1][1]
     leads = list(_LEAD.finditer(text))
     if not leads:
-        return _whole(text.strip(_MARKS))
+        return _whole(_SO.sub("", text.strip(_MARKS)))
     said = text[leads[-1].end() :].lstrip(_MARKS + ":$")
     line = said.partition("\n")[0].rstrip(_MARKS + ".")
     if _SEVERAL.match(said) or _ABOUT_A_NUMBER.match(said):
@@ -64,6 +73,8 @@ def stated_answer(text: str) -> str | None:
 def _whole(text: str) -> str | None:
     if "\n" in text or len(text) > MAX_CHARS:
         return None
+    if _YES_OR_NO.match(text):
+        return text
     letter = _LETTER.match(text)
     return (
         text if (letter is not None and (letter["frame"] or letter.end() == len(text))) or _is_in_words(text) else None
