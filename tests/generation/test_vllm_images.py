@@ -18,7 +18,6 @@ from vllm_cases import eager_torch, needs_vllm, small_engine
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm import engine_images
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
@@ -182,9 +181,3 @@ def test_a_model_that_vllm_cannot_load_here_is_refused_before_weights_load(polic
 def test_a_model_without_eyes_in_vllm_is_refused_by_name(policy: Policy, architecture: str, message: str):
     with pytest.raises(ValueError, match=message):
         small_engine().see_images(policy.image_processing, type(policy.config)(architectures=[architecture]))
-
-
-def test_an_older_vllm_is_refused_by_its_version(policy: Policy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine_images, "why_no_images", lambda: "it does so from vLLM 0.32 on, and 0.31.0 is installed")
-    with pytest.raises(ValueError, match=r"cannot show images: it does so from vLLM 0\.32 on"):
-        small_engine().see_images(policy.image_processing, policy.config)

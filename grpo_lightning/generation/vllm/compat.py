@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
-IMAGES_SINCE = (0, 32)
 UNUSED_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's kernels for top-p and top-k, which vLLM compiles at a first start (16 s on an H200) and never calls where it
 returns logprobs of what they leave. A value that the environment has counts instead."""
@@ -82,15 +81,6 @@ def why_no_routed_experts() -> str | None:
     if _minor(number) < ROUTED_EXPERTS_SINCE:
         return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"
     return None
-
-
-def why_no_images() -> str | None:
-    """Why the installed vLLM is shown no images, or None if it may be. Imports nothing."""
-    found = installed_version()
-    if found is None or why_unusable() is not None:
-        return why_unusable()
-    low = ".".join(map(str, IMAGES_SINCE))
-    return f"it does so from vLLM {low} on, and {found[0]} is installed" if _minor(found[0]) < IMAGES_SINCE else None
 
 
 def import_vllm() -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.compat import import_vllm, why_no_images
+from grpo_lightning.generation.vllm.compat import import_vllm, why_unusable
 from grpo_lightning.generation.vllm.engine_process import preserved_environment
 from grpo_lightning.generation.vllm.patches import keeping_threads
 from grpo_lightning.types import PromptImages
@@ -24,7 +24,7 @@ class EngineImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
-        reason = why_no_images()
+        reason = why_unusable()
         if reason is None:
             with preserved_environment(), keeping_threads():
                 reason = _obstacle((config.architectures or [type(config).__name__])[0])
