@@ -76,6 +76,8 @@ CHAT_TEMPLATE = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+POSITIONS = 4096
+"""As many as an engine holds of a sequence: it makes room for a video that fills them, unless told otherwise."""
 PIXELS = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 1280}
 """Of an image or a video: from 4 to 1,280 tokens, since an engine makes room for the largest when it starts."""
 
@@ -111,7 +113,7 @@ def _config(shape: str, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
         "vision_end_token_id": IMAGE_END,
     }
     ids = special_ids(tokenizer)
-    text = VISION_SHAPES[shape]["text"] | ids | {"max_position_embeddings": 32768, "tie_word_embeddings": True}
+    text = VISION_SHAPES[shape]["text"] | ids | {"max_position_embeddings": POSITIONS, "tie_word_embeddings": True}
     return Qwen2_5_VLConfig(
         text_config=text,
         vision_config=VISION_SHAPES[shape]["tower"],
