@@ -96,8 +96,8 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
 
 
 def make_generator(workload: Workload) -> Generator:
-    """What TRL uses on the same device: vLLM in this process, or transformers."""
-    if workload.device != "cuda":
+    """What TRL uses too: vLLM in this process, or transformers."""
+    if not workload.uses_vllm:
         return TransformersGenerator(**workload.engine_options)
     from grpo_lightning.generation import VLLMColocate
 
@@ -114,7 +114,7 @@ def make_module(workload: Workload, module: type[GRPOModule]) -> GRPOModule:
         max_completion_length=workload.max_completion_length,
         temperature=workload.temperature,
         beta=workload.beta,
-        importance_sampling_correction=workload.device == "cuda",  # TRL corrects vLLM's logprobs only
+        importance_sampling_correction=workload.uses_vllm,  # TRL corrects vLLM's logprobs only
         max_tokens_per_microbatch=workload.max_tokens_per_microbatch,
         gradient_checkpointing=workload.gradient_checkpointing,
         max_grad_norm=workload.max_grad_norm,

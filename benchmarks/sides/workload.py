@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,13 @@ class Workload:
     prompts: str = ""
     """JSONL with a conversation of one message under ``prompt``."""
 
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether both sides sample with vLLM in the training process, and not with transformers."""
+        return self.device == "cuda"
+
     @classmethod
-    def load(cls, path: str | Path) -> Workload:
+    def load(cls, path: str | Path) -> Self:
         """From the file that ``save`` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
