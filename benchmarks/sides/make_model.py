@@ -14,13 +14,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from sides.made_model import MADE_WITH, is_made, made_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {
@@ -115,13 +116,8 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
         mean_length: Tokens; 0 for one end-of-sequence id only.
         seed: Of the weights.
     """
-    arguments = {"shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
-    made_with = out / "made_with.json"
-
-    def is_made() -> bool:
-        return made_with.exists() and json.loads(made_with.read_text()) == arguments
-
-    if is_made():
+    arguments = made_of(shape, prompts, mean_length, seed)
+    if is_made(out, arguments):
         return
     vocab_size = SHAPES[shape]["vocab_size"]
     tokenizer = train_tokenizer(prompts, min(vocab_size, TOKENIZER_SIZE))
@@ -143,15 +139,10 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
         written = Path(scratch, "model")
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
-        (written / made_with.name).write_text(json.dumps(arguments) + "\n")
-        if not is_made():
+        (written / MADE_WITH).write_text(json.dumps(arguments) + "\n")
+        if not is_made(out, arguments):
             shutil.rmtree(out, ignore_errors=True)
             written.rename(out)
-
-
-def hash_of(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file."""
-    return sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> None:
