@@ -32,7 +32,7 @@ def with_teacher(shape: str, teacher_shape: str, **changed: Any) -> Distillation
 DISTILLATION_WORKLOADS = {
     "nano": with_teacher("nano", "nano", prompts_per_step=4),
     "tiny": with_teacher("tiny", "tiny", prompts_per_step=16),
-    "0.5b": with_teacher("0.5b", "1.5b"),
-    "1.5b": with_teacher("1.5b", "7b"),
+    "0.5b": with_teacher("0.5b", "1.5b", prompts_per_step=256),
+    "1.5b": with_teacher("1.5b", "7b", prompts_per_step=256),
 }
 """Defaults by shape of the student; every field can be changed on the command line."""

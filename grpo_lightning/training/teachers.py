@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
+from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import OutputHead, output_head
@@ -203,7 +204,7 @@ class Teachers:
         which, of_token = lessons.teacher_of(rows), lessons.teacher_of_tokens(rows)
         found, places = [], []
         for number in which.unique().tolist():
-            place = (of_token == number).nonzero()[:, 0].to(hidden.device)
+            place = to_device((of_token == number).nonzero()[:, 0], hidden.device)
             places.append(place)
             if number == NOBODY:
                 found.append(torch.zeros(len(place), device=hidden.device))
@@ -233,7 +234,7 @@ class Teachers:
         if self.settings.told_of_step:  # else everybody is
             is_taught = lessons.teacher_of(rows) != NOBODY
             means["distillation/taught"] = mean_over(is_taught.float(), torch.ones_like(is_taught))
-            mask = mask & (lessons.teacher_of_tokens(rows) != NOBODY).to(mask.device)
+            mask = mask & to_device(lessons.teacher_of_tokens(rows) != NOBODY, mask.device)
         means["distillation/divergence"] = mean_over(divergence, mask)
         sums = MetricSums(
             means=means,
