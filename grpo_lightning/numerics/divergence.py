@@ -111,14 +111,15 @@ def _of_matrix(
 ) -> Tensor:
     """The same for a student's head of one matrix: by formulas and fused kernels, without autograd's copies of logits."""
     head = cast(nn.Linear, student.head.module)
-    weight, bias = head.weight, head.bias
+    weight: Tensor = head.weight
+    bias: Tensor | None = head.bias
     if vocab_size < len(weight):
         weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
     kind_of_device = teacher.hidden.device.type
-    as_now = {"enabled": torch.is_autocast_enabled(kind_of_device), "dtype": torch.get_autocast_dtype(kind_of_device)}
+    is_autocast, dtype = torch.is_autocast_enabled(kind_of_device), torch.get_autocast_dtype(kind_of_device)
 
     def expected(part: slice) -> Tensor:
-        autocast = torch.autocast(kind_of_device, cache_enabled=False, **as_now)
+        autocast = torch.autocast(kind_of_device, dtype, is_autocast, cache_enabled=False)
         with torch.no_grad(), autocast, teacher.context():
             logits: Tensor = teacher.head.module(teacher.hidden[part])[:, :vocab_size]
             return logits if is_fused(logits) else logits.clone()  # which the formulas overwrite

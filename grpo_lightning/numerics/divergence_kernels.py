@@ -77,6 +77,25 @@ def _log_mean(log_p, log_q):
 
 
 @_jit
+def _normalizer(
+    row, vocab_size: tl.constexpr, scale, temperature, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The log-normalizer of one row: running maximum and sum of exponentials."""
+    columns = tl.arange(0, BLOCK)
+    top = -float("inf")
+    total = 0.0
+    for start in range(0, vocab_size, BLOCK):
+        inside = start + columns < vocab_size
+        x = tl.load(row + start + columns, mask=inside, other=0.0).to(tl.float32)
+        z, _ = _transformed(x, scale, temperature, softcap, CAPPED)
+        z = tl.where(inside, z, -float("inf"))
+        new_top = tl.maximum(top, tl.max(z, 0))
+        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(z - new_top), 0)
+        top = new_top
+    return top + tl.log(total)
+
+
+@_jit
 def _statistics_kernel(
     student, student_stride, teacher, teacher_stride, divergence, of_p, of_q, of_student, vocab_size: tl.constexpr,
     student_scale, student_temperature, student_softcap, teacher_scale, teacher_temperature, teacher_softcap,
@@ -85,26 +104,14 @@ def _statistics_kernel(
     """One row a program: both normalizers, then the sums that need them."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
-    top_p = -float("inf")
-    total_p = 0.0
-    top_q = -float("inf")
-    total_q = 0.0
-    for start in range(0, vocab_size, BLOCK):
-        inside = start + columns < vocab_size
-        x = tl.load(student + row * student_stride + start + columns, mask=inside, other=0.0).to(tl.float32)
-        y = tl.load(teacher + row * teacher_stride + start + columns, mask=inside, other=0.0).to(tl.float32)
-        z_p, _ = _transformed(x, student_scale, student_temperature, student_softcap, STUDENT_CAPPED)
-        z_q, _ = _transformed(y, teacher_scale, teacher_temperature, teacher_softcap, TEACHER_CAPPED)
-        z_p = tl.where(inside, z_p, -float("inf"))
-        z_q = tl.where(inside, z_q, -float("inf"))
-        new_p = tl.maximum(top_p, tl.max(z_p, 0))
-        new_q = tl.maximum(top_q, tl.max(z_q, 0))
-        total_p = total_p * tl.exp(top_p - new_p) + tl.sum(tl.exp(z_p - new_p), 0)
-        total_q = total_q * tl.exp(top_q - new_q) + tl.sum(tl.exp(z_q - new_q), 0)
-        top_p = new_p
-        top_q = new_q
-    normalizer_p = top_p + tl.log(total_p)
-    normalizer_q = top_q + tl.log(total_q)
+    normalizer_p = _normalizer(
+        student + row * student_stride, vocab_size, student_scale, student_temperature, student_softcap,
+        STUDENT_CAPPED, BLOCK,
+    )  # fmt: skip
+    normalizer_q = _normalizer(
+        teacher + row * teacher_stride, vocab_size, teacher_scale, teacher_temperature, teacher_softcap,
+        TEACHER_CAPPED, BLOCK,
+    )  # fmt: skip
     left = 0.0
     right = 0.0
     for start in range(0, vocab_size, BLOCK):

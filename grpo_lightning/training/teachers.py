@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.sampled_divergence import clipped_importance, sampled_token_loss
 from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token, without_autocast_cache
+from grpo_lightning.numerics.divergence import Divergence, Likeliest, Side, divergence_per_token, without_autocast_cache
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import OutputHead, output_head
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
@@ -219,8 +219,8 @@ class Teachers:
                 found.append(self._told(lessons, rows[which == number], expected).to(hidden.device))
                 continue
             student = Side(hidden if len(which.unique()) == 1 else hidden[place], head)
-            options = (self.settings.divergence, self.settings.top_k, self.temperature)
-            found.append(divergence_per_token(student, expected, *options))
+            kind = cast(Divergence, self.settings.divergence)
+            found.append(divergence_per_token(student, expected, kind, self.settings.top_k, self.temperature))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
 
     def _told(self, lessons: Lessons, rows: Tensor, side: Side) -> Tensor:
