@@ -23,6 +23,8 @@ from typing import Any
 from sides import child
 from sides.command import this_command
 from sides.compare import ratios, summarize
+from sides.made_model import is_made, made_of
+from sides.whole_file import write_whole
 from sides.workload import WORKLOADS, Workload, conversations, word_problems
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,15 +77,22 @@ def prepare(workload: Workload, data: Path | None, folder: Path) -> Workload:
     prompts, model = folder / f"{workload.shape}.jsonl", folder / f"{workload.shape}-model"
     count = max(256, (workload.warmup_steps + workload.steps) * workload.prompts_per_step)
     rows = word_problems(count) if data is None else conversations(data.open(encoding="utf-8"), count)
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    options = {"shape": workload.shape, "prompts": prompts, "out": model, "mean-length": workload.mean_length}
-    _run("sides.make_model", *(f"--{name}={value}" for name, value in options.items()), device=workload.device)
+    write_whole(prompts, "".join(json.dumps(row) + "\n" for row in rows))
+    make(workload.shape, prompts, model, workload.mean_length, workload.device)
     return replace(workload, model=str(model), prompts=str(prompts))
+
+
+def make(shape: str, text: Path, out: Path, mean_length: int, device: str, seed: int = 0) -> None:
+    """A model directory, in a process of its own, which takes its time to begin; none where the directory is there."""
+    if is_made(out, made_of(shape, text, mean_length, seed)):
+        return
+    options = {"shape": shape, "prompts": text, "out": out, "mean-length": mean_length, "seed": seed}
+    _run("sides.make_model", *(f"--{name}={value}" for name, value in options.items()), device=device)
 
 
 def run_side(
     side: str,
-    workload: Workload,
+    workload: Any,
     folder: Path,
     seconds: float | None,
     command: tuple[str, ...],
@@ -93,7 +102,7 @@ def run_side(
 
     Args:
         side: Its name, which is the record's.
-        workload: What to run.
+        workload: What to run, a ``Workload`` or another with ``save``, ``device``, ``threads`` and ``warmup_steps``.
         folder: For settings and record.
         seconds: After which it is ended; None for never.
         command: Module and first arguments of the process.
@@ -101,8 +110,7 @@ def run_side(
     """
     settings, record, of_record = folder / "workload.json", folder / f"{side}.json", folder / f"{side}.workload.json"
     workload.save(settings)
-    is_there = record.exists() and of_record.exists() and of_record.read_bytes() == settings.read_bytes()
-    if not (reuse and is_there):
+    if not (reuse and is_recorded(side, folder)):
         record.unlink(missing_ok=True)
         workload.save(of_record)
         try:
@@ -114,6 +122,12 @@ def run_side(
     if len(found["steps"]) <= workload.warmup_steps:
         raise SystemExit(f"{side} came to no step that counts. Give it more time: --seconds-per-side.")
     return found
+
+
+def is_recorded(side: str, folder: Path) -> bool:
+    """Whether the folder has a record of this side for its ``workload.json``."""
+    settings, record, of_record = folder / "workload.json", folder / f"{side}.json", folder / f"{side}.workload.json"
+    return record.exists() and of_record.exists() and of_record.read_bytes() == settings.read_bytes()
 
 
 def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, seconds: float | None = None) -> None:

@@ -15,13 +15,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from sides.made_model import MADE_WITH, is_made, made_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {
@@ -67,8 +68,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """The last three are the shapes of Qwen2.5-0.5B, 1.5B and 7B."""
 TOKENIZER_SIZE = 8192
-MADE_WITH = "made_with.json"
-"""Beside the weights: the arguments that made them."""
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -124,7 +123,7 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
         mean_length: Tokens; 0 for one end-of-sequence id only.
         seed: Of the weights.
     """
-    arguments = {"shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
+    arguments = made_of(shape, prompts, mean_length, seed)
     if is_made(out, arguments):
         return
     vocab_size = SHAPES[shape]["vocab_size"]
@@ -159,12 +158,6 @@ def drawing_weights(vocab_size: int, seed: int) -> Iterator[torch.dtype]:
         yield torch.bfloat16 if is_large else torch.float32
 
 
-def is_made(out: Path, arguments: dict[str, Any]) -> bool:
-    """Whether the directory holds what these arguments make."""
-    made_with = out / MADE_WITH
-    return made_with.exists() and json.loads(made_with.read_text()) == arguments
-
-
 def save_whole(out: Path, arguments: dict[str, Any], *parts: Any) -> None:
     """Writes a directory at once: the other side may make it too, or read it.
 
@@ -182,11 +175,6 @@ def save_whole(out: Path, arguments: dict[str, Any], *parts: Any) -> None:
         if not is_made(out, arguments):
             shutil.rmtree(out, ignore_errors=True)
             written.rename(out)
-
-
-def hash_of(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file."""
-    return sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> None:

@@ -17,12 +17,11 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from sides.made_model import is_made, made_of
 from sides.make_model import (
     TOKENIZER_SIZE,
     drawing_weights,
     ends_of,
-    hash_of,
-    is_made,
     save_whole,
     special_ids,
     train_tokenizer,
@@ -92,7 +91,7 @@ def make_vision_model(shape: str, prompts: Path, out: Path, mean_length: int, se
         mean_length: Tokens of a completion; 0 for one end-of-sequence id only.
         seed: Of the weights.
     """
-    arguments = {"vision": True, "shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
+    arguments = {"vision": True, **made_of(shape, prompts, mean_length, seed)}
     if is_made(out, arguments):
         return
     vocab_size = VISION_SHAPES[shape]["text"]["vocab_size"]

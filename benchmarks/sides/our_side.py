@@ -26,11 +26,9 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import TRAINING, PhaseClock
-from sides.our_trainer import make_trainer
+from sides.our_trainer import PRECISIONS, make_trainer
 from sides.record import save_record
 from sides.workload import Workload, even_fraction
-
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true", "mixed": "bf16-mixed"}
 
 STEP_PHASES = {"train": "forward"}
 """The step's own phases that have another name here: backward passes and optimizer steps have phases inside train."""
@@ -104,25 +102,32 @@ def make_generator(workload: Workload) -> Generator:
     return VLLMColocate(gpu_memory_utilization=workload.gpu_memory_utilization, **workload.engine_options)
 
 
-def make_module(workload: Workload, module: type[GRPOModule]) -> GRPOModule:
-    """The module with TRL's defaults where it trains something else, and its own everywhere else."""
-    return module(
-        model_name_or_path=workload.model,
-        rewards=[even_fraction],
-        generator=make_generator(workload),
-        num_generations=workload.num_generations,
-        max_completion_length=workload.max_completion_length,
-        temperature=workload.temperature,
-        beta=workload.beta,
-        importance_sampling_correction=workload.uses_vllm,  # TRL corrects vLLM's logprobs only
-        max_tokens_per_microbatch=workload.max_tokens_per_microbatch,
-        gradient_checkpointing=workload.gradient_checkpointing,
-        max_grad_norm=workload.max_grad_norm,
-        optimizer=lambda parameters: torch.optim.AdamW(
+def make_module(workload: Workload, module: type[GRPOModule], **further: Any) -> GRPOModule:
+    """The module with TRL's defaults where it trains something else, and its own everywhere else.
+
+    Args:
+        workload: Model, lengths, sampling.
+        module: The class.
+        further: Settings beside those, or in their place.
+    """
+    settings: dict[str, Any] = {
+        "model_name_or_path": workload.model,
+        "rewards": [even_fraction],
+        "generator": make_generator(workload),
+        "num_generations": workload.num_generations,
+        "max_completion_length": workload.max_completion_length,
+        "temperature": workload.temperature,
+        "beta": workload.beta,
+        "importance_sampling_correction": workload.uses_vllm,  # TRL corrects vLLM's logprobs only
+        "max_tokens_per_microbatch": workload.max_tokens_per_microbatch,
+        "gradient_checkpointing": workload.gradient_checkpointing,
+        "max_grad_norm": workload.max_grad_norm,
+        "optimizer": lambda parameters: torch.optim.AdamW(
             parameters, lr=workload.learning_rate, weight_decay=0.0, fused=True
         ),
-        seed=workload.seed,
-    )
+        "seed": workload.seed,
+    }
+    return module(**settings | further)
 
 
 def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> GRPOModule:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from sides.whole_file import write_whole
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -63,7 +65,7 @@ class Workload:
 
     def save(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def options(self) -> dict[str, Any]:
         """Everything but the places of files."""

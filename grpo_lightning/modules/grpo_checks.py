@@ -117,6 +117,11 @@ def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
             "model.float32_head=true has no effect on model.distillation, whose logits come from the head as it is held. Leave "
             "one of them out."
         )
+    if settings.distillation.is_clip is not None and settings.num_iterations * settings.num_minibatches == 1:
+        raise ValueError(
+            f"model.distillation.is_clip={settings.distillation.is_clip} has no effect: with one optimizer step on a batch no token "
+            "has become likelier than it was sampled. Raise model.num_iterations or num_minibatches, or leave it out."
+        )
 
 
 def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
