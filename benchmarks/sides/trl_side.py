@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -130,20 +130,24 @@ def wrap_phases(trainer: GRPOTrainer, clock: PhaseClock) -> None:
         setattr(owner, name, clock.timed(phase, getattr(owner, name)))
 
 
+def load_tokenizer(workload: Workload) -> PreTrainedTokenizerBase:
+    """The model's, which TRL pads and cuts on the left."""
+    return AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
+
+
 def main(workload: Workload, record: str) -> None:
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
     clock = PhaseClock(workload.device, together=TRAINING)
-    tokenizer = AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
     with tempfile.TemporaryDirectory() as folder:
         trainer = measured_trainer(clock)(
             model=workload.model,
             reward_funcs=even_fraction,
             args=make_config(workload, folder),
             train_dataset=datasets.Dataset.from_json(workload.prompts, cache_dir=folder),
-            processing_class=tokenizer,
+            processing_class=load_tokenizer(workload),
             callbacks=[StepEnds(clock)],
         )
         trainer.remove_callback(PrinterCallback)
