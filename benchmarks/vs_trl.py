@@ -98,6 +98,21 @@ def run_side(
     command: tuple[str, ...],
     reuse: bool = False,
 ) -> dict[str, Any]:
+    """The record of a run (see ``start_side``), which has steps that count."""
+    found = start_side(side, workload, folder, seconds, command, reuse)
+    if len(found["steps"]) <= workload.warmup_steps:
+        raise SystemExit(f"{side} came to no step that counts. Give it more time: --seconds-per-side.")
+    return found
+
+
+def start_side(
+    side: str,
+    workload: Workload,
+    folder: Path,
+    seconds: float | None,
+    command: tuple[str, ...] = (),
+    reuse: bool = False,
+) -> dict[str, Any]:
     """One run in its own process; returns its record, which after ``seconds`` has the steps that it came to.
 
     Args:
@@ -119,8 +134,6 @@ def run_side(
         except subprocess.TimeoutExpired:
             print(f"{side} was ended after {seconds:.0f} s.")
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"steps": []}
-    if len(found["steps"]) <= workload.warmup_steps:
-        raise SystemExit(f"{side} came to no step that counts. Give it more time: --seconds-per-side.")
     return found
 
 

@@ -9,9 +9,9 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -49,9 +49,10 @@ class MeasuredReport(StepReport):
 def measured_module(clock: PhaseClock) -> type[GRPOModule]:
     """GRPOModule that charges each part of its training step to a phase."""
 
-    class MeasuredSource(RolloutSource):
-        def generate(self, *args: Any, **kwargs: Any) -> Rollouts:
-            rollouts = super().generate(*args, **kwargs)
+    def counted(generate: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
+        @wraps(generate)
+        def and_counted(*args: Any, **kwargs: Any) -> Rollouts:
+            rollouts = generate(*args, **kwargs)
             clock.count(
                 completions=rollouts.num_completions,
                 prompt_tokens=rollouts.prompt_lengths[rollouts.group].sum(),
@@ -59,6 +60,8 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
                 longest_completion=rollouts.completion_lengths.max(),
             )
             return rollouts
+
+        return and_counted
 
     class MeasuredModule(GRPOModule):
         def on_train_start(self) -> None:
@@ -80,7 +83,9 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
             return report
 
         def make_source(self, settings: RolloutSettings) -> RolloutSource:
-            return MeasuredSource(settings, self.sampling, self.policy, self.seed)
+            source = super().make_source(settings)
+            source.generate = counted(source.generate)  # type: ignore[method-assign]
+            return source
 
         def policy_loss(self, experience: Any, micro_batch: Any, *args: Any, **kwargs: Any) -> Tensor:
             rollouts = experience.rollouts
