@@ -107,10 +107,10 @@ def run_side(
 
 def start_side(
     side: str,
-    workload: Workload,
+    workload: Any,
     folder: Path,
     seconds: float | None,
-    command: tuple[str, ...] = (),
+    command: tuple[str, ...],
     reuse: bool = False,
 ) -> dict[str, Any]:
     """One run in its own process; returns its record, which after ``seconds`` has the steps that it came to.
