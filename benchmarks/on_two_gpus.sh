@@ -2,6 +2,7 @@
 # The benchmarks of the README on two GPUs, in parts of at most ten minutes that leave what they came to when cut off:
 #
 #   benchmarks/on_two_gpus.sh rivals OUT        # TRL on one GPU, ours on the other, 1.5B and 0.5B; supervised training
+#   benchmarks/on_two_gpus.sh stages OUT        # DPO and distillation: TRL on one GPU, ours on the other
 #   benchmarks/on_two_gpus.sh ranks OUT         # DDP on one and two GPUs, FSDP2 of 7B
 #   benchmarks/on_two_gpus.sh learning OUT MODEL  # three seeds of ours on SmolLM2 (benchmarks/smollm2.py MODEL), partial rollouts
 #   benchmarks/on_two_gpus.sh tail OUT          # where a step of the engine goes, by kernels and by functions of the host
@@ -27,6 +28,27 @@ rivals() {
   for shape in 1.5b 0.5b; do
     on 0 60 benchmarks/vs_trl.py "${same[@]}" --shape $shape --reuse --seconds-per-side 1 --out "$out/vs_trl_${shape}_mixed_cuda.json"
   done
+}
+
+stages() {  # sides that matter most come first; one that finds no time left has no record, and is left out
+  local script=(benchmarks/stages_vs_trl.py --device cuda --dtype mixed --folder "$out/stages")
+  local distillation=(--stage distillation --shape 0.5b --teacher-shape 1.5b --warmup-steps 1 --steps 2)
+  side() {  # GPU SECONDS OPTIONS
+    local left=$((560 - SECONDS)) && local seconds=$(($2 < left ? $2 : left))
+    if ((seconds > 20)); then on "$1" $seconds "${script[@]}" "${@:3}" --seconds-per-side $((seconds - 5)); fi
+  }
+  (side 0 90 --shape 1.5b --only & side 1 90 --shape 0.5b --only & wait) > "$out/models.txt" 2>&1
+  (for shape in 1.5b 0.5b; do side 1 110 --shape $shape --only trl; done
+   side 1 200 "${distillation[@]}" --only trl
+   for shape in 1.5b 0.5b; do side 1 90 --shape $shape --only trl_no_checkpointing; done) > "$out/trl.txt" 2>&1 &
+  (for shape in 1.5b 0.5b; do side 0 90 --shape $shape --only ours; done
+   side 0 180 "${distillation[@]}" --only ours
+   for way in ours_half ours_checkpointing; do
+     for shape in 1.5b 0.5b; do side 0 80 --shape $shape --only $way; done
+   done) > "$out/ours.txt" 2>&1 &
+  wait
+  for shape in 1.5b 0.5b; do python3 "${script[@]}" --shape $shape --recorded --out "$out/dpo_${shape}_cuda.json"; done
+  python3 "${script[@]}" "${distillation[@]}" --recorded --out "$out/distillation_0.5b_cuda.json"
 }
 
 ranks() {
@@ -58,6 +80,6 @@ tests() {
 
 case $part in
 tail) tail_of_generation ;;
-rivals | ranks | learning | tests) "$part" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
+rivals | stages | ranks | learning | tests) "$part" ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -2,6 +2,7 @@
 
 python benchmarks/quickstart_seeds.py            # seeds 0, 1, 2; writes benchmarks/results/quickstart_seeds.json
 python benchmarks/quickstart_seeds.py --config configs/quickstart_tools.yaml     # writes quickstart_tools_seeds.json
+python benchmarks/quickstart_seeds.py --config configs/smollm2_tools.yaml        # a real model on a GPU; see smollm2_tools.py
 python benchmarks/quickstart_seeds.py --plot docs/images/quickstart.png      # draws the recorded curves
 """
 
@@ -15,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sides.command import this_command
@@ -24,8 +26,12 @@ ROOT = Path(__file__).parent.parent
 CLAIMS = {
     "quickstart": {"start_at_least": 0.25, "start_at_most": 0.60, "gain_at_least": 0.30, "seconds_at_most": 180.0},
     "quickstart_tools": {"start_at_least": 0.0, "start_at_most": 0.30, "gain_at_least": 0.50, "seconds_at_most": 180.0},
+    "smollm2_tools": {"start_at_least": 0.0, "start_at_most": 0.6, "gain_at_least": 0.3, "seconds_at_most": 300.0},
 }
 """By the name of the config."""
+GREEDY = ("strict", "accuracy")
+CLAIMED = {"smollm2_tools": ("sampled",)}
+"""What of a run the claim is about, where it is not the greedy answers: SmolLM2's are right from the start."""
 
 
 def run_seed(seed: int, config: str, arguments: list[str]) -> dict:
@@ -45,10 +51,10 @@ def run_seed(seed: int, config: str, arguments: list[str]) -> dict:
     return {"seed": seed, **summary, "process_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "curve": curve}
 
 
-def holds(run: dict, claim: dict) -> bool:
+def holds(run: dict, claim: dict, kinds: Sequence[str] = GREEDY) -> bool:
     """True if a run keeps the quickstart's promise, start-up included."""
-    start = claim["start_at_least"] <= run["strict_before"] <= claim["start_at_most"]
-    gain = min(run[f"{kind}_after"] - run[f"{kind}_before"] for kind in ("strict", "accuracy"))
+    start = claim["start_at_least"] <= run[f"{kinds[0]}_before"] <= claim["start_at_most"]
+    gain = min(run[f"{kind}_after"] - run[f"{kind}_before"] for kind in kinds)
     return start and gain >= claim["gain_at_least"] and run["process_seconds"] <= claim["seconds_at_most"]
 
 
@@ -90,11 +96,12 @@ def main() -> int:
     if arguments.plot:
         plot(json.loads(out.read_text()), arguments.plot)
         return 0
+    claim, kinds = CLAIMS[name], CLAIMED.get(name, GREEDY)
     runs = [run_seed(seed, arguments.config, passed_on) for seed in arguments.seeds]
     results = {
         "command": this_command("benchmarks/quickstart_seeds.py"),
-        "claim": CLAIMS[name],
-        "holds": all(holds(run, CLAIMS[name]) for run in runs),
+        "claim": claim,
+        "holds": all(holds(run, claim, kinds) for run in runs),
         "cores": os.cpu_count(),
         "versions": versions(),
         "runs": runs,
@@ -103,7 +110,7 @@ def main() -> int:
     out.write_text(json.dumps(results, indent=1) + "\n")
     for run in runs:
         found = {key: value for key, value in run.items() if key != "curve"}
-        print(found, "holds" if holds(run, CLAIMS[name]) else "DOES NOT HOLD")
+        print(found, "holds" if holds(run, claim, kinds) else "DOES NOT HOLD")
     return 0 if results["holds"] else 1
 
 

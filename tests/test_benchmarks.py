@@ -246,6 +246,34 @@ def test_preference_training_of_both_sides_learns_the_same_from_as_many_tokens(t
 
 
 @pytest.mark.slow
+def test_distillation_of_both_sides_learns_from_the_same_teacher_and_is_put_together_from_records(tmp_path):
+    out = tmp_path / "distillation.json"
+    sizes = ("--stage=distillation", "--device=cpu", "--shape=nano", "--steps=1", f"--folder={tmp_path}")
+    for side in ("trl", "ours"):  # as on two GPUs, one for each
+        run("benchmarks/stages_vs_trl.py", *sizes, "--only", side)
+    assert not out.exists()
+    run("benchmarks/stages_vs_trl.py", *sizes, "--recorded", f"--out={out}")
+    found = json.loads(out.read_text())
+    assert list(found["sides"]) == ["trl", "ours"]
+    trl, ours = found["sides"]["trl"], found["sides"]["ours"]
+    assert len(trl["losses"]) == len(ours["losses"]) == 2
+    assert ours["losses"] == pytest.approx(trl["losses"], rel=0.2)  # of other completions
+    assert ours["positions_per_useful_token"] < 1 < trl["positions_per_useful_token"]
+    assert ours["generation_s"] > 0 and trl["generation_s"] > 0
+    assert ours["training_tokens_per_s"] > ours["tokens_per_s"]
+    assert set(ours["slow_ways"]) == {"attention", "head", "kernels"}  # of a CPU; none of them on a GPU
+
+
+@pytest.mark.slow
+def test_a_side_that_fails_is_left_out_of_a_comparison_of_stages(tmp_path):
+    out, command = tmp_path / "dpo.json", [sys.executable, "benchmarks/stages_vs_trl.py", "--shape=nano", "--steps=1"]
+    command += [f"--folder={tmp_path}", f"--out={out}", "--seconds-per-side=0.1", "--sides", "ours"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "ours: ours came to no step that counts" in done.stdout
+    assert not out.exists()
+
+
+@pytest.mark.slow
 def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
     out = tmp_path / "scaling.json"
     sizes = ("--device=cpu", "--shape=nano", "--gpus", "1", "2", "--steps=1", "--warmup-steps=1")

@@ -1,6 +1,6 @@
 """One run of DPO, of TRL or of ours: ``python -m sides.dpo_side SIDE WORKLOAD.json RECORD.json``.
 
-Both run unchanged, on float32 weights, on a GPU computed in bfloat16. Each counts the tokens of both completions and of a
+Both run unchanged. Each counts the tokens of both completions and of a
 prompt for each of them, padding left out: what it has learnt from, however it was computed.
 """
 
@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,7 @@ import transformers
 from sides.clock import PhaseClock
 from sides.pair_workload import PairWorkload
 from sides.record import save_record
-
-CHECKPOINTING = {"trl": True, "trl_no_checkpointing": False, "ours": False, "ours_checkpointing": True}
-"""Of each side: whether activations are computed again in the backward pass, which takes less memory. TRL's default is True,
-ours is False."""
+from sides.ways import SIDES
 
 
 def trl_config(workload: PairWorkload, checkpointing: bool, folder: str) -> Any:
@@ -35,9 +33,9 @@ def trl_config(workload: PairWorkload, checkpointing: bool, folder: str) -> Any:
         per_device_train_batch_size=workload.per_device_batch,
         gradient_accumulation_steps=workload.pairs_per_step // workload.per_device_batch,
         gradient_checkpointing=checkpointing,
-        model_init_kwargs={"dtype": "float32"},
+        model_init_kwargs={"dtype": "bfloat16" if workload.dtype == "bfloat16" else "float32"},
         use_cpu=workload.device == "cpu",
-        bf16=workload.device == "cuda",
+        bf16=workload.dtype != "float32",
         beta=workload.beta,
         learning_rate=workload.learning_rate,
         lr_scheduler_type="constant",
@@ -54,25 +52,16 @@ def trl_config(workload: PairWorkload, checkpointing: bool, folder: str) -> Any:
 def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
     """TRL's trainer."""
     import datasets
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOTrainer
+
+    from sides.trl_steps import StepsOfTrainer
 
     class MeasuredTrainer(DPOTrainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             clock.count(useful_tokens=inputs["attention_mask"].sum(), positions=inputs["attention_mask"].numel())
             return super().compute_loss(model, inputs, *args, **kwargs)
-
-    class StepEnds(TrainerCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            clock.start()
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.end_step()
-
-        def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
-            if "loss" in logs:  # comes after the end of its step
-                clock.steps[-1]["notes"]["loss"] = float(logs["loss"])
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +70,7 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
             args=trl_config(workload, checkpointing, folder),
             train_dataset=datasets.Dataset.from_json(workload.pairs, cache_dir=folder),
             processing_class=AutoTokenizer.from_pretrained(workload.model),
-            callbacks=[StepEnds()],
+            callbacks=[StepsOfTrainer(clock)],
         )
         trainer.remove_callback(PrinterCallback)
         clock.after_step = partial(save_record, record, "trl", clock, trainer.model)
@@ -93,7 +82,7 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
     """This project's module; what is not said here keeps its default."""
     from grpo_lightning import DPOModule, GRPODataModule
     from grpo_lightning.datamodules.preferences import Preferences
-    from sides.our_trainer import make_trainer
+    from sides.our_trainer import PRECISIONS, make_trainer
 
     class MeasuredModule(DPOModule):
         def on_train_start(self) -> None:
@@ -127,11 +116,17 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
         optimizer=optimizer,
         seed=workload.seed,
     )
-    clock.after_step = partial(save_record, record, "grpo_lightning", clock, module.policy)
+
+    def save() -> None:
+        slow = module.passes.scorer.slow_ways(module.device)
+        save_record(record, "grpo_lightning", clock, module.policy, slow_ways=slow)
+
+    clock.after_step = save
     data = GRPODataModule(dataset=workload.pairs, converter="dpo", batch_size=workload.pairs_per_step, shuffle=False)
     with tempfile.TemporaryDirectory() as folder:
-        precision = "bf16-mixed" if workload.device == "cuda" else "32-true"
-        trainer = make_trainer(workload.device, precision, workload.warmup_steps + workload.steps, folder)
+        trainer = make_trainer(
+            workload.device, PRECISIONS[workload.dtype], workload.warmup_steps + workload.steps, folder
+        )
         trainer.fit(module, datamodule=data)
 
 
@@ -141,8 +136,10 @@ def main(side: str, workload: PairWorkload, record: str) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
-    clock = PhaseClock(workload.device, detailed=False)
-    (trl if side.startswith("trl") else ours)(workload, clock, record, CHECKPOINTING[side])
+    clock, way = PhaseClock(workload.device, detailed=False), SIDES[side]
+    tokens = int(workload.max_tokens_per_microbatch * way.share)
+    run = trl if side.startswith("trl") else ours
+    run(replace(workload, max_tokens_per_microbatch=tokens), clock, record, way.checkpointing)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from sides.made_model import MADE_WITH, is_made, made_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "nano": {
@@ -80,13 +82,19 @@ def texts(prompts: Path) -> Iterator[str]:
             yield from (message["content"] for message in json.loads(line)["prompt"])
 
 
-def train_tokenizer(prompts: Path, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer with a chat template; smaller than asked where the text gives no more merges."""
+def train_tokenizer(prompts: Path, vocab_size: int, special: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer with a chat template; smaller than asked where the text gives no more merges.
+
+    Args:
+        prompts: JSONL of conversations, on whose text it is trained.
+        vocab_size: Its size at most.
+        special: Further tokens that no text is split into; their ids are among the lowest.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, START, END],
+        special_tokens=[PAD, START, END, *special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -98,7 +106,7 @@ def train_tokenizer(prompts: Path, vocab_size: int) -> PreTrainedTokenizerBase:
         unk_token=None,
         pad_token=PAD,
         eos_token=END,
-        additional_special_tokens=[START],
+        additional_special_tokens=[START, *special],
         padding_side="left",
     )
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -115,43 +123,58 @@ def make_model(shape: str, prompts: Path, out: Path, mean_length: int, seed: int
         mean_length: Tokens; 0 for one end-of-sequence id only.
         seed: Of the weights.
     """
-    arguments = {"shape": shape, "mean_length": mean_length, "seed": seed, "text": hash_of(prompts)}
-    made_with = out / "made_with.json"
-
-    def is_made() -> bool:
-        return made_with.exists() and json.loads(made_with.read_text()) == arguments
-
-    if is_made():
+    arguments = made_of(shape, prompts, mean_length, seed)
+    if is_made(out, arguments):
         return
     vocab_size = SHAPES[shape]["vocab_size"]
     tokenizer = train_tokenizer(prompts, min(vocab_size, TOKENIZER_SIZE))
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = Qwen2Config(**SHAPES[shape], **ids, max_position_embeddings=32768, tie_word_embeddings=True)
+    config = Qwen2Config(
+        **SHAPES[shape], **special_ids(tokenizer), max_position_embeddings=32768, tie_word_embeddings=True
+    )
+    with drawing_weights(vocab_size, seed) as dtype:
+        model = Qwen2ForCausalLM._from_config(config, dtype=dtype)
+    model.generation_config = ends_of(tokenizer, vocab_size, mean_length)
+    save_whole(out, arguments, model, tokenizer)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """Fields of a language model's configuration."""
+    return {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+
+
+def ends_of(tokenizer: PreTrainedTokenizerBase, vocab_size: int, mean_length: int) -> GenerationConfig:
+    """Ends a completion with one token in ``mean_length``: the last ids, which no text has; 0 for the tokenizer's own end only."""
+    ends = round(vocab_size / mean_length) if mean_length else 1
+    eos_ids = [tokenizer.eos_token_id, *range(vocab_size - ends + 1, vocab_size)]
+    return GenerationConfig(eos_token_id=eos_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True)
+
+
+@contextmanager
+def drawing_weights(vocab_size: int, seed: int) -> Iterator[torch.dtype]:
+    """Where a model of this vocabulary gets its weights: the dtype to draw them in, on a GPU where it is large."""
     torch.manual_seed(seed)
     is_large = vocab_size > 100_000
     with torch.device("cuda" if is_large and torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16 if is_large else torch.float32)
-    ends = round(vocab_size / mean_length) if mean_length else 1
-    eos_ids = [tokenizer.eos_token_id, *range(vocab_size - ends + 1, vocab_size)]
-    model.generation_config = GenerationConfig(
-        eos_token_id=eos_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
+        yield torch.bfloat16 if is_large else torch.float32
+
+
+def save_whole(out: Path, arguments: dict[str, Any], *parts: Any) -> None:
+    """Writes a directory at once: the other side may make it too, or read it.
+
+    Args:
+        out: The directory.
+        arguments: What it is made with, for ``is_made``.
+        parts: Whose ``save_pretrained`` are called: model, tokenizer, processor.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out.parent
-    ) as scratch:  # whole at once: the other side may make it too, or read it
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         written = Path(scratch, "model")
-        model.save_pretrained(written)
-        tokenizer.save_pretrained(written)
-        (written / made_with.name).write_text(json.dumps(arguments) + "\n")
-        if not is_made():
+        for part in parts:
+            part.save_pretrained(written)
+        (written / MADE_WITH).write_text(json.dumps(arguments) + "\n")
+        if not is_made(out, arguments):
             shutil.rmtree(out, ignore_errors=True)
             written.rename(out)
-
-
-def hash_of(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file."""
-    return sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -26,11 +26,9 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.scoring.packing import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import TRAINING, PhaseClock
-from sides.our_trainer import make_trainer
+from sides.our_trainer import PRECISIONS, make_trainer
 from sides.record import save_record
 from sides.workload import Workload, even_fraction
-
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true", "mixed": "bf16-mixed"}
 
 STEP_PHASES = {"train": "forward"}
 """The step's own phases that have another name here: backward passes and optimizer steps have phases inside train."""
@@ -51,9 +49,10 @@ class MeasuredReport(StepReport):
 def measured_module(clock: PhaseClock) -> type[GRPOModule]:
     """GRPOModule that charges each part of its training step to a phase."""
 
-    class MeasuredSource(RolloutSource):
-        def generate(self, *args: Any, **kwargs: Any) -> Rollouts:
-            rollouts = super().generate(*args, **kwargs)
+    def counted(generate: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
+        @wraps(generate)
+        def and_counted(*args: Any, **kwargs: Any) -> Rollouts:
+            rollouts = generate(*args, **kwargs)
             clock.count(
                 completions=rollouts.num_completions,
                 prompt_tokens=rollouts.prompt_lengths[rollouts.group].sum(),
@@ -61,6 +60,8 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
                 longest_completion=rollouts.completion_lengths.max(),
             )
             return rollouts
+
+        return and_counted
 
     class MeasuredModule(GRPOModule):
         def on_train_start(self) -> None:
@@ -82,7 +83,9 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
             return report
 
         def make_source(self, settings: RolloutSettings) -> RolloutSource:
-            return MeasuredSource(settings, self.sampling, self.policy, self.seed)
+            source = super().make_source(settings)
+            source.generate = counted(source.generate)  # type: ignore[method-assign]
+            return source
 
         def policy_loss(self, experience: Any, micro_batch: Any, *args: Any, **kwargs: Any) -> Tensor:
             rollouts = experience.rollouts
@@ -96,33 +99,40 @@ def measured_module(clock: PhaseClock) -> type[GRPOModule]:
 
 
 def make_generator(workload: Workload) -> Generator:
-    """What TRL uses on the same device: vLLM in this process, or transformers."""
-    if workload.device != "cuda":
+    """What TRL uses too: vLLM in this process, or transformers."""
+    if not workload.uses_vllm:
         return TransformersGenerator(**workload.engine_options)
     from grpo_lightning.generation import VLLMColocate
 
     return VLLMColocate(gpu_memory_utilization=workload.gpu_memory_utilization, **workload.engine_options)
 
 
-def make_module(workload: Workload, module: type[GRPOModule]) -> GRPOModule:
-    """The module with TRL's defaults where it trains something else, and its own everywhere else."""
-    return module(
-        model_name_or_path=workload.model,
-        rewards=[even_fraction],
-        generator=make_generator(workload),
-        num_generations=workload.num_generations,
-        max_completion_length=workload.max_completion_length,
-        temperature=workload.temperature,
-        beta=workload.beta,
-        importance_sampling_correction=workload.device == "cuda",  # TRL corrects vLLM's logprobs only
-        max_tokens_per_microbatch=workload.max_tokens_per_microbatch,
-        gradient_checkpointing=workload.gradient_checkpointing,
-        max_grad_norm=workload.max_grad_norm,
-        optimizer=lambda parameters: torch.optim.AdamW(
+def make_module(workload: Workload, module: type[GRPOModule], **further: Any) -> GRPOModule:
+    """The module with TRL's defaults where it trains something else, and its own everywhere else.
+
+    Args:
+        workload: Model, lengths, sampling.
+        module: The class.
+        further: Settings beside those, or in their place.
+    """
+    settings: dict[str, Any] = {
+        "model_name_or_path": workload.model,
+        "rewards": [even_fraction],
+        "generator": make_generator(workload),
+        "num_generations": workload.num_generations,
+        "max_completion_length": workload.max_completion_length,
+        "temperature": workload.temperature,
+        "beta": workload.beta,
+        "importance_sampling_correction": workload.uses_vllm,  # TRL corrects vLLM's logprobs only
+        "max_tokens_per_microbatch": workload.max_tokens_per_microbatch,
+        "gradient_checkpointing": workload.gradient_checkpointing,
+        "max_grad_norm": workload.max_grad_norm,
+        "optimizer": lambda parameters: torch.optim.AdamW(
             parameters, lr=workload.learning_rate, weight_decay=0.0, fused=True
         ),
-        seed=workload.seed,
-    )
+        "seed": workload.seed,
+    }
+    return module(**settings | further)
 
 
 def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> GRPOModule:

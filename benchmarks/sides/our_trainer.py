@@ -7,6 +7,9 @@ from typing import Any
 
 import lightning as L
 
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-true", "mixed": "bf16-mixed"}
+"""Of the Trainer, by what a workload calls its weights' dtype."""
+
 
 def make_trainer(device: str, precision: str, max_steps: int, folder: str | Path, **further: Any) -> L.Trainer:
     """Writes no logs and no checkpoints, and shows nothing.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sides.whole_file import write_whole
 from sides.workload import sentences
 
 
@@ -19,6 +20,8 @@ class PairWorkload:
     shape: str = "tiny"
     """Of the model: a key of ``make_model.SHAPES``."""
     device: str = "cpu"
+    dtype: str = "float32"
+    """Of the weights; ``mixed`` is float32 weights computed with in bfloat16."""
     steps: int = 4
     """Optimizer steps that count, after ``warmup_steps`` that do not."""
     warmup_steps: int = 1
@@ -49,7 +52,7 @@ class PairWorkload:
 
     def save(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def options(self) -> dict[str, Any]:
         """Everything but the places of files."""

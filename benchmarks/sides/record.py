@@ -8,6 +8,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +29,8 @@ PACKAGES = (
 )
 
 
-def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | None) -> None:
-    """Writes the record as JSON, in place of an earlier one."""
+def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | None, **further: Any) -> None:
+    """Writes the record as JSON, in place of an earlier one; ``further`` is what else is known of the run."""
     assert model is not None
     record = {
         "program": program,
@@ -39,6 +40,7 @@ def save_record(path: str, program: str, clock: PhaseClock, model: nn.Module | N
         "bytes_before_training": clock.bytes_before,
         "reserved_bytes": torch.cuda.memory_reserved() if clock.cuda else resident_bytes(),
         "steps": clock.steps,
+        **further,
     }
     part = Path(path + ".part")
     part.write_text(json.dumps(record) + "\n", encoding="utf-8")

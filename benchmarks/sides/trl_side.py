@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -51,7 +51,7 @@ def make_config(workload: Workload, folder: str) -> GRPOConfig:
         bf16=workload.dtype != "float32",
         gradient_checkpointing=workload.gradient_checkpointing,
         model_init_kwargs={"dtype": weights, "attn_implementation": workload.attention},
-        use_vllm=on_cuda,
+        use_vllm=workload.uses_vllm,
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=workload.gpu_memory_utilization,
         shuffle_dataset=False,
@@ -130,20 +130,29 @@ def wrap_phases(trainer: GRPOTrainer, clock: PhaseClock) -> None:
         setattr(owner, name, clock.timed(phase, getattr(owner, name)))
 
 
+def load_processing(workload: Workload) -> Any:
+    """What makes tokens of prompts."""
+    return AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
+
+
+def read_rows(workload: Workload, folder: str) -> datasets.Dataset:
+    """The prompts; ``folder`` is for what datasets keeps of them."""
+    return datasets.Dataset.from_json(workload.prompts, cache_dir=folder)
+
+
 def main(workload: Workload, record: str) -> None:
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
     clock = PhaseClock(workload.device, together=TRAINING)
-    tokenizer = AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left")
     with tempfile.TemporaryDirectory() as folder:
         trainer = measured_trainer(clock)(
             model=workload.model,
             reward_funcs=even_fraction,
             args=make_config(workload, folder),
-            train_dataset=datasets.Dataset.from_json(workload.prompts, cache_dir=folder),
-            processing_class=tokenizer,
+            train_dataset=read_rows(workload, folder),
+            processing_class=load_processing(workload),
             callbacks=[StepEnds(clock)],
         )
         trainer.remove_callback(PrinterCallback)

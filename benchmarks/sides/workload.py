@@ -8,7 +8,9 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from sides.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,19 @@ class Workload:
     prompts: str = ""
     """JSONL with a conversation of one message under ``prompt``."""
 
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether both sides sample with vLLM in the training process, and not with transformers."""
+        return self.device == "cuda"
+
     @classmethod
-    def load(cls, path: str | Path) -> Workload:
+    def load(cls, path: str | Path) -> Self:
         """From the file that ``save`` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
     def save(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def options(self) -> dict[str, Any]:
         """Everything but the places of files."""

@@ -1,4 +1,4 @@
-"""Two tools of a pocket calculator."""
+"""Tools of a pocket calculator."""
 
 
 def add(a: int, b: int) -> int:
@@ -19,3 +19,13 @@ def subtract(a: int, b: int) -> int:
         b: What is taken away.
     """
     return a - b
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiplies two numbers.
+
+    Args:
+        a: The first one.
+        b: The second one.
+    """
+    return a * b

@@ -18,13 +18,16 @@ from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.rewards.text.valid_text import valid_text
 
+PASS_1 = "pass@1"
+
 
 class BeforeAfterSummary(Callback):
     """Evaluates the held-out prompts before the first and after the last step, prints both and writes summary.json.
 
     The file holds ``accuracy_before``, ``accuracy_after`` (lenient: the right answer can be found),
     ``strict_before``, ``strict_after`` (the right answer in exactly the asked format), as fractions in [0, 1] of greedy
-    completions, ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all resumes) and ``samples``: the
+    completions, ``sampled_before`` and ``sampled_after`` with model.num_generations_eval (pass@1: the accuracy of sampled
+    completions), ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all resumes) and ``samples``: the
     prompts shown, with both completions and what the strict reward gave them.
 
     Args:
@@ -103,11 +106,14 @@ class BeforeAfterSummary(Callback):
         def fraction(evaluation: dict[str, Any], reward: str) -> float:
             return round(evaluation["metrics"][f"rewards/{reward}"], 4)
 
+        of_both = {"sampled_before": before["metrics"], "sampled_after": after["metrics"]}
+        sampled = {name: round(metrics[PASS_1], 4) for name, metrics in of_both.items() if PASS_1 in metrics}
         return {
             "accuracy_before": fraction(before, self.lenient),
             "accuracy_after": fraction(after, self.lenient),
             "strict_before": fraction(before, self.strict),
             "strict_after": fraction(after, self.strict),
+            **sampled,
             "steps": steps,
             "seconds": round(self.seconds_before_resume + time.perf_counter() - self._started, 1),
             "samples": [

@@ -10,10 +10,12 @@ import yaml
 from grpo_lightning.commands.arguments import CommandParser, whole
 from grpo_lightning.migration import (
     DISTILLATION,
+    SELF_DISTILLATION,
     STAGES,
     Migration,
     migrate,
     migrate_distillation,
+    migrate_self_distillation,
     migrate_stage,
     read_source,
 )
@@ -35,7 +37,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument(
         "--trainer",
-        choices=("grpo", *STAGES, *DISTILLATION),
+        choices=("grpo", *STAGES, *DISTILLATION, *SELF_DISTILLATION),
         default="grpo",
         help="whose config it is: GRPOConfig, DPOConfig, GKDConfig, ...",
     )
@@ -80,6 +82,8 @@ def main(args: list[str]) -> int:
             result = migrate(settings, *counts, options.trl_version)
         elif options.trainer in DISTILLATION:
             result = migrate_distillation(options.trainer, settings, *counts)
+        elif options.trainer in SELF_DISTILLATION:
+            result = migrate_self_distillation(options.trainer, settings, *counts)
         else:
             result = migrate_stage(options.trainer, settings, *counts)
     except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ from types import FrameType
 from grpo_lightning.commands.arguments import CommandParser, devices, whole
 from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
+from grpo_lightning.generation.vllm.server_process import IMAGE_OPTIONS, ServerProcess, server_command
 from grpo_lightning.generation.vllm.server_token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
 
 
@@ -37,6 +37,9 @@ def build_parser() -> CommandParser:
         type=whole("number of restarts", 0),
         default=5,
         help="how often a server that dies is started again",
+    )
+    parser.add_argument(
+        "--images", action="store_true", help="take prompts that show images (model.vision_tower); vLLM 0.32"
     )
     parser.add_argument("vllm_options", nargs="*", metavar="-- VLLM_OPTION", help="passed on to vLLM")
     return parser
@@ -100,6 +103,8 @@ def main(args: list[str]) -> int:
         further += ["--max-model-len", str(options.max_model_length)]
     if options.weight_transfer == "nccl":
         further += ["--weight-transfer-config", '{"backend": "nccl"}']
+    if options.images:
+        further += IMAGE_OPTIONS
     try:
         stored = stored_dtype(options.model)
     except ValueError as error:

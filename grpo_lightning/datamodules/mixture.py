@@ -73,6 +73,8 @@ class MixedPrompts:
         self.num_dropped = sum(part.num_dropped for part in several)
         self.lengths = [length for part in several for length in part.lengths]
         """Tokens of each prompt."""
+        self.image_tokens = [count for part in several for count in part.image_tokens]
+        """Those that images take the place of."""
         self.columns = tuple(dict.fromkeys(column for part in several for column in part.columns))
         """Names of the columns for the rewards; None in rows of datasets that lack one."""
         self.starts = [0, *accumulate(map(len, several))][:-1]

@@ -30,6 +30,8 @@ class ShownImages:
         self.processing, self.chat_template_kwargs, self.name = processing, chat_template_kwargs, name
         self.pictures: list[list[Any]] = []
         """The images of each row as the data has them, in the order of the prompt's blocks."""
+        self.image_tokens: list[int] = []
+        """Tokens of each row's prompt that images take the place of."""
 
     def tokenized(self, rows: Sequence[dict[str, Any]], first: int) -> list[list[int]]:
         """The token ids of each prompt; its blocks are put into the rows.
@@ -50,15 +52,18 @@ class ShownImages:
                 )
             try:
                 row["prompt"], pictures = with_images(row)
-                ids.append(self._processed(row, pictures)[0])
+                prompt_ids, shown = self._processed(row, pictures)
             except ValueError as error:
                 raise ValueError(f"{self.name}, row {index}: {error}") from error
+            ids.append(prompt_ids)
             self.pictures.append(pictures)
+            self.image_tokens.append(int(shown.is_image.sum()))
         return ids
 
     def keep(self, kept: Sequence[int]) -> None:
         """Forgets all rows but these."""
         self.pictures = [self.pictures[index] for index in kept]
+        self.image_tokens = [self.image_tokens[index] for index in kept]
 
     def of_rows(self, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> tuple[PromptImages, ...]:
         """What the images of these rows become.

@@ -80,7 +80,8 @@ class Calls:
             raise
         except Exception as error:
             self.faults["exceptions"] += 1
-            raise RaisedFault(f"{what} raised:\n{traceback_of(error)}{_printed(tail)}", str(error)) from error
+            said = f"{what} raised:\n{traceback_of(error)}{_way_out(error)}{_printed(tail)}"
+            raise RaisedFault(said, str(error)) from error
 
     async def _both(self, start: Callable[[], Any], finish: Callable[[Any], T], tail: Tail) -> T:
         ended = False
@@ -152,3 +153,16 @@ class Calls:
 
 def _printed(tail: Tail) -> str:
     return f"\nIt printed:\n{tail.text}" if tail.text else ""
+
+
+NOT_IN_A_THREAD = {
+    "signal only works in main thread": "Calls run in threads. As a method of a class with isolation = 'process' it has a main "
+    "thread to itself, with its signals.",
+    "There is no current event loop": "Calls run in threads, which have no event loop. Make it `async def` and await there, or use "
+    "asyncio.run.",
+}
+"""What TRL's calls, in the main thread, may do and ours may not: the start of the error, and the way out."""
+
+
+def _way_out(error: Exception) -> str:
+    return next((f"\n{way}" for start, way in NOT_IN_A_THREAD.items() if str(error).startswith(start)), "")

@@ -117,11 +117,27 @@ def checked_arguments(tool: Tool, arguments: dict[str, Any] | str) -> dict[str, 
     unknown = [name for name in read if name not in parameters.get("properties", {})]
     if unknown and "additionalProperties" not in parameters:
         raise ToolMistake(f"{tool.name} has no argument {', '.join(map(repr, unknown))}. {_takes(tool)}")
-    wrong = best_match(Draft202012Validator(parameters).iter_errors(read))
+    wrong = best_match(Draft202012Validator(_with_null(parameters)).iter_errors(read))
     if wrong is not None:
         where = f" {wrong.json_path.removeprefix('$.')}" if wrong.path else "s"
         raise ToolMistake(f"{tool.name} got a wrong argument{where}: {wrong.message:.300}. {_takes(tool)}")
     return read
+
+
+def _with_null(schema: Any) -> Any:
+    """The schema in words that its validator knows: transformers writes an ``Optional`` as OpenAPI's ``nullable``."""
+    if isinstance(schema, list):
+        return [_with_null(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    said = {name: _with_null(value) for name, value in schema.items()}
+    if said.get("nullable") is True:
+        if "type" in said:
+            kinds = said["type"] if isinstance(said["type"], list) else [said["type"]]
+            said["type"] = [*kinds, "null"]
+        if "enum" in said:
+            said["enum"] = [*said["enum"], None]
+    return said
 
 
 def unknown_tool(name: str, tools: Iterable[str]) -> str:

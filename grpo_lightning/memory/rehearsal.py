@@ -18,7 +18,6 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.memory.advice import ways_to_save
 from grpo_lightning.memory.budget import (
     GIB,
-    LARGEST_BUDGET,
     DeviceState,
     MemoryLine,
     MemoryPlan,
@@ -31,7 +30,7 @@ from grpo_lightning.memory.budget import (
 )
 from grpo_lightning.memory.gauge import MemoryGauge, is_out_of_memory, optimizer_bytes
 from grpo_lightning.memory.workload import Workload
-from grpo_lightning.memory.worst_case import filling_rollouts, worst_shapes
+from grpo_lightning.memory.worst_case import filling_rollouts, showing, worst_shapes
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.packing import count_tokens
@@ -61,8 +60,7 @@ class Rehearsal:
         self.whole_step = prompts * work.group_size * self.longest
         """Tokens that no micro-batch exceeds, whatever the budget."""
         size = sum(parameter.numel() for parameter in work.policy.parameters())
-        # What a tower that trains keeps of images is in no rehearsed pass.
-        self.largest = LARGEST_BUDGET if work.policy.vision_tower == "trained" else largest_budget(size)
+        self.largest = largest_budget(size)
         """What auto does not exceed."""
         self._settle_layout()
         kept, self.step_bytes = optimizer_bytes(work.optimizer, work.optimizer_factory, gauge)
@@ -111,7 +109,8 @@ class Rehearsal:
         Raises:
             MemoryError: If not even the longest completion fits.
         """
-        half = max(self.longest // 2, 2)
+        shortest = 2 if self.work.shown is None else len(self.work.shown[0]) + 1  # one that shows its images
+        half = min(max(self.longest // 2, shortest), self.longest)
         self.needed(half)  # libraries take memory of their own at first
         small, large = self.needed(half), self.needed(self.longest)
         if small is None or large is None:
@@ -155,10 +154,9 @@ class Rehearsal:
         return MemoryError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
 
     def _measure(self, tokens: int, with_step: bool) -> PassMemory:
-        layout, group_size, results = self.work.passes.scorer.layout, self.work.group_size, list[PassMemory]()
+        layout, results = self.work.passes.scorer.layout, list[PassMemory]()
         held = self.gauge.hold(self.state.optimizer)
-        for length in worst_shapes(layout, self.completion_length):
-            rollouts = filling_rollouts(tokens, self.prompt_length, length, group_size, self.config.vocab_size, layout)
+        for rollouts in self._worst(tokens):
             rows = torch.arange(rollouts.num_completions)
             sizes = (rollouts.prompt_lengths, rollouts.completion_lengths, rollouts.group)
             count = count_tokens(*sizes, rows, layout)
@@ -172,6 +170,16 @@ class Rehearsal:
                 results.append(PassMemory(count, peak()))
         del held
         return max(results, key=lambda result: result.bytes)
+
+    def _worst(self, tokens: int) -> Iterator[Rollouts]:
+        """Rollouts that fill a micro-batch, one shape after the other; with images wherever prompts show some."""
+        layout, shown = self.work.passes.scorer.layout, self.work.shown
+        prompts = {self.prompt_length} if shown is None else {self.prompt_length, len(shown[0])}
+        for prompt in sorted(prompts):
+            for length in worst_shapes(layout, self.completion_length):
+                sizes = (tokens, prompt, length, self.work.group_size)
+                rollouts = filling_rollouts(*sizes, self.config.vocab_size, layout)
+                yield rollouts if shown is None else showing(rollouts, *shown)
 
     def _train_on(self, rollouts: Rollouts, tokens: int) -> None:
         """A GRPO step from its rollouts on, with one micro-batch and no optimizer step."""

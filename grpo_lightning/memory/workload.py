@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.scorer import Scorer
-from grpo_lightning.types import OptimizerFactory, Rollouts
+from grpo_lightning.types import OptimizerFactory, PromptImages, Rollouts
 
 
 class HasBudget(Protocol):
@@ -55,5 +55,7 @@ class Workload:
     """Whether ranks wait for each other inside a pass, where one that runs out of memory cannot tell the others."""
     generator: Any = None
     """What samples, if anything does."""
+    shown: tuple[list[int], PromptImages] | None = None
+    """The prompt whose images take most of it, ids and images; None where no prompt shows any."""
     copies_reference: bool = False
     """Whether a copy of the policy is on its device, to compare with."""

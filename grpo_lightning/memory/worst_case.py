@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from grpo_lightning.scoring.packing import Layout
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptImages, Rollouts
 
 
 def worst_shapes(layout: Layout, completion_length: int) -> tuple[int, ...]:
@@ -58,6 +61,23 @@ def filling_rollouts(
         truncated=torch.zeros(len(lengths), dtype=torch.bool),
         completion_mask=torch.ones(total, dtype=torch.bool),
     )
+
+
+def showing(rollouts: Rollouts, ids: Sequence[int], images: PromptImages) -> Rollouts:
+    """The rollouts with this prompt in the place of every one that is as long, and no images in the others.
+
+    Args:
+        rollouts: Of text.
+        ids: A prompt.
+        images: That it shows.
+    """
+    prompts = [list(ids) if len(prompt) == len(ids) else prompt.tolist() for prompt in rollouts.prompts()]
+    shown = tuple(images if len(prompt) == len(ids) else _of_text(prompt) for prompt in prompts)
+    return replace(rollouts, prompt_ids=torch.tensor([token for prompt in prompts for token in prompt]), images=shown)
+
+
+def _of_text(ids: list[int]) -> PromptImages:
+    return PromptImages((), ids, torch.zeros(len(ids), dtype=torch.bool), {}, {})
 
 
 def _completions(room: int, length: int, count: int) -> list[int]:

@@ -7,6 +7,7 @@ from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import ALIASES
 from grpo_lightning.migration.refused import REFUSED
 from grpo_lightning.migration.same import SAME
+from grpo_lightning.migration.self_distillation import SELF_DISTILLATION, migrate_self_distillation
 from grpo_lightning.migration.source import read_source
 from grpo_lightning.migration.stage import STAGES, migrate_stage
 
@@ -16,10 +17,12 @@ __all__ = [
     "DISTILLATION",
     "REFUSED",
     "SAME",
+    "SELF_DISTILLATION",
     "STAGES",
     "Migration",
     "migrate",
     "migrate_distillation",
+    "migrate_self_distillation",
     "migrate_stage",
     "read_source",
 ]

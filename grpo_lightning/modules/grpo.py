@@ -21,7 +21,7 @@ from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.modules.grpo_checks import check_data, check_held_out, check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
-from grpo_lightning.modules.rehearsed_step import RehearsedStep, wake
+from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
 from grpo_lightning.modules.step_source import Surroundings, canary_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
@@ -226,6 +226,7 @@ class GRPOModule(PolicyModule):
             group_size=self.sampling.num_generations,
             is_joint=self.policy.is_sharded or joint_threshold,
             generator=self.source.generator,
+            shown=most_shown(self.datamodule, self.policy),
             copies_reference=self.experience_maker.reference_passes.copies_reference,
         )
 

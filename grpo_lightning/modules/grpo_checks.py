@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
+from grpo_lightning.datamodules.mixture import MixedPrompts
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.generation.strategy_check import check_generator
 from grpo_lightning.modules.grpo_settings import GRPOSettings
@@ -15,6 +17,7 @@ from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardContractError, RewardRunner
 from grpo_lightning.rollouts.source import RolloutSource
+from grpo_lightning.rollouts.turns.source import text_prompts
 from grpo_lightning.training.lessons import check_columns
 
 
@@ -117,6 +120,11 @@ def check_distillation(settings: GRPOSettings, strategy: Strategy) -> None:
             "model.float32_head=true has no effect on model.distillation, whose logits come from the head as it is held. Leave "
             "one of them out."
         )
+    if settings.distillation.is_clip is not None and settings.num_iterations * settings.num_minibatches == 1:
+        raise ValueError(
+            f"model.distillation.is_clip={settings.distillation.is_clip} has no effect: with one optimizer step on a batch no token "
+            "has become likelier than it was sampled. Raise model.num_iterations or num_minibatches, or leave it out."
+        )
 
 
 def check_async_rollouts(settings: GRPOSettings, generator: Generator) -> None:
@@ -213,6 +221,7 @@ def check_data(settings: GRPOSettings, data: Any, config: Any, source: RolloutSo
     prompts = getattr(data, "train_prompts", None)  # streams are read as training goes
     if prompts is not None:
         check_positions(settings, config, source.generator, max(prompts.lengths))
+        check_form(settings, prompts)
         if settings.rollout_func is None:  # which gives rewards columns of its own
             source.reward_runner.check_columns(prompts.columns)
         if settings.distillation is not None:
@@ -229,14 +238,26 @@ def check_held_out(settings: GRPOSettings, data: Any, runner: RewardRunner) -> N
 
     Raises:
         RewardContractError: Naming dataset, reward and column.
+        ValueError: See ``check_form``.
     """
     if settings.rollout_func is not None:
         return
     for name, prompts in (getattr(data, "eval_prompts", None) or {}).items():
+        check_form(settings, prompts)
         try:
             runner.check_columns(prompts.columns)
         except RewardContractError as error:
             raise RewardContractError(f"data.eval_dataset{f'.{name}' if name else ''}: {error}") from error
+
+
+def check_form(settings: GRPOSettings, prompts: PromptDataset | MixedPrompts) -> None:
+    """Refuses prompts of text where tools or an environment speak in messages.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.has_turns and not prompts.is_conversational:
+        raise ValueError(text_prompts(f"the prompts of {prompts.name} are"))
 
 
 def check_amount(settings: GRPOSettings, data: Any) -> None:

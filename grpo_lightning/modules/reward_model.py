@@ -21,6 +21,7 @@ from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
@@ -137,7 +138,7 @@ class RewardModelModule(PolicyModule):
 
     def losses(self, rewards: Tensor, margins: Tensor | None, rows: Tensor) -> Tensor:
         """``(P,)``, of the pairs that ``rows`` are."""
-        of_pairs = None if margins is None else margins[rows[0::2] // 2].to(rewards)
+        of_pairs = None if margins is None else to_device(margins[rows[0::2] // 2], rewards.device).to(rewards.dtype)
         return bradley_terry_loss(rewards, of_pairs, self.settings.center_rewards_coefficient or 0.0)
 
     def pair_loss(

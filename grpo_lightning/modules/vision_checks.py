@@ -23,7 +23,7 @@ def check_vision_settings(settings: GRPOSettings, config: PretrainedConfig, sour
     if not isinstance(generator, SamplesWithImages):
         raise ValueError(
             f"{name} shows images to the policy, and model.generator={type(generator).__name__} samples text alone. Use "
-            "VLLMColocate or TransformersGenerator."
+            "VLLMColocate, VLLMServer or TransformersGenerator."
         )
     dynamic = settings.dynamic_sampling
     refused = {

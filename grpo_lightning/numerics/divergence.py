@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from grpo_lightning.numerics.divergence_formulas import Divergence
+from grpo_lightning.numerics.divergence_function import divergence_of_matrix
 from grpo_lightning.numerics.logit_transform import LogitTransform
-from grpo_lightning.numerics.logprobs import chunk_length
+from grpo_lightning.numerics.logprobs import chunk_length, is_fused, product_dtype
 from grpo_lightning.numerics.output_head import OutputHead
-
-Divergence = Literal["reverse_kl", "forward_kl", "jsd"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,12 @@ class Side:
     def logits(self, part: slice, temperature: float, vocab_size: int) -> Tensor:
         """``(n, V)`` float32 (float64 for float64): what tokens are sampled from, unnormalised."""
         raw = self.head.module(self.hidden[part])[:, :vocab_size]
-        transform = LogitTransform(temperature, self.head.logit_scale, self.head.softcap)
         # Cloned, because a head's output may be a view that autograd needs as it is.
-        return transform.apply(raw.clone() if raw.dtype == torch.float64 else raw.float().clone())
+        return self.transform(temperature).apply(raw.clone() if raw.dtype == torch.float64 else raw.float().clone())
+
+    def transform(self, temperature: float) -> LogitTransform:
+        """From the head's output to what tokens are sampled from."""
+        return LogitTransform(temperature, self.head.logit_scale, self.head.softcap)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def divergence_per_token(
     own_size = student.head.vocab_size
     vocab_size = own_size if isinstance(teacher, Likeliest) else min(own_size, teacher.head.vocab_size)
     count = len(student.hidden)
+    if student.head.is_one_matrix and not isinstance(teacher, Likeliest) and (top_k is None or top_k >= vocab_size):
+        return _of_matrix(student, teacher, kind, temperature, vocab_size, chunk_tokens)
     chunk = chunk_length(2 * vocab_size, student.hidden.device, chunk_tokens)
 
     def of_chunk(hidden: Tensor, part: slice) -> Tensor:
@@ -99,6 +104,30 @@ def divergence_per_token(
 
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     return torch.cat([checkpoint(of_chunk, student.hidden[part], part, use_reentrant=False) for part in parts])
+
+
+def _of_matrix(
+    student: Side, teacher: Side, kind: Divergence, temperature: float, vocab_size: int, chunk_tokens: int | None
+) -> Tensor:
+    """The same for a student's head of one matrix: by formulas and fused kernels, without autograd's copies of logits."""
+    head = cast(nn.Linear, student.head.module)
+    weight: Tensor = head.weight
+    bias: Tensor | None = head.bias
+    if vocab_size < len(weight):
+        weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
+    kind_of_device = teacher.hidden.device.type
+    is_autocast, dtype = torch.is_autocast_enabled(kind_of_device), torch.get_autocast_dtype(kind_of_device)
+
+    def expected(part: slice) -> Tensor:
+        autocast = torch.autocast(kind_of_device, dtype, is_autocast, cache_enabled=False)
+        with torch.no_grad(), autocast, teacher.context():
+            logits: Tensor = teacher.head.module(teacher.hidden[part])[:, :vocab_size]
+            return logits if is_fused(logits) else logits.clone()  # which the formulas overwrite
+
+    hidden = student.hidden.to(product_dtype(student.hidden, weight, False))
+    transforms = student.transform(temperature), teacher.transform(temperature)
+    chunk = chunk_length(2 * vocab_size, hidden.device, chunk_tokens, hidden.dtype.itemsize if is_fused(hidden) else 4)
+    return divergence_of_matrix(hidden, weight, bias, expected, transforms, kind, chunk)
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: Divergence, top_k: int | None = None) -> Tensor:

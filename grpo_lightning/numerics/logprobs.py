@@ -81,9 +81,9 @@ def selected_logprobs(
     if hidden.shape[0] != targets.shape[0]:
         raise ValueError(f"{hidden.shape[0]} hidden states cannot score {targets.shape[0]} targets: one per target")
     transform = LogitTransform(temperature, logit_scale, softcap)
-    dtype = _product_dtype(hidden, weight, float32_head)
+    dtype = product_dtype(hidden, weight, float32_head)
     hidden = hidden.to(dtype)
-    bytes_per_logit = dtype.itemsize if _fused(hidden) else 4  # written out, softmax is float32
+    bytes_per_logit = dtype.itemsize if is_fused(hidden) else 4  # written out, softmax is float32
     chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
     arguments = (hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -143,7 +143,7 @@ def selected_logprobs_of_module(
     return logprobs, torch.cat([entropy for _, entropy in scored]) if with_entropy else None
 
 
-def _product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.dtype:
+def product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.dtype:
     """The dtype that ``hidden`` meets ``weight`` in."""
     if hidden.dtype == torch.float64:
         return torch.float64
@@ -176,7 +176,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
-            if _fused(raw):
+            if is_fused(raw):
                 statistics = logprob_kernels.softmax_statistics(raw, targets[part], transform)
             else:
                 statistics = logprob_formulas.softmax_statistics(raw, targets[part], transform, with_entropy)
@@ -198,7 +198,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
-            gradient = logprob_kernels.logit_gradient_ if _fused(raw) else logprob_formulas.logit_gradient_
+            gradient = logprob_kernels.logit_gradient_ if is_fused(raw) else logprob_formulas.logit_gradient_
             of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
             grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
             if grad_bias is not None:
@@ -206,7 +206,7 @@ class _SelectedLogprobs(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                _add_product(grad_weight, grad.t(), hidden[part])
+                add_product(grad_weight, grad.t(), hidden[part])
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(ctx.held_in),
@@ -222,12 +222,12 @@ def fused_head_obstacle(device: torch.device) -> str | None:
     return None if logprob_kernels.AVAILABLE else "the package triton is not installed"
 
 
-def _fused(raw: Tensor) -> bool:
+def is_fused(raw: Tensor) -> bool:
     """Whether the kernels of ``logprob_kernels`` take these logits."""
     return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """``total += left @ right``, with the sum in the precision of ``total``."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)

@@ -96,10 +96,13 @@ class LogprobReadout(Readout):
         """``(T,)`` int64, the completion tokens."""
         return to_device(rollouts.completion_ids[rollouts.tokens_of(rows)], device)
 
-    def read(self, hidden: Tensor, targets: Tensor, beside: Beside | None = None, **options: Any) -> TokenScores:
+    def read(
+        self, hidden: Tensor, targets: Tensor, beside: Beside | None = None, beside_alone: bool = False, **options: Any
+    ) -> TokenScores:
         """See ``Readout``; options are those of ``selected_logprobs``, and what is made of the same hidden states."""
         head = output_head(self.model)[1]
-        scores = head.logprobs(hidden, targets, temperature=self.temperature, **options, **self._head_options)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not beside_alone):
+            scores = head.logprobs(hidden, targets, temperature=self.temperature, **options, **self._head_options)
         return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
 
     def read_plain(self, rollouts: Rollouts, rows: Tensor, targets: Tensor, **options: Any) -> TokenScores:

@@ -113,6 +113,7 @@ class Scorer:
         with_entropy: bool = False,
         entropy_grad: bool = False,
         beside: Beside | None = None,
+        beside_alone: bool = False,
         with_loads: bool = False,
     ) -> TokenScores:
         """Logprobs (and entropies) of the completion tokens of one micro-batch, in one forward pass.
@@ -124,6 +125,7 @@ class Scorer:
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
             beside: Further numbers from the same forward pass.
+            beside_alone: Whether these alone carry gradient: that of logprobs, if it is 0 anyway, costs as much as theirs.
             with_loads: Also return what routers did, with gradient.
 
         Raises:
@@ -137,7 +139,7 @@ class Scorer:
                 f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
                 "decoder's hidden states, which model.distillation needs."
             )
-        options: dict[str, Any] = {} if beside is None else {"beside": beside}
+        options: dict[str, Any] = {} if beside is None else {"beside": beside, "beside_alone": beside_alone}
         options |= {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "with_loads": with_loads}
         return self._forward.score(*branched(rollouts, rows), device, **options)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 import torch
 
-from grpo_lightning.numerics.divergence import Divergence
 from grpo_lightning.numerics.dtypes import DTYPES
 
-KINDS = ("reverse_kl", "forward_kl", "jsd")
+Lesson = Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"]
+KINDS: tuple[str, ...] = get_args(Lesson)
+SAMPLED = "sampled_token"
+"""The one that is no divergence of distributions."""
 SELF, REFERENCE = "self", "reference"
 """Teachers that are no model of their own: the policy as it is, and the run's reference."""
 SCHEMES = ("http://", "https://")
@@ -34,9 +37,12 @@ class Distillation:
             that has it; self for the policy as it is, or reference for the run's reference, both with a teacher_prompt; or
             several of these by name, of which teacher_column chooses one for each prompt.
         weight: Factor of the divergence. The policy loss has advantages of about 1, the divergence nats per token.
-        divergence: reverse_kl (keep to what the teacher would do), forward_kl (cover all that it would) or jsd (between).
+        divergence: reverse_kl (keep to what the teacher would do), forward_kl (cover all that it would), jsd (between), or
+            sampled_token (reverse_kl by the sampled tokens alone, whose log ratio to the teacher is their advantage).
         top_k: Tell only the teacher's so many likeliest tokens apart, and take the others together; null for all, which a
             server does not tell.
+        is_clip: Factor of each token's divergence: how much likelier it has become since it was sampled, and this at most
+            (SDPO: 2.0); null for 1. Of runs with several optimizer steps on the same completions.
         device: Where a teacher that this run loads is (cuda:1, cpu); null for the policy's device.
         dtype: What it is held in; bfloat16 where the policy is trained on a GPU, float32 on a CPU, unless said.
         teacher_column: Column of the data with the name of each prompt's teacher.
@@ -56,8 +62,9 @@ class Distillation:
 
     teacher: str | dict[str, str]
     weight: float = 1.0
-    divergence: Divergence = "reverse_kl"
+    divergence: Lesson = "reverse_kl"
     top_k: int | None = None
+    is_clip: float | None = None
     device: str | None = None
     dtype: str | None = None
     teacher_column: str | None = None
@@ -76,6 +83,14 @@ class Distillation:
             raise ValueError(f"model.distillation.weight={self.weight} teaches nothing. Use a number above 0.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"model.distillation.top_k={self.top_k} tells no token apart. Use 1 or more, or null.")
+        if self.is_clip is not None and not self.is_clip > 0:
+            raise ValueError(
+                f"model.distillation.is_clip={self.is_clip} leaves no loss. Use a number above 0, or null."
+            )
+        if self.divergence == SAMPLED and self.top_k is not None:
+            raise ValueError(
+                f"model.distillation.top_k={self.top_k} has no effect on divergence={SAMPLED}, which is of one token. Leave it out."
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"model.distillation.dtype={self.dtype!r} is unknown. Choose {', '.join(DTYPES)}.")
         self._check_device()
@@ -138,6 +153,11 @@ class Distillation:
                 raise ValueError(
                     f"model.distillation.teacher={address!r} is no address of a vLLM server. Write http://host:port, without a "
                     "path; encryption is for a tunnel in front of it."
+                )
+            if self.divergence == SAMPLED:
+                raise ValueError(
+                    f"model.distillation.teacher={address!r} with divergence={SAMPLED}: a server is asked for its likeliest tokens, "
+                    "which the sampled one need not be among. Use reverse_kl with top_k, or load the teacher in this run."
                 )
             if self.top_k is None:
                 raise ValueError(

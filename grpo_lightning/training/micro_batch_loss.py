@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons, MicroBatch
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.distillation import SAMPLED
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.teachers import Teachers
@@ -58,6 +59,7 @@ class MicroBatchLoss:
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
             beside=beside,
+            beside_alone=teachers is not None and self._is_only_taught(experience, lessons, rows),
             with_loads=self.load_balance is not None,
         )
         tokens = experience.token_batch(micro_batch.rows)
@@ -69,7 +71,7 @@ class MicroBatchLoss:
             self.entropy_controller.applied if self.entropy_controller else None,
         )
         if teachers is not None and divergence is not None:
-            taught, added = teachers.loss(lessons, rows, divergence, tokens.mask, micro_batch.totals)
+            taught, added = teachers.loss(lessons, rows, (divergence, logprobs), tokens, micro_batch.totals)
             loss, metrics = loss + taught, metrics + added
         if self.load_balance is not None and loads is not None:
             balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)
@@ -78,6 +80,13 @@ class MicroBatchLoss:
             report.add(metrics)
             report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))
         return loss * self.replica.count
+
+    def _is_only_taught(self, experience: Experience, lessons: Lessons, rows: Tensor) -> bool:
+        """Whether a teacher's divergence is all that trains these completions."""
+        needs_logprobs = self.objective.trains_all_completions or bool(experience.has_advantage[rows].any())
+        if needs_logprobs or (self.teachers is not None and self.teachers.settings.divergence == SAMPLED):
+            return False
+        return bool((lessons.teacher_of(rows) != NOBODY).any())
 
     def end_step(self, numbers: dict[str, float]) -> None:
         """Adds the entropy coefficient of the step, and adapts it to the step's entropy."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
 from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
@@ -24,7 +25,7 @@ def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
         >>> sum_per_completion(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 2]))
         tensor([1., 6.])
     """
-    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(values.device)
+    rows = to_device(torch.repeat_interleave(torch.arange(len(lengths)), lengths), values.device)
     return values.new_zeros(len(lengths)).index_add(0, rows, values)
 
 
@@ -67,7 +68,7 @@ class PreferencePasses:
     def reference_logps(self, preferences: Preferences) -> Tensor:
         """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""
         if self.precomputed is not None:
-            return self.precomputed.of(preferences.rollouts).to(self.device)
+            return to_device(self.precomputed.of(preferences.rollouts), self.device)
         if self.reference_passes is None:
             return torch.zeros(preferences.rollouts.num_completions, device=self.device)
         return self._under_reference(preferences.rollouts)
@@ -105,9 +106,9 @@ class PreferencePasses:
         found = self.passes.scorer.score(rollouts, rows, self.device, with_loads=with_loads)
         scores = PreferenceScores(
             logps=sum_per_completion(found.logprobs, lengths),
-            ref_logps=ref_logps[rows.to(self.device)],
-            lengths=lengths.to(self.device),
-            is_chosen=preferences.is_chosen[rows].to(self.device),
+            ref_logps=ref_logps[to_device(rows, self.device)],
+            lengths=to_device(lengths, self.device),
+            is_chosen=to_device(preferences.is_chosen[rows], self.device),
             kl=kl,
         )
         return scores, found.loads

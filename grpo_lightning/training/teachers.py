@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
-from grpo_lightning.numerics.divergence import Likeliest, Side, divergence_per_token
+from grpo_lightning.algorithm.sampled_divergence import clipped_importance, sampled_token_loss
+from grpo_lightning.algorithm.token_batch import TokenBatch
+from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.divergence import Divergence, Likeliest, Side, divergence_per_token, without_autocast_cache
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import OutputHead, output_head
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
@@ -23,7 +26,7 @@ from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.attempts import check_rewards, told_of_attempts
-from grpo_lightning.training.distillation import REFERENCE, SELF, Distillation
+from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation
 from grpo_lightning.training.lesson_lengths import check_lengths, without_too_long
 from grpo_lightning.training.lessons import lessons_of
 from grpo_lightning.training.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
@@ -194,6 +197,8 @@ class Teachers:
     def divergence(self, lessons: Lessons, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
         """``(T,)`` nats at the tokens of the completions ``rows``; gradient reaches ``hidden`` and ``head``.
 
+        Of ``sampled_token``, the teachers' logprobs of the tokens, without gradient.
+
         Args:
             lessons: Of the step, on the CPU.
             rows: ``(M,)`` on the CPU.
@@ -203,19 +208,30 @@ class Teachers:
         which, of_token = lessons.teacher_of(rows), lessons.teacher_of_tokens(rows)
         found, places = [], []
         for number in which.unique().tolist():
-            place = (of_token == number).nonzero()[:, 0].to(hidden.device)
+            place = to_device((of_token == number).nonzero()[:, 0], hidden.device)
             places.append(place)
             if number == NOBODY:
                 found.append(torch.zeros(len(place), device=hidden.device))
                 continue
             expected = self.teachers[number].side(lessons, rows[which == number])
+            if self.settings.divergence == SAMPLED:
+                assert isinstance(expected, Side)
+                found.append(self._told(lessons, rows[which == number], expected).to(hidden.device))
+                continue
             student = Side(hidden if len(which.unique()) == 1 else hidden[place], head)
-            options = (self.settings.divergence, self.settings.top_k, self.temperature)
-            found.append(divergence_per_token(student, expected, *options))
+            kind = cast(Divergence, self.settings.divergence)
+            found.append(divergence_per_token(student, expected, kind, self.settings.top_k, self.temperature))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
 
+    def _told(self, lessons: Lessons, rows: Tensor, side: Side) -> Tensor:
+        """``(T,)`` nats of a teacher's sampled tokens."""
+        targets = lessons.rollouts.completion_ids[lessons.rollouts.tokens_of(rows)]
+        with torch.no_grad(), without_autocast_cache(), side.context():
+            options = {"temperature": self.temperature}
+            return side.head.logprobs(side.hidden, to_device(targets, side.hidden.device), **options)[0]
+
     def loss(
-        self, lessons: Lessons, rows: Tensor, divergence: Tensor, mask: Tensor, totals: StepTotals
+        self, lessons: Lessons, rows: Tensor, scores: tuple[Tensor, Tensor], tokens: TokenBatch, totals: StepTotals
     ) -> tuple[Tensor, MetricSums]:
         """The micro-batch's share of ``weight`` times the mean over all tokens of the step, and what is logged of it.
 
@@ -224,16 +240,22 @@ class Teachers:
         Args:
             lessons: Of the step, on the CPU.
             rows: ``(M,)`` on the CPU.
-            divergence: ``(T,)`` nats.
-            mask: ``(T,)`` bool: tokens that count.
+            scores: What ``divergence`` gave, and the policy's logprobs of the tokens, ``(T,)`` nats each.
+            tokens: Of these completions, with the mask of those that count.
             totals: Of the whole optimizer step over all ranks.
         """
-        share = self.settings.weight * divergence.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
+        (divergence, logprobs), mask = scores, tokens.mask
         means: dict[str, Tensor] = {}
         if self.settings.told_of_step:  # else everybody is
             is_taught = lessons.teacher_of(rows) != NOBODY
             means["distillation/taught"] = mean_over(is_taught.float(), torch.ones_like(is_taught))
-            mask = mask & (lessons.teacher_of_tokens(rows) != NOBODY).to(mask.device)
+            mask = mask & to_device(lessons.teacher_of_tokens(rows) != NOBODY, mask.device)
+        per_token = divergence
+        if self.settings.divergence == SAMPLED:
+            per_token, divergence = sampled_token_loss(logprobs, divergence), (logprobs - divergence).detach()
+        if self.settings.is_clip is not None and tokens.old_logprobs is not None:
+            per_token = per_token * clipped_importance(logprobs, tokens.old_logprobs, self.settings.is_clip)
+        share = self.settings.weight * per_token.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
         means["distillation/divergence"] = mean_over(divergence, mask)
         sums = MetricSums(
             means=means,

@@ -72,6 +72,7 @@ def comparison(name: str, result: dict[str, Any]) -> str:
     where = f"`{result['command']}`, {result['device']}: {workload}. File: `benchmarks/results/{name}`."
     where += f" {result['note']}" if "note" in result else ""
     kind = {"lora": ", LoRA", "qlora": ", QLoRA"}.get(result.get("finetuning_type", ""), "")
+    kind += ", prompts with images" if "image_size" in options else ""
     title = f"## {'Against TRL' if theirs else 'A step'}, shape {result['shape']}{kind}, {result['device']}"
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
@@ -194,6 +195,7 @@ SECTIONS = {
     "partial_rollouts_": partial_rollouts,
     "sft_": supervised,
     "vs_trl_": comparison,
+    "vision_vs_trl_": comparison,
     "lora_": comparison,
     "qlora_": comparison,
     "generation_": generation,

@@ -51,6 +51,24 @@ def test_the_summary_holds_both_accuracies_and_is_printed(tiny_model_dir, tmp_pa
     assert "02+3=" in printed  # a sample
 
 
+def test_the_accuracy_of_sampled_completions_is_kept_where_they_are_sampled(tiny_model_dir, tmp_path):
+    def right(completions, **columns):
+        """Greedy completions are all right, of the two sampled ones of a prompt the first is."""
+        return [1.0] * 4 if len(completions) == 4 else [1.0, 0.0] * 4
+
+    fit(
+        tiny_model_dir,
+        tmp_path,
+        trainer={"callbacks": [BeforeAfterSummary(lenient="right", strict="right")]},
+        data={"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4)), "eval_batch_size": 4},
+        eval_rewards=[right],
+        success_reward="right",
+        num_generations_eval=2,
+    )
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert (written["strict_before"], written["sampled_before"], written["sampled_after"]) == (1.0, 0.5, 0.5)
+
+
 def test_the_samples_shown_are_spread_over_the_held_out_prompts_and_the_same_after_training(
     tiny_model_dir, tmp_path, monkeypatch
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import threading
 import time
 
@@ -163,3 +164,36 @@ async def block() -> str:
     """Holds the loop of all asynchronous calls."""
     RELEASE.wait(60)
     return "late"
+
+
+class Alarmed:
+    """Limits its own time as tools for TRL do, whose calls are in the main thread."""
+
+    def reset(self, **row):
+        """Starts."""
+
+    def work(self) -> str:
+        """Works for at most a tenth of a second."""
+
+        def too_long(*of_signal):
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, too_long)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            time.sleep(5)
+        except TimeoutError:
+            return "It took too long."
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return "It took 5 seconds."
+
+    def wait(self) -> str:
+        """Awaits something."""
+        return asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, "Awaited."))
+
+
+class AlarmedApart(Alarmed):
+    """The same in a process."""
+
+    isolation = "process"

@@ -18,7 +18,7 @@ from vllm_cases import eager_torch, needs_vllm, small_engine
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm import engine_images
+from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
@@ -166,6 +166,20 @@ def test_an_engine_that_sees_other_images_is_found_at_the_first_step(tmp_path: P
         run(tmp_path, checkpoint, SeesOthers(**settings))
 
 
+@pytest.mark.slow
+def test_ranks_of_one_engine_tell_each_other_of_pictures_and_of_no_pixels(tmp_path: Path, checkpoint: Path):
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "vision" / "engine_on_ranks.py"), str(checkpoint), str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    for rank in range(2):
+        found = json.loads((tmp_path / f"found{rank}.json").read_text())
+        assert found["steps"] == 2 and found["mismatch"] < 1e-4
+        assert found["told"] and all(told < pictures + 2500 for told, pictures in found["told"])
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_model_that_vllm_cannot_load_here_is_refused_before_weights_load(policy: Policy):
     config = type(policy.config)(architectures=["Qwen2_5_VLForConditionalGeneration"])
@@ -182,9 +196,3 @@ def test_a_model_that_vllm_cannot_load_here_is_refused_before_weights_load(polic
 def test_a_model_without_eyes_in_vllm_is_refused_by_name(policy: Policy, architecture: str, message: str):
     with pytest.raises(ValueError, match=message):
         small_engine().see_images(policy.image_processing, type(policy.config)(architectures=[architecture]))
-
-
-def test_an_older_vllm_is_refused_by_its_version(policy: Policy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine_images, "why_no_images", lambda: "it does so from vLLM 0.32 on, and 0.31.0 is installed")
-    with pytest.raises(ValueError, match=r"cannot show images: it does so from vLLM 0\.32 on"):
-        small_engine().see_images(policy.image_processing, policy.config)

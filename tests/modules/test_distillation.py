@@ -12,6 +12,7 @@ from runs import fit, make_data, make_module, make_trainer, weights
 from toy_models import build_tokenizer, save_toy_model
 from transformers import AutoModelForCausalLM
 
+from grpo_lightning.numerics import logprob_formulas
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.lessons import filled, lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -94,6 +95,18 @@ def test_the_teacher_computes_each_prompt_once_per_group_and_no_other_passes(tin
     module = fit(tiny_model_dir, tmp_path, on_module=watch, **instead_of_rewards(teacher_dir))
     rollouts = module.last_step.rollouts
     assert seen == [int(rollouts.prompt_lengths.sum() + rollouts.completion_lengths.sum())]
+
+
+@pytest.mark.parametrize(("reward_weights", "passes"), [([0.0], 0), ([1.0], 1)])
+def test_logprobs_that_nothing_trains_have_no_backward_pass(
+    tiny_model_dir, teacher_dir, tmp_path, monkeypatch, reward_weights, passes
+):
+    seen, gradient = [], logprob_formulas.logit_gradient_
+    monkeypatch.setattr(logprob_formulas, "logit_gradient_", lambda *args: seen.append(1) or gradient(*args))
+    taught = Distillation(str(teacher_dir), weight=0.5)
+    module = fit(tiny_model_dir, tmp_path, distillation=taught, reward_weights=reward_weights)
+    assert len(seen) == passes  # the tokens of the step are one chunk
+    assert module.step_metrics["entropy"] > 0  # still told
 
 
 @pytest.mark.parametrize("kind", ["reverse_kl", "forward_kl"])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 import torch
-from fake_vllm_server import HANG_UP, FakeVLLM, answer_to, fake_vllm
+from fake_vllm_server import HANG_UP, FakeVLLM, fake_vllm
 from lightning.pytorch import Callback
 from runs import fit, weights
-from toy_models import build_tokenizer, save_toy_model
-from transformers import AutoModelForCausalLM
+from taught_by_server import answers_of
+from toy_models import save_toy_model
 
 from grpo_lightning.generation.vllm.client import ServerNotReadyError
 from grpo_lightning.training.distillation import Distillation
@@ -22,25 +21,6 @@ TOP_K = 5
 @pytest.fixture(scope="module")
 def teacher_dir(tmp_path_factory):
     return save_toy_model(tmp_path_factory.mktemp("teacher"), seed=5)
-
-
-def answers_of(model_dir) -> Callable[[str, dict], dict]:
-    """What a server of the model says: the text of tokens, and the likeliest at each token of a prompt."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), build_tokenizer()
-
-    def answer(path: str, body: dict) -> dict:
-        if path == "/detokenize":
-            return {"prompt": tokenizer.decode(body["tokens"])}
-        if "prompt_logprobs" not in body:
-            return answer_to(path, body)
-        with torch.no_grad():
-            logprobs = model(torch.tensor([body["prompt"]])).logits[0, :-1].log_softmax(-1)
-        likeliest = logprobs.topk(body["prompt_logprobs"])
-        places = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-        told = [{t: {"logprob": p} for t, p in zip(*place, strict=True)} for place in places]
-        return {"choices": [{"prompt_logprobs": [None, *told]}]}
-
-    return answer
 
 
 @pytest.fixture

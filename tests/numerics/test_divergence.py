@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from largest_tensor import LargestTensor
@@ -15,22 +17,26 @@ OF_TRL = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
 """TRL's beta of the same divergence."""
 
 
-def make_sides(tokens: int = 10, vocab: tuple[int, int] = (23, 23)) -> tuple[Side, Side]:
-    """In float64, with heads of different widths."""
+def make_sides(tokens: int = 10, vocab: tuple[int, int] = (23, 23), as_module: bool = False) -> tuple[Side, Side]:
+    """In float64, with heads of different widths; ``as_module`` hides that the student's is one matrix."""
     torch.manual_seed(0)
     sides = []
     for width, size in zip((6, 9), vocab, strict=True):
         hidden = torch.randn(tokens, width, dtype=torch.float64, requires_grad=True)
         sides.append(Side(hidden, OutputHead(nn.Linear(width, size, dtype=torch.float64), size)))
-    return sides[0], sides[1]
+    student, teacher = sides
+    if as_module:
+        student = replace(student, head=replace(student.head, module=nn.Sequential(student.head.module)))
+    return student, teacher
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk", [3, 100])
-def test_value_and_gradients_are_those_of_trls_gkd_on_full_logits(kind, temperature, chunk):
+@pytest.mark.parametrize("as_module", [False, True])
+def test_value_and_gradients_are_those_of_trls_gkd_on_full_logits(kind, temperature, chunk, as_module):
     trainer = pytest.importorskip("trl.experimental.gkd").GKDTrainer
-    student, teacher = make_sides()
+    student, teacher = make_sides(as_module=as_module)
     found = divergence_per_token(student, teacher, kind, None, temperature, chunk)
     logits = [side.head.module(side.hidden) for side in (student, teacher)]
     expected = trainer.generalized_jsd_loss(
@@ -42,6 +48,36 @@ def test_value_and_gradients_are_those_of_trls_gkd_on_full_logits(kind, temperat
     mine, theirs = (torch.autograd.grad((weights * each).sum(), trained) for each in (found, expected))
     torch.testing.assert_close(mine, theirs)
     assert float(theirs[0].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("as_module", [False, True])
+def test_each_side_has_the_scale_and_the_cap_of_its_own_logits(kind, as_module):
+    student, teacher = make_sides(as_module=as_module)
+    student = replace(student, head=replace(student.head, logit_scale=1.5, softcap=2.0))
+    teacher = replace(teacher, head=replace(teacher.head, logit_scale=0.5, softcap=3.0))
+    found = divergence_per_token(student, teacher, kind, None, 0.8, 4)
+    p, q = (
+        torch.tanh(side.head.module(side.hidden) * side.head.logit_scale / side.head.softcap) * side.head.softcap / 0.8
+        for side in (student, teacher)
+    )
+    expected = divergence(p.log_softmax(-1), q.detach().log_softmax(-1), kind)
+    torch.testing.assert_close(found, expected)
+    trained = [student.hidden, *student.head.module.parameters()]
+    mine, theirs = (torch.autograd.grad(each.square().sum(), trained) for each in (found, expected))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("vocab", [(23, 31), (31, 23)])
+def test_tokens_that_one_side_lacks_have_no_gradient(vocab):
+    found = []
+    for as_module in (False, True):
+        student, teacher = make_sides(vocab=vocab, as_module=as_module)
+        values = divergence_per_token(student, teacher, "jsd", chunk_tokens=4)
+        gradients = torch.autograd.grad(values.square().sum(), [student.hidden, *student.head.module.parameters()])
+        assert not gradients[1][23:].any() and gradients[1][:23].all()
+        found.append([values.detach(), *gradients])
+    torch.testing.assert_close(*found)
 
 
 def test_the_teacher_has_no_gradient():

@@ -15,10 +15,10 @@ import grpo_lightning
 from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, SFTModule
 from grpo_lightning.commands.rewards import main as rewards_command
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.generation.vllm.server import VLLMServer
 from grpo_lightning.vision.images import read_image, reference_of
 from grpo_lightning.vision.messages import with_images
 from grpo_lightning.vision.thumbnails import is_thumbnail, thumbnails
+from tests.copy_generator import CopyGenerator
 from tests.runs import make_module
 from tests.vision.toy_checkpoint import save_toy_llava
 from tests.vision.toy_vision import picture
@@ -36,7 +36,7 @@ def module_with(model: Path, **settings: Any) -> GRPOModule:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"generator": VLLMServer()}, "VLLMServer samples text alone. Use VLLMColocate or TransformersGenerator"),
+        ({"generator": CopyGenerator()}, "CopyGenerator samples text alone. Use VLLMColocate, VLLMServer or Transf"),
         ({"rollout_func": lambda prompts, trainer: {}}, "model.rollout_func: prompts with images are not covered"),
         ({"vision_tower": "molten"}, "vision_tower='molten' cannot be used: it takes 'frozen' or 'trained' or None"),
         ({"vision_tower": "trained", "finetuning_type": "lora"}, "Use vision_tower=frozen"),

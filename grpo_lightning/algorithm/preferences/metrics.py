@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores, delta
 
 
-def logged(loss: PreferenceLoss, scores: PreferenceScores, values: Tensor) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Entries:
+    """What is averaged. Which of them count is told by a mask: picked out, their number would have to reach the host."""
+
+    values: Tensor
+    """(M,)."""
+    counted: Tensor | None = None
+    """(M,) bool; None for all."""
+
+    def sums(self) -> Tensor:
+        """``(2,)``: their sum, and how many there are; the host does not wait for either."""
+        if self.counted is not None:
+            return mean_over(self.values, self.counted)
+        return torch.stack([self.values.sum(), self.values.new_full((), len(self.values))])
+
+    def tolist(self) -> list[float]:
+        """Those that count."""
+        return (self.values if self.counted is None else self.values[self.counted]).tolist()
+
+
+def logged(loss: PreferenceLoss, scores: PreferenceScores, values: Tensor) -> dict[str, Entries]:
     """All that is logged of some completions, as entries to average.
 
     Args:
@@ -18,12 +40,12 @@ def logged(loss: PreferenceLoss, scores: PreferenceScores, values: Tensor) -> di
         values: ``loss.per_example(scores)``.
     """
     with torch.no_grad():
-        rewards = loss.rewards(scores)
-        compared = _of_pairs(scores, rewards) if loss.in_pairs else _by_kind(scores, rewards)
-        return {"loss": values.detach(), **{name: each.detach() for name, each in compared.items()}}
+        rewards = loss.rewards(scores).detach()
+        compared = _of_pairs(rewards) if loss.in_pairs else {}
+        return {"loss": Entries(values.detach()), **compared, **_by_kind(scores, rewards)}
 
 
-def logged_rewards(rewards: Tensor, values: Tensor) -> dict[str, Tensor]:
+def logged_rewards(rewards: Tensor, values: Tensor) -> dict[str, Entries]:
     """All that is logged of pairs that a reward model has scored, as entries to average.
 
     Args:
@@ -31,13 +53,13 @@ def logged_rewards(rewards: Tensor, values: Tensor) -> dict[str, Tensor]:
         values: ``(P,)`` losses; no gradient.
     """
     accuracy = (rewards[0::2] > rewards[1::2]).to(rewards.dtype)
-    return {"loss": values, "accuracy": accuracy, "margin": delta(rewards), "mean_reward": rewards}
+    entries = {"loss": values, "accuracy": accuracy, "margin": delta(rewards), "mean_reward": rewards}
+    return {name: Entries(each) for name, each in entries.items()}
 
 
-def mean_entries(entries: dict[str, Tensor]) -> MetricSums:
+def mean_entries(entries: dict[str, Entries]) -> MetricSums:
     """Entries as sums to be divided once all are there."""
-    means = {name: torch.stack([each.sum(), each.new_tensor(len(each))]) for name, each in entries.items()}
-    return MetricSums(means=means)
+    return MetricSums(means={name: each.sums() for name, each in entries.items()})
 
 
 def metric_names(loss: PreferenceLoss) -> list[str]:
@@ -59,22 +81,18 @@ def with_margin(numbers: dict[str, float]) -> dict[str, float]:
     return {**numbers, "rewards/margins": chosen - rejected}
 
 
-def _of_pairs(scores: PreferenceScores, rewards: Tensor) -> dict[str, Tensor]:
-    """Entries to average by metric, under TRL's names: rewards and logps, and of pairs how they compare.
+def _of_pairs(rewards: Tensor) -> dict[str, Entries]:
+    """How the two of each pair compare, under TRL's names.
 
     Args:
-        scores: Of pairs, if neighbours differ in ``is_chosen`` and are compared.
-        rewards: ``(M,)``.
+        rewards: ``(2P,)``, chosen and rejected in turn.
     """
-    pairs = {
-        "rewards/accuracies": (rewards[0::2] > rewards[1::2]).to(rewards.dtype),
-        "rewards/margins": delta(rewards),
-    }
-    return pairs | _by_kind(scores, rewards)
+    accuracies = (rewards[0::2] > rewards[1::2]).to(rewards.dtype)
+    return {"rewards/accuracies": Entries(accuracies), "rewards/margins": Entries(delta(rewards))}
 
 
-def _by_kind(scores: PreferenceScores, rewards: Tensor) -> dict[str, Tensor]:
+def _by_kind(scores: PreferenceScores, rewards: Tensor) -> dict[str, Entries]:
     """Entries to average of chosen and of rejected completions."""
-    kinds = {"chosen": scores.is_chosen, "rejected": ~scores.is_chosen}
-    entries = {f"rewards/{kind}": rewards[which] for kind, which in kinds.items()}
-    return entries | {f"logps/{kind}": scores.logps[which] for kind, which in kinds.items()}
+    kinds, logps = {"chosen": scores.is_chosen, "rejected": ~scores.is_chosen}, scores.logps.detach()
+    entries = {f"rewards/{kind}": Entries(rewards, which) for kind, which in kinds.items()}
+    return entries | {f"logps/{kind}": Entries(logps, which) for kind, which in kinds.items()}

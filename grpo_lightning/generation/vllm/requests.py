@@ -65,7 +65,7 @@ class EngineRequest:
     parameters: dict[str, Any]
     """As vLLM's ``SamplingParams`` and its completions endpoint both call them."""
     rendered: Any = None
-    """The prompt as an engine in this process takes it, where it shows images; else None."""
+    """The prompt as the engine takes it, where it shows images; else None."""
 
 
 def engine_requests(

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, cast
 
 import torch.distributed as dist
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings, WeightsLost
 from grpo_lightning.generation.stopping import end_of_sequence_ids
@@ -26,14 +26,22 @@ from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import wait_for_ranks
 from grpo_lightning.generation.vllm.engine_settings import engine_dtype, plain_model
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
-from grpo_lightning.generation.vllm.server_launch import LaunchedServer, check_not_launched, launch_options, share_token
+from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
+from grpo_lightning.generation.vllm.server_launch import (
+    LaunchedServer,
+    check_not_launched,
+    launch_options,
+    share_token,
+    wait_for_server,
+)
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
-from grpo_lightning.generation.vllm.server_requests import ask, served_length
+from grpo_lightning.generation.vllm.server_requests import ask_until_answered, constrain, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import open_server_turns
-from grpo_lightning.generation.vllm.server_weights import FileTransfer, NCCLTransfer, WeightTransfer
+from grpo_lightning.generation.vllm.server_weights import LOST_WITH_RANKS, WeightTransfer, open_transfer
 from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, weight_shapes
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptImages, Rollouts
+from grpo_lightning.vision.processing import ImageProcessing
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +114,19 @@ class VLLMServer(RoutedGenerator):
         self.launch_arguments = launch_arguments or []
         self.max_model_length = max_model_length
         self.dtype = dtype
-        self.weight_transfer = weight_transfer
-        self.weight_directory = weight_directory
+        self.weight_transfer, self.weight_directory = weight_transfer, weight_directory
         self.trainer_address = trainer_address
+        self.images = ServerImages()
         self.launched: LaunchedServer | None = None
         self._transfer: WeightTransfer | None = None
+
+    def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
+        """See ``SamplesWithImages``."""
+        self.images.ask(processing, config, self.launch)
+
+    def check_images(self, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:
+        """See ``SamplesWithImages``."""
+        check_shown(self.client, SERVED_NAME, prompts)
 
     @property
     def is_sender(self) -> bool:
@@ -138,14 +154,11 @@ class VLLMServer(RoutedGenerator):
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
         if self.launch:
             self._launch(policy, tokenizer)
-        self._wait()
+        wait_for_server(self.client, self.timeout, self.launched)
         self._model_length = served_length(self.client)
-        on_gpu = plain_model(policy).device.type == "cuda"
-        if self.weight_transfer == "nccl" or (self.weight_transfer == "auto" and on_gpu):
-            device = plain_model(policy).device
-            self._transfer = NCCLTransfer(self.client, self.is_sender, device, self.trainer_address)
-        else:
-            self._transfer = FileTransfer(self.client, self.is_sender, self.weight_directory)
+        places = plain_model(policy).device, self.weight_directory, self.trainer_address
+        self._transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
+        self._transfer.caches += self.images.caches
 
     def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
@@ -155,19 +168,12 @@ class VLLMServer(RoutedGenerator):
             share_token(self.client, None)
             return
         is_hot = self.adapter_route.engine_adds_adapters
-        options = launch_options(policy, self.max_model_length, self.weight_transfer, is_hot) + self.launch_arguments
-        dtype = engine_dtype(self.dtype, policy)
-        self.launched = LaunchedServer(self.client, self._files, dtype, self.launch_gpus, options)
-        self.launched.start(policy, tokenizer, stream)
+        options = launch_options(policy, self.max_model_length, self.weight_transfer, is_hot)
+        options += self.images.launch_options() + self.launch_arguments
+        where = self.client, self._files, engine_dtype(self.dtype, policy), self.launch_gpus
+        self.launched = LaunchedServer(*where, options)
+        self.launched.start(policy, tokenizer, stream, self.images.processor)
         share_token(self.client, self.launched.process.token)
-
-    def _wait(self) -> None:
-        """Until the server is healthy; a launched one that has died is started again."""
-        if self.launched is None:
-            self.client.wait_until_healthy(self.timeout)
-            return
-        self.launched.expect_to_wait()
-        self.client.wait_until_healthy(self.timeout, self.launched.keep_alive)
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends the weights, or the adapter; every rank returns when the server has them.
@@ -205,7 +211,7 @@ class VLLMServer(RoutedGenerator):
                 self._base_is_sent = False
                 self._transfer.forget_connection()
                 self.client.pause(attempt)
-                self._wait()
+                wait_for_server(self.client, self.timeout, self.launched)
                 stream.bytes = 0
         wait_for_ranks()
         return stream.metrics()
@@ -234,7 +240,18 @@ class VLLMServer(RoutedGenerator):
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
     ) -> Rollouts:
-        """G completions for each of B prompts; see ``Generator.generate``.
+        """G completions for each of B prompts; see ``Generator.generate``."""
+        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
+
+    def generate_with_images(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[PromptImages],
+        sampling: SamplingSettings,
+        seeds: Sequence[int],
+        on_completed: OnCompleted | None = None,
+    ) -> Rollouts:
+        """See ``SamplesWithImages``; images go to the server as they are, with one placeholder each.
 
         Raises:
             ServerRefused: If the server is there and cannot answer, or cannot load the weights again.
@@ -243,24 +260,11 @@ class VLLMServer(RoutedGenerator):
         """
         check_prompts(prompt_ids, sampling, seeds, self._model_length, "max_model_len of the server")
         completions = Completions(len(prompt_ids), sampling.num_generations, on_completed)
-        waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True)
-        for request in waiting:
-            if sampling.structured_outputs:
-                request.parameters["structured_outputs"] = sampling.structured_outputs
-        model = ADAPTER if self.adapter_route.is_hot else SERVED_NAME
-        started, losses = time.perf_counter(), 0
-        while waiting:
-            unanswered, error = ask(self.client, model, waiting, completions, self.max_concurrent_requests)
-            losses = losses + 1 if len(unanswered) == len(waiting) else 0
-            if unanswered:
-                if losses == 3:
-                    assert error is not None
-                    raise error
-                if losses <= 1:
-                    logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
-                self.client.pause(losses)
-                self.recover(error)
-            waiting = unanswered
+        shown = shown_prompts(images)
+        waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True, rendered=shown)
+        constrain(waiting, sampling)
+        started, model = time.perf_counter(), ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+        ask_until_answered(self.client, model, waiting, completions, self.max_concurrent_requests, self.recover)
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
@@ -268,14 +272,10 @@ class VLLMServer(RoutedGenerator):
     def recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
         assert self._transfer is not None
-        self._wait()
+        wait_for_server(self.client, self.timeout, self.launched)
         if not self._transfer.send_again():
             if is_distributed():
-                raise ServerUnavailable(
-                    "the vLLM server was lost during a step. Weights that were sent over NCCL by several ranks cannot "
-                    "be sent again by one of them: resume from the last checkpoint, or use "
-                    "model.generator.init_args.weight_transfer=files."
-                ) from error
+                raise ServerUnavailable(LOST_WITH_RANKS) from error
             self._base_is_sent = False
             if threading.get_ident() != self._training_thread:  # the policy is being trained meanwhile
                 raise WeightsLost("the vLLM server was lost, and with it the weights that it had over NCCL.") from error

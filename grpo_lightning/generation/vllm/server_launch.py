@@ -43,8 +43,14 @@ class LaunchedServer:
         self._starts_allowed = STARTS_IN_A_ROW
         client.where_to_look = lambda: f"The end of its output:\n{self.process.log_tail()}"
 
-    def start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: WeightStream) -> None:
-        """Writes the policy as it is now and serves it.
+    def start(
+        self,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        stream: WeightStream,
+        processor: Any = None,
+    ) -> None:
+        """Writes the policy as it is now, with the processor of a model that is shown images, and serves it.
 
         Raises:
             ValueError: If something else listens on the port.
@@ -56,6 +62,8 @@ class LaunchedServer:
             )
         write_weights(stream, self.model)
         save_skeleton(policy, tokenizer, self.model)
+        if processor is not None:
+            processor.save_pretrained(self.model)
         self.process.start()
 
     def expect_to_wait(self) -> None:
@@ -79,6 +87,15 @@ class LaunchedServer:
     def stop(self) -> None:
         """Ends it."""
         self.process.stop()
+
+
+def wait_for_server(client: VLLMClient, seconds: float, launched: LaunchedServer | None) -> None:
+    """Until the server is healthy; a launched one that has died is started again."""
+    if launched is None:
+        client.wait_until_healthy(seconds)
+        return
+    launched.expect_to_wait()
+    client.wait_until_healthy(seconds, launched.keep_alive)
 
 
 def check_not_launched(**settings: Any) -> None:

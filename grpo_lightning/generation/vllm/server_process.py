@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, installed_version
+from grpo_lightning.generation.vllm.compat import NO_VIDEOS, UNUSED_SAMPLER, installed_version
 from grpo_lightning.generation.vllm.server_token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
@@ -19,6 +20,8 @@ WORKER = "grpo_lightning.generation.vllm.worker.PolicyWorker"
 """Extends the workers of a server, so that they take the policy's weights in every version."""
 GUARD = "grpo_lightning.generation.vllm.server_guard.TokenGuard"
 """Stands before the routes of a server: who has not its token can read whether it lives, and nothing else."""
+IMAGE_OPTIONS = ("--enable-scale-out", "--limit-mm-per-prompt", json.dumps(NO_VIDEOS))
+"""Of a server that is shown images: the endpoint that takes them beside tokens, and no room kept for the longest video."""
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"
 )  # fmt: skip

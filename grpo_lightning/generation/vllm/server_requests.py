@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
+from typing import Any
 
+from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient, result_of
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest
+from grpo_lightning.generation.vllm.server_images import ENDPOINT, check_tokens
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
+
+logger = logging.getLogger(__name__)
 
 Choice = tuple[int, list[int], list[float], str]
 """Place in the batch, token ids, logprobs and finish reason of one completion."""
@@ -50,24 +56,77 @@ def ask(
     return sorted(unanswered, key=lambda request: request.first), reason
 
 
+def ask_until_answered(
+    client: VLLMClient,
+    model: str,
+    requests: Sequence[EngineRequest],
+    completions: Completions,
+    at_a_time: int,
+    recover: Callable[[ServerUnavailable | None], None],
+) -> None:
+    """``ask``, and again for what a lost server left unanswered.
+
+    Args:
+        client, model, requests, completions, at_a_time: As of ``ask``.
+        recover: Waits for the server, and gives it the weights that this batch is sampled with.
+
+    Raises:
+        ServerUnavailable: If nothing was answered three times in a row.
+    """
+    waiting, losses = list(requests), 0
+    while waiting:
+        unanswered, error = ask(client, model, waiting, completions, at_a_time)
+        losses = losses + 1 if len(unanswered) == len(waiting) else 0
+        if unanswered:
+            if losses == 3:
+                assert error is not None
+                raise error
+            if losses <= 1:
+                logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
+            client.pause(losses)
+            recover(error)
+        waiting = unanswered
+
+
 async def complete(client: VLLMClient, model: str, request: EngineRequest, slots: asyncio.Semaphore) -> list[Choice]:
     """The whole answer to one request, asked for once it has one of the slots.
 
     Raises:
         ServerUnavailable: If there is none, or only a part of one.
     """
-    body = {"model": model, "prompt": list(request.prompt_ids), "return_token_ids": True, **request.parameters}
+    body: dict[str, Any] = {"model": model, "return_token_ids": True}
+    if request.rendered is None:
+        path, body = "/v1/completions", body | {"prompt": list(request.prompt_ids), **request.parameters}
+    else:
+        path, body = ENDPOINT, body | request.rendered | {"sampling_params": request.parameters}
     async with slots:
-        answer = await client.send("POST", "/v1/completions", body)
+        answer = await client.send("POST", path, body)
+    if request.rendered is not None:
+        check_tokens(answer["prompt_token_ids"], request.prompt_ids)
     rows: list[Choice] = []
     for choice in answer["choices"]:
         if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down
             raise ServerUnavailable(f"a completion ended with finish_reason={choice['finish_reason']!r}")
-        logprobs = choice["logprobs"]["token_logprobs"]
+        logprobs = _logprobs(choice["logprobs"])
         rows.append((request.first + choice["index"], choice["token_ids"], logprobs, choice["finish_reason"]))
     if len(rows) != request.parameters["n"]:
         raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
     return rows
+
+
+def _logprobs(told: dict[str, Any]) -> list[float]:
+    """Of a completion's tokens, as either endpoint tells them."""
+    if "content" in told:
+        return [token["logprob"] for token in told["content"]]
+    logprobs: list[float] = told["token_logprobs"]
+    return logprobs
+
+
+def constrain(requests: Sequence[EngineRequest], sampling: SamplingSettings) -> None:
+    """Adds ``model.structured_outputs``, as the endpoints take it."""
+    for request in requests:
+        if sampling.structured_outputs:
+            request.parameters["structured_outputs"] = sampling.structured_outputs
 
 
 def served_length(client: VLLMClient) -> int:

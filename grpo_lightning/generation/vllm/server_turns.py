@@ -16,7 +16,7 @@ from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient,
 from grpo_lightning.generation.vllm.compat import ADAPTER
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, sampled_turn, turn_request
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
-from grpo_lightning.generation.vllm.server_requests import Choice, complete
+from grpo_lightning.generation.vllm.server_requests import Choice, complete, constrain
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 3
@@ -58,8 +58,7 @@ class ServerTurns(TurnSampler):
     def add(self, request: TurnRequest) -> None:
         """See ``TurnSampler.add``."""
         one = turn_request(request, self.sampling, self.eos_ids)
-        if self.sampling.structured_outputs:
-            one.parameters["structured_outputs"] = self.sampling.structured_outputs
+        constrain([one], self.sampling)
         self._send(request.rollout, one)
 
     def _send(self, rollout: int, request: EngineRequest) -> None:

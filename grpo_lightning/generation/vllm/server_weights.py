@@ -25,6 +25,11 @@ from grpo_lightning.generation.vllm.weight_stream import WeightStream
 BUCKET_BYTES = 2 * 2**30
 """Size of a file of weights: what is held on the host at a time when the policy is on a GPU."""
 
+LOST_WITH_RANKS = (
+    "the vLLM server was lost during a step. Weights that were sent over NCCL by several ranks cannot be sent again by one of "
+    "them: resume from the last checkpoint, or use model.generator.init_args.weight_transfer=files."
+)
+
 
 class WeightTransfer(ABC):
     """One route. All ranks call ``send`` together; one of them, the sender, talks to the server.
@@ -37,6 +42,8 @@ class WeightTransfer(ABC):
     def __init__(self, client: VLLMClient, is_sender: bool) -> None:
         self.client = client
         self.is_sender = is_sender
+        self.caches = ["/reset_prefix_cache"]
+        """Routes that drop what the server has made with its old weights."""
 
     @abstractmethod
     def send(self, stream: WeightStream) -> None:
@@ -66,7 +73,8 @@ class WeightTransfer(ABC):
             with contextlib.suppress(ServerUnavailable, ServerRefused):
                 self.client.post("/resume")
             raise
-        self.client.post("/reset_prefix_cache")
+        for route in self.caches:
+            self.client.post(route)
         self.client.post("/resume")
 
 
@@ -221,3 +229,12 @@ class NCCLTransfer(WeightTransfer):
     def close(self) -> None:
         """Lets go of the communicator."""
         self._group = None
+
+
+def open_transfer(
+    route: str, client: VLLMClient, is_sender: bool, device: torch.device, directory: str | None, address: str
+) -> WeightTransfer:
+    """The route of a run: nccl, files, or with auto nccl where the policy is on a GPU; other arguments as of the routes."""
+    if route == "nccl" or (route == "auto" and device.type == "cuda"):
+        return NCCLTransfer(client, is_sender, device, address)
+    return FileTransfer(client, is_sender, directory)

@@ -293,5 +293,8 @@ class ChatForm:
         )
 
     def _ids(self, text: str) -> list[int]:
-        ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        encodable = text.encode("utf-8", "replace").decode(
+            "utf-8"
+        )  # a model may write half a surrogate pair, as \ud83d
+        ids: Any = self.tokenizer(encodable, add_special_tokens=False)["input_ids"]
         return list(ids)

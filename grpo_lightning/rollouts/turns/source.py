@@ -28,6 +28,18 @@ CLOSE_SECONDS = 30.0
 """How long environments may take to be let go of."""
 
 
+def text_prompts(which: str) -> str:
+    """What is said of prompts that are no conversations.
+
+    Args:
+        which: With its verb.
+    """
+    return (
+        f"model.tools and model.environment talk to the policy in messages, and {which} text. Set "
+        "data.converter_args.conversational=true, or use a dataset of conversations."
+    )
+
+
 class TurnSource(RolloutSource):
     """Samples rollouts in which tools or an environment answer the policy.
 
@@ -121,10 +133,7 @@ class TurnSource(RolloutSource):
         for b, prompt in enumerate(batch.prompts):
             columns = {name: values[b] for name, values in batch.columns.items()}
             if isinstance(prompt, str):
-                raise ValueError(
-                    f"model.tools and model.environment talk to the policy in messages, and the prompt {prompt!r:.80} is "
-                    "text. Set data.converter_args.conversational=true, or use a dataset of conversations."
-                )
+                raise ValueError(text_prompts(f"the prompt {prompt!r:.80} is"))
             if columns.get(TOOLS):
                 raise ValueError(
                     f"The dataset's column {TOOLS!r} names tools for the chat template, and the policy can call those of "

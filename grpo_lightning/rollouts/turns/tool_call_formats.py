@@ -164,7 +164,8 @@ def _of_json(content: str, blocks: Sequence[str]) -> ReadTurn:
             if not isinstance(name, str) or not name:
                 unreadable.append('it has no "name"')
                 continue
-            arguments = one.get("arguments", one.get("parameters", {}))
+            arguments = one.get("arguments", one.get("parameters"))
+            arguments = {} if arguments is None else arguments
             calls.append(ToolCall(name, arguments if isinstance(arguments, dict) else _mapping_or_text(arguments)))
     return ReadTurn(content.strip(), calls, unreadable)
 
