@@ -10,10 +10,13 @@ import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from grpo_lightning.commands import COMMANDS, STAGE_SUBCOMMANDS, STAGES
 from grpo_lightning.errors import write_all_text
 
+PROGRAM = "grpo_lightning"
+"""The script that pip installs."""
 LIGHTNING_COMMANDS = {
     "fit": "trains the policy",
     "validate": "evaluates a policy on data.eval_dataset",
@@ -38,6 +41,7 @@ def help_text() -> str:
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``python -m grpo_lightning`` and of the ``grpo_lightning`` command."""
     arguments = sys.argv[1:] if args is None else args
+    is_program = args is None and (__name__ == "__main__" or Path(sys.argv[0]).name == PROGRAM)
     if not {"", os.getcwd()} & set(sys.path):  # as `python -m` does: a config names rewards and modules beside it
         sys.path.insert(0, os.getcwd())
     if arguments in (["-h"], ["--help"]):
@@ -45,13 +49,13 @@ def main(args: list[str] | None = None) -> None:
     elif not arguments:
         raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
     elif arguments[0] in COMMANDS:
-        begin(arguments)
+        begin(arguments, is_program)
         command = import_module(f"grpo_lightning.commands.{arguments[0]}")
         raise SystemExit(command.main(arguments[1:]))
     elif not arguments[0].startswith("-") and arguments[0] not in LIGHTNING_COMMANDS:
         raise SystemExit(unknown_command(arguments[0]))
     else:
-        begin(arguments)
+        begin(arguments, is_program)
         from grpo_lightning.commands.cli import main as run_lightning
 
         run_lightning(args)
@@ -71,11 +75,13 @@ def unknown_command(word: str) -> str:
     return f"error: {word} is no COMMAND. {meant} grpo_lightning --help lists all of them."
 
 
-def begin(arguments: list[str]) -> None:
+def begin(arguments: list[str], is_program: bool = False) -> None:
     """What is said at once: help, mistakes in the config's keys and types, or that the run is on its way.
 
     Args:
         arguments: With a command first, or an option of Lightning's command line, which is left to it.
+        is_program: Whether this process was started as ``grpo_lightning``, and not as a script that calls it: the other
+            ranks can then start the same way, before Lightning asks for them.
     """
     command, *options = arguments
     is_stage = command in STAGES
@@ -84,7 +90,12 @@ def begin(arguments: list[str]) -> None:
 
         does = LIGHTNING_COMMANDS.get(command) or COMMANDS[command]
         names_how = is_stage and any(word in STAGE_SUBCOMMANDS for word in options[:1])
-        first_words(command, does, options[names_how:], program=command if is_stage else "grpo")
+        words = options[names_how:]
+        if first_words(command, does, words, program=command if is_stage else "grpo") and is_program:
+            from grpo_lightning.commands.settings.ranks import ranks_here
+            from grpo_lightning.distributed.early_ranks import start_early
+
+            start_early(ranks_here(words), f"grpo_lightning.commands.{command if is_stage else 'cli'}", arguments)
     write_all_text()
 
 

@@ -37,6 +37,7 @@ from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.accelerators import check_accelerator
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
+from grpo_lightning.distributed.launcher import use_early_ranks
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
@@ -148,6 +149,7 @@ class GRPOCLI(LightningCLI):
         if config.get("logger") is not False:
             kwargs["logger"] = with_own_loggers(config.get("logger"), root)
         trainer = super().instantiate_trainer(**kwargs)
+        use_early_ranks(trainer.strategy)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
             trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]

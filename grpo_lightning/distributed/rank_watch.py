@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.call import _call_and_handle_interrupt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from grpo_lightning.distributed import first_rank
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.distributed.lifeline import Lifeline
 
@@ -47,6 +48,7 @@ class RankWatch(Callback):
         if trainer.world_size > 1:
             address = os.environ["MASTER_ADDR"]  # set by the launcher, or by Lightning for the process group
             self._lifeline = Lifeline(self.rank, address, trainer.strategy.broadcast, self._end)
+            first_rank.met()
 
     def enter(self, place: str) -> None:
         """Tells the others where this rank is now, such as ``step 12, phase generate``."""

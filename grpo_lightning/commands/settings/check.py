@@ -37,7 +37,9 @@ def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
     """
     words = with_one_option(arguments)
     try:
-        entries = [entry for config in config_files(words) for entry in read_entries(config)] + list(_options(words))
+        entries = [entry for config in config_files(words) for entry in read_entries(config)] + list(
+            options_given(words)
+        )
     except ConfigError as error:
         return [str(error)]
     has_own_module = chosen_path(words) is not None
@@ -67,7 +69,7 @@ def config_files(words: Sequence[str]) -> Iterator[str]:
             yield value if is_joined else words[n + 1]
 
 
-def _options(words: Sequence[str]) -> Iterator[Entry]:
+def options_given(words: Sequence[str]) -> Iterator[Entry]:
     """``--model.beta 0.1`` and ``--model.beta=0.1`` as entries.
 
     Raises:

@@ -19,7 +19,7 @@ RANKS = ("LOCAL_RANK", "SLURM_PROCID", "RANK")
 """Above 0 in processes that a launcher started beside the first one."""
 
 
-def first_words(command: str, does: str, options: Sequence[str], program: str = "grpo") -> None:
+def first_words(command: str, does: str, options: Sequence[str], program: str = "grpo") -> bool:
     """Prints what can be said before torch, Lightning and transformers are imported.
 
     Args:
@@ -27,6 +27,9 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
         does: What it does, after its name.
         options: What follows it.
         program: Of the table.
+
+    Returns:
+        Whether this is the first process of a run, as far as its settings have been looked at.
 
     Raises:
         SystemExit: After help, and with 2 where the config cannot be meant as it stands.
@@ -42,17 +45,19 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
         print(page)
         raise SystemExit(0)
     if asked or any(word.partition("=")[0].endswith(".help") for word in options):
-        return
+        return False
     found = mistakes(options, table)
     if found:
         more = [f"and {len(found) - SHOWN} more."] if len(found) > SHOWN else []
         sys.stderr.write("\n".join([*(f"error: {text}" for text in found[:SHOWN]), *more, ""]))
         raise SystemExit(2)
     is_first = all(os.environ.get(rank, "0") == "0" for rank in RANKS)
-    if is_first and not any(word.startswith("--print_config") for word in options):
+    is_run = is_first and not any(word.startswith("--print_config") for word in options)
+    if is_run:
         files = " and ".join(config_files(options)) or "the command line"
         said = f"{command}: settings of {files} are read; importing torch, Lightning and transformers."
         print(between_words(said) if sys.stdout.isatty() else said, flush=True)
+    return is_run
 
 
 def between_words(text: str) -> str:
