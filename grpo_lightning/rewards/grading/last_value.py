@@ -9,6 +9,7 @@ from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
 from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
+from grpo_lightning.rewards.grading.signs import with_signs
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
@@ -45,7 +46,7 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         >>> last_value("It costs 50 cents.", False), last_value("The train leaves at 3:00 PM today", False)
         ('50 cents', '3:00 PM')
     """
-    text = _BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)).replace("\N{MINUS SIGN}", "-")
+    text = with_signs(_BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)))
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
     if prefer_formulas:
