@@ -40,6 +40,8 @@ DIGITS = 30
 """Decimal digits to which decimals are compared."""
 MOST_DIGITS = 400
 """To which the difference of two exact formulas is evaluated before it is taken for zero."""
+POINT_DIGITS = 60
+"""The same at each point of formulas with variables, where nothing cancels but what is equal."""
 SURE_BITS = 20
 """Of a difference that is not zero; sympy reaches all that it is asked for, or of rounding alone only a few."""
 ROUNDED = Rational(1, 10**6)
@@ -126,13 +128,13 @@ def _same_value(gold: Expr, given: Expr, tolerance: Rational | None) -> bool:
     one, other = gold.evalf(DIGITS), given.evalf(DIGITS)
     if not (one.is_finite and other.is_finite):
         return bool(one == other) and one is not nan
-    return _near(gold, given, tolerance)
+    return _near(gold, given, tolerance, MOST_DIGITS)
 
 
-def _near(reference: Any, value: Any, tolerance: Rational | None) -> bool:
+def _near(reference: Any, value: Any, tolerance: Rational | None, most_digits: int = POINT_DIGITS) -> bool:
     """Whether two numbers differ by no more than a share of the reference; without one, not at all."""
     if tolerance is None:
-        return _is_zero(reference - value)
+        return _is_zero(reference - value, most_digits)
     reference, value = reference.evalf(DIGITS), value.evalf(DIGITS)
     size = abs(reference).evalf(DIGITS)
     # Decimals: a millionth, or of small values a hundred-thousandth part, as for plain numbers. Never 1e-7 for 0.
@@ -140,11 +142,11 @@ def _near(reference: Any, value: Any, tolerance: Rational | None) -> bool:
     return bool(abs(reference - value).evalf(DIGITS) <= bound)
 
 
-def _is_zero(difference: Expr) -> bool:
-    """Of an exact number: sympy raises its precision until the value is known, or until MOST_DIGITS cancelled."""
+def _is_zero(difference: Expr, most_digits: int) -> bool:
+    """Of an exact number: sympy raises its precision until the value is known, or until that many digits cancelled."""
     if isinstance(difference, Rational):
         return bool(difference == 0)
-    parts = difference.evalf(DIGITS, maxn=MOST_DIGITS).as_real_imag()
+    parts = difference.evalf(DIGITS, maxn=most_digits).as_real_imag()
     return not any(part != 0 and getattr(part, "_prec", DIGITS) > SURE_BITS for part in parts)
 
 
