@@ -21,6 +21,7 @@ _SHARE = re.compile(r"\s+(?:halves|(?:third|fourth|fifth|sixth|seventh|eighth|ni
 _SCALES = "|".join(SCALES.keys() - {"dozen"})  # 4 dozen eggs are 4 or 48
 _SCALE = re.compile(rf"\s+(?:{_SCALES})s?(?![\w-])", re.IGNORECASE)
 _UNIT = re.compile(r"\s+(?:(?:square|cubic)\s+)?([A-Za-zμΩ°¢]++)(?:\^[23]|[²³])?(?![\w^-])")
+_CHAIN = re.compile(r"(?:\s?[·*/]\s?[A-Za-zμΩ]+[²³⁴]?)+(?![\w^])")
 _RATE = re.compile(r"(\s+per\s+|/|\s+(?:an?|each|every)\s+)([A-Za-z]+)")
 
 
@@ -85,6 +86,9 @@ def _end_of_unit(line: str, end: int) -> int:
     known = measure(unit[1]) if unit is not None and unit[1] != "in" else None
     if unit is None or known is None:
         return end
+    chain = _CHAIN.match(line, unit.end())
+    if chain is not None and re.search("[·*²³⁴]", chain[0]) and all(map(measure, re.findall("[A-Za-zμΩ]+", chain[0]))):
+        return chain.end()
     rate = _RATE.match(line, unit.end())
     if rate is None or (rate[1] != "/" and measure(rate[2]) is None):
         return unit.end()

@@ -7,10 +7,22 @@ import re
 from grpo_lightning.rewards.grading.modifiers import CHANGES, change_before
 
 _SAME_NAME = re.compile(r"(?<![\w\\])([a-z])\s*=\s*[^\s,;]+(?:[,;]?\s+(?:or|and)\s+|,\s*)(?:\1\s*=\s*)?$")
-_ITEMS = re.compile(r"(?<![\w,.])(?:-?[0-9]+(?:\.[0-9]+)?,\s+(?:and\s+|or\s+)?){2,}$")
+_OTHER_NAME = re.compile(
+    r"(?<![\w\\])(?P<name>[a-z](?:_?\{?[0-9]\}?)?)\s*=\s*-?[0-9][0-9./]*(?:[,;]?\s+and\s+|[,;]\s*)[a-z](?:_?\{?[0-9]\}?)?\s*=\s*$"
+)
+_GIVEN = re.compile(r"\b(?:if|when|for|with|since|where|let|given|at|as|because)\s+$", re.IGNORECASE)
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+_ITEMS = re.compile(
+    rf"(?<![\w,.])(?:(?:{_NUMBER},\s+(?:and\s+|or\s+)?){{2,}}|(?:{_NUMBER},\s+)+{_NUMBER}\s+(?:and|or)\s+"
+    rf"|(?<=\bare )(?:{_NUMBER}[,;]\s+(?:and\s+|or\s+)?)|(?<=s: )(?:{_NUMBER};\s+))$"
+)
 _TO = re.compile(r"(?<![\w,.])[0-9]+\s+to\s+$")
+_ALONE = re.compile(r"(?:^|[:=]|\b(?:is|are|was|takes?|costs?))\s*$")
 _OF_TO = re.compile(r"\b(?:ratio|odds|score|won|lost|beat|proportion)\b", re.IGNORECASE)
 _IN = re.compile(r"(?<![\w,.])[0-9]+\s+(?:in|out of)(?:\s+every)?\s+$")
+_OUT_OF = re.compile(
+    r"(?<![\w,.])(?:[0-9]+|one|two|three|four|five|six|seven|eight|nine)\s+out\s+of(?:\s+every)?\s+$", re.IGNORECASE
+)
 _OF_IN = re.compile(r"\b(?:chances?|probability|odds|likelihood)\b", re.IGNORECASE)
 _NAME = re.compile(r"(?:\s+[A-Z][\w.-]*){1,3}$")
 _OR_ELSE = re.compile(r"\s+or\s+(?:all|any|every|no|none|infinitely|undefined)\b[^.\n]*")
@@ -25,10 +37,15 @@ def start_of_joined(line: str, start: int) -> int:
         ('x = 2 or x = 3', 10, 13)
     """
     before = line[:start]
-    named = re.search(r"[a-z]\s*=\s*$", before)
-    if named is not None:
-        found = _SAME_NAME.search(before)
-        return start if found is None else found.start()
+    found = _SAME_NAME.search(before) or _OTHER_NAME.search(before)
+    if found is not None and not _GIVEN.search(before, 0, found.start()):
+        return found.start()
+    if re.search(r"[a-z]\s*=\s*$", before) is not None:
+        return start
+    if (parts := _OUT_OF.search(before)) is not None:
+        return parts.start()
+    if (span := _TO.search(before)) is not None and _ALONE.search(before, 0, span.start()):
+        return span.start()
     if (items := _ITEMS.search(before)) is not None:
         return items.start()
     for pattern, kind in ((_TO, _OF_TO), (_IN, _OF_IN)):

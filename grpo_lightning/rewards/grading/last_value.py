@@ -9,6 +9,8 @@ from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
 from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
+from grpo_lightning.rewards.grading.plain_units import with_powers
+from grpo_lightning.rewards.grading.signs import with_signs
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
 
@@ -17,12 +19,14 @@ MAX_RUN = 500
 _OPERATORS = "+-*/^<>≤≥≠±×·÷≈√:"
 _JOIN = re.compile(rf"(?:=/=|<>|[<>!/~]=|[{re.escape(_OPERATORS)}]|\\[a-z]+)$")
 _EQUALS = re.compile(r"(?<![<>!=:/~\\])=(?![=/])")
-_OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[A-Za-z]\)?|\\[a-z]+")
+_OPERAND = re.compile(r"[\w)\]}⦄|.,°%!'\\(\[{√^+*/-]*[0-9)\]}⦄|!]|\(?-?[0-9.]*[A-Za-z]\)?|\\[a-z]+")
 _JOINED = re.compile(r"(?:^|\s)(\S*[0-9])\s+(?:or|and)$")
 _FUNCTION = re.compile(rf"(?:\b(?:{'|'.join(FUNCTIONS)})|\b(?:log|sin|cos|tan)[_^]\S{{1,10}})$")
 _TERM = r"(?:[0-9.]+[a-fijknopqrtu-z]?|[a-fijknopqrtu-z])(?:\^\{?\w{1,9}\}?)?"
 _UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
 """An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
+_TO_UNKNOWN = re.compile(r"(?:\s?[-+*/]\s?[0-9.]*[b-zB-HJ-Z](?![\w'’])(?:\^[0-9])?)+")
+"""What goes on behind a number with an unknown one: ``5 - x``."""
 _FEET = re.compile(r"[0-9]{1,2}'[0-9]{1,2}\"")
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
@@ -45,7 +49,7 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         >>> last_value("It costs 50 cents.", False), last_value("The train leaves at 3:00 PM today", False)
         ('50 cents', '3:00 PM')
     """
-    text = _BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)).replace("\N{MINUS SIGN}", "-")
+    text = with_powers(with_signs(_BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text))))
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
     if prefer_formulas:
@@ -92,7 +96,8 @@ def _run_around(text: str, start: int, end: int) -> str:
     unknown = _UNKNOWN.search(line, 0, floor - 1) if equals else None
     if unknown is not None and re.search("[a-z]", unknown[0]):
         return line[unknown.start() : end].strip()  # x - 3 = 5 is not 5
-    end = _token_end(line, end)
+    unknown = _TO_UNKNOWN.match(line, end)
+    end = _token_end(line, end) if unknown is None else unknown.end()
     while start > floor and not line[start - 1].isspace():
         start -= 1
     token = start

@@ -64,7 +64,7 @@ def stated_answer(text: str) -> str | None:
         return line if is_labelled and not letter["frame"].endswith(").") else letter[1]
     other = _NOT_THE_OTHER.match(said[: 2 * MAX_CHARS])
     if other is not None:
-        return other[1].strip(_MARKS)
+        return other[1].strip(_MARKS).rstrip("-–— ")  # noqa: RUF001 - a dash before "not"
     clause = _CLAUSE_END.split(said, maxsplit=1)[0]
     rest = said[len(clause) :]
     return clause.strip(_MARKS) if _is_in_words(clause) and not re.search("[0-9]", rest) else None

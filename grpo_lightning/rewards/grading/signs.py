@@ -1,0 +1,32 @@
+"""Signs that a sentence puts in words, or with a space, before its number: ``it is minus 5``, ``the answer is - 5``."""
+
+from __future__ import annotations
+
+import re
+
+_DASHES = "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"
+_LEAD = (
+    r"(?:\b(?:is|are|was|be|equals?|gets?|obtain|gives?|have|to|of|at|by|exactly|simply|therefore|thus|so)[*_]*:?[*_]*"
+    r"|[=:][*_]*)"
+)
+_NUMBER = r"(?=[*_]*(?:\\?[$€£¥]\s?)?(?:[0-9]|\.[0-9]|\\[dt]?frac))"
+_WORD = re.compile(rf"({_LEAD}|\A)([ \t]*[*_]*)\b(?:minus|negative)\s{{1,3}}{_NUMBER}", re.IGNORECASE)
+_DASH = re.compile(rf"({_LEAD})([ \t]*[*_$]*)[-{_DASHES}][ \t]{{1,3}}{_NUMBER}", re.IGNORECASE)
+_FORMULA = re.compile(
+    rf"({_LEAD}|\A)([ \t]*)(?:minus|negative)\s{{1,3}}(\$|\\\()(?=[0-9.\\][^$\n]{{0,40}}(?:\$|\\\)))", re.IGNORECASE
+)
+_TYPESET = re.compile(rf"(?<![\w)\]%.])[{_DASHES}]{_NUMBER}")
+_NEGATIVE = re.compile(rf"\bnegative[ \t]+{_NUMBER}", re.IGNORECASE)
+
+
+def with_signs(text: str) -> str:
+    """The text with ``-5`` for the minus of a number that is said, typeset as a dash, or apart from its number.
+
+    The minus of ``10 minus 5`` and the dash of ``3 – 5`` are none, nor is the bullet of a list.
+
+    Example:
+        >>> with_signs("It is minus 5."), with_signs("The answer is - $5"), with_signs("10 minus 5 is 5")
+        ('It is -5.', 'The answer is -$5', '10 minus 5 is 5')
+    """
+    text = _DASH.sub(r"\1\2-", _WORD.sub(r"\1\2-", _FORMULA.sub(r"\1\2\3-", text)))
+    return _NEGATIVE.sub("-", _TYPESET.sub("-", text)).replace("\N{MINUS SIGN}", "-")
