@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 
 _DASHES = "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"
+# No run is unbounded: several beside each other would try every way to part thousands of stars.
 _LEAD = (
-    r"(?:\b(?:is|are|was|be|equals?|gets?|obtain|gives?|have|to|of|at|by|exactly|simply|therefore|thus|so)[*_]*:?[*_]*"
-    r"|[=:][*_]*)"
+    r"(?:\b(?:is|are|was|be|equals?|gets?|obtain|gives?|have|to|of|at|by|exactly|simply|therefore|thus|so)[*_]{0,3}:?[*_]{0,3}"
+    r"|[=:][*_]{0,3})"
 )
-_NUMBER = r"(?=[*_]*(?:\\?[$€£¥]\s?)?(?:[0-9]|\.[0-9]|\\[dt]?frac))"
-_WORD = re.compile(rf"({_LEAD}|\A)([ \t]*[*_]*)\b(?:minus|negative)\s{{1,3}}{_NUMBER}", re.IGNORECASE)
-_DASH = re.compile(rf"({_LEAD})([ \t]*[*_$]*)[-{_DASHES}][ \t]{{1,3}}{_NUMBER}", re.IGNORECASE)
+_NUMBER = r"(?=[*_]{0,3}(?:\\?[$€£¥]\s?)?(?:[0-9]|\.[0-9]|\\[dt]?frac))"
+_WORD = re.compile(rf"({_LEAD}|\A)([ \t]{{0,3}}[*_]{{0,3}})\b(?:minus|negative)\s{{1,3}}{_NUMBER}", re.IGNORECASE)
+_DASH = re.compile(rf"({_LEAD})([ \t]{{0,3}}[*_$]{{0,4}})[-{_DASHES}][ \t]{{1,3}}{_NUMBER}", re.IGNORECASE)
 _FORMULA = re.compile(
-    rf"({_LEAD}|\A)([ \t]*)(?:minus|negative)\s{{1,3}}(\$|\\\()(?=[0-9.\\][^$\n]{{0,40}}(?:\$|\\\)))", re.IGNORECASE
+    rf"({_LEAD}|\A)([ \t]{{0,3}})(?:minus|negative)\s{{1,3}}(\$|\\\()(?=[0-9.\\][^$\n]{{0,40}}(?:\$|\\\)))",
+    re.IGNORECASE,
 )
 _TYPESET = re.compile(rf"(?<![\w)\]%.])[{_DASHES}]{_NUMBER}")
-_NEGATIVE = re.compile(rf"\bnegative[ \t]+{_NUMBER}", re.IGNORECASE)
+_NEGATIVE = re.compile(rf"\bnegative[ \t]{{1,3}}{_NUMBER}", re.IGNORECASE)
 
 
 def with_signs(text: str) -> str:
