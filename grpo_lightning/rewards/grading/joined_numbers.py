@@ -14,7 +14,7 @@ _GIVEN = re.compile(r"\b(?:if|when|for|with|since|where|let|given|at|as|because)
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 _ITEMS = re.compile(
     rf"(?<![\w,.])(?:(?:{_NUMBER},\s+(?:and\s+|or\s+)?){{2,}}|(?:{_NUMBER},\s+)+{_NUMBER}\s+(?:and|or)\s+"
-    rf"|(?<=\bare )(?:{_NUMBER}[,;]\s+(?:and\s+|or\s+)?)|(?<=s: )(?:{_NUMBER};\s+))$"
+    rf"|(?:(?<=\bare )|(?<=\banswer is ))(?:{_NUMBER}[,;]\s+(?:and\s+|or\s+)?)|(?<=s: )(?:{_NUMBER};\s+))$"
 )
 _TO = re.compile(r"(?<![\w,.])[0-9]+\s+to\s+$")
 _ALONE = re.compile(r"(?:^|[:=]|\b(?:is|are|was|takes?|costs?))\s*$")

@@ -6,6 +6,7 @@ import re
 
 from grpo_lightning.rewards.grading.braces import closing
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.text.concluded import concluding_clause
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -95,7 +96,7 @@ def lenient_answer(text: str, prefer_formulas: bool = False) -> str | None:
             return answer
     end = _OTHER_TAG.sub(" ", text[-MAX_SPAN:])
     stated = stated_answer(end)
-    return last_value(end, prefer_formulas) if stated is None else stated
+    return last_value(concluding_clause(end) or end, prefer_formulas) if stated is None else stated
 
 
 def reference_answer(reference: str) -> str:

@@ -262,6 +262,8 @@ def test_pathological_answers_become_none_and_the_others_are_scored(math_reward:
         "is" + "*" * 500_000 + "5",
         "x =" + "_" * 500_000 + " - 5",
         "is minus" + " " * 500_000 + "5",
+        "Answer:" + "*" * 500_000 + " 5",
+        "The answer is 5 " + "(a " * 300_000,
         "x" + " " * 1_000_000 + "<|a|>" * 1000,
         "",
         "\x00\ud800",
