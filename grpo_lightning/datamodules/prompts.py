@@ -88,17 +88,19 @@ class PromptDataset:
         self.lengths = [len(prompt_ids[index]) for index in kept]
         """Tokens of each kept prompt."""
         self._rows = [converted[index] for index in kept]
-        self.image_tokens: list[int] = [0] * len(kept)
-        """Tokens of each kept prompt that images take the place of."""
         if self._shown is not None:
             self._shown.keep(kept)
-            self.image_tokens = self._shown.image_tokens
         # One tensor: a Python list of small lists takes five times the memory.
         self._ids = torch.tensor([token for index in kept for token in prompt_ids[index]], dtype=torch.int32)
         self._ends = torch.tensor(self.lengths).cumsum(0).tolist()
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """Tokens of each kept prompt that images take the place of."""
+        return [0] * len(self) if self._shown is None else self._shown.image_tokens
 
     def batch(self, places: Sequence[int]) -> PromptBatch:
         """The prompts at these places in [0, len(self)), with a column None where a row lacks it."""
