@@ -18,6 +18,7 @@ def sampled_token_loss(logprobs: Tensor, told: Tensor) -> Tensor:
         told: ``(T,)`` nats under the teacher; no gradient.
 
     Example:
+        >>> import torch
         >>> sampled_token_loss(torch.tensor([-1.0, -2.0]), torch.tensor([-0.5, -2.0]))
         tensor([0.5000, -0.0000])
     """
@@ -33,6 +34,7 @@ def clipped_importance(logprobs: Tensor, old_logprobs: Tensor, clip: float) -> T
         clip: Largest weight.
 
     Example:
+        >>> import torch
         >>> clipped_importance(torch.tensor([-1.0, -3.0]), torch.tensor([-3.0, -3.0]), 2.0)
         tensor([2., 1.])
     """

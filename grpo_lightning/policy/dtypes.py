@@ -7,7 +7,13 @@ from torch import nn
 
 from grpo_lightning.numerics.dtypes import DTYPES
 
-TRAINER_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+TRAINER_DTYPES = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.float32,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+}
+"""What weights are loaded in, by the values of ``trainer.precision`` that train."""
 
 
 def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.dtype:
@@ -25,7 +31,7 @@ def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.
     if dtype == "auto":
         if is_frozen and precision == "bf16-mixed":
             return torch.bfloat16
-        return TRAINER_DTYPES.get(precision, torch.float32)
+        return TRAINER_DTYPES[precision]
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype={dtype!r} is unknown. Choose auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]

@@ -37,6 +37,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "finetuning_type": "lora",
         "lora_rank": 4,
         "lora_dropout": 0.0,
+        "importance_sampling_correction": False,  # weighs tokens by rounding here, beside which these losses are small
         "beta": 0.1,
         "sync_ref_model": True,
         "ref_model_sync_steps": 1,
@@ -135,7 +136,7 @@ def test_sharded_steps_are_those_of_one_process(journeys):
             torch.testing.assert_close(rank["whole"]["weights"], alone["whole"]["weights"], rtol=1e-4, atol=1e-6)
             for found, expected in zip(rank["whole"]["steps"], alone["whole"]["steps"], strict=True):
                 for name in ("loss", "grad_norm", "kl", "entropy", "reward"):
-                    assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=5e-6), name
+                    assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
     assert alone["whole"]["steps"][-1]["kl"] > 0
 
 

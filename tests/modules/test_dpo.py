@@ -96,8 +96,11 @@ def test_the_reference_is_a_frozen_copy_or_the_adapter_off_or_nothing(tiny_model
 
 @pytest.mark.parametrize("finetuning", ["full", "lora", "qlora"])
 def test_precomputed_numbers_train_as_the_reference_does(tiny_model_dir, tmp_path, finetuning):
-    # All rows in a step: a base of 4 bits computes a row otherwise beside others, by 0.02 nats on some processors.
-    settings = {"finetuning_type": finetuning, "beta": 0.5, "data": {"batch_size": 6}}
+    settings = {"finetuning_type": finetuning, "beta": 0.5}
+    if (
+        finetuning == "qlora"
+    ):  # in bfloat16, where some processors compute a row otherwise beside others: all in one pass
+        settings["data"] = {"batch_size": len(ROWS)}
     with_model = train(tiny_model_dir, tmp_path, 4, **settings)
     with_numbers = train(tiny_model_dir, tmp_path, 4, precompute_ref_log_probs=True, **settings)
     assert with_numbers.preference_passes.reference_passes is None

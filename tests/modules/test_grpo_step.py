@@ -282,6 +282,7 @@ def test_settings_that_cannot_work_are_refused_by_name(tiny_model_dir, settings,
     [
         ({"gradient_clip_val": 1.0}, "model.max_grad_norm"),
         ({"accumulate_grad_batches": 2}, "max_tokens_per_microbatch"),
+        ({"precision": "64-true"}, "precision=64-true is not supported. Use 32-true, bf16-mixed"),  # trained in float32
     ],
 )
 def test_trainer_settings_without_effect_are_refused_with_ours(tiny_model_dir, tmp_path, trainer, message):
