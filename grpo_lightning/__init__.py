@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import grpo_lightning.finetuning.bitsandbytes_messages  # noqa: F401 - before anything that imports peft
+from grpo_lightning.version import __version__
 
 if TYPE_CHECKING:
     from grpo_lightning.datamodules import (
@@ -40,6 +41,7 @@ __all__ = [
     "GRPOModule",
     "RewardModelModule",
     "SFTModule",
+    "__version__",
     "get_dataset",
     "get_dataset_converter",
     "get_reward_function",

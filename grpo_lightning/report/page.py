@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -21,6 +20,7 @@ from grpo_lightning.report.notices import notices
 from grpo_lightning.report.phases import phase_seconds
 from grpo_lightning.report.run import Run
 from grpo_lightning.report.seeds import seed_groups
+from grpo_lightning.version import __version__
 
 SCRIPTS = (
     *("state", "format", "metrics", "axes", "curves", "charts", "card_tools", "overview"),
@@ -41,7 +41,7 @@ def render_page(runs: Sequence[Run]) -> str:
     overview = {
         "runs": [_overview(run) for run in runs],
         "seeds": seed_groups(runs),
-        "version": _version(),
+        "version": __version__,
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     page = Template(_asset("page.html"))
@@ -84,13 +84,6 @@ def _overview(run: Run) -> dict[str, Any]:
 def _short(value: float) -> float:
     """Six significant digits: more than a curve shows, half the bytes."""
     return float(f"{value:.6g}")
-
-
-def _version() -> str:
-    try:
-        return version("grpo-lightning")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"
 
 
 def _script() -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,16 @@ import torch
 import yaml
 from runs import write_prompts
 
+from grpo_lightning import __version__
 from grpo_lightning.commands.settings.ranks import LAUNCHERS, ranks_here, visible_gpus
-from grpo_lightning.distributed.early_ranks import PROGRAM
+from grpo_lightning.distributed import early_ranks
+from grpo_lightning.distributed.early_ranks import PROGRAM, EarlyRank, dismiss_early, run_rank, start_early
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
 REWARDS = """
-import json, os, signal, sys, time
+import json, os, signal, sys
 from pathlib import Path
-
-if os.environ.get("SET_LATE"):
-    os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = "77"
 
 def digits(completions, **columns):
     main, rank = sys.modules["__main__"], os.environ.get("LOCAL_RANK", "0")
@@ -157,35 +157,60 @@ def test_the_installed_command_starts_ranks_early_too(folder):
     begun.communicate(timeout=SECONDS)
 
 
-def test_a_variable_that_is_read_at_import_and_was_set_too_late_for_that_starts_the_rank_anew(folder):
-    begun = start(folder, SET_LATE="1")
-    output, _ = begun.communicate(timeout=SECONDS)
-    assert begun.returncode == 0, output
-    first, second = told(folder, 0), told(folder, 1)
-    assert second["started"] - first["started"] > 2 * os.sysconf("SC_CLK_TCK")
-    assert second["arguments"] == first["arguments"]
-    assert second["variables"]["HF_HUB_DOWNLOAD_TIMEOUT"] == "77"
+@contextmanager
+def one_waiting(folder: Path, monkeypatch) -> Iterator[EarlyRank]:
+    """A rank that waits to be told what to run, as the command has started it."""
+    monkeypatch.setenv("FOLDER", str(folder))
+    start_early(2, "json", ["--version"])
+    try:
+        yield early_ranks._waiting[1]
+    finally:
+        dismiss_early()
+    assert not list(processes(folder))
 
 
-def test_a_rank_that_was_lost_while_it_waited_is_started_by_the_launcher(folder):
-    begun = start(folder)
-    wait_until(lambda: waiting(folder), "no rank was started with the command")
-    (lost,) = waiting(folder)
-    os.kill(lost, signal.SIGKILL)
-    output, _ = begun.communicate(timeout=SECONDS)
-    assert begun.returncode == 0, output
-    assert told(folder, 1)["pid"] != lost
+def version_told_by(rank: subprocess.Popen, capfd) -> str:
+    assert rank.wait(timeout=SECONDS) == 0
+    return capfd.readouterr().out.split()[-1]
+
+
+def test_a_rank_that_waits_runs_what_it_is_told(tmp_path, monkeypatch, capfd):
+    with one_waiting(tmp_path, monkeypatch) as early:
+        rank = run_rank(1, ["--version"], {**os.environ, "MASTER_PORT": "77"})
+        assert rank is early.process
+        assert version_told_by(rank, capfd) == __version__
+
+
+@pytest.mark.parametrize("change", [{"HF_HUB_DOWNLOAD_TIMEOUT": "77"}, {"OMP_NUM_THREADS": "7"}])
+def test_a_variable_that_is_read_at_import_and_was_set_too_late_for_that_starts_the_rank_anew(
+    tmp_path, monkeypatch, change, capfd
+):
+    with one_waiting(tmp_path, monkeypatch) as early:
+        rank = run_rank(1, ["--version"], {**os.environ, **change})
+        assert rank is not early.process
+        assert early.process.poll() is not None
+        assert version_told_by(rank, capfd) == __version__
+
+
+def test_a_rank_that_was_lost_while_it_waited_is_started_anew(tmp_path, monkeypatch, capfd):
+    with one_waiting(tmp_path, monkeypatch) as early:
+        early.process.kill()
+        early.process.wait()
+        rank = run_rank(1, ["--version"], {**os.environ})
+        assert rank is not early.process
+        assert version_told_by(rank, capfd) == __version__
 
 
 def test_ranks_that_nobody_asks_for_end(folder):
     (folder / "one.yaml").write_text("trainer: {devices: 1, strategy: auto}\n")  # a later file, which has the last word
     begun = start(folder, "--trainer.devices", "2", "--config", "one.yaml")
     wait_until(lambda: waiting(folder), "no rank was started with the command")
-    wait_until((folder / "run" / "logs").exists, "the run does not start")
+    system = folder / "run" / "system.json"
+    wait_until(lambda: system.exists() and system.read_text().endswith("}\n"), "the run does not start")
     assert [pid for pid, _ in processes(folder)] == [begun.pid]
-    output, _ = begun.communicate(timeout=SECONDS)
-    assert begun.returncode == 0, output
-    assert json.loads((folder / "run" / "system.json").read_text())["ranks"] == 1
+    assert json.loads(system.read_text())["ranks"] == 1
+    begun.kill()
+    begun.communicate(timeout=SECONDS)
 
 
 def test_a_run_that_is_refused_leaves_no_rank_and_says_why_once(folder):

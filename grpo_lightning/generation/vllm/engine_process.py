@@ -48,7 +48,9 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         keeping_threads(),
         keeping_buffers(),
     ):
-        os.environ.update(UNUSED_SAMPLER | dict(os.environ) | _launcher_variables(device))
+        for name, value in UNUSED_SAMPLER.items():
+            os.environ.setdefault(name, value)
+        os.environ.update(_launcher_variables(device))
         know_model(arguments["model"])
         return vllm.LLM(**arguments)
 
