@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 
 def answers_of(model_dir: Path) -> Callable[[str, dict], dict]:
-    """The text of tokens, and the likeliest at each token of a prompt."""
+    """The text of tokens, and the likeliest at each token of a prompt, with the token itself."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), build_tokenizer()
 
     def answer(path: str, body: dict) -> dict:
@@ -25,6 +25,8 @@ def answers_of(model_dir: Path) -> Callable[[str, dict], dict]:
         likeliest = logprobs.topk(body["prompt_logprobs"])
         places = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         told = [{t: {"logprob": p} for t, p in zip(*place, strict=True)} for place in places]
+        for place, token, of_all in zip(told, body["prompt"][1:], logprobs, strict=True):
+            place[token] = {"logprob": float(of_all[token])}  # what stands there comes always
         return {"choices": [{"prompt_logprobs": [None, *told]}]}
 
     return answer

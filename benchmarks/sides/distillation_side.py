@@ -6,56 +6,28 @@ student alone. TRL samples a prompt once, so that its data has each prompt as of
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-import transformers
-
 from sides.clock import TRAINING, PhaseClock
 from sides.distillation_workload import DistillationWorkload
 from sides.record import save_record
-from sides.ways import SIDES
+from sides.side_run import main, train_and_record, trl_sampling_settings
 
 TEACHER_DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
 
 
 def trl_config(workload: DistillationWorkload, checkpointing: bool, folder: str) -> Any:
-    """TRL's settings; what is not said here keeps its default."""
+    """TRL's settings."""
     from trl import DistillationConfig
 
-    completions = workload.prompts_per_step * workload.num_generations
-    on_cuda = workload.device == "cuda"
     return DistillationConfig(
-        output_dir=folder,
-        max_steps=workload.warmup_steps + workload.steps,
-        per_device_train_batch_size=workload.per_device_batch,
-        gradient_accumulation_steps=completions // workload.per_device_batch,
-        max_completion_length=workload.max_completion_length,
-        temperature=workload.temperature,
+        **trl_sampling_settings(workload, folder),
         beta=1.0,  # reverse KL
-        learning_rate=workload.learning_rate,
-        lr_scheduler_type="constant",
-        max_grad_norm=workload.max_grad_norm,
-        use_cpu=not on_cuda,
-        bf16=workload.dtype != "float32",
         gradient_checkpointing=checkpointing,
-        model_init_kwargs={"dtype": "bfloat16" if workload.dtype == "bfloat16" else "float32"},
         teacher_model_init_kwargs={"dtype": TEACHER_DTYPE[workload.device]},
-        use_vllm=on_cuda,
-        vllm_mode="colocate",
-        vllm_gpu_memory_utilization=workload.gpu_memory_utilization,
-        shuffle_dataset=False,
-        seed=workload.seed,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
     )
 
 
@@ -86,7 +58,6 @@ def trl(workload: DistillationWorkload, clock: PhaseClock, record: str, checkpoi
     """TRL's trainer."""
     import datasets
     from transformers import AutoTokenizer
-    from transformers.trainer_callback import PrinterCallback
 
     from sides.trl_steps import StepsOfTrainer
 
@@ -101,10 +72,7 @@ def trl(workload: DistillationWorkload, clock: PhaseClock, record: str, checkpoi
             processing_class=AutoTokenizer.from_pretrained(workload.model, padding_side="left", truncation_side="left"),
             callbacks=[StepsOfTrainer(clock)],
         )
-        trainer.remove_callback(PrinterCallback)
-        clock.after_step = partial(save_record, record, "trl", clock, trainer.model)
-        trainer.train()
-        save_record(record, "trl", clock, trainer.model)  # with the last step's loss
+        train_and_record(trainer, clock, record)
 
 
 def ours(workload: DistillationWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
@@ -140,19 +108,5 @@ def ours(workload: DistillationWorkload, clock: PhaseClock, record: str, checkpo
     save()  # with the last step's loss
 
 
-def main(side: str, workload: DistillationWorkload, record: str) -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    if workload.device == "cpu":
-        torch.set_num_threads(workload.threads)
-    clock, way = PhaseClock(workload.device, together=TRAINING), SIDES[side]
-    tokens = int(workload.max_tokens_per_microbatch * way.share)
-    run = trl if side.startswith("trl") else ours
-    run(replace(workload, max_tokens_per_microbatch=tokens), clock, record, way.checkpointing)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], DistillationWorkload.load(sys.argv[2]), sys.argv[3])
-    sys.stdout.flush()
-    os._exit(0)  # an engine in this process may hang at exit
+    main(DistillationWorkload, partial(PhaseClock, together=TRAINING), {"trl": trl, "ours": ours})

@@ -6,46 +6,27 @@ prompt for each of them, padding left out: what it has learnt from, however it w
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-import warnings
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import transformers
 
 from sides.clock import PhaseClock
 from sides.pair_workload import PairWorkload
 from sides.record import save_record
-from sides.ways import SIDES
+from sides.side_run import main, train_and_record, trl_settings
 
 
 def trl_config(workload: PairWorkload, checkpointing: bool, folder: str) -> Any:
-    """TRL's settings; what is not said here keeps its default."""
+    """TRL's settings."""
     from trl import DPOConfig
 
     return DPOConfig(
-        output_dir=folder,
-        max_steps=workload.warmup_steps + workload.steps,
-        per_device_train_batch_size=workload.per_device_batch,
-        gradient_accumulation_steps=workload.pairs_per_step // workload.per_device_batch,
+        **trl_settings(workload, workload.pairs_per_step, folder),
         gradient_checkpointing=checkpointing,
-        model_init_kwargs={"dtype": "bfloat16" if workload.dtype == "bfloat16" else "float32"},
-        use_cpu=workload.device == "cpu",
-        bf16=workload.dtype != "float32",
         beta=workload.beta,
-        learning_rate=workload.learning_rate,
-        lr_scheduler_type="constant",
-        max_grad_norm=workload.max_grad_norm,
         train_sampling_strategy="sequential",
-        seed=workload.seed,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
     )
 
 
@@ -53,7 +34,6 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
     """TRL's trainer."""
     import datasets
     from transformers import AutoTokenizer
-    from transformers.trainer_callback import PrinterCallback
     from trl import DPOTrainer
 
     from sides.trl_steps import StepsOfTrainer
@@ -72,10 +52,7 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
             processing_class=AutoTokenizer.from_pretrained(workload.model),
             callbacks=[StepsOfTrainer(clock)],
         )
-        trainer.remove_callback(PrinterCallback)
-        clock.after_step = partial(save_record, record, "trl", clock, trainer.model)
-        trainer.train()
-        save_record(record, "trl", clock, trainer.model)  # with the last step's loss
+        train_and_record(trainer, clock, record)
 
 
 def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
@@ -130,19 +107,5 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
         trainer.fit(module, datamodule=data)
 
 
-def main(side: str, workload: PairWorkload, record: str) -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    if workload.device == "cpu":
-        torch.set_num_threads(workload.threads)
-    clock, way = PhaseClock(workload.device, detailed=False), SIDES[side]
-    tokens = int(workload.max_tokens_per_microbatch * way.share)
-    run = trl if side.startswith("trl") else ours
-    run(replace(workload, max_tokens_per_microbatch=tokens), clock, record, way.checkpointing)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], PairWorkload.load(sys.argv[2]), sys.argv[3])
-    sys.stdout.flush()
-    os._exit(0)
+    main(PairWorkload, partial(PhaseClock, detailed=False), {"trl": trl, "ours": ours})

@@ -10,56 +10,28 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import datasets
 import torch
-import transformers
 from transformers import AutoTokenizer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from sides.clock import OTHER, TRAINING, PhaseClock
-from sides.record import save_record
+from sides.side_run import silence, train_and_record, trl_sampling_settings
 from sides.workload import Workload, even_fraction
 
 
 def make_config(workload: Workload, folder: str) -> GRPOConfig:
     """TRL's arguments for the workload; all others keep TRL's defaults."""
-    rollouts = workload.prompts_per_step * workload.num_generations
-    if rollouts % workload.per_device_batch:
-        raise SystemExit(
-            f"--per-device-batch={workload.per_device_batch} does not divide the {rollouts} completions of a step."
-        )
-    on_cuda = workload.device == "cuda"
-    weights = "bfloat16" if workload.dtype == "bfloat16" else "float32"
+    settings = trl_sampling_settings(workload, folder)
+    settings["model_init_kwargs"]["attn_implementation"] = workload.attention
     return GRPOConfig(
-        output_dir=folder,
-        max_steps=workload.warmup_steps + workload.steps,
-        per_device_train_batch_size=workload.per_device_batch,
-        gradient_accumulation_steps=rollouts // workload.per_device_batch,
+        **settings,
         num_generations=workload.num_generations,
-        max_completion_length=workload.max_completion_length,
-        temperature=workload.temperature,
         loss_type="dapo",
         beta=workload.beta,
-        learning_rate=workload.learning_rate,
-        lr_scheduler_type="constant",
-        max_grad_norm=workload.max_grad_norm,
-        use_cpu=not on_cuda,
-        bf16=workload.dtype != "float32",
         gradient_checkpointing=workload.gradient_checkpointing,
-        model_init_kwargs={"dtype": weights, "attn_implementation": workload.attention},
-        use_vllm=workload.uses_vllm,
-        vllm_mode="colocate",
-        vllm_gpu_memory_utilization=workload.gpu_memory_utilization,
-        shuffle_dataset=False,
-        seed=workload.seed,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
     )
 
 
@@ -141,7 +113,7 @@ def read_rows(workload: Workload, folder: str) -> datasets.Dataset:
 
 
 def main(workload: Workload, record: str) -> None:
-    transformers.utils.logging.set_verbosity_error()
+    silence()
     datasets.disable_progress_bars()
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
@@ -155,10 +127,8 @@ def main(workload: Workload, record: str) -> None:
             processing_class=load_processing(workload),
             callbacks=[StepEnds(clock)],
         )
-        trainer.remove_callback(PrinterCallback)
         wrap_phases(trainer, clock)
-        clock.after_step = partial(save_record, record, "trl", clock, trainer.model)
-        trainer.train()
+        train_and_record(trainer, clock, record)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Lessons:
     teacher: Tensor
     """(B,) int64: which teacher each of these prompts has; NOBODY where there is none."""
     likeliest: Likeliest | None = None
-    """What teachers on servers have said of each of the T tokens; zeros at those of other teachers."""
+    """What teachers on servers have said of each of the T tokens, or of it alone; zeros at those of other teachers."""
 
     def teacher_of(self, rows: Tensor) -> Tensor:
         """``(M,)`` int64: of the completions ``rows``."""

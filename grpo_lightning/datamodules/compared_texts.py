@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +28,8 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     Raises:
         ValueError: If the columns are missing, or a text has no token.
     """
-    missing = [name for name in (CHOSEN, REJECTED) if name not in batch.columns] if len(batch) else []
-    if missing:
-        raise ValueError(
-            f"The dataset needs the columns chosen and rejected, and has {', '.join(batch.columns) or 'prompts only'}. Name "
-            "them with data.converter=dpo and data.converter_args.chosen_key and rejected_key."
-        )
+    if len(batch):
+        check_compared(batch.columns)
     prompts: list[list[int]] = []
     completions: list[list[int]] = []
     group: list[int] = []
@@ -52,6 +49,28 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     nothing_sampled = [[0.0] * len(ids) for ids in completions]
     rollouts = Rollouts.from_lists(prompts, completions, nothing_sampled, [False] * len(completions), group)
     return Preferences(rollouts, torch.arange(len(completions)) % 2 == 0, in_pairs=True)
+
+
+def check_compared(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Refuses data without pairs, or with margins that are none.
+
+    Args:
+        columns: Values by name.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if not {CHOSEN, REJECTED} <= set(columns):
+        raise ValueError(
+            f"The dataset needs the columns chosen and rejected, and has {', '.join(columns) or 'prompts only'}. Name "
+            "them with data.converter=dpo and data.converter_args.chosen_key and rejected_key."
+        )
+    for margin in columns.get(MARGIN, ()):
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+            raise ValueError(
+                f"The column margin holds {margin!r:.80}, and not a finite number in every row. Correct it, or rename it where it "
+                "is no margin between the rewards."
+            )
 
 
 def text_ids(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,11 +32,7 @@ def demonstrations(
         ValueError: If a row has no completion, or its chat template writes the prompt otherwise once a completion
             follows.
     """
-    if COLUMN not in batch.columns:
-        raise ValueError(
-            f"The dataset has no column {COLUMN!r} to learn from, only {', '.join(batch.columns) or 'prompts'}. Name it "
-            "with data.converter=sft and data.converter_args.completion_key."
-        )
+    check_demonstrated(batch.columns)
     own = {name: batch.columns[name] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
     options = [
         row_template_kwargs({name: values[b] for name, values in own.items()}, chat_template_kwargs)
@@ -50,7 +46,7 @@ def demonstrations(
     wholes = iter(_encoded_chats(chats, [options[b] for b in range(len(batch)) if is_chat[b]], tokenizer))
     texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
-        _rest_of_chat(next(wholes), batch.prompt_ids[b], tokenizer, f"row {batch.uids[b]}")
+        _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], tokenizer, f"row {batch.uids[b]}")
         if is_chat[b]
         else _ended(next(texts), tokenizer)
         for b in range(len(batch))
@@ -63,6 +59,19 @@ def demonstrations(
         [len(row) > max_length for row in ids],
         list(range(len(kept))),
     )
+
+
+def check_demonstrated(columns: Collection[str]) -> None:
+    """Refuses data without completions.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if COLUMN not in columns:
+        raise ValueError(
+            f"The dataset has no column {COLUMN!r} to learn from, only {', '.join(columns) or 'prompts'}. Name it "
+            "with data.converter=sft and data.converter_args.completion_key."
+        )
 
 
 def with_replaced(batch: PromptBatch, columns: Sequence[str], replacements: Mapping[str, str]) -> PromptBatch:
@@ -117,11 +126,17 @@ def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _rest_of_chat(
-    whole: list[int], prompt_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, place: str
+    whole: list[int], prompt_ids: Sequence[int], completion: Any, tokenizer: PreTrainedTokenizerBase, place: str
 ) -> list[int]:
     """What the chat template writes behind a prompt, up to the last end-of-sequence token: generation stops there."""
     start = len(prompt_ids)
     if whole[:start] != list(prompt_ids):
+        role = "assistant" if isinstance(completion, str) else completion[0]["role"]
+        if role != "assistant":
+            raise ValueError(
+                f"{place} has a completion that begins with a message of the {role}, where the prompt asks for one of the "
+                "assistant. Put what comes before the assistant's answer into the prompt."
+            )
         raise ValueError(
             f"{place}: with the completion behind it, the chat template writes the prompt otherwise than for generation. "
             "Set model.chat_template_kwargs so that both agree (enable_thinking, for one), or use text prompts."

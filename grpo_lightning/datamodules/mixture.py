@@ -94,9 +94,20 @@ class MixedPrompts:
         joined.uids = [self._first_uids[k] + uid for k, uid in zip(owners, joined.uids, strict=True)]
         return joined
 
+    def values(self, column: str) -> list[Any]:
+        """What a column has at each place, None where a row lacks it; not to be changed."""
+        return [value for part in self.parts.values() for value in part.values(column)]
+
     def dataset_of(self, uid: int) -> int:
         """Which dataset a prompt is from, counted from 0."""
         return bisect_right(self._first_uids, uid) - 1
+
+
+def prompts_in_memory(datamodule: Any) -> list[PromptDataset | MixedPrompts]:
+    """All that a run has read before it starts, to train on and held out; nothing of streams and of other sources."""
+    training = getattr(datamodule, "train_prompts", None)
+    held_out = (getattr(datamodule, "eval_prompts", None) or {}).values()
+    return [prompts for prompts in (training, *held_out) if prompts is not None]
 
 
 def join_batches(parts: Sequence[PromptBatch], columns: Sequence[str]) -> PromptBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,21 +104,31 @@ def read_preferences(
     if CHOSEN in columns and REJECTED in columns:
         rollouts = _side_by_side(read(CHOSEN), read(REJECTED))
         return Preferences(rollouts, torch.arange(rollouts.num_completions) % 2 == 0, True)
-    if in_pairs or COLUMN not in columns or LABEL not in columns:
-        needed = "chosen and rejected" if in_pairs else "chosen and rejected, or completion and label"
-        raise ValueError(
-            f"The dataset needs the columns {needed}, and has {', '.join(columns) or 'prompts only'}. Name them with "
-            "data.converter=dpo (chosen_key, rejected_key)"
-            + (
-                ", or set model.loss_type=kto for single completions with labels."
-                if in_pairs
-                else " or data.converter=kto."
-            )
-        )
+    check_columns(columns, in_pairs)
     for uid, label in zip(batch.uids, columns[LABEL], strict=True):
         if label not in (True, False):
             raise ValueError(f"row {uid} has the label {label!r}. Use true for a good completion, false for a bad one.")
     return Preferences(read(COLUMN), torch.tensor([bool(label) for label in columns[LABEL]]), False)
+
+
+def check_columns(columns: Collection[str], in_pairs: bool) -> None:
+    """Refuses data without two completions of a prompt, or where the loss takes them single ones with labels.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if {CHOSEN, REJECTED} <= set(columns) or (not in_pairs and {COLUMN, LABEL} <= set(columns)):
+        return
+    needed = "chosen and rejected" if in_pairs else "chosen and rejected, or completion and label"
+    raise ValueError(
+        f"The dataset needs the columns {needed}, and has {', '.join(columns) or 'prompts only'}. Name them with "
+        "data.converter=dpo (chosen_key, rejected_key)"
+        + (
+            ", or set model.loss_type=kto for single completions with labels."
+            if in_pairs
+            else " or data.converter=kto."
+        )
+    )
 
 
 def _side_by_side(chosen: Rollouts, rejected: Rollouts) -> Rollouts:

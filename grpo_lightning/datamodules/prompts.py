@@ -114,6 +114,10 @@ class PromptDataset:
             images=() if self._shown is None else self._shown.of_rows(places, rows),
         )
 
+    def values(self, column: str) -> list[Any]:
+        """What a column has at each place, None where a row lacks it; not to be changed."""
+        return [row.get(column) for row in self._rows]
+
     def ending_with_the_assistant(self) -> list[int]:
         """Places of the conversations whose last message is the assistant's."""
         if not self.is_conversational:

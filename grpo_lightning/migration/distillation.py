@@ -128,7 +128,10 @@ def _compose_server(m: Migration) -> None:
         m.refuse("loss_add_tail", "What is not among the top_k is always one more token.")
         m.notes.append("loss_add_tail false: what is not among the top_k is always one more token here.")
     m.needs_nothing("loss_add_tail", "teacher_model_server_url")
-    m.refuse("reverse_kl_top_1_mode", "The teacher's likeliest tokens are told apart, whatever was sampled.")
+    m.refuse(
+        "reverse_kl_top_1_mode",
+        "The teacher's likeliest tokens are told apart, whatever was sampled; sampled_token needs no top_k.",
+    )
     m.notes.append("model.temperature has to be 1.0 with a teacher on a server, whose logprobs are at that.")
 
 

@@ -10,7 +10,8 @@ from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, metric_names, with_margin
 from grpo_lightning.datamodules.demonstrations import COLUMN, with_replaced
-from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, read_preferences
+from grpo_lightning.datamodules.mixture import prompts_in_memory
+from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
@@ -18,6 +19,7 @@ from grpo_lightning.modules.dpo_settings import DPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
@@ -61,7 +63,10 @@ class DPOModule(PolicyModule):
         batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
         kwargs = self.settings.chat_template_kwargs or {}
         tokenizer, longest = self.policy.tokenizer, self.settings.max_completion_length
-        return read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+        read = read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+        uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
+        check_written(read.rollouts, positions_of(self.policy.config), uids, "model.max_completion_length")
+        return read
 
     def preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, and those of ranks that share this one's passes."""
@@ -120,6 +125,8 @@ class DPOModule(PolicyModule):
         Raises:
             ValueError: In the words of the config.
         """
+        for prompts in prompts_in_memory(self.datamodule):
+            check_columns(prompts.columns, self.loss.in_pairs)
         if self.loss.needs_kl and self.prompts_in_a_step() < 2:
             raise ValueError(
                 f"data.batch_size=1: model.loss_type={self.settings.loss_type!r} compares each prompt with the completion of "

@@ -1,6 +1,5 @@
 """RewardModelModule: a language model with a head of one number learns which of two texts people prefer."""
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
 from grpo_lightning.algorithm.preferences.metrics import logged_rewards, mean_entries
-from grpo_lightning.datamodules.compared_texts import MARGIN, compared_texts
+from grpo_lightning.datamodules.compared_texts import MARGIN, check_compared, compared_texts
 from grpo_lightning.datamodules.demonstrations import with_replaced
+from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
@@ -23,6 +23,7 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.dtypes import with_float32_defaults
+from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.scoring.value_readout import ValueReadout
@@ -97,19 +98,24 @@ class RewardModelModule(PolicyModule):
     def texts(self, batch: PromptBatch) -> Preferences:
         """The batch's texts in pairs, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [CHOSEN, REJECTED], self.replacements())
-        return compared_texts(batch, self.policy.tokenizer, self.settings.max_length)
+        texts = compared_texts(batch, self.policy.tokenizer, self.settings.max_length)
+        uids = [uid for uid in batch.uids for _ in (CHOSEN, REJECTED)]
+        check_written(texts.rollouts, positions_of(self.policy.config), uids, "model.max_length", behind=1)
+        return texts
 
     def pairs(self, batch: PromptBatch) -> tuple[Preferences, Tensor | None]:
-        """The batch's texts, and the margins where the data has some.
+        """The batch's texts, and the margins where the data has some."""
+        pairs, margins = self.read(batch), batch.columns.get(MARGIN)
+        return pairs, None if margins is None else self.replica.rows(torch.tensor([float(each) for each in margins]))
+
+    def setup(self, stage: str) -> None:
+        """Checks the rows that are there before weights load.
 
         Raises:
-            ValueError: If a margin is no finite number.
+            ValueError: See ``check_compared``.
         """
-        margins = batch.columns.get(MARGIN)
-        if margins is not None and not all(isinstance(each, int | float) and math.isfinite(each) for each in margins):
-            raise ValueError(f"The column margin holds {margins!r:.80}, and not a finite number in every row.")
-        found = None if margins is None else self.replica.rows(torch.tensor([float(each) for each in margins]))
-        return self.read(batch), found
+        for prompts in prompts_in_memory(self.datamodule):
+            check_compared({name: prompts.values(name) for name in prompts.columns})
 
     def on_fit_start(self) -> None:
         """Tells the optimizer which ranks train together."""

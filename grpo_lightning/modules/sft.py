@@ -10,13 +10,15 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations, with_replaced
+from grpo_lightning.datamodules.demonstrations import COLUMN, check_demonstrated, demonstrations, with_replaced
+from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
@@ -69,7 +71,18 @@ class SFTModule(PolicyModule):
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [COLUMN], self.replacements())
         kwargs = self.settings.chat_template_kwargs or {}
-        return demonstrations(batch, self.policy.tokenizer, kwargs, self.settings.max_completion_length)
+        rollouts = demonstrations(batch, self.policy.tokenizer, kwargs, self.settings.max_completion_length)
+        check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
+        return rollouts
+
+    def setup(self, stage: str) -> None:
+        """Checks the rows that are there before weights load.
+
+        Raises:
+            ValueError: See ``check_demonstrated``.
+        """
+        for prompts in prompts_in_memory(self.datamodule):
+            check_demonstrated(prompts.columns)
 
     def on_fit_start(self) -> None:
         """Tells the optimizer which ranks train together."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from grpo_lightning.numerics import divergence_formulas, divergence_kernels
 from grpo_lightning.numerics.divergence_formulas import Divergence, Statistics
+from grpo_lightning.numerics.head_gradients import HeadGradients
 from grpo_lightning.numerics.logit_transform import LogitTransform
-from grpo_lightning.numerics.logprobs import add_product, is_fused
+from grpo_lightning.numerics.logprobs import is_fused
 
 
 def divergence_of_matrix(
@@ -69,25 +70,14 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, statistics = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # Summing many chunks in bfloat16 would lose the small ones.
-        grad_weight = torch.zeros_like(weight, dtype=statistics.dtype) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=statistics.dtype) if needs_bias else None
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], statistics.dtype)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
             of_chunk, expected = Statistics(*statistics[:, part].unbind()), ctx.teacher(part).to(raw.device)
             gradient = _way(raw).student_gradient_
-            grad = gradient(raw, expected, of_chunk, upstream[part], ctx.transforms, ctx.kind)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0, dtype=grad_bias.dtype)
-            if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                add_product(grad_weight, grad.t(), hidden[part])
-        held = [None if each is None else each.to(ctx.held_in) for each in (grad_weight, grad_bias)]
-        return grad_hidden, *held, *(None,) * 4
+            gradients.add(part, gradient(raw, expected, of_chunk, upstream[part], ctx.transforms, ctx.kind))
+        return *gradients.result(ctx.held_in), *(None,) * 4
 
 
 def _way(raw: Tensor) -> Any:

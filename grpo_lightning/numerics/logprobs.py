@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from grpo_lightning.numerics import logprob_formulas, logprob_kernels
+from grpo_lightning.numerics.head_gradients import HeadGradients
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
@@ -190,29 +191,15 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers, entropy = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # Summing many chunks in bfloat16 would lose the small ones.
-        grad_weight = torch.zeros_like(weight, dtype=normalizers.dtype) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if needs_bias else None
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], normalizers.dtype)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
             gradient = logprob_kernels.logit_gradient_ if is_fused(raw) else logprob_formulas.logit_gradient_
             of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
             grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0, dtype=grad_bias.dtype)
-            if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                add_product(grad_weight, grad.t(), hidden[part])
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(ctx.held_in),
-            None if grad_bias is None else grad_bias.to(ctx.held_in),
-            *(None,) * 5,
-        )
+            gradients.add(part, grad)
+        return *gradients.result(ctx.held_in), *(None,) * 5
 
 
 def fused_head_obstacle(device: torch.device) -> str | None:
@@ -225,13 +212,3 @@ def fused_head_obstacle(device: torch.device) -> str | None:
 def is_fused(raw: Tensor) -> bool:
     """Whether the kernels of ``logprob_kernels`` take these logits."""
     return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``, with the sum in the precision of ``total``."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right

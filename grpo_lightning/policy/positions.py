@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from grpo_lightning.types import Rollouts
 
 
 def positions_of(config: Any) -> int | None:
@@ -15,3 +18,24 @@ def positions_of(config: Any) -> int | None:
     scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     is_stretched = isinstance(scaling, dict) and scaling.get("rope_type", "default") != "default"
     return None if is_stretched else getattr(text, "max_position_embeddings", None)
+
+
+def check_written(rollouts: Rollouts, limit: int | None, uids: Sequence[int], setting: str, behind: int = 0) -> None:
+    """Refuses written texts that reach beyond the last position: some models fail there, others only read badly.
+
+    Args:
+        rollouts: Prompts with their completions.
+        limit: Of ``positions_of``.
+        uids: Row of the data, of each completion.
+        setting: That cuts them off.
+        behind: Tokens that stand behind each text and are not read.
+
+    Raises:
+        ValueError: Naming the row.
+    """
+    lengths = rollouts.prompt_lengths[rollouts.group] + rollouts.completion_lengths - behind
+    for n in (lengths > limit).nonzero()[:1, 0].tolist() if limit is not None else ():
+        raise ValueError(
+            f"row {uids[n]} has {int(lengths[n])} tokens, prompt and completion, which reach beyond the {limit} positions of the "
+            f"model (max_position_embeddings). Lower {setting}, or leave long prompts out with data.max_prompt_length."
+        )

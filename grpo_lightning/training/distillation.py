@@ -40,7 +40,7 @@ class Distillation:
         divergence: reverse_kl (keep to what the teacher would do), forward_kl (cover all that it would), jsd (between), or
             sampled_token (reverse_kl by the sampled tokens alone, whose log ratio to the teacher is their advantage).
         top_k: Tell only the teacher's so many likeliest tokens apart, and take the others together; null for all, which a
-            server does not tell.
+            server does not tell; of sampled_token there is none.
         is_clip: Factor of each token's divergence: how much likelier it has become since it was sampled, and this at most
             (SDPO: 2.0); null for 1. Of runs with several optimizer steps on the same completions.
         device: Where a teacher that this run loads is (cuda:1, cpu); null for the policy's device.
@@ -154,16 +154,11 @@ class Distillation:
                     f"model.distillation.teacher={address!r} is no address of a vLLM server. Write http://host:port, without a "
                     "path; encryption is for a tunnel in front of it."
                 )
-            if self.divergence == SAMPLED:
-                raise ValueError(
-                    f"model.distillation.teacher={address!r} with divergence={SAMPLED}: a server is asked for its likeliest tokens, "
-                    "which the sampled one need not be among. Use reverse_kl with top_k, or load the teacher in this run."
-                )
-            if self.top_k is None:
+            if self.top_k is None and self.divergence != SAMPLED:
                 raise ValueError(
                     f"model.distillation.teacher={address!r} with top_k=null: a server tells its likeliest tokens, not the "
                     f"whole distribution that {self.divergence} is made of. Give top_k, 20 at most unless the server was started "
-                    "with --max-logprobs."
+                    f"with --max-logprobs, or use divergence={SAMPLED}."
                 )
         if not self.addresses and (self.timeout is not None or self.request_timeout is not None):
             raise ValueError(
@@ -210,6 +205,11 @@ class Distillation:
     @property
     def _loaded(self) -> set[str]:
         return set(self.by_name.values()) - {SELF, REFERENCE, *self.addresses}
+
+    @property
+    def told_tokens(self) -> int:
+        """Of how many tokens a server tells the logprobs, in each place."""
+        return 1 if self.divergence == SAMPLED else self.top_k or 0
 
     @property
     def needs_reference(self) -> bool:

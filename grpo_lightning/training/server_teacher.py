@@ -1,4 +1,4 @@
-"""A teacher on a vLLM server: asked once a step, for its likeliest tokens at every token of the completions."""
+"""A teacher on a vLLM server: asked once a step, for its likeliest tokens or the sampled one at every token of the completions."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ TOKENS_AT_ONCE = 1000
 class ServerTeacher:
     """A model that a vLLM server has; it shows its ``top_k`` likeliest tokens, of which ``to_likeliest`` makes the divergence.
 
+    For ``sampled_token`` it tells the sampled tokens' logprobs alone.
+
     Args:
         address: ``http://host:port``.
         settings: How many tokens, and how long to wait.
@@ -39,11 +41,11 @@ class ServerTeacher:
         if temperature != 1.0:
             raise ValueError(
                 f"model.temperature={temperature} with model.distillation.teacher={address!r}: a server tells logprobs at "
-                "temperature 1, and those of its likeliest tokens alone cannot be brought to another. Use 1.0, or a teacher "
+                "temperature 1, and those of a few tokens alone cannot be brought to another. Use 1.0, or a teacher "
                 "that is loaded."
             )
         parts = urlsplit(address)
-        assert settings.top_k is not None and parts.hostname is not None and parts.port is not None
+        assert parts.hostname is not None and parts.port is not None
         self.address, self.top_k, self.policy = address, settings.top_k, policy
         client = VLLMClient(parts.hostname, parts.port, settings.request_timeout or 1800.0)
         client.token = lambda: known_token(client.host, client.port)
@@ -65,17 +67,17 @@ class ServerTeacher:
         self._is_checked = True
 
     def _check_logprobs(self) -> None:
-        ends = [self.policy.tokenizer.eos_token_id or 0] * 2
+        ends, top_k = [self.policy.tokenizer.eos_token_id or 0] * 2, self.top_k or 1
         try:
-            ((token_ids, logprobs),) = self.server.likeliest([TokenRow(ends, 1)], self.top_k)
+            ((token_ids, logprobs),) = self.server.likeliest([TokenRow(ends, 1)], top_k)
         except ServerRefused as error:
             raise ValueError(
-                f"model.distillation.top_k={self.top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
-                f"{error}\nLower top_k, or start the server with --max-logprobs {self.top_k}."
+                f"model.distillation.top_k={top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
+                f"{error}\nLower top_k, or start the server with --max-logprobs {top_k}."
             ) from error
-        if len(token_ids[0]) != self.top_k or not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
+        if len(token_ids[0]) != top_k or not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
             raise ValueError(
-                f"{self.address} answers model.distillation.top_k={self.top_k} with {len(token_ids[0])} tokens, the likeliest "
+                f"{self.address} answers model.distillation.top_k={top_k} with {len(token_ids[0])} tokens, the likeliest "
                 f"at {logprobs[0][0]:.3f}. Use as many as the model has at most, and a server with --logprobs-mode "
                 "raw_logprobs or processed_logprobs."
             )
@@ -87,6 +89,8 @@ class ServerTeacher:
 
     def told(self, rollouts: Rollouts, rows: Tensor) -> Likeliest:
         """What the server says at the tokens of the completions ``rows``; it computes each with its prompt, row by row.
+
+        Without ``top_k``, of the tokens themselves.
 
         Raises:
             ValueError: If a row is too long for it, or it knows a token that the policy does not.
@@ -103,6 +107,10 @@ class ServerTeacher:
                 f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit} (its "
                 "--max-model-len, less one). Start it with more, or lower model.max_completion_length."
             )
+        if self.top_k is None:
+            logprobs = [value for of_row in self.server.of_tokens(asked) for value in of_row]
+            tokens = rollouts.completion_ids[rollouts.tokens_of(rows)]
+            return Likeliest(tokens[:, None], torch.tensor(logprobs).view(-1, 1))
         answers = self.server.likeliest(asked, self.top_k)
         likeliest = Likeliest(
             torch.tensor([ids for found, _ in answers for ids in found]).view(-1, self.top_k),

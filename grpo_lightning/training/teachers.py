@@ -180,8 +180,8 @@ class Teachers:
         return replace(experience, lessons=replace(lessons, likeliest=self._nothing(experience.rollouts)))
 
     def _nothing(self, rollouts: Rollouts) -> Likeliest:
-        tokens, top_k = rollouts.completion_ids.numel(), self.settings.top_k or 0
-        return Likeliest(torch.zeros(tokens, top_k, dtype=torch.int64), torch.zeros(tokens, top_k))
+        size = rollouts.completion_ids.numel(), self.settings.told_tokens
+        return Likeliest(torch.zeros(size, dtype=torch.int64), torch.zeros(size))
 
     def _asked(self, lessons: Lessons) -> Likeliest:
         """What the servers say of their completions."""
@@ -215,16 +215,17 @@ class Teachers:
                 continue
             expected = self.teachers[number].side(lessons, rows[which == number])
             if self.settings.divergence == SAMPLED:
-                assert isinstance(expected, Side)
-                found.append(self._told(lessons, rows[which == number], expected).to(hidden.device))
+                found.append(to_device(self._told(lessons, rows[which == number], expected), hidden.device))
                 continue
             student = Side(hidden if len(which.unique()) == 1 else hidden[place], head)
             kind = cast(Divergence, self.settings.divergence)
             found.append(divergence_per_token(student, expected, kind, self.settings.top_k, self.temperature))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
 
-    def _told(self, lessons: Lessons, rows: Tensor, side: Side) -> Tensor:
+    def _told(self, lessons: Lessons, rows: Tensor, side: Side | Likeliest) -> Tensor:
         """``(T,)`` nats of a teacher's sampled tokens."""
+        if isinstance(side, Likeliest):
+            return side.logprobs[:, 0]
         targets = lessons.rollouts.completion_ids[lessons.rollouts.tokens_of(rows)]
         with torch.no_grad(), without_autocast_cache(), side.context():
             options = {"temperature": self.temperature}

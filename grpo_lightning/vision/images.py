@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 IMAGE, IMAGES = "image", "images"
 """Columns of a dataset: one image a row, or a list of them; TRL's names."""
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of paths that are those of images."""
 
 
 def read_image(value: Any) -> Image:
@@ -59,8 +61,15 @@ def _source(value: Any) -> Any:
 
 
 def holds_picture(value: Any) -> bool:
-    """Whether a cell holds an image beyond doubt, or a list that begins with one: no path, which any text may be."""
+    """Whether a cell holds an image beyond doubt, or a list that begins with one.
+
+    Example:
+        >>> holds_picture(["dots.png"]), holds_picture("data:image/png;base64,AAAA"), holds_picture("a dog in the snow")
+        (True, True, False)
+    """
     first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str):  # a path, or a description
+        return first.startswith("data:image/") or first.lower().endswith(ENDINGS)
     return is_picture(first) or (isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes))
 
 

@@ -10,8 +10,8 @@ from grpo_lightning.vision.images import images_of_row
 
 
 def shows_images(prompt: Any) -> bool:
-    """Whether a prompt has content blocks of images."""
-    return isinstance(prompt, list) and any(_image_blocks(message) for message in prompt)
+    """Whether a prompt, or any other cell of a row, is messages with content blocks of images."""
+    return isinstance(prompt, list) and any(isinstance(each, Mapping) and _image_blocks(each) for each in prompt)
 
 
 def with_images(row: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
@@ -72,7 +72,7 @@ def _before_first_question(messages: Sequence[Message], count: int) -> list[Mess
     raise ValueError("the row has images and no message of the user that could show them.")
 
 
-def _image_blocks(message: Message) -> list[Mapping[str, Any]]:
+def _image_blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     content = message.get("content")
     if not isinstance(content, list):
         return []

@@ -26,7 +26,8 @@ SKY = {"prompt": [ASK], "chosen": [BLUE], "rejected": [GREEN]}
         (SKY, None),
         ({"chosen": [ASK, BLUE], "rejected": [ASK, GREEN]}, SKY),
         ({"prompt": ASK["content"], "chosen": [ASK, BLUE], "rejected": [ASK, GREEN]}, SKY),
-        ({"prompt": ASK["content"], "chosen": [BLUE], "rejected": [GREEN]}, {**SKY, "prompt": ASK["content"]}),
+        ({"prompt": [ASK], "chosen": [ASK, BLUE], "rejected": [ASK, GREEN]}, SKY),
+        ({"prompt": ASK["content"], "chosen": [BLUE], "rejected": [GREEN]}, SKY),
     ],
 )
 def test_the_forms_of_trl_become_prompt_chosen_and_rejected(row, expected):
@@ -49,6 +50,10 @@ def test_an_implicit_prompt_ends_where_trl_ends_it(row):
         ({"chosen": "yes", "rejected": "no"}, "there is no prompt, and the two completions begin differently"),
         ({"chosen": "yes", "rejected": "yes!"}, "one of the two completions begins with the whole other one"),
         ({"prompt": [ASK], "chosen": [BLUE], "rejected": "green"}, "one is text and the other messages"),
+        (
+            SKY | {"rejected": [{**GREEN, "content": None}]},
+            "'rejected' has a message of the assistant with the content null",
+        ),
     ],
 )
 def test_rows_that_are_no_pairs_are_refused(row, message):
@@ -63,6 +68,14 @@ def test_columns_have_other_names_and_settings_of_prompts_apply():
     row = convert({"q": "Sky?", "good": "Blue", "bad": "Green", "source": 7})
     assert row["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sky?"}]
     assert (row["chosen"], row["rejected"], row["source"]) == ("Blue", "Green", 7)
+
+
+def test_of_messages_only_those_that_call_a_tool_say_nothing():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    asked = [ASK, call, {"role": "tool", "content": "blue"}]
+    assert get_dataset_converter("grpo")({"prompt": asked})["prompt"] == asked
+    with pytest.raises(ValueError, match="'prompt' has a message of the assistant with the content null"):
+        get_dataset_converter("grpo")({"prompt": [ASK, {**call, "tool_calls": []}]})
 
 
 @pytest.mark.parametrize("label", [None, "yes", 3])

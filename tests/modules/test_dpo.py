@@ -214,6 +214,24 @@ def test_settings_and_rows_that_cannot_work_are_refused(tiny_model_dir, tmp_path
         train(tiny_model_dir, tmp_path, data=data, **settings)
 
 
+@pytest.mark.parametrize("role", ["dataset", "eval_dataset"])
+def test_rows_without_completions_are_refused_before_weights_load(tiny_model_dir, tmp_path, monkeypatch, role):
+    monkeypatch.setattr(DPOModule, "configure_model", lambda self: pytest.fail("weights have loaded"))
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "1+1=", "answer": "2"}])
+    data = {"converter": dict, role: other}
+    with pytest.raises(ValueError, match="needs the columns chosen and rejected, and has answer"):
+        train(tiny_model_dir, tmp_path, data=data)
+
+
+def test_a_pair_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_model_dir, tmp_path):
+    rows = [*ROWS[:1], {**ROWS[1], "rejected": "1" * 520}]
+    with pytest.raises(
+        ValueError, match=r"row 1 has 52\d tokens, prompt and completion.*the 512 positions of the model"
+    ):
+        train(tiny_model_dir, tmp_path, 1, rows)
+    train(tiny_model_dir, tmp_path, 1, rows, max_completion_length=500)
+
+
 def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
     from grpo_lightning.commands.dpo import main
 

@@ -177,12 +177,18 @@ def test_the_export_is_the_reward_model_that_the_held_out_accuracy_tells_of(tiny
         ),
         ({}, [{**row, "margin": "much"} for row in TEXTS], {}, "column margin holds"),
         ({}, [{**row, "margin": float("nan")} for row in TEXTS], {}, "column margin holds .* not a finite number"),
+        ({}, [*TEXTS[:5], {**TEXTS[5], "margin": True}], {}, "column margin holds None, and not a finite number"),
+        ({}, [{**row, "margin": True} for row in TEXTS], {}, "column margin holds True, and not a finite number"),
+        ({}, [{**row, "margin": [0.5]} for row in TEXTS], {}, r"column margin holds \[0.5\], and not a finite number"),
         ({"center_rewards_coefficient": -1.0}, TEXTS, {}, "would drive rewards apart"),
         ({"float32_head": True}, TEXTS, {}, "no effect on a reward model"),
         ({"max_length": 1}, TEXTS, {}, "leaves nothing to compare"),
     ],
 )
-def test_settings_and_rows_that_cannot_work_are_refused(tiny_model_dir, tmp_path, settings, rows, data, message):
+def test_settings_and_rows_that_cannot_work_are_refused_before_weights_load(
+    tiny_model_dir, tmp_path, monkeypatch, settings, rows, data, message
+):
+    monkeypatch.setattr(RewardModelModule, "configure_model", lambda self: pytest.fail("weights have loaded"))
     with pytest.raises(ValueError, match=message):
         train(tiny_model_dir, tmp_path, rows=rows, data=data, **settings)
 

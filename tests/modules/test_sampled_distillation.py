@@ -94,7 +94,6 @@ def test_beside_a_completion_that_nobody_teaches_others_learn_from_their_tokens(
     [
         ({"divergence": "sampled_token", "top_k": 5}, "top_k=5 has no effect on divergence=sampled_token"),
         ({"is_clip": 0.0}, "is_clip=0.0 leaves no loss"),
-        ({"teacher": "http://host:8000", "divergence": "sampled_token"}, "a server is asked for its likeliest tokens"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

@@ -36,11 +36,13 @@ def taught(teacher, server: FakeVLLM | None = None, **settings) -> dict:
         named = isinstance(teacher, dict)
         teacher = {name: address if kind == "server" else kind for name, kind in teacher.items()} if named else address
         settings = {"timeout": 60.0, "request_timeout": 60.0} | settings
-    return {"distillation": Distillation(teacher, top_k=TOP_K, **settings), "reward_weights": [0.0]}
+    told = {} if settings.get("divergence") == "sampled_token" else {"top_k": TOP_K}
+    return {"distillation": Distillation(teacher, **told, **settings), "reward_weights": [0.0]}
 
 
+@pytest.mark.parametrize("divergence", ["reverse_kl", "sampled_token"])
 def test_a_column_chooses_between_a_server_a_loaded_teacher_and_the_policy(
-    tiny_model_dir, teacher_dir, server, tmp_path
+    tiny_model_dir, teacher_dir, server, tmp_path, divergence
 ):
     other = str(save_toy_model(tmp_path / "other", seed=9))
     rows = [{"prompt": f"{i}+{i}=", "ground_truth": str(2 * i), "subject": "abc"[i % 3]} for i in range(6)]
@@ -49,14 +51,14 @@ def test_a_column_chooses_between_a_server_a_loaded_teacher_and_the_policy(
     chosen = {"teacher_column": "subject", "teacher_prompt": "{prompt} Hint: {ground_truth}. Answer: "}
     runs = []
     for at_a, kept in (("server", server), (str(teacher_dir), None)):
-        settings = taught({"a": at_a, "b": other, "c": "self"}, kept, **chosen)
+        settings = taught({"a": at_a, "b": other, "c": "self"}, kept, divergence=divergence, **chosen)
         runs.append(fit(tiny_model_dir, tmp_path, 2, data=data, max_tokens_per_microbatch=200, **settings))
     assert (
         server.calls.count("/v1/completions") == 2 * 8 + 1
     )  # two of six prompts, of 4 completions; one when it started
     torch.testing.assert_close(weights(runs[0]), weights(runs[1]), rtol=1e-4, atol=2e-6)
     metrics = [run.step_metrics["distillation/divergence"] for run in runs]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3) and metrics[1] > 0.01
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-5) and abs(metrics[1]) > 1e-3
 
 
 def test_a_server_that_is_lost_in_a_step_changes_nothing(tiny_model_dir, server, tmp_path):

@@ -130,12 +130,32 @@ def test_a_template_that_writes_the_prompt_otherwise_is_refused(tokenizer):
         ([{"prompt": "a"}], "sft", "completion_key='completion' is not a column"),
         ([{"prompt": "a", "completion": ""}], "sft", "row 0 cannot be converted: the row has no completion"),
         ([{"prompt": "a", "answer": "b"}], "grpo", "The dataset has no column 'completion' to learn from, only answer"),
+        ([{"messages": []}], "sft", "whole conversations are read with data.converter_args.messages_key=messages"),
     ],
 )
-def test_rows_without_a_completion_are_refused(tiny_model_dir, tmp_path, rows, converter, message):
+def test_rows_without_a_completion_are_refused_before_weights_load(
+    tiny_model_dir, tmp_path, monkeypatch, rows, converter, message
+):
+    monkeypatch.setattr(SFTModule, "configure_model", lambda self: pytest.fail("weights have loaded"))
     path = write_rows(tmp_path / "bad.jsonl", rows)
     with pytest.raises(ValueError, match=message):
         train(tiny_model_dir, tmp_path, data={"dataset": str(path), "converter": converter, "batch_size": 1})
+
+
+@pytest.mark.parametrize("longest", [{"prompt": "1" * 505}, {"completion": "2" * 512}])
+def test_a_row_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_model_dir, tmp_path, longest):
+    rows = [{"prompt": "1" * 500, "completion": "2" * 11}, {"prompt": "1+1=", "completion": "3333333"} | longest]
+    with pytest.raises(
+        ValueError, match=r"row 1 has 51[37] tokens.*the 512 positions of the model.*max_completion_length"
+    ):
+        train(tiny_model_dir, tmp_path, rows=rows, data={"batch_size": 2})
+    train(tiny_model_dir, tmp_path, rows=rows, data={"batch_size": 1})
+
+
+def test_a_completion_that_is_no_answer_is_refused(tokenizer):
+    prompt = [{"role": "user", "content": "2+3?"}]
+    with pytest.raises(ValueError, match="row 7 has a completion that begins with a message of the user"):
+        demonstrations(batch(tokenizer, prompt, [*prompt, {"role": "assistant", "content": "5"}]), tokenizer, {}, 100)
 
 
 @pytest.mark.parametrize(

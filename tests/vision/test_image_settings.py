@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import grpo_lightning
-from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, SFTModule
+from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, RewardModelModule, SFTModule
 from grpo_lightning.commands.rewards import main as rewards_command
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.vision.images import read_image, reference_of
@@ -107,6 +107,8 @@ def test_an_image_is_the_same_from_every_form_that_holds_it(tmp_path: Path):
         {"prompt": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]},
         {"prompt": [{"role": "user", "content": "?"}], "image": picture(0)},
         {"prompt": [{"role": "user", "content": "?"}], "images": [{"bytes": b"png", "path": None}]},
+        {"prompt": [{"role": "user", "content": "?"}], "images": ["photos/dog.PNG"]},
+        {"prompt": [{"role": "user", "content": "?"}], "image": "data:image/jpeg;base64,AAAA"},
     ],
 )
 def test_stages_that_train_on_text_refuse_rows_with_images_by_name(
@@ -118,6 +120,17 @@ def test_stages_that_train_on_text_refuse_rows_with_images_by_name(
     data.trainer = SimpleNamespace(lightning_module=stage(model_name_or_path=str(tiny_model_dir)))
     with pytest.raises(ValueError, match=f"row 1 has an image, and {stage.__name__} trains on text alone"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("stage", [SFTModule, DPOModule, RewardModelModule])
+def test_rows_may_have_lists_beside_their_texts(tiny_model_dir: Path, stage: type[Any]):
+    row = {"prompt": "2 + 2", "completion": "4", "chosen": "4", "rejected": "5", "image": "a dog in the snow"}
+    data = GRPODataModule(
+        dataset=[{**row, "rating": [9.0, 7.5], "tags": ["sum", "easy"]}], batch_size=1, converter=dict
+    )
+    data.trainer = SimpleNamespace(lightning_module=stage(model_name_or_path=str(tiny_model_dir)))
+    data.setup("fit")
+    assert data.train_prompts.values("rating") == [[9.0, 7.5]]
 
 
 def test_without_pillow_the_error_says_what_to_install(toy_llava: Path, monkeypatch: pytest.MonkeyPatch):

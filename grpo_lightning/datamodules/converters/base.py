@@ -156,15 +156,32 @@ def as_prompt(value: Any, name: str) -> Prompt:
         name: Its column, for the error.
 
     Raises:
-        ValueError: If the cell is neither.
+        ValueError: If the cell is neither, or a message has nothing in it.
     """
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list) and all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value):
-        return [_without_fillers(message) for message in value]
+        messages = [_without_fillers(message) for message in value]
+        for message in messages:  # chat templates would write the word None
+            if message["content"] is None and not any(message[key] for key in message.keys() - {"role", "content"}):
+                raise ValueError(
+                    f"{name!r} has a message of the {message['role']} with the content null. Give it text, if need be an empty "
+                    "one, or leave the row out."
+                )
+        return messages
     raise ValueError(
         f"{name!r} holds {_shortened(value)}, neither text nor a list of messages with 'role' and 'content'."
     )
+
+
+def asked(prompt: Prompt, completion: Prompt) -> Prompt:
+    """The prompt as what the completion follows: before messages a text is one of the user.
+
+    Args:
+        prompt: In its final form.
+        completion: Behind it.
+    """
+    return prompt if isinstance(completion, str) or isinstance(prompt, list) else [{"role": "user", "content": prompt}]
 
 
 def _without_fillers(message: Mapping[str, Any]) -> Message:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from grpo_lightning.datamodules.converters.base import as_prompt, require_columns
+from grpo_lightning.datamodules.converters.base import as_prompt, asked, require_columns
 from grpo_lightning.datamodules.converters.grpo import GRPODatasetConverter
 from grpo_lightning.datamodules.converters.registry import register_converter
 from grpo_lightning.types import Prompt
@@ -19,7 +19,8 @@ class DPODatasetConverter(GRPODatasetConverter):
     """Prompt, chosen and rejected completion, as text or messages; TRL's forms of a preference dataset.
 
     A prompt that is not a column of its own is what both completions begin with, as TRL takes it: the same messages, or
-    the same characters. So it is where the completions are whole conversations and the prompt is text beside them.
+    the same characters. So it is where the completions are whole conversations and the prompt stands beside them once more,
+    as text or as messages.
 
     Args:
         chosen_key: Column of the completion that people prefer.
@@ -47,19 +48,23 @@ class DPODatasetConverter(GRPODatasetConverter):
         if isinstance(chosen, str) != isinstance(rejected, str):
             raise ValueError(f"of {keys[0]!r} and {keys[1]!r} one is text and the other messages. Use one form.")
         rest = {name: value for name, value in example.items() if name not in keys}
-        if self._is_implicit(example, chosen):
+        if self._is_implicit(example, chosen, rejected):
             prompt, chosen, rejected = split_prompt(chosen, rejected)
             rest[self.prompt_key] = prompt
-        return {**super().__call__(rest), "chosen": chosen, "rejected": rejected}
+        row = super().__call__(rest)
+        return {**row, "prompt": asked(row["prompt"], chosen), "chosen": chosen, "rejected": rejected}
 
-    def _is_implicit(self, example: Mapping[str, Any], chosen: Prompt) -> bool:
+    def _is_implicit(self, example: Mapping[str, Any], chosen: Prompt, rejected: Prompt) -> bool:
         if example.get(self.query_key):
             return False
         prompt = example.get(self.prompt_key)
-        # Whole conversations with their first message once more as text beside them: UltraFeedback, for one.
-        return not prompt or (
-            isinstance(prompt, str) and not isinstance(chosen, str) and chosen[0]["role"] != "assistant"
-        )
+        if not prompt or isinstance(chosen, str):
+            return not prompt
+        # Whole conversations with the prompt once more beside them: of UltraFeedback its text, of others its messages.
+        if isinstance(prompt, str):
+            return chosen[0]["role"] != "assistant"
+        first = as_prompt(prompt, self.prompt_key)
+        return chosen[: len(first)] == rejected[: len(first)] == first
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Both completions must be columns; the prompt need not be."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_lightning.datamodules.converters.base import as_prompt, require_columns
+from grpo_lightning.datamodules.converters.base import as_prompt, asked, require_columns
 from grpo_lightning.datamodules.converters.grpo import GRPODatasetConverter
 from grpo_lightning.datamodules.converters.registry import register_converter
 
@@ -40,7 +40,8 @@ class SFTDatasetConverter(GRPODatasetConverter):
         if not example.get(self.completion_key):
             raise ValueError(f"the row has no completion under completion_key={self.completion_key!r}.")
         row = super().__call__({name: value for name, value in example.items() if name != self.completion_key})
-        return {**row, "completion": as_prompt(example[self.completion_key], self.completion_key)}
+        completion = as_prompt(example[self.completion_key], self.completion_key)
+        return {**row, "prompt": asked(row["prompt"], completion), "completion": completion}
 
     def _from_messages(self, example: Mapping[str, Any], key: str) -> dict[str, Any]:
         messages = as_prompt(example.get(key), key)
@@ -52,5 +53,10 @@ class SFTDatasetConverter(GRPODatasetConverter):
         """The completion, or the conversation, must be a column."""
         if self.messages_key is not None:
             return require_columns(columns, {"messages_key": self.messages_key})
+        if self.completion_key not in columns and "messages" in columns:
+            raise ValueError(
+                f"completion_key={self.completion_key!r} is not a column, and messages is one: whole conversations are read with "
+                "data.converter_args.messages_key=messages."
+            )
         super().check_columns(columns)
         require_columns(columns, {"completion_key": self.completion_key})

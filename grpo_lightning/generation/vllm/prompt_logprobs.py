@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from grpo_lightning.generation.vllm.client import ServerNotReadyError, ServerUnavailable, VLLMClient, result_of
 
@@ -23,6 +23,9 @@ class TokenRow:
     """The place of the completion's first token."""
 
 
+Places = list[dict[str, dict[str, Any]]]
+"""Of each token of a completion, as vLLM writes it: logprobs by token id."""
+Answer = TypeVar("Answer")
 Told = tuple[list[list[int]], list[list[float]]]
 """Of each token of a completion: the likeliest tokens in its place, likeliest first, and their logprobs in nats."""
 
@@ -84,7 +87,19 @@ class PromptLogprobs:
             ServerUnavailable: If it is healthy and answers nothing, three times in a row.
             TimeoutError: If it was lost and did not come back in time.
         """
-        answers: dict[int, Told] = {}
+        return self._asked(rows, top_k, lambda row, places: likeliest_of(places, top_k))
+
+    def of_tokens(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """Nats of the completion tokens of the rows themselves, at temperature 1.
+
+        Args:
+            rows: See ``likeliest``, and there what is raised.
+        """
+        return self._asked(rows, 0, lambda row, places: of_these(places, row.token_ids[row.start :]))
+
+    def _asked(self, rows: Sequence[TokenRow], top_k: int, read: Callable[[TokenRow, Places], Answer]) -> list[Answer]:
+        """What the server says of the rows, ``read``."""
+        answers: dict[int, Places] = {}
         losses = 0
         while len(answers) < len(rows):
             before = len(answers)
@@ -98,10 +113,10 @@ class PromptLogprobs:
                 )
                 self.client.pause(losses)
                 self._wait()
-        return [answers[n] for n in range(len(rows))]
+        return [read(row, answers[n]) for n, row in enumerate(rows)]
 
     def _ask(
-        self, rows: Sequence[TokenRow], waiting: Sequence[int], top_k: int, answers: dict[int, Told]
+        self, rows: Sequence[TokenRow], waiting: Sequence[int], top_k: int, answers: dict[int, Places]
     ) -> ServerUnavailable | None:
         """Adds what comes back to ``answers``; why the last of the others did not."""
         slots, reason = asyncio.Semaphore(self.at_a_time), None
@@ -118,15 +133,25 @@ class PromptLogprobs:
             raise
         return reason
 
-    async def _row(self, row: TokenRow, top_k: int, slots: asyncio.Semaphore) -> Told:
+    async def _row(self, row: TokenRow, top_k: int, slots: asyncio.Semaphore) -> Places:
         body: dict[str, Any] = {"model": self.model, "prompt": row.token_ids, "prompt_logprobs": top_k, "max_tokens": 1}
         async with slots:
             answer = await self.client.send("POST", "/v1/completions", body)
-        places = answer["choices"][0]["prompt_logprobs"][row.start :]
-        return likeliest_of(places, top_k)
+        places: Places = answer["choices"][0]["prompt_logprobs"][row.start :]
+        return places
 
 
-def likeliest_of(places: Sequence[dict[str, dict[str, Any]]], top_k: int) -> Told:
+def of_these(places: Places, token_ids: Sequence[int]) -> list[float]:
+    """Of the tokens that stand there, which vLLM tells always.
+
+    Example:
+        >>> of_these([{"7": {"logprob": -9.0}, "5": {"logprob": -0.1}}], [7])
+        [-9.0]
+    """
+    return [float(place[str(token)]["logprob"]) for place, token in zip(places, token_ids, strict=True)]
+
+
+def likeliest_of(places: Places, top_k: int) -> Told:
     """Without the tokens that stand there, which vLLM adds where they are not among the likeliest.
 
     Example:
