@@ -48,6 +48,7 @@ def load_adapter(policy: PreTrainedModel, adapter: str, model_name_or_path: str)
             f"model.adapter_name_or_path={adapter!r} holds no adapter that can be read. "
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
+    check_task(adapter, config, policy)
     check_base(adapter, config, model_name_or_path)
     rows = embedding_rows(policy)
     trained = getattr(config, "trainable_token_indices", None) or []
@@ -78,6 +79,17 @@ def with_adapter(policy: PreTrainedModel, adapter: str, **options: Any) -> PeftM
             f"the adapter {adapter!r}: {SAFETENSORS_WEIGHTS_NAME} cannot be read. Check that it was copied whole. "
             f"({str(error).splitlines()[0]})"
         ) from error
+
+
+def check_task(adapter: str, config: PeftConfig, policy: PreTrainedModel) -> None:
+    """Raises ValueError if the adapter is a language model's and the policy a reward model, or the other way round."""
+    kinds = {"CAUSAL_LM": "a language model", "SEQ_CLS": "a reward model"}
+    own = "SEQ_CLS" if type(policy).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+    if config.task_type in kinds and config.task_type != own:
+        raise ValueError(
+            f"model.adapter_name_or_path={adapter!r} is the adapter of {kinds[config.task_type]}, and this run trains {kinds[own]}. "
+            "Start from the export with the adapter added in (hf/last) as model.model_name_or_path, and leave the adapter out."
+        )
 
 
 def check_base(adapter: str, config: PeftConfig, model_name_or_path: str) -> None:

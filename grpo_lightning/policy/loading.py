@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +37,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {where_to_look(name_or_path)} "
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
+    if not tokenizer("a").input_ids:  # what transformers makes of a directory without a tokenizer's files
+        raise ValueError(
+            f"model.tokenizer_name_or_path={name_or_path!r} has a tokenizer without tokens. {where_to_look(name_or_path)} It needs "
+            "tokenizer.json, or the files that its kind of tokenizer is made of."
+        )
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer of {name_or_path!r} has no eos_token: completions could never end. "
@@ -88,7 +94,9 @@ def causal_lm_without_weights(
 ) -> PreTrainedModel:
     """The model of ``load_causal_lm`` on the meta device: for a rank that is sent its part of the weights."""
     check_generation_config(model_name_or_path)
-    model = without_weights(kind, load_config(model_name_or_path), attn_implementation, dtype)
+    config = load_config(model_name_or_path)
+    refuse_classifier(model_name_or_path, config)
+    model = without_weights(kind, config, attn_implementation, dtype)
     with suppress(OSError):  # a directory without one: the model has made it from its config
         model.generation_config = GenerationConfig.from_pretrained(model_name_or_path)
     return model.eval()
@@ -122,6 +130,37 @@ def without_weights(
         ) from error
 
 
+def refuse_drawn(model_name_or_path: str, drawn: Collection[str]) -> None:
+    """Refuses a model in which transformers has drawn weights at random, because its directory lacks them.
+
+    Args:
+        model_name_or_path: Where it is from.
+        drawn: Names of such weights.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if drawn:
+        raise ValueError(
+            f"model.model_name_or_path={model_name_or_path!r} has no weights for {min(drawn)}, one of {len(drawn)}, which would be "
+            "drawn at random. Use a directory with all of them."
+        )
+
+
+def refuse_classifier(model_name_or_path: str, config: PretrainedConfig) -> None:
+    """Refuses a reward model in place of a language model: its output head is another one.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    for kind in config.architectures or ():
+        if kind.endswith("ForSequenceClassification"):
+            raise ValueError(
+                f"model.model_name_or_path={model_name_or_path!r} is a {kind}, which scores texts and writes none. Use the language "
+                "model that it was made of; as a reward it is model.rewards: [{class_path: reward_model, init_args: {model: ...}}]."
+            )
+
+
 def why_no_attention(name: str, error: Exception) -> str:
     """The first sentence of transformers' reason; of an unknown name it is a list in Python's words, which says less."""
     if "/" not in name and name not in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
@@ -147,17 +186,19 @@ def load_causal_lm(
         **model_kwargs: Of ``from_pretrained``.
 
     Raises:
-        ValueError: If the weights cannot be read.
+        ValueError: If the weights cannot be read, or some are not there.
     """
-    attention = exact_attention(load_config(model_name_or_path), attn_implementation)
+    config = load_config(model_name_or_path)
+    refuse_classifier(model_name_or_path, config)
     check_generation_config(model_name_or_path)
     try:
-        return kind.from_pretrained(
+        model, found = kind.from_pretrained(
             model_name_or_path,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=exact_attention(config, attn_implementation),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **model_kwargs,
         )
     except ImportError as error:
@@ -169,3 +210,5 @@ def load_causal_lm(
             f"model.model_name_or_path={model_name_or_path!r}: the weights cannot be read. "
             f"{where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"
         ) from error
+    refuse_drawn(model_name_or_path, found["missing_keys"])
+    return model

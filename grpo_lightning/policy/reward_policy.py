@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from grpo_lightning.policy.loading import exact_attention, without_weights
+from grpo_lightning.policy.loading import exact_attention, refuse_drawn, without_weights
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
@@ -68,11 +68,7 @@ class RewardPolicy(Policy):
                 f"{type(model).__name__} has no head named score on the last token, so that its texts cannot be scored "
                 "packed. Use a decoder such as Qwen or Llama."
             )
-        if drawn := sorted(set(found["missing_keys"]) - {"score.weight"}):
-            raise ValueError(
-                f"model.model_name_or_path={name!r} has no weights for {drawn[0]}, one of {len(drawn)}, which would be drawn "
-                "at random. Use a directory with all of them."
-            )
+        refuse_drawn(name, set(found["missing_keys"]) - {"score.weight"})
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id  # finds the last token of a text
         return model
 

@@ -18,6 +18,10 @@ class UnknownCompletionError(ExplainedError, KeyError):
     __str__ = Exception.__str__
 
 
+class NoLogpError(ExplainedError, ValueError):
+    """A number in the table that is none: every loss with it would be NaN."""
+
+
 class PrecomputedLogps:
     """A table of numbers by the tokens of prompt and completion, whatever dataset or order they come in."""
 
@@ -25,7 +29,19 @@ class PrecomputedLogps:
         self.table: dict[int, float] = {}
 
     def add(self, rollouts: Rollouts, logps: Tensor) -> None:
-        """Keeps the ``(N,)`` sums of logprobs of these completions."""
+        """Keeps the ``(N,)`` sums of logprobs of these completions.
+
+        Raises:
+            NoLogpError: If one of them is not finite.
+        """
+        wrong = (~logps.isfinite()).nonzero()[:, 0].tolist()
+        if wrong:
+            prompt, completion = rollouts.prompts()[int(rollouts.group[wrong[0]])], rollouts.completions()[wrong[0]]
+            raise NoLogpError(
+                f"model.precompute_ref_log_probs=true: {len(wrong)} of {len(logps)} completions have no finite logprob under the "
+                f"reference, the first with {logps[wrong[0]]:.3f}, of {len(prompt)} and {len(completion)} tokens. Check that the "
+                "weights of model.model_name_or_path are whole (chat with it), and trainer.precision."
+            )
         self.table.update(zip(keys(rollouts), logps.tolist(), strict=True))
 
     def of(self, rollouts: Rollouts) -> Tensor:
@@ -50,7 +66,15 @@ class PrecomputedLogps:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores it."""
+        """Restores it.
+
+        Raises:
+            NoLogpError: If a number is not finite.
+        """
+        if not bool(state["logps"].isfinite().all()):
+            raise NoLogpError(
+                "The checkpoint's precomputed_logps hold NaN or infinity. Resume from an earlier one, or start a run anew."
+            )
         self.table = dict(zip(state["keys"].tolist(), state["logps"].tolist(), strict=True))
 
 

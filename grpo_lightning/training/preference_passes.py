@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
 from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.rollouts.replicas import Replica
@@ -37,6 +38,10 @@ def plan_examples(passes: Passes, preferences: Preferences) -> list[Tensor]:
     if preferences.in_pairs and scorer.layout == "padded":  # a pair is two rows, each as long as the longest
         parts = scorer.plan(examples, all_of_them, max(budget // 2, 1))
     return [preferences.rows_of(part) for part in parts]
+
+
+class OtherReferenceError(ExplainedError, ValueError):
+    """A checkpoint that lacks what this run compares with."""
 
 
 class PreferencePasses:
@@ -128,7 +133,18 @@ class PreferencePasses:
         return {} if self.reference_passes is None else {"reference": self.reference_passes.state_dict()}
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Restores it."""
+        """Restores it.
+
+        Raises:
+            OtherReferenceError: If the checkpoint's run kept something else of its reference.
+        """
+        needed = "precomputed_logps" if self.precomputed is not None else "reference"
+        if needed not in checkpoint and (self.precomputed or self.reference_passes) is not None:
+            raise OtherReferenceError(
+                f"The checkpoint is of a run without {needed}: its settings of the reference (model.precompute_ref_log_probs, "
+                "model.reference_free, model.loss_type) or its stage were others. Resume with those, or start a run from the "
+                "weights that it has exported (model.model_name_or_path)."
+            )
         if self.precomputed is not None:
             self.precomputed.load_state_dict(checkpoint["precomputed_logps"])
         if self.reference_passes is not None:

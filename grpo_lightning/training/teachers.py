@@ -63,8 +63,10 @@ class LoadedTeacher:
 
     def __init__(self, name: str, settings: Distillation, policy: Policy, passes: Passes) -> None:
         self.name, self.settings, self.passes = name, settings, passes
-        self.positions = positions_of(load_config(name))
+        config = load_config(name)
+        self.positions = positions_of(config)
         _check_same_tokens(load_tokenizer(name), policy.tokenizer, name)
+        _check_rows(config.get_text_config().vocab_size, policy.tokenizer, name)
         self.scorer: Scorer | None = None
 
     def start(self, device: torch.device) -> None:
@@ -274,6 +276,15 @@ def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
             f"model.distillation.teacher={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
             "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
             "bfloat16 or float32."
+        )
+
+
+def _check_rows(vocab_size: int, student: PreTrainedTokenizerBase, name: str) -> None:
+    last = max(student.get_vocab().values())
+    if last >= vocab_size:
+        raise ValueError(
+            f"model.distillation.teacher={name!r} has {vocab_size} embeddings (vocab_size), and the policy's tokenizer token {last}, "
+            f"{student.convert_ids_to_tokens(last)!r}. Use a teacher that was trained with this tokenizer."
         )
 
 

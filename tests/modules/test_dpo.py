@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import DPOModule, GRPODataModule
 from grpo_lightning.policy.reference import BaseReference, FrozenReference
-from grpo_lightning.training.precomputed_logps import UnknownCompletionError
+from grpo_lightning.training.precomputed_logps import NoLogpError, PrecomputedLogps, UnknownCompletionError
+from grpo_lightning.training.preference_passes import OtherReferenceError
 
 ROWS = [
     {"prompt": "0" * (i % 3) + f"{i}+{i}=", "chosen": f"{2 * i}" * (1 + i % 2), "rejected": f"<answer>{i}</answer>"}
@@ -142,6 +143,34 @@ def test_a_resumed_run_with_other_rows_says_that_their_reference_is_gone(tiny_mo
         train(tiny_model_dir, tmp_path, 2, others, resume_from=str(tmp_path / "step=1.ckpt"), **kept)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "missing"),
+    [
+        ({}, {"precompute_ref_log_probs": True}, "precomputed_logps"),
+        ({"precompute_ref_log_probs": True}, {}, "reference"),
+        ({"loss_type": "simpo"}, {}, "reference"),
+    ],
+)
+def test_a_checkpoint_of_a_run_with_another_reference_is_refused(tiny_model_dir, tmp_path, before, after, missing):
+    checkpoint = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    train(tiny_model_dir, tmp_path, 1, trainer={"callbacks": [checkpoint], "enable_checkpointing": True}, **before)
+    with pytest.raises(OtherReferenceError, match=f"is of a run without {missing}: its settings of the reference"):
+        train(tiny_model_dir, tmp_path, 2, resume_from=str(tmp_path / "step=1.ckpt"), **after)
+
+
+def test_numbers_that_are_none_are_refused_when_they_are_computed_and_when_they_are_restored(tiny_model_dir, tmp_path):
+    broken = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    broken.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    for each in (broken, AutoTokenizer.from_pretrained(tiny_model_dir)):
+        each.save_pretrained(tmp_path / "broken")
+    with pytest.raises(
+        NoLogpError, match=r"12 of 12 completions have no finite logprob under the reference, the first w"
+    ):
+        train(tmp_path / "broken", tmp_path, 1, precompute_ref_log_probs=True)
+    with pytest.raises(NoLogpError, match="precomputed_logps hold NaN or infinity"):
+        PrecomputedLogps().load_state_dict({"keys": torch.tensor([1]), "logps": torch.tensor([float("nan")])})
+
+
 def test_held_out_pairs_are_compared_under_policy_and_reference(tiny_model_dir, tmp_path):
     held_out = write_rows(tmp_path / "held_out.jsonl", ROWS[3:])
     settings = {
@@ -217,7 +246,7 @@ def test_settings_and_rows_that_cannot_work_are_refused(tiny_model_dir, tmp_path
 @pytest.mark.parametrize("role", ["dataset", "eval_dataset"])
 def test_rows_without_completions_are_refused_before_weights_load(tiny_model_dir, tmp_path, monkeypatch, role):
     monkeypatch.setattr(DPOModule, "configure_model", lambda self: pytest.fail("weights have loaded"))
-    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "1+1=", "answer": "2"}])
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "1+1=", "answer": "2"}] * 3)
     data = {"converter": dict, role: other}
     with pytest.raises(ValueError, match="needs the columns chosen and rejected, and has answer"):
         train(tiny_model_dir, tmp_path, data=data)

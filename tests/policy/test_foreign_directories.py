@@ -53,11 +53,18 @@ def directory(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Pa
     return path
 
 
+def as_classifier(path: str) -> RewardModelReward:
+    """Past the first look at what kind of model it is."""
+    config = json.loads(Path(path, "config.json").read_text()) | {"architectures": ["TrapForSequenceClassification"]}
+    Path(path, "config.json").write_text(json.dumps(config))
+    return RewardModelReward(model=path)
+
+
 READERS: dict[str, Callable[[str], object]] = {
     "config": load_config,
     "tokenizer": load_tokenizer,
     "policy": lambda path: load_causal_lm(path, torch.float32),
-    "reward model": lambda path: RewardModelReward(model=path)(prompts=["a"], completions=["b"]),
+    "reward model": lambda path: as_classifier(path)(prompts=["a"], completions=["b"]),
     "serve": stored_dtype,
 }
 

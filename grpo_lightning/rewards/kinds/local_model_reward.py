@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,20 @@ class LocalModelReward(BaseRewardFunction):
         is_path = self.model.startswith(("/", "./", "../")) or self.model.count("/") > 1  # a hub name has one at most
         if is_path and not Path(self.model).is_dir():
             raise ValueError(f"{self.name}: model={self.model!r} is no directory. Train it first, or name another one.")
+        self._refuse_language_model(self.model)
         self._local = self._unloaded(self.model)
+
+    def _refuse_language_model(self, model: str) -> None:
+        """Where transformers would draw a head at random."""
+        kind, config = self.auto_class.removeprefix("AutoModel"), Path(model, "config.json")
+        if kind != "ForSequenceClassification" or not config.is_file():
+            return
+        made_as = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [kind]
+        if not any(name.endswith(kind) for name in made_as):
+            raise ValueError(
+                f"{self.name}: model={model!r} is a {made_as[0]} and no sequence classifier: its score would be drawn at random. "
+                "Train one of it with `python -m grpo_lightning rm`, and name that one's hf/last."
+            )
 
     @property
     def processing_class(self) -> Any | None:

@@ -10,6 +10,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from grpo_lightning.rewards.base import RewardContractError
+
 Tokens = dict[str, list[int]]
 
 
@@ -92,12 +94,18 @@ class LocalModel:
                 auto_class, name, tokenizer, device, dtype, _ = self.settings
                 where = _device(device)
                 kind = "float32" if dtype == "auto" and where.type == "cpu" else dtype
-                model = getattr(transformers, auto_class).from_pretrained(
+                model, found = getattr(transformers, auto_class).from_pretrained(
                     name,
                     dtype=kind if kind == "auto" else getattr(torch, kind),
                     trust_remote_code=False,
                     use_safetensors=True,  # a pickled weight file is code
+                    output_loading_info=True,
                 )
+                if found["missing_keys"]:
+                    raise RewardContractError(
+                        f"{name} has no weights for {min(found['missing_keys'])}, one of {len(found['missing_keys'])}, which would be "
+                        f"drawn at random: it is no complete {type(model).__name__}. Use a directory with all of them."
+                    )
                 model.requires_grad_(False).eval().to(where)
                 self._loaded = (model, _tokenizer(tokenizer or name))
             return self._loaded
