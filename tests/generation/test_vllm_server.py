@@ -190,15 +190,16 @@ def teacher_dir(generator, policy, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "jsd", "sampled_token"])
+@pytest.mark.parametrize(
+    ("divergence", "k"), [("reverse_kl", 7), ("forward_kl", 7), ("jsd", 7), ("sampled_token", None)]
+)
 def test_a_teacher_on_the_server_teaches_as_the_same_model_in_this_process(
-    served, teacher_dir, tiny_model_dir, tmp_path, divergence
+    served, teacher_dir, tiny_model_dir, tmp_path, divergence, k
 ):
     trained, metrics = [], []
     for teacher in (str(teacher_dir), f"http://127.0.0.1:{served[0]}"):
-        top_k = None if divergence == "sampled_token" else 7
-        taught = Distillation(teacher, divergence=divergence, top_k=top_k)
-        module = fit(tiny_model_dir, tmp_path, 2, distillation=taught, reward_weights=[0.0])
+        taught = {"distillation": Distillation(teacher, divergence=divergence, top_k=k), "reward_weights": [0.0]}
+        module = fit(tiny_model_dir, tmp_path, 2, **taught)
         trained.append(weights(module))
         metrics.append(module.step_metrics["distillation/divergence"])
     torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=2e-6)
