@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def with_adapter(policy: PreTrainedModel, adapter: str, **options: Any) -> PeftM
     """The policy with the adapter on it, as ``PeftModel.from_pretrained`` reads it; from a directory, nothing pickled.
 
     Raises:
-        ValueError: If its weights are pickled, not there or cut off.
+        ValueError: If its weights are pickled, not there, or not all of them.
     """
     if Path(adapter).is_dir() and not Path(adapter, SAFETENSORS_WEIGHTS_NAME).is_file():
         raise ValueError(
@@ -73,8 +74,10 @@ def with_adapter(policy: PreTrainedModel, adapter: str, **options: Any) -> PeftM
             "not read: save the adapter again with a newer peft, where it was trained."
         )
     try:
-        return PeftModel.from_pretrained(policy, adapter, **options)
-    except (OSError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")  # layers would start anew without a word
+            return PeftModel.from_pretrained(policy, adapter, **options)
+    except (OSError, SafetensorError, UserWarning) as error:
         raise ValueError(
             f"the adapter {adapter!r}: {SAFETENSORS_WEIGHTS_NAME} cannot be read. Check that it was copied whole. "
             f"({str(error).splitlines()[0]})"

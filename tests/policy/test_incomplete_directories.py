@@ -36,11 +36,11 @@ def reward_model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return path
 
 
-def without(path: Path, name: str) -> None:
+def without(path: Path, name: str, file: str = "model.safetensors") -> None:
     """Takes one tensor out of a directory's weights."""
-    weights = load_file(path / "model.safetensors")
+    weights = load_file(path / file)
     del weights[name]
-    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, path / file, metadata={"format": "pt"})
 
 
 def test_a_policy_without_one_of_its_weights_is_refused(copied):
@@ -75,7 +75,7 @@ def test_a_reward_model_without_its_head_is_refused(reward_model_dir):
 def test_a_directory_without_a_tokenizer_is_refused(copied):
     for path in copied.glob("token*"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"has a tokenizer without tokens.*It needs tokenizer.json"):
+    with pytest.raises(ValueError, match=r"has a tokenizer without tokens of texts.*It needs tokenizer.json"):
         load_tokenizer(str(copied))
 
 
@@ -92,6 +92,19 @@ def test_an_adapter_of_a_policy_is_none_of_a_reward_model_nor_the_other_way_roun
         load_adapter(classifier, str(tmp_path / "CAUSAL_LM"), str(tiny_model_dir))
     with pytest.raises(ValueError, match=r"is the adapter of a reward model, and this run trains a language model"):
         load_adapter(policy, str(tmp_path / "SEQ_CLS"), str(tiny_model_dir))
+
+
+def test_an_adapter_without_one_of_its_layers_is_refused(tiny_model_dir, tmp_path):
+    policy = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    adapted = get_peft_model(policy, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(tmp_path)
+    adapted.unload()
+    load_adapter(policy, str(tmp_path), str(tiny_model_dir)).unload()
+    without(tmp_path, "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight", "adapter_model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"Check that it was copied whole. \(Found missing adapter keys.*layers.1.self_attn"
+    ):
+        load_adapter(policy, str(tmp_path), str(tiny_model_dir))
 
 
 def test_a_teacher_with_fewer_embeddings_than_the_policy_has_tokens_is_refused_at_the_start(tiny_model_dir, copied):
