@@ -253,7 +253,7 @@ def test_rows_without_completions_are_refused_before_weights_load(tiny_model_dir
 
 
 def test_a_pair_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_model_dir, tmp_path):
-    rows = [*ROWS[:1], {**ROWS[1], "rejected": "1" * 520}]
+    rows = [ROWS[0], {**ROWS[1], "rejected": "1" * 520}, ROWS[2]]
     with pytest.raises(
         ValueError, match=r"row 1 has 52\d tokens, prompt and completion.*the 512 positions of the model"
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -87,7 +87,7 @@ class PromptLogprobs:
             ServerUnavailable: If it is healthy and answers nothing, three times in a row.
             TimeoutError: If it was lost and did not come back in time.
         """
-        return self._asked(rows, top_k, lambda row, places: likeliest_of(places, top_k))
+        return self._answers(rows, top_k, lambda row, places: likeliest_of(places, top_k))
 
     def of_tokens(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         """Nats of the completion tokens of the rows themselves, at temperature 1.
@@ -95,15 +95,22 @@ class PromptLogprobs:
         Args:
             rows: See ``likeliest``, and there what is raised.
         """
-        return self._asked(rows, 0, lambda row, places: of_these(places, row.token_ids[row.start :]))
+        return self._answers(rows, 0, lambda row, places: of_these(places, row.token_ids[row.start :]))
 
-    def _asked(self, rows: Sequence[TokenRow], top_k: int, read: Callable[[TokenRow, Places], Answer]) -> list[Answer]:
-        """What the server says of the rows, ``read``."""
-        answers: dict[int, Places] = {}
+    def _answers(
+        self, rows: Sequence[TokenRow], top_k: int, read: Callable[[TokenRow, Places], Answer]
+    ) -> list[Answer]:
+        """What ``read`` makes of each answer as it comes: as vLLM writes them, those of a step would fill the memory."""
+        slots = asyncio.Semaphore(self.at_a_time)
+
+        async def ask(row: TokenRow) -> Answer:
+            return read(row, await self._row(row, top_k, slots))
+
+        answers: dict[int, Answer] = {}
         losses = 0
         while len(answers) < len(rows):
             before = len(answers)
-            reason = self._ask(rows, [n for n in range(len(rows)) if n not in answers], top_k, answers)
+            reason = self._ask({n: row for n, row in enumerate(rows) if n not in answers}, ask, answers)
             if reason is not None:
                 losses = losses + 1 if len(answers) == before else 0
                 if losses == 3:
@@ -113,14 +120,17 @@ class PromptLogprobs:
                 )
                 self.client.pause(losses)
                 self._wait()
-        return [read(row, answers[n]) for n, row in enumerate(rows)]
+        return [answers[n] for n in range(len(rows))]
 
     def _ask(
-        self, rows: Sequence[TokenRow], waiting: Sequence[int], top_k: int, answers: dict[int, Places]
+        self,
+        waiting: Mapping[int, TokenRow],
+        ask: Callable[[TokenRow], Coroutine[Any, Any, Answer]],
+        answers: dict[int, Answer],
     ) -> ServerUnavailable | None:
         """Adds what comes back to ``answers``; why the last of the others did not."""
-        slots, reason = asyncio.Semaphore(self.at_a_time), None
-        calls = {self.client.start(self._row(rows[n], top_k, slots)): n for n in waiting}
+        reason = None
+        calls = {self.client.start(ask(row)): n for n, row in waiting.items()}
         try:
             for call in as_completed(calls):
                 try:
