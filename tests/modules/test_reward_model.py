@@ -107,12 +107,13 @@ def test_the_loss_of_a_pair_by_hand():
 
 
 @pytest.mark.parametrize("rows", [CHATS, TEXTS])
-def test_texts_of_a_pair_share_what_they_begin_with_and_are_those_that_the_reward_reads(tiny_model_dir, rows):
+def test_texts_of_a_pair_share_what_they_begin_with_and_are_those_that_the_reward_reads(tiny_model_dir, tmp_path, rows):
+    AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     columns = {name: [row[name] for row in rows] for name in ("chosen", "rejected")}
     batch = PromptBatch([row["prompt"] for row in rows], [[0]] * 6, list(range(6)), columns)
     read = compared_texts(batch, tokenizer, None).rollouts
-    reward = get_reward_function("reward_model", model=str(tiny_model_dir))
+    reward = get_reward_function("reward_model", model=str(tmp_path), tokenizer=str(tiny_model_dir))
     texts = [row[kind] for row in rows for kind in ("chosen", "rejected")]
     prompts = read.prompts()
     for n, (completion, text) in enumerate(zip(read.completions(), texts, strict=True)):
