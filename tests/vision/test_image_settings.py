@@ -125,12 +125,9 @@ def test_stages_that_train_on_text_refuse_rows_with_images_by_name(
 @pytest.mark.parametrize("stage", [SFTModule, DPOModule, RewardModelModule])
 def test_rows_may_have_lists_beside_their_texts(tiny_model_dir: Path, stage: type[Any]):
     row = {"prompt": "2 + 2", "completion": "4", "chosen": "4", "rejected": "5", "image": "a dog in the snow"}
-    data = GRPODataModule(
-        dataset=[{**row, "rating": [9.0, 7.5], "tags": ["sum", "easy"]}], batch_size=1, converter=dict
-    )
-    data.trainer = SimpleNamespace(lightning_module=stage(model_name_or_path=str(tiny_model_dir)))
-    data.setup("fit")
-    assert data.train_prompts.values("rating") == [[9.0, 7.5]]
+    tokenizer = stage(model_name_or_path=str(tiny_model_dir)).policy.tokenizer
+    listed = {**row, "rating": [9.0, 7.5], "tags": ["sum", "easy"]}
+    assert PromptDataset([listed], dict, tokenizer, "rows", text_stage=stage.__name__).values("rating") == [[9.0, 7.5]]
 
 
 def test_without_pillow_the_error_says_what_to_install(toy_llava: Path, monkeypatch: pytest.MonkeyPatch):
