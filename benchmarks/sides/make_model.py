@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,14 +177,19 @@ def save_whole(out: Path, arguments: dict[str, Any], *parts: Any) -> None:
             written.rename(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, required=True)
+def arguments_of(description: str | None, shapes: Iterable[str]) -> argparse.ArgumentParser:
+    """The command line of what makes a model of a shape."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(shapes), required=True)
     parser.add_argument("--prompts", type=Path, required=True, help="JSONL of conversations")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mean-length", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = arguments_of(__doc__, SHAPES).parse_args()
     make_model(arguments.shape, arguments.prompts, arguments.out, arguments.mean_length, arguments.seed)
 
 

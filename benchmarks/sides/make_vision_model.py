@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from transformers import (
 
 from sides.made_model import is_made, made_of
 from sides.make_model import (
+    SHAPES,
     TOKENIZER_SIZE,
+    arguments_of,
     drawing_weights,
     ends_of,
     save_whole,
@@ -29,15 +30,8 @@ from sides.make_model import (
 
 VISION_SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "nano": {
-        "text": {
-            "vocab_size": 1024,
-            "hidden_size": 64,
-            "num_hidden_layers": 2,
-            "intermediate_size": 176,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]},
-        },
+        "text": SHAPES["nano"]
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]}},
         "tower": {
             "depth": 2,
             "hidden_size": 64,
@@ -147,13 +141,8 @@ def never_sample(model: PreTrainedModel, ids: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=VISION_SHAPES, required=True)
-    parser.add_argument("--prompts", type=Path, required=True, help="JSONL of conversations")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mean-length", type=int, required=True)
-    arguments = parser.parse_args()
-    make_vision_model(arguments.shape, arguments.prompts, arguments.out, arguments.mean_length)
+    arguments = arguments_of(__doc__, VISION_SHAPES).parse_args()
+    make_vision_model(arguments.shape, arguments.prompts, arguments.out, arguments.mean_length, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
+from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.policy.vision_check import class_for_text
 from grpo_lightning.report.metrics import launch_directories
 from grpo_lightning.settings.flat import own_fields
+from grpo_lightning.vision.settings import VisionSettings
 
 PREFIX = "policy"
 """Of the policy's names in a checkpoint."""
@@ -87,7 +90,8 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     settings = {name: value for name, value in given.items() if name in names}
     found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     saved = read_checkpoint(checkpoint, weights_only=True)
-    policy = _kind_of(saved)(found, given.get("seed") or 0)
+    tower = VisionSettings(vision_tower=given.get("vision_tower")).vision_tower
+    policy = _kind_of(saved)(found, given.get("seed") or 0, tower)
     precision = str(config.get("trainer", {}).get("precision") or "32-true")
     device = torch.device("cuda" if accelerator == "gpu" else accelerator)
     policy.load(Placement(device, precision)).to(device)
@@ -120,16 +124,20 @@ def _refuse_foreign_classes(settings: Any, names: Any) -> None:
             waiting.extend(value)
 
 
+def _load_for_text(name_or_path: str) -> PreTrainedModel:
+    return load_causal_lm(name_or_path, torch.float32, kind=class_for_text(load_config(name_or_path)))
+
+
 def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Policy, tokenizer and the run's config, which is empty for a Hugging Face directory unless ``config`` names it."""
     given = read_sections(config) if config else {}
     if (source / "config.json").exists():
-        return load_causal_lm(str(source), torch.float32), load_tokenizer(str(source)), given
+        return _load_for_text(str(source)), load_tokenizer(str(source)), given
     if (source / "adapter_config.json").exists():
         adapter = PeftConfig.from_pretrained(str(source))
         base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source))
         check_base(str(source), adapter, base)
-        policy: Any = load_causal_lm(base, torch.float32)
+        policy: Any = _load_for_text(base)
         if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return with_adapter(policy, str(source)), tokenizer, given

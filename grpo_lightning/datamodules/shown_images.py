@@ -32,6 +32,8 @@ class ShownImages:
         """The images of each row as the data has them, in the order of the prompt's blocks."""
         self.image_tokens: list[int] = []
         """Tokens of each row's prompt that images take the place of."""
+        self.numbers: list[int] = []
+        """Of each row in its source."""
 
     def tokenized(self, rows: Sequence[dict[str, Any]], first: int) -> list[list[int]]:
         """The token ids of each prompt; its blocks are put into the rows.
@@ -58,12 +60,14 @@ class ShownImages:
             ids.append(prompt_ids)
             self.pictures.append(pictures)
             self.image_tokens.append(int(shown.is_image.sum()))
+            self.numbers.append(index)
         return ids
 
     def keep(self, kept: Sequence[int]) -> None:
         """Forgets all rows but these."""
         self.pictures = [self.pictures[index] for index in kept]
         self.image_tokens = [self.image_tokens[index] for index in kept]
+        self.numbers = [self.numbers[index] for index in kept]
 
     def of_rows(self, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> tuple[PromptImages, ...]:
         """What the images of these rows become.
@@ -71,8 +75,17 @@ class ShownImages:
         Args:
             places: Of the rows among those that were kept.
             rows: They themselves.
+
+        Raises:
+            ValueError: Naming the row whose images cannot be read any more.
         """
-        return tuple(self._processed(row, self.pictures[place])[1] for place, row in zip(places, rows, strict=True))
+        made = []
+        for place, row in zip(places, rows, strict=True):
+            try:
+                made.append(self._processed(row, self.pictures[place])[1])
+            except ValueError as error:
+                raise ValueError(f"{self.name}, row {self.numbers[place]}: {error}") from error
+        return tuple(made)
 
     def _processed(self, row: Mapping[str, Any], pictures: Sequence[Any]) -> tuple[list[int], PromptImages]:
         images = [read_image(value) for value in pictures]

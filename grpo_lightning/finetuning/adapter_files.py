@@ -152,7 +152,22 @@ def save_merged(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if getattr(policy, "generation_config", None) is not None:  # a reward model generates nothing
         plain.generation_config = copy.deepcopy(policy.generation_config)
     plain.config.dtype = next(iter(weights.values())).dtype
+    plain._weight_conversions = _conversions_of_names(policy)
     plain.save_pretrained(path)
+
+
+def _conversions_of_names(policy: Any) -> list[Any] | None:
+    """How the checkpoint calls the weights, which transformers notes on a model that it has loaded; not how it quantizes them.
+
+    A language model taken out of a checkpoint with a vision tower gets its names back by it.
+    """
+    noted = getattr(policy, "_weight_conversions", None)
+    if noted is None:
+        return None
+    quantizing = "transformers.integrations"  # where the operations of quantizers are
+    return [
+        c for c in noted if not any(type(o).__module__.startswith(quantizing) for o in getattr(c, "operations", ()))
+    ]
 
 
 def adapter_record(model: PeftModel, model_name_or_path: str) -> dict[str, Any]:

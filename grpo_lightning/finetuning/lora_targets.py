@@ -116,6 +116,24 @@ def refuse_unfit(model: nn.Module, unfit: dict[str, str]) -> None:
         )
 
 
+def why_no_adapter(model: nn.Module, config: Any, error: ValueError) -> str:
+    """What peft's error says of a configuration, in the words of ours.
+
+    Args:
+        model: The base.
+        config: peft's.
+        error: Of wrapping the one with the other.
+    """
+    reason = str(error).splitlines()[0]
+    if "lora_dropout" in reason:  # of an adapter on a parameter: lora_target=all puts them on experts, too
+        return (
+            f"model.lora_dropout={config.lora_dropout:g} (or that of model.peft_config): the experts of {type(model).__name__} "
+            "are parameters, whose adapters have no dropout. Set model.lora_dropout=0, or leave the experts out by naming "
+            "layers, such as model.lora_target=q_proj,k_proj,v_proj,o_proj."
+        )
+    return f"model.lora_target / model.peft_config do not fit the model: {reason}"
+
+
 def describe(unfit: dict[str, str]) -> str:
     """The last words of the layers' names with the reason, each once: a model has many alike.
 

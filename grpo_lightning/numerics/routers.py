@@ -14,6 +14,17 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from grpo_lightning.numerics.output_head import base_model
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def has_experts(config: Any) -> bool:
+    """Whether layers have experts.
+
+    Args:
+        config: Of the language model.
+    """
+    return any(getattr(config, name, None) for name in EXPERT_COUNTS)
+
 
 @dataclass(frozen=True)
 class RouterForm:

@@ -204,6 +204,8 @@ def load_causal_lm(
             **model_kwargs,
         )
     except ImportError as error:
+        if attn_implementation is None:  # the model's own code wants a package
+            raise
         raise ValueError(
             f"model.attn_implementation={attn_implementation}: {str(error).splitlines()[0]} Leave the setting out."
         ) from error

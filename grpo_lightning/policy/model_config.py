@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from transformers import AutoConfig, PretrainedConfig
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from grpo_lightning.finetuning.adapter_directory import refuse_adapter_directory
 
@@ -27,7 +28,27 @@ def load_config(model_name_or_path: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} cannot be read. {where_to_look(model_name_or_path)} "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+        cause = _unknown_model(model_name_or_path) or (
+            f"cannot be read. {where_to_look(model_name_or_path)} ({type(error).__name__}: {str(error).splitlines()[0]})"
+        )
+        raise ValueError(f"model.model_name_or_path={model_name_or_path!r} {cause}") from error
+
+
+def _unknown_model(model_name_or_path: str) -> str | None:
+    """What a config.json that can be read says of a model that transformers has no class for."""
+    try:
+        found, _ = PretrainedConfig.get_config_dict(model_name_or_path)
+    except (OSError, ValueError):
+        return None
+    model_type = found.get("model_type")
+    if not model_type or model_type in CONFIG_MAPPING:
+        return None
+    if "auto_map" in found:
+        return (
+            f"is a {model_type}, which transformers {transformers.__version__} does not know. It brings code of its own, which is "
+            "never run. Use a model that transformers has a class for, or a newer transformers if it has one."
+        )
+    return (
+        f"is a {model_type}, which transformers {transformers.__version__} does not know. Install a newer transformers, or use "
+        "another model."
+    )

@@ -17,17 +17,18 @@ from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableErr
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
-from grpo_lightning.finetuning.lora_targets import refuse_unfit, refuse_unmatched, unfit_layers
+from grpo_lightning.finetuning.lora_targets import refuse_unfit, refuse_unmatched, unfit_layers, why_no_adapter
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
+from grpo_lightning.numerics.routers import has_experts
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.policy.vision_check import check_vision
+from grpo_lightning.policy.vision_check import check_trained_on_text, check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower
@@ -110,10 +111,16 @@ class Policy(nn.Module):
             ValueError: In the words of the config.
         """
         settings = self.settings
-        if settings.attn_implementation is not None or settings.names_layers:
+        self._check_class()
+        has_choice = settings.names_layers or (settings.has_adapters and has_experts(self.config.get_text_config()))
+        if settings.attn_implementation is not None or has_choice:
             skeleton = self._skeleton()
-            if settings.names_layers and settings.adapter_name_or_path is None:
+            if has_choice and settings.adapter_name_or_path is None:
                 self._with_adapter(skeleton)
+
+    def _check_class(self) -> None:
+        if self.vision_tower is None:
+            check_trained_on_text(self.config)
 
     def _skeleton(self) -> PreTrainedModel:
         attention = self.settings.attn_implementation
@@ -196,8 +203,7 @@ class Policy(nn.Module):
             try:
                 adapted = get_peft_model(model, config)
             except ValueError as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"model.lora_target / model.peft_config do not fit the model: {reason}") from error
+                raise ValueError(why_no_adapter(model, config, error)) from error
         refuse_unfit(model, unfit)  # which has the adapters now
         return adapted
 

@@ -39,6 +39,9 @@ class RewardPolicy(Policy):
     a whole beside the adapters.
     """
 
+    def _check_class(self) -> None:
+        """Any class with a head for sequences will do."""
+
     def _skeleton(self) -> PreTrainedModel:
         config = load_config(self.name_or_path)
         config.num_labels = 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from grpo_lightning.vision.pillow import is_picture, pillow
+from grpo_lightning.vision.pillow import in_rgb, is_picture, pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,14 +18,18 @@ IMAGE, IMAGES = "image", "images"
 """Columns of a dataset: one image a row, or a list of them; TRL's names."""
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of paths that are those of images."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What is opened. Of all that Pillow knows, PostScript would be handed to another program."""
 
 
 def read_image(value: Any) -> Image:
-    """An image of a dataset, in RGB.
+    """An image of a dataset, in RGB, turned upright as its EXIF data says (transformers and datasets do so too).
+
+    Of an animation the first picture; transparency is left out; 16 bits of grey become 8.
 
     Args:
-        value: A Pillow image; a path; a data URI; or a dictionary with ``bytes`` or a ``path``, as a table holds an image
-            that is not decoded.
+        value: A Pillow image; a path; a data URI; the bytes of a file; or a dictionary with ``bytes`` or a ``path``, as a table
+            holds an image that is not decoded.
 
     Raises:
         ValueError: If it is something else, or cannot be read.
@@ -33,30 +38,43 @@ def read_image(value: Any) -> Image:
         >>> read_image(pillow().new("L", (3, 2))).mode
         'RGB'
     """
-    if is_picture(value):
-        return cast("Image", value.convert("RGB"))
+    source = None if is_picture(value) else _source(value)
     try:
-        with pillow().open(_source(value)) as opened:
-            return cast("Image", opened.convert("RGB"))
-    except (OSError, binascii.Error) as error:  # the first is also Pillow's, of a file that is no image
-        raise ValueError(f"the image {value!r:.80} cannot be read ({type(error).__name__}: {error!s:.120}).") from error
+        if source is None:
+            return in_rgb(value)
+        with pillow().open(source, formats=FORMATS) as opened:
+            return in_rgb(opened)
+    except Exception as error:  # decoders raise their own kinds, of hostile files any
+        problem = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error!s:.120}"
+        raise ValueError(
+            f"the image {value!r:.80} cannot be read ({problem}). Write it as PNG or JPEG, or leave the row out."
+        ) from error
 
 
 def _source(value: Any) -> Any:
     """What Pillow opens."""
-    if isinstance(value, Mapping) and value.get("bytes") is not None:
-        return io.BytesIO(value["bytes"])
+    has_bytes = isinstance(value, Mapping) and value.get("bytes") is not None
+    data = value["bytes"] if has_bytes else value
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
     path = value.get("path") if isinstance(value, Mapping) else value
-    if not isinstance(path, str) or not path:
+    path = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if has_bytes or not isinstance(path, str) or not path:
         raise ValueError(
-            f"{value!r:.80} is no image: give a path, a data URI, a Pillow image, or a dictionary with bytes or path."
+            f"{value!r:.80} is no image: give a path, a data URI, the bytes of a file, a Pillow image, or a dictionary with "
+            "bytes or path."
         )
     if path.startswith("data:"):
-        return io.BytesIO(base64.b64decode(path.partition(",")[2], validate=True))
+        try:
+            return io.BytesIO(base64.b64decode(path.partition(",")[2], validate=True))
+        except binascii.Error as error:
+            raise ValueError(f"the image {path!r:.80} cannot be read: its data is no base64 ({error}).") from error
     if "://" in path:
         raise ValueError(
             f"the image {path!r:.80} is an address, and nothing is fetched during a run. Download it first."
         )
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise ValueError(f"the image {path!r:.80} cannot be read: there is no such file.")
     return path
 
 
@@ -70,7 +88,8 @@ def holds_picture(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str):  # a path, or a description
         return first.startswith("data:image/") or first.lower().endswith(ENDINGS)
-    return is_picture(first) or (isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes))
+    data = first.get("bytes") if isinstance(first, Mapping) else first
+    return is_picture(first) or isinstance(data, bytes)
 
 
 def images_of_row(row: Mapping[str, Any]) -> list[Any]:
@@ -97,9 +116,11 @@ def reference_of(value: Any) -> Any:
         return [reference_of(each) for each in value]
     if is_picture(value):
         return f"image of {value.width} x {value.height} pixels"
-    if isinstance(value, Mapping):
-        data = value.get("bytes")
-        return value.get("path") or f"image of {len(data) if isinstance(data, bytes) else 0} bytes"
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping | bytes):
+        path, data = (None, value) if isinstance(value, bytes) else (value.get("path"), value.get("bytes"))
+        return path or f"image of {len(data) if isinstance(data, bytes) else 0} bytes"
     if isinstance(value, str) and value.startswith("data:"):
         return f"{value.partition(',')[0]}, image of {len(value)} characters"
     return value

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from toy_models import build_model, build_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
@@ -28,8 +29,9 @@ TEXT = {
 VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
 
 
+@pytest.mark.parametrize("has_adapter", [False, True])
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_the_export_has_the_trained_language_model_and_the_vision_tower_as_it_was(tmp_path, is_tied):
+def test_the_export_has_the_trained_language_model_and_the_vision_tower_as_it_was(tmp_path, is_tied, has_adapter):
     tokenizer = build_tokenizer()
     text = TEXT | {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": is_tied}
     config = Qwen3_5Config(text_config=text, vision_config=VISION, tie_word_embeddings=is_tied)
@@ -40,10 +42,13 @@ def test_the_export_has_the_trained_language_model_and_the_vision_tower_as_it_wa
     (source / "preprocessor_config.json").write_text('{"patch_size": 16}')
 
     policy = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    if has_adapter:
+        policy = get_peft_model(policy, LoraConfig(r=2, target_modules=["q_proj", "in_proj_qkv"]))
     with torch.no_grad():
-        for weight in policy.parameters():
+        for weight in (each for each in policy.parameters() if each.requires_grad):
             weight.add_(0.1)
-    policy.tie_weights()
+    if not has_adapter:
+        policy.tie_weights()
     trained = SimpleNamespace(model=policy, tokenizer=tokenizer, name_or_path=str(source), image_processing=None)
     export(SimpleNamespace(policy=trained), target)
 
@@ -56,7 +61,8 @@ def test_the_export_has_the_trained_language_model_and_the_vision_tower_as_it_wa
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(input_ids=ids).logits, policy.eval()(input_ids=ids).logits)
-    assert torch.equal(AutoModelForCausalLM.from_pretrained(target).lm_head.weight, policy.lm_head.weight)
+    head = policy.get_output_embeddings().weight
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(target).lm_head.weight, head)
 
 
 def test_a_language_model_of_its_own_is_left_as_it_is(tmp_path):

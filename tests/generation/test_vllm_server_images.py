@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +25,15 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.vision.probe import image_prompts
 from tests.runs import make_module, make_trainer
-from tests.vision.engine_cases import SETTINGS, gap, prompts_of, sample, shift_tower
+from tests.vision.cpu_torchvision import is_installed, main_with_torchvision
+from tests.vision.engine_cases import check_gaps, gap, prompts_of, sample, shift_tower, told
+from tests.vision.server_cases import served
 from tests.vision.test_image_runs import digits, picture_rows
 from tests.vision.toy_checkpoint import save_toy_checkpoint
 from tests.vision.toy_vision import picture
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [*needs_vllm, pytest.mark.slow]
+needs_torchvision = pytest.mark.skipif(not is_installed(), reason="needs torchvision beside the environment")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,39 +52,10 @@ def small_server(**settings: Any) -> VLLMServer:
     return VLLMServer(port=free_port(), launch=True, **options, **settings)
 
 
-@contextmanager
-def served(checkpoint: Path) -> Iterator[int]:
-    """The port of `python -m grpo_lightning serve --images`."""
-    port = free_port()
-    command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(checkpoint), "--port", str(port)]
-    with (checkpoint.parent / "serve.log").open("wb") as log:
-        options = ["--images", "--max_model_length", "256", "--", *SMALL_SERVER]
-        process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=log, stderr=log)
-        try:
-            yield port
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-
-
-@contextmanager
-def connected(policy: Policy, port: int) -> Iterator[VLLMServer]:
-    """A generator whose server has the policy's weights, told of images as a run does it."""
-    generator = VLLMServer(port=port, timeout=200)
-    assert policy.image_processing is not None
-    generator.see_images(policy.image_processing, policy.config)
-    generator.start(policy.model, policy.tokenizer, "toy")
-    try:
-        generator.check_images(image_prompts(policy.image_processing))
-        generator.update_weights(policy.model)
-        yield generator
-    finally:
-        generator.stop()
-
-
+@pytest.mark.skipif(is_installed(), reason="Qwen3-VL is compared, which asks more: a server takes a minute to start")
 def test_completions_of_prompts_with_images_have_the_probabilities_of_training(checkpoint: Path):
     policy = Policy(PolicySettings(model_name_or_path=str(checkpoint)), vision_tower="trained").load()
-    with served(checkpoint) as port, connected(policy, port) as generator:
+    with served(checkpoint) as port, told(VLLMServer(port=port, timeout=200), policy) as generator:
         rollouts = sample(generator, prompts_of(policy))
         assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         other = tuple(images for _, images in prompts_of(policy, first=9))
@@ -100,9 +69,18 @@ def test_completions_of_prompts_with_images_have_the_probabilities_of_training(c
         for (ids, images), found in zip(prompts, sample(generator, prompts, greedy).completions(), strict=True):
             said = policy.model.generate(torch.tensor([ids]), **images.pixels, max_new_tokens=6, do_sample=False)
             assert found.tolist() == said[0, len(ids) :].tolist()
-        (ids, images), *_ = prompts
-        with pytest.raises(ValueError, match=rf"become {len(ids)} tokens .* and {len(ids) + 1} in training"):
-            generator.generate_with_images([[*ids, 5]], [images], SETTINGS, [1])
+
+
+def test_a_server_that_makes_other_tokens_of_a_prompt_is_refused():
+    server_images.check_tokens([1, 2, 3], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"become 2 tokens .* and 3 in training"):
+        server_images.check_tokens([1, 2], [1, 2, 3])
+
+
+@needs_torchvision
+def test_a_server_takes_images_weights_and_adapters_of_a_family_with_positions_on_three_axes(tmp_path: Path):
+    main_with_torchvision("tests.vision.server_cases", str(tmp_path), "qwen3_vl")
+    check_gaps(json.loads((tmp_path / "qwen3_vl.json").read_text()))
 
 
 def test_a_run_with_images_and_a_hot_adapter_is_sampled_by_a_server(tmp_path: Path, checkpoint: Path):

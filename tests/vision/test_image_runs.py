@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,12 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import export
+from grpo_lightning.commands.chat import main as chat_command
+from grpo_lightning.commands.export import main as export_command
 from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.report.completions import read_completions
 from grpo_lightning.rollouts.sampler_canary import StaleSamplerError
@@ -109,6 +113,25 @@ def test_the_export_is_the_whole_model_with_its_processor(tmp_path: Path, toy_ll
     text = processor.apply_chat_template(message, add_generation_prompt=True)
     ids = processor(text=[text], images=[[picture(0)]])["input_ids"][0]
     assert ids == module.policy.image_processing([*message], [picture(0)], {})[0]
+
+
+def test_commands_read_the_checkpoint_of_a_run_and_its_export(
+    tmp_path: Path, toy_llava: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    lora = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "all"}
+    module, fit = run(tmp_path / "run", toy_llava, max_steps=1, **lora)
+    fit.save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    settings = {"model": {"model_name_or_path": str(toy_llava), "vision_tower": "frozen", **lora}}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert export_command([str(tmp_path / "run"), str(tmp_path / "out"), "--config", str(config)]) == 0
+    again, ids = AutoModelForImageTextToText.from_pretrained(tmp_path / "out"), torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(again(ids).logits, module.policy.model.eval()(ids).logits)
+    for source in ("run", "out"):
+        capsys.readouterr()
+        monkeypatch.setattr("sys.stdin", io.StringIO("2 + 3\n"))
+        assert chat_command([str(tmp_path / source), "--config", str(config), "--max_completion_length", "4"]) == 0
+        assert capsys.readouterr().out.strip()
 
 
 ADAMW = {"optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-2)}

@@ -87,19 +87,6 @@ def test_images_of_blocks_and_columns_come_in_the_order_of_the_blocks():
     assert content[1] == {"type": "image", "image": "own"}, "the row stays as it was"
 
 
-def test_an_image_is_the_same_from_every_form_that_holds_it(tmp_path: Path):
-    picture(3).save(tmp_path / "a.png")
-    data = (tmp_path / "a.png").read_bytes()
-    expected = picture(3).tobytes()
-    for form in (
-        picture(3),
-        str(tmp_path / "a.png"),
-        {"bytes": data},
-        {"path": str(tmp_path / "a.png"), "bytes": None},
-    ):
-        assert read_image(form).tobytes() == expected
-
-
 @pytest.mark.parametrize("stage", [SFTModule, DPOModule])
 @pytest.mark.parametrize(
     "shown",
@@ -146,7 +133,7 @@ def test_runs_on_text_need_no_pillow():
             for before, line in pairwise(lines)
             if re.match(r"\s*(from|import) PIL\b", line) and before != "if TYPE_CHECKING:"
         ]
-    assert found == ["pillow.py"]
+    assert set(found) == {"pillow.py"}
 
 
 def test_thumbnails_are_small_whatever_the_image_is():
@@ -166,6 +153,8 @@ def test_thumbnails_are_small_whatever_the_image_is():
         (None, None),
         ("data:image/png;base64,AAAA", "data:image/png;base64, image of 26 characters"),
         ({"bytes": b"12", "path": "a.png"}, "a.png"),
+        (b"123", "image of 3 bytes"),
+        (Path("a.png"), "a.png"),
         ([picture(0, 5, 4)], ["image of 5 x 4 pixels"]),
     ],
 )

@@ -23,6 +23,7 @@ from grpo_lightning.generation.vllm.engine_process import end_engine, engine_mod
 from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, TokenIds, sampled_logprobs
 from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
 from grpo_lightning.generation.vllm.worker_weights import load_directly, reload
+from grpo_lightning.numerics.routers import has_experts
 
 ONLY_FIRST_AND_LAST = 2**31 - 1
 """Tokens between two outputs of a request: each completion is handed over once, when it ends, not token by token."""
@@ -30,7 +31,6 @@ RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 """Warns at every update of layers that have no weights, such as rotary embeddings."""
 JIT_LOGGER = "vllm.utils.jit_monitor"
 """Warns of latency when a kernel is compiled after the engine's start; here those are the trainer's."""
-EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class ColocatedEngine:
@@ -162,8 +162,7 @@ class ColocatedEngine:
     @property
     def is_mixture(self) -> bool:
         """Whether layers of the model have experts."""
-        config = self.llm.llm_engine.model_config.hf_text_config
-        return any(getattr(config, name, None) for name in EXPERT_COUNTS)
+        return has_experts(self.llm.llm_engine.model_config.hf_text_config)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Puts weights into the model, without an adapter, and forgets what was computed from the old ones.

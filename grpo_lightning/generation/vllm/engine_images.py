@@ -9,9 +9,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.compat import NO_VIDEOS, import_vllm, why_unusable
-from grpo_lightning.generation.vllm.engine_process import preserved_environment
-from grpo_lightning.generation.vllm.patches import keeping_threads
+from grpo_lightning.generation.vllm.compat import NO_VIDEOS, why_unusable
+from grpo_lightning.generation.vllm.shown_models import refuse_unshown
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -25,42 +24,12 @@ class EngineImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
-        reason = why_unusable()
-        if reason is None:
-            reason = obstacle((config.architectures or [type(config).__name__])[0])
-        if reason is not None:
-            raise ValueError(
-                f"model.vision_tower is set, and model.generator=VLLMColocate cannot show images: {reason}. Or set "
-                "model.generator=TransformersGenerator."
-            )
+        refuse_unshown("VLLMColocate", config, why_unusable())
         self.processor = processing.processor
 
     def engine_arguments(self) -> dict[str, Any]:
         """Of ``vllm.LLM``: it would keep room for the longest video too."""
         return {} if self.processor is None else {"limit_mm_per_prompt": NO_VIDEOS}
-
-
-def obstacle(architecture: str) -> str | None:
-    """Why the installed vLLM cannot load this class as one that sees images, or None if it can."""
-    with preserved_environment(), keeping_threads():
-        return _obstacle(architecture)
-
-
-def _obstacle(architecture: str) -> str | None:
-    import_vllm()
-    from vllm import ModelRegistry
-    from vllm.model_executor.models.interfaces import supports_multimodal
-
-    if architecture not in ModelRegistry.models:
-        return f"vLLM has no {architecture}. Choose another model"
-    try:
-        is_shown = supports_multimodal(ModelRegistry.models[architecture].load_model_cls())
-    except ImportError as error:
-        return (
-            f"vLLM's {architecture} needs a package that is missing ({error}). Install it; torchvision in the build that fits "
-            "the installed torch"
-        )
-    return None if is_shown else f"vLLM's {architecture} sees text alone. Choose another model"
 
 
 def check_shown(engine: ColocatedEngine, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:

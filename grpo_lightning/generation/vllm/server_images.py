@@ -11,8 +11,8 @@ from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.compat import why_no_server_images
-from grpo_lightning.generation.vllm.engine_images import obstacle
 from grpo_lightning.generation.vllm.server_process import IMAGE_OPTIONS
+from grpo_lightning.generation.vllm.shown_models import refuse_unshown
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -32,14 +32,8 @@ class ServerImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig, is_launched: bool) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
-        reason = None
         if is_launched:  # of another one ``check_shown`` finds out
-            reason = why_no_server_images() or obstacle((config.architectures or [type(config).__name__])[0])
-        if reason is not None:
-            raise ValueError(
-                f"model.vision_tower is set, and model.generator=VLLMServer cannot show images: {reason}. Or set "
-                "model.generator=TransformersGenerator."
-            )
+            refuse_unshown("VLLMServer", config, why_no_server_images())
         self.processor = processing.processor
 
     def launch_options(self) -> list[str]:

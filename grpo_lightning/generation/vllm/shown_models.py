@@ -1,0 +1,80 @@
+"""Which models the installed vLLM shows images to."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import version
+
+from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
+from grpo_lightning.generation.vllm.engine_process import preserved_environment
+from grpo_lightning.generation.vllm.patches import keeping_threads
+
+
+def refuse_unshown(generator: str, config: PretrainedConfig, older: str | None) -> None:
+    """Makes sure that vLLM can show images to a model, before weights load.
+
+    Args:
+        generator: Its name in the config.
+        config: Of the model.
+        older: Why the installed vLLM cannot at all; None if it can.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    reason = older or why_unshown(architecture_of(config))
+    if reason is not None:
+        raise ValueError(
+            f"model.vision_tower is set, and model.generator={generator} cannot show images: {reason}. Or set "
+            "model.generator=TransformersGenerator."
+        )
+
+
+def architecture_of(config: PretrainedConfig) -> str:
+    """The class that the policy is loaded as, which an engine is told of.
+
+    Example:
+        >>> from transformers import LlavaConfig
+        >>> architecture_of(LlavaConfig())
+        'LlavaForConditionalGeneration'
+    """
+    known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type, config.model_type)
+    return (config.architectures or [known])[0]
+
+
+def why_unshown(architecture: str) -> str | None:
+    """Why the installed vLLM cannot load this class as one that sees images, with a way out, or None if it can."""
+    with preserved_environment(), keeping_threads():
+        import_vllm()
+        from vllm import ModelRegistry
+        from vllm.model_executor.models.interfaces import supports_multimodal
+
+        own = f"vLLM {(installed_version() or ('',))[0]}"
+        if architecture not in ModelRegistry.models:
+            return f"{own} has no {architecture}. Choose another model"
+        try:
+            is_shown = supports_multimodal(ModelRegistry.models[architecture].load_model_cls())
+        except ImportError as error:
+            return why_not_imported(f"{own}'s {architecture}", error)
+        return None if is_shown else f"{own}'s {architecture} sees text alone. Choose another model"
+
+
+def why_not_imported(name: str, error: ImportError) -> str:
+    """What an import that failed says, with a way out: a package is missing, or one is there and does not fit.
+
+    Args:
+        name: Of the class whose module could not be imported.
+        error: Of the import.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not package:  # such as transformers' own, which says what is missing
+        return f"{name} cannot be imported ({' '.join(str(error).split()):.200}). Install what it needs"
+    if importlib.util.find_spec(package) is None:
+        fitting = ", in the build that fits the installed torch" if package == "torchvision" else ""
+        return f"{name} needs the package {package}, which is missing. Install it{fitting}"
+    return (
+        f"{name} does not fit the installed {package} {version(package)} ({error!s:.120}). Install a newer vLLM, or an older "
+        f"{package}, or choose another model"
+    )
