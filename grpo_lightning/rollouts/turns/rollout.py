@@ -71,9 +71,8 @@ class RolloutPlayer:
         try:
             episode = self.make_episode(task.row)
             state.opening = await episode.reset(task.row)
-            messages = behind_prompt(task.messages, state.opening)
-            state.asked = messages
-            state.trail.prompt_ids = form.prompt_ids(messages, episode.tools)
+            state.written = behind_prompt(task.messages, form.quoted(state.opening))
+            state.trail.prompt_ids = form.prompt_ids(state.written, episode.tools)
             self._check_room(state.trail)
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()
@@ -91,7 +90,8 @@ class RolloutPlayer:
             read = form.read(turn.ids, trail.context, episode.tools)
             trail.add_sampled(turn)
             state.rewards.append(0.0)
-            state.messages.append(assistant_message(read, state.calls))
+            spoken = assistant_message(read, state.calls)
+            state.messages.append(spoken)
             if turn.truncated:
                 return "max_tokens"
             known = len(episode.rewards)
@@ -100,8 +100,8 @@ class RolloutPlayer:
             state.messages += answers
             if stop := self._stop(episode, answers, state):
                 return stop
-            history = [*state.asked, *state.messages]
-            given = next_context(form, self.turns.history, history, len(answers), episode.tools, trail, turn)
+            state.written += [*form.quoted([spoken], own=turn.ids[:-1]), *form.quoted(answers)]
+            given = next_context(form, self.turns.history, state.written, len(answers), episode.tools, trail, turn)
             if not given.fits(trail, self.limit, self.context):
                 return "max_tokens"
             given.add_to(trail)
@@ -172,9 +172,10 @@ class _Playing:
     started: float
     opening: list[Message] = field(default_factory=list)
     """What the environment said first."""
-    asked: list[Message] = field(default_factory=list)
-    """What the first turn answers."""
     messages: list[Message] = field(default_factory=list)
+    """What came behind the prompt, as it was said."""
+    written: list[Message] = field(default_factory=list)
+    """The whole conversation as the chat template gets it."""
     rewards: list[float] = field(default_factory=list)
     """One for each turn."""
     calls: int = 0
