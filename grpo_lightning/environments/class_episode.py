@@ -128,7 +128,9 @@ class ClassEpisode:
         except ToolMistake as mistake:
             if operation in ("call", "step"):
                 raise
-            raise EnvironmentFault(f"{operation} raised ToolMistake, and there is no turn to answer: {mistake}") from None
+            raise EnvironmentFault(
+                f"{operation} raised ToolMistake, and there is no turn to answer: {mistake}"
+            ) from None
         self._is_sound = True
         self.done = self.done or answer.done
         return answer

@@ -101,7 +101,7 @@ class ChatForm:
         """The conversation as text; with the opening of the policy's next turn."""
         options = {
             **self.template_kwargs,
-            "tools": self._text.quoted(tools) or None,
+            "tools": self._text.quoted_schemas(tools) or None,
             "add_generation_prompt": opens_turn,
         }
         written = [self._written(message) for message in (in_parts(messages) if self._takes_parts else messages)]

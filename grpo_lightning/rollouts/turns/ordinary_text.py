@@ -39,6 +39,7 @@ class OrdinaryText:
         self._ids = frozenset(refused.values()) - {tokenizer.unk_token_id}
         self._names = {id: text for text, id in refused.items()}
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        self._schemas: dict[int, tuple[Any, Any]] = {}
         self._rewrites = not tokenizer.is_fast or normalizer is not None or any(len(text) == 1 for text in refused)
 
     def quoted(self, value: Any, own: Collection[int] = ()) -> Any:
@@ -54,6 +55,13 @@ class OrdinaryText:
             names = {name: self.quoted(name, own) if isinstance(name, str) else name for name in value}
             return {names[name]: self.quoted(each, own) for name, each in value.items()}
         return [self.quoted(each, own) for each in value] if isinstance(value, list | tuple) else value
+
+    def quoted_schemas(self, schemas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Schemas of tools, quoted; all rollouts of a run have the same ones, and each is looked at once."""
+        for schema in schemas:
+            if id(schema) not in self._schemas:
+                self._schemas[id(schema)] = (schema, self.quoted(schema))  # which keeps the schema, and so its id
+        return [self._schemas[id(schema)][1] for schema in schemas]
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a rendering, with cuts in it or without."""
