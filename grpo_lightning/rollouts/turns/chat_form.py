@@ -10,15 +10,12 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK, dummy_exchange
 from grpo_lightning.rollouts.turns.ordinary_text import OrdinaryText
 from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message
 
-MARK = "7f3aQx"
-"""Stands for what the policy said, in a rendering of which only what follows is used."""
-ANSWER_MARK = "7f3aQw"
-"""Stands for what was answered, in a rendering that shows where that begins."""
 PROBE_ARGUMENTS: Final = {"text": "7f3aQy"}
 PROBE: Final = ToolCall("probe_tool", PROBE_ARGUMENTS)
 
@@ -284,18 +281,3 @@ class ChatForm:
             f"{', '.join(READERS)}. Set model.turns.tool_call_format to what the model writes, or use a tokenizer with a "
             "response_template."
         )
-
-
-def dummy_exchange(messages: Sequence[Message]) -> list[Message]:
-    """A question and an answer, with the calls that the messages answer."""
-    answer: Message = {"role": "assistant", "content": MARK}
-    calls = [
-        {
-            "type": "function",
-            "id": message.get("tool_call_id", f"call{n:05d}"),
-            "function": {"name": message.get("name", "tool"), "arguments": {MARK: MARK}},
-        }
-        for n, message in enumerate(messages)
-        if message["role"] == "tool"
-    ]
-    return [{"role": "user", "content": "?"}, {**answer, "tool_calls": calls} if calls else answer]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo_lightning.rollouts.turns.chat_form import MARK, PROBE, ChatForm, dummy_exchange
+from grpo_lightning.rollouts.turns.chat_form import PROBE, ChatForm
+from grpo_lightning.rollouts.turns.dummy_exchange import MARK, dummy_exchange
 from grpo_lightning.types import Message
 
 
