@@ -44,7 +44,7 @@ class ModelPlayer:
         if self.ids:
             self.ids += self.form.suffix_ids(news, tools, self.ids[-1] in self.form.end_ids)
         else:
-            self.ids = self.form.prompt_ids(conversation, tools)
+            self.ids = self.form.prompt_ids(self.form.quoted(conversation), tools)
         inputs = torch.tensor([self.ids], device=self.policy.device)
         output = self.policy.generate(
             input_ids=inputs,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from grpo_lightning.environments.calls import Calls
-from grpo_lightning.environments.episode import RaisedFault, ToolMistake, ToolResult
+from grpo_lightning.environments.episode import EnvironmentFault, RaisedFault, ToolMistake, ToolResult
 from grpo_lightning.environments.hosts import Lease
 from grpo_lightning.environments.instance import Answer
 from grpo_lightning.environments.output import as_text, cut
@@ -96,7 +96,11 @@ class ClassEpisode:
         """What ``step`` says to a turn of text; None without one."""
         if not self._has_step:
             return None
-        answer = await self._ask("step", text)
+        try:
+            answer = await self._ask("step", text)
+        except ToolMistake as mistake:
+            self._is_sound = True
+            return [{"role": "user", "content": cut(str(mistake), self._standalone.limit)}]
         if answer.reward is not None:
             self.rewards.append(answer.reward)
         return list(answer.messages)
@@ -119,7 +123,14 @@ class ClassEpisode:
     async def _ask(self, operation: str, *arguments: Any) -> Answer:
         assert self._lease is not None and not self._is_closed, "the episode is closed"
         self._is_sound = False  # until it has answered: a call that is cancelled may still run
-        answer = await self._lease.ask(operation, *arguments)
+        try:
+            answer = await self._lease.ask(operation, *arguments)
+        except ToolMistake as mistake:
+            if operation in ("call", "step"):
+                raise
+            raise EnvironmentFault(
+                f"{operation} raised ToolMistake, and there is no turn to answer: {mistake}"
+            ) from None
         self._is_sound = True
         self.done = self.done or answer.done
         return answer

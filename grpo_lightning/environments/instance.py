@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getattr_static
 from numbers import Real
 from typing import Any
 
@@ -101,7 +102,10 @@ class Instance:
         return (lambda: _called(self._environment, "close")), lambda nothing: Answer()
 
     def _is_done(self) -> bool:
-        return flag(getattr(self._environment, "done", False), self.described.name)
+        environment = self._environment
+        # A property that raises AttributeError must not pass for an environment without one.
+        has_done = getattr_static(environment, "done", None) is not None or hasattr(environment, "done")
+        return flag(environment.done if has_done else False, self.described.name)
 
 
 def _called(environment: Any, name: str) -> Any:

@@ -70,7 +70,10 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
         reply = runner.answer(operation, *arguments)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(reply)
+        try:
+            connection.send(reply)
+        except Exception as error:  # pickle raises many kinds, before anything is sent
+            connection.send(("fault", f"{operation}: what it gave cannot leave its process: {error}"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
@@ -32,6 +33,16 @@ class Tool:
     def name(self) -> str:
         """What the model calls it."""
         return str(self.schema["function"]["name"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The schema of its arguments."""
+        return self.schema["function"].get("parameters") or {}
+
+    @cached_property
+    def validator(self) -> Any:
+        """Checks arguments; made once, since rollouts make thousands of calls."""
+        return Draft202012Validator(_with_null(self.parameters))
 
 
 def tool_of(function: Callable[..., Any]) -> Tool:
@@ -113,11 +124,10 @@ def checked_arguments(tool: Tool, arguments: dict[str, Any] | str) -> dict[str, 
             raise ToolMistake(f"The arguments of {tool.name} are no JSON: {error}. {_takes(tool)}") from error
     if not isinstance(read, dict):
         raise ToolMistake(f"The arguments of {tool.name} are no JSON object but {read!r:.200}. {_takes(tool)}")
-    parameters = tool.schema["function"].get("parameters") or {}
-    unknown = [name for name in read if name not in parameters.get("properties", {})]
-    if unknown and "additionalProperties" not in parameters:
+    unknown = [name for name in read if name not in tool.parameters.get("properties", {})]
+    if unknown and "additionalProperties" not in tool.parameters:
         raise ToolMistake(f"{tool.name} has no argument {', '.join(map(repr, unknown))}. {_takes(tool)}")
-    wrong = best_match(Draft202012Validator(_with_null(parameters)).iter_errors(read))
+    wrong = best_match(tool.validator.iter_errors(read))
     if wrong is not None:
         where = f" {wrong.json_path.removeprefix('$.')}" if wrong.path else "s"
         raise ToolMistake(f"{tool.name} got a wrong argument{where}: {wrong.message:.300}. {_takes(tool)}")
@@ -152,10 +162,9 @@ def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
 
 
 def _takes(tool: Tool) -> str:
-    parameters = tool.schema["function"].get("parameters") or {}
-    required = set(parameters.get("required", []))
+    required = set(tool.parameters.get("required", []))
     named = [
         f"{name} ({schema.get('type', 'any')}{'' if name in required else ', optional'})"
-        for name, schema in parameters.get("properties", {}).items()
+        for name, schema in tool.parameters.get("properties", {}).items()
     ]
     return f"It takes {', '.join(named) or 'no arguments'}."

@@ -574,3 +574,30 @@ def test_an_async_tool_that_exits_or_is_cancelled_is_a_fault_at_once_and_the_loo
 
     content, faults = run(play())
     assert content == "3" and (faults["exceptions"], faults["time_outs"]) == (1, 0)
+
+
+def test_an_answer_that_cannot_leave_its_process_says_so():
+    async def play():
+        factory = opened(environment=worlds.Unsendable)
+        episode, _ = await started(factory)
+        with pytest.raises(EnvironmentFault, match=r"step: what it gave cannot leave its process: .*pickle"):
+            await episode.respond("go")
+        await factory.close()
+
+    run(play())
+
+
+def test_a_property_done_that_lacks_what_it_reads_is_a_fault():
+    class Forgets:
+        def reset(self):
+            """Starts."""
+
+        @property
+        def done(self):
+            return self.never_set
+
+    async def play():
+        with pytest.raises(EnvironmentFault, match="never_set"):
+            await started(opened(environment=Forgets))
+
+    run(play())

@@ -166,6 +166,19 @@ async def block() -> str:
     return "late"
 
 
+class Unsendable:
+    """Answers with something that cannot leave its process."""
+
+    isolation = "process"
+
+    def reset(self, **row):
+        """Starts."""
+
+    def step(self, text: str):
+        """A message with a function in it."""
+        return [{"role": "user", "content": "a", "then": lambda: None}]
+
+
 class Alarmed:
     """Limits its own time as tools for TRL do, whose calls are in the main thread."""
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK, dummy_exchange
+from grpo_lightning.rollouts.turns.ordinary_text import OrdinaryText
 from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message
 
-MARK = "7f3aQx"
-"""Stands for what the policy said, in a rendering of which only what follows is used."""
 PROBE_ARGUMENTS: Final = {"text": "7f3aQy"}
 PROBE: Final = ToolCall("probe_tool", PROBE_ARGUMENTS)
 
@@ -25,7 +25,8 @@ class ChatForm:
 
     The suffix behind a turn of the policy is what the template puts between a turn and the next one: the tool's or user's
     messages and the opening of the policy's next turn. It is rendered behind a dummy, and the policy's own tokens are never
-    rendered again: as text, they may be other tokens than were sampled.
+    rendered again: as text, they may be other tokens than were sampled. Special tokens are the template's alone: those that
+    tools, users or schemas write out are encoded as text (:class:`OrdinaryText`).
 
     Args:
         tokenizer: With a chat template.
@@ -58,6 +59,7 @@ class ChatForm:
                 f"model.turns.tool_call_format={tool_call_format!r} is unknown. Choose one of {', '.join(READERS)}."
             )
         self._format = tool_call_format
+        self._text = self._ordinary_text()
         self._takes_parts = reads_parts_alone(tokenizer, self.template_kwargs)
         self._has_text_arguments = False  # until a mapping has failed
         self._has_text_arguments = self._needs_text_arguments()
@@ -66,7 +68,18 @@ class ChatForm:
         """The same, with further arguments of the chat template."""
         other = copy(self)
         other.template_kwargs = {**self.template_kwargs, **template_kwargs}
+        if "chat_template" in template_kwargs:
+            other._text = other._ordinary_text()
         return other
+
+    def quoted(self, messages: Sequence[Message], own: Collection[int] = ()) -> list[Message]:
+        """Messages of a tool or an environment, or of the policy, in which no text stands for a special token.
+
+        Args:
+            messages: As they were said.
+            own: Special tokens that the policy sampled itself.
+        """
+        return [self._text.quoted(message, own) for message in messages]
 
     @property
     def format_name(self) -> str:
@@ -83,15 +96,19 @@ class ChatForm:
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], opens_turn: bool = True) -> str:
         """The conversation as text; with the opening of the policy's next turn."""
-        options = {**self.template_kwargs, "tools": list(tools) or None, "add_generation_prompt": opens_turn}
+        options = {
+            **self.template_kwargs,
+            "tools": self._text.quoted_schemas(tools) or None,
+            "add_generation_prompt": opens_turn,
+        }
         written = [self._written(message) for message in (in_parts(messages) if self._takes_parts else messages)]
         text = self.tokenizer.apply_chat_template(written, **options, tokenize=False)
         assert isinstance(text, str)
         return text
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
-        """Tokens of a prompt, as the data module makes them."""
-        return self._ids(self.render(messages, tools))
+        """Tokens of a prompt, as the data module makes them; ``quoted`` has seen what others than the data say in it."""
+        return self._text.ids(self.render(messages, tools))
 
     def suffix_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], has_ended: bool) -> list[int]:
         """Tokens between a turn of the policy and the first of its next one.
@@ -104,25 +121,21 @@ class ChatForm:
         Raises:
             ValueError: If the template renders the dummy in a way that does not show where its turn ends.
         """
-        dummy = self._dummy(messages)
-        rendered = self.render([*dummy, *messages], tools)
-        said = str(messages[0]["content"]).strip()
-        if dummy[1].get("tool_calls") and said and rendered.rfind(said) < rendered.rfind(MARK):
+        said = self.quoted(messages)
+        dummy = dummy_exchange(said)
+        marked = [{**said[0], "content": ANSWER_MARK}, *said[1:]]
+        shown = self.render([*dummy, *marked], tools)
+        if dummy[1].get("tool_calls") and 0 <= shown.rfind(ANSWER_MARK) < shown.rfind(MARK):
             dummy[1]["content"] = (
                 ""  # some write the results of calls before the text of the turn that made them (Gemma 4)
             )
-            rendered = self.render([*dummy, *messages], tools)
-        start = self._turn_end(rendered, dummy, messages, tools, has_ended)
-        before, whole = self._ids(rendered[:start]), self._ids(rendered)
+            shown = self.render([*dummy, *marked], tools)
+        rendered = self.render([*dummy, *said], tools)
+        start = self._turn_end(rendered, shown, dummy, tools, has_ended)
+        before, whole = self._text.ids(rendered[:start]), self._text.ids(rendered)
         if whole[: len(before)] == before:
             return whole[len(before) :]
-        return self._ids(rendered[start:])
-
-    def keeps_history(self, messages: Sequence[Message]) -> bool:
-        """Whether the template renders a turn of the policy in the same way once these messages follow it."""
-        thought: Message = {"role": "assistant", "content": f"<think>\n{MARK}\n</think>\n\n{MARK}"}
-        asked, calls = self._dummy(messages)[0], self._dummy(messages)[1].get("tool_calls")
-        return self.keeps_turn([asked], {**thought, "tool_calls": calls} if calls else thought, messages, [])
+        return self._text.ids(rendered[start:])
 
     def keeps_turn(
         self,
@@ -149,40 +162,6 @@ class ChatForm:
         alone = self.render([*asked, turn], tools, opens_turn=False)
         ends = [place + len(text) for text in self.end_texts if (place := alone.rfind(text)) >= 0]
         return whole.startswith(alone[: max(ends, default=len(alone))])
-
-    def note(self, has_tools: bool, history: Literal["append", "as_template"] = "append") -> str:
-        """What the template means for turns, and ``model.turns.history`` for it, in words."""
-        said: list[Message] = [{"role": "user", "content": "?"}]
-        result: list[Message] = [{"role": "tool", "name": PROBE.name, "content": "1", "tool_call_id": "call00000"}]
-        kinds = [("what the user says", said), *([("the result of a tool", result)] if has_tools else [])]
-        changed = [name for name, messages in kinds if not self.keeps_history(messages)]
-        calls = f"Tool calls are read as {self.format_name}. " if has_tools else ""
-        if not changed:
-            return f"{calls}The chat template keeps earlier turns as they are, as training does."
-        means = {
-            "append": "The policy reads its turns as they were sampled, whole; where it is used later, keep its reasoning in the "
-            "conversation too, or set model.turns.history=as_template.",
-            "as_template": "There the policy goes on from what the template writes, as where it is used later; such a rollout "
-            "has several histories, each computed of its own, and counts as one completion.",
-        }
-        return (
-            f"{calls}The chat template writes earlier turns otherwise behind {' and '.join(changed)} (it leaves out their "
-            f"reasoning, for one). {means[history]}"
-        )
-
-    def _dummy(self, messages: Sequence[Message]) -> list[Message]:
-        """A question and an answer, with the calls that the messages answer."""
-        answer: Message = {"role": "assistant", "content": MARK}
-        calls = [
-            {
-                "type": "function",
-                "id": message.get("tool_call_id", f"call{n:05d}"),
-                "function": {"name": message.get("name", "tool"), "arguments": {MARK: MARK}},
-            }
-            for n, message in enumerate(messages)
-            if message["role"] == "tool"
-        ]
-        return [{"role": "user", "content": "?"}, {**answer, "tool_calls": calls} if calls else answer]
 
     def _written(self, message: Message) -> Message:
         """With the arguments of its calls as the template takes them: some want a mapping, some its JSON text."""
@@ -213,25 +192,32 @@ class ChatForm:
     def _turn_end(
         self,
         rendered: str,
+        shown: str,
         dummy: Sequence[Message],
-        messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
         has_ended: bool,
     ) -> int:
-        """Where in a rendering the dummy's turn ends: behind the first text that ends turns, or before it."""
+        """Where in a rendering the dummy's turn ends: behind the first text that ends turns, or before it.
+
+        Args:
+            rendered: The dummy, and what was answered.
+            shown: The same with ``ANSWER_MARK`` for the first answer, which may be any text.
+            dummy: The messages before it.
+            tools: Schemas, as in the prompt.
+            has_ended: Whether the text that ends turns belongs to the turn.
+        """
         mark = rendered.rfind(MARK)
         if mark < 0:
             raise ValueError(
                 "The chat template leaves out what the assistant says, so that turns cannot be told apart."
             )
         # An end behind what follows is that of another turn: some models end a call by the opening of its result.
-        last = rendered.find(str(messages[0]["content"]).strip(), mark)
-        ends = [(place, len(text)) for text in self.end_texts if mark < (place := rendered.find(text, mark)) < last]
+        turn = shown[shown.rfind(MARK) : max(shown.rfind(ANSWER_MARK), 0)]
+        ends = [(place, len(text)) for text in self.end_texts if (place := turn.find(text)) > 0]
         if ends:
             place, length = min(ends)
-            return place + length if has_ended else place
-        alone = self.render(dummy, tools, opens_turn=False)
-        same = same_start(alone, rendered)
+            return mark + (place + length if has_ended else place)
+        same = same_start(self.render(dummy, tools, opens_turn=False), rendered)
         if same <= mark:
             raise ValueError(
                 f"The chat template of {self.tokenizer.name_or_path!r} ends turns by none of {self.end_texts}, and renders a "
@@ -239,6 +225,10 @@ class ChatForm:
                 "the history as it was."
             )
         return same
+
+    def _ordinary_text(self) -> OrdinaryText:
+        template = self.template_kwargs.get("chat_template", self.tokenizer.chat_template)
+        return OrdinaryText(self.tokenizer, str(template), (MARK, ANSWER_MARK))
 
     def read(self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[dict[str, Any]]) -> ReadTurn:
         """What a sampled turn says."""
@@ -291,10 +281,3 @@ class ChatForm:
             f"{', '.join(READERS)}. Set model.turns.tool_call_format to what the model writes, or use a tokenizer with a "
             "response_template."
         )
-
-    def _ids(self, text: str) -> list[int]:
-        encodable = text.encode("utf-8", "replace").decode(
-            "utf-8"
-        )  # a model may write half a surrogate pair, as \ud83d
-        ids: Any = self.tokenizer(encodable, add_special_tokens=False)["input_ids"]
-        return list(ids)

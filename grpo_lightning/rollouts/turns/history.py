@@ -51,7 +51,7 @@ def next_context(
     Args:
         form: Of the model.
         kind: ``model.turns.history``.
-        messages: The whole conversation.
+        messages: The whole conversation, quoted by the form where it is not the data's.
         answers: How many of its last messages answer the turn.
         tools: Schemas, as in the prompt.
         trail: Tokens so far, with the turn.

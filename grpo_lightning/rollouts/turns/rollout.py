@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +73,10 @@ class RolloutPlayer:
         try:
             episode = self.make_episode(task.row)
             state.opening = await episode.reset(task.row)
-            messages = behind_prompt(task.messages, state.opening)
-            state.asked = messages
-            state.trail.prompt_ids = form.prompt_ids(messages, episode.tools)
-            self._check_room(state.trail)
+            state.written = behind_prompt(task.messages, form.quoted(state.opening))
+            with faults_of_what_was_said(state.opening):
+                state.trail.prompt_ids = form.prompt_ids(state.written, episode.tools)
+            self._check_room(state)
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()
         except EnvironmentFault as error:
@@ -91,7 +93,8 @@ class RolloutPlayer:
             read = form.read(turn.ids, trail.context, episode.tools)
             trail.add_sampled(turn)
             state.rewards.append(0.0)
-            state.messages.append(assistant_message(read, state.calls))
+            spoken = assistant_message(read, state.calls)
+            state.messages.append(spoken)
             if turn.truncated:
                 return "max_tokens"
             known = len(episode.rewards)
@@ -100,8 +103,9 @@ class RolloutPlayer:
             state.messages += answers
             if stop := self._stop(episode, answers, state):
                 return stop
-            history = [*state.asked, *state.messages]
-            given = next_context(form, self.turns.history, history, len(answers), episode.tools, trail, turn)
+            state.written += [*form.quoted([spoken], own=turn.ids[:-1]), *form.quoted(answers)]
+            with faults_of_what_was_said(answers):
+                given = next_context(form, self.turns.history, state.written, len(answers), episode.tools, trail, turn)
             if not given.fits(trail, self.limit, self.context):
                 return "max_tokens"
             given.add_to(trail)
@@ -116,10 +120,11 @@ class RolloutPlayer:
         """Tokens that a rollout may still have."""
         return trail.room(self.limit, self.context)
 
-    def _check_room(self, trail: TokenTrail) -> None:
-        if self._room(trail) < 1:
-            raise ValueError(
-                f"A prompt with the schemas of the tools and what the environment says first has {len(trail.prompt_ids)} "
+    def _check_room(self, state: _Playing) -> None:
+        if self._room(state.trail) < 1:
+            length, state.trail.prompt_ids = len(state.trail.prompt_ids), []
+            raise (EnvironmentFault if state.opening else ValueError)(
+                f"A prompt with the schemas of the tools and what the environment says first has {length} "
                 f"tokens, and the model or its engine takes {self.context} with the completion. Lower "
                 "data.max_prompt_length, offer fewer tools, or raise model.generator.init_args.max_model_length where the "
                 "model has the positions."
@@ -172,9 +177,10 @@ class _Playing:
     started: float
     opening: list[Message] = field(default_factory=list)
     """What the environment said first."""
-    asked: list[Message] = field(default_factory=list)
-    """What the first turn answers."""
     messages: list[Message] = field(default_factory=list)
+    """What came behind the prompt, as it was said."""
+    written: list[Message] = field(default_factory=list)
+    """The whole conversation as the chat template gets it."""
     rewards: list[float] = field(default_factory=list)
     """One for each turn."""
     calls: int = 0
@@ -196,6 +202,25 @@ class _Playing:
             environment=instance,
         )
         return PlayedRollout(self.trail, conversation, stop == "max_tokens", fault)
+
+
+@contextmanager
+def faults_of_what_was_said(messages: Sequence[Message]) -> Iterator[None]:
+    """Makes it the environment's fault where the chat template refuses its messages, such as two of the user in a row.
+
+    What makes a template unusable for anybody stays a ValueError.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # templates raise their own kinds
+        if not messages:
+            raise
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise EnvironmentFault(
+            f"The chat template does not write what was said ({roles}) where it was said: {error}"
+        ) from error
 
 
 def assistant_message(read: ReadTurn, calls_before: int) -> Message:

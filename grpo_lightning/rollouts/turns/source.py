@@ -20,6 +20,7 @@ from grpo_lightning.rollouts.turns.collect import collect
 from grpo_lightning.rollouts.turns.fault_watch import FaultWatch
 from grpo_lightning.rollouts.turns.rollout import Assignment, PlayedRollout, RolloutPlayer
 from grpo_lightning.rollouts.turns.settings import Turns
+from grpo_lightning.rollouts.turns.template_note import template_note
 from grpo_lightning.rollouts.turns.turn_loop import TurnLoop
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -121,7 +122,7 @@ class TurnSource(RolloutSource):
     def _say_once(self, form: ChatForm) -> None:
         if not self._is_said:
             self._is_said = True
-            rank_zero_info(form.note(self.has_tools, self.turns.history))
+            rank_zero_info(template_note(form, self.has_tools, self.turns.history))
 
     def _assignments(self, batch: PromptBatch, num_generations: int, seeds: list[int]) -> list[Assignment]:
         """One for each rollout, prompt-major.

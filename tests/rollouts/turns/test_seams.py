@@ -10,10 +10,12 @@ from rollouts.turns.test_turn_source import batch
 from rollouts.turns.tool_models import Scripted, tool_tokenizer
 from toy_models import build_model
 
+from grpo_lightning.environments import ToolMistake
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.source import Moment, RolloutSettings
+from grpo_lightning.rollouts.turns.fault_watch import EnvironmentsFailedError
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings, Turns
 
@@ -182,14 +184,79 @@ def test_a_rollout_ends_where_the_model_has_no_positions_left(policy):
     assert {conversation.stop for conversation in rollouts.conversations} == {"max_tokens"}
 
 
-def test_a_prompt_without_room_says_what_is_too_long(policy):
-    class Long(IncrementEnv):
-        def reset(self, **row):
-            return "x" * 600
+class Long(IncrementEnv):
+    """Says more than the model reads, where the row asks for it."""
 
+    def reset(self, prompt, **row):
+        super().reset()
+        return "x" * (600 if prompt[0]["content"] == "long" else 2)
+
+
+def test_what_an_environment_says_beyond_the_models_room_costs_its_own_rollouts_alone(policy):
     generator = TransformersGenerator()
-    source = source_of(policy, [by_name], Long, generator=generator)
-    source.prepare()
-    with pytest.raises(ValueError, match=r"takes 512 with the completion"):
-        source.sample(batch("go"), Moment())
+    sources = [
+        source_of(policy, [by_name], Long, generator=generator, turns=Turns(max_fault_share=1.0)) for _ in range(2)
+    ]
+    for source in sources:
+        source.prepare()
+    sampled, _ = table_of(sources[0], "short", "long")
+    assert [each.stop == "fault" for each in sampled.rollouts.conversations] == [False, False, True, True]
+    assert sampled.rollouts.prompt_lengths.max() + sampled.rollouts.completion_lengths.max() <= 512
+    with pytest.raises(EnvironmentsFailedError, match=r"takes 512 with the completion"):
+        sources[1].sample(batch("long"), Moment())
+    sources[1].close(0)
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if loop.index0 and m['role'] == messages[loop.index0 - 1]['role'] %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Twice:
+    """Says two things in a row, where the row asks for it."""
+
+    def reset(self, prompt, **row) -> None:
+        self.answers = [{"role": "user", "content": "a"}] * (2 if prompt[0]["content"] == "twice" else 1)
+
+    def step(self, text):
+        return self.answers
+
+
+def test_what_the_template_refuses_to_write_costs_its_own_rollouts_alone(policy):
+    template, policy.tokenizer.chat_template = policy.tokenizer.chat_template, ALTERNATING
+    turns = Turns(max_turns=2, max_fault_share=1.0)
+    source = source_of(policy, [lambda completions, **kw: [1.0] * len(completions)], Twice, ["a<|im_end|>"] * 2, turns)
+    sampled, rewards = table_of(source, "once", "twice")
+    policy.tokenizer.chat_template = template
+    assert [each.stop for each in sampled.rollouts.conversations] == ["max_turns"] * 2 + ["fault"] * 2
+    assert rewards.values[:, 0].isnan().tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "get_reward"])
+def test_a_mistake_raised_where_nothing_was_called_is_an_answer_or_a_fault(policy, where):
+    def raises(self, text="", **row):
+        raise ToolMistake("Not like this.")
+
+    def answers(self, text):
+        return raises(self)
+
+    sound = {
+        "reset": lambda self, **row: None,
+        "step": lambda self, text: ("", 1.0, True),
+        "get_reward": lambda self: 2.0,
+    }
+    kind = type("Raises", (), sound | {where: answers if where == "step" else raises})
+    classes = {"sound": type("Sound", (), sound), "raises": kind}
+    turns = Turns(max_turns=2, max_fault_share=1.0)
+    source = source_of(policy, "environment", classes, ["a<|im_end|>"] * 2, turns)
+    both = batch("one", "two")
+    both.columns["environment"] = ["sound", "raises"]
+    conversations = source.sample(both, Moment()).rollouts.conversations
     source.close(0)
+    assert [each.stop for each in conversations[:2]] == ["done"] * 2
+    assert [each.stop for each in conversations[2:]] == ["max_turns" if where == "step" else "fault"] * 2
+    if where == "step":
+        assert conversations[2].messages[1] == {"role": "user", "content": "Not like this."}

@@ -1,0 +1,96 @@
+"""What tools and environments say, as ordinary tokens: no page and no file opens or ends a turn of the conversation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+CUT = "\ufdd0"
+"""Where a text is encoded in two parts. Unicode promises that no text has this character, and it becomes no token."""
+
+
+class OrdinaryText:
+    """Encodes texts in which the template's special tokens count, and those that somebody wrote into a message do not.
+
+    A tokenizer takes ``<|im_end|>`` for the end of a turn wherever it stands. What others say is therefore cut inside of
+    each such text before the chat template is rendered, and the parts are encoded one by one. Texts without any are left
+    as they are, and so are their tokens.
+
+    Args:
+        tokenizer: Its special tokens are refused, and what else it added that the template writes (``</tool_response>``).
+        template: The chat template.
+        marks: Further texts that must not be found in what others say.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, marks: Sequence[str] = ()) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        refused = {
+            token.content: id
+            for id, token in added.items()
+            if token.content.strip() and (token.special or token.content in template)
+        }
+        longest_first = sorted([*refused, *marks], key=len, reverse=True)
+        self._written = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # The unknown token stands for any text that the vocabulary lacks.
+        self._ids = frozenset(refused.values()) - {tokenizer.unk_token_id}
+        self._names = {id: text for text, id in refused.items()}
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        self._schemas: dict[int, tuple[Any, Any]] = {}
+        self._rewrites = not tokenizer.is_fast or normalizer is not None or any(len(text) == 1 for text in refused)
+
+    def quoted(self, value: Any, own: Collection[int] = ()) -> Any:
+        """The value with every text in it cut where it would be taken for a special token.
+
+        Args:
+            value: Messages, or schemas of tools: mappings and lists of any depth.
+            own: Special tokens that the policy itself sampled; their texts stay.
+        """
+        if isinstance(value, str):
+            return self._quoted_text(value, {self._names.get(id) for id in own})
+        if isinstance(value, dict):
+            names = {name: self.quoted(name, own) if isinstance(name, str) else name for name in value}
+            return {names[name]: self.quoted(each, own) for name, each in value.items()}
+        return [self.quoted(each, own) for each in value] if isinstance(value, list | tuple) else value
+
+    def quoted_schemas(self, schemas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Schemas of tools, quoted; all rollouts of a run have the same ones, and each is looked at once."""
+        for schema in schemas:
+            if id(schema) not in self._schemas:
+                self._schemas[id(schema)] = (schema, self.quoted(schema))  # which keeps the schema, and so its id
+        return [self._schemas[id(schema)][1] for schema in schemas]
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a rendering, with cuts in it or without."""
+        return [token for part in text.split(CUT) for token in self._encoded(part)]
+
+    def _quoted_text(self, text: str, own: Collection[str | None]) -> str:
+        parts = [each for part in text.split(CUT) for each in self._parts(part, own)]
+        if self._rewrites and not own:  # what it does to a text may make a special token of it: ＜/s＞ of </s>
+            parts = [each for part in parts for each in (self._letters(part) if self._forges(part) else [part])]
+        return CUT.join(parts)
+
+    def _parts(self, text: str, own: Collection[str | None]) -> Iterator[str]:
+        start = place = 0
+        while found := self._written.search(text, place):
+            place = found.start() + 1
+            if found[0] not in own:
+                yield text[start:place]
+                start = place
+        yield text[start:]
+
+    def _letters(self, text: str) -> list[str]:
+        return ["?" if self._forges(letter) else letter for letter in text]
+
+    def _forges(self, text: str) -> bool:
+        return not self._ids.isdisjoint(self._encoded(text))
+
+    def _encoded(self, text: str) -> list[int]:
+        if not text:
+            return []
+        encodable = text.encode("utf-8", "replace").decode("utf-8")  # a model may write half a surrogate pair: \ud83d
+        ids: Any = self.tokenizer(encodable, add_special_tokens=False)["input_ids"]
+        return list(ids)
