@@ -14,7 +14,8 @@ import pytest
 
 from grpo_lightning.rewards import AccuracyReward, RewardContractError
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
-from grpo_lightning.rewards.text.extraction import boxed_answer, lenient_answer, reference_answer, strict_answer
+from grpo_lightning.rewards.text.boxes import boxed_answer
+from grpo_lightning.rewards.text.extraction import lenient_answer, reference_answer, strict_answer
 from grpo_lightning.rewards.text.numeric import numbers_in
 
 
@@ -97,7 +98,7 @@ def test_a_box_is_read_to_its_own_closing_brace() -> None:
 
 
 def test_boxes_with_only_separators_between_them_are_one_list() -> None:
-    assert boxed_answer(r"$x = \boxed{2}$ or $x = \boxed{3}$") == "2, 3"
+    assert boxed_answer(r"$x = \boxed{2}$ or $x = \boxed{3}$") == "2 or 3"
     assert boxed_answer(r"\boxed{2}. Then \boxed{3}") == "3"
     assert boxed_answer(r"\boxed{3}\n\n\boxed{3}".replace(r"\n", "\n")) == "3"
     assert boxed_answer(r"\boxed{\boxed{4}}") == r"\boxed{4}"
