@@ -160,8 +160,11 @@ def number_in_sentence(text: str) -> str | None:
 
 def _number_among_characters(text: str) -> str | None:
     """The one number of a Chinese or Japanese sentence."""
+    if _OTHER_CHARACTERS.search(text) or _WORDS.search(text) or "\\" in text:
+        return None
+    text = _HAN.sub(" ", text)
     numbers = list(_NUMBER.finditer(text))
-    if len(numbers) != 1 or _OTHER_CHARACTERS.search(text) or _WORDS.search(text) or "\\" in text:
+    if len(numbers) != 1:
         return None
     outside = text[: numbers[0].start()] + text[numbers[0].end() :]
     return None if re.search("[0-9]", outside) or _NO_PROSE.search(outside) else numbers[0].group().strip()
