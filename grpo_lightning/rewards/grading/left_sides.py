@@ -15,7 +15,8 @@ NAME = re.compile(
 )
 """Of a value: a letter, a word, a segment, an angle, a function of letters, a probability or mean, a derivative."""
 _TERM = re.compile(
-    r"\\(?:sum|prod|o?int|lim|binom)(?![a-z]).{1,300}|[0-9a-z]{1,9}!|(?:\\sigma|\\chi|[Rrs])\^\{2\}", re.DOTALL
+    r"\\frac\{\s?d\s?\}\{\s?d\s?[a-z]\s?\}.{1,300}|\\(?:sum|prod|o?int|lim|binom)(?![a-z]).{1,300}|[0-9a-z]{1,9}!|(?:\\sigma|\\chi|[Rrs])\^\{2\}",
+    re.DOTALL,
 )
 _SQUEEZED_DERIVATIVE = re.compile(r"(?:\\frac)?d([a-z])/?d[a-z]")
 _COMMAND = re.compile(r"\\[A-Za-z]+")

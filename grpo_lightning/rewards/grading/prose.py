@@ -44,7 +44,10 @@ _IN_JSON = re.compile(
 _EXPLANATION = re.compile(
     r"\s*\n\s*[*_]*(?:explanation|reasoning|justification|because)\b.*", re.IGNORECASE | re.DOTALL
 )
-_REASON = re.compile(r"(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$", re.IGNORECASE)
+_REASON = re.compile(
+    r"(?<=[^\s,;.])\s\((?:because|since|as)\s[^()\n]{1,200}\)$|(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$",
+    re.IGNORECASE,
+)
 MAX_STATED = 4
 """Words of an answer without a figure that a reason may follow."""
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)

@@ -239,8 +239,10 @@ def _related(text: str, depth: int) -> Shape | None:
 
 def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
     name = ""
-    if not sides[0] and len(sides) == 2:
-        return parse(sides[1], depth + 1)
+    if not sides[0]:
+        relations, sides = relations[1:], sides[1:]
+        if len(sides) == 1:
+            return parse(sides[0], depth + 1)
     is_subject = _SUBJECT_WORDS.match(sides[0]) and not NAME.fullmatch(sides[0])
     if is_subject and OTHER_VALUE.isdisjoint(sides[0].lower().split()):
         sides[0] = _SUBJECT_WORDS.sub("", sides[0])  # Natalia sold 48 + 24 = 72

@@ -46,6 +46,11 @@ def denied_until(text: str, start: int, end: int) -> int | None:
     """
     if _NOT_THIS.search(text, max(0, start - MAX_AROUND), start):
         return end
+    return denied_behind(text, end)
+
+
+def denied_behind(text: str, end: int) -> int | None:
+    """Where the words end that deny what ends at ``end``; None where none follow it."""
     found = _BEHIND.match(text, end, end + MAX_AROUND)
     return None if found is None else found.end()
 

@@ -7,6 +7,8 @@ import re
 from grpo_lightning.rewards.grading.last_value import last_value
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
+from grpo_lightning.rewards.text.denied import denied_behind
+from grpo_lightning.rewards.text.numeric import last_number_span
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -15,6 +17,8 @@ FINAL = "####"
 
 MAX_SPAN = 10_000
 """Characters at the end of a text in which a bare number is looked for."""
+MAX_DENIED = 3
+"""Numbers at the end of a text that are denied one after another."""
 MAX_LINE = 200
 """Of a heading, and of tokens that end a text."""
 _END_OF_TEXT = re.compile(r"(?:\s*(?:<\|[a-z_|]{1,30}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
@@ -101,7 +105,17 @@ def answer_behind(behind: str) -> str | None:
 def _unmarked(text: str, prefer_formulas: bool) -> str | None:
     end = _OTHER_TAG.sub(" ", text[-MAX_SPAN:])
     stated = stated_answer(end)
-    return last_value(concluding_clause(end) or end, prefer_formulas) if stated is None else stated
+    return last_value(concluding_clause(end) or _undenied(end), prefer_formulas) if stated is None else stated
+
+
+def _undenied(text: str) -> str:
+    """The text up to its last number that is not denied right behind it, as in ``7 is wrong``."""
+    for _ in range(MAX_DENIED):
+        number = last_number_span(text)
+        if number is None or denied_behind(text, number[1]) is None:
+            break
+        text = text[: number[0]]
+    return text
 
 
 def reference_answer(reference: str) -> str:
