@@ -133,7 +133,7 @@ def inner_answer(text: str) -> str | None:
 
     Example:
         >>> inner_answer(r"It is $\boxed{2}$ or $\boxed{3}$."), inner_answer(r"\boxed{2")
-        ('2, 3', None)
+        ('2 or 3', None)
     """
     if has_open_box(text):
         return None
