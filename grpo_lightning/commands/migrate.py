@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -108,4 +109,5 @@ def main(args: list[str]) -> int:
 
 def _is_file(word: str) -> bool:
     """Whether the first word names a config rather than a program."""
-    return not word.startswith("-") and ((word.endswith(FILES) and " " not in word) or Path(word).is_file())
+    # Path.is_file raises on a whole command in quotes, which is longer than a file's name may be.
+    return not word.startswith("-") and ((word.endswith(FILES) and " " not in word) or os.path.isfile(word))

@@ -21,6 +21,7 @@ from grpo_lightning.rewards.grading.graders import (
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.runtime import worker_pool
+from grpo_lightning.rewards.text.claimed import claims_of
 from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
 from grpo_lightning.rewards.text.numeric import Margin
 
@@ -147,17 +148,28 @@ class AccuracyReward(BaseRewardFunction):
 
     def _verdicts(self, references: list[Any], answers: list[str | None]) -> list[Verdict | None]:
         alternatives = [self._reference_texts(reference) for reference in references]
-        pairs = list(zip(alternatives, answers, strict=True))
+        claims = [[None] if answer is None else claims_of(answer) for answer in answers]
+        pairs = list(zip(alternatives, claims, strict=True))
         # Completions of a group often agree: equal pairs are compared once.
-        tasks = list(dict.fromkeys((text, answer) for texts, answer in pairs for text in texts))
+        tasks = list(dict.fromkeys((text, claim) for texts, made in pairs for text in texts for claim in made))
         verdicts = dict(zip(tasks, self._grader.verdicts(tasks), strict=True))
-        return [_any_right([verdicts[text, answer] for text in texts]) if texts else None for texts, answer in pairs]
+        return [
+            _any_right([_all_right([verdicts[text, claim] for claim in made]) for text in texts]) if texts else None
+            for texts, made in pairs
+        ]
 
     def _reference_texts(self, reference: Any) -> list[str]:
         try:
             return reference_texts(reference)
         except UnknownReferenceError as error:
             raise RewardContractError(f"Reward '{self.name}': {error}, or set answer_key to another column.") from error
+
+
+def _all_right(verdicts: list[Verdict]) -> Verdict:
+    """False if any claim is wrong, else the first reason for having no verdict, else True."""
+    if False in verdicts:
+        return False
+    return next((verdict for verdict in verdicts if isinstance(verdict, str)), True)
 
 
 def _any_right(verdicts: list[Verdict]) -> Verdict:

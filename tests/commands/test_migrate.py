@@ -96,3 +96,9 @@ def test_a_file_that_is_no_flat_config_is_refused(text, message, tmp_path, capsy
     (tmp_path / "old.yaml").write_text(text)
     assert main([str(tmp_path / "old.yaml")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_quoted_command_longer_than_a_file_name_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"accelerate launch grpo.py --learning_rate 1e-5 --num_generations 4 --output_dir {'x' * 300}"
+    assert main([command]) == 0
+    assert "num_generations: 4" in capsys.readouterr().out

@@ -12,12 +12,23 @@ _NAMES = "|".join([*_MONTHS, *(month[:3] for month in _MONTHS), "sept"])
 _WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
 _DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
 _MONTH_FIRST = re.compile(rf"{_WEEKDAY}({_NAMES})\.?\s+{_DAY}(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
-_DAY_FIRST = re.compile(rf"{_WEEKDAY}(?:the\s+)?{_DAY}\s+(?:of\s+)?({_NAMES})\.?(?:,?\s+([0-9]{{4}}))?", re.IGNORECASE)
+_DAY_FIRST = re.compile(
+    rf"{_WEEKDAY}(?:the\s+)?{_DAY}(?:\s+(?:of\s+)?|-)({_NAMES})\.?(?:(?:,?\s+|-)([0-9]{{4}}))?", re.IGNORECASE
+)
+_YEAR_FIRST = re.compile(rf"([0-9]{{4}}),?\s+({_NAMES})\.?\s+{_DAY}", re.IGNORECASE)
+_CHINESE = re.compile(r"([0-9]{4})\s?年\s?([0-9]{1,2})\s?月\s?([0-9]{1,2})\s?[日号]")
+_IN_TEXT = re.compile(
+    rf"(?<!\w)(?:(?:{_NAMES})\.?\s{{1,3}}[0-9]{{1,2}}(?:st|nd|rd|th)?,?"
+    rf"|[0-9]{{1,2}}(?:st|nd|rd|th)?\s{{1,3}}(?:of\s{{1,3}})?(?:{_NAMES})\.?,?)\s{{1,3}}[0-9]{{4}}(?!\w)",
+    re.IGNORECASE,
+)
+MAX_DATE = 40
+"""Characters of a date."""
 _MONTH_ONLY = re.compile(rf"(?:in\s+)?({_NAMES})\.?,?\s+(?:of\s+)?([0-9]{{4}})", re.IGNORECASE)
 _ISO_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _POINTS = re.compile(r"([0-9]{1,2})\.\s?([0-9]{1,2})\.\s?([0-9]{4})")
-_SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
-_ISO = re.compile(r"([0-9]{4})([-/])(0?[1-9]|1[0-2])\2(0?[1-9]|[12][0-9]|3[01])")
+_SLASHES = re.compile(r"([0-9]{1,2})([/-])([0-9]{1,2})\2([0-9]{4})")
+_ISO = re.compile(r"([0-9]{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12][0-9]|3[01])")
 _DAY_OF_MONTH = re.compile(r"([0-9]{1,2})/([0-9]{1,2})")
 _TIME = re.compile(
     r"([0-9]{1,2})(?:\s?(?::|\.(?=[0-9]{2}\s?[ap]))\s?|h(?=[0-9]{2}$))([0-9]{2})(?::([0-9]{2}))?\s*([ap])?(?:\.?\s?m\.?)?",
@@ -45,7 +56,7 @@ def moment(text: str) -> str | None:
         >>> moment("July 4th, 1776"), moment("4 July"), moment("3:30 p.m."), moment("15:30"), moment("3 pm")
         ('date 1776-07-04', 'date ?-07-04', 'time 15:30:00', 'time 15:30:00', 'time 15:00:00')
     """
-    if len(text) > 40:
+    if len(text) > MAX_DATE:
         return None
     first, second, iso = _MONTH_FIRST.fullmatch(text), _DAY_FIRST.fullmatch(text), _ISO.fullmatch(text)
     if first is not None:
@@ -54,6 +65,8 @@ def moment(text: str) -> str | None:
         return _date(second[3], second[2], second[1])
     if iso is not None:
         return f"date {iso[1]}-{int(iso[3]):02}-{int(iso[4]):02}"
+    if (third := _YEAR_FIRST.fullmatch(text)) is not None:
+        return _date(*third.groups())
     if (month := _MONTH_ONLY.fullmatch(text)) is not None:
         return _date(month[2], month[1], None)
     if (figures := _in_figures(text)) is not None:
@@ -66,6 +79,18 @@ def moment(text: str) -> str | None:
     if time is not None:
         return _time(int(time[1]), int(time[2]), int(time[3] or 0), (time[4] or "").lower())
     return _time(int(hour[1]), 0, 0, (hour[2] or "").lower()) if hour is not None else None
+
+
+def date_at(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """Where the date begins and ends whose last number stands from ``start`` to ``end``: day, month and year.
+
+    Example:
+        >>> text = "It was on March 5, 2024."
+        >>> date_at(text, 19, 23), date_at("It was in 2024.", 10, 14)
+        ((10, 23), None)
+    """
+    dates = _IN_TEXT.finditer(text, max(0, start - MAX_DATE), end + MAX_DATE)
+    return next((date.span() for date in dates if date.start() <= start and end <= date.end()), None)
 
 
 def same_moment(one: str, other: str) -> bool:
@@ -138,12 +163,16 @@ def is_same_hour(time: str, number: Fraction) -> bool:
 
 
 def is_same_day(date: str, figures: str) -> bool:
-    """True for a day of any year and its figures, the month first.
+    """True for a day of any year and its figures, the month first, and for eight digits.
 
     Example:
         >>> is_same_day("date ?-12-25", "12/25"), is_same_day("date ?-12-25", "25/12"), is_same_day("date ?-12-25", "0.48")
         (True, False, False)
+        >>> is_same_day("date 2024-12-25", "20241225")
+        True
     """
+    if len(figures) == 8 and figures.isdigit():
+        return date == f"date {figures[:4]}-{figures[4:6]}-{figures[6:]}"
     day = _DAY_OF_MONTH.fullmatch(figures)
     return day is not None and date == f"date ?-{int(day[1]):02}-{int(day[2]):02}"
 
@@ -156,18 +185,20 @@ def _figure(said: str) -> int | None:
 
 
 def _in_figures(text: str) -> str | None:
-    """``5.3.2024`` is the fifth of March; ``12/25/2024`` and ``25/12/2024`` can be one day only, ``3/5/2024`` two."""
+    """``5.3.2024`` is the fifth of March; ``12/25/2024`` and ``25-12-2024`` can be one day only, ``3/5/2024`` two."""
     points, slashes, month = _POINTS.fullmatch(text), _SLASHES.fullmatch(text), _ISO_MONTH.fullmatch(text)
     if month is not None and 1 <= int(month[2]) <= 12 and int(month[1]) >= 1000:
         return f"date {month[1]}-{month[2]}-?"
     if points is not None and int(points[2]) <= 12 and int(points[1]) <= 31:
         return f"date {points[3]}-{int(points[2]):02}-{int(points[1]):02}"
+    if (chinese := _CHINESE.fullmatch(text)) is not None and 1 <= int(chinese[2]) <= 12:
+        return f"date {chinese[1]}-{int(chinese[2]):02}-{int(chinese[3]):02}"
     if slashes is None:
         return None
-    small, large = sorted((int(slashes[1]), int(slashes[2])))
+    small, large = sorted((int(slashes[1]), int(slashes[3])))
     if not 1 <= small <= 12 or large > 31 or small != large <= 12:
         return None
-    return f"date {slashes[3]}-{small:02}-{large:02}"
+    return f"date {slashes[4]}-{small:02}-{large:02}"
 
 
 def _date(year: str | None, month: str, day: str | None) -> str:

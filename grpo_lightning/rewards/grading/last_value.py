@@ -6,7 +6,9 @@ import re
 
 from grpo_lightning.rewards.grading.amounts import end_of_amount, whole_compound
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
+from grpo_lightning.rewards.grading.calendar import date_at
 from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
+from grpo_lightning.rewards.grading.labels import whole_label, without_labels
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.plain_units import with_powers
@@ -30,6 +32,9 @@ _TO_UNKNOWN = re.compile(r"(?:\s?[-+*/]\s?[0-9.]*[b-zB-HJ-Z](?![\w'’])(?:\^[0-
 _FEET = re.compile(r"[0-9]{1,2}'[0-9]{1,2}\"")
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
+_PARTS = re.compile("[\\s\u3000-\u9fff\uff0c\uff1a\uff1b\uff01\uff1f](?<![万亿千百十个元])")
+"""White space, and the characters of a language that has none."""
+_CHINESE_NOT = re.compile("[不非](?:是|为|等于)?\\s?$")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
 
@@ -48,8 +53,13 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         ('12', 'x=2, x=3')
         >>> last_value("It costs 50 cents.", False), last_value("The train leaves at 3:00 PM today", False)
         ('50 cents', '3:00 PM')
+        >>> last_value("She has 4 (see step 3).", True), last_value("It was on March 5, 2024.", True)
+        ('4', 'March 5, 2024')
     """
-    text = with_powers(with_signs(_BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text))))
+    if (label := whole_label(text)) is not None:
+        return f"[{label}]"  # in brackets it is read as a name, not as its number
+    text = without_labels(_BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)))
+    text = with_powers(with_signs(text))
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
     if prefer_formulas:
@@ -59,11 +69,21 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
     if number is None:
         return None
     around = next((span for span in reversed(spans) if span.start() <= number[0] < span.end()), None)
-    return _inside(around) if around is not None else _run_around(text, *number)
+    if around is not None:
+        return _inside(around)
+    if _CHINESE_NOT.search(text, max(0, number[0] - 6), number[0]):
+        return f"not {text[slice(*number)]}"
+    date = date_at(text, *number) if prefer_formulas else None
+    return _run_around(text, *number) if date is None else _date(text, *date)
 
 
 def _inside(span: re.Match[str]) -> str:
     return next(group for group in span.groups() if group is not None).strip()
+
+
+def _date(text: str, start: int, end: int) -> str:
+    changed = change_before(text[max(0, start - MAX_RUN) : start], text[end : end + MAX_RUN])
+    return text[start:end] if changed is None else f"{changed[0]} {text[start:end]}"
 
 
 def _is_name(formula: str) -> bool:
@@ -98,7 +118,7 @@ def _run_around(text: str, start: int, end: int) -> str:
         return line[unknown.start() : end].strip()  # x - 3 = 5 is not 5
     unknown = _TO_UNKNOWN.match(line, end)
     end = _token_end(line, end) if unknown is None else unknown.end()
-    while start > floor and not line[start - 1].isspace():
+    while start > floor and not _PARTS.match(line[start - 1]):
         start -= 1
     token = start
     plain = line[start:end].lstrip("*_`\"'")
@@ -115,7 +135,7 @@ def _run_around(text: str, start: int, end: int) -> str:
 
 
 def _token_end(line: str, end: int) -> int:
-    while end < len(line) and not line[end].isspace():
+    while end < len(line) and not _PARTS.match(line[end]):
         end += 1
     return end
 

@@ -31,7 +31,7 @@ MATH_SPAN = re.compile(
 CALCULATOR = re.compile(r"<<[^<>]{0,200}>>")
 """GSM8K's notes to a calculator, ``<<48/2=24>>``."""
 
-_BOLD = re.compile(r"(\*\*|__|`)(?=\S)((?:(?!\1).)+?)(?<=\S)\1")
+_BOLD = re.compile(r"(\*\*|__|```|`)(?=\S)((?:(?!\1).)+?)(?<=\S)\1")
 _EMPHASIS = re.compile(r"([*_])(?=[^\s*_])([^*_]+)(?<=\S)\1[.,]?")
 _OVERLINED = re.compile("(?:[0-9]\u0305)+")
 _REPEATING = re.compile(r"(?<=\.)([0-9])\s+(?:repeating|recurring)\b")
@@ -57,7 +57,7 @@ _NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*(?:\{\s*([RZNQC])\s*\}|([RZNQC])(?
 _NOT_EQUAL = re.compile(r"\\not\s*(?:[=<>]|\\(?:equiv|approx|sim|in|le|ge)(?![A-Za-z]))")
 _EXPONENT = re.compile(r"\^\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 _BASE_BRACKET = re.compile(r"(?<![\w)])\(([0-9A-F]{1,40})\)\s?_(?=\{?[0-9a-z])")
-_LINES = re.compile(r"\\begin\{(aligned|align\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)
+_LINES = re.compile(r"\\begin\{(aligned|align\*?|equation\*?|gathered|cases|split)\}(.*?)\\end\{\1\}", re.DOTALL)
 _RELATIONS = re.compile(r"=/=|=\\=|<>|-{1,2}>|<=|=<|>=|!=|=>|==|/=")
 _RELATION_NAMES = {
     "<=": "≤",

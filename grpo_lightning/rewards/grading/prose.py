@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.amounts import end_of_time
+from grpo_lightning.rewards.grading.calendar import date_at
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES
@@ -43,11 +44,17 @@ _IN_JSON = re.compile(
 _EXPLANATION = re.compile(
     r"\s*\n\s*[*_]*(?:explanation|reasoning|justification|because)\b.*", re.IGNORECASE | re.DOTALL
 )
-_REASON = re.compile(r"(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$", re.IGNORECASE)
+_REASON = re.compile(
+    r"(?<=[^\s,;.])\s\((?:because|since|as)\s[^()\n]{1,200}\)$|(?<=[^\s,;.])(?:[,;.]?\s+because|,\s+since)\s[^\n]*$",
+    re.IGNORECASE,
+)
 MAX_STATED = 4
 """Words of an answer without a figure that a reason may follow."""
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
 _WORDS = re.compile(r"[A-Za-z]+")
+_HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
+_OTHER_CHARACTERS = re.compile("[不非或未没约超至余第万亿千百十兆分半倍负减错年月日时点]")
+"""Beside a number they make it another value, a date or a place, or none."""
 _NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
 
 
@@ -114,12 +121,18 @@ def formula_in_sentence(text: str) -> str | None:
 
 
 def number_in_sentence(text: str) -> str | None:
-    """The one number of a sentence, with its sign and currency; None where other words change its value.
+    """The one number or date of a sentence, with its sign and currency; None where other words change its value.
 
     Example:
         >>> number_in_sentence("She sold 1,200 clips in May"), number_in_sentence("not 2"), number_in_sentence("sin 2")
         ('1,200', None, None)
+        >>> number_in_sentence("It was on March 5, 2024")
+        'March 5, 2024'
+        >>> number_in_sentence("所以答案是42个"), number_in_sentence("42万"), number_in_sentence("不是42")
+        ('42', None, None)
     """
+    if _HAN.search(text) is not None:
+        return _number_among_characters(text)
     words = [word.lower() for word in _WORDS.findall(text)]
     if len([word for word in words if len(word) > 1]) < 1 or any(
         len(word) == 1 and word not in "ais" for word in words
@@ -128,6 +141,9 @@ def number_in_sentence(text: str) -> str | None:
     if not _OTHER_VALUES.isdisjoint(words) or "up to" in text:
         return None
     numbers = [match for match in _NUMBER.finditer(text) if match.group().strip()]
+    date = date_at(text, *numbers[-1].span()) if numbers else None
+    if date is not None and not re.search("[0-9]", text[: date[0]] + text[date[1] :]):
+        return None if change_before(text[: date[0]], text[date[1] :]) else text[slice(*date)]
     if len(numbers) != 1:
         return None
     start, end = numbers[0].span()
@@ -143,3 +159,15 @@ def number_in_sentence(text: str) -> str | None:
         if behind.isalpha() or (behind in ("!", "-") and not text[end + 1 : end + 2].isspace())
         else numbers[0].group().strip()
     )
+
+
+def _number_among_characters(text: str) -> str | None:
+    """The one number of a Chinese or Japanese sentence."""
+    if _OTHER_CHARACTERS.search(text) or _WORDS.search(text) or "\\" in text:
+        return None
+    text = _HAN.sub(" ", text)
+    numbers = list(_NUMBER.finditer(text))
+    if len(numbers) != 1:
+        return None
+    outside = text[: numbers[0].start()] + text[numbers[0].end() :]
+    return None if re.search("[0-9]", outside) or _NO_PROSE.search(outside) else numbers[0].group().strip()

@@ -10,6 +10,9 @@ from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.number_words import number_in_words
 
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
+_BINARY = re.compile("[01]{3,40}")
+MAX_DIGITS = 40
+"""Of a number in a base."""
 _BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16", "bin": "2", "hex": "16"}
 _SCORE = re.compile(r"([0-9]+)\s?-\s?([0-9]+)(?: ([A-Za-z]+))?")
 _TO = re.compile(r"(?:from )?([0-9]+)\s?(?::|\bto\b)\s?([0-9]+)(?: ([A-Za-z]+))?")
@@ -46,13 +49,29 @@ def same_score(reference: Value, answer: Value) -> bool | None:
 
 
 def same_digits(reference: Value, answer: Value) -> bool | None:
-    """Two numbers in one base, which one of them may leave out; None where neither names a base."""
+    """Two numbers in one base, which the answer may leave out; None where neither names a base.
+
+    Where only the answer names one, the reference is its value: ``42_8`` is 34. Three digits and more of a binary number
+    are no coincidence, though.
+    """
     one, other = _BASE.fullmatch(reference.text), _BASE.fullmatch(answer.text)
     if one is None and other is None:
         return None
+    if one is None and other is not None and reference.quantity is not None:
+        base = _BASES.get(other[2], other[2])
+        is_binary = base == "2" and _BINARY.fullmatch(reference.text) is not None
+        if not is_binary:
+            return _in_base(other[1], base) == reference.quantity.number.value
     digits = [match[1] if match else value.text for match, value in ((one, reference), (other, answer))]
     bases = {_BASES.get(match[2], match[2]) for match in (one, other) if match}
     return len(bases) == 1 and digits[0].upper().lstrip("0") == digits[1].upper().lstrip("0")
+
+
+def _in_base(digits: str, base: str) -> int | None:
+    try:
+        return int(digits[:MAX_DIGITS], int(base)) if base.isdigit() and 2 <= int(base[:3]) <= 16 else None
+    except ValueError:  # a digit that the base does not have
+        return None
 
 
 def is_ratio_or_digits(text: str) -> bool:

@@ -12,6 +12,7 @@ from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, sepa
 from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.forms import Equation, Group, Shape, Value, distinct
 from grpo_lightning.rewards.grading.intervals import from_inequality, intersection, interval
+from grpo_lightning.rewards.grading.left_sides import NAME
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.names import is_name
 from grpo_lightning.rewards.grading.notation import tidy, trimmed
@@ -30,7 +31,9 @@ from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_
 MAX_DEPTH = 8
 """Of brackets in brackets; deeper ones are left to the parser of formulas."""
 
-_SEPARATORS = re.compile(r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*∧\s*|\s*[,;]\s*(?:(?:and|or)\s+)?")
+_SEPARATORS = re.compile(
+    r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*∧\s*|\s*[,;](?!\s*(?:Jr|Sr|D\.\s?C)\b)\s*(?:(?:and|or)\s+)?"
+)
 _CONDITION = re.compile(r"(?:where |for |with )?[a-z](?:,\s?[a-z])*\s?∈\s?[ℤℕℝℚ]\S{0,4}")
 _THOUSANDS = re.compile(
     r"(?<![0-9,.])-?[$€£]?(?!0,)[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9,])(?!,[0-9])"
@@ -42,10 +45,6 @@ _MATRIX = re.compile(
 )
 _RELATION = re.compile(r"[=≠<>≤≥≈]")
 _EQUALS = frozenset("=≈")
-_NAME = re.compile(
-    r"(?:\\?[A-Za-zα-ωΑ-Ω]|\\[a-z]+|[A-Za-z]{2,}(?: [A-Za-z]+)*)(?:_\{?\s?\w+\s?\}?)?'*(?:(?:\^\{-1\})?\s?\(\s?[a-zα-ω](?:\s?,\s?[a-z])*\s?\))?"
-    r"|(?:\\angle|∠|m)\s?(?:\\angle|∠)?\s?[A-Z]{1,3}|[A-Z]{2}|(?:\\triangle|△|\\overline|\\vec)\s?\{?\s?[A-Z]{1,4}\s?\}?|\[[A-Z]{3,4}\]|\(\s?[a-z]\s?(?:,\s?[a-z]\s?)+\)|\|[A-Z]{2}\||\?"
-)
 _SUBJECT_WORDS = re.compile(rf"(?!(?:{'|'.join(FUNCTIONS)})\b)[A-Za-z][A-Za-z' ]*[A-Za-z]\s+(?=[-$(0-9])")
 _BARE_MOD = re.compile(r"(?<![(\\A-Za-z])\\?b?mod\s+([0-9]+)$")
 _CHOICE_LETTER = re.compile(r"\([A-Ja-j]\)")
@@ -224,10 +223,10 @@ def _bracketed(text: str, depth: int) -> Shape | None:
 
 def _related(text: str, depth: int) -> Shape | None:
     congruent = split_outside(text, re.compile(r"\\equiv|≡"))
-    if len(congruent) == 2 and _NAME.fullmatch(congruent[0].strip()):
+    if len(congruent) == 2 and NAME.fullmatch(congruent[0].strip()):
         return parse(_BARE_MOD.sub(r"(mod \1)", congruent[1]), depth + 1)
     member = split_outside(text, re.compile("∈"))
-    if len(member) == 2 and _NAME.fullmatch(member[0].strip()):
+    if len(member) == 2 and NAME.fullmatch(member[0].strip()):
         return parse(member[1], depth + 1)
     sides = [side.strip() for side in split_outside(text, _RELATION)]
     if len(sides) < 2:
@@ -240,13 +239,16 @@ def _related(text: str, depth: int) -> Shape | None:
 
 def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
     name = ""
-    if not sides[0] and len(sides) == 2:
-        return parse(sides[1], depth + 1)
-    if _SUBJECT_WORDS.match(sides[0]) and OTHER_VALUE.isdisjoint(sides[0].lower().split()):
+    if not sides[0]:
+        relations, sides = relations[1:], sides[1:]
+        if len(sides) == 1:
+            return parse(sides[0], depth + 1)
+    is_subject = _SUBJECT_WORDS.match(sides[0]) and not NAME.fullmatch(sides[0])
+    if is_subject and OTHER_VALUE.isdisjoint(sides[0].lower().split()):
         sides[0] = _SUBJECT_WORDS.sub("", sides[0])  # Natalia sold 48 + 24 = 72
-    while len(sides) > 1 and _NAME.fullmatch(sides[0]) and sides[0] != "π":
+    while len(sides) > 1 and NAME.fullmatch(sides[0]) and sides[0] != "π":
         name = sides.pop(0) if not name else (sides.pop(0) and name)
-    if len(sides) == 2 and not name and _NAME.fullmatch(sides[1]) and literal(sides[0]) is not None:
+    if len(sides) == 2 and not name and NAME.fullmatch(sides[1]) and literal(sides[0]) is not None:
         return Equation(sides[1], (sides[0],))  # 2 = x
     if name and len(sides) == 1:
         value = parse(sides[0], depth + 1)
@@ -257,7 +259,7 @@ def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
 
 
 def _is_variable(side: str) -> bool:
-    return not side or (bool(_NAME.fullmatch(side)) and literal(side) is None)
+    return not side or (bool(NAME.fullmatch(side)) and literal(side) is None)
 
 
 def _points(text: str, depth: int) -> Shape | None:

@@ -14,7 +14,7 @@ from grpo_lightning.rewards.grading.forms import Equation, Group, Inequality, Sh
 from grpo_lightning.rewards.grading.formula_text import formula_text, in_one_unit
 from grpo_lightning.rewards.grading.groups import CHOICES, are_choices, same_groups
 from grpo_lightning.rewards.grading.intervals import FLIPPED
-from grpo_lightning.rewards.grading.left_sides import is_call, may_name_one
+from grpo_lightning.rewards.grading.left_sides import denotes_value, may_name_one
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
@@ -137,7 +137,7 @@ class Comparison:
         if not isinstance(answer, Equation):
             if not isinstance(reference, Equation):
                 return False
-            if not reference.name and not is_call(reference.parts[0]):
+            if not reference.name and not denotes_value(reference.parts[0]):
                 return False  # the reference x^2 + y^2 = 1 is no value
             return self.same(parse(reference.parts[-1]), answer)
         if not isinstance(reference, Equation):

@@ -30,6 +30,15 @@ _FRAME = re.compile(
     r"^(?:so |thus |hence |therefore )?(?:(?:it|that|this|he|she|they|there)(?:s| s| is| was| are| were) |i(?: would)? (?:think|believe|say) (?:it s |it is )?)?"
     r"(?:(?:on|in|at) )?(?=.)"
 )
+_SENTENCE = re.compile(
+    r"(?:the|its|his|her|their|our|my)\s(?:[\w'’-]{1,30}\s){1,9}(?:is|was|are|were)\s(?:called\s|named\s)?([^,;:?!]{1,80})",
+    re.IGNORECASE,
+)
+"""``The capital of France is Paris``; what it says stands behind the last verb."""
+_FLIPS = re.compile(
+    r"\b(?:not|never|no|wrong|incorrect|false|opposite|unless|if|neither|nor|except|other|former|previous)\b|n['’]t\b",
+    re.IGNORECASE,
+)
 _SHORT_WORDS = frozenset("no on if in is it of or to up us we he me my so do go as at an am by ok hi ha".split())
 _YES = re.compile(r"(yes|no|true|false)(?:[.,;:!]\s*(?=\W|\S|$)|$)", re.IGNORECASE)
 _AGAINST_YES = re.compile(r"\b(?:yes|no|not|true|false)\b", re.IGNORECASE)
@@ -121,7 +130,12 @@ def same_words(reference: str, answer: str, ignore_case: bool = True) -> bool:
     Example:
         >>> same_words("Paris", "paris."), same_words("B", "(B) Rome"), same_words("east", "seat"), same_words("Dec", "December")
         (True, True, False, True)
+        >>> same_words("Paris", "The capital of France is Paris."), same_words("Paris", "The capital is not Paris")
+        (True, False)
     """
+    stated = _SENTENCE.fullmatch(answer)
+    if stated is not None and not _FLIPS.search(answer, 0, stated.start(1)) and not _SENTENCE.fullmatch(reference):
+        answer = stated[1]
     one, other = _bare(reference, ignore_case), _bare(answer, ignore_case)
     if one == other or (one in _SHORTENED and _SHORTENED[one] == _SHORTENED.get(other)):
         return bool(one)

@@ -10,7 +10,7 @@ MAX_CLAUSE = 300
 """Characters; what goes on for longer is no statement of an answer."""
 _LEAD = re.compile(
     r"(?:\b(?:the|my|our|final|correct|right)\s{1,3}(?:(?:final|correct|right)\s{1,3})?|^[ \t*_#>]{0,20})"
-    r"answer[*_]{0,3}\s{0,3}(?:is|:|=)[*_:]{0,4}\s{0,5}(?:(?:therefore|thus|simply|just|equal to|exactly)\s{1,3})?[*_]{0,3}",
+    r"answer[*_]{0,3}\s{0,3}(?:is|should be|must be|:|=)[*_:]{0,4}\s{0,5}(?:(?:therefore|thus|simply|just|equal to|exactly)\s{1,3})?[*_]{0,3}",
     re.IGNORECASE | re.MULTILINE,
 )
 _VALUE = re.compile(r"[-+]?\s?\\?[$€£¥]?\s?-?(?:[0-9]|\.[0-9]|\\[dt]?frac|\\sqrt)|(?:minus|negative)\s", re.IGNORECASE)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-from grpo_lightning.rewards.grading.braces import closing
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
+from grpo_lightning.rewards.text.denied import denied_behind
+from grpo_lightning.rewards.text.numeric import last_number_span
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -14,16 +16,11 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 FINAL = "####"
 
 MAX_SPAN = 10_000
-"""Characters within which a box must close, and at the end of a text in which a bare number is looked for."""
-MAX_BETWEEN = 60
-"""Characters that may stand between two boxes of one list."""
+"""Characters at the end of a text in which a bare number is looked for."""
+MAX_DENIED = 3
+"""Numbers at the end of a text that are denied one after another."""
 MAX_LINE = 200
 """Of a heading, and of tokens that end a text."""
-MAX_BOXES = 50
-"""Boxes of one list."""
-
-_BOX = re.compile(r"\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{)")
-_UNBRACED = re.compile(r"\s*(-?(?:[0-9]|\\[dt]?frac|\\sqrt)[^\s$,;]{0,40}?)(?=\.?(?:[\s$,;]|$))")
 _END_OF_TEXT = re.compile(r"(?:\s*(?:<\|[a-z_|]{1,30}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
 _TAGS = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
 _OTHER_TAG = re.compile(r"</?[A-Za-z_]{1,30}>")
@@ -32,10 +29,6 @@ _HEADING = re.compile(
 )
 _ONE_WORD_HEADING = re.compile(
     r"[*_\s]*(?:final|answer|conclusion|solution|result|summary|verification)[*_:]*$", re.IGNORECASE
-)
-_BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&*]|\\[()\[\]]|\\q?quad|\\[,;: ]|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\\lor|\\land|\band\b|\bor\b"
-    r"|\b[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
 
 
@@ -90,13 +83,39 @@ def lenient_answer(text: str, prefer_formulas: bool = False) -> str | None:
         return tagged
     if THINK_OPEN in text:
         return None  # cut off while it thought
-    for find in (boxed_answer, _marked):
-        answer = find(text)
-        if answer is not None:
-            return answer
+    text, behind = without_denied_boxes(text)
+    found = None if behind is None else answer_behind(behind)
+    if found is None:
+        found = next((answer for find in (boxed_answer, _marked) if (answer := find(text)) is not None), None)
+    return found if found is not None or behind is not None else _unmarked(text, prefer_formulas)
+
+
+def answer_behind(behind: str) -> str | None:
+    """What is said behind a denied box to be the answer; None where nothing is."""
+    if (boxed := boxed_answer(behind)) is not None:
+        return boxed
+    clause = concluding_clause(behind[-MAX_SPAN:])
+    return (
+        last_value(clause, prefer_formulas=True)
+        if clause is not None
+        else stated_answer(behind[-MAX_SPAN:].lstrip(" .,;"))
+    )
+
+
+def _unmarked(text: str, prefer_formulas: bool) -> str | None:
     end = _OTHER_TAG.sub(" ", text[-MAX_SPAN:])
     stated = stated_answer(end)
-    return last_value(concluding_clause(end) or end, prefer_formulas) if stated is None else stated
+    return last_value(concluding_clause(end) or _undenied(end), prefer_formulas) if stated is None else stated
+
+
+def _undenied(text: str) -> str:
+    """The text up to its last number that is not denied right behind it, as in ``7 is wrong``."""
+    for _ in range(MAX_DENIED):
+        number = last_number_span(text)
+        if number is None or denied_behind(text, number[1]) is None:
+            break
+        text = text[: number[0]]
+    return text
 
 
 def reference_answer(reference: str) -> str:
@@ -114,7 +133,7 @@ def inner_answer(text: str) -> str | None:
 
     Example:
         >>> inner_answer(r"It is $\boxed{2}$ or $\boxed{3}$."), inner_answer(r"\boxed{2")
-        ('2, 3', None)
+        ('2 or 3', None)
     """
     if has_open_box(text):
         return None
@@ -124,44 +143,6 @@ def inner_answer(text: str) -> str | None:
         return marked if boxed is None else boxed
     boxed = boxed_answer(text)
     return text.strip() if boxed is None else boxed
-
-
-def boxed_answer(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, with that of the boxes before it that belong to the same list.
-
-    Boxes belong together where only separators, "and", "or" and names of variables stand between them.
-
-    Example:
-        >>> boxed_answer(r"\boxed{1}, so \boxed{2} and $y = \boxed{3}$"), boxed_answer("none") is None
-        ('2, 3', True)
-    """
-    parts: list[str] = []
-    after = len(text)
-    for match in reversed(list(_BOX.finditer(text))[-MAX_BOXES:]):
-        start = match.start()
-        span = _content(text, start)
-        if span is None:
-            break
-        content, between = text[span[0] : span[1]].strip(), text[span[1] + 1 : after]
-        if span[1] > after:
-            parts = [content]  # a box around the box
-        elif parts and (len(between) > MAX_BETWEEN or not _BETWEEN_BOXES.fullmatch(between)):
-            break
-        elif not content and not parts:
-            return ""  # an empty last box takes back the one before it
-        elif content not in parts:
-            parts.insert(0, content)
-        after = start
-    return ", ".join(parts) if parts else None
-
-
-def has_open_box(text: str) -> bool:
-    """True where the last box never closes, as in a completion that was cut off."""
-    last = max(text.rfind(box) for box in ("\\boxed", "\\fbox"))
-    if last < 0 or _content(text, last) is not None:
-        return False
-    rest = text[last:].lstrip("\\bdefox").lstrip()
-    return not rest or rest.startswith("{")
 
 
 def has_open_tag(text: str) -> bool:
@@ -183,19 +164,6 @@ def _marked(text: str) -> str | None:
     if mark and below.strip() and len(line) <= MAX_LINE and (_HEADING.match(line) or _ONE_WORD_HEADING.match(line)):
         return None
     return after_final_mark(text)
-
-
-def _content(text: str, start: int) -> tuple[int, int] | None:
-    r"""Where the content of the box at ``start`` begins and ends; ``\boxed 5`` has no braces."""
-    box = _BOX.match(text, start)
-    opening = start if box is None else box.end()
-    while opening < len(text) and text[opening] == " ":
-        opening += 1
-    if not text.startswith("{", opening):
-        bare = _UNBRACED.match(text, opening)
-        return None if bare is None else bare.span(1)
-    end = closing(text, opening, opening + MAX_SPAN)
-    return None if end is None else (opening + 1, end)
 
 
 def _last_tagged(text: str) -> str | None:

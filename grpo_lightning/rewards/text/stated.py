@@ -10,7 +10,7 @@ MAX_CHARS = 80
 """Of an answer in words, or of a text that is nothing but its answer."""
 
 _LEAD = re.compile(
-    r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*"
+    r"\b(?:answer|choice|option)[*_]*\s*(?:is|:)[*_:]*|答案(?:是|为|选|:|：)"  # noqa: RUF001
     r"|\b(?:it(?:['’]s|\s+is|\s+must\s+be))(?=\s+[(\[]?[A-J](?![\w'’]))"  # noqa: RUF001
     r"|\bI(?:['’]d|\s+would|['’]ll|\s+will)?\s+(?:choose|pick|select)\b(?:\s+(?:option|choice|answer)\b)?",  # noqa: RUF001
     re.IGNORECASE,
@@ -18,7 +18,7 @@ _LEAD = re.compile(
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf)\{([^{}]*)\}")
 _LETTER = re.compile(
     r"[(\[]?(?<![A-Za-z'’])([A-J])(?![\w'’])(?P<frame>[)\]:.]*)"  # noqa: RUF001 - the typeset apostrophe
-    r"(?=\s*(?:$|[.,;:!()*\n]|because\b|since\b|as\b|which\b)|(?<=[)\]:.])\s)"
+    r"(?=\s*(?:$|[.,;:!()*\n。]|because\b|since\b|as\b|which\b)|(?<=[)\]:.])\s)"
 )
 _SEVERAL = re.compile(r"\(?[A-J]\)?\s*(?:,|/|&|\bor\b|\band\b)\s*(?:or\s+|and\s+)?\(?[A-J](?![\w'’])", re.ASCII)  # noqa: RUF001
 _CLAUSE_END = re.compile(r"[.,;!?](?=\s|$)|\n|\s(?:because|since)\b")
@@ -31,6 +31,10 @@ _AFFIRMED = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+[(\[]?([A-J])[)\]]?\s+is\s+(?:the\s+)?(?:correct|right)\b"
 )
 _SO = re.compile(r"(?:so|thus|hence|therefore)[,:]?\s+(?=[(\[]?[A-J][)\]]?\.?$)", re.IGNORECASE)
+_SO_LETTER = re.compile(
+    r"[,;.!]\s{1,3}(?:so|thus|hence|therefore)[,:]?\s{1,3}(?:it\sis\s|it['’]s\s)?[(\[]?([A-J])[)\]]?[.*\s]{0,5}$",  # noqa: RUF001
+    re.IGNORECASE,
+)
 _YES_OR_NO = re.compile(r"(?:so[,:]?\s+)?(?:yes|no|true|false)[,.;:]?\s+(?:because|since|as)\b", re.IGNORECASE)
 _MARKS = "*_` \t\n"
 
@@ -52,6 +56,9 @@ def stated_answer(text: str) -> str | None:
         return affirmed[-1][1]
     leads = list(_LEAD.finditer(text))
     if not leads:
+        last = _SO_LETTER.search(text[-MAX_CHARS:])
+        if last is not None:
+            return last[1]
         return _whole(_SO.sub("", text.strip(_MARKS)))
     said = text[leads[-1].end() :].lstrip(_MARKS + ":$")
     line = said.partition("\n")[0].rstrip(_MARKS + ".")

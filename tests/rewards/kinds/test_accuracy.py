@@ -14,7 +14,8 @@ import pytest
 
 from grpo_lightning.rewards import AccuracyReward, RewardContractError
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
-from grpo_lightning.rewards.text.extraction import boxed_answer, lenient_answer, reference_answer, strict_answer
+from grpo_lightning.rewards.text.boxes import boxed_answer
+from grpo_lightning.rewards.text.extraction import lenient_answer, reference_answer, strict_answer
 from grpo_lightning.rewards.text.numeric import numbers_in
 
 
@@ -97,7 +98,7 @@ def test_a_box_is_read_to_its_own_closing_brace() -> None:
 
 
 def test_boxes_with_only_separators_between_them_are_one_list() -> None:
-    assert boxed_answer(r"$x = \boxed{2}$ or $x = \boxed{3}$") == "2, 3"
+    assert boxed_answer(r"$x = \boxed{2}$ or $x = \boxed{3}$") == "2 or 3"
     assert boxed_answer(r"\boxed{2}. Then \boxed{3}") == "3"
     assert boxed_answer(r"\boxed{3}\n\n\boxed{3}".replace(r"\n", "\n")) == "3"
     assert boxed_answer(r"\boxed{\boxed{4}}") == r"\boxed{4}"
@@ -265,6 +266,21 @@ def test_pathological_answers_become_none_and_the_others_are_scored(math_reward:
         "Answer:" + "*" * 500_000 + " 5",
         "The answer is 5 " + "(a " * 300_000,
         "x" + " " * 1_000_000 + "<|a|>" * 1000,
+        "\\boxed{1} or " * 80_000,
+        "\\boxed{1} is not" + " " * 1_000_000,
+        "\\boxed{1}" + ", wait no " * 100_000,
+        "\\boxed{1} " + "\\boxed{1} is wrong. " * 50_000,
+        "\\boxed{1} wait " + "the answer is " * 70_000,
+        "is not \\boxed{1}" * 60_000,
+        "<answer>" + "74\n" * 200_000 + "#### 72</answer>",
+        "Step 1: " * 120_000,
+        "\n1. " * 250_000,
+        "see (step " * 90_000 + "3",
+        "42_8" * 250_000,
+        "March 5, " * 120_000 + "2024",
+        "\N{CJK UNIFIED IDEOGRAPH-7B54}" * 500_000 + "7",
+        "\\boxed{P(" + "(A)" * 300 + ")=1}",
+        "E[" * 500_000,
         "",
         "\x00\ud800",
     ],

@@ -1,0 +1,60 @@
+r"""Whether a text takes back the box that it gave: ``\boxed{72} is wrong``, ``The answer is not \boxed{72}``."""
+
+from __future__ import annotations
+
+import re
+
+MAX_AROUND = 300
+"""Characters on either side of a box that may deny it."""
+
+_NOT_THIS = re.compile(
+    r"(?:\b(?:is|are|was|be|equals?|does|can)\s{1,3}(?:definitely\s|certainly\s|clearly\s)?not|n['’]t|\bcannot|\bnever)"  # noqa: RUF001
+    r"(?:\s{1,3}(?:be|equal(?:\s{1,3}to)?|simply|just|exactly))?\s{0,3}:?\s{0,3}[$*]{0,4}(?:\\[(\[])?\s{0,3}$",
+    re.IGNORECASE,
+)
+_FAULT = (
+    r"(?:wrong|incorrect|mistaken|not\s(?:quite\s)?(?:the\s)?(?:final\s|correct\s|right\s)?(?:right|correct|answer))"
+)
+_IS = r"(?:is|was|seems|looks|must\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
+_IS_FAULTY = (
+    rf"(?:{_IS}\s(?:also\s|clearly\s|actually\s|obviously\s)?(?:an?\s|the\s)?{_FAULT}"
+    r"|(?:is|was)n['’]t\s(?:quite\s)?(?:the\s)?(?:right|correct|answer)|can(?:not|['’]t)\sbe\s(?:the\s)?(?:right|correct|answer)"  # noqa: RUF001
+    r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"  # noqa: RUF001
+)
+_TURN = r"(?:(?:but|no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b[\s,.!?:;…—-]{0,6})"
+_BEHIND = re.compile(
+    r"[\s$.,;:!?*)\]\\-]{0,12}"
+    rf"(?:{_IS_FAULTY}"
+    rf"|(?:was|is)\smy\s(?:first|initial|earlier)\s(?:guess|thought|answer|attempt)"
+    rf"|{_TURN}{{0,4}}(?:that|this|it|which|(?:the|my)\sanswer)(?:\s|(?=['’])){_IS_FAULTY}"  # noqa: RUF001
+    rf"|{_TURN}{{0,4}}I(?:['’]ve|\shave)?\s(?:just\s)?(?:made|see|found|notice)\s(?:an?|my|the)\s(?:\w{{1,15}}\s)?(?:mistake|error)\b)",  # noqa: RUF001
+    re.IGNORECASE,
+)
+_TURNED = re.compile(
+    r"[\s$.,;:!?*)\]\\-]{0,12}(?:no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b",
+    re.IGNORECASE,
+)
+
+
+def denied_until(text: str, start: int, end: int) -> int | None:
+    r"""Where the words end that deny the box from ``start`` to ``end``, those right before or behind it; None for none.
+
+    Example:
+        >>> text = r"\boxed{72} is wrong. It is 74."
+        >>> text[denied_until(text, 0, 10):], denied_until(r"It is \boxed{72}, not 74.", 6, 16)
+        ('. It is 74.', None)
+    """
+    if _NOT_THIS.search(text, max(0, start - MAX_AROUND), start):
+        return end
+    return denied_behind(text, end)
+
+
+def denied_behind(text: str, end: int) -> int | None:
+    """Where the words end that deny what ends at ``end``; None where none follow it."""
+    found = _BEHIND.match(text, end, end + MAX_AROUND)
+    return None if found is None else found.end()
+
+
+def turns_back(text: str, end: int) -> bool:
+    """True where what follows the box begins with ``Wait`` or the like: an answer stated behind it is the one meant."""
+    return _TURNED.match(text, end, end + MAX_AROUND) is not None
