@@ -285,4 +285,5 @@ def test_a_start_that_fails_because_another_run_was_still_ending_says_so():
     note = note_of_failed_start(AssertionError(of_vllm), {"gpu_memory_utilization": 0.3})
     assert "a run that was ended a moment ago" in note and "kv_cache_memory_gb" in note
     other = note_of_failed_start(RuntimeError("out of memory"), {"gpu_memory_utilization": 0.3})
-    assert other.endswith("with {'gpu_memory_utilization': 0.3}; see model.generator.init_args.")
+    assert "with {'gpu_memory_utilization': 0.3}; see model.generator.init_args." in other
+    assert other.endswith("set model.generator=TransformersGenerator.")
