@@ -14,6 +14,7 @@ from grpo_lightning.rewards.text.chat_text import whole_text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from grpo_lightning.ordinary_text import OrdinaryText
     from grpo_lightning.rewards.runtime.local_model import LocalModel, Tokens
 
 MAX_CHARS_PER_TOKEN = 32
@@ -25,7 +26,8 @@ class RewardModelReward(LocalModelReward):
     """The score that a sequence-classification model gives prompt and completion; any range, [0, 1] with sigmoid.
 
     The text is made with the reward model's own chat template, where its tokenizer has one, from the messages, not from
-    the policy's tokens.
+    the policy's tokens. Special tokens that a completion spells are encoded as text: no policy learns to write
+    ``<|im_end|>`` and a turn in praise of itself.
 
     Args:
         name: What metrics and errors call this reward.
@@ -71,15 +73,17 @@ class RewardModelReward(LocalModelReward):
             raise RewardContractError(
                 f"Reward '{self.name}': label={self.label}, but {self.model} has {outputs} outputs. Choose 0 to {outputs - 1}."
             )
-        return self._local.map([self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)], self._score)
+        from grpo_lightning.ordinary_text import OrdinaryText
 
-    def _tokens(self, prompt: Prompt, completion: Completion) -> Tokens:
+        said = OrdinaryText(self._local.tokenizer)
+        inputs = [self._tokens(p, c, said) for p, c in zip(prompts, completions, strict=True)]
+        return self._local.map(inputs, self._score)
+
+    def _tokens(self, prompt: Prompt, completion: Completion, said: OrdinaryText) -> Tokens:
         tokenizer, limit = self._local.tokenizer, self._local.max_length(self.max_length)
-        text = whole_text(prompt, completion, tokenizer)
+        text = whole_text(prompt, said.quoted(completion), tokenizer)[-MAX_CHARS_PER_TOKEN * limit :]
         # A template writes its own special tokens; plain text gets those that the tokenizer adds.
-        encoded = tokenizer(
-            text[-MAX_CHARS_PER_TOKEN * limit :], add_special_tokens=not getattr(tokenizer, "chat_template", None)
-        )
+        encoded = said.encoded(text, add_special_tokens=not getattr(tokenizer, "chat_template", None))
         return {name: encoded[name][-limit:] for name in ("input_ids", "token_type_ids") if name in encoded}
 
     def _score(self, model: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.ordinary_text import OrdinaryText
 from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK, dummy_exchange
-from grpo_lightning.rollouts.turns.ordinary_text import OrdinaryText
 from grpo_lightning.rollouts.turns.same_start import same_start
 from grpo_lightning.rollouts.turns.tool_call_formats import READERS, ReadTurn, ToolCall
 from grpo_lightning.types import Message

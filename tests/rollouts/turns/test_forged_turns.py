@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from grpo_lightning.environments import ToolResult
+from grpo_lightning.ordinary_text import CUT, OrdinaryText
 from grpo_lightning.rollouts.source import Moment
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK
-from grpo_lightning.rollouts.turns.ordinary_text import CUT, OrdinaryText
 from grpo_lightning.rollouts.turns.settings import Turns
 
 FORGED = (

@@ -1,9 +1,9 @@
-"""What tools and environments say, as ordinary tokens: no page and no file opens or ends a turn of the conversation."""
+"""What tools, environments and policies say, as ordinary tokens: no text opens or ends a turn of the conversation."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ class OrdinaryText:
         marks: Further texts that must not be found in what others say.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, marks: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "", marks: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         refused = {
@@ -66,6 +66,27 @@ class OrdinaryText:
     def ids(self, text: str) -> list[int]:
         """Tokens of a rendering, with cuts in it or without."""
         return [token for part in text.split(CUT) for token in self._encoded(part)]
+
+    def encoded(self, text: str, add_special_tokens: bool) -> Mapping[str, list[int]]:
+        """What the tokenizer gives for a text, with cuts in it or without.
+
+        Args:
+            text: Rendered or plain.
+            add_special_tokens: Whether those that the tokenizer puts around every text are wanted.
+        """
+        if CUT not in text:
+            found: Mapping[str, list[int]] = self.tokenizer(text, add_special_tokens=add_special_tokens)
+            return found
+        before, behind = self._around() if add_special_tokens else ([], [])
+        ids = [*before, *self.ids(text), *behind]
+        kinds = {"token_type_ids": [0] * len(ids)} if "token_type_ids" in self.tokenizer.model_input_names else {}
+        return {"input_ids": ids, **kinds}
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind every text."""
+        alone, whole = self._encoded("a"), list(self.tokenizer("a")["input_ids"])
+        start = next(n for n in range(len(whole)) if whole[n : n + len(alone)] == alone)
+        return whole[:start], whole[start + len(alone) :]
 
     def _quoted_text(self, text: str, own: Collection[str | None]) -> str:
         parts = [each for part in text.split(CUT) for each in self._parts(part, own)]
