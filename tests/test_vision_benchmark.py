@@ -12,18 +12,12 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from tests.vision.cpu_torchvision import is_installed
+from tests.vision.cpu_torchvision import is_installed, write_for_children
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from sides.vision_workload import VISION_WORKLOADS, VisionWorkload, write_rows  # noqa: E402
-
-WITH_TORCHVISION = """
-from tests.vision.cpu_torchvision import import_torchvision
-kept = import_torchvision()
-"""
-"""Read by every Python that finds it: the benchmark, and the processes that it starts."""
 
 
 def test_pictures_and_questions_are_the_same_every_time(tmp_path: Path):
@@ -47,8 +41,6 @@ def test_on_a_gpu_both_sides_sample_with_vllm_unless_told_otherwise():
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed(), reason="needs torchvision beside the environment")
 def test_both_sides_train_on_the_same_pictures_and_leave_the_tower_as_it_is(tmp_path: Path):
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(WITH_TORCHVISION)
     out, folder = tmp_path / "result.json", tmp_path / "runs"
     command = [
         sys.executable,
@@ -58,7 +50,7 @@ def test_both_sides_train_on_the_same_pictures_and_leave_the_tower_as_it_is(tmp_
         "--dtype=mixed",
         "--steps=1",
     ]
-    paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    paths = os.pathsep.join([str(write_for_children(tmp_path / "site")), str(ROOT)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
     done = subprocess.run([*command, f"--folder={folder}", f"--out={out}"], **options)

@@ -24,7 +24,7 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 from grpo_lightning.types import Rollouts
 from tests.runs import make_module, make_trainer
-from tests.vision.cpu_torchvision import is_installed, main_with_torchvision
+from tests.vision.cpu_torchvision import FOLDER, is_installed, main_with_torchvision
 from tests.vision.engine_cases import SETTINGS, check_gaps, gap, gaps, prompts_of, sample, told
 from tests.vision.test_image_runs import digits, picture_rows
 from tests.vision.toy_checkpoint import save_toy_checkpoint
@@ -159,6 +159,10 @@ def test_ranks_of_one_engine_tell_each_other_of_pictures_and_of_no_pixels(tmp_pa
         found = json.loads((tmp_path / f"found{rank}.json").read_text())
         assert found["steps"] == 2 and found["mismatch"] < 1e-4
         assert found["told"] and all(told < pictures + 2500 for told, pictures in found["told"])
+
+
+def test_the_process_of_the_tests_itself_does_not_see_the_torchvision_of_others():
+    assert str(FOLDER) not in sys.path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")

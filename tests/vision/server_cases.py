@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grpo_lightning.generation import VLLMServer
 from tests.ports import free_port
+from tests.vision.cpu_torchvision import write_for_children
 from tests.vision.engine_cases import gaps
 from tests.vision.toy_checkpoint import save_toy_checkpoint
 from tests.vllm_cases import SMALL_SERVER, eager_torch
@@ -38,7 +39,7 @@ def served(checkpoint: Path, *further: str) -> Iterator[int]:
 
 def main(folder: str, family: str) -> None:
     """Writes FOLDER/FAMILY.json, of one server that also adds adapters."""
-    paths = [str(Path(__file__).parent / "with_torchvision"), os.environ["PYTHONPATH"]]
+    paths = [str(write_for_children(Path(folder, "site"))), os.environ["PYTHONPATH"]]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # of the server
     checkpoint = save_toy_checkpoint(family, Path(folder, family))
     with eager_torch(), served(checkpoint, "--enable-lora", "--max-lora-rank", "8") as port:
