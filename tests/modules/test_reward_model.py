@@ -20,6 +20,7 @@ from grpo_lightning import RewardModelModule, get_reward_function
 from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.datamodules.compared_texts import compared_texts
+from grpo_lightning.ordinary_text import OrdinaryText
 from grpo_lightning.types import PromptBatch
 
 CHATS = [
@@ -117,7 +118,7 @@ def test_texts_of_a_pair_share_what_they_begin_with_and_are_those_that_the_rewar
     texts = [row[kind] for row in rows for kind in ("chosen", "rejected")]
     prompts = read.prompts()
     for n, (completion, text) in enumerate(zip(read.completions(), texts, strict=True)):
-        expected = reward._tokens(rows[n // 2]["prompt"], text)["input_ids"]
+        expected = reward._tokens(rows[n // 2]["prompt"], text, OrdinaryText(reward.processing_class))["input_ids"]
         assert [*prompts[int(read.group[n])].tolist(), *completion[:-1].tolist()] == expected
     assert read.num_prompts == 6 and int(read.prompt_lengths.min()) >= 3
 
