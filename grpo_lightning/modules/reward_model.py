@@ -115,7 +115,7 @@ class RewardModelModule(PolicyModule):
             ValueError: See ``check_compared``.
         """
         for prompts in prompts_in_memory(self.datamodule):
-            check_compared({name: prompts.values(name) for name in prompts.columns})
+            check_compared({name: prompts.values(name) if name == MARGIN else [] for name in prompts.columns})
 
     def on_fit_start(self) -> None:
         """Tells the optimizer which ranks train together."""

@@ -43,6 +43,12 @@ def installed_version() -> tuple[str, bool] | None:
     return None
 
 
+def installed_name() -> str:
+    """What messages call the installed vLLM: with its version."""
+    found = installed_version()
+    return "vLLM" if found is None else f"vLLM {found[0]}"
+
+
 def _minor(number: str) -> tuple[int, ...]:
     """0.25.1+cpu -> (0, 25)."""
     return tuple(int(part) for part in number.split("+")[0].split(".")[:2])

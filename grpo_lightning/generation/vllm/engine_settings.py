@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.finetuning.adapters import adapter_rank
-from grpo_lightning.generation.vllm.compat import installed_version
+from grpo_lightning.generation.vllm.compat import installed_name
 
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
@@ -178,6 +178,6 @@ def note_of_failed_start(error: Exception, arguments: dict[str, Any]) -> str:
             "model.generator.init_args.kv_cache_memory_gb, with which vLLM does not measure."
         )
     return (
-        f"VLLMColocate could not start vLLM {(installed_version() or ('',))[0]} with {arguments}; see model.generator.init_args. "
+        f"VLLMColocate could not start {installed_name()} with {arguments}; see model.generator.init_args. "
         "Where it cannot run this model on this device, set model.generator=TransformersGenerator."
     )

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
+from grpo_lightning.generation.vllm.compat import import_vllm, installed_name
 from grpo_lightning.generation.vllm.engine_process import preserved_environment
 from grpo_lightning.generation.vllm.patches import keeping_threads
 
@@ -51,7 +51,7 @@ def why_unshown(architecture: str) -> str | None:
         from vllm import ModelRegistry
         from vllm.model_executor.models.interfaces import supports_multimodal
 
-        own = f"vLLM {(installed_version() or ('',))[0]}"
+        own = installed_name()
         if architecture not in ModelRegistry.models:
             return f"{own} has no {architecture}. Choose another model"
         try:
