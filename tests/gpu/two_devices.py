@@ -21,15 +21,15 @@ from runs import write_prompts
 ROOT = Path(__file__).parents[2]
 ON_CPU = "GRPO_LIGHTNING_TWO_DEVICES_ON_CPU"
 """In the environment: run the same on two processes without a GPU, to see that the scripts work."""
-SECONDS = 150
+SECONDS = 240
 """Of a run, with an engine's start; it is ended then, and its output is shown."""
 LIMIT = 64
 """Tokens of a completion with its prompt."""
 
 
-def place() -> str | None:
-    """Cuda where two GPUs are visible, cpu where ``ON_CPU`` asks for it; else None."""
-    if torch.cuda.is_available() and torch.cuda.device_count() >= 2:
+def place(devices: int = 2) -> str | None:
+    """Cuda where as many GPUs are visible, cpu where ``ON_CPU`` asks for it; else None."""
+    if torch.cuda.is_available() and torch.cuda.device_count() >= devices:
         return "cuda"
     return "cpu" if os.environ.get(ON_CPU) else None
 
@@ -52,7 +52,7 @@ def config(folder: Path, model: Path, settings: dict[str, Any]) -> dict[str, Any
         model: Directory of a toy model.
         settings: Dotted names with their values, in place of those below.
     """
-    on_gpu = place() == "cuda"
+    on_gpu = place(devices=1) == "cuda"
     engine = {"max_model_length": LIMIT, "enforce_eager": True, "gpu_memory_utilization": 0.2}
     engine |= {"kv_cache_memory_gb": 0.1}  # measures nothing, so that several tests can run at a time
     made: dict[str, Any] = {
@@ -133,7 +133,7 @@ def note(name: str, ran: Ran) -> None:
     """Adds a run's figures to the file that ``GRPO_LIGHTNING_TWO_DEVICES_OUT`` names, at once: the next may be cut off."""
     out = os.environ.get("GRPO_LIGHTNING_TWO_DEVICES_OUT")
     if out:
-        card = torch.cuda.get_device_name() if place() == "cuda" else "cpu"
+        card = torch.cuda.get_device_name() if place(devices=1) == "cuda" else "cpu"
         with Path(out).open("a") as file:
             file.write(json.dumps({"run": name, "device": card, "steps": ran.steps}) + "\n")
 

@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 )
 SHOWN = {
     **dict.fromkeys(("llava", "idefics3", "smolvlm"), "<image>"),
-    **dict.fromkeys(("qwen2_5_vl", "qwen3_vl"), "<|vision_start|><|image_pad|><|vision_end|>"),
+    **dict.fromkeys(("qwen2_5_vl", "qwen3_vl", "qwen3_5"), "<|vision_start|><|image_pad|><|vision_end|>"),
     "gemma3": "<start_of_image>",
 }
 """What the template writes for an image."""
@@ -48,6 +48,10 @@ QWEN_TOWER = {
     **{"hidden_size": 64, "intermediate_size": 80, "out_hidden_size": 64},
 }
 MROPE = {"rope_type": "default", "mrope_section": [8, 4, 4], "rope_theta": 10000.0}
+DELTA: dict[str, Any] = {
+    **{"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2},
+    **{"linear_key_head_dim": 32, "linear_value_head_dim": 32},
+}
 PIXELS = {"shortest_edge": 64, "longest_edge": 2**12}
 
 
@@ -96,11 +100,9 @@ def _config(family: str, tokenizer: Any, text: dict[str, Any]) -> dict[str, Any]
         if family == "qwen2_5_vl":
             rope, tower = MROPE, {"window_size": 16, "fullatt_block_indexes": [1]}
         else:
-            rope, tower = (
-                MROPE | {"mrope_interleaved": True},
-                {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
-            )
-        text = text | {"rope_parameters": rope}
+            rope, tower = MROPE | {"mrope_interleaved": True}, {"num_position_embeddings": 16}
+            tower |= {"deepstack_visual_indexes": [0, 1]} if family == "qwen3_vl" else {}
+        text = text | {"rope_parameters": rope} | (DELTA if family == "qwen3_5" else {})
         return {"tie_word_embeddings": False, **tokens, "text_config": text, "vision_config": QWEN_TOWER | tower}
     if family == "gemma3":
         tokens = {"image_token_id": id_of(GEMMA["image_token"]), "mm_tokens_per_image": 4}
