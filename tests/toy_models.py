@@ -63,6 +63,18 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 64,
     },
+    "gpt_oss": {
+        "tie_word_embeddings": False,
+        "head_dim": 32,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128},
+            **{"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+        },
+    },
     "phimoe": {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},

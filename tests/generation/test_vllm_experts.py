@@ -24,8 +24,9 @@ from grpo_lightning.numerics.routers import recorded_routes, router_form
 pytestmark = needs_vllm
 
 
-def test_experts_are_those_of_the_policy_after_every_update():
-    policy = ending_model("qwen3_moe")
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "gpt_oss"])
+def test_experts_are_those_of_the_policy_after_every_update(architecture):
+    policy = ending_model(architecture)
     with running(policy) as generator:
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
         shift_weights(policy)

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+COPIED = {"GptOssForCausalLM": (".experts.", ".sinks")}
+"""By class of vLLM: parts of the names of weights that its ``load_weights`` copies into its tensors without their loaders."""
 EXPERT_PREFIX = "lora_base_layer_prefix"
 """Of the experts of a mixture: what a LoRA layer around them adds to the names that they load under."""
 
@@ -187,10 +189,38 @@ def repack_tied_heads_after_reloads() -> None:
     reload_weights = worker_class.reload_weights
 
     def reload_and_repack(self: Any, *args: Any, **options: Any) -> None:
-        reload_weights(self, *args, **options)
+        with copying_after_reload(self.get_model()):
+            reload_weights(self, *args, **options)
         repack_tied_heads(self.get_model())
 
     worker_class.reload_weights = reload_and_repack
+
+
+@contextmanager
+def copying_after_reload(model: nn.Module) -> Iterator[None]:
+    """Around a reload: weights of ``COPIED`` wait for its end, and are copied then into what the model computes with.
+
+    A reload gives a model empty tensors, and fills those whose loaders were called: a plain copy would be lost.
+    """
+    names, waiting = COPIED.get(type(model).__name__, ()), list[tuple[str, Tensor]]()
+    if not names:
+        yield
+        return
+    load = model.load_weights
+
+    def others(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights:
+            if any(part in name for part in names):
+                waiting.append((name, tensor))
+            else:
+                yield name, tensor
+
+    model.load_weights = lambda weights: load(others(weights))
+    try:
+        yield
+    finally:
+        del model.load_weights
+    load(waiting)
 
 
 def of_own_layers(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

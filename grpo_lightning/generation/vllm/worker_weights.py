@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from grpo_lightning.generation.vllm.compat import installed_version
-from grpo_lightning.generation.vllm.patches import of_own_layers, past_lora_layers, repack_tied_heads
+from grpo_lightning.generation.vllm.patches import (
+    copying_after_reload,
+    of_own_layers,
+    past_lora_layers,
+    repack_tied_heads,
+)
 
 
 def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -23,7 +28,7 @@ def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 def reload(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """The reload of vLLM itself, which repacks the weights of each layer; runs in a worker."""
     model = worker.get_model()
-    with past_lora_layers(model):
+    with past_lora_layers(model), copying_after_reload(model):
         worker.reload_weights(weights_iterator=of_own_layers(model, weights))
     repack_tied_heads(model)
     repack_experts(model)
