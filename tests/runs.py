@@ -20,6 +20,12 @@ def share_of_digits(completions: Sequence[str], **columns: Any) -> list[float]:
     return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
 
 
+def variety(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """A reward of texts or messages that hardly two completions earn alike: how many characters they have, and how many kinds."""
+    texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+    return [len(set(text)) + len(text) / 100 for text in texts]
+
+
 def write_prompts(path: Path, count: int = 12) -> Path:
     """Additions as text prompts of different lengths with their results."""
     rows = [{"prompt": "0" * (i % 3) + f"{i}+{i + 1}=", "ground_truth": str(2 * i + 1)} for i in range(count)]

@@ -96,6 +96,18 @@ class Generator(ABC):
             ValueError: With a way out.
         """
 
+    def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 - most take what the policy is
+        """Refuses a model whose language part alone is trained and that this generator cannot sample from so.
+
+        Called before weights load.
+
+        Args:
+            config: Of the model.
+
+        Raises:
+            ValueError: With a way out.
+        """
+
     def record_routed_experts(self, config: PretrainedConfig) -> None:
         """Makes rollouts have ``routed_experts`` (model.router_replay); called before weights load.
 

@@ -39,6 +39,8 @@ def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -
     check_router_replay(settings, config, source.generator)
     check_positions(settings, config, source.generator)
     check_vision_settings(settings, config, source)
+    if settings.vision_tower is None:
+        source.generator.check_model(config)
 
 
 def check_weights(settings: GRPOSettings, source: RolloutSource) -> None:

@@ -190,7 +190,62 @@ def several_gpus(name: str, result: dict[str, Any]) -> str:
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
+def stage(name: str, result: dict[str, Any]) -> str:
+    """A table of the sides of a stage."""
+    lines = ["| side | tokens/s | a step, s | peak GiB |", "|---|---|---|---|"]
+    for side, found in result["sides"].items():
+        numbers = f"{found['tokens_per_s']:,.0f} | {found['step_s']:.2f} | {found['peak_bytes'] / 2**30:.1f}"
+        lines.append(f"| {side.replace('_', ', ', 1).replace('_', ' ')} | {numbers} |")
+    found = ", ".join(
+        f"{key.removeprefix('tokens_per_s: ')} {value:.2f}" for key, value in stage_ratios(result).items()
+    )
+    where = f"`{result['command']}`. Tokens per second: {found}. File: `benchmarks/results/{name}`."
+    title = f"## {result['stage'].upper()}, shape {result['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
+def stage_ratios(result: dict[str, Any]) -> dict[str, float]:
+    """Those of whole steps."""
+    return {name: value for name, value in result["ratios"].items() if name.startswith("tokens_per_s: ")}
+
+
+def turns(name: str, result: dict[str, Any]) -> str:
+    """What both sides took for rollouts with a slow tool."""
+    ours, trl, options = result["grpo_lightning"], result["trl"], result["options"]
+    what = (
+        f"{ours['tokens']['completions']} rollouts of {options['turns']} turns, a tool that takes {options['shortest_call']} to "
+        f"{options['longest_call']} s: {ours['generation_s']:.1f} s here"
+    )
+    if "generation_s" in trl:
+        of_trl = f"{trl['generation_s']:.1f} s in TRL"
+    else:
+        of_trl = (
+            f"TRL was ended after {trl['generation_s_at_least']:.0f} s with {trl['calls']} of {trl['calls_of_a_step']} calls made, "
+            f"at least {result['generation_ratio_at_least']:.1f} times as long"
+        )
+    title = f"## Rollouts of several turns with a slow tool, shape {result['shape']}, {ours['device']}"
+    return f"{title}\n\n`{result['command']}`: {what}; {of_trl}. File: `benchmarks/results/{name}`.\n"
+
+
+def tail(name: str, result: dict[str, Any]) -> str:
+    """A table of the time of the engine's steps by what runs in them."""
+    lines = ["| completions that run | steps | ms a step |", "|---|---|---|"]
+    (engine, found), *_ = result["engines"].items()
+    for running, steps in found["steps_by_running_completions"].items():
+        lines.append(f"| {running} | {steps['steps']} | {steps['ms_per_step']:.2f} |")
+    where = (
+        f"`{result['command']}`: engine {engine}, {found['colocate']['tokens']:,} tokens in {found['colocate']['seconds']:.2f} s. "
+        f"File: `benchmarks/results/{name}`."
+    )
+    title = f"## Steps of the engine, shape {result['workload']['shape']}, {result['device']}"
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 SECTIONS = {
+    "dpo_": stage,
+    "distillation_": stage,
+    "tools_vs_trl_": turns,
+    "generation_tail_": tail,
     "multi_gpu_": several_gpus,
     "partial_rollouts_": partial_rollouts,
     "sft_": supervised,
@@ -209,7 +264,8 @@ SECTIONS = {
 
 def commit_of(result: dict[str, Any]) -> str:
     """The commit that was measured, as half a sentence."""
-    versions = result.get("versions") or result.get("grpo_lightning", {}).get("versions", {})
+    ours = result.get("grpo_lightning") or result.get("sides", {}).get("ours", {})
+    versions = result.get("versions") or ours.get("versions", {})
     return f" Measured at commit {versions['commit']}." if versions.get("commit") else ""
 
 
@@ -219,7 +275,7 @@ def render() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         section = next((make for start, make in SECTIONS.items() if path.name.startswith(start)), None)
-        if section is not None and not path.name.startswith("generation_tail"):
+        if section is not None:
             text = section(path.name, result)
             parts.append(text.replace(f"results/{path.name}`.", f"results/{path.name}`.{commit_of(result)}"))
     return "\n".join(part for part in parts if part) + TAIL

@@ -19,6 +19,7 @@ from vllm_cases import (
 )
 
 from grpo_lightning.generation.vllm.compat import why_no_routed_experts
+from grpo_lightning.generation.vllm.server_weights import goes_by_nccl
 from grpo_lightning.numerics.routers import recorded_routes, router_form
 
 pytestmark = needs_vllm
@@ -32,6 +33,14 @@ def test_experts_are_those_of_the_policy_after_every_update(architecture):
         shift_weights(policy)
         generator.update_weights(policy)
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+
+
+def test_weights_that_a_server_would_lose_over_nccl_are_refused_by_name():
+    policy = ending_model("gpt_oss")
+    with pytest.raises(ValueError, match=r"weight_transfer=nccl: .* loses experts of GptOssForCausalLM. Set .*=files"):
+        goes_by_nccl("nccl", policy)
+    assert not goes_by_nccl("files", policy) and not goes_by_nccl("auto", policy)
+    assert goes_by_nccl("nccl", ending_model("qwen3_moe"))
 
 
 @pytest.mark.skipif(why_no_routed_experts() is None, reason="this vLLM tells them")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 from vllm_cases import eager_torch, needs_vllm, small_engine
 
 from grpo_lightning import GRPODataModule
@@ -35,6 +36,8 @@ pytestmark = needs_vllm
 ROOT = Path(__file__).resolve().parents[2]
 WITH_TORCHVISION = ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava", "gemma3")
 """Families whose processor, or whose class in vLLM, imports it: not in this process, where nothing else may find it."""
+LANGUAGE_PARTS = {"gemma3-text": 1e-5, "qwen3_5-text": 0.05}
+"""Those that are trained alone, and how far the engine may be off: by rounding to float32, and to bfloat16."""
 needs_torchvision = pytest.mark.skipif(not is_installed(), reason="needs torchvision beside the environment")
 
 
@@ -64,7 +67,7 @@ def generator(policy: Policy):
 def of_child(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the families of ``WITH_TORCHVISION`` gave, one after the other in one process."""
     folder = tmp_path_factory.mktemp("families")
-    main_with_torchvision("tests.vision.engine_cases", str(folder), *WITH_TORCHVISION)
+    main_with_torchvision("tests.vision.engine_cases", str(folder), *WITH_TORCHVISION, *LANGUAGE_PARTS)
     return folder
 
 
@@ -76,6 +79,26 @@ def test_sampled_tokens_have_the_probabilities_of_training(checkpoint: Path):
 @pytest.mark.parametrize("family", [family for family in WITH_TORCHVISION if family != "gemma3"])
 def test_sampled_tokens_of_other_families_have_the_probabilities_of_training(of_child: Path, family: str):
     check_gaps(json.loads((of_child / f"{family}.json").read_text()))
+
+
+@needs_torchvision
+@pytest.mark.parametrize("family", LANGUAGE_PARTS)
+def test_a_language_part_that_is_trained_alone_is_sampled_from_without_its_tower(of_child: Path, family: str):
+    assert json.loads((of_child / f"{family}.json").read_text()) < LANGUAGE_PARTS[family]
+
+
+def test_a_language_part_that_this_vllm_has_no_class_for_is_refused_before_weights_load(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    vllm = pytest.importorskip("vllm")
+    config = AutoConfig.for_model("qwen3_5")
+    VLLMColocate().check_model(config)
+    monkeypatch.delitem(vllm.ModelRegistry.models, "Qwen3_5ForCausalLM")  # as in 0.25
+    with pytest.raises(
+        ValueError, match=r"has Qwen3_5ForConditionalGeneration alone, and Qwen3_5ForCausalLM is trained"
+    ):
+        VLLMColocate().check_model(config)
+    VLLMColocate().check_model(AutoConfig.for_model("gemma3"))
 
 
 @needs_torchvision

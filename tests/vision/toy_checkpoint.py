@@ -50,7 +50,7 @@ QWEN_TOWER = {
 MROPE = {"rope_type": "default", "mrope_section": [8, 4, 4], "rope_theta": 10000.0}
 DELTA: dict[str, Any] = {
     **{"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2},
-    **{"linear_key_head_dim": 32, "linear_value_head_dim": 32},
+    **{"linear_key_head_dim": 128, "linear_value_head_dim": 128},
 }
 PIXELS = {"shortest_edge": 64, "longest_edge": 2**12}
 

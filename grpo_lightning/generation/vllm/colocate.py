@@ -37,6 +37,7 @@ from grpo_lightning.generation.vllm.engine_settings import (
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
+from grpo_lightning.generation.vllm.shown_models import refuse_missing_part
 from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, trained_names, weight_shapes
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptImages, Rollouts
@@ -90,8 +91,7 @@ class VLLMColocate(RoutedGenerator):
         shorten_bookkeeping: bool = True,
         engine_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        reason = why_unusable()
-        if reason is not None:
+        if (reason := why_unusable()) is not None:
             raise ValueError(f"model.generator=VLLMColocate: {reason}.")
         check_numbers(gpu_memory_utilization, tensor_parallel_size)
         check_engine_kwargs(engine_kwargs or {})
@@ -99,14 +99,17 @@ class VLLMColocate(RoutedGenerator):
         self.gpu_memory_utilization, self.max_model_length = gpu_memory_utilization, max_model_length
         self.tensor_parallel_size = tensor_parallel_size
         self.sleep_level = sleep_level if enable_sleep_mode else 0
-        self.enforce_eager, self.dtype = enforce_eager, dtype
-        self.kv_cache_memory_gb = kv_cache_memory_gb
+        self.enforce_eager, self.dtype, self.kv_cache_memory_gb = enforce_eager, dtype, kv_cache_memory_gb
         self.seed_per_prompt, self.shorten_bookkeeping = seed_per_prompt, shorten_bookkeeping
         self.engine_kwargs = engine_kwargs or {}
         self.experts, self.images = ToldExperts(), EngineImages()
         self._engine: ColocatedEngine | None = None
         self._holds: Held = "nothing"
         self._is_asleep = False
+
+    def check_model(self, config: PretrainedConfig) -> None:
+        """See ``Generator.check_model``."""
+        refuse_missing_part(config)
 
     def record_routed_experts(self, config: PretrainedConfig) -> None:
         """See ``Generator.record_routed_experts``."""
@@ -155,9 +158,8 @@ class VLLMColocate(RoutedGenerator):
         }
         arguments |= device_arguments(policy, self.kv_cache_memory_gb, bool(self.sleep_level), self.engine_kwargs)
         adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
-        return (
-            arguments | adapters | self.experts.engine_arguments() | self.images.engine_arguments() | self.engine_kwargs
-        )
+        shown = self.images.engine_arguments(plain_model(policy).config)
+        return arguments | adapters | self.experts.engine_arguments() | shown | self.engine_kwargs
 
     def update_weights(self, policy: PreTrainedModel) -> dict[str, float]:
         """Sends what has changed since the last time: all weights at first, then the trained ones or the adapter.
@@ -231,9 +233,7 @@ class VLLMColocate(RoutedGenerator):
             ValueError: If a prompt leaves no room for its completion.
         """
         engine = self._ready_engine()
-        check_prompts(
-            prompt_ids, sampling, seeds, engine.max_model_length, "model.generator.init_args.max_model_length"
-        )
+        check_prompts(prompt_ids, sampling, seeds, engine.max_model_length)
         rows = range(len(prompt_ids))
         if self.tensor_parallel_size > 1:
             (prompt_ids, seeds, images), rows = of_all_ranks(prompt_ids, seeds, without_pixels(images))

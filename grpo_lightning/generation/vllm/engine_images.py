@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.compat import NO_VIDEOS, why_unusable
+from grpo_lightning.generation.vllm.compat import NO_VIDEOS, TEXT_ALONE, why_unusable
 from grpo_lightning.generation.vllm.shown_models import refuse_unshown
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
@@ -27,9 +27,11 @@ class EngineImages:
         refuse_unshown("VLLMColocate", config, why_unusable())
         self.processor = processing.processor
 
-    def engine_arguments(self) -> dict[str, Any]:
-        """Of ``vllm.LLM``: it would keep room for the longest video too."""
-        return {} if self.processor is None else {"limit_mm_per_prompt": NO_VIDEOS}
+    def engine_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
+        """Of ``vllm.LLM``, for a model of this configuration: it would keep room for the longest video too."""
+        if self.processor is not None:
+            return {"limit_mm_per_prompt": NO_VIDEOS}
+        return {} if config.get_text_config() is config else {"limit_mm_per_prompt": TEXT_ALONE}
 
 
 def check_shown(engine: ColocatedEngine, prompts: Sequence[tuple[list[int], PromptImages]]) -> None:

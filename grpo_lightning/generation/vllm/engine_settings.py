@@ -19,6 +19,8 @@ from grpo_lightning.generation.vllm.compat import installed_name
 
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
+WITHOUT_SHARED_PREFIXES = {"enable_prefix_caching": False}
+"""On a CPU, beside ``WHOLE_PROMPTS``: vLLM cuts prompts where it keeps the states of convolutions and linear attention."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """What vLLM accepts as max_lora_rank, in all versions."""
 GRAPH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -142,13 +144,16 @@ def device_arguments(
         sleeps: Whether the engine is to give its memory back.
         engine_kwargs: Which may say themselves what CUDA graphs are captured for.
     """
-    on_cpu = plain_model(policy).device.type == "cpu"
+    model = plain_model(policy)
+    on_cpu = model.device.type == "cpu"
     arguments: dict[str, Any] = {"enable_sleep_mode": sleeps and not on_cpu}
     cache = kv_cache_memory_gb or (1.0 if on_cpu else None)
     if cache is not None:
         arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
     if on_cpu:
-        return arguments | WHOLE_PROMPTS
+        layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+        keeps_states = bool(layers - {"full_attention", "sliding_attention"})
+        return arguments | WHOLE_PROMPTS | (WITHOUT_SHARED_PREFIXES if keeps_states else {})
     if not any(name in engine_kwargs for name in GRAPH_ARGUMENTS):
         arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
     return arguments

@@ -206,7 +206,8 @@ def copying_after_reload(model: nn.Module) -> Iterator[None]:
     if not names:
         yield
         return
-    load = model.load_weights
+    loader: Any = model
+    load = loader.load_weights
 
     def others(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
@@ -215,11 +216,11 @@ def copying_after_reload(model: nn.Module) -> Iterator[None]:
             else:
                 yield name, tensor
 
-    model.load_weights = lambda weights: load(others(weights))
+    loader.load_weights = lambda weights: load(others(weights))
     try:
         yield
     finally:
-        del model.load_weights
+        del loader.load_weights
     load(waiting)
 
 

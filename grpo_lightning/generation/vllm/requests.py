@@ -256,7 +256,11 @@ def structured_outputs(settings: dict[str, Any]) -> Any:
 
 
 def check_prompts(
-    prompt_ids: Sequence[Sequence[int]], sampling: SamplingSettings, seeds: Sequence[int], limit: int, setting: str
+    prompt_ids: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+    seeds: Sequence[int],
+    limit: int,
+    setting: str = "model.generator.init_args.max_model_length",
 ) -> None:
     """Refuses prompts that leave no room for their completions, which vLLM would cut short without a word.
 

@@ -156,7 +156,7 @@ class VLLMServer(RoutedGenerator):
             self._launch(policy, tokenizer)
         wait_for_server(self.client, self.timeout, self.launched)
         self._model_length = served_length(self.client)
-        places = plain_model(policy).device, self.weight_directory, self.trainer_address
+        places = plain_model(policy), self.weight_directory, self.trainer_address
         self._transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
         self._transfer.caches += self.images.caches
 

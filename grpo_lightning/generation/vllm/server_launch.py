@@ -13,7 +13,7 @@ from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
-from grpo_lightning.generation.vllm.server_weights import write_weights
+from grpo_lightning.generation.vllm.server_weights import goes_by_nccl, write_weights
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
 
 STARTS_IN_A_ROW = 3
@@ -119,7 +119,7 @@ def launch_options(
     options: list[str] = []
     if max_model_length is not None:
         options += ["--max-model-len", str(max_model_length)]
-    if plain_model(policy).device.type == "cuda" and weight_transfer != "files":
+    if plain_model(policy).device.type == "cuda" and goes_by_nccl(weight_transfer, plain_model(policy)):
         options += ["--weight-transfer-config", '{"backend": "nccl"}']
     if hot_adapter:
         rank = lora_arguments(policy)["max_lora_rank"]

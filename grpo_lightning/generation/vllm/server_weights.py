@@ -16,10 +16,13 @@ from typing import Any, ClassVar
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import nccl_group, nccl_payloads, nccl_send
+from grpo_lightning.generation.vllm.patches import COPIED
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
 
 BUCKET_BYTES = 2 * 2**30
@@ -231,10 +234,26 @@ class NCCLTransfer(WeightTransfer):
         self._group = None
 
 
+def goes_by_nccl(route: str, model: PreTrainedModel) -> bool:
+    """Whether weights of this model go from GPU to GPU: by nccl, and with auto where the policy is on a GPU.
+
+    Raises:
+        ValueError: If vLLM would lose some of them.
+    """
+    if route == "files" or (route == "auto" and model.device.type != "cuda"):
+        return False
+    if plain_class(model).__name__ in COPIED:
+        raise ValueError(
+            f"model.generator.init_args.weight_transfer={route}: a server that is sent weights by NCCL loses experts of "
+            f"{plain_class(model).__name__}. Set weight_transfer=files, or use VLLMColocate."
+        )
+    return True
+
+
 def open_transfer(
-    route: str, client: VLLMClient, is_sender: bool, device: torch.device, directory: str | None, address: str
+    route: str, client: VLLMClient, is_sender: bool, model: PreTrainedModel, directory: str | None, address: str
 ) -> WeightTransfer:
-    """The route of a run: nccl, files, or with auto nccl where the policy is on a GPU; other arguments as of the routes."""
-    if route == "nccl" or (route == "auto" and device.type == "cuda"):
-        return NCCLTransfer(client, is_sender, device, address)
+    """The route of a run: see ``goes_by_nccl``; other arguments as of the routes."""
+    if goes_by_nccl(route, model):
+        return NCCLTransfer(client, is_sender, model.device, address)
     return FileTransfer(client, is_sender, directory)

@@ -1,4 +1,4 @@
-"""Which models the installed vLLM shows images to."""
+"""Which models with a vision tower the installed vLLM runs: those that it shows images to, and the language parts of others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import importlib.util
 from importlib.metadata import version
 
 from transformers import PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from grpo_lightning.generation.vllm.compat import import_vllm, installed_name
 from grpo_lightning.generation.vllm.engine_process import preserved_environment
@@ -29,6 +32,33 @@ def refuse_unshown(generator: str, config: PretrainedConfig, older: str | None) 
         raise ValueError(
             f"model.vision_tower is set, and model.generator={generator} cannot show images: {reason}. Or set "
             "model.generator=TransformersGenerator."
+        )
+
+
+def refuse_missing_part(config: PretrainedConfig) -> None:
+    """Makes sure that vLLM has the class that the language part of a model is trained as, before weights load.
+
+    A vLLM that has the whole model alone would take the part's configuration for the whole's.
+
+    Args:
+        config: Of the model; one without a tower passes.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    part = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if part is None or config.get_text_config() is config:
+        return
+    whole = str(part).replace("ForCausalLM", "ForConditionalGeneration")
+    with preserved_environment(), keeping_threads():
+        import_vllm()
+        from vllm import ModelRegistry
+
+        known = set(ModelRegistry.models)
+    if part not in known and whole in known:
+        raise ValueError(
+            f"model.generator=VLLMColocate: {installed_name()} has {whole} alone, and {part} is trained. Install vLLM 0.32 or "
+            "newer, or set model.generator=TransformersGenerator."
         )
 
 
