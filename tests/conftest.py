@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from frozen_imports import freeze_imports
 from toy_models import save_toy_model
 
 from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
@@ -35,6 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = tempfile.TemporaryDirectory(prefix="datasets-cache-", ignore_cleanup_errors=True)
     config.add_cleanup(cache.cleanup)
     os.environ["HF_DATASETS_CACHE"] = cache.name
+
+
+def pytest_collection_finish() -> None:
+    """Here every file of the tests has been imported."""
+    freeze_imports()
+
+
+def pytest_runtest_logfinish() -> None:
+    """What a test needs and nobody imports before it, such as vLLM."""
+    freeze_imports()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,5 +6,11 @@ import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["grpo_lightning.commands.cli", "lightning.pytorch.strategies", "torch.distributed.fsdp", "toy_models"]
+    [
+        "grpo_lightning.commands.cli",
+        "lightning.pytorch.strategies",
+        "torch.distributed.fsdp",
+        "toy_models",
+        "fork_server_heap",
+    ]
 )

@@ -18,6 +18,7 @@ from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.scoring.images.tower import tower_modules
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.probe import image_prompts
+from tests.frozen_imports import freeze_imports
 from tests.vision.test_image_scoring import own_logprobs
 from tests.vision.toy_checkpoint import save_toy_checkpoint
 from tests.vision.toy_vision import picture
@@ -136,4 +137,5 @@ def main(folder: str, *families: str) -> None:
                 found: Any = gap_of_text(kind, checkpoint) if is_text else gaps(save_toy_checkpoint(kind, checkpoint))
             except ValueError as error:
                 found = {"refused": str(error)}
+            freeze_imports()
             Path(folder, f"{family}.json").write_text(json.dumps(found))
