@@ -6,8 +6,8 @@ import contextlib
 import itertools
 import os
 import resource
-import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from fork_server import CONTEXT
+from forked_python import ForkedPython, become, run_file, write_to_own_streams
 
 ROOT = Path(__file__).parents[1]
 PLACES = [str(ROOT), str(Path(__file__).parent)]
@@ -27,7 +28,7 @@ class CommandRun:
     Args:
         folder: Where it works; its output goes into a file there.
         arguments: Of the command.
-        script: A file to run in place of ``grpo_lightning``.
+        script: A file to run in place of ``grpo_lightning``. The programs in Python that it starts are forks too.
         environment: Variables on top of this process's own.
     """
 
@@ -42,6 +43,10 @@ class CommandRun:
         """Of the process."""
         assert self._process.pid is not None
         return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Until its end."""
+        return self._process.is_alive()
 
     @property
     def output(self) -> str:
@@ -77,8 +82,7 @@ def _main(
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    write_to_own_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server's children ignore
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests are run under nohup
     torch.set_num_threads(1)
@@ -87,35 +91,15 @@ def _main(
     if "MAX_FILE_BYTES" in environment:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(environment["MAX_FILE_BYTES"]),) * 2)
     os.chdir(folder)
-    status = 0
-    try:
-        _run(script, arguments)
-    except SystemExit as ended:
-        status = _status(ended)
-    except KeyboardInterrupt:  # while the command line was being read
-        status = 128 + signal.SIGINT
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # as an uncaught exception ends a script
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    become(lambda: _run(script, arguments))
 
 
 def _run(script: Path | None, arguments: tuple[str, ...]) -> None:
     if script is not None:
-        sys.argv = [str(script), *arguments]
-        sys.path.insert(0, str(script.parent))
-        runpy.run_path(str(script), run_name="__main__")
+        subprocess.Popen = ForkedPython  # type: ignore[misc]
+        run_file(script, arguments)
         return
     sys.argv = ["grpo_lightning", *arguments]
     from grpo_lightning.__main__ import main
 
     main(list(arguments))
-
-
-def _status(ended: SystemExit) -> int:
-    if ended.code is None or isinstance(ended.code, int):
-        return ended.code or 0
-    print(ended.code, file=sys.stderr)
-    return 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_runs import run_command
+from command_runs import CommandRun, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -162,17 +162,11 @@ def test_both_sides_are_given_the_same_workload_and_reward(tmp_path):
     assert rows == [{"prompt": [{"role": "user", "content": "1+1?"}]}]
 
 
-def run(*command: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def run_forked(folder: Path, script: str, *arguments: str) -> None:
-    """A script that starts no other process, without the seconds that its imports take."""
+def run(folder: Path, script: str, *arguments: str) -> str:
+    """A benchmark and all that it starts, without the seconds that their imports take."""
     status, output = run_command(folder, *arguments, script=ROOT / "benchmarks" / script)
     assert status == 0, output
+    return output
 
 
 @pytest.mark.slow
@@ -199,7 +193,7 @@ def test_a_named_commit_is_taken_before_that_of_a_repository_that_was_copied(mon
 def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(tmp_path):
     out = tmp_path / "result.json"
     sizes = ("--device=cpu", "--shape=nano", "--steps=1")
-    table = run("benchmarks/vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    table = run(tmp_path, "vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
     assert "step_cpu_ratio" in table
     found = json.loads(out.read_text())
     assert all(found[name] > 0 for name in PROMISED)
@@ -216,7 +210,7 @@ def test_the_comparison_stores_phases_tokens_versions_and_ratios_of_both_sides(t
         assert side["completion_tokens_per_s"] > 0
     prompts = [side["tokens"]["prompt_tokens"] for side in (found["trl"], found["grpo_lightning"])]
     assert prompts[0] == prompts[1] > 0
-    run("benchmarks/vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}", "--reuse")
+    run(tmp_path, "vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}", "--reuse")
     again = json.loads(out.read_text())  # of the same records
     assert (again["trl"], again["grpo_lightning"]) == (found["trl"], found["grpo_lightning"])
 
@@ -233,7 +227,7 @@ def test_pairs_are_the_same_every_time_and_fit_into_the_length_that_trl_cuts_at(
 def test_preference_training_of_both_sides_learns_the_same_from_as_many_tokens(tmp_path):
     out = tmp_path / "dpo.json"
     sizes = ("--device=cpu", "--shape=nano", "--learning-rate=0.001", "--sides", "trl", "ours")
-    run("benchmarks/stages_vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    run(tmp_path, "stages_vs_trl.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
     found = json.loads(out.read_text())
     trl, ours = found["sides"]["trl"], found["sides"]["ours"]
     assert len(trl["losses"]) == 3 and trl["losses"][1] != pytest.approx(trl["losses"][0], abs=1e-3)
@@ -250,9 +244,9 @@ def test_distillation_of_both_sides_learns_from_the_same_teacher_and_is_put_toge
     out = tmp_path / "distillation.json"
     sizes = ("--stage=distillation", "--device=cpu", "--shape=nano", "--steps=1", f"--folder={tmp_path}")
     for side in ("trl", "ours"):  # as on two GPUs, one for each
-        run("benchmarks/stages_vs_trl.py", *sizes, "--only", side)
+        run(tmp_path, "stages_vs_trl.py", *sizes, "--only", side)
     assert not out.exists()
-    run("benchmarks/stages_vs_trl.py", *sizes, "--recorded", f"--out={out}")
+    run(tmp_path, "stages_vs_trl.py", *sizes, "--recorded", f"--out={out}")
     found = json.loads(out.read_text())
     assert list(found["sides"]) == ["trl", "ours"]
     trl, ours = found["sides"]["trl"], found["sides"]["ours"]
@@ -266,10 +260,10 @@ def test_distillation_of_both_sides_learns_from_the_same_teacher_and_is_put_toge
 
 @pytest.mark.slow
 def test_a_side_that_fails_is_left_out_of_a_comparison_of_stages(tmp_path):
-    out, command = tmp_path / "dpo.json", [sys.executable, "benchmarks/stages_vs_trl.py", "--shape=nano", "--steps=1"]
-    command += [f"--folder={tmp_path}", f"--out={out}", "--seconds-per-side=0.1", "--sides", "ours"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "ours: ours came to no step that counts" in done.stdout
+    out, sizes = tmp_path / "dpo.json", ("--shape=nano", "--steps=1", "--seconds-per-side=0.1", "--sides", "ours")
+    script = ROOT / "benchmarks" / "stages_vs_trl.py"
+    status, output = run_command(tmp_path, *sizes, f"--folder={tmp_path}", f"--out={out}", script=script)
+    assert status == 1 and "ours: ours came to no step that counts" in output
     assert not out.exists()
 
 
@@ -277,7 +271,7 @@ def test_a_side_that_fails_is_left_out_of_a_comparison_of_stages(tmp_path):
 def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
     out = tmp_path / "scaling.json"
     sizes = ("--device=cpu", "--shape=nano", "--gpus", "1", "2", "--steps=1", "--warmup-steps=1")
-    run("benchmarks/multi_gpu.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    run(tmp_path, "multi_gpu.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
     alone, both = json.loads(out.read_text())["runs"]
     assert (alone["gpus"], both["gpus"]) == (1, 2)
     assert len(both["peak_memory_gib"]) == 2
@@ -290,19 +284,19 @@ def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
 def test_what_a_run_came_to_is_written_when_its_benchmark_is_ended(tmp_path):
     """As `timeout` does it, whose time on a GPU is all there is."""
     out, folder = tmp_path / "scaling.json", tmp_path / "runs"
-    sizes = ["--device=cpu", "--shape=nano", "--gpus", "1", "--steps=100000"]
-    command = [sys.executable, str(ROOT / "benchmarks" / "multi_gpu.py"), *sizes, f"--folder={folder}", f"--out={out}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sizes = ["--device=cpu", "--shape=nano", "--gpus", "1", "--steps=3000"]  # minutes; it writes a prompt for each first
+    script = ROOT / "benchmarks" / "multi_gpu.py"
+    benchmark = CommandRun(tmp_path, *sizes, f"--folder={folder}", f"--out={out}", script=script)
     try:
         rows: list[str] = []
-        while len(rows) < 6 and process.poll() is None:  # a header, two steps for warming up, and some that count
+        while len(rows) < 6 and benchmark.is_alive():  # a header, two steps for warming up, and some that count
             time.sleep(0.2)
             rows = [
                 row for path in folder.glob("*/logs/version_*/metrics.csv") for row in path.read_text().splitlines()
             ]
     finally:
-        process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+        benchmark.send_signal(signal.SIGTERM)
+    assert benchmark.finish()[0] == 128 + signal.SIGTERM
     (run,) = json.loads(out.read_text())["runs"]
     assert run["is_cut_off"] and run["steps"] >= 1 and run["tokens_per_second"] > 0
 
@@ -310,7 +304,7 @@ def test_what_a_run_came_to_is_written_when_its_benchmark_is_ended(tmp_path):
 @pytest.mark.slow
 def test_the_profile_divides_every_phase_of_a_step_by_kind_of_work(tmp_path):
     out = tmp_path / "profile.json"
-    run_forked(tmp_path, "profile_step.py", "--shape=nano", "--steps=1", f"--folder={tmp_path}", f"--out={out}")
+    run(tmp_path, "profile_step.py", "--shape=nano", "--steps=1", f"--folder={tmp_path}", f"--out={out}")
     found = json.loads(out.read_text())
     assert {"generate", "forward", "backward", "optimizer", "other"} <= found["phases"].keys()
     assert sum(phase["ms"] for phase in found["phases"].values()) == pytest.approx(found["step_ms"], rel=1e-3)
@@ -331,7 +325,7 @@ def test_differences_of_logprobs_are_told_apart_by_position():
 def test_on_a_cpu_rounding_of_a_4_bit_policy_is_all_that_sampler_and_trainer_differ_by(tmp_path):
     out = tmp_path / "mismatch.json"
     sizes = ("--shape=nano", "--type=qlora", "--prompts=2")
-    run_forked(tmp_path, "sampler_mismatch.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
+    run(tmp_path, "sampler_mismatch.py", *sizes, f"--folder={tmp_path}", f"--out={out}")
     found = json.loads(out.read_text())
     assert (found["layout"], found["tokens"] > 64) == ("packed", True)
     ways = found["from_float32"]
@@ -344,7 +338,7 @@ def test_on_a_cpu_rounding_of_a_4_bit_policy_is_all_that_sampler_and_trainer_dif
 def test_training_passes_of_all_variants_are_as_near_to_float32_as_rounding_allows(tmp_path):
     out = tmp_path / "passes.json"
     sizes = ("--shape=nano", "--prompts=1", "--exact-prompts=1", "--repeats=1")
-    run_forked(tmp_path, "training_passes.py", *sizes, f"--out={out}", "--variants", "padded", "packed", "shared 8k")
+    run(tmp_path, "training_passes.py", *sizes, f"--out={out}", "--variants", "padded", "packed", "shared 8k")
     variants = json.loads(out.read_text())["variants"]
     assert list(variants) == ["padded", "packed", "shared 8k"]
     assert all(found["gradient_error"] < 1e-5 and found["useful_tflops"] >= 0 for found in variants.values())
