@@ -18,7 +18,7 @@ _seen = 0
 
 
 def _nothing() -> None:
-    """vLLM freezes what its engine has made and thaws everything at its end, the imports too."""
+    """In place of both: vLLM freezes what its engine has made and thaws everything at its end, the imports too."""
 
 
 def freeze_imports() -> None:

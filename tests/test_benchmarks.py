@@ -284,7 +284,13 @@ def test_scaling_is_measured_over_runs_on_different_numbers_of_ranks(tmp_path):
 def test_what_a_run_came_to_is_written_when_its_benchmark_is_ended(tmp_path):
     """As `timeout` does it, whose time on a GPU is all there is."""
     out, folder = tmp_path / "scaling.json", tmp_path / "runs"
-    sizes = ["--device=cpu", "--shape=nano", "--gpus", "1", "--steps=3000"]  # minutes; it writes a prompt for each first
+    sizes = [
+        "--device=cpu",
+        "--shape=nano",
+        "--gpus",
+        "1",
+        "--steps=3000",
+    ]  # minutes; it writes a prompt for each first
     script = ROOT / "benchmarks" / "multi_gpu.py"
     benchmark = CommandRun(tmp_path, *sizes, f"--folder={folder}", f"--out={out}", script=script)
     try:

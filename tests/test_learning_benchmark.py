@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -108,9 +107,8 @@ def test_curves_are_drawn_over_what_all_seeds_have_come_to(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/learning.py", "--device=cpu", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+def call(folder: Path, *arguments: str) -> tuple[int, str]:
+    return run_command(folder, "--device=cpu", *arguments, script=ROOT / "benchmarks" / "learning.py")
 
 
 @pytest.mark.slow
@@ -118,8 +116,8 @@ def test_both_sides_train_several_seeds_from_the_same_weights_and_a_side_may_be_
     out = tmp_path / "result.json"
     sizes = ("--steps=1", "--held-out=4", "--num-generations=4", "--max-completion-length=8")
     settings = (f"--model={tiny_model_dir}", f"--folder={tmp_path}", f"--out={out}", *sizes)
-    done = call("--seeds=0,1", *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = call(tmp_path, "--seeds=0,1", *settings)
+    assert status == 0, output
     found = json.loads(out.read_text())
     assert [(run["side"], run["seed"]) for run in found["runs"]] == [("ours", 0), ("ours", 1), ("trl", 0), ("trl", 1)]
     for run in found["runs"]:
@@ -128,17 +126,17 @@ def test_both_sides_train_several_seeds_from_the_same_weights_and_a_side_may_be_
         assert [place["completions"] for place in run["steps"]] == [2 * 4]
         assert run["evaluations"][1]["seconds"] == run["steps"][0]["seconds"] > 0  # evaluating takes no training time
     assert str(tmp_path) not in out.read_text()
-    assert "trl   seed 1" in done.stdout
+    assert "trl   seed 1" in output
 
-    again = call("--side=ours", "--seeds=0", "--seconds-per-side=0.1", *settings)
-    assert again.returncode == 1
-    assert "Ended after 0 s: ours" in again.stdout
+    status, output = call(tmp_path, "--side=ours", "--seeds=0", "--seconds-per-side=0.1", *settings)
+    assert status == 1
+    assert "Ended after 0 s: ours" in output
     kept = json.loads(out.read_text())["runs"]
     assert [(run["side"], run["seed"]) for run in kept] == [("ours", 1), ("trl", 0), ("trl", 1)]
     assert kept == found["runs"][1:]
 
 
 def test_a_model_that_is_not_there_is_named_with_what_makes_it(tmp_path):
-    done = call(f"--model={tmp_path / 'none'}", f"--folder={tmp_path}")
-    assert done.returncode == 1
-    assert "python benchmarks/smollm2.py makes such a directory" in done.stderr
+    status, output = call(tmp_path, f"--model={tmp_path / 'none'}", f"--folder={tmp_path}")
+    assert status == 1
+    assert "python benchmarks/smollm2.py makes such a directory" in output

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_runs import run_command
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
@@ -57,11 +56,10 @@ def test_the_model_is_small_safe_and_whole():
 
 @pytest.mark.slow
 def test_the_script_makes_the_same_rows_and_a_model_of_the_same_form_by_imitation(tmp_path):
-    script = [sys.executable, str(ROOT / "scripts/quickstart/make_model.py"), "--steps", "2"]
-    places = ["--out", str(tmp_path / "made"), "--work", str(tmp_path / "work")]
-    done = subprocess.run([*script, *places], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"val/pass@8", done.stdout)
+    options = ["--steps", "2", "--out", str(tmp_path / "made"), "--work", str(tmp_path / "work")]
+    status, output = run_command(tmp_path, *options, script=ROOT / "scripts/quickstart/make_model.py")
+    assert status == 0, output[-3000:]
+    assert re.search(r"val/pass@8", output)
     shipped = {path.relative_to(ASSETS): path for path in ASSETS.rglob("*") if path.is_file()}
     made = {path.relative_to(tmp_path / "made"): path for path in (tmp_path / "made").rglob("*") if path.is_file()}
     assert made.keys() == shipped.keys()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from command_runs import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -90,10 +89,9 @@ def test_the_shapes_defaults_leave_room_for_all_turns():
 def test_both_sides_play_the_same_turns_with_the_same_class(tmp_path):
     out = tmp_path / "result.json"
     sizes = ("--device=cpu", "--shape=nano", f"--folder={tmp_path}", f"--out={out}")
-    command = [sys.executable, "benchmarks/tools_vs_trl.py", *sizes]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    script = ROOT / "benchmarks" / "tools_vs_trl.py"
+    status, output = run_command(tmp_path, *sizes, script=script)
+    assert status == 0, output
     found = json.loads(out.read_text())
     for side in (found["trl"], found["grpo_lightning"]):
         assert side["calls"] == 2 * 4 * 2  # two calls in each of 8 rollouts
@@ -103,6 +101,6 @@ def test_both_sides_play_the_same_turns_with_the_same_class(tmp_path):
     assert 0.7 < lengths[0] / lengths[1] < 1.4  # results of the tool are most of it
     assert found["generation_ratio"] > 0
     assert str(tmp_path) not in out.read_text()
-    again = subprocess.run([*command, "--reuse"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    status, output = run_command(tmp_path, *sizes, "--reuse", script=script)
+    assert status == 0, output
     assert json.loads(out.read_text())["trl"] == found["trl"]

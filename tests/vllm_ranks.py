@@ -1,17 +1,10 @@
-"""Two training ranks on this CPU with vLLM engines; started by test_vllm_training.py, each rank writes found<rank>.json.
-
-python vllm_ranks.py MODEL_DIR WORK_DIR TENSOR_PARALLEL_SIZE [uneven]
-
-With ``uneven`` the policy is sharded too, and the ranks seldom have equally much to sample: groups are refilled where
-needed, and evaluation and prediction have one prompt for both ranks.
-"""
+"""What two training ranks on this CPU do with vLLM engines, for test_vllm_training.py."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from runs import fit, make_data, make_trainer, write_prompts
@@ -27,7 +20,12 @@ def even_tokens_of_later_prompts(completions_ids, ground_truth, **columns):
     return [even if later else 0.0 for later, even in zip(is_later, even_tokens(completions_ids), strict=True)]
 
 
-def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str = "even") -> None:
+def train(model_dir: Path, folder: Path, tensor_parallel_size: int, workload: str) -> dict[str, Any]:
+    """Two steps of this rank, and what it has sampled.
+
+    With ``uneven`` the policy is sharded too, and the ranks seldom have equally much to sample: groups are refilled where
+    needed, and evaluation and prediction have one prompt for both ranks.
+    """
     sampled: list[list[int]] = []
 
     def watch(module):
@@ -40,10 +38,8 @@ def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str
 
         module.source.generator.generate = generate
 
-    torch.set_num_threads(1)
     engine = small_engine(tensor_parallel_size=tensor_parallel_size, max_model_length=64)
     ranks = {"devices": 2, "strategy": "ddp"}
-    folder = Path(work_dir)
     settings = {"trainer": ranks, "on_module": watch, "generator": engine, "rewards": [even_tokens]}
     if workload == "uneven":
         one = str(write_prompts(folder / f"one{os.environ.get('LOCAL_RANK', '0')}.jsonl", 1))
@@ -61,9 +57,4 @@ def main(model_dir: str, work_dir: str, tensor_parallel_size: int, workload: str
         make_trainer(folder, **ranks).predict(module, data)
     total = sum(whole(parameter.detach()).double().abs().sum().item() for parameter in module.policy.model.parameters())
     found = {"rank": module.global_rank, "weights": total, "sampled": sampled, "metrics": module.step_metrics}
-    found["group"] = torch.distributed.get_world_size()
-    (folder / f"found{module.global_rank}.json").write_text(json.dumps(found))  # lines of several ranks would mingle
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    return found | {"group": torch.distributed.get_world_size()}

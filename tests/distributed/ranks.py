@@ -18,8 +18,16 @@ SECONDS = 150
 """A rank that needs longer hangs: it prints where, and the test fails."""
 
 
-def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def run_ranks(
+    count: int, function: Callable[..., Any], *args: Any, seconds: int = SECONDS, context: Any = CONTEXT
+) -> list[Any]:
     """What ``function(*args)`` returns on each of ``count`` ranks, in rank order.
+
+    Args:
+        count: How many.
+        function, args: What they run.
+        seconds: After which a rank hangs.
+        context: Of ``multiprocessing``, which starts them.
 
     Raises:
         AssertionError: With the traceback of the ranks that failed.
@@ -28,13 +36,13 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"rank{rank}.pt") for rank in range(count)]
         ranks = [
-            CONTEXT.Process(target=_rank_main, args=(rank, count, port, path, function, args))
+            context.Process(target=_rank_main, args=(rank, count, port, path, seconds, function, args))
             for rank, path in enumerate(paths)
         ]
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(SECONDS + 10)
+            rank.join(seconds + 10)
             rank.kill()
             rank.join()
         results = [torch.load(path, weights_only=False) if path.exists() else "it hung or was killed" for path in paths]
@@ -50,9 +58,9 @@ def launcher_variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def _rank_main(
-    rank: int, count: int, port: int, path: Path, function: Callable[..., Any], args: tuple[Any, ...]
+    rank: int, count: int, port: int, path: Path, seconds: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    faulthandler.dump_traceback_later(seconds, exit=True)
     torch.set_num_threads(1)
     if count > 1:  # as a launcher does; Lightning then starts no processes of its own
         os.environ.update(launcher_variables(rank, count, port))

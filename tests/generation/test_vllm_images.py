@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +14,10 @@ import pytest
 import torch
 from transformers import AutoConfig
 from vllm_cases import eager_torch, needs_vllm, small_engine
+from vllm_forks import run_engine_ranks
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
@@ -27,13 +25,13 @@ from grpo_lightning.types import Rollouts
 from tests.runs import make_module, make_trainer
 from tests.vision.cpu_torchvision import FOLDER, is_installed, main_with_torchvision
 from tests.vision.engine_cases import SETTINGS, check_gaps, gap, gaps, prompts_of, sample, told
+from tests.vision.engine_on_ranks import train
 from tests.vision.test_image_runs import digits, picture_rows
 from tests.vision.toy_checkpoint import save_toy_checkpoint
 from tests.vision.toy_vision import picture
 
 pytestmark = needs_vllm
 
-ROOT = Path(__file__).resolve().parents[2]
 WITH_TORCHVISION = ("qwen2_5_vl", "qwen3_vl", "smolvlm", "llava", "gemma3")
 """Families whose processor, or whose class in vLLM, imports it: not in this process, where nothing else may find it."""
 LANGUAGE_PARTS = {"gemma3-text": 1e-5, "qwen3_5-text": 0.05}
@@ -172,14 +170,8 @@ def test_an_engine_that_sees_other_images_is_found_at_the_first_step(tmp_path: P
 
 @pytest.mark.slow
 def test_ranks_of_one_engine_tell_each_other_of_pictures_and_of_no_pixels(tmp_path: Path, checkpoint: Path):
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "vision" / "engine_on_ranks.py"), str(checkpoint), str(tmp_path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    for rank in range(2):
-        found = json.loads((tmp_path / f"found{rank}.json").read_text())
+    (ranks,) = run_engine_ranks(train, [(checkpoint, tmp_path)])
+    for found in ranks:
         assert found["steps"] == 2 and found["mismatch"] < 1e-4
         assert found["told"] and all(told < pictures + 2500 for told, pictures in found["told"])
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer
 from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
+from vllm_forks import run_engine_ranks
+from vllm_ranks import train
 
 from grpo_lightning.generation import VLLMColocate
-from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 
 pytestmark = needs_vllm
-
-TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -92,34 +85,30 @@ def test_the_way_that_auto_has_chosen_is_kept_by_a_resumed_run(tiny_model_dir, t
         assert generator.adapter_route.way == state["lora_sync"]
 
 
+@pytest.fixture(scope="module")
+def of_ranks(tiny_model_dir, tmp_path_factory) -> dict[str, list[dict]]:
+    """What both ranks found, with an engine each, with one between them, and with one that some of them need."""
+    runs = {"own": (1, "even"), "shared": (2, "even"), "uneven": (2, "uneven")}
+    arguments = [(tiny_model_dir, tmp_path_factory.mktemp(name), *run) for name, run in runs.items()]
+    return dict(zip(runs, run_engine_ranks(train, arguments), strict=True))
+
+
 @pytest.mark.slow
-def test_two_ranks_train_alike_with_an_engine_each_or_one_between_them(tiny_model_dir, tmp_path):
-    found = {size: train_on_two_ranks(tiny_model_dir, tmp_path, size) for size in (1, 2)}
-    for ranks in found.values():
+def test_two_ranks_train_alike_with_an_engine_each_or_one_between_them(of_ranks):
+    own, shared = of_ranks["own"], of_ranks["shared"]
+    for ranks in (own, shared):
         assert [rank["group"] for rank in ranks] == [2, 2]  # Lightning's process group outlived the engines
         assert ranks[0]["weights"] == ranks[1]["weights"]
         assert ranks[0]["sampled"] != ranks[1]["sampled"]  # each has prompts of its own
         assert all(rank["metrics"][MISMATCH] < 1e-4 for rank in ranks)
-    assert [rank["sampled"] for rank in found[1]] == [rank["sampled"] for rank in found[2]]
-    assert found[1][0]["weights"] == pytest.approx(found[2][0]["weights"], rel=1e-7)
+    assert [rank["sampled"] for rank in own] == [rank["sampled"] for rank in shared]
+    assert own[0]["weights"] == pytest.approx(shared[0]["weights"], rel=1e-7)
 
 
 @pytest.mark.slow
-def test_a_rank_with_nothing_to_sample_takes_part_in_the_engine_that_it_shares(tiny_model_dir, tmp_path):
-    first, second = train_on_two_ranks(tiny_model_dir, tmp_path, 2, "uneven")
+def test_a_rank_with_nothing_to_sample_takes_part_in_the_engine_that_it_shares(of_ranks):
+    first, second = of_ranks["uneven"]
     assert len(first["sampled"]) == len(second["sampled"])
     is_empty = [(not mine, not theirs) for mine, theirs in zip(first["sampled"], second["sampled"], strict=True)]
     assert {(False, False), (False, True), (True, False)} <= set(is_empty)  # steps, refills, evaluations
     assert first["weights"] == second["weights"]
-
-
-def train_on_two_ranks(model_dir: Path, work_dir: Path, tensor_parallel_size: int, *workload: str) -> list[dict]:
-    # Lightning starts no second rank where these say that somebody else does, and the first one waits for it.
-    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    environment["OMP_NUM_THREADS"] = "1"
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    arguments = [str(model_dir), str(work_dir), str(tensor_parallel_size), *workload]
-    command = [sys.executable, str(TESTS / "vllm_ranks.py"), *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return [json.loads((work_dir / f"found{rank}.json").read_text()) for rank in range(2)]

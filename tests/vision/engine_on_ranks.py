@@ -1,17 +1,11 @@
-"""Two training ranks on this CPU that share a vLLM engine, on prompts with images; started by test_vllm_images.py.
-
-python engine_on_ranks.py CHECKPOINT WORK_DIR    # each rank writes WORK_DIR/found<rank>.json
-"""
+"""What two training ranks on this CPU that share a vLLM engine do on prompts with images, for test_vllm_images.py."""
 
 from __future__ import annotations
 
-import json
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from grpo_lightning import GRPODataModule
@@ -19,10 +13,11 @@ from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.types import PromptImages
 from tests.runs import make_module, make_trainer
 from tests.vision.test_image_runs import digits, picture_rows
-from tests.vllm_cases import eager_torch, small_engine
+from tests.vllm_cases import small_engine
 
 
-def main(checkpoint: str, work_dir: str) -> None:
+def train(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Two steps of this rank, and what it has told the others."""
     told: list[tuple[int, int]] = []
     gather = dist.all_gather_object
 
@@ -31,16 +26,12 @@ def main(checkpoint: str, work_dir: str) -> None:
         told.extend(_sizes(mine))
 
     dist.all_gather_object = gather_and_note
-    torch.set_num_threads(1)
-    folder = Path(work_dir)
     module = make_module(
-        Path(checkpoint), vision_tower="frozen", rewards=[digits], generator=small_engine(tensor_parallel_size=2)
+        checkpoint, vision_tower="frozen", rewards=[digits], generator=small_engine(tensor_parallel_size=2)
     )
     data = GRPODataModule(dataset=picture_rows(folder), batch_size=3)
-    with eager_torch():
-        make_trainer(folder, max_steps=2, devices=2, strategy="ddp").fit(module, data)
-    found = {"told": told, "mismatch": float(module.step_metrics[MISMATCH]), "steps": module.steps_done}
-    (folder / f"found{module.global_rank}.json").write_text(json.dumps(found))
+    make_trainer(folder, max_steps=2, devices=2, strategy="ddp").fit(module, data)
+    return {"told": told, "mismatch": float(module.step_metrics[MISMATCH]), "steps": module.steps_done}
 
 
 def _sizes(told: Any) -> list[tuple[int, int]]:
@@ -48,7 +39,3 @@ def _sizes(told: Any) -> list[tuple[int, int]]:
     several = [each for part in told if isinstance(part, list) for each in part] if isinstance(told, list) else []
     shown = [each for each in several if isinstance(each, PromptImages) and each.images]
     return [(len(pickle.dumps(each)), sum(len(image.tobytes()) for image in each.images)) for each in shown]
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
