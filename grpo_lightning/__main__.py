@@ -14,6 +14,7 @@ from pathlib import Path
 
 from grpo_lightning.commands import COMMANDS, STAGE_SUBCOMMANDS, STAGES
 from grpo_lightning.errors import write_all_text
+from grpo_lightning.uncollected import uncollected
 from grpo_lightning.version import __version__
 
 PROGRAM = "grpo_lightning"
@@ -53,14 +54,15 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
     elif arguments[0] in COMMANDS:
         begin(arguments, is_program)
-        command = import_module(f"grpo_lightning.commands.{arguments[0]}")
+        with uncollected():
+            command = import_module(f"grpo_lightning.commands.{arguments[0]}")
         raise SystemExit(command.main(arguments[1:]))
     elif not arguments[0].startswith("-") and arguments[0] not in LIGHTNING_COMMANDS:
         raise SystemExit(unknown_command(arguments[0]))
     else:
         begin(arguments, is_program)
-        from grpo_lightning.commands.cli import main as run_lightning
-
+        with uncollected():
+            from grpo_lightning.commands.cli import main as run_lightning
         run_lightning(args)
 
 

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import IO
 
 from grpo_lightning.distributed.first_rank import end_with_parent
+from grpo_lightning.uncollected import uncollected
 
 
 def main(descriptor: int, module: str, arguments: list[str]) -> None:
@@ -34,7 +35,7 @@ def main(descriptor: int, module: str, arguments: list[str]) -> None:
     sys.argv = ["grpo_lightning", *arguments]
     received: SimpleQueue[bytes] = SimpleQueue()
     Thread(target=_listen, args=(os.fdopen(descriptor, "rb", buffering=0), received), daemon=True).start()
-    with suppress(Exception):  # the command meets it again, and says so
+    with suppress(Exception), uncollected():  # the command meets it again, and says so
         import_module(module)
     environment: dict[str, str] = json.loads(received.get())
     signal.signal(signal.SIGINT, interrupted)

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.uncollected import uncollected
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -117,8 +119,10 @@ def import_vllm() -> ModuleType:
         raise ImportError(f"model.generator needs vLLM: {reason}.")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process, beside the policy
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    import vllm
+    with uncollected():
+        import vllm
 
+        _ = vllm.LLM  # which it imports when it is asked for
     return vllm
 
 
