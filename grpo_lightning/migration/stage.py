@@ -27,10 +27,13 @@ BALANCE = "router_aux_loss_coef"
 IMPLIED: dict[str, Any] = {
     **{"num_train_epochs": 3.0, "lr_scheduler_type": "linear", "per_device_train_batch_size": 8, "bf16": None},
     **{"gradient_checkpointing": True, "save_total_limit": None, "save_steps": 500, "logging_steps": 10},
+    **{"train_sampling_strategy": "random", "dataloader_drop_last": False},
 }
 """TRL's defaults that differ from ours, in all of these stages."""
 SAMPLED = ("model.num_generations_eval", "model.temperature_eval", "model.top_p_eval")
 """Of the evaluation that GRPO has."""
+COMPOSED = ("disable_dropout", "train_sampling_strategy", "dataloader_drop_last")
+"""What GRPO's configs lose, and these keep."""
 COMMON: dict[str, str] = {
     "dataset_num_proc": "Rows are converted and tokenised before training, in one process.",
     "padding_free": "Micro-batches are packed under model.max_tokens_per_microbatch; nothing is padded.",
@@ -69,7 +72,12 @@ STAGES = {
     "kto": Stage(
         "kto",
         (*REFERENCE, BALANCE, "desirable_weight", "undesirable_weight"),
-        implied={"max_length": 1024, "loss_type": "kto", "learning_rate": 1e-6},
+        implied={
+            "max_length": 1024,
+            "loss_type": "kto",
+            "learning_rate": 1e-6,
+            "train_sampling_strategy": "sequential",
+        },
     ),
     "reward": Stage(
         "dpo",
@@ -101,7 +109,8 @@ def migrate_stage(
     processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
     migration = Migration(IMPLIED | stage.implied | current, dict(settings), written, processes, total_steps)
     migration.refused.update(overridden)
-    _compose_batches(migration)
+    _compose_batches(migration, name)
+    _compose_order(migration)
     for key, value in migration.source.items():
         _place(migration, stage, key, value)
     for compose in (
@@ -140,16 +149,36 @@ def _place(m: Migration, stage: Stage, key: str, value: Any) -> None:
         m.refuse(key, (stage.refused | COMMON)[key])
     elif key in HARMLESS and value == HARMLESS[key]:
         m.needs_nothing(key)
-    elif key in REFUSED and key != "disable_dropout":
+    elif key in REFUSED and key not in COMPOSED:
         m.refuse(key, REFUSED[key])
 
 
-def _compose_batches(m: Migration) -> None:
+def _compose_batches(m: Migration, name: str) -> None:
     """Rows of an optimizer step, which is one batch here."""
     keys = "per_device_train_batch_size", "gradient_accumulation_steps"
-    m.put("data.batch_size", int(m.get(keys[0])) * int(m.get(keys[1]) or 1), *keys)
+    at_once, passes = int(m.get(keys[0])), int(m.get(keys[1]) or 1)
+    m.put("data.batch_size", at_once * passes, *keys)
+    if name == "kto" and passes > 1:
+        m.say(
+            keys[1],
+            f"TRL estimates KTO's KL divergence from {at_once} rows at a time; here it is one of the whole step.",
+        )
     if m.get("per_device_eval_batch_size"):
         m.put("data.eval_batch_size", int(m.get("per_device_eval_batch_size")), "per_device_eval_batch_size")
+
+
+def _compose_order(m: Migration) -> None:
+    """Which rows come when."""
+    key, strategy = "train_sampling_strategy", m.get("train_sampling_strategy")
+    if strategy == "sequential":
+        m.put("data.shuffle", False, key)
+    elif strategy == "random":
+        m.needs_nothing(key)
+    else:
+        m.refuse(key, "data.shuffle: rows in a new order each epoch, or in the dataset's.")
+    if not m.get("dataloader_drop_last"):
+        m.say("dataloader_drop_last", REFUSED["dataloader_drop_last"])
+    m.needs_nothing("dataloader_drop_last")
 
 
 def _compose_loss(m: Migration, name: str) -> None:
