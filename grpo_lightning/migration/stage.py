@@ -9,6 +9,7 @@ from grpo_lightning.migration.compose.checkpoints import compose_checkpoints, co
 from grpo_lightning.migration.compose.data import compose_data
 from grpo_lightning.migration.compose.logs import compose_logging
 from grpo_lightning.migration.compose.optimizer import compose_optimizer
+from grpo_lightning.migration.compose.order import compose_order
 from grpo_lightning.migration.compose.policy import compose_policy
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
 from grpo_lightning.migration.compose.schedule import compose_schedule
@@ -110,7 +111,7 @@ def migrate_stage(
     migration = Migration(IMPLIED | stage.implied | current, dict(settings), written, processes, total_steps)
     migration.refused.update(overridden)
     _compose_batches(migration, name)
-    _compose_order(migration)
+    compose_order(migration)
     for key, value in migration.source.items():
         _place(migration, stage, key, value)
     for compose in (
@@ -165,20 +166,6 @@ def _compose_batches(m: Migration, name: str) -> None:
         )
     if m.get("per_device_eval_batch_size"):
         m.put("data.eval_batch_size", int(m.get("per_device_eval_batch_size")), "per_device_eval_batch_size")
-
-
-def _compose_order(m: Migration) -> None:
-    """Which rows come when."""
-    key, strategy = "train_sampling_strategy", m.get("train_sampling_strategy")
-    if strategy == "sequential":
-        m.put("data.shuffle", False, key)
-    elif strategy == "random":
-        m.needs_nothing(key)
-    else:
-        m.refuse(key, "data.shuffle: rows in a new order each epoch, or in the dataset's.")
-    if not m.get("dataloader_drop_last"):
-        m.say("dataloader_drop_last", REFUSED["dataloader_drop_last"])
-    m.needs_nothing("dataloader_drop_last")
 
 
 def _compose_loss(m: Migration, name: str) -> None:
