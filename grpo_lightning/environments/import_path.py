@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from grpo_lightning.environments.episode import EnvironmentContractError
@@ -26,7 +27,8 @@ def imported(path: str, setting: str) -> Any:
     where = found.__name__
     for name in attributes:
         if not hasattr(found, name):
-            has = ", ".join(each for each in dir(found) if each[0] != "_" and callable(getattr(found, each, None)))
+            names = vars(found) if inspect.ismodule(found) else dir(found)
+            has = ", ".join(each for each in names if each[0] != "_" and callable(getattr(found, each, None)))
             raise EnvironmentContractError(
                 f"{setting}={path} names nothing: write package.module.name. {f'{where} has {has}.' if has else ''}"
             )

@@ -19,6 +19,7 @@ from grpo_lightning.callbacks.export import export as export_policy
 from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.commands import chat, export, report
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
+from grpo_lightning.report.run import read_run
 
 
 def make_run(run: Path, model_dir: Path, **settings):
@@ -89,6 +90,18 @@ def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):
     make_run(tmp_path / "run", tiny_model_dir)
     checkpoint = find_checkpoint(tmp_path / "run")
     assert find_config(checkpoint) == tmp_path / "run" / "logs" / "version_1" / "config.yaml"
+
+
+def test_a_launch_too_short_to_log_has_its_config_all_the_same(tiny_model_dir, tmp_path):
+    run = tmp_path / "run"
+    make_run(run, tiny_model_dir)
+    for version in (0, 1):
+        (run / "logs" / f"version_{version}" / "metrics.csv").unlink()
+    assert find_config(find_checkpoint(run)) == run / "logs" / "version_1" / "config.yaml"
+    assert export.main([str(run), str(tmp_path / "hf")]) == 0
+    (run / "completions").mkdir()
+    pq.write_table(pa.table({"step": [1], "prompt": ["p"], "completion": ["c"]}), run / "completions/step-1.parquet")
+    assert read_run(run).settings["model.beta"] == "0.1"
 
 
 def greedy(model_dir: Path, prompt: str, tokens: int) -> str:

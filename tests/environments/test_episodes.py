@@ -610,7 +610,7 @@ def test_tools_that_a_constructor_adds_are_read_where_a_function_makes_the_envir
         return names, await episode.call("search", '{"word": "abc"}')
 
     names, answer = run(play())
-    assert names == ["search"] and answer.text == "4"
+    assert names == ["search"] and answer.content == "4"
 
 
 @pytest.mark.parametrize("path", ["worlds.Desk", "worlds.DeskInAProcess"])
@@ -632,7 +632,7 @@ def test_an_import_path_leads_to_attributes_of_objects_and_classes():
         episode, _ = await started(opened(tools=[path]))
         return await episode.call("look_up", '{"word": "abc"}')
 
-    assert run(play("worlds.registry.look_up")).text == "103"
+    assert run(play("worlds.registry.look_up")).content == "103"
     with pytest.raises(EnvironmentContractError, match=r"names nothing: .* worlds\.registry has look_up\."):
         opened(tools=["worlds.registry.lok_up"])
     with pytest.raises(EnvironmentContractError, match=r"there is no module 'nowhere'"):
