@@ -19,7 +19,6 @@ from grpo_lightning.callbacks.export import export as export_policy
 from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.commands import chat, export, report
 from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
-from grpo_lightning.report.run import read_run
 
 
 def make_run(run: Path, model_dir: Path, **settings):
@@ -99,9 +98,6 @@ def test_a_launch_too_short_to_log_has_its_config_all_the_same(tiny_model_dir, t
         (run / "logs" / f"version_{version}" / "metrics.csv").unlink()
     assert find_config(find_checkpoint(run)) == run / "logs" / "version_1" / "config.yaml"
     assert export.main([str(run), str(tmp_path / "hf")]) == 0
-    (run / "completions").mkdir()
-    pq.write_table(pa.table({"step": [1], "prompt": ["p"], "completion": ["c"]}), run / "completions/step-1.parquet")
-    assert read_run(run).settings["model.beta"] == "0.1"
 
 
 def greedy(model_dir: Path, prompt: str, tokens: int) -> str:
