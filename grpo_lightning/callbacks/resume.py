@@ -13,18 +13,20 @@ from lightning.pytorch.callbacks import Timer
 from grpo_lightning.distributed.checkpoint_check import (
     CheckpointNotReadableError,
     check_own,
+    check_stage,
     intact_beside,
     read_checkpoint,
 )
 from grpo_lightning.distributed.checkpoint_io import newest
 
 
-def check_named(ckpt_path: str | None, root: Path) -> None:
-    """Refuses a ``--ckpt_path`` that leads to nothing, or to a file of another program; nothing large is read.
+def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
+    """Refuses a ``--ckpt_path`` that leads to nothing, or to a file of another program or stage; nothing large is read.
 
     Args:
         ckpt_path: A path, or a word such as ``last``, which is looked for elsewhere.
         root: Of the run, whose own checkpoints are named.
+        stage: Of the run.
 
     Raises:
         CheckpointNotReadableError: With a way out.
@@ -55,6 +57,7 @@ def check_named(ckpt_path: str | None, root: Path) -> None:
     except Exception:  # whatever is wrong with its contents, the load itself explains
         return
     check_own(path, saved)
+    check_stage(saved, stage)
 
 
 def nothing_left(trainer: Trainer) -> str:

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from grpo_lightning.callbacks import (
@@ -36,7 +35,6 @@ from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.accelerators import check_accelerator
-from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.launcher import use_early_ranks
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
@@ -157,8 +155,6 @@ class GRPOCLI(LightningCLI):
         trainer.callbacks[:0] = own  # type: ignore[attr-defined]
         if not any(isinstance(callback, Tracking) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.callbacks.append(Tracking(self._learning_settings()))  # type: ignore[attr-defined]
-        if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):  # sharded strategies write directories
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(root, "checkpoints").absolute())
@@ -174,7 +170,7 @@ class GRPOCLI(LightningCLI):
         """Neither mixes the run with another in the same folder, nor starts anew unasked."""
         self._check_length()
         root, ckpt_path = Path(self.trainer.default_root_dir), self._get(self.config_init, "ckpt_path")
-        check_named(ckpt_path, root)
+        check_named(ckpt_path, root, self.model.stage)
         if self.trainer.is_global_zero:
             self._lock = RunLock(root)
         is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
@@ -196,7 +192,7 @@ class GRPOCLI(LightningCLI):
     def before_validate(self) -> None:
         """Says whose completions are judged."""
         ckpt_path = self._get(self.config_init, "ckpt_path")
-        check_named(ckpt_path, Path(self.trainer.default_root_dir))
+        check_named(ckpt_path, Path(self.trainer.default_root_dir), self.model.stage)
         if ckpt_path in ("last", "best") and self._find_checkpoint(ckpt_path) is None:
             raise ValueError(
                 f"--ckpt_path {ckpt_path}: {self.trainer.default_root_dir} has no checkpoint. Leave the option out for "

@@ -58,10 +58,9 @@ def find_config(checkpoint: Path) -> Path:
         FileNotFoundError: If the checkpoint does not lie in a run directory.
     """
     for parent in checkpoint.resolve().parents[:3]:
-        configs = [launch / "config.yaml" for launch in launch_directories(parent / "logs")]
-        found = [config for config in configs if config.exists()]
-        if found:
-            return found[-1]
+        launches = launch_directories(parent / "logs", "config.yaml")
+        if launches:
+            return launches[-1] / "config.yaml"
     raise FileNotFoundError(
         f"{checkpoint}: no logs/version_*/config.yaml near it. Name the run's config with --config."
     )

@@ -17,6 +17,9 @@ from grpo_lightning.errors import ExplainedError
 FORMAT = 1
 """Of checkpoints; raised where older programs could no longer read what is written."""
 
+STAGE = "stage"
+"""In a checkpoint: the command that trained it."""
+
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -49,6 +52,8 @@ def fault_of(path: Path) -> str | None:
     """What is wrong with a file, or with a directory; None where all of it is as it was written."""
     if path.is_dir():
         return folder_fault(path)
+    if not path.exists():
+        return "there is no such file"
     if path.stat().st_size == 0:
         return "the file is empty"
     if not zipfile.is_zipfile(path):
@@ -104,6 +109,34 @@ def check_own(path: Path, checkpoint: Any) -> None:
             f"{path} was written by another version of grpo_lightning (format {number}; this one reads {FORMAT}). Go on "
             "with that version."
         )
+
+
+def check_stage(checkpoint: Mapping[str, Any], stage: str) -> None:
+    """Refuses the checkpoint of another stage, before anything is changed: its place means nothing here.
+
+    Args:
+        checkpoint: As loaded. One without the entry is of an earlier version, and taken as it is.
+        stage: The command that would go on from it.
+
+    Raises:
+        CheckpointNotReadableError: Saying which stage wrote it, and how its weights are taken over.
+
+    Example:
+        >>> check_stage({"stage": "sft"}, "sft")
+        >>> check_stage({"stage": "dpo"}, "sft")
+        Traceback (most recent call last):
+            ...
+        grpo_lightning.distributed.checkpoint_check.CheckpointNotReadableError: The checkpoint was written by `dpo`...
+    """
+    written_by = checkpoint.get(STAGE, stage)
+    if written_by == stage:
+        return
+    raise CheckpointNotReadableError(
+        f"The checkpoint was written by `{written_by}`, and this is `{stage}`: its optimizer, its schedule and its place in the "
+        f"data are those of another stage. Go on with `{written_by}`, or start `{stage}` from the model that it has exported, "
+        "without a checkpoint: model.model_name_or_path=RUN/hf/last. `python -m grpo_lightning export CHECKPOINT DIRECTORY` "
+        "writes one from any checkpoint."
+    )
 
 
 def check_parts(checkpoint: Mapping[str, Any], names: Iterable[str], restores_optimizer: bool = False) -> None:

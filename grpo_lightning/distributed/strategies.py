@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, intact_beside
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, intact_beside
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.gather import gather_objects
 
@@ -124,6 +124,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
         module: Any = self.lightning_module
+        check_stage(rest, module.stage)
         module.policy.check_checkpoint(rest, "policy")
         weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
         names = module.policy.trained_names("policy")

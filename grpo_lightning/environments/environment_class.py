@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import types
@@ -48,13 +49,15 @@ def read_class(make: Callable[[], Any]) -> EnvironmentClass:
     """What the class of ``make()`` says.
 
     Args:
-        make: A class, ``functools.partial`` of one, or any function; the last is called once, to see what it makes.
+        make: A class, ``functools.partial`` of one, or any function; the last is called once, to see what it makes, with
+            the tools that its constructor adds.
 
     Raises:
         EnvironmentContractError: If there is no ``reset``, a tool has no schema, or a setting is unknown.
     """
     maker = make.func if isinstance(make, functools.partial) else make
-    kind = maker if isinstance(maker, type) else type(make())
+    made = None if isinstance(maker, type) else make()
+    kind = maker if isinstance(maker, type) else type(made)
     methods = methods_of(kind)
     if "reset" not in methods:
         has = ", ".join(methods) or "no methods"
@@ -65,11 +68,11 @@ def read_class(make: Callable[[], Any]) -> EnvironmentClass:
     has_step = "step" in methods and is_answer(methods["step"])
     hidden = (*NO_TOOLS, "step") if has_step else NO_TOOLS
     receiver = object()  # only bound methods leave ``self`` out of their schemas in any spelling
-    tools = by_name(
-        tool_of(types.MethodType(function, receiver) if _takes_self(kind, name) else function)
+    functions = {
+        name: types.MethodType(function, receiver) if _takes_self(kind, name) else function
         for name, function in methods.items()
-        if name not in hidden
-    )
+    } | added_methods(made)
+    tools = by_name(_named(name, tool_of(function)) for name, function in functions.items() if name not in hidden)
     isolation: Any = getattr(kind, "isolation", "thread")
     concurrency: Any = getattr(kind, "concurrency", 0)
     if isolation not in ISOLATIONS or not isinstance(concurrency, int) or concurrency < 0:
@@ -78,6 +81,33 @@ def read_class(make: Callable[[], Any]) -> EnvironmentClass:
             f"{', '.join(ISOLATIONS)}, concurrency a number of calls, 0 for no limit."
         )
     return EnvironmentClass(make, kind, tools, has_step, isolation, concurrency)
+
+
+def added_methods(environment: Any) -> dict[str, Callable[..., Any]]:
+    """Bound methods that its constructor has put on an instance, by name: tools too, as in TRL.
+
+    Example:
+        >>> import types
+        >>> added_methods(types.SimpleNamespace(search=object().__eq__, size=3, page=Tool.__init__.__get__(object())))
+        {'page': <bound method Tool.__init__ of <object object at ...>>}
+    """
+    own = getattr(environment, "__dict__", {})
+    return {name: value for name, value in own.items() if inspect.ismethod(value) and not name.startswith("_")}
+
+
+def check_read(described: EnvironmentClass, environment: Any) -> None:
+    """Refuses an instance with tools that nobody could have read off its class.
+
+    Raises:
+        EnvironmentContractError: With both ways out.
+    """
+    added = [name for name in added_methods(environment) if name not in (*described.tools, *NO_TOOLS, "step")]
+    if added:
+        raise EnvironmentContractError(
+            f"The constructor of {described.name} adds the tools {', '.join(added)}. Those of a class are read before it is "
+            f"called: name a function that makes the environment instead, such as def make(): return {described.name}(), or "
+            "write methods. What is no tool gets a name with an underscore in front."
+        )
 
 
 def is_answer(step: Callable[..., Any]) -> bool:
@@ -108,6 +138,12 @@ def accepted_columns(reset: Callable[..., Any], row: dict[str, Any], name: str) 
             "the data, or give the argument a default."
         )
     return {p.name: row[p.name] for p in parameters if p.name in row}
+
+
+def _named(name: str, tool: Tool) -> Tool:
+    """The tool under the name that it is called by: that of the attribute."""
+    function = tool.schema["function"] | {"name": name}
+    return dataclasses.replace(tool, schema=tool.schema | {"function": function})
 
 
 def _takes_self(kind: type, name: str) -> bool:

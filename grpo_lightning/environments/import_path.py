@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from grpo_lightning.environments.episode import EnvironmentContractError
 
 
 def imported(path: str, setting: str) -> Any:
-    """The attribute at ``package.module.attribute``.
+    """What stands at ``package.module.name``, or at ``package.module.registry.name``: of a module, a class or another object.
 
     Args:
         path: Its import path.
@@ -19,26 +20,37 @@ def imported(path: str, setting: str) -> Any:
         EnvironmentContractError: If there is no such module or attribute.
 
     Example:
-        >>> imported("math.gcd", "model.tools")
-        <built-in function gcd>
+        >>> imported("math.gcd", "model.tools"), imported("string.Template.delimiter", "model.tools")
+        (<built-in function gcd>, '$')
     """
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name) if module_name else None
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
-        raise EnvironmentContractError(
-            f"{setting}={path}: there is no module {error.name!r}. Check the spelling, and that the command runs where the "
-            "module can be imported."
-        ) from error
-    if module is None or not hasattr(module, attribute):
-        has = (
-            ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
-            if module
-            else ""
-        )
-        raise EnvironmentContractError(
-            f"{setting}={path} names nothing: write package.module.name. {f'{module_name} has {has}.' if has else ''}"
-        )
-    return getattr(module, attribute)
+    found, attributes = _module(path, setting)
+    where = found.__name__
+    for name in attributes:
+        if not hasattr(found, name):
+            names = vars(found) if inspect.ismodule(found) else dir(found)
+            has = ", ".join(each for each in names if each[0] != "_" and callable(getattr(found, each, None)))
+            raise EnvironmentContractError(
+                f"{setting}={path} names nothing: write package.module.name. {f'{where} has {has}.' if has else ''}"
+            )
+        found, where = getattr(found, name), f"{where}.{name}"
+    return found
+
+
+def _module(path: str, setting: str) -> tuple[Any, list[str]]:
+    """The longest part of the path that is a module, and what is left of it."""
+    parts = path.split(".")
+    missing: ModuleNotFoundError | None = None
+    for cut in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:cut])
+        try:
+            return importlib.import_module(name), parts[cut:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and something that it imports is not
+            missing = missing or error
+    if missing is None:
+        raise EnvironmentContractError(f"{setting}={path} names nothing: write package.module.name.")
+    raise EnvironmentContractError(
+        f"{setting}={path}: there is no module {missing.name!r}. Check the spelling, and that the command runs where the "
+        "module can be imported."
+    ) from missing

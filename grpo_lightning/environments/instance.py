@@ -9,7 +9,7 @@ from inspect import getattr_static
 from numbers import Real
 from typing import Any
 
-from grpo_lightning.environments.environment_class import EnvironmentClass, accepted_columns
+from grpo_lightning.environments.environment_class import EnvironmentClass, accepted_columns, check_read
 from grpo_lightning.environments.episode import EnvironmentFault
 from grpo_lightning.environments.observation import as_messages
 from grpo_lightning.environments.output import as_text
@@ -63,7 +63,9 @@ class Instance:
 
         def start() -> Any:
             if self._environment is None:
-                self._environment = self.described.make()
+                made = self.described.make()
+                check_read(self.described, made)
+                self._environment = made
             return self._environment.reset(**accepted_columns(self._environment.reset, row, name))
 
         def finish(said: Any) -> Answer:

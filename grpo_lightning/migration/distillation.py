@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_lightning.migration.compose.order import compose_order
 from grpo_lightning.migration.migrate import migrate
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.stage import COMMON
@@ -26,6 +27,7 @@ OF_SFT: dict[str, str] = {
     "completion_only_loss": "The divergence is at the tokens of completions.",
     "assistant_only_loss": "The divergence is at the tokens of completions.",
     "loss_type": "The loss is the divergence.",
+    "shuffle_dataset": "Rows come as train_sampling_strategy says, in TRL too.",
 }
 """Settings of SFTConfig, which GKDConfig inherits."""
 
@@ -46,8 +48,8 @@ SERVER = ("teacher_model_server_url", "loss_top_k", "loss_add_tail", "reverse_kl
 DISTILLATION = {
     "gkd": Trainer(
         0.5,
-        {"temperature": 0.9, "learning_rate": 2e-5, "shuffle_dataset": False, "disable_dropout": True},
-        (*TEACHERS, *OF_SFT, "lmbda", "seq_kd", "max_new_tokens"),
+        {"temperature": 0.9, "learning_rate": 2e-5, "disable_dropout": True},
+        (*TEACHERS, *OF_SFT, "lmbda", "seq_kd", "max_new_tokens", "train_sampling_strategy"),
     ),
     "distillation": Trainer(1.0, {}, TEACHERS),
     "server_distillation": Trainer(1.0, {"vllm_server_port": 8001}, (*TEACHERS, *SERVER)),
@@ -142,5 +144,18 @@ def _compose_gkd(m: Migration) -> None:
         m.say("lmbda", "Every step is on the policy's own completions, lmbda 1. Completions of the data are for `sft`.")
     m.needs_nothing("lmbda")
     m.refuse("seq_kd", "Sample from the teacher once, and imitate that with `sft`.")
+    compose_order(m)
+    # A row is a conversation; its last message is what the policy writes itself.
+    m.config.setdefault("data.converter_args.prompt_key", "messages")
+    m.config.setdefault("data.converter_args.drop_solution", True)
+    temperature = float(m.config["model.temperature"])
+    if temperature != 1.0:
+        m.say(
+            "temperature",
+            f"Sampled at {temperature:g} as in TRL, and compared with the teacher at that too; TRL does so at 1.",
+        )
+    m.notes.append(
+        "The divergence is a mean over the tokens that were sampled; TRL divides by those of the data's completions."
+    )
     for key, reason in OF_SFT.items():
         m.refuse(key, reason)

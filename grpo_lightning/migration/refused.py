@@ -65,7 +65,7 @@ REFUSED: dict[str, str] = {
     "data_seed": "One seed decides everything: seed_everything.",
     "accelerator_config": "There is no Accelerate underneath: trainer.strategy, trainer.precision.",
     "parallelism_config": "trainer.strategy decides how a model is spread.",
-    "dataloader_drop_last": "Steps are always full: the order of prompts goes on into the next epoch.",
+    "dataloader_drop_last": "Steps are always full: rows at the end of an epoch that fill none are left out of it.",
     "dataloader_num_workers": _LOADER,
     "dataloader_pin_memory": _LOADER,
     "dataloader_persistent_workers": _LOADER,

@@ -9,6 +9,7 @@ from grpo_lightning.migration.compose.checkpoints import compose_checkpoints, co
 from grpo_lightning.migration.compose.data import compose_data
 from grpo_lightning.migration.compose.logs import compose_logging
 from grpo_lightning.migration.compose.optimizer import compose_optimizer
+from grpo_lightning.migration.compose.order import compose_order
 from grpo_lightning.migration.compose.policy import compose_policy
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
 from grpo_lightning.migration.compose.schedule import compose_schedule
@@ -27,10 +28,13 @@ BALANCE = "router_aux_loss_coef"
 IMPLIED: dict[str, Any] = {
     **{"num_train_epochs": 3.0, "lr_scheduler_type": "linear", "per_device_train_batch_size": 8, "bf16": None},
     **{"gradient_checkpointing": True, "save_total_limit": None, "save_steps": 500, "logging_steps": 10},
+    **{"train_sampling_strategy": "random", "dataloader_drop_last": False},
 }
 """TRL's defaults that differ from ours, in all of these stages."""
 SAMPLED = ("model.num_generations_eval", "model.temperature_eval", "model.top_p_eval")
 """Of the evaluation that GRPO has."""
+COMPOSED = ("disable_dropout", "train_sampling_strategy", "dataloader_drop_last")
+"""What GRPO's configs lose, and these keep."""
 COMMON: dict[str, str] = {
     "dataset_num_proc": "Rows are converted and tokenised before training, in one process.",
     "padding_free": "Micro-batches are packed under model.max_tokens_per_microbatch; nothing is padded.",
@@ -69,7 +73,12 @@ STAGES = {
     "kto": Stage(
         "kto",
         (*REFERENCE, BALANCE, "desirable_weight", "undesirable_weight"),
-        implied={"max_length": 1024, "loss_type": "kto", "learning_rate": 1e-6},
+        implied={
+            "max_length": 1024,
+            "loss_type": "kto",
+            "learning_rate": 1e-6,
+            "train_sampling_strategy": "sequential",
+        },
     ),
     "reward": Stage(
         "dpo",
@@ -101,7 +110,8 @@ def migrate_stage(
     processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
     migration = Migration(IMPLIED | stage.implied | current, dict(settings), written, processes, total_steps)
     migration.refused.update(overridden)
-    _compose_batches(migration)
+    _compose_batches(migration, name)
+    compose_order(migration)
     for key, value in migration.source.items():
         _place(migration, stage, key, value)
     for compose in (
@@ -140,14 +150,20 @@ def _place(m: Migration, stage: Stage, key: str, value: Any) -> None:
         m.refuse(key, (stage.refused | COMMON)[key])
     elif key in HARMLESS and value == HARMLESS[key]:
         m.needs_nothing(key)
-    elif key in REFUSED and key != "disable_dropout":
+    elif key in REFUSED and key not in COMPOSED:
         m.refuse(key, REFUSED[key])
 
 
-def _compose_batches(m: Migration) -> None:
+def _compose_batches(m: Migration, name: str) -> None:
     """Rows of an optimizer step, which is one batch here."""
     keys = "per_device_train_batch_size", "gradient_accumulation_steps"
-    m.put("data.batch_size", int(m.get(keys[0])) * int(m.get(keys[1]) or 1), *keys)
+    at_once, passes = int(m.get(keys[0])), int(m.get(keys[1]) or 1)
+    m.put("data.batch_size", at_once * passes, *keys)
+    if name == "kto" and passes > 1:
+        m.say(
+            keys[1],
+            f"TRL estimates KTO's KL divergence from {at_once} rows at a time; here it is one of the whole step.",
+        )
     if m.get("per_device_eval_batch_size"):
         m.put("data.eval_batch_size", int(m.get("per_device_eval_batch_size")), "per_device_eval_batch_size")
 

@@ -42,6 +42,8 @@ class DPOModule(PolicyModule):
     One batch of rows is one optimizer step. The prompt of a pair is computed once, for policy and reference alike.
     """
 
+    stage = "dpo"
+
     @takes(DPOSettings)
     def __init__(self, settings: DPOSettings) -> None:
         super().__init__()

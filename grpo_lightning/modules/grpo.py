@@ -11,7 +11,7 @@ from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
-from grpo_lightning.distributed.checkpoint_check import check_parts
+from grpo_lightning.distributed.checkpoint_check import check_parts, check_stage
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
@@ -55,6 +55,8 @@ class GRPOModule(PolicyModule):
     One batch of prompts in, one improvement of the policy out. A checkpoint between two steps is the whole state:
     nothing else is kept between them, but for what async_rollouts and partial_rollouts have under way, which it holds too.
     """
+
+    stage = "fit"
 
     @takes(GRPOSettings)
     def __init__(self, settings: GRPOSettings) -> None:
@@ -282,6 +284,7 @@ class GRPOModule(PolicyModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores them."""
+        check_stage(checkpoint, self.stage)
         check_parts(checkpoint, (*self._stateful(), "sources"))
         super().on_load_checkpoint(checkpoint)
         for name, part in self._stateful().items():

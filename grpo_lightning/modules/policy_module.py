@@ -9,21 +9,20 @@ from abc import abstractmethod
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning as L
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from grpo_lightning.distributed.checkpoint_check import check_parts
+from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
-from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy
+from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.memory.budget import MemoryPlan
 from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
 from grpo_lightning.memory.rehearsal import rehearse
@@ -32,11 +31,11 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
+from grpo_lightning.modules.trainer_checks import prepare_trainer
 from grpo_lightning.policy.policy import Placement, Policy
-from grpo_lightning.policy.strategy_check import check_policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
-from grpo_lightning.training.optimization import Optimization, check_trainer
+from grpo_lightning.training.optimization import Optimization
 from grpo_lightning.training.passes import Passes
 
 SETTINGS_KEY = "module_settings"
@@ -49,6 +48,8 @@ class PolicyModule(L.LightningModule):
     A subclass makes the parts in its ``__init__``.
     """
 
+    stage: ClassVar[str]
+    """The command that trains it; only the same goes on from its checkpoints."""
     policy: Policy
     passes: Passes
     optimization: Optimization
@@ -94,14 +95,7 @@ class PolicyModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
-        if getattr(self, "_compiler_ctx", None) is not None:
-            raise ValueError(
-                "torch.compile(module) compiles Lightning's hooks, which sample and score besides computing a loss. Give the "
-                "Trainer the module itself, with model.torch_compile=true, which compiles the policy's layers."
-            )
-        check_trainer(self.trainer)
-        check_strategy(self.trainer.strategy)
-        check_policy(self.policy, self.trainer.strategy)
+        prepare_trainer(self, self.policy)
         return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals()]
 
     def configure_model(self) -> None:
@@ -268,7 +262,7 @@ class PolicyModule(L.LightningModule):
         # Lightning's own ModelParallelStrategy loads by the names of the whole module.
         keeps_all = isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2Strategy)
         self.policy.add_to_checkpoint(checkpoint, "policy", keeps_all)
-        checkpoint["steps_done"] = self.steps_done
+        checkpoint[STAGE], checkpoint["steps_done"] = self.stage, self.steps_done
         checkpoint["passes"] = self.passes.state_dict()
         checkpoint[SETTINGS_KEY] = plain_settings(self.given_settings)
 
@@ -285,12 +279,15 @@ class PolicyModule(L.LightningModule):
         Example:
             >>> module = GRPOModule.load_from_checkpoint("runs/grpo/checkpoints/last.ckpt")  # doctest: +SKIP
         """
-        saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        checkpoint = read_checkpoint(Path(checkpoint_path), weights_only=True, mmap=True)
+        check_stage(checkpoint, cls.stage)
+        saved = checkpoint.get(SETTINGS_KEY, {})
         check_loaded_settings(cls, settings, saved)
         return super().load_from_checkpoint(checkpoint_path, *args, **(saved | settings))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
+        check_stage(checkpoint, self.stage)
         check_parts(checkpoint, ("steps_done", "passes"))
         if self._trainer is not None and (self.trainer.state.fn, self.trainer.state.status) == ("fit", "running"):
             check_parts(checkpoint, ("loops", "lr_schedulers"), self.trainer.strategy.lightning_restore_optimizer)

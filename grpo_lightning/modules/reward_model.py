@@ -73,6 +73,8 @@ class RewardModelModule(PolicyModule):
     reward ``reward_model`` by its path.
     """
 
+    stage = "rm"
+
     @takes(RewardModelSettings)
     def __init__(self, settings: RewardModelSettings) -> None:
         super().__init__()

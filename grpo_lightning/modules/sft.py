@@ -57,6 +57,8 @@ class SFTModule(PolicyModule):
     groups; a few hundred demonstrations of the answer's form are usually enough.
     """
 
+    stage = "sft"
+
     @takes(SFTSettings)
     def __init__(self, settings: SFTSettings) -> None:
         super().__init__()

@@ -33,12 +33,14 @@ class Series:
         return sum(first) / len(first), sum(last) / len(last)
 
 
-def launch_directories(run: Path) -> list[Path]:
+def launch_directories(run: Path, holding: str = "metrics.csv") -> list[Path]:
     """Directories with a metrics.csv, one per launch, oldest first: ``logs/version_0``, ``logs/version_1``, ...
+
+    A launch of fewer steps than trainer.log_every_n_steps has none; each has a config.yaml, which may be asked for instead.
 
     Earlier runs in ``earlier/1``, ``earlier/2``, ... (see callbacks/earlier_run.py) are runs of their own.
     """
-    found = [path.parent for path in run.glob("**/metrics.csv") if path.is_file()]
+    found = [path.parent for path in run.glob(f"**/{holding}") if path.is_file()]
     found = [path for path in found if "earlier" not in path.relative_to(run).parts]
 
     def age(path: Path) -> tuple[int, str]:

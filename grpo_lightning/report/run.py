@@ -45,7 +45,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
             f"{path}: no metrics.csv and no completions below it. Give the directory that trainer.default_root_dir "
             "named; a run that uses another logger than CSVLogger has completions only."
         )
-    config = launches[-1] / "config.yaml" if launches else path / "config.yaml"
+    config = (launches or launch_directories(path, "config.yaml") or [path])[-1] / "config.yaml"
     text, system = read_text(config), read_json(path / "system.json")
     if not isinstance(system.get("packages", {}), dict):
         del system["packages"]

@@ -91,6 +91,15 @@ def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):
     assert find_config(checkpoint) == tmp_path / "run" / "logs" / "version_1" / "config.yaml"
 
 
+def test_a_launch_too_short_to_log_has_its_config_all_the_same(tiny_model_dir, tmp_path):
+    run = tmp_path / "run"
+    make_run(run, tiny_model_dir)
+    for version in (0, 1):
+        (run / "logs" / f"version_{version}" / "metrics.csv").unlink()
+    assert find_config(find_checkpoint(run)) == run / "logs" / "version_1" / "config.yaml"
+    assert export.main([str(run), str(tmp_path / "hf")]) == 0
+
+
 def greedy(model_dir: Path, prompt: str, tokens: int) -> str:
     """What transformers answers to a chat of one message."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)

@@ -601,3 +601,39 @@ def test_a_property_done_that_lacks_what_it_reads_is_a_fault():
             await started(opened(environment=Forgets))
 
     run(play())
+
+
+def test_tools_that_a_constructor_adds_are_read_where_a_function_makes_the_environment():
+    async def play():
+        episode, _ = await started(opened(environment="worlds.make_desk"))
+        names = [tool["function"]["name"] for tool in episode.tools]
+        return names, await episode.call("search", '{"word": "abc"}')
+
+    names, answer = run(play())
+    assert names == ["search"] and answer.content == "4"
+
+
+@pytest.mark.parametrize("path", ["worlds.Desk", "worlds.DeskInAProcess"])
+def test_a_class_whose_constructor_adds_tools_says_how_to_name_it(path):
+    factory = opened(environment=path)
+
+    async def play():
+        try:
+            await started(factory)
+        finally:
+            await factory.close()
+
+    with pytest.raises(EnvironmentContractError, match=r"adds the tools search\..*def make\(\): return Desk"):
+        run(play())
+
+
+def test_an_import_path_leads_to_attributes_of_objects_and_classes():
+    async def play(path):
+        episode, _ = await started(opened(tools=[path]))
+        return await episode.call("look_up", '{"word": "abc"}')
+
+    assert run(play("worlds.registry.look_up")).content == "103"
+    with pytest.raises(EnvironmentContractError, match=r"names nothing: .* worlds\.registry has look_up\."):
+        opened(tools=["worlds.registry.lok_up"])
+    with pytest.raises(EnvironmentContractError, match=r"there is no module 'nowhere'"):
+        opened(tools=["nowhere.registry.look_up"])

@@ -210,3 +210,45 @@ class AlarmedApart(Alarmed):
     """The same in a process."""
 
     isolation = "process"
+
+
+class Library:
+    """Holds tools as attributes, and gives them to environments."""
+
+    def __init__(self, shift: int = 0) -> None:
+        self.shift = shift
+
+    def look_up(self, word: str) -> int:
+        """Length of a word.
+
+        Args:
+            word: To be looked up.
+        """
+        return len(word) + self.shift
+
+
+class Desk:
+    """Adds its tools in its constructor, as TRL lets classes do."""
+
+    def __init__(self) -> None:
+        self.library = Library(1)
+        self.search = self.library.look_up
+        self._close_by = self.library.look_up
+
+    def reset(self) -> None:
+        """Nothing to do."""
+
+
+class DeskInAProcess(Desk):
+    """The same, in a process of its own."""
+
+    isolation = "process"
+
+
+def make_desk() -> Desk:
+    """What config names in place of the class."""
+    return Desk()
+
+
+registry = Library(100)
+"""Some keep their tools in an object of a module."""

@@ -60,7 +60,7 @@ def test_a_migrated_config_is_a_run_of_fit(tmp_path, trainer, settings, found):
 
 
 def test_sampling_and_order_of_an_old_config_are_kept(tmp_path):
-    old = BASE | {"min_p": 0.0, "shuffle_dataset": False, "shuffle": False}
+    old = BASE | {"min_p": 0.0, "train_sampling_strategy": "sequential", "shuffle": False}
     migrated = migrate_distillation("gkd", old)
     (tmp_path / "new.yaml").write_text(migrated.to_yaml("a test"))
     config = parse(tmp_path / "new.yaml")
@@ -68,11 +68,20 @@ def test_sampling_and_order_of_an_old_config_are_kept(tmp_path):
     assert "shuffle" in migrated.off()
 
 
+def test_the_rows_of_gkd_come_in_random_order_and_are_conversations(tmp_path):
+    (tmp_path / "new.yaml").write_text(migrate_distillation("gkd", BASE).to_yaml("a test"))
+    data = parse(tmp_path / "new.yaml").data
+    assert data.shuffle and data.converter_args == {"prompt_key": "messages", "drop_solution": True}
+    assert "shuffle_dataset" in migrate_distillation("gkd", BASE | {"shuffle_dataset": False}).off()
+
+
 @pytest.mark.parametrize(
     ("trainer", "settings", "reason"),
     [
         ("gkd", {"lmbda": 0.5}, "Every step is on the policy's own completions"),
         ("gkd", {"beta": 0.4}, "Written: jsd, of beta 0.5"),
+        ("gkd", {"temperature": 0.7}, "Sampled at 0.7 as in TRL, and compared with the teacher at that too"),
+        ("gkd", {}, "TRL divides by those of the data's completions"),
         ("distillation", {"teacher_model_revision": "v2"}, "name its directory as the teacher"),
         (
             "distillation",

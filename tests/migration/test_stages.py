@@ -58,6 +58,37 @@ def test_a_kto_config_is_a_run_of_dpo_on_labels(tmp_path):
     assert config.data.converter == "kto"
 
 
+@pytest.mark.parametrize(
+    ("trainer", "strategy", "shuffles"),
+    [
+        ("kto", {}, False),
+        ("kto", "random", True),
+        ("dpo", {}, True),
+        ("dpo", "sequential", False),
+        ("reward", {}, True),
+    ],
+)
+def test_rows_come_in_the_order_of_trls_sampler(tmp_path, trainer, strategy, shuffles):
+    given = {"train_sampling_strategy": strategy} if strategy else {}
+    assert parsed(trainer, BASE | given, tmp_path).data.shuffle is shuffles
+    assert "train_sampling_strategy" not in migrate_stage(trainer, BASE | given).refused
+
+
+def test_an_order_without_counterpart_and_rows_that_fill_no_step_are_said():
+    result = migrate_stage("reward", BASE | {"train_sampling_strategy": "group_by_length"})
+    assert "data.shuffle" in result.refused["train_sampling_strategy"]
+    assert any("rows at the end of an epoch that fill none are left out" in note for note in result.notes)
+    full = migrate_stage("reward", BASE | {"dataloader_drop_last": True})
+    assert "dataloader_drop_last" not in full.refused and not any("fill none" in note for note in full.notes)
+
+
+def test_the_kl_divergence_of_a_kto_step_is_said_to_be_of_the_whole_step():
+    split = migrate_stage("kto", BASE | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4})
+    assert "from 2 rows at a time" in split.refused["gradient_accumulation_steps"]
+    assert split.config["data.batch_size"] == 8
+    assert "gradient_accumulation_steps" not in migrate_stage("kto", BASE | {"gradient_accumulation_steps": 1}).refused
+
+
 def test_a_reward_config_is_a_run_of_rm(tmp_path):
     config = parsed(
         "reward", {**BASE, "center_rewards_coefficient": 0.01, "eval_strategy": "steps", "eval_steps": 20}, tmp_path

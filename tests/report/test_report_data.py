@@ -155,6 +155,14 @@ def test_phases_of_ranks_that_wait_for_each_other_are_no_more_than_the_step():
     assert phases == pytest.approx({"generate": 2.4, "train": 1.6})
 
 
+def test_a_run_that_has_logged_no_step_has_its_config_all_the_same(tmp_path):
+    write_completions(tmp_path, [completion_row(0, 0, 0)])
+    for version, beta in ((0, 0.1), (1, 0.2)):
+        (tmp_path / f"logs/version_{version}").mkdir(parents=True)
+        (tmp_path / f"logs/version_{version}/config.yaml").write_text(f"model: {{beta: {beta}}}")
+    assert read_run(tmp_path).settings == {"model.beta": "0.2"}
+
+
 def test_the_phases_of_a_real_run_are_those_of_the_step(tiny_model_dir, tmp_path):
     logger = CSVLogger(tmp_path, name="logs", flush_logs_every_n_steps=1)
     fit(tiny_model_dir, tmp_path, max_steps=2, trainer={"logger": logger, "log_every_n_steps": 1})
