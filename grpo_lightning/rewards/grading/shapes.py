@@ -25,11 +25,15 @@ from grpo_lightning.rewards.grading.prose import (
 )
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, measured, quantity
 from grpo_lightning.rewards.grading.rewritten import as_intervals
+from grpo_lightning.rewards.grading.signs import below_zero
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
 
 MAX_DEPTH = 8
 """Of brackets in brackets; deeper ones are left to the parser of formulas."""
+
+MAX_WHOLE = 40
+"""Characters of a text that is nothing but a value."""
 
 _SEPARATORS = re.compile(
     r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*∧\s*|\s*[,;](?!\s*(?:Jr|Sr|D\.\s?C)\b)\s*(?:(?:and|or)\s+)?"
@@ -70,7 +74,7 @@ def read(text: str, keep_names: bool = False) -> Shape:
         >>> read("42 apples").quantity.number.value, read("x^2 + y^2 = 1").parts
         (Fraction(42, 1), ('x^{2} + y^{2}', '1'))
     """
-    text = without_lead(only_answer(text.strip()))
+    text = without_lead(below_zero(only_answer(text.strip())))
     inside = formula_in_sentence(text)
     text = tidy(text if inside is None else inside)
     text = tidy(without_lead(without_derivation(text)))
@@ -82,6 +86,20 @@ def read(text: str, keep_names: bool = False) -> Shape:
         if number is not None:
             return parse(trimmed(number))
     return shape
+
+
+def whole_value(text: str) -> str | None:
+    """The text where all of it is one quantity, date or time; None for sentences, formulas and long texts.
+
+    Example:
+        >>> whole_value("1 h 30 min"), whole_value("The 4th of July."), whole_value("It is 4"), whole_value("2 + 2")
+        ('1 h 30 min', 'The 4th of July.', None, None)
+    """
+    text = text.strip()
+    if "\n" in text or len(text) > MAX_WHOLE or text.startswith("- "):  # a list of one
+        return None
+    plain = tidy(text)
+    return text if quantity(plain) is not None or moment(plain) is not None else None
 
 
 def _is_plain_list(shape: Shape) -> bool:
@@ -254,7 +272,8 @@ def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
         value = parse(sides[0], depth + 1)
         if isinstance(value, Group):  # x = ±2, S = {1, 2}
             return value
-    is_rounded = relations[-1] == "≈" and len(sides) > 1 and literal(sides[-2]) is None and "." in sides[-1]
+    is_exact = len(sides) > 1 and (literal(sides[-2]) is None or re.search("/|frac", sides[-2]) is not None)
+    is_rounded = relations[-1] == "≈" and is_exact and "." in sides[-1]
     return Equation(name, tuple(sides), sides[-1] if is_rounded and literal(sides[-1]) is not None else "")
 
 
