@@ -7,16 +7,16 @@ import re
 _COMPARED = r"rather [^.,]{1,20} than|(?:less|more|fewer|greater|higher|lower|rather|other) than(?: or equal to)?"
 _COMPARED_ABROAD = r"(?:más|menos|plus|moins|mais|più|meno) d[ei]|(?:mehr|weniger|größer|kleiner) als"
 _CARRIED = (
-    r"be|been|have|equals?|to|exactly|say|think|believe|claim|conclude|mean|that|it|this|is|are|was|the|an?|my|our|final|correct"
+    r"be|been|have|has|equals?|to|exactly|say|think|believe|claim|conclude|mean|that|it|this|is|are|was|the|an?|my|our|final|correct"
     r"|right|answer|result|value|number|total|case|true|possible|likely|es|son|ist|sind|é|è"
 )
 """Words that carry a denial on to the number: ``I do not think that the answer is``."""
 _DENIED = (
-    r"(?:not|never|cannot|no longer|unequal|\w+n['’]t|(?<!no )(?<!without a )doubt|doubtful|unlikely|impossible|false|untrue|wrong|incorrect"
+    r"(?:no way|nobody|no one|fails?(?= to\b)|not|never|cannot|no longer|unequal|\w+n['’]t|(?<!no )(?<!without a )doubt|doubtful|unlikely|impossible|false|untrue|wrong|incorrect"
     rf"|nicht|pas|niet|не|no(?= es\b| son\b)|n[ãa]o(?= é)|non(?= è))(?: (?:{_CARRIED}))*"
 )
 _AWAY = (
-    r"up to|(?:different|distinct|far|away) from|differ(?:s|ed)? from|close to|short of|unlike|all but|anything but"
+    r"up to|(?:different|distinct|far|away) from|differ(?:s|ed)? from|close to|short of|(?:any|no)where near|unlike|all but|anything but"
     r"|everything except|exceed(?:s|ing)?|instead of|as opposed to|if (?:it|this|that|the answer) (?:were|was)"
     r"|(?:is|are|was|were|be|has|have|had|takes?|took|costs?|lasts?|lasted|weighs?|just|slightly|somewhat|well|far|a (?:bit|little)) (?:under|over|below|above)"
 )
@@ -25,7 +25,10 @@ _OF = (
     r"|quarter)s? of|(?:divisible|divided|multiplied) by|twice|thrice|double|triple"
 )
 """What makes the number behind it the beginning of a calculation."""
-CHANGES = re.compile(rf"\b(?:{_DENIED}|{_COMPARED}|{_COMPARED_ABROAD}|{_AWAY}|{_OF})$", re.IGNORECASE)
+CHANGES = re.compile(
+    rf"\b(?:{_DENIED}|{_COMPARED}|{_COMPARED_ABROAD}|{_AWAY}|{_OF})$|(?:[0-9]\s?%|\bpercent|[0-9]/[0-9]+) of$",
+    re.IGNORECASE,
+)
 """At the end of what stands before a number."""
 _NEXT_TO = re.compile(
     r"\b(?:before|after|since|until|till|beyond|prior to|following|preceding|within)(?: the(?: year)?)?$", re.IGNORECASE

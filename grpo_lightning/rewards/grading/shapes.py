@@ -32,9 +32,6 @@ from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_
 MAX_DEPTH = 8
 """Of brackets in brackets; deeper ones are left to the parser of formulas."""
 
-MAX_WHOLE = 40
-"""Characters of a text that is nothing but a value."""
-
 _SEPARATORS = re.compile(
     r"\s*(?:,|;|&)?\s+(?:and|or)\s+|\s*∧\s*|\s*[,;](?!\s*(?:Jr|Sr|D\.\s?C)\b)\s*(?:(?:and|or)\s+)?"
 )
@@ -86,20 +83,6 @@ def read(text: str, keep_names: bool = False) -> Shape:
         if number is not None:
             return parse(trimmed(number))
     return shape
-
-
-def whole_value(text: str) -> str | None:
-    """The text where all of it is one quantity, date or time; None for sentences, formulas and long texts.
-
-    Example:
-        >>> whole_value("1 h 30 min"), whole_value("The 4th of July."), whole_value("It is 4"), whole_value("2 + 2")
-        ('1 h 30 min', 'The 4th of July.', None, None)
-    """
-    text = text.strip()
-    if "\n" in text or len(text) > MAX_WHOLE or text.startswith("- "):  # a list of one
-        return None
-    plain = tidy(text)
-    return text if quantity(plain) is not None or moment(plain) is not None else None
 
 
 def _is_plain_list(shape: Shape) -> bool:

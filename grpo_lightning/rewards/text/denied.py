@@ -14,12 +14,14 @@ _NOT_THIS = re.compile(
 )
 _FAULT = (
     r"(?:wrong|incorrect|mistaken|not\s(?:quite\s)?(?:the\s)?(?:final\s|correct\s|right\s)?(?:right|correct|answer)"
-    r"|too\s(?:high|low|big|small|large|many|much|few))"
+    r"|too\s(?:high|low|big|small|large|many|much|few)|impossible|extraneous|invalid|ruled\sout|rejected|(?:common\s)?mistake"
+    r"|not\s(?:an?\s|the\s)?(?:valid\s|possible\s|real\s)?solution|not\s(?:valid|possible))"
 )
-_IS = r"(?:is|was|seems|looks|must\sbe|would\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
+_IS = r"(?:is|was|seems|looks|must\sbe|(?:would|can)\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
 _IS_FAULTY = (
     rf"(?:{_IS}\s(?:also\s|clearly\s|actually\s|obviously\s)?(?:an?\s|the\s)?{_FAULT}"
     r"|(?:is|was)n['’]t\s(?:quite\s)?(?:the\s)?(?:right|correct|answer)|can(?:not|['’]t)\sbe\s(?:the\s)?(?:right|correct|answer)"  # noqa: RUF001
+    r"|(?:does|do)(?:\snot|n['’]t)(?:\s(?:work|satisfy|hold|fit|count|apply|qualify)|(?=[.!\s]{0,3}$))"  # noqa: RUF001
     r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"  # noqa: RUF001
 )
 _TURN = r"(?:(?:but|no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b[\s,.!?:;…—-]{0,6})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.last_value import last_value
-from grpo_lightning.rewards.grading.shapes import whole_value
+from grpo_lightning.rewards.grading.whole_value import whole_value
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
 from grpo_lightning.rewards.text.denied import denied_behind, without_contrast
