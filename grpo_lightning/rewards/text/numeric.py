@@ -1,4 +1,4 @@
-"""Numbers as people write them, compared exactly. Never ``eval``; ASCII digits only."""
+"""Numbers as people write them, compared exactly. Never ``eval``; ASCII digits, after ``in_ascii``."""
 
 from __future__ import annotations
 
