@@ -20,10 +20,7 @@ OTHER_VALUE = frozenset(
     " mod modulo cannot isn doesn wait anything excluding except ish something".split()
 )
 """Words beside a number that make it another value, or none."""
-_NO_NOUNS = OTHER_VALUE | frozenset(
-    "and by to but where when which for choose if from with is are was were be been can could might must should would will does do"
-    " did has have had".split()
-)
+_NO_NOUNS = OTHER_VALUE | frozenset("and by to but where when which for choose if from with is are was".split())
 
 MAX_UNIT = 40
 """Words, signs and spaces of a unit."""
