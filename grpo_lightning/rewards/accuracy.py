@@ -45,8 +45,9 @@ class AccuracyReward(BaseRewardFunction):
             ``5``), ``numeric`` compares one number (thousands separators, fractions, powers of ten, percent, currency,
             units), ``exact`` compares text up to white space and a final full stop.
         extraction: ``strict`` takes only what stands in the one ``<answer>...</answer>``; ``lenient`` takes the last
-            such tag, else the last ``\boxed{}`` (or list of them), else what follows ``####``, else words or the letter of a
-            choice behind "the answer is", else, in ``math``, the last formula in ``$...$``, ``\(...\)`` or ``\[...\]``, else
+            such tag, else the last ``\boxed{}`` (or list of them), else what follows ``####``, else the answer of a JSON object
+            that ends the text, else words or the letter of a choice behind "the answer is", else all of a text that is
+            nothing but a value, else, in ``math``, the last formula in ``$...$``, ``\(...\)`` or ``\[...\]``, else
             the last number.
         answer_key: Dataset column with the reference. By default ``ground_truth``, ``answer`` or ``solution``,
             whichever is found first.

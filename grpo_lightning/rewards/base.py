@@ -31,6 +31,9 @@ CALLING = ("scope", "batched", "concurrency", "isolation", "call_time_limit")
 ON_REQUEST = ("group", "logprobs", "environments", "turn_rewards", "final_rewards")
 """Arguments for rewards that name them; not among ``**kwargs``, which in TRL do not hold them, but for ``environments``."""
 
+OURS_ALONE = ("completions_ids", "log_error")
+"""Arguments that TRL does not have: a function gets them by name, and its ``**kwargs`` hold what they hold there."""
+
 UNNAMED = "base_reward"
 """The name of a reward that was given none; replaced by the registered name or the class name when a reward is made from a config."""
 

@@ -11,20 +11,22 @@ from typing import Any
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import (
     CALLING,
+    OURS_ALONE,
     UNNAMED,
     BaseRewardFunction,
     Completion,
     RewardValues,
     accepted_arguments,
+    asks_for,
     on_offer,
 )
 
 
 @dataclass
 class FunctionReward(BaseRewardFunction):
-    """Wraps a function in TRL's form; it receives the arguments that it names, or all of them with ``**kwargs``.
+    """Wraps a function in TRL's form; it receives the arguments that it names, or all of TRL's with ``**kwargs``.
 
-    Both spellings of the token ids are on offer: ``completions_ids`` (here) and ``completion_ids`` (TRL).
+    Both spellings of the token ids are on offer: ``completion_ids`` (TRL), and by name ``completions_ids`` (here).
 
     Args:
         name: Defaults to the function's own name.
@@ -102,7 +104,8 @@ class FunctionReward(BaseRewardFunction):
             **columns,
             **self.settings,
         }
-        return self.function(**accepted_arguments(self.function, arguments, self.name))
+        asked = {name: value for name, value in arguments.items() if name not in OURS_ALONE or asks_for(self, name)}
+        return self.function(**accepted_arguments(self.function, asked, self.name))
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -177,6 +177,16 @@ def is_same_day(date: str, figures: str) -> bool:
     return day is not None and date == f"date ?-{int(day[1]):02}-{int(day[2]):02}"
 
 
+def is_year_of(figures: str, date: str) -> bool:
+    """True for four digits and a date of that year: who says the day as well has said the year.
+
+    Example:
+        >>> is_year_of("1776", "date 1776-07-04"), is_year_of("1776", "date ?-07-04"), is_year_of("1777", "date 1776-07-04")
+        (True, False, False)
+    """
+    return len(figures) == 4 and figures.isdigit() and date.startswith(f"date {figures}-")
+
+
 def _figure(said: str) -> int | None:
     if said.isascii() and said.isdigit():
         return int(said[:3])

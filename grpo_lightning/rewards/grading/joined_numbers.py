@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.modifiers import CHANGES, change_before
+from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS
 
 _SAME_NAME = re.compile(r"(?<![\w\\])([a-z])\s*=\s*[^\s,;]+(?:[,;]?\s+(?:or|and)\s+|,\s*)(?:\1\s*=\s*)?$")
 _OTHER_NAME = re.compile(
@@ -25,7 +26,9 @@ _OUT_OF = re.compile(
 )
 _OF_IN = re.compile(r"\b(?:chances?|probability|odds|likelihood)\b", re.IGNORECASE)
 _NAME = re.compile(r"(?:\s+[A-Z][\w.-]*){1,3}$")
-_OR_ELSE = re.compile(r"\s+or\s+(?:all|any|every|no|none|infinitely|undefined)\b[^.\n]*")
+_OR_ELSE = re.compile(
+    rf"\s+or\s+(?:all|any|every|no|none|infinitely|undefined|{'|'.join(NUMBER_WORDS.keys() - {'one'})})\b[^.\n]*"
+)
 
 
 def start_of_joined(line: str, start: int) -> int:

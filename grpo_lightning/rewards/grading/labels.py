@@ -24,6 +24,11 @@ _REFERRED = re.compile(
     rf"(?:{_PARTS})\s{{1,3}}){_NUMBER}(?!\w|[./%][0-9])(?!\s{{0,3}}(?:times\b|[-+*/=<>^]))",
     re.IGNORECASE,
 )
+_ASKED = re.compile(
+    rf"(\b(?:to|for|of|in|from)\s{{1,3}}(?:the\s{{1,3}})?(?:problem|question|exercise|part|case)\s{{1,3}}){_NUMBER}(?!\w|[./%][0-9])",
+    re.IGNORECASE,
+)
+_CITED = re.compile(r"(?<=[0-9])\s?\[[0-9]{1,2}\](?=\.?\s*$)")
 _MARKER = re.compile(r"^[ \t>*_#-]{0,10}\(?([0-9]{1,2})[.)](?=[*_]{0,2}[ \t]{1,10}\S)", re.MULTILINE)
 
 
@@ -35,11 +40,14 @@ def without_labels(text: str) -> str:
     Example:
         >>> without_labels("So 4 by equation 3"), without_labels("Step 2: add 3"), without_labels("the wrong one is step 3")
         ('So 4 by equation ', 'Step : add 3', 'the wrong one is step 3')
+        >>> without_labels("12 is the answer to question 3."), without_labels("It is 12 [1].")
+        ('12 is the answer to question .', 'It is 12.')
         >>> without_labels("1. add 5\n2. done")
         ' add 5\n done'
     """
     if _ALONE.fullmatch(text):
         return text
+    text = _CITED.sub("", _ASKED.sub(r"\1", text))
     return _without_markers(_REFERRED.sub(r"\1", _HEADING.sub(r"\1", text)))
 
 

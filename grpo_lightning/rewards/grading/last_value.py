@@ -12,6 +12,7 @@ from grpo_lightning.rewards.grading.labels import whole_label, without_labels
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.plain_units import with_powers
+from grpo_lightning.rewards.grading.prose import words_in_sentence
 from grpo_lightning.rewards.grading.signs import with_signs
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 from grpo_lightning.rewards.text.numeric import last_number_span
@@ -29,12 +30,26 @@ _UNKNOWN = re.compile(rf"(?<![^\s(]){_TERM}(?:\s*[-+*/]\s*{_TERM})+\s*$")
 """An expression with a letter for an unknown number, before ``=``; letters that may be units (5m + 3m) are left out."""
 _TO_UNKNOWN = re.compile(r"(?:\s?[-+*/]\s?[0-9.]*[b-zB-HJ-Z](?![\w'’])(?:\^[0-9])?)+")
 """What goes on behind a number with an unknown one: ``5 - x``."""
+_CONCLUDED = re.compile(
+    r"(?:[.!?]\s|\n|^)\s{0,5}((?:so|thus|therefore|hence|total|in\s(?:total|all|conclusion)|altogether)\b[^.!?\n0-9]{1,200})[.!]?\s*$",
+    re.IGNORECASE,
+)
+"""A last sentence that concludes, without figures."""
+_ARROW = re.compile(r"^\s{0,5}(?:[-=]{1,2}>|[→⇒])\s{0,5}", re.MULTILINE)
+_DEFINITIONS = re.compile(
+    r"(?<=[0-9$)}\]%])\s?[,(]\s?where\s(?:(?!\b(?:so|then|thus|hence|therefore)\b)[^.\n]|\.(?=[0-9])){1,300}\.?\s*$",
+    re.IGNORECASE,
+)
 _FEET = re.compile(r"[0-9]{1,2}'[0-9]{1,2}\"")
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}")
 _BOLD_NUMBER = re.compile(r"(?<!\S)\*\*([$€£]?[0-9][^\s*]*)\*\*(?=\s)")
-_PARTS = re.compile("[\\s\u3000-\u9fff\uff0c\uff1a\uff1b\uff01\uff1f](?<![万亿千百十个元])")
+_PARTS = re.compile("[\\s\u3000-\u9fff\uac00-\ud7a3\uff0c\uff1a\uff1b\uff01\uff1f](?<![万亿千百十个元만억천백십])")
 """White space, and the characters of a language that has none."""
-_CHINESE_NOT = re.compile("[不非](?:是|为|等于)?\\s?$")
+_CHANGED_BEHIND = re.compile(
+    "\\s?[\u4e00-\u9fff\uac00-\ud7a3]{0,3}\\s?(?:아[니닙]|이상|이하|미만|초과|(?:では|じゃ)(?:ない|ありません)|以[上下]|未満|未满)|[多余]"
+)
+"""In Chinese, Japanese and Korean: not 20, over 20, at most 20."""
+_CHANGED_BEFORE = re.compile("(?:[不非](?:是|为|等于)?|[大小多少高低]于|超过|不到|最[多少]|至[多少])\\s?$")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _LINKS = re.compile(r"(?:[\s,;.&*]|\band\b|\bor\b|\\quad|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|[()])*")
 
@@ -59,6 +74,9 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
     if (label := whole_label(text)) is not None:
         return f"[{label}]"  # in brackets it is read as a name, not as its number
     text = without_labels(_BOLD_NUMBER.sub(r"\1", CALCULATOR.sub("", text)))
+    if (concluded := _CONCLUDED.search(text)) is not None and (said := words_in_sentence(concluded[1])) is not None:
+        return said
+    text = _DEFINITIONS.sub("", _ARROW.sub("", text))
     text = with_powers(with_signs(text))
     spans = list(MATH_SPAN.finditer(text))
     number = last_number_span(text)
@@ -67,11 +85,11 @@ def last_value(text: str, prefer_formulas: bool) -> str | None:
         if worth:
             return _linked(text, worth)
     if number is None:
-        return None
+        return words_in_sentence(text)
     around = next((span for span in reversed(spans) if span.start() <= number[0] < span.end()), None)
     if around is not None:
         return _inside(around)
-    if _CHINESE_NOT.search(text, max(0, number[0] - 6), number[0]):
+    if _CHANGED_BEFORE.search(text, max(0, number[0] - 6), number[0]) or _CHANGED_BEHIND.match(text, number[1]):
         return f"not {text[slice(*number)]}"
     date = date_at(text, *number) if prefer_formulas else None
     return _run_around(text, *number) if date is None else _date(text, *date)

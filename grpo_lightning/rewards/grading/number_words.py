@@ -34,6 +34,8 @@ def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
         ['72', '12', '3/4', '1/2']
         >>> number_in_words("one and a half apples".split()), number_in_words("a cat".split())
         ((Fraction(3, 2), ['apples']), None)
+        >>> number_in_words("two thirds of it".split()), number_in_words("two thirds of nine".split())
+        ((Fraction(2, 3), ['of', 'it']), None)
     """
     if not words or len(words) > MAX_WORDS:
         return None
@@ -41,24 +43,31 @@ def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
         found = number_in_words(words[1:])
         return None if found is None else (-found[0], found[1])
     if words[0] == "half":
-        return (Fraction(1, 2), words[1:]) if words[1:2] != ["of"] else None
+        return None if _is_share_of_number(words[1:]) else (Fraction(1, 2), words[1:])
     if words[0] in ("a", "an"):
         following = words[1:2]
         if not following or following[0] not in SCALES.keys() | {"half", "quarter", "third"}:
             return None
         words = ["one", *words[1:]]
+    elif words[0] in SCALES:
+        words = ["one", *words]
     whole = _whole(words)
     if whole is None:
         return None
     value, rest = whole
     part = part_named(rest[0], value) if rest else None
-    if part is not None and rest[1:2] != ["of"]:
-        return Fraction(value, part), rest[1:]
+    if part is not None:
+        return None if _is_share_of_number(rest[1:]) else (Fraction(value, part), rest[1:])
     if rest[:1] == ["and"]:
         behind = number_in_words(rest[1:])
         if behind is not None and 0 < behind[0] < 1:
             return value + behind[0], behind[1]
     return Fraction(value), rest
+
+
+def _is_share_of_number(words: list[str]) -> bool:
+    """Whether a calculation goes on: ``half of 12``, ``two thirds of nine``; two thirds of the class are a fraction."""
+    return words[:1] == ["of"] and not (words[1:] and words[1].isalpha() and number_in_words(words[1:]) is None)
 
 
 def _whole(words: list[str]) -> tuple[int, list[str]] | None:

@@ -8,9 +8,10 @@ from grpo_lightning.rewards.grading.amounts import end_of_time
 from grpo_lightning.rewards.grading.calendar import date_at
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
-from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES
+from grpo_lightning.rewards.grading.number_words import MAX_WORDS, NUMBER_WORDS, SCALES, number_in_words
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
+from grpo_lightning.rewards.text.denied import denied_behind
 
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|finally|in conclusion|consequently|and)[,:]?\s+)*"
@@ -51,9 +52,22 @@ _REASON = re.compile(
 MAX_STATED = 4
 """Words of an answer without a figure that a reason may follow."""
 _OTHER_VALUES = OTHER_VALUE | SCALES.keys() | (NUMBER_WORDS.keys() - {"one"}) | set(FUNCTIONS)
+_STATES = re.compile(
+    r"(?:^|[:=,]|\b(?:is|are|was|were|be|takes?|gets?|needs?|has|have|had|makes?|leaves?|costs?|equals?|exactly|total|so|thus|therefore"
+    r"|receives?|eats?|buys?|sells?|sold|bought|ate|made|left))\s*$",
+    re.IGNORECASE,
+)
+_ANY_NUMBER = (
+    NUMBER_WORDS.keys() | SCALES.keys() | set("hundreds thousands millions dozens first second third halves".split())
+)
+MAX_SENTENCE = 40
+"""Words of a sentence that says one number."""
 _WORDS = re.compile(r"[A-Za-z]+")
-_HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
-_OTHER_CHARACTERS = re.compile("[不非或未没约超至余第万亿千百十兆分半倍负减错年月日时点]")
+_HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]")
+_OTHER_CHARACTERS = re.compile(
+    "[不非或未没约超至余第万亿千百十兆分半倍负减错年月日时点約負倍만억천백십]|[大小多少高低]于|最[多少]|(?<=[0-9])多|以[上下]"
+    "|ない|ません|아니|아닙|이상|이하|미만|초과|또는|혹은|[년월일시분초]"
+)
 """Beside a number they make it another value, a date or a place, or none."""
 _NO_PROSE = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|(){}\[\]⦃⦄/]")
 
@@ -134,6 +148,8 @@ def number_in_sentence(text: str) -> str | None:
     if _HAN.search(text) is not None:
         return _number_among_characters(text)
     words = [word.lower() for word in _WORDS.findall(text)]
+    if not any(map(str.isdigit, text)):
+        return words_in_sentence(text)
     if len([word for word in words if len(word) > 1]) < 1 or any(
         len(word) == 1 and word not in "ais" for word in words
     ):
@@ -147,7 +163,7 @@ def number_in_sentence(text: str) -> str | None:
     if len(numbers) != 1:
         return None
     start, end = numbers[0].span()
-    if change_before(text[:start], text[end:]) is not None:
+    if change_before(text[:start], text[end:]) is not None or denied_behind(text, end) is not None:
         return None
     if numbers[0].group().isdigit() and (clock := end_of_time(text, start, end)) is not None:
         return text[start:clock]
@@ -159,6 +175,33 @@ def number_in_sentence(text: str) -> str | None:
         if behind.isalpha() or (behind in ("!", "-") and not text[end + 1 : end + 2].isspace())
         else numbers[0].group().strip()
     )
+
+
+def words_in_sentence(text: str) -> str | None:
+    """The one number that a sentence without figures has in words; None where other words change it.
+
+    Example:
+        >>> words_in_sentence("It takes three bolts of fabric."), words_in_sentence("It takes two or three bolts.")
+        ('three', None)
+        >>> words_in_sentence("So it is solved in three steps."), words_in_sentence("So she has three.")
+        (None, 'three')
+        >>> words_in_sentence("One of them is blue."), words_in_sentence("It is not three.")
+        (None, None)
+    """
+    places = list(_WORDS.finditer(text))
+    words = [place[0].lower() for place in places]
+    if len(words) < 3 or len(words) > MAX_SENTENCE or not OTHER_VALUE.isdisjoint(words):
+        return None
+    first = next((place for place, word in enumerate(words) if word in NUMBER_WORDS), len(words))
+    found = number_in_words(words[first : first + MAX_WORDS])
+    if found is None or "\\" in text:
+        return None
+    end = min(first + MAX_WORDS, len(words)) - len(found[1])
+    said = text[places[first].start() : places[end - 1].end()]
+    is_alone = _ANY_NUMBER.isdisjoint(words[:first] + words[end:])
+    is_changed = change_before(text[: places[first].start()], text[places[end - 1].end() :]) is not None
+    is_stated = _STATES.search(text, 0, places[first].start()) is not None
+    return None if words[first:end] == ["one"] or not is_alone or is_changed or not is_stated else said
 
 
 def _number_among_characters(text: str) -> str | None:

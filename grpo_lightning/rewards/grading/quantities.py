@@ -33,6 +33,7 @@ _PREFIX = re.compile(
 )
 _SHORT_SCALES = {"k": 1000, "K": 1000, "M": 10**6, "m": 10**6, "B": 10**9, "bn": 10**9}
 _SHORT_SCALE = re.compile(r"([-+]?[0-9.,]+)\s?(k|K|M|m|B|bn)")
+_UNITLESS_SCALE = re.compile(r"([-+]?[0-9.,]+)\s?(k|bn)")
 _PERCENT = re.compile(
     r"(?P<core>.+?)\s?(?:(?P<percent>(?:%|percent|per cent|percentage|pct)(?: points?)?)|(?P<mille>‰|per mill?e?|permille)|basis points?)"
 )
@@ -48,6 +49,7 @@ _TWICE = re.compile(r"([^()]+?)\s?\(([^()]+)\)(?: [A-Za-z]+)?")
 _ERA = re.compile(r"([0-9]{1,4})\s?(?:(B\.?C\.?(?:E\.?)?)|A\.?D\.?|CE)|A\.?D\.?\s([0-9]{1,4})")
 _NOTE = re.compile(r"(.*[0-9%])\s*\(\s*([A-Za-z]{2}[A-Za-z ]*)\)")
 _MINUS_WORD = re.compile(r"(?:minus|negative)\s+(?=[0-9\\.])", re.IGNORECASE)
+_RAISED_WORD = re.compile(r"([A-Za-z]+) (squared|cubed)\b")
 _BEFORE_UNIT = re.compile(r"[0-9)}\]πa-zA-Z%…!|]$")
 
 
@@ -61,6 +63,7 @@ def quantity(text: str) -> Quantity | None:
         (None, None, None)
     """
     text = in_figures(_MINUS_WORD.sub("-", text, count=1) if text[:1] in "mMnN" else text)
+    text = _RAISED_WORD.sub(_raised, text) if "ed" in text else text
     plain = _number(text)
     if plain is not None:
         return Quantity(plain)
@@ -80,6 +83,18 @@ def quantity(text: str) -> Quantity | None:
     if found is None or number is None:
         return compound_amount(text) or _in_words(text)
     return Quantity(Number(number.value * found.scale, number.per), found.size, found.dimension)
+
+
+def in_short(text: str) -> Fraction | None:
+    """The number that ``1.5k`` and ``2bn`` are short for; None for other texts: ``2M`` may be metres.
+
+    Example:
+        >>> str(in_short("1.5k")), in_short("2M"), in_short("k")
+        ('1500', None, None)
+    """
+    short = _UNITLESS_SCALE.fullmatch(text)
+    value = None if short is None else literal(short[1])
+    return None if short is None or value is None else value * _SHORT_SCALES[short[2]]
 
 
 def measured(text: str) -> Measured | None:
@@ -116,6 +131,11 @@ def measured(text: str) -> Measured | None:
             if found is not None:
                 return found
     return None
+
+
+def _raised(match: re.Match[str]) -> str:
+    """``meters per second squared``; of other words the power stays a word."""
+    return match[0] if measure(match[1]) is None else f"{match[1]}^{'2' if match[2] == 'squared' else '3'}"
 
 
 def _split_at(text: str, tokens: list[re.Match[str]], first: int) -> Measured | None:

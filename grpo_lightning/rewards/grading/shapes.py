@@ -25,6 +25,7 @@ from grpo_lightning.rewards.grading.prose import (
 )
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, measured, quantity
 from grpo_lightning.rewards.grading.rewritten import as_intervals
+from grpo_lightning.rewards.grading.signs import below_zero
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
 
@@ -70,7 +71,7 @@ def read(text: str, keep_names: bool = False) -> Shape:
         >>> read("42 apples").quantity.number.value, read("x^2 + y^2 = 1").parts
         (Fraction(42, 1), ('x^{2} + y^{2}', '1'))
     """
-    text = without_lead(only_answer(text.strip()))
+    text = without_lead(below_zero(only_answer(text.strip())))
     inside = formula_in_sentence(text)
     text = tidy(text if inside is None else inside)
     text = tidy(without_lead(without_derivation(text)))
@@ -254,7 +255,8 @@ def _equation(relations: list[str], sides: list[str], depth: int) -> Shape:
         value = parse(sides[0], depth + 1)
         if isinstance(value, Group):  # x = ±2, S = {1, 2}
             return value
-    is_rounded = relations[-1] == "≈" and len(sides) > 1 and literal(sides[-2]) is None and "." in sides[-1]
+    is_exact = len(sides) > 1 and (literal(sides[-2]) is None or re.search("/|frac", sides[-2]) is not None)
+    is_rounded = relations[-1] == "≈" and is_exact and "." in sides[-1]
     return Equation(name, tuple(sides), sides[-1] if is_rounded and literal(sides[-1]) is not None else "")
 
 

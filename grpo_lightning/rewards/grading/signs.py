@@ -18,7 +18,21 @@ _FORMULA = re.compile(
     re.IGNORECASE,
 )
 _TYPESET = re.compile(rf"(?<![\w)\]%.])[{_DASHES}]{_NUMBER}")
+_BELOW_ZERO = re.compile(
+    r"(?<![\w.,-])([0-9]{1,5}(?:\.[0-9]{1,5})?\s?(?:°\s?[CF]?|degrees?(?:\s(?:Celsius|Fahrenheit|C|F))?)?)\s(?:below|under)\szero\b",
+    re.IGNORECASE,
+)
 _NEGATIVE = re.compile(rf"\bnegative[ \t]{{1,3}}{_NUMBER}", re.IGNORECASE)
+
+
+def below_zero(text: str) -> str:
+    """The text with ``-5 degrees`` for ``5 degrees below zero``.
+
+    Example:
+        >>> below_zero("It is 5 degrees below zero."), below_zero("5 below")
+        ('It is -5 degrees.', '5 below')
+    """
+    return _BELOW_ZERO.sub(r"-\1", text)
 
 
 def with_signs(text: str) -> str:
@@ -30,5 +44,6 @@ def with_signs(text: str) -> str:
         >>> with_signs("It is minus 5."), with_signs("The answer is - $5"), with_signs("10 minus 5 is 5")
         ('It is -5.', 'The answer is -$5', '10 minus 5 is 5')
     """
+    text = below_zero(text)
     text = _DASH.sub(r"\1\2-", _WORD.sub(r"\1\2-", _FORMULA.sub(r"\1\2\3-", text)))
     return _NEGATIVE.sub("-", _TYPESET.sub("-", text)).replace("\N{MINUS SIGN}", "-")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from grpo_lightning.rewards.grading.angles import degrees_as_radians, is_in_radians
 from grpo_lightning.rewards.grading.arithmetic import arithmetic
-from grpo_lightning.rewards.grading.calendar import is_same_day, is_same_hour, same_moment
+from grpo_lightning.rewards.grading.calendar import is_same_day, is_same_hour, is_year_of, same_moment
 from grpo_lightning.rewards.grading.chemistry import is_substance, same_substance
 from grpo_lightning.rewards.grading.forms import Equation, Group, Inequality, Shape, Value
 from grpo_lightning.rewards.grading.formula_text import formula_text, in_one_unit
@@ -16,6 +17,7 @@ from grpo_lightning.rewards.grading.groups import CHOICES, are_choices, same_gro
 from grpo_lightning.rewards.grading.intervals import FLIPPED
 from grpo_lightning.rewards.grading.left_sides import denotes_value, may_name_one
 from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.quantities import in_short
 from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
 from grpo_lightning.rewards.grading.shapes import parse
@@ -71,6 +73,8 @@ class Comparison:
             return same_moment(reference.text, answer.text)
         if any(_is_same_moment(*pair) for pair in ((reference, answer), (answer, reference))):
             return True
+        if is_year_of(reference.text, answer.text) or self._in_short(reference, answer):
+            return True
         if _squeezed(reference.text) == _squeezed(answer.text):
             return True
         wanted, given = choice(reference.text), choice(answer.text)
@@ -95,6 +99,14 @@ class Comparison:
         if reference.is_words or answer.is_words:
             return same_words(reference.text, answer.text, ignore_case=reference.is_words)
         return self._formulas(reference, answer)
+
+    def _in_short(self, reference: Value, answer: Value) -> bool:
+        """``1500`` and ``1.5k``, whichever is the reference; a formula such as ``2k`` stays one beside others."""
+        for whole, short in ((reference, answer), (answer, reference)):
+            value = in_short(short.text) if whole.quantity is not None and whole.quantity.dimension is None else None
+            if value is not None and whole.quantity is not None:
+                return value == whole.quantity.number.value
+        return False
 
     def _labels_differ(self, reference: str, answer: str) -> bool:
         """Whether two choices of one letter have different numbers behind it, as ``(B) 12`` and ``(B) 13`` do."""
@@ -162,7 +174,8 @@ class Comparison:
         for side in (Equation(equation.name, equation.parts[:-1]), parse(decimals)):
             side = parse(exact) if isinstance(side, Equation) and len(side.parts) == 1 else side
             if self.same(side, other) if is_reference else self.same(other, side):
-                return self.formulas("about", exact, decimals)
+                value = literal(exact)
+                return self.formulas("about", exact, decimals) if value is None else _rounds_to(value, decimals)
         return False
 
     def _side_equals(self, reference: Shape, side: str) -> bool:
@@ -182,6 +195,13 @@ class Comparison:
                 pair = [f"({one.sides[0]})-({one.sides[1]})" for one in (reference, given)]
                 return self.formulas("proportional" if given.relations[0] == "≠" else "same sign", *pair)
         return False
+
+
+def _rounds_to(value: Fraction, decimals: str) -> bool:
+    """Whether ``0.474`` is 9/19, rounded or cut off."""
+    rounded = literal(decimals)
+    places = len(decimals.partition(".")[2])
+    return rounded is not None and abs(value - rounded) < Fraction(1, 10**places)
 
 
 def _sides(equation: Equation) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FORMULA = re.compile(r"[\\^_*+=<>≤≥≠≈±∞∪∈|{}\[\]⦃⦄/]")
 _FRAME = re.compile(
-    r"^(?:so |thus |hence |therefore )?(?:(?:it|that|this|he|she|they|there)(?:s| s| is| was| are| were) |i(?: would)? (?:think|believe|say) (?:it s |it is )?)?"
+    r"^(?:so |thus |hence |therefore )?(?:(?:it|that|this|he|she|they|there)(?:s| s| is| was| are| were| will be| would be| must be| has to be) |i(?: would)? (?:think|believe|say) (?:it s |it is )?)?"
     r"(?:(?:on|in|at) )?(?=.)"
 )
 _SENTENCE = re.compile(

@@ -99,6 +99,12 @@ def _set_autocast(device: str, value: tuple[bool, torch.dtype]) -> None:
     torch.set_autocast_dtype(device, value[1])
 
 
+def _start_method() -> str | None:
+    # A pool of any context asks for the default one, which is thereby fixed without having changed.
+    method = multiprocessing.get_start_method(allow_none=True)
+    return None if method == multiprocessing.get_all_start_methods()[0] else method
+
+
 def _has_alarm() -> bool:
     return signal.getitimer(signal.ITIMER_REAL)[0] > 0
 
@@ -117,7 +123,7 @@ OF_PROCESS = {
     "torch's anomaly mode": ProcessValue(torch.is_anomaly_enabled, torch.set_anomaly_enabled),
     "torch.backends.cudnn": ProcessValue(_cudnn, _set_cudnn),
     "the start method of multiprocessing": ProcessValue(
-        lambda: multiprocessing.get_start_method(allow_none=True),
+        _start_method,
         lambda method: multiprocessing.set_start_method(method, force=True),
         takes_none=True,
     ),

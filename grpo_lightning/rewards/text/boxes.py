@@ -15,7 +15,7 @@ MAX_BETWEEN = 60
 MAX_BOXES = 50
 """Boxes of one list."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{)")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)|(?<![\\A-Za-z])boxed(?=\{)")
 _UNBRACED = re.compile(r"\s*(-?(?:[0-9]|\\[dt]?frac|\\sqrt)[^\s$,;]{0,40}?)(?=\.?(?:[\s$,;]|$))")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&*]|\\[()\[\]]|\\q?quad|\\[,;: ]|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\\lor|\\land|\band\b|\bor\b"
@@ -123,10 +123,10 @@ def _belong_together(between: str) -> bool:
 
 def has_open_box(text: str) -> bool:
     """True where the last box never closes, as in a completion that was cut off."""
-    last = max(text.rfind(box) for box in ("\\boxed", "\\fbox"))
+    last = max(text.rfind(box) for box in ("\\boxed", "\\fbox", "\\framebox"))
     if last < 0 or _content(text, last) is not None:
         return False
-    rest = text[last:].lstrip("\\bdefox").lstrip()
+    rest = re.sub(r"\\[a-z]+\s*", "", text[last:], count=1)
     return not rest or rest.startswith("{")
 
 

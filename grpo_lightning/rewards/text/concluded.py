@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 
 MAX_CLAUSE = 300
@@ -17,7 +18,8 @@ _VALUE = re.compile(r"[-+]?\s?\\?[$€£¥]?\s?-?(?:[0-9]|\.[0-9]|\\[dt]?frac|\\
 _ENUMERATED = re.compile(r"[0-9]{1,2}[.)]\s+\S")
 _END = re.compile(
     r"[.!?;](?=[*_]*(?:\s|$))|\n|\s\((?!\s*(?:or|mod|not|base)\b)(?=[^()\n]*[A-Za-z]{2})|,?\s+i\.e\.|,?\s+(?:where|because|since|when|if"
-    r"|with|for|which|using|while|as)\s",
+    r"|with|for|which|using|while|as)\s"
+    r"|(?<=[a-z])\s(?:altogether|over|during|across|throughout|among|in\s(?:total|all|the|each|every|an?|one))\s",
     re.IGNORECASE,
 )
 _CALCULATION = re.compile(r"[0-9)][^\n=]*=")
@@ -32,13 +34,15 @@ def concluding_clause(text: str) -> str | None:
     Example:
         >>> concluding_clause("The answer is 42. It took 5 steps."), concluding_clause("**Answer: 42** (3 boxes of 14)")
         ('The answer is 42', '**Answer: 42**')
-        >>> concluding_clause("The answer is 42. No, it is 43."), concluding_clause("The answer is not 42.")
+        >>> concluding_clause("The answer is 42. No, it is 43."), concluding_clause("I doubt that the answer is 42.")
         (None, None)
     """
     leads = list(_LEAD.finditer(text))
     if not leads:
         return None
     start, behind = leads[-1].start(), leads[-1].end()
+    if change_before(text[max(0, start - MAX_CLAUSE) : start], "x") is not None:
+        return None
     formula = MATH_SPAN.match(text, behind)
     is_list = "\n" in leads[-1][0] and _ENUMERATED.match(text, behind) is not None
     if formula is None and (is_list or _VALUE.match(text, behind) is None):

@@ -13,12 +13,15 @@ _NOT_THIS = re.compile(
     re.IGNORECASE,
 )
 _FAULT = (
-    r"(?:wrong|incorrect|mistaken|not\s(?:quite\s)?(?:the\s)?(?:final\s|correct\s|right\s)?(?:right|correct|answer))"
+    r"(?:wrong|incorrect|mistaken|not\s(?:quite\s)?(?:the\s)?(?:final\s|correct\s|right\s)?(?:right|correct|answer)"
+    r"|too\s(?:high|low|big|small|large|many|much|few)|impossible|extraneous|invalid|ruled\sout|rejected|(?:common\s)?mistake"
+    r"|not\s(?:an?\s|the\s)?(?:valid\s|possible\s|real\s)?solution|not\s(?:valid|possible))"
 )
-_IS = r"(?:is|was|seems|looks|must\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
+_IS = r"(?:is|was|seems|looks|must\sbe|(?:would|can)\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
 _IS_FAULTY = (
     rf"(?:{_IS}\s(?:also\s|clearly\s|actually\s|obviously\s)?(?:an?\s|the\s)?{_FAULT}"
     r"|(?:is|was)n['’]t\s(?:quite\s)?(?:the\s)?(?:right|correct|answer)|can(?:not|['’]t)\sbe\s(?:the\s)?(?:right|correct|answer)"  # noqa: RUF001
+    r"|(?:does|do)(?:\snot|n['’]t)(?:\s(?:work|satisfy|hold|fit|count|apply|qualify)|(?=[.!\s]{0,3}$))"  # noqa: RUF001
     r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"  # noqa: RUF001
 )
 _TURN = r"(?:(?:but|no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b[\s,.!?:;…—-]{0,6})"
@@ -27,9 +30,15 @@ _BEHIND = re.compile(
     rf"(?:{_IS_FAULTY}"
     rf"|(?:was|is)\smy\s(?:first|initial|earlier)\s(?:guess|thought|answer|attempt)"
     rf"|{_TURN}{{0,4}}(?:that|this|it|which|(?:the|my)\sanswer)(?:\s|(?=['’])){_IS_FAULTY}"  # noqa: RUF001
+    rf"|{_TURN}{{0,4}}I\s(?:doubt\s(?:it|that|so)|do(?:n['’]t|\snot)\sthink\sso)\b"  # noqa: RUF001
     rf"|{_TURN}{{0,4}}I(?:['’]ve|\shave)?\s(?:just\s)?(?:made|see|found|notice)\s(?:an?|my|the)\s(?:\w{{1,15}}\s)?(?:mistake|error)\b)",  # noqa: RUF001
     re.IGNORECASE,
 )
+_CONTRAST = re.compile(
+    r"[0-9][^.!?\n]{0,80}?([\s,(]{1,3}(?:instead\sof|rather\sthan|as\sopposed\sto|(?<=[,(]\s)not|(?<=[,(])not|and\snot|but\snot)"
+    r"\s(?:just\s|only\s)?\$?[0-9][0-9.,]*(?:\s[a-z]{1,20})?[).!\s]{0,5})$"
+)
+"""A number, and at the end of the text another one that it is not."""
 _TURNED = re.compile(
     r"[\s$.,;:!?*)\]\\-]{0,12}(?:no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b",
     re.IGNORECASE,
@@ -53,6 +62,17 @@ def denied_behind(text: str, end: int) -> int | None:
     """Where the words end that deny what ends at ``end``; None where none follow it."""
     found = _BEHIND.match(text, end, end + MAX_AROUND)
     return None if found is None else found.end()
+
+
+def without_contrast(text: str) -> str:
+    """The text without the other number that its last sentence names: ``It is 30 instead of 20``.
+
+    Example:
+        >>> without_contrast("It is 30 instead of 20."), without_contrast("It is 30, not 20"), without_contrast("It is not 20")
+        ('It is 30', 'It is 30', 'It is not 20')
+    """
+    found = _CONTRAST.search(text, max(0, len(text) - MAX_AROUND))
+    return text if found is None else text[: found.start(1)]
 
 
 def turns_back(text: str, end: int) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.grading.whole_value import whole_value
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
-from grpo_lightning.rewards.text.denied import denied_behind
-from grpo_lightning.rewards.text.numeric import last_number_span
+from grpo_lightning.rewards.text.denied import denied_behind, without_contrast
+from grpo_lightning.rewards.text.json_answer import json_answer
+from grpo_lightning.rewards.text.numeric import in_ascii, last_number_span
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -103,13 +105,16 @@ def answer_behind(behind: str) -> str | None:
 
 
 def _unmarked(text: str, prefer_formulas: bool) -> str | None:
-    end = _OTHER_TAG.sub(" ", text[-MAX_SPAN:])
-    stated = stated_answer(end)
-    return last_value(concluding_clause(end) or _undenied(end), prefer_formulas) if stated is None else stated
+    end = in_ascii(_OTHER_TAG.sub(" ", text[-MAX_SPAN:]))
+    for find in (json_answer, stated_answer, whole_value):
+        if (found := find(end)) is not None:
+            return found
+    return last_value(concluding_clause(end) or _undenied(end), prefer_formulas)
 
 
 def _undenied(text: str) -> str:
-    """The text up to its last number that is not denied right behind it, as in ``7 is wrong``."""
+    """The text up to its last number that is not denied, as in ``7 is wrong`` and ``8 rather than 7``."""
+    text = without_contrast(text)
     for _ in range(MAX_DENIED):
         number = last_number_span(text)
         if number is None or denied_behind(text, number[1]) is None:

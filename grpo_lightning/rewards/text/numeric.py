@@ -1,8 +1,9 @@
-"""Numbers as people write them, compared exactly. Never ``eval``; ASCII digits only."""
+"""Numbers as people write them, compared exactly. Never ``eval``; ASCII digits, after ``in_ascii``."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -19,6 +20,9 @@ _NUMBER = re.compile(
     r"(?P<percent>[ ]?\\?%|[ ]percent\b)?"
 )
 _LATEX_FRACTION = re.compile(r"([0-9])?[ ]?\\[dt]?frac(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9])([0-9]))")
+
+
+_ARABIC = {ord("\N{ARABIC DECIMAL SEPARATOR}"): ".", ord("\N{ARABIC THOUSANDS SEPARATOR}"): ","}
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,21 @@ def last_number_span(text: str) -> tuple[int, int] | None:
     for match in _NUMBER.finditer(text.replace("\N{MINUS SIGN}", "-")):
         last = match
     return last.span() if last else None
+
+
+def in_ascii(text: str) -> str:
+    """The text with the digits and number signs of other scripts in ASCII; superscripts are no digits.
+
+    Example:
+        >>> in_ascii("२०"), in_ascii("٣٫٥"), in_ascii("x²")
+        ('20', '3.5', 'x²')
+    """
+    return text if text.isascii() else "".join(map(_in_ascii, text.translate(_ARABIC)))
+
+
+def _in_ascii(char: str) -> str:
+    digit = unicodedata.decimal(char, None)
+    return char if digit is None else str(digit)
 
 
 def _plain(text: str) -> str:

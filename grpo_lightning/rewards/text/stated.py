@@ -18,7 +18,7 @@ _LEAD = re.compile(
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf)\{([^{}]*)\}")
 _LETTER = re.compile(
     r"[(\[]?(?<![A-Za-z'’])([A-J])(?![\w'’])(?P<frame>[)\]:.]*)"  # noqa: RUF001 - the typeset apostrophe
-    r"(?=\s*(?:$|[.,;:!()*\n。]|because\b|since\b|as\b|which\b)|(?<=[)\]:.])\s)"
+    r"(?=\s*(?:$|[.,;:!()*\n。]|because\b|since\b|as\b|which\b|over\b|rather\b|instead\b)|(?<=[)\]:.])\s)"
 )
 _SEVERAL = re.compile(r"\(?[A-J]\)?\s*(?:,|/|&|\bor\b|\band\b)\s*(?:or\s+|and\s+)?\(?[A-J](?![\w'’])", re.ASCII)  # noqa: RUF001
 _CLAUSE_END = re.compile(r"[.,;!?](?=\s|$)|\n|\s(?:because|since)\b")

@@ -82,7 +82,7 @@ def test_strict_extraction_takes_the_one_answer_tag_in_order_and_nothing_else(te
         ("The answer is A or B.", "A or B"),
         ("The answer is at least 7", "at least 7"),
         ("The answer is a guess: 7", "7"),
-        ("\uff14\uff12 and \u0664\u0662", None),  # full-width and Arabic digits are not read
+        ("\uff14\uff12 and \u0664\u0662", "42 and 42"),  # full-width and Arabic digits
     ],
 )
 def test_lenient_extraction_prefers_tag_then_box_then_mark_then_last_number(text: str, expected: str | None) -> None:

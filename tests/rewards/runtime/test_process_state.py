@@ -50,7 +50,7 @@ OF_PROCESS: dict[str, Change] = {
     ),
     "the start method of multiprocessing": (
         lambda: multiprocessing.set_start_method("spawn", force=True),
-        lambda: multiprocessing.get_start_method(allow_none=True),
+        multiprocessing.get_start_method,
     ),
     "os.environ": (
         lambda: os.environ.update(CUDA_VISIBLE_DEVICES="7"),
@@ -210,6 +210,21 @@ def test_calls_that_catch_the_output_at_the_same_time_leave_it_to_training() -> 
         runner.close()
         found, sys.stdout = sys.stdout, before
     assert found is before
+
+
+def test_a_pool_fixes_the_start_method_and_changes_none(caplog: pytest.LogCaptureFixture) -> None:
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        multiprocessing.get_start_method()  # as the pool of any context does
+        return [1.0] * len(completions)
+
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert scored(reward, "thread") == [1.0, 1.0]
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert "left it so" not in caplog.text
 
 
 def test_streams_filters_and_limits_that_do_no_harm_are_left(caplog: pytest.LogCaptureFixture) -> None:

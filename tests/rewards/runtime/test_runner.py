@@ -225,11 +225,10 @@ def test_rewards_see_prompt_completion_columns_state_and_nothing_else(score: Cal
 
     state = RewardState(global_step=3, max_steps=10, epoch=0.5)
     score(spy, ["c"], columns={"answer": ["a"]}, trainer_state=state)
-    loggers = {"log_extra", "log_metric", "log_error"}
+    loggers = {"log_extra", "log_metric"}
     assert {key: value for key, value in seen.items() if key not in loggers} == {
         "prompts": ["p"],
         "completions": ["c"],
-        "completions_ids": [[1]],
         "completion_ids": [[1]],
         "trainer_state": state,
         "answer": ["a"],

@@ -17,6 +17,17 @@ def everything_by_kwargs(**kwargs: Any) -> list[float]:
 
 
 @shape
+def names_in_kwargs(**kwargs: Any) -> list[float]:
+    return [float(len(name)) for name in sorted(kwargs)[: len(kwargs["completions"])]]
+
+
+@shape
+def characters_of_all_columns(prompts: Any, completions: Any, **columns: Any) -> list[int]:
+    lists = [column for column in columns.values() if isinstance(column, list)]
+    return [sum(len(str(column[row])) for column in lists) for row in range(len(completions))]
+
+
+@shape
 def keyword_only(*, completions: Any, answer: list[str], **kwargs: Any) -> list[float]:
     return [float(a in text_of(c)) for c, a in zip(completions, answer, strict=True)]
 
