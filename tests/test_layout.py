@@ -15,7 +15,7 @@ from grpo_lightning.rewards.sandbox.python_source import parsed
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "grpo_lightning"
-AT_THE_TOP = {"__init__", "__main__", "errors", "messages", "ordinary_text", "seeds", "types", "version"}
+AT_THE_TOP = {"__init__", "__main__", "errors", "messages", "ordinary_text", "seeds", "types", "uncollected", "version"}
 
 Imports = dict[str, set[str]]
 """Module -> modules of the package that it imports."""
