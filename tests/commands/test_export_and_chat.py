@@ -62,7 +62,9 @@ def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):
     torch.testing.assert_close(merged(ids).logits, adapted.eval()(ids).logits)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [(32, torch.float32), ("bf16", torch.float32), ("bf16-true", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(32, torch.float32), ("bf16", torch.float32), ("bf16-true", torch.bfloat16)]
+)
 def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, dtype, tiny_model_dir, tmp_path):
     make_run(tmp_path / "run", tiny_model_dir)
     assert make_trainer(tmp_path, 1, precision=precision).precision in ("32-true", "bf16-mixed", "bf16-true")
