@@ -22,7 +22,7 @@ from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.policy.vision_check import class_for_text
+from grpo_lightning.policy.text_class import class_for_text
 from grpo_lightning.report.metrics import launch_directories
 from grpo_lightning.settings.flat import own_fields
 from grpo_lightning.vision.settings import VisionSettings
