@@ -37,9 +37,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {where_to_look(name_or_path)} "
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
-    if set(tokenizer.get_vocab()) <= set(
-        tokenizer.all_special_tokens
-    ):  # made of a directory without a tokenizer's files
+    # AutoTokenizer makes one of a directory without a tokenizer's files.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(
             f"model.tokenizer_name_or_path={name_or_path!r} has a tokenizer without tokens of texts. {where_to_look(name_or_path)} It needs "
             "tokenizer.json, or the files that its kind of tokenizer is made of."

@@ -43,12 +43,10 @@ def _unknown_model(model_name_or_path: str) -> str | None:
     model_type = found.get("model_type")
     if not model_type or model_type in CONFIG_MAPPING:
         return None
+    way_out = "Install a newer transformers, or use another model."
     if "auto_map" in found:
-        return (
-            f"is a {model_type}, which transformers {transformers.__version__} does not know. It brings code of its own, which is "
-            "never run. Use a model that transformers has a class for, or a newer transformers if it has one."
+        way_out = (
+            "It brings code of its own, which is never run. Use a model that transformers has a class for, or a newer transformers "
+            "if it has one."
         )
-    return (
-        f"is a {model_type}, which transformers {transformers.__version__} does not know. Install a newer transformers, or use "
-        "another model."
-    )
+    return f"is a {model_type}, which transformers {transformers.__version__} does not know. {way_out}"

@@ -62,6 +62,13 @@ def test_a_policy_is_no_reward_model(tiny_model_dir):
         RewardModelReward(model=str(tiny_model_dir))
 
 
+@pytest.mark.parametrize("config", ['{"architectures": [', "[]"])
+def test_a_reward_models_config_that_was_cut_off_is_named_with_the_reward(reward_model_dir, config):
+    (reward_model_dir / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"^reward_model: .*config\.json cannot be read .* copied whole"):
+        RewardModelReward(model=str(reward_model_dir))
+
+
 def test_a_reward_model_without_its_head_is_refused(reward_model_dir):
     ask = {"prompts": ["1+1="], "completions": ["2"]}
     assert len(RewardModelReward(model=str(reward_model_dir), device="cpu")(**ask)) == 1
