@@ -120,3 +120,21 @@ def test_a_teacher_with_fewer_embeddings_than_the_policy_has_tokens_is_refused_a
     with pytest.raises(ValueError, match=r"has 200 embeddings \(vocab_size\), and the policy's tokenizer token 319"):
         make_module(tiny_model_dir, distillation=Distillation(str(copied)))
     make_module(tiny_model_dir, distillation=Distillation(str(save_toy_model(copied))))
+
+
+def test_what_is_wrong_with_a_teacher_is_said_of_the_teacher(tiny_model_dir, copied, reward_model_dir, tmp_path):
+    def taught_by(directory):
+        module = make_module(tiny_model_dir, distillation=Distillation(str(directory)))
+        module.teachers.start(torch.device("cpu"))
+
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*nowhere' cannot be read"):
+        taught_by(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*rm' is a Qwen2ForSequenceClassification"):
+        taught_by(reward_model_dir)
+    without(copied, "model.norm.weight")
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*copied' has no weights for model\.norm"):
+        taught_by(copied)
+    for path in copied.glob("token*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*copied' has a tokenizer without"):
+        taught_by(copied)
