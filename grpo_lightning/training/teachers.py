@@ -36,7 +36,6 @@ from grpo_lightning.training.server_teacher import ServerTeacher
 from grpo_lightning.types import PromptBatch, Rollouts
 
 TEACHER = "model.distillation.teacher"
-"""The setting that names one."""
 
 
 class Teacher(Protocol):
@@ -263,11 +262,7 @@ class Teachers:
             per_token = per_token * clipped_importance(logprobs, tokens.old_logprobs, self.settings.is_clip)
         share = self.settings.weight * per_token.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
         means["distillation/divergence"] = mean_over(divergence, mask)
-        sums = MetricSums(
-            means=means,
-            totals={"distillation/loss": share.detach(), "loss": share.detach()},
-        )
-        return share, sums
+        return share, MetricSums(means=means, totals={"distillation/loss": share.detach(), "loss": share.detach()})
 
 
 def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
