@@ -47,14 +47,9 @@ class OrdinaryText:
 
         Args:
             value: Messages, or schemas of tools: mappings and lists of any depth.
-            own: Special tokens that the policy itself sampled; their texts stay.
+            own: Tokens that the policy itself sampled; the texts of special ones stay.
         """
-        if isinstance(value, str):
-            return self._quoted_text(value, {self._names.get(id) for id in own})
-        if isinstance(value, dict):
-            names = {name: self.quoted(name, own) if isinstance(name, str) else name for name in value}
-            return {names[name]: self.quoted(each, own) for name, each in value.items()}
-        return [self.quoted(each, own) for each in value] if isinstance(value, list | tuple) else value
+        return self._quoted(value, frozenset(own))
 
     def quoted_schemas(self, schemas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Schemas of tools, quoted; all rollouts of a run have the same ones, and each is looked at once."""
@@ -75,7 +70,7 @@ class OrdinaryText:
             add_special_tokens: Whether those that the tokenizer puts around every text are wanted.
         """
         if CUT not in text:
-            found: Mapping[str, list[int]] = self.tokenizer(text, add_special_tokens=add_special_tokens)
+            found: Mapping[str, list[int]] = self.tokenizer(encodable(text), add_special_tokens=add_special_tokens)
             return found
         before, behind = self._around() if add_special_tokens else ([], [])
         ids = [*before, *self.ids(text), *behind]
@@ -88,13 +83,27 @@ class OrdinaryText:
         start = next(n for n in range(len(whole)) if whole[n : n + len(alone)] == alone)
         return whole[:start], whole[start + len(alone) :]
 
-    def _quoted_text(self, text: str, own: Collection[str | None]) -> str:
-        parts = [each for part in text.split(CUT) for each in self._parts(part, own)]
-        if self._rewrites and not own:  # what it does to a text may make a special token of it: ＜/s＞ of </s>
-            parts = [each for part in parts for each in (self._letters(part) if self._forges(part) else [part])]
+    def _quoted(self, value: Any, own: frozenset[int]) -> Any:
+        if isinstance(value, str):
+            return self._quoted_text(value, own)
+        if isinstance(value, dict):
+            names = {name: self._quoted(name, own) for name in value}
+            return {names[name]: self._quoted(each, own) for name, each in value.items()}
+        return [self._quoted(each, own) for each in value] if isinstance(value, list | tuple) else value
+
+    def _quoted_text(self, text: str, own: frozenset[int]) -> str:
+        texts = {self._names[id] for id in own & self._names.keys()}
+        parts = [each for part in text.split(CUT) for each in self._parts(part, texts)]
+        if self._rewrites:  # what it does to a text may make a special token of it: ＜/s＞ of </s>
+            refused = self._ids - own
+            parts = [
+                each
+                for part in parts
+                for each in (self._letters(part, refused) if self._forges(part, refused) else [part])
+            ]
         return CUT.join(parts)
 
-    def _parts(self, text: str, own: Collection[str | None]) -> Iterator[str]:
+    def _parts(self, text: str, own: Collection[str]) -> Iterator[str]:
         start = place = 0
         while found := self._written.search(text, place):
             place = found.start() + 1
@@ -103,15 +112,24 @@ class OrdinaryText:
                 start = place
         yield text[start:]
 
-    def _letters(self, text: str) -> list[str]:
-        return ["?" if self._forges(letter) else letter for letter in text]
+    def _letters(self, text: str, refused: frozenset[int]) -> list[str]:
+        return ["?" if self._forges(letter, refused) else letter for letter in text]
 
-    def _forges(self, text: str) -> bool:
-        return not self._ids.isdisjoint(self._encoded(text))
+    def _forges(self, text: str, refused: frozenset[int]) -> bool:
+        return not refused.isdisjoint(self._encoded(text))
 
     def _encoded(self, text: str) -> list[int]:
         if not text:
             return []
-        encodable = text.encode("utf-8", "replace").decode("utf-8")  # a model may write half a surrogate pair: \ud83d
-        ids: Any = self.tokenizer(encodable, add_special_tokens=False)["input_ids"]
+        ids: Any = self.tokenizer(encodable(text), add_special_tokens=False)["input_ids"]
         return list(ids)
+
+
+def encodable(text: str) -> str:
+    r"""The text with a question mark for each half of a surrogate pair, which a model may write in JSON.
+
+    Example:
+        >>> encodable("caf\u00e9 " + chr(0xD83D)) == "caf\u00e9 ?"
+        True
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -16,12 +16,13 @@ from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
+from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.policy.vision_check import class_for_text
+from grpo_lightning.policy.text_class import class_for_text
 from grpo_lightning.report.metrics import launch_directories
 from grpo_lightning.settings.flat import own_fields
 from grpo_lightning.vision.settings import VisionSettings
@@ -91,7 +92,7 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
     saved = read_checkpoint(checkpoint, weights_only=True)
     tower = VisionSettings(vision_tower=given.get("vision_tower")).vision_tower
     policy = _kind_of(saved)(found, given.get("seed") or 0, tower)
-    precision = str(config.get("trainer", {}).get("precision") or "32-true")
+    precision = known_precision(config.get("trainer", {}).get("precision") or "32-true")
     device = torch.device("cuda" if accelerator == "gpu" else accelerator)
     policy.load(Placement(device, precision)).to(device)
     policy.check_checkpoint(saved, PREFIX)

@@ -9,12 +9,17 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 """What peft writes beside an adapter's weights."""
 
 
-def refuse_adapter_directory(model_name_or_path: str) -> None:
-    """Raises ValueError where an adapter is given as the model: transformers would add it to its base unasked."""
+def refuse_adapter_directory(model_name_or_path: str, setting: str) -> None:
+    """Raises ValueError where an adapter is given as the model: transformers would add it to its base unasked.
+
+    Args:
+        model_name_or_path: Directory or hub name.
+        setting: That names it.
+    """
     path = Path(model_name_or_path) / ADAPTER_CONFIG_NAME
     if path.is_file():
         base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
         raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} is an adapter. Set it to the adapter's base ({base!r}) and "
-            "model.adapter_name_or_path to the adapter."
+            f"{setting}={model_name_or_path!r} is an adapter. Name an export with the adapter added in (hf/last), or, as the "
+            f"policy, set model.model_name_or_path to the adapter's base ({base!r}) and model.adapter_name_or_path to the adapter."
         )

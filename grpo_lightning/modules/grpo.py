@@ -154,7 +154,7 @@ class GRPOModule(PolicyModule):
         return mark_tokens(experience, self.objective.policy_loss, replica.of_all, replica.index, *seed)
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
-        """This micro-batch's share of the step's loss."""
+        """This micro-batch's share of the step's loss: a forward pass, then ``algorithm/objective.py``."""
         return self.loss(experience, micro_batch, report)
 
     def end_step(self, report: StepReport) -> None:

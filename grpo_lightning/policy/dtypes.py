@@ -14,6 +14,24 @@ TRAINER_DTYPES = {
     "16-true": torch.float16,
 }
 """What weights are loaded in, by the values of ``trainer.precision`` that train."""
+SPELLINGS = {"32": "32-true", "bf16": "bf16-mixed"}
+"""Older names of the same values, which Lightning's Trainer takes too, and a run's config.yaml may hold."""
+
+
+def known_precision(precision: str | int) -> str:
+    """``trainer.precision`` of a config, as the Trainer calls it.
+
+    Raises:
+        ValueError: If nothing is trained in it.
+
+    Example:
+        >>> known_precision(32), known_precision("bf16"), known_precision("bf16-true")
+        ('32-true', 'bf16-mixed', 'bf16-true')
+    """
+    found = SPELLINGS.get(str(precision), str(precision))
+    if found not in TRAINER_DTYPES:
+        raise ValueError(f"trainer.precision={precision} is not supported. Use {', '.join(TRAINER_DTYPES)}.")
+    return found
 
 
 def weights_dtype(dtype: str, precision: str, is_frozen: bool = False) -> torch.dtype:

@@ -21,11 +21,15 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from grpo_lightning.policy.model_config import load_config, where_to_look
+from grpo_lightning.policy.model_config import MODEL, load_config, where_to_look
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, setting: str = "model.tokenizer_name_or_path") -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the left; a missing pad token is replaced by the end-of-sequence token.
+
+    Args:
+        name_or_path: Directory or hub name.
+        setting: That names it, for errors.
 
     Raises:
         ValueError: If it cannot be read, or has no end-of-sequence token.
@@ -34,14 +38,13 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"model.tokenizer_name_or_path={name_or_path!r} cannot be read. {where_to_look(name_or_path)} "
+            f"{setting}={name_or_path!r} cannot be read. {where_to_look(name_or_path)} "
             f"({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
-    if set(tokenizer.get_vocab()) <= set(
-        tokenizer.all_special_tokens
-    ):  # made of a directory without a tokenizer's files
+    # AutoTokenizer makes one of a directory without a tokenizer's files.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(
-            f"model.tokenizer_name_or_path={name_or_path!r} has a tokenizer without tokens of texts. {where_to_look(name_or_path)} It needs "
+            f"{setting}={name_or_path!r} has a tokenizer without tokens of texts. {where_to_look(name_or_path)} It needs "
             "tokenizer.json, or the files that its kind of tokenizer is made of."
         )
     if tokenizer.eos_token_id is None:
@@ -70,7 +73,7 @@ def exact_attention(config: PretrainedConfig, attn_implementation: str | None) -
     return attn_implementation or "eager"
 
 
-def check_generation_config(model_name_or_path: str) -> None:
+def check_generation_config(model_name_or_path: str, setting: str = MODEL) -> None:
     """Refuses one that is there and cannot be read: transformers would go on without its end-of-sequence ids.
 
     Raises:
@@ -83,7 +86,7 @@ def check_generation_config(model_name_or_path: str) -> None:
         content = error
     if not isinstance(content, dict):
         raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r}: generation_config.json cannot be read, which says where "
+            f"{setting}={model_name_or_path!r}: generation_config.json cannot be read, which says where "
             f"completions end. {where_to_look(model_name_or_path)} ({content})"
         )
 
@@ -132,24 +135,25 @@ def without_weights(
         ) from error
 
 
-def refuse_drawn(model_name_or_path: str, drawn: Collection[str]) -> None:
+def refuse_drawn(model_name_or_path: str, drawn: Collection[str], setting: str = MODEL) -> None:
     """Refuses a model in which transformers has drawn weights at random, because its directory lacks them.
 
     Args:
         model_name_or_path: Where it is from.
         drawn: Names of such weights.
+        setting: That names it.
 
     Raises:
         ValueError: If there are any.
     """
     if drawn:
         raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} has no weights for {min(drawn)}, one of {len(drawn)}, which would be "
+            f"{setting}={model_name_or_path!r} has no weights for {min(drawn)}, one of {len(drawn)}, which would be "
             "drawn at random. Use a directory with all of them."
         )
 
 
-def refuse_classifier(model_name_or_path: str, config: PretrainedConfig) -> None:
+def refuse_classifier(model_name_or_path: str, config: PretrainedConfig, setting: str = MODEL) -> None:
     """Refuses a reward model in place of a language model: its output head is another one.
 
     Raises:
@@ -158,7 +162,7 @@ def refuse_classifier(model_name_or_path: str, config: PretrainedConfig) -> None
     for kind in config.architectures or ():
         if kind.endswith("ForSequenceClassification"):
             raise ValueError(
-                f"model.model_name_or_path={model_name_or_path!r} is a {kind}, which scores texts and writes none. Use the language "
+                f"{setting}={model_name_or_path!r} is a {kind}, which scores texts and writes none. Use the language "
                 "model that it was made of; as a reward it is model.rewards: [{class_path: reward_model, init_args: {model: ...}}]."
             )
 
@@ -176,6 +180,7 @@ def load_causal_lm(
     dtype: torch.dtype,
     attn_implementation: str | None = None,
     kind: Any = AutoModelForCausalLM,
+    setting: str = MODEL,
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """The causal language model, safetensors only, no code from the model directory is run.
@@ -185,14 +190,15 @@ def load_causal_lm(
         dtype: Of the weights.
         attn_implementation: See PolicySettings.
         kind: The auto class; another one loads the whole of which the language model is a part.
+        setting: That names the model, for errors.
         **model_kwargs: Of ``from_pretrained``.
 
     Raises:
         ValueError: If the weights cannot be read, or some are not there.
     """
-    config = load_config(model_name_or_path)
-    refuse_classifier(model_name_or_path, config)
-    check_generation_config(model_name_or_path)
+    config = load_config(model_name_or_path, setting)
+    refuse_classifier(model_name_or_path, config, setting)
+    check_generation_config(model_name_or_path, setting)
     try:
         model, found = kind.from_pretrained(
             model_name_or_path,
@@ -211,8 +217,8 @@ def load_causal_lm(
         ) from error
     except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r}: the weights cannot be read. "
+            f"{setting}={model_name_or_path!r}: the weights cannot be read. "
             f"{where_to_look(model_name_or_path)} ({str(error).splitlines()[0]})"
         ) from error
-    refuse_drawn(model_name_or_path, found["missing_keys"])
+    refuse_drawn(model_name_or_path, found["missing_keys"], setting)
     return model

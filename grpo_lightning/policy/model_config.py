@@ -9,6 +9,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from grpo_lightning.finetuning.adapter_directory import refuse_adapter_directory
 
+MODEL = "model.model_name_or_path"
+"""The setting that names the policy."""
+
 
 def where_to_look(name: str) -> str:
     """What may be wrong with a directory or hub name that could not be read."""
@@ -18,20 +21,24 @@ def where_to_look(name: str) -> str:
     return f"No such directory, and not found as a hub name.{offline}"
 
 
-def load_config(model_name_or_path: str) -> PretrainedConfig:
+def load_config(model_name_or_path: str, setting: str = MODEL) -> PretrainedConfig:
     """The model's configuration; a cheap check that the model can be read.
+
+    Args:
+        model_name_or_path: Directory or hub name.
+        setting: That names it, for errors.
 
     Raises:
         ValueError: If there is no readable config.json, or the directory holds an adapter instead of a model.
     """
-    refuse_adapter_directory(model_name_or_path)
+    refuse_adapter_directory(model_name_or_path, setting)
     try:
         return AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         cause = _unknown_model(model_name_or_path) or (
             f"cannot be read. {where_to_look(model_name_or_path)} ({type(error).__name__}: {str(error).splitlines()[0]})"
         )
-        raise ValueError(f"model.model_name_or_path={model_name_or_path!r} {cause}") from error
+        raise ValueError(f"{setting}={model_name_or_path!r} {cause}") from error
 
 
 def _unknown_model(model_name_or_path: str) -> str | None:
@@ -43,12 +50,10 @@ def _unknown_model(model_name_or_path: str) -> str | None:
     model_type = found.get("model_type")
     if not model_type or model_type in CONFIG_MAPPING:
         return None
+    way_out = "Install a newer transformers, or use another model."
     if "auto_map" in found:
-        return (
-            f"is a {model_type}, which transformers {transformers.__version__} does not know. It brings code of its own, which is "
-            "never run. Use a model that transformers has a class for, or a newer transformers if it has one."
+        way_out = (
+            "It brings code of its own, which is never run. Use a model that transformers has a class for, or a newer transformers "
+            "if it has one."
         )
-    return (
-        f"is a {model_type}, which transformers {transformers.__version__} does not know. Install a newer transformers, or use "
-        "another model."
-    )
+    return f"is a {model_type}, which transformers {transformers.__version__} does not know. {way_out}"

@@ -28,7 +28,8 @@ from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.policy.vision_check import check_trained_on_text, check_vision
+from grpo_lightning.policy.text_class import check_trained_on_text
+from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower

@@ -33,9 +33,12 @@ def check_written(rollouts: Rollouts, limit: int | None, uids: Sequence[int], se
     Raises:
         ValueError: Naming the row.
     """
-    lengths = rollouts.prompt_lengths[rollouts.group] + rollouts.completion_lengths - behind
-    for n in (lengths > limit).nonzero()[:1, 0].tolist() if limit is not None else ():
+    if limit is None:
+        return
+    lengths = (rollouts.prompt_lengths[rollouts.group] + rollouts.completion_lengths - behind).tolist()
+    too_long = next((n for n, length in enumerate(lengths) if length > limit), None)
+    if too_long is not None:
         raise ValueError(
-            f"row {uids[n]} has {int(lengths[n])} tokens, prompt and completion, which reach beyond the {limit} positions of the "
+            f"row {uids[too_long]} has {lengths[too_long]} tokens, prompt and completion, which reach beyond the {limit} positions of the "
             f"model (max_position_embeddings). Lower {setting}, or leave long prompts out with data.max_prompt_length."
         )

@@ -54,7 +54,7 @@ class MicroBatchLoss:
         beside = None if teachers is None else partial(teachers.divergence, lessons, rows)
         logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
-            micro_batch.rows,
+            rows,
             self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
@@ -62,7 +62,7 @@ class MicroBatchLoss:
             beside_alone=teachers is not None and self._is_only_taught(experience, lessons, rows),
             with_loads=self.load_balance is not None,
         )
-        tokens = experience.token_batch(micro_batch.rows)
+        tokens = experience.token_batch(rows)
         loss, metrics = self.objective.loss(
             tokens,
             logprobs,
@@ -78,7 +78,7 @@ class MicroBatchLoss:
             loss, metrics = loss + balancing, metrics + added
         if self.replica.leads:  # the others have the same numbers
             report.add(metrics)
-            report.add_mean("packing/fill", self.passes.fill(experience.rollouts, micro_batch.rows))
+            report.add_mean("packing/fill", self.passes.fill(experience.rollouts, rows))
         return loss * self.replica.count
 
     def _is_only_taught(self, experience: Experience, lessons: Lessons, rows: Tensor) -> bool:

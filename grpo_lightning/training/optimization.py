@@ -22,7 +22,7 @@ from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
 from grpo_lightning.errors import ExplainedError
-from grpo_lightning.policy.dtypes import TRAINER_DTYPES
+from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rollouts.replicas import Replica
@@ -224,5 +224,4 @@ def check_trainer(trainer: Trainer) -> None:
         )
     if str(trainer.precision) == "16-mixed":
         raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")
-    if str(trainer.precision) not in TRAINER_DTYPES:
-        raise ValueError(f"trainer.precision={trainer.precision} is not supported. Use {', '.join(TRAINER_DTYPES)}.")
+    known_precision(trainer.precision)

@@ -1,4 +1,4 @@
-"""A teacher on a vLLM server: asked once a step, for its likeliest tokens or the sampled one at every token of the completions."""
+"""A teacher on a vLLM server: asked once a step for its likeliest tokens, or the sampled one, at every token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, Token
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation import SAMPLED, Distillation
 from grpo_lightning.types import Rollouts
 
 TOKENS_AT_ONCE = 1000
@@ -67,19 +67,27 @@ class ServerTeacher:
         self._is_checked = True
 
     def _check_logprobs(self) -> None:
-        ends, top_k = [self.policy.tokenizer.eos_token_id or 0] * 2, self.top_k or 1
+        # By the likeliest tokens also where the sampled ones are asked for: an end of text may have a logit below 0, too.
+        ends, count = [self.policy.tokenizer.eos_token_id or 0] * 2, self.top_k or 1
         try:
-            ((token_ids, logprobs),) = self.server.likeliest([TokenRow(ends, 1)], top_k)
+            ((token_ids, logprobs),) = self.server.likeliest([TokenRow(ends, 1)], count)
         except ServerRefused as error:
+            refused, lower = f"divergence={SAMPLED} needs prompt logprobs, and {self.address} tells none", "Start"
+            if self.top_k is not None:
+                refused = f"top_k={count} is more than {self.address} tells, or it tells no prompt logprobs"
+                lower = "Lower top_k, or start"
             raise ValueError(
-                f"model.distillation.top_k={top_k} is more than {self.address} tells, or it tells no prompt logprobs: "
-                f"{error}\nLower top_k, or start the server with --max-logprobs {top_k}."
+                f"model.distillation.{refused}: {error}\n{lower} the server with --max-logprobs {count}."
             ) from error
-        if len(token_ids[0]) != top_k or not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
+        if len(token_ids[0]) != count:
             raise ValueError(
-                f"{self.address} answers model.distillation.top_k={top_k} with {len(token_ids[0])} tokens, the likeliest "
-                f"at {logprobs[0][0]:.3f}. Use as many as the model has at most, and a server with --logprobs-mode "
-                "raw_logprobs or processed_logprobs."
+                f"{self.address} answers model.distillation.top_k={count} with {len(token_ids[0])} tokens. Use as many as the "
+                "model has at most."
+            )
+        if not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
+            raise ValueError(
+                f"{self.address} gives its likeliest token the logprob {logprobs[0][0]:.3f}, which is none. Start it with "
+                "--logprobs-mode raw_logprobs or processed_logprobs."
             )
 
     @property

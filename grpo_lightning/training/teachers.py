@@ -35,6 +35,8 @@ from grpo_lightning.training.reference_passes import ReferencePasses
 from grpo_lightning.training.server_teacher import ServerTeacher
 from grpo_lightning.types import PromptBatch, Rollouts
 
+TEACHER = "model.distillation.teacher"
+
 
 class Teacher(Protocol):
     """One of them."""
@@ -63,9 +65,9 @@ class LoadedTeacher:
 
     def __init__(self, name: str, settings: Distillation, policy: Policy, passes: Passes) -> None:
         self.name, self.settings, self.passes = name, settings, passes
-        config = load_config(name)
+        config = load_config(name, TEACHER)
         self.positions = positions_of(config)
-        _check_same_tokens(load_tokenizer(name), policy.tokenizer, name)
+        _check_same_tokens(load_tokenizer(name, TEACHER), policy.tokenizer, name)
         _check_rows(config.get_text_config().vocab_size, policy.tokenizer, name)
         self.scorer: Scorer | None = None
 
@@ -79,7 +81,7 @@ class LoadedTeacher:
             return
         place = device if self.settings.device is None else torch.device(self.settings.device)
         dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
-        model = load_causal_lm(self.name, dtype).requires_grad_(False).eval().to(place)
+        model = load_causal_lm(self.name, dtype, setting=TEACHER).requires_grad_(False).eval().to(place)
         _check_numbers(model, self.passes.policy.tokenizer.eos_token_id or 0, self.name)
         self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
 
@@ -260,11 +262,7 @@ class Teachers:
             per_token = per_token * clipped_importance(logprobs, tokens.old_logprobs, self.settings.is_clip)
         share = self.settings.weight * per_token.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
         means["distillation/divergence"] = mean_over(divergence, mask)
-        sums = MetricSums(
-            means=means,
-            totals={"distillation/loss": share.detach(), "loss": share.detach()},
-        )
-        return share, sums
+        return share, MetricSums(means=means, totals={"distillation/loss": share.detach(), "loss": share.detach()})
 
 
 def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
@@ -273,7 +271,7 @@ def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
         logits = model(input_ids=torch.tensor([[token]], device=model.device)).logits
     if bool(logits.isnan().any() | logits.isposinf().any()):
         raise ValueError(
-            f"model.distillation.teacher={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
+            f"{TEACHER}={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
             "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
             "bfloat16 or float32."
         )
@@ -283,7 +281,7 @@ def _check_rows(vocab_size: int, student: PreTrainedTokenizerBase, name: str) ->
     last = max(student.get_vocab().values())
     if last >= vocab_size:
         raise ValueError(
-            f"model.distillation.teacher={name!r} has {vocab_size} embeddings (vocab_size), and the policy's tokenizer token {last}, "
+            f"{TEACHER}={name!r} has {vocab_size} embeddings (vocab_size), and the policy's tokenizer token {last}, "
             f"{student.convert_ids_to_tokens(last)!r}. Use a teacher that was trained with this tokenizer."
         )
 
@@ -293,6 +291,6 @@ def _check_same_tokens(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
     differing = sorted(token for token in ours if theirs.get(token) != ours[token])
     if differing:
         raise ValueError(
-            f"model.distillation.teacher={name!r} has another tokenizer than the policy: {len(differing)} of the policy's "
+            f"{TEACHER}={name!r} has another tokenizer than the policy: {len(differing)} of the policy's "
             f"tokens mean something else to it, {differing[0]!r} for one. Use a teacher of the same family."
         )

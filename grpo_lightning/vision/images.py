@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 
 IMAGE, IMAGES = "image", "images"
 """Columns of a dataset: one image a row, or a list of them; TRL's names."""
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of paths that are those of images."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""What is opened. Of all that Pillow knows, PostScript would be handed to another program."""
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm"),
+}
+"""What is opened, by Pillow's names, and how paths of it end. Of all that Pillow knows, PostScript would be handed to another
+program."""
 
 
 def read_image(value: Any) -> Image:
@@ -39,10 +48,11 @@ def read_image(value: Any) -> Image:
         'RGB'
     """
     source = None if is_picture(value) else _source(value)
+    library = pillow()
     try:
         if source is None:
             return in_rgb(value)
-        with pillow().open(source, formats=FORMATS) as opened:
+        with library.open(source, formats=tuple(FORMATS)) as opened:
             return in_rgb(opened)
     except Exception as error:  # decoders raise their own kinds, of hostile files any
         problem = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error!s:.120}"
@@ -87,7 +97,8 @@ def holds_picture(value: Any) -> bool:
     """
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str):  # a path, or a description
-        return first.startswith("data:image/") or first.lower().endswith(ENDINGS)
+        endings = tuple(ending for of_format in FORMATS.values() for ending in of_format)
+        return first.startswith("data:image/") or first.lower().endswith(endings)
     data = first.get("bytes") if isinstance(first, Mapping) else first
     return is_picture(first) or isinstance(data, bytes)
 
@@ -118,9 +129,11 @@ def reference_of(value: Any) -> Any:
         return f"image of {value.width} x {value.height} pixels"
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, Mapping) and value.get("path"):
+        return value["path"]
     if isinstance(value, Mapping | bytes):
-        path, data = (None, value) if isinstance(value, bytes) else (value.get("path"), value.get("bytes"))
-        return path or f"image of {len(data) if isinstance(data, bytes) else 0} bytes"
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        return f"image of {len(data) if isinstance(data, bytes) else 0} bytes"
     if isinstance(value, str) and value.startswith("data:"):
         return f"{value.partition(',')[0]}, image of {len(value)} characters"
     return value

@@ -42,5 +42,5 @@ def in_rgb(picture: Any) -> Image:
             f"its mode {picture.mode} does not say which numbers are black and white; convert it to 8 bits"
         )
     if picture.mode.startswith("I;16"):  # convert would cut off all that is above 255, and leave it white
-        picture = picture.point(lambda value: value / 256).convert("L")
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
     return ImageOps.exif_transpose(picture).convert("RGB")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_lightning.callbacks.export import export as export_policy
 from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.commands import chat, export, report
-from grpo_lightning.commands.saved_policy import find_checkpoint, find_config
+from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint
 
 
 def make_run(run: Path, model_dir: Path, **settings):
@@ -60,6 +60,19 @@ def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
     adapted, _, _ = chat.load_for_chat(tmp_path / "part-adapter", None)
     torch.testing.assert_close(merged(ids).logits, adapted.eval()(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(32, torch.float32), ("bf16", torch.float32), ("bf16-true", torch.bfloat16)]
+)
+def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, dtype, tiny_model_dir, tmp_path):
+    make_run(tmp_path / "run", tiny_model_dir)
+    assert make_trainer(tmp_path, 1, precision=precision).precision in ("32-true", "bf16-mixed", "bf16-true")
+    config = {"model": {"model_name_or_path": str(tiny_model_dir)}, "trainer": {"precision": precision}}
+    checkpoint = find_checkpoint(tmp_path / "run")
+    assert load_checkpoint(checkpoint, config).policy.model.dtype == dtype
+    with pytest.raises(ValueError, match=r"^trainer\.precision=64 is not supported\. Use 32-true, bf16-mixed"):
+        load_checkpoint(checkpoint, config | {"trainer": {"precision": 64}})
 
 
 @pytest.mark.parametrize(

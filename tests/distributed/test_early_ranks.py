@@ -8,21 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
-import yaml
-from runs import write_prompts
+from two_rank_runs import environment, trained, write_run
 
 from grpo_lightning import __version__
 from grpo_lightning.commands.settings.ranks import LAUNCHERS, ranks_here, visible_gpus
 from grpo_lightning.distributed import early_ranks
 from grpo_lightning.distributed.early_ranks import PROGRAM, EarlyRank, dismiss_early, run_rank, start_early
 
-ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 SECONDS = 300
 REWARDS = """
 import json, os, signal, sys
@@ -49,25 +49,7 @@ def digits(completions, **columns):
 @pytest.fixture
 def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A config for two ranks, and its reward beside it."""
-    (tmp_path / "rewards_here.py").write_text(REWARDS)
-    config = {
-        "trainer": {
-            "accelerator": "cpu",
-            "strategy": "ddp",
-            "devices": 2,
-            "max_steps": 2,
-            "enable_progress_bar": False,
-        },
-        "model": {
-            "model_name_or_path": str(tiny_model_dir),
-            "rewards": ["rewards_here.digits"],
-            "generator": "TransformersGenerator",
-            "num_generations": 2,
-            "max_completion_length": 4,
-        },
-        "data": {"dataset": str(write_prompts(tmp_path / "train.jsonl")), "batch_size": 2},
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    write_run(tmp_path, tiny_model_dir, REWARDS, {"trainer": {"devices": 2, "max_steps": 2}})
     return tmp_path
 
 
@@ -75,15 +57,13 @@ def start(
     folder: Path, *options: str, run: str = "run", program: tuple[str, ...] = (), **more: str
 ) -> subprocess.Popen:
     """A run as from a shell, in a process group of its own, as a terminal gives it."""
-    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
-    environment = inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FOLDER": str(folder)} | more
     return subprocess.Popen(
         [
             *(program or (sys.executable, "-m", "grpo_lightning")),
             *("fit", "--config", "run.yaml", "--trainer.default_root_dir", run, *options),
         ],
         cwd=folder,
-        env=environment,
+        env=environment(folder, FOLDER=str(folder), **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,23 +81,25 @@ def processes(folder: Path) -> Iterator[tuple[int, list[str]]]:
             continue
 
 
-def waiting(folder: Path) -> list[int]:
-    return [pid for pid, arguments in processes(folder) if PROGRAM in arguments]
+def waiting(folder: Path) -> list[list[str]]:
+    """Arguments of the ranks that were started with the command."""
+    return [arguments for _, arguments in processes(folder) if PROGRAM in arguments]
 
 
-def wait_until(condition, what: str) -> None:
+def soon(read: Callable[[], T]) -> T:
+    """What ``read`` gives as soon as that is something, or once ``SECONDS`` have gone by."""
     limit = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < limit, what
+    while not (found := read()) and time.monotonic() < limit:
         time.sleep(0.02)
+    return found
+
+
+def all_have_ended(folder: Path) -> bool:
+    return not list(processes(folder))
 
 
 def told(folder: Path, rank: int) -> dict:
     return json.loads((folder / f"rank{rank}.json").read_text())
-
-
-def trained(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
 
 
 def test_the_second_rank_starts_with_the_command_and_is_what_lightning_would_have_started(folder):
@@ -137,7 +119,7 @@ def test_the_second_rank_starts_with_the_command_and_is_what_lightning_would_hav
     }
     assert output.count("importing torch, Lightning and transformers") == 1
     assert output.count("First step done ") == 1
-    assert not list(processes(folder))
+    assert all_have_ended(folder)
 
     script = folder / "train.py"  # a script's other ranks are that script: Lightning starts them, in fit
     script.write_text("from grpo_lightning.__main__ import main\nmain()\n")
@@ -152,9 +134,12 @@ def test_the_installed_command_starts_ranks_early_too(folder):
     script.parent.mkdir()
     script.write_text("import sys\nfrom grpo_lightning.__main__ import main\nsys.exit(main())\n")  # as pip writes it
     begun = start(folder, program=(sys.executable, str(script)))
-    wait_until(lambda: waiting(folder), "no rank was started with the command")
+    (second,) = soon(lambda: waiting(folder))
+    assert second[:2] == ["-m", PROGRAM] and second[4:] == begun.args[2:]
+    assert begun.poll() is None, "the first rank had not trained yet"
     begun.kill()
     begun.communicate(timeout=SECONDS)
+    assert soon(lambda: all_have_ended(folder))
 
 
 @contextmanager
@@ -166,7 +151,7 @@ def one_waiting(folder: Path, monkeypatch) -> Iterator[EarlyRank]:
         yield early_ranks._waiting[1]
     finally:
         dismiss_early()
-    assert not list(processes(folder))
+    assert all_have_ended(folder)
 
 
 def version_told_by(rank: subprocess.Popen, capfd) -> str:
@@ -204,9 +189,9 @@ def test_a_rank_that_was_lost_while_it_waited_is_started_anew(tmp_path, monkeypa
 def test_ranks_that_nobody_asks_for_end(folder):
     (folder / "one.yaml").write_text("trainer: {devices: 1, strategy: auto}\n")  # a later file, which has the last word
     begun = start(folder, "--trainer.devices", "2", "--config", "one.yaml")
-    wait_until(lambda: waiting(folder), "no rank was started with the command")
+    assert soon(lambda: waiting(folder)), "no rank was started with the command"
     system = folder / "run" / "system.json"
-    wait_until(lambda: system.exists() and system.read_text().endswith("}\n"), "the run does not start")
+    assert soon(lambda: system.exists() and system.read_text().endswith("}\n")), "the run does not start"
     assert [pid for pid, _ in processes(folder)] == [begun.pid]
     assert json.loads(system.read_text())["ranks"] == 1
     begun.kill()
@@ -215,12 +200,12 @@ def test_ranks_that_nobody_asks_for_end(folder):
 
 def test_a_run_that_is_refused_leaves_no_rank_and_says_why_once(folder):
     begun = start(folder, "--trainer.strategy", "nonsense")
-    wait_until(lambda: waiting(folder), "no rank was started with the command")
+    assert soon(lambda: waiting(folder)), "no rank was started with the command"
     output, _ = begun.communicate(timeout=SECONDS)  # until the waiting rank, which writes here too, has ended
     assert begun.returncode == 2, output
     assert output.count("trainer.strategy=nonsense") == 1
     assert "Traceback" not in output
-    assert not list(processes(folder))
+    assert all_have_ended(folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -228,7 +213,7 @@ def test_a_run_that_is_refused_leaves_no_rank_and_says_why_once(folder):
 def test_the_end_of_the_first_rank_ends_those_that_wait_without_a_word(folder, number, seconds):
     """Ctrl-C reaches all of them, as from a terminal; the other signals the first one alone."""
     begun = start(folder)
-    wait_until(lambda: waiting(folder), "no rank was started with the command")
+    assert soon(lambda: waiting(folder)), "no rank was started with the command"
     time.sleep(seconds)
     assert begun.poll() is None
     if number == signal.SIGINT:
@@ -237,7 +222,7 @@ def test_the_end_of_the_first_rank_ends_those_that_wait_without_a_word(folder, n
         begun.send_signal(number)
     output, _ = begun.communicate(timeout=SECONDS)
     assert begun.returncode != 0
-    wait_until(lambda: not list(processes(folder)), "a rank goes on")
+    assert soon(lambda: all_have_ended(folder)), "a rank goes on"
     assert output.count("KeyboardInterrupt") <= (number == signal.SIGINT)  # the first one's own
     assert PROGRAM.rpartition(".")[2] not in output
 
@@ -250,10 +235,13 @@ def test_a_first_rank_that_is_killed_before_the_ranks_are_connected_leaves_none(
         "    time.sleep(300)\n"
     )
     begun = start(folder, "--data.converter", "slow_data.rows")
-    wait_until((folder / "reached0").exists, "no data was read")
+    assert soon((folder / "reached0").exists), "no data was read"
+    assert waiting(folder), "there is a second rank to be left behind"
     begun.kill()
-    begun.communicate(timeout=SECONDS)
-    wait_until(lambda: not list(processes(folder)), "a rank goes on")
+    output, _ = begun.communicate(timeout=SECONDS)
+    assert begun.returncode == -signal.SIGKILL
+    assert soon(lambda: all_have_ended(folder)), "a rank goes on"
+    assert not (folder / "run" / "checkpoints").exists(), output
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from ending_ranks import SECONDS
 from ports import free_port
-from runs import write_prompts
+from two_rank_runs import environment, trained, write_run
 
-ROOT = Path(__file__).parents[2]
 REWARDS = """
 import os, time
 
@@ -38,35 +36,22 @@ SCONTROL = '#!/bin/sh\necho "$@" >> requeued\n'
 @pytest.fixture
 def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A config for two ranks, its reward, and a stand-in for the command that requeues a job."""
-    (tmp_path / "rewards_here.py").write_text(REWARDS)
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(SCONTROL)
     scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
-    config = {
-        "trainer": {"accelerator": "cpu", "strategy": "ddp", "max_steps": 3, "enable_progress_bar": False},
-        "model": {
-            "model_name_or_path": str(tiny_model_dir),
-            "rewards": ["rewards_here.digits"],
-            "generator": "TransformersGenerator",
-            "num_generations": 2,
-            "max_completion_length": 4,
-            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}},
-        },
-        "data": {"dataset": str(write_prompts(tmp_path / "train.jsonl")), "batch_size": 2},
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    sections = {
+        "trainer": {"max_steps": 3},
+        "model": {"optimizer": optimizer},
         "checkpoint": {"every_n_train_steps": 3},
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    write_run(tmp_path, tiny_model_dir, REWARDS, sections)
     return tmp_path
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    paths = {
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
-        "PATH": os.pathsep.join([str(folder / "bin"), inherited["PATH"]]),
-    }
-    return inherited | paths | {"OMP_NUM_THREADS": "1"} | more
+def variables(folder: Path, **more: str) -> dict[str, str]:
+    return environment(folder, PATH=os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]), **more)
 
 
 def ours(run: str) -> list[str]:
@@ -91,7 +76,7 @@ def slurm_ranks(folder: Path, run: str, **more: str) -> Iterator[subprocess.Pope
         yield subprocess.Popen(
             [sys.executable, *ours(run)],
             cwd=folder,
-            env=environment(folder, **job, **place, **more),
+            env=variables(folder, **job, **place, **more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -114,16 +99,12 @@ def signalled(ranks: list[subprocess.Popen[str]], folder: Path, number: int) -> 
             rank.kill()
 
 
-def trained(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=False)["state_dict"]
-
-
 @pytest.mark.slow
 def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder):
     launcher = ["-m", "torch.distributed.run", "--nnodes", "1", "--nproc_per_node", "2", "--node_rank", "0"]
     address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     command = [sys.executable, *launcher, *address, *ours("torchrun")]
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=variables(folder), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((folder / "torchrun" / "system.json").read_text())["ranks"] == 2
 
@@ -134,14 +115,13 @@ def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder)
     saved = torch.load(folder / "slurm" / "hpc_ckpt_1.ckpt", weights_only=False)
     assert (saved["steps_done"], saved["global_step"]) == (2, 2)
 
-    last = folder / "slurm" / "checkpoints" / "last.ckpt"
-    expected = trained(folder / "torchrun" / "checkpoints" / "last.ckpt")
-    torch.testing.assert_close(trained(last), expected, rtol=0, atol=0)
-    last.unlink()
+    expected = trained(folder / "torchrun")
+    torch.testing.assert_close(trained(folder / "slurm"), expected, rtol=0, atol=0)
+    (folder / "slurm" / "checkpoints" / "last.ckpt").unlink()
     requeued = list(slurm_ranks(folder, "slurm"))  # Lightning finds the checkpoint by itself
     outputs = [rank.communicate(timeout=SECONDS)[0] for rank in requeued]
     assert [rank.returncode for rank in requeued] == [0, 0], outputs
-    torch.testing.assert_close(trained(last), expected, rtol=0, atol=0)
+    torch.testing.assert_close(trained(folder / "slurm"), expected, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -210,8 +210,10 @@ def test_an_adapter_applied_twice_is_refused(tiny_model_dir, adapter, tmp_path):
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     with pytest.raises(ValueError, match="if the model has the adapter merged in already, leave the adapter out"):
         load_adapter(merged, str(adapter), str(tmp_path / "merged"))
-    with pytest.raises(ValueError, match=r"is an adapter. Set it to the adapter's base \('.*tiny_model"):
-        refuse_adapter_directory(str(adapter))
+    with pytest.raises(
+        ValueError, match=r"^model.distillation.teacher=.* is an adapter. Name an export .* base \('.*tiny_model"
+    ):
+        refuse_adapter_directory(str(adapter), "model.distillation.teacher")
     with pytest.raises(ValueError, match=r"model.model_name_or_path=.* is an adapter"):
         make_module(adapter)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 import transformers
 from transformers import Qwen2_5_VLConfig
@@ -31,6 +33,13 @@ def test_a_package_that_is_there_and_does_not_fit_is_not_called_missing(source: 
         f"vLLM 0.25.1's LlavaForConditionalGeneration does not fit the installed transformers {transformers.__version__} ("
     )
     assert said.endswith("Install a newer vLLM, or an older transformers, or choose another model")
+
+
+def test_a_package_is_called_what_pip_calls_it():
+    installed = f"the installed pillow {version('pillow')} (cannot import name 'Nothing' from 'PIL'"
+    said = why_not_imported("vLLM 0.32.0's Toy", raised("from PIL import Nothing"))
+    assert installed in said and "an older pillow, or" in said
+    assert "does not fit the installed json (" in why_not_imported("a", raised("from json import nothing"))
 
 
 def test_what_a_package_says_itself_is_passed_on():

@@ -84,3 +84,41 @@ def test_a_server_that_stays_away_ends_the_run_with_the_policy_of_the_step_befor
         fit(tiny_model_dir, tmp_path, 2, trainer=trainer, on_module=modules.append, **taught("server", server))
     assert modules[0].steps_done == 1
     torch.testing.assert_close(weights(modules[0]), weights(one), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "told", "message"),
+    [
+        (
+            "reverse_kl",
+            400,
+            r"(?s)^model\.distillation\.top_k=5 is more than http.* tells, .*\nLower top_k, or start .* 5\.",
+        ),
+        (
+            "sampled_token",
+            400,
+            r"(?s)^model\.distillation\.divergence=sampled_token needs .*\nStart the server with .* 1\.",
+        ),
+        ("reverse_kl", {}, r"answers model\.distillation\.top_k=5 with 0 tokens\."),
+        ("reverse_kl", {"3": -0.1}, r"answers model\.distillation\.top_k=5 with 1 tokens\. Use as many"),
+        (
+            "reverse_kl",
+            {str(n): 2.5 - n for n in range(5)},
+            r"logprob 2\.500, which is none\. Start it with --logprobs-mode",
+        ),
+        ("sampled_token", {"3": 2.5}, r"logprob 2\.500, which is none\. Start it with --logprobs-mode raw_logprobs"),
+    ],
+)
+def test_what_a_server_does_not_tell_is_said_in_the_words_of_the_divergence(
+    tiny_model_dir, server, tmp_path, divergence, told, message
+):
+    """A server with --max-logprobs 0, of a model with few tokens, and with --logprobs-mode raw_logits."""
+    model = server.answer_to
+    place = {token: {"logprob": value} for token, value in told.items()} if isinstance(told, dict) else {}
+    server.answer_to = lambda path, body: (
+        {"choices": [{"prompt_logprobs": [None, place]}]} if "prompt_logprobs" in body else model(path, body)
+    )
+    if told == 400:
+        server.answer("/v1/completions", always=400)
+    with pytest.raises(ValueError, match=message):
+        fit(tiny_model_dir, tmp_path, **taught("server", server, divergence=divergence))

@@ -62,6 +62,13 @@ def test_a_policy_is_no_reward_model(tiny_model_dir):
         RewardModelReward(model=str(tiny_model_dir))
 
 
+@pytest.mark.parametrize("config", ['{"architectures": [', "[]"])
+def test_a_reward_models_config_that_was_cut_off_is_named_with_the_reward(reward_model_dir, config):
+    (reward_model_dir / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"^reward_model: .*config\.json cannot be read .* copied whole"):
+        RewardModelReward(model=str(reward_model_dir))
+
+
 def test_a_reward_model_without_its_head_is_refused(reward_model_dir):
     ask = {"prompts": ["1+1="], "completions": ["2"]}
     assert len(RewardModelReward(model=str(reward_model_dir), device="cpu")(**ask)) == 1
@@ -113,3 +120,21 @@ def test_a_teacher_with_fewer_embeddings_than_the_policy_has_tokens_is_refused_a
     with pytest.raises(ValueError, match=r"has 200 embeddings \(vocab_size\), and the policy's tokenizer token 319"):
         make_module(tiny_model_dir, distillation=Distillation(str(copied)))
     make_module(tiny_model_dir, distillation=Distillation(str(save_toy_model(copied))))
+
+
+def test_what_is_wrong_with_a_teacher_is_said_of_the_teacher(tiny_model_dir, copied, reward_model_dir, tmp_path):
+    def taught_by(directory):
+        module = make_module(tiny_model_dir, distillation=Distillation(str(directory)))
+        module.teachers.start(torch.device("cpu"))
+
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*nowhere' cannot be read"):
+        taught_by(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*rm' is a Qwen2ForSequenceClassification"):
+        taught_by(reward_model_dir)
+    without(copied, "model.norm.weight")
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*copied' has no weights for model\.norm"):
+        taught_by(copied)
+    for path in copied.glob("token*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*copied' has a tokenizer without"):
+        taught_by(copied)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, LlavaConfig
 
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.policy.vision_check import class_for_text
+from grpo_lightning.policy.text_class import class_for_text
 
 
 @pytest.fixture

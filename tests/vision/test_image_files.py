@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.vision.images import read_image
+from grpo_lightning.vision.images import FORMATS, holds_picture, read_image
 from tests.runs import make_module
 from tests.vision.toy_checkpoint import save_toy_llava
 from tests.vision.toy_vision import picture
@@ -63,15 +64,31 @@ def test_an_image_is_the_same_from_every_form_that_holds_it(tmp_path: Path):
         (Image.new("P", (8, 8), 1), "GIF", None),
         (Image.new("L", (8, 8), 77), "PNG", (77, 77, 77)),
         (Image.new("I;16", (8, 8), 77 * 256), "PNG", (77, 77, 77)),
+        (Image.new("I;16B", (8, 8), 77 * 256), "TIFF", (77, 77, 77)),
         (Image.new("CMYK", (8, 8)), "JPEG", (255, 255, 255)),
         (Image.new("1", (8, 8), 1), "TIFF", (255, 255, 255)),
     ],
-    ids=["transparent", "palette", "grey", "16 bits of grey", "cmyk", "bilevel"],
+    ids=["transparent", "palette", "grey", "16 bits of grey", "16 bits, large end first", "cmyk", "bilevel"],
 )
 def test_an_image_of_other_colours_looks_in_rgb_as_it_does(image: Image.Image, form: str, middle: Any):
     found = read_image(written(image, form))
     assert (found.mode, found.size) == ("RGB", (8, 8))
     assert found.getpixel((4, 4)) == (middle or image.convert("RGB").getpixel((4, 4)))
+
+
+def test_paths_of_all_formats_that_are_opened_are_told_from_text():
+    registered = Image.registered_extensions()
+    for form, endings in FORMATS.items():
+        assert {registered[ending] for ending in endings} == {form}
+        assert all(holds_picture(f"photos/A{ending.upper()}") for ending in endings)
+    assert not any(map(holds_picture, ["a dog.", "drawing.eps", "png", ""]))
+
+
+def test_without_pillow_the_package_is_named_and_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    picture(0).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)  # as where it is not installed
+    with pytest.raises(ValueError, match=r"^images are read with Pillow, .*pip install 'grpo-lightning\[vision\]'\.$"):
+        read_image(str(tmp_path / "a.png"))
 
 
 def test_of_an_animation_the_first_picture_is_shown():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
@@ -104,7 +104,9 @@ def why_not_imported(name: str, error: ImportError) -> str:
     if importlib.util.find_spec(package) is None:
         fitting = ", in the build that fits the installed torch" if package == "torchvision" else ""
         return f"{name} needs the package {package}, which is missing. Install it{fitting}"
+    brought_by = packages_distributions().get(package, [])[:1]  # PIL is of pillow; a module of Python's own is of none
+    own = f"{brought_by[0]} {version(brought_by[0])}" if brought_by else package
     return (
-        f"{name} does not fit the installed {package} {version(package)} ({error!s:.120}). Install a newer vLLM, or an older "
-        f"{package}, or choose another model"
+        f"{name} does not fit the installed {own} ({error!s:.120}). Install a newer vLLM, or an older "
+        f"{own.partition(' ')[0]}, or choose another model"
     )

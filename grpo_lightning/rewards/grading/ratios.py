@@ -11,8 +11,8 @@ from grpo_lightning.rewards.grading.number_words import number_in_words
 
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
 _BINARY = re.compile("[01]{3,40}")
-MAX_DIGITS = 40
-"""Of a number in a base."""
+MAX_DIGITS = 300
+"""Of a number in a base; one with more is no number."""
 _BASES = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16", "bin": "2", "hex": "16"}
 _SCORE = re.compile(r"([0-9]+)\s?-\s?([0-9]+)(?: ([A-Za-z]+))?")
 _TO = re.compile(r"(?:from )?([0-9]+)\s?(?::|\bto\b)\s?([0-9]+)(?: ([A-Za-z]+))?")
@@ -68,8 +68,10 @@ def same_digits(reference: Value, answer: Value) -> bool | None:
 
 
 def _in_base(digits: str, base: str) -> int | None:
+    if len(digits) > MAX_DIGITS or not re.fullmatch("[2-9]|1[0-6]", base):
+        return None
     try:
-        return int(digits[:MAX_DIGITS], int(base)) if base.isdigit() and 2 <= int(base[:3]) <= 16 else None
+        return int(digits, int(base))
     except ValueError:  # a digit that the base does not have
         return None
 

@@ -62,18 +62,23 @@ class LocalModelReward(BaseRewardFunction):
         is_path = self.model.startswith(("/", "./", "../")) or self.model.count("/") > 1  # a hub name has one at most
         if is_path and not Path(self.model).is_dir():
             raise ValueError(f"{self.name}: model={self.model!r} is no directory. Train it first, or name another one.")
-        self._refuse_language_model(self.model)
+        self._refuse_language_model(Path(self.model, "config.json"))
         self._local = self._unloaded(self.model)
 
-    def _refuse_language_model(self, model: str) -> None:
+    def _refuse_language_model(self, config: Path) -> None:
         """Where transformers would draw a head at random."""
-        kind, config = self.auto_class.removeprefix("AutoModel"), Path(model, "config.json")
+        kind = self.auto_class.removeprefix("AutoModel")
         if kind != "ForSequenceClassification" or not config.is_file():
             return
-        made_as = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [kind]
+        try:
+            made_as = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [kind]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{self.name}: {config} cannot be read ({error}). Check that it was copied whole."
+            ) from error
         if not any(name.endswith(kind) for name in made_as):
             raise ValueError(
-                f"{self.name}: model={model!r} is a {made_as[0]} and no sequence classifier: its score would be drawn at random. "
+                f"{self.name}: model={self.model!r} is a {made_as[0]} and no sequence classifier: its score would be drawn at random. "
                 "Train one of it with `python -m grpo_lightning rm`, and name that one's hf/last."
             )
 

@@ -75,8 +75,9 @@ class RolloutPlayer:
             state.opening = await episode.reset(task.row)
             state.written = behind_prompt(task.messages, form.quoted(state.opening))
             with faults_of_what_was_said(state.opening):
-                state.trail.prompt_ids = form.prompt_ids(state.written, episode.tools)
-            self._check_room(state)
+                prompt_ids = form.prompt_ids(state.written, episode.tools)
+            self._check_room(len(prompt_ids), EnvironmentFault if state.opening else ValueError)
+            state.trail.prompt_ids = prompt_ids
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()
         except EnvironmentFault as error:
@@ -111,19 +112,14 @@ class RolloutPlayer:
             given.add_to(trail)
 
     def _request(self, task: Assignment, state: _Playing) -> TurnRequest:
-        room = self._room(state.trail)
+        room = state.trail.room(self.limit, self.context)
         limit = min(room, self.turns.max_turn_length or room)
         seed = derive_seed(task.seed, len(state.rewards))
         return TurnRequest(task.number, state.trail.context, seed, limit)
 
-    def _room(self, trail: TokenTrail) -> int:
-        """Tokens that a rollout may still have."""
-        return trail.room(self.limit, self.context)
-
-    def _check_room(self, state: _Playing) -> None:
-        if self._room(state.trail) < 1:
-            length, state.trail.prompt_ids = len(state.trail.prompt_ids), []
-            raise (EnvironmentFault if state.opening else ValueError)(
+    def _check_room(self, length: int, error: type[Exception]) -> None:
+        if self.context is not None and length >= self.context:
+            raise error(
                 f"A prompt with the schemas of the tools and what the environment says first has {length} "
                 f"tokens, and the model or its engine takes {self.context} with the completion. Lower "
                 "data.max_prompt_length, offer fewer tools, or raise model.generator.init_args.max_model_length where the "

@@ -292,6 +292,11 @@ def test_a_megabyte_of_garbage_is_wrong_in_every_mode(text: str, math_reward: Ac
     assert [score(reward, [text], ["42"]) for reward in modes] == [[0.0]] * 6
 
 
+def test_all_digits_of_a_number_in_a_base_are_read(math_reward: AccuracyReward) -> None:
+    completions = [rf"\boxed{{{'1' * 41}_2}}"] * 2  # 2**41 - 1; of the first 40 digits it would be 2**40 - 1
+    assert score(math_reward, completions, ["2199023255551", "1099511627775"]) == [1.0, 0.0]
+
+
 def test_any_of_several_references_will_do_and_no_reference_gives_none() -> None:
     reward = AccuracyReward(mode="exact")
     completions = ["<answer>b</answer>"] * 4

@@ -119,10 +119,19 @@ def words():
 def test_no_kind_of_tokenizer_makes_a_special_token_of_a_text(core, text):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core(), unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     ordinary = OrdinaryText(tokenizer, "")
-    ids = ordinary.ids(f"<s>{ordinary.quoted(text)}</s>")
-    assert (ids[0], ids[-1]) == (1, 2)
-    assert not {1, 2} & set(ids[1:-1])
+    for own in ((), (4, 5)):  # of the policy, which sampled other tokens than these
+        ids = ordinary.ids(f"<s>{ordinary.quoted(text, own)}</s>")
+        assert (ids[0], ids[-1]) == (1, 2)
+        assert not {1, 2} & set(ids[1:-1])
     assert ordinary.ids("<s>a b</s>") == tokenizer("<s>a b</s>", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("core", [bpe_of_sentencepiece, unigram, words])
+def test_a_special_token_that_the_policy_sampled_stays_beside_one_that_it_spelt(core):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core(), unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    ordinary = OrdinaryText(tokenizer, "")
+    ids = ordinary.ids(ordinary.quoted("a <s> </s> b", own=(1,)))
+    assert ids.count(1) == 1 and 2 not in ids
 
 
 def test_a_special_token_of_one_letter_is_asked_about():
@@ -130,6 +139,14 @@ def test_a_special_token_of_one_letter_is_asked_about():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="c")
     ordinary = OrdinaryText(tokenizer, "")
     assert tokenizer.eos_token_id not in ordinary.ids(ordinary.quoted("abc"))
+
+
+def test_half_a_surrogate_pair_is_read_like_a_question_mark_beside_special_tokens_and_without():
+    tokenizer = tool_tokenizer()
+    ordinary = OrdinaryText(tokenizer, "")
+    for text in ("a\ud83db", "a\ud83d<|im_end|>"):
+        ids = ordinary.encoded(ordinary.quoted(text), add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text.replace("\ud83d", "?")
 
 
 def test_tokens_that_only_the_template_makes_structure_are_text_elsewhere_and_others_stay():
