@@ -16,7 +16,7 @@ import grpo_lightning
 from grpo_lightning.generation.vllm import patches
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.patch_list import PATCHES
-from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads
+from grpo_lightning.generation.vllm.patches import copying_after_reload, keeping_process_group, keeping_threads
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PACKAGE, HERE = Path(grpo_lightning.__path__[0]), Path(__file__).parent
@@ -85,3 +85,17 @@ def test_the_default_group_outlives_what_destroys_it(tmp_path):
     finally:
         dist.destroy_process_group()
     assert not dist.is_initialized()
+
+
+def test_what_loads_weights_is_again_what_it_was_after_a_reload():
+    """A server puts a function of its own on a model with LoRA layers; copies go through it too."""
+
+    class GptOssForCausalLM(torch.nn.Module):
+        pass
+
+    model, loaded = GptOssForCausalLM(), []
+    model.load_weights = own = lambda weights: loaded.append([name for name, _ in weights])
+    with copying_after_reload(model):
+        model.load_weights([("a.weight", torch.ones(1)), ("a.experts.b", torch.ones(1)), ("a.sinks", torch.ones(1))])
+    assert loaded == [["a.weight"], ["a.experts.b", "a.sinks"]]
+    assert model.load_weights is own

@@ -220,7 +220,7 @@ def copying_after_reload(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        del loader.load_weights
+        loader.load_weights = load
     load(waiting)
 
 
