@@ -11,7 +11,6 @@ from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
-from grpo_lightning.distributed.checkpoint_check import check_parts, check_stage
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
@@ -95,6 +94,7 @@ class GRPOModule(PolicyModule):
         self.canary = canary_of(settings, self.sampling)
         self.numbers = StepNumbers()
         self.log_history = LogHistory()
+        self.kept += (*self._stateful(), "sources")
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
@@ -284,8 +284,6 @@ class GRPOModule(PolicyModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores them."""
-        check_stage(checkpoint, self.stage)
-        check_parts(checkpoint, (*self._stateful(), "sources"))
         super().on_load_checkpoint(checkpoint)
         for name, part in self._stateful().items():
             part.load_state_dict(checkpoint[name])

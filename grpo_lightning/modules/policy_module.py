@@ -71,6 +71,8 @@ class PolicyModule(L.LightningModule):
         """Optimizer steps of a step."""
         self.steps_done = 0
         """Steps finished; saved in checkpoints, and with the seed the source of all randomness."""
+        self.kept: tuple[str, ...] = ("steps_done", "passes")
+        """Entries of a checkpoint without which nothing can go on from it."""
         self.step_metrics: dict[str, float] = {}
         """What the last step logged, the same on every rank."""
         self.memory_plan: MemoryPlan | None = None
@@ -288,7 +290,7 @@ class PolicyModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
         check_stage(checkpoint, self.stage)
-        check_parts(checkpoint, ("steps_done", "passes"))
+        check_parts(checkpoint, self.kept)
         if self._trainer is not None and (self.trainer.state.fn, self.trainer.state.status) == ("fit", "running"):
             check_parts(checkpoint, ("loops", "lr_schedulers"), self.trainer.strategy.lightning_restore_optimizer)
         self.policy.check_checkpoint(checkpoint, "policy")

@@ -38,10 +38,14 @@ def packing_obstacle(model: PreTrainedModel) -> str | None:
     for name in ("attention_dropout", "attn_pdrop"):
         if getattr(config, name, 0.0):
             return f"the packed kernels have no dropout and the model's config has {name}={getattr(config, name)}"
-    unknown = set(_layer_types(model)) - {"full_attention", "sliding_attention"}
-    if unknown:
-        return f"its layers of type {', '.join(sorted(unknown))} look across the sequences of a pack"
+    if others := types_beside_attention(model):
+        return f"its layers of type {', '.join(others)} look across the sequences of a pack"
     return None
+
+
+def types_beside_attention(model: PreTrainedModel) -> list[str]:
+    """What the model's config calls its layers that keep a state: convolutions, linear attention, state spaces."""
+    return sorted(set(_layer_types(model)) - {"full_attention", "sliding_attention"})
 
 
 def check_positions(model: PreTrainedModel, readout: Readout, device: torch.device) -> None:

@@ -38,6 +38,11 @@ TAIL = """
 """
 
 
+def with_table(title: str, where: str, lines: list[str]) -> str:
+    """A part of the page: what was run and its table."""
+    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+
+
 def comparison(name: str, result: dict[str, Any]) -> str:
     """A table of one vs_trl or lora run: both sides, or ours alone."""
     ours, theirs = result["grpo_lightning"], result.get("trl")
@@ -74,7 +79,7 @@ def comparison(name: str, result: dict[str, Any]) -> str:
     kind = {"lora": ", LoRA", "qlora": ", QLoRA"}.get(result.get("finetuning_type", ""), "")
     kind += ", prompts with images" if "image_size" in options else ""
     title = f"## {'Against TRL' if theirs else 'A step'}, shape {result['shape']}{kind}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def seeds(name: str, result: dict[str, Any]) -> str:
@@ -85,7 +90,7 @@ def seeds(name: str, result: dict[str, Any]) -> str:
         lines.append(f"| {run['seed']} | {before:.1%} | {after:.1%} | {run['steps']} | {run['seconds']:.0f} |")
     where = f"`{result['command']}`, {result['cores']} CPU cores. File: `benchmarks/results/{name}`."
     title = "The quickstart with tools learns" if name.startswith("quickstart_tools") else "The quickstart learns"
-    return f"## {title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(f"## {title}", where, lines)
 
 
 def passes(name: str, result: dict[str, Any]) -> str:
@@ -119,7 +124,7 @@ def generation(name: str, result: dict[str, Any]) -> str:
     where += f". File: `benchmarks/results/{name}`." + (f" {result['note']}" if "note" in result else "")
     workload = result["workload"]
     title = f"## Generation, shape {workload['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def profile(name: str, result: dict[str, Any]) -> str:
@@ -133,7 +138,7 @@ def profile(name: str, result: dict[str, Any]) -> str:
         f"host is what a phase waits for above all. File: `benchmarks/results/{name}`."
     )
     title = f"## Where a step's time goes, shape {result['options']['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def partial_rollouts(name: str, result: dict[str, Any]) -> str:
@@ -154,7 +159,7 @@ def partial_rollouts(name: str, result: dict[str, Any]) -> str:
         f"`benchmarks/results/{name}`."
     )
     title = f"## Partial rollouts, shape {result['workload']['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def supervised(name: str, result: dict[str, Any]) -> str:
@@ -169,7 +174,7 @@ def supervised(name: str, result: dict[str, Any]) -> str:
         f"`benchmarks/results/{name}`."
     )
     title = f"## Supervised fine-tuning, shape {result['options']['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def several_gpus(name: str, result: dict[str, Any]) -> str:
@@ -187,7 +192,7 @@ def several_gpus(name: str, result: dict[str, Any]) -> str:
         f"`benchmarks/results/{name}`."
     )
     title = f"## Several GPUs, {options['strategy']}, shape {options['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 def stage(name: str, result: dict[str, Any]) -> str:
@@ -196,17 +201,14 @@ def stage(name: str, result: dict[str, Any]) -> str:
     for side, found in result["sides"].items():
         numbers = f"{found['tokens_per_s']:,.0f} | {found['step_s']:.2f} | {found['peak_bytes'] / 2**30:.1f}"
         lines.append(f"| {side.replace('_', ', ', 1).replace('_', ' ')} | {numbers} |")
-    found = ", ".join(
-        f"{key.removeprefix('tokens_per_s: ')} {value:.2f}" for key, value in stage_ratios(result).items()
-    )
-    where = f"`{result['command']}`. Tokens per second: {found}. File: `benchmarks/results/{name}`."
+    of_steps = [
+        f"{key.removeprefix('tokens_per_s: ')} {value:.2f}"
+        for key, value in result["ratios"].items()
+        if key.startswith("tokens_per_s: ")
+    ]
+    where = f"`{result['command']}`. Tokens per second: {', '.join(of_steps)}. File: `benchmarks/results/{name}`."
     title = f"## {result['stage'].upper()}, shape {result['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
-
-
-def stage_ratios(result: dict[str, Any]) -> dict[str, float]:
-    """Those of whole steps."""
-    return {name: value for name, value in result["ratios"].items() if name.startswith("tokens_per_s: ")}
+    return with_table(title, where, lines)
 
 
 def turns(name: str, result: dict[str, Any]) -> str:
@@ -238,7 +240,7 @@ def tail(name: str, result: dict[str, Any]) -> str:
         f"File: `benchmarks/results/{name}`."
     )
     title = f"## Steps of the engine, shape {result['workload']['shape']}, {result['device']}"
-    return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
+    return with_table(title, where, lines)
 
 
 SECTIONS = {

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.finetuning.adapters import adapter_rank
 from grpo_lightning.generation.vllm.compat import installed_name
+from grpo_lightning.scoring.probe import types_beside_attention
 
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
@@ -151,9 +152,7 @@ def device_arguments(
     if cache is not None:
         arguments["kv_cache_memory_bytes"] = int(cache * 2**30)
     if on_cpu:
-        layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-        keeps_states = bool(layers - {"full_attention", "sliding_attention"})
-        return arguments | WHOLE_PROMPTS | (WITHOUT_SHARED_PREFIXES if keeps_states else {})
+        return arguments | WHOLE_PROMPTS | (WITHOUT_SHARED_PREFIXES if types_beside_attention(model) else {})
     if not any(name in engine_kwargs for name in GRAPH_ARGUMENTS):
         arguments["cudagraph_capture_sizes"] = list(GRAPH_SIZES)
     return arguments

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
+from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
@@ -50,11 +53,8 @@ def refuse_missing_part(config: PretrainedConfig) -> None:
     if part is None or config.get_text_config() is config:
         return
     whole = str(part).replace("ForCausalLM", "ForConditionalGeneration")
-    with preserved_environment(), keeping_threads():
-        import_vllm()
-        from vllm import ModelRegistry
-
-        known = set(ModelRegistry.models)
+    with _registry() as registry:
+        known = set(registry.models)
     if part not in known and whole in known:
         raise ValueError(
             f"model.generator=VLLMColocate: {installed_name()} has {whole} alone, and {part} is trained. Install vLLM 0.32 or "
@@ -76,19 +76,27 @@ def architecture_of(config: PretrainedConfig) -> str:
 
 def why_unshown(architecture: str) -> str | None:
     """Why the installed vLLM cannot load this class as one that sees images, with a way out, or None if it can."""
-    with preserved_environment(), keeping_threads():
-        import_vllm()
-        from vllm import ModelRegistry
+    with _registry() as registry:
         from vllm.model_executor.models.interfaces import supports_multimodal
 
         own = installed_name()
-        if architecture not in ModelRegistry.models:
+        if architecture not in registry.models:
             return f"{own} has no {architecture}. Choose another model"
         try:
-            is_shown = supports_multimodal(ModelRegistry.models[architecture].load_model_cls())
+            is_shown = supports_multimodal(registry.models[architecture].load_model_cls())
         except ImportError as error:
             return why_not_imported(f"{own}'s {architecture}", error)
         return None if is_shown else f"{own}'s {architecture} sees text alone. Choose another model"
+
+
+@contextmanager
+def _registry() -> Iterator[Any]:
+    """Classes of vLLM by name, whose imports change nothing else of this process."""
+    with preserved_environment(), keeping_threads():
+        import_vllm()
+        from vllm import ModelRegistry
+
+        yield ModelRegistry
 
 
 def why_not_imported(name: str, error: ImportError) -> str:

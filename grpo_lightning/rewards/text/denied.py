@@ -24,7 +24,8 @@ _IS_FAULTY = (
     r"|(?:does|do)(?:\snot|n['’]t)(?:\s(?:work|satisfy|hold|fit|count|apply|qualify)|(?=[.!\s]{0,3}$))"  # noqa: RUF001
     r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"  # noqa: RUF001
 )
-_TURN = r"(?:(?:but|no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b[\s,.!?:;…—-]{0,6})"
+_WORDS_OF_DOUBT = r"no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought"
+_TURN = rf"(?:(?:but|{_WORDS_OF_DOUBT})\b[\s,.!?:;…—-]{{0,6}})"
 _BEHIND = re.compile(
     r"[\s$.,;:!?*)\]\\-]{0,12}"
     rf"(?:{_IS_FAULTY}"
@@ -40,7 +41,7 @@ _CONTRAST = re.compile(
 )
 """A number, and at the end of the text another one that it is not."""
 _TURNED = re.compile(
-    r"[\s$.,;:!?*)\]\\-]{0,12}(?:no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought)\b",
+    rf"[\s$.,;:!?*)\]\\-]{{0,12}}(?:{_WORDS_OF_DOUBT})\b",
     re.IGNORECASE,
 )
 
