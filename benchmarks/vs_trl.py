@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -130,7 +131,7 @@ def start_side(
         workload.save(of_record)
         try:
             limits: dict[str, Any] = {"device": workload.device, "threads": workload.threads, "seconds": seconds}
-            _run(*command, str(settings), str(record), **limits)
+            _run(*command, str(settings), str(record), log=folder / f"{side}.log", **limits)
         except subprocess.TimeoutExpired:
             print(f"{side} was ended after {seconds:.0f} s.")
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"steps": []}
@@ -143,8 +144,15 @@ def is_recorded(side: str, folder: Path) -> bool:
     return record.exists() and of_record.exists() and of_record.read_bytes() == settings.read_bytes()
 
 
-def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, seconds: float | None = None) -> None:
-    """A Python module in a fresh process, its output shown if it fails."""
+def _run(
+    module: str,
+    *arguments: str,
+    device: str = "cpu",
+    threads: int = 1,
+    seconds: float | None = None,
+    log: Path | None = None,
+) -> None:
+    """A Python module in a fresh process, its output shown if it fails; with ``log`` it is left there, also when cut off."""
     environment = child.environment(
         HF_HUB_OFFLINE="1",
         TOKENIZERS_PARALLELISM="false",
@@ -154,12 +162,13 @@ def _run(module: str, *arguments: str, device: str = "cpu", threads: int = 1, se
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", module, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = child.start(command, env=environment, cwd=ROOT, **pipes)
-    with child.ended([process]):
-        output, _ = process.communicate(timeout=seconds)
-    if process.returncode:
-        raise SystemExit(f"{module} failed:\n{output[-9000:]}")
+    with log.open("w+", encoding="utf-8") if log else tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        process = child.start(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        with child.ended([process]):
+            process.wait(seconds)
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"{module} failed:\n{output.read()[-9000:]}")
 
 
 def show(results: dict[str, Any]) -> None:
