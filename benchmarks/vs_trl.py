@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ SIDES = {"trl": "sides.trl_side", "grpo_lightning": "sides.our_side"}
 
 
 def parse(
-    parser: argparse.ArgumentParser, workloads: Mapping[str, Workload], shape: str
+    parser: argparse.ArgumentParser,
+    workloads: Mapping[str, Workload],
+    shape: str,
+    sides: Collection[str] = tuple(SIDES),
 ) -> tuple[argparse.Namespace, Workload]:
     """Command line; a field of the workload that is not given keeps the default of the shape.
 
@@ -43,6 +46,7 @@ def parse(
         parser: With what this comparison alone has.
         workloads: By shape.
         shape: The default.
+        sides: Of the comparison.
     """
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=workloads, default=shape)
@@ -50,7 +54,7 @@ def parse(
     parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
     parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turn")
     parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
-    parser.add_argument("--only", choices=SIDES, help="run one side and print what it needed")
+    parser.add_argument("--only", choices=sides, help="run one side and print what it needed")
     parser.add_argument("--reuse", action="store_true", help="take what --only left in --folder for the same workload")
     parser.add_argument("--folder", type=Path, help="model, prompts and records; default: runs/<benchmark>")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<benchmark>_<shape>_<device>.json")

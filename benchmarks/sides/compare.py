@@ -13,9 +13,9 @@ Step = dict[str, Any]
 def summarize(record: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
     """What one side needed: medians over steps in seconds, totals in tokens, peaks in bytes.
 
-    ``*_cpu_s`` are process CPU seconds. Peak bytes are of torch's allocator on a GPU, of the process on the CPU.
+    ``*_cpu_s`` are process CPU seconds, for a side that has them. Peak bytes are of torch's allocator on a GPU, of the process on the CPU.
     """
-    kinds = {"": "wall_s", "_cpu": "cpu_s"}
+    kinds = {suffix: kind for suffix, kind in (("", "wall_s"), ("_cpu", "cpu_s")) if kind in steps[0]}
     result: dict[str, Any] = {"program": record["program"]}
     for suffix, kind in kinds.items():
         result[f"step{suffix}_s"] = _median(sum(step[kind].values()) for step in steps)
@@ -62,11 +62,12 @@ def _rates(result: dict[str, Any], steps: list[Step]) -> dict[str, float]:
     tokens = result["tokens"]
     generation = sum(_seconds(step, "wall_s", GENERATION) for step in steps)
     training = sum(_seconds(step, "wall_s", TRAINING) for step in steps)
-    wall, cpu = (sum(sum(step[kind].values()) for step in steps) for kind in ("wall_s", "cpu_s"))
+    wall, cpu = (sum(sum(step.get(kind, {}).values()) for step in steps) for kind in ("wall_s", "cpu_s"))
     useful = tokens["prompt_tokens"] + tokens["completion_tokens"]
+    per_cpu = {"completion_tokens_per_cpu_s": round(tokens["completion_tokens"] / cpu, 2)} if cpu else {}
     return {
         "completion_tokens_per_s": round(tokens["completion_tokens"] / wall, 2),
-        "completion_tokens_per_cpu_s": round(tokens["completion_tokens"] / cpu, 2),
+        **per_cpu,
         "generation_tokens_per_s": round(tokens["completion_tokens"] / generation, 2),
         "training_tokens_per_s": round(useful / training, 2),
         "training_tflops_on_useful_tokens": round(6e-12 * result["parameters"] * useful / training, 4),

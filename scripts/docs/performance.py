@@ -6,8 +6,13 @@ python scripts/docs/performance.py
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from peers_table import peers  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "performance.md"
@@ -244,6 +249,7 @@ def tail(name: str, result: dict[str, Any]) -> str:
 
 
 SECTIONS = {
+    "peers_": peers,
     "dpo_": stage,
     "distillation_": stage,
     "tools_vs_trl_": turns,
@@ -266,7 +272,8 @@ SECTIONS = {
 
 def commit_of(result: dict[str, Any]) -> str:
     """The commit that was measured, as half a sentence."""
-    ours = result.get("grpo_lightning") or result.get("sides", {}).get("ours", {})
+    sides = result.get("sides", {})
+    ours = result.get("grpo_lightning") or sides.get("grpo_lightning") or sides.get("ours", {})
     versions = result.get("versions") or ours.get("versions", {})
     return f" Measured at commit {versions['commit']}." if versions.get("commit") else ""
 
