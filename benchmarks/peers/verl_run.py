@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -95,7 +94,7 @@ def overrides(workload: Workload, model: Path, prompts: Path, folder: Path) -> d
         "trainer.resume_mode": "disable",
         "trainer.default_local_dir": folder / "checkpoints",
         "trainer.total_training_steps": workload.warmup_steps + workload.steps,
-        "ray_kwargs.ray_init.num_cpus": os.cpu_count(),
+        "ray_kwargs.ray_init.num_cpus": 16,  # places for actors, three of which hold one each: not processors
         "+ray_kwargs.ray_init.num_gpus": 1,
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init.object_store_memory": 4 * 10**9,
