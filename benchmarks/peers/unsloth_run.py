@@ -12,7 +12,7 @@ import tempfile
 from importlib.metadata import version
 from typing import Any
 
-import unsloth  # type: ignore[import-not-found]  # noqa: F401  # before trl and transformers, which it patches
+import unsloth  # noqa: F401  # before trl and transformers, which it patches
 from sides import trl_side
 from sides.clock import TRAINING, PhaseClock
 from sides.record import save_record, versions

@@ -39,6 +39,37 @@ ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 
+SWITCHES: dict[str, Any] = {
+    "algorithm.adv_estimator": "grpo",
+    "algorithm.rollout_correction.bypass_mode": True,
+    "data.shuffle": False,
+    "data.dataloader_num_workers": 0,
+    "actor_rollout_ref.model.external_lib": "peers.verl_attention",
+    "+actor_rollout_ref.model.override_config.attn_implementation": "torch_varlen",
+    "actor_rollout_ref.model.use_remove_padding": True,
+    "actor_rollout_ref.model.use_fused_kernels": True,
+    "actor_rollout_ref.model.fused_kernel_options.impl_backend": "triton",
+    "actor_rollout_ref.rollout.agent.num_workers": 4,
+    "actor_rollout_ref.rollout.free_cache_engine": False,
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    "actor_rollout_ref.rollout.name": "vllm",
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.actor.use_dynamic_bsz": True,
+    "reward.num_workers": 2,
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units": 2,
+    "trainer.n_gpus_per_node": 1,
+    "trainer.nnodes": 1,
+    "trainer.logger": "[console]",
+    "trainer.val_before_train": False,
+    "trainer.resume_mode": "disable",
+    "ray_kwargs.ray_init.num_cpus": 16,  # places for actors, three of which hold one each: not processors
+    "+ray_kwargs.ray_init.num_gpus": 1,
+    "+ray_kwargs.ray_init.include_dashboard": False,
+    "+ray_kwargs.ray_init.object_store_memory": 4 * 10**9,
+    "+ray_kwargs.ray_init._node_ip_address": "127.0.0.1",
+}
+"""What does not depend on the workload."""
+
 
 def overrides(workload: Workload, model: Path, prompts: Path, folder: Path) -> dict[str, Any]:
     """What verl's command line is given, by dotted name; ``engine_options`` of the workload come last.
@@ -52,53 +83,27 @@ def overrides(workload: Workload, model: Path, prompts: Path, folder: Path) -> d
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     longest = MAX_PROMPT_LENGTH + workload.max_completion_length
     return {
-        "algorithm.adv_estimator": "grpo",
-        "algorithm.rollout_correction.bypass_mode": True,
+        **SWITCHES,
         "data.train_files": prompts,
         "data.val_files": prompts,
         "data.train_batch_size": workload.prompts_per_step,
         "data.max_prompt_length": MAX_PROMPT_LENGTH,
         "data.max_response_length": workload.max_completion_length,
-        "data.shuffle": False,
-        "data.dataloader_num_workers": 0,
         "actor_rollout_ref.model.path": model,
-        "actor_rollout_ref.model.external_lib": "peers.verl_attention",
-        "+actor_rollout_ref.model.override_config.attn_implementation": "torch_varlen",
-        "actor_rollout_ref.model.use_remove_padding": True,
-        "actor_rollout_ref.model.use_fused_kernels": True,
-        "actor_rollout_ref.model.fused_kernel_options.impl_backend": "triton",
         "actor_rollout_ref.model.enable_gradient_checkpointing": workload.gradient_checkpointing,
-        f"{actor}.use_dynamic_bsz": True,
         f"{actor}.ppo_max_token_len_per_gpu": max(workload.max_tokens_per_microbatch, longest),
         f"{actor}.ppo_mini_batch_size": workload.prompts_per_step,
-        f"{actor}.use_kl_loss": False,
         f"{actor}.optim.lr": workload.learning_rate,
         f"{actor}.grad_clip": workload.max_grad_norm,
-        f"{rollout}.name": "vllm",
         f"{rollout}.n": workload.num_generations,
         f"{rollout}.temperature": workload.temperature,
         f"{rollout}.seed": workload.seed,
-        f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.gpu_memory_utilization": workload.gpu_memory_utilization,
-        f"{rollout}.free_cache_engine": False,
         f"{rollout}.max_model_len": longest,
         f"{rollout}.max_num_seqs": workload.prompts_per_step * workload.num_generations,
-        f"{rollout}.agent.num_workers": 4,
-        "reward.num_workers": 2,
         "reward.custom_reward_function.path": Path(__file__).with_name("verl_reward.py").resolve(),
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 2,
-        "trainer.n_gpus_per_node": 1,
-        "trainer.nnodes": 1,
-        "trainer.logger": "[console]",
-        "trainer.val_before_train": False,
-        "trainer.resume_mode": "disable",
         "trainer.default_local_dir": folder / "checkpoints",
         "trainer.total_training_steps": workload.warmup_steps + workload.steps,
-        "ray_kwargs.ray_init.num_cpus": 16,  # places for actors, three of which hold one each: not processors
-        "+ray_kwargs.ray_init.num_gpus": 1,
-        "+ray_kwargs.ray_init.include_dashboard": False,
-        "+ray_kwargs.ray_init.object_store_memory": 4 * 10**9,
-        "+ray_kwargs.ray_init._node_ip_address": "127.0.0.1",
         **workload.engine_options,
     }
 
