@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
+from grpo_lightning.finetuning.adapter_directory import ADAPTER_CONFIG_NAME
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
 from grpo_lightning.policy.dtypes import known_precision
@@ -27,6 +28,10 @@ from grpo_lightning.report.metrics import launch_directories
 from grpo_lightning.settings.flat import own_fields
 from grpo_lightning.vision.settings import VisionSettings
 
+SOURCE = "source"
+"""What errors call a directory that was named on the command line."""
+BASE = f"base_model_name_or_path of {ADAPTER_CONFIG_NAME}"
+"""And the model that an adapter says it was trained on."""
 PREFIX = "policy"
 """Of the policy's names in a checkpoint."""
 
@@ -124,20 +129,25 @@ def _refuse_foreign_classes(settings: Any, names: Any) -> None:
             waiting.extend(value)
 
 
-def _load_for_text(name_or_path: str) -> PreTrainedModel:
-    return load_causal_lm(name_or_path, torch.float32, kind=class_for_text(load_config(name_or_path)))
+def _load_for_text(name_or_path: str, setting: str) -> PreTrainedModel:
+    kind = class_for_text(load_config(name_or_path, setting))
+    return load_causal_lm(name_or_path, torch.float32, kind=kind, setting=setting)
 
 
 def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Policy, tokenizer and the run's config, which is empty for a Hugging Face directory unless ``config`` names it."""
+    """Policy, tokenizer and the run's config, which is empty for a Hugging Face directory unless ``config`` names it.
+
+    Raises:
+        ValueError, OSError: If something cannot be read; a directory is called ``source`` there, as on the command line.
+    """
     given = read_sections(config) if config else {}
     if (source / "config.json").exists():
-        return _load_for_text(str(source)), load_tokenizer(str(source)), given
+        return _load_for_text(str(source), SOURCE), load_tokenizer(str(source), SOURCE), given
     if (source / "adapter_config.json").exists():
         adapter = PeftConfig.from_pretrained(str(source))
-        base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source))
-        check_base(str(source), adapter, base)
-        policy: Any = _load_for_text(base)
+        base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source), SOURCE)
+        policy: Any = _load_for_text(base, BASE)
+        check_base(str(source), adapter, base, (SOURCE, BASE))
         if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return with_adapter(policy, str(source)), tokenizer, given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,16 +17,30 @@ COLUMN = "completion"
 """Of the dataset: text, or the messages that follow the prompt's."""
 
 
-def demonstrations(
-    batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any], max_length: int
-) -> Rollouts:
+@dataclass(frozen=True, kw_only=True)
+class WrittenSettings:
+    """How completions that the data has written are read.
+
+    Args:
+        max_completion_length: Tokens; longer completions are cut off.
+        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
+    """
+
+    max_completion_length: int = 2048
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_completion_length < 1:
+            raise ValueError(f"model.max_completion_length={self.max_completion_length} holds no token. Use 1 or more.")
+
+
+def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, settings: WrittenSettings) -> Rollouts:
     """The rows' completions as rollouts: one per prompt, ended by the end-of-sequence token.
 
     Args:
         batch: Prompts with the column ``completion``.
         tokenizer: Of the policy.
-        chat_template_kwargs: As for the prompts.
-        max_length: Longer completions are cut off, and then not ended.
+        settings: Of which completions that are cut off are not ended.
 
     Raises:
         ValueError: If a row has no completion, or its chat template writes the prompt otherwise once a completion
@@ -35,7 +49,7 @@ def demonstrations(
     check_demonstrated(batch.columns)
     own = {name: batch.columns[name] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
     options = [
-        row_template_kwargs({name: values[b] for name, values in own.items()}, chat_template_kwargs)
+        row_template_kwargs({name: values[b] for name, values in own.items()}, settings.chat_template_kwargs or {})
         for b in range(len(batch))
     ]
     completions = batch.columns[COLUMN]
@@ -51,12 +65,13 @@ def demonstrations(
         else _ended(next(texts), tokenizer)
         for b in range(len(batch))
     ]
-    kept = [row[:max_length] for row in ids]
+    longest = settings.max_completion_length
+    kept = [row[:longest] for row in ids]
     return Rollouts.from_lists(
         batch.prompt_ids,
         kept,
         [[float("nan")] * len(row) for row in kept],  # nothing was sampled
-        [len(row) > max_length for row in ids],
+        [len(row) > longest for row in ids],
         list(range(len(kept))),
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.datamodules.demonstrations import COLUMN, demonstrations
+from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, demonstrations
 from grpo_lightning.types import PromptBatch, Rollouts
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
@@ -75,19 +74,14 @@ class Preferences:
 
 
 def read_preferences(
-    batch: PromptBatch,
-    tokenizer: PreTrainedTokenizerBase,
-    chat_template_kwargs: Mapping[str, Any],
-    max_length: int,
-    in_pairs: bool,
+    batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, settings: WrittenSettings, in_pairs: bool
 ) -> Preferences:
     """The rows as pairs, or as completions with labels; losses of single completions take the two of a pair as well.
 
     Args:
         batch: Prompts with the columns ``chosen`` and ``rejected``, or ``completion`` and ``label``.
         tokenizer: Of the policy.
-        chat_template_kwargs: As for the prompts.
-        max_length: Tokens; longer completions are cut off, and then not ended.
+        settings: See there.
         in_pairs: Whether the loss compares the completions of a prompt.
 
     Raises:
@@ -99,7 +93,7 @@ def read_preferences(
 
     def read(column: str) -> Rollouts:
         one = replace(batch, columns={**columns, COLUMN: columns[column]})
-        return demonstrations(one, tokenizer, chat_template_kwargs, max_length)
+        return demonstrations(one, tokenizer, settings)
 
     if CHOSEN in columns and REJECTED in columns:
         rollouts = _side_by_side(read(CHOSEN), read(REJECTED))

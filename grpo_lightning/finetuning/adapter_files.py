@@ -24,6 +24,8 @@ from grpo_lightning.numerics.output_head import base_model
 
 logger = logging.getLogger(__name__)
 
+NAMED = ("model.adapter_name_or_path", "model.model_name_or_path")
+"""The settings of an adapter and of its base."""
 FREE_OPTIONS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -95,23 +97,32 @@ def check_task(adapter: str, config: PeftConfig, policy: PreTrainedModel) -> Non
         )
 
 
-def check_base(adapter: str, config: PeftConfig, model_name_or_path: str) -> None:
-    """Raises ValueError if the adapter says that it was trained on another base; warns if it says nothing."""
+def check_base(adapter: str, config: PeftConfig, model_name_or_path: str, settings: tuple[str, str] = NAMED) -> None:
+    """Raises ValueError if the adapter says that it was trained on another base; warns if it says nothing.
+
+    Args:
+        adapter: Its directory.
+        config: Its own.
+        model_name_or_path: Of the base that it is to go on.
+        settings: That name the adapter and the base, for errors.
+    """
+    of_adapter, of_base = settings
     stored = BaseIdentity.load(adapter)
     if stored is not None:
         difference = identify_base(model_name_or_path).difference(stored)
         if difference:
             raise ValueError(
-                f"model.adapter_name_or_path={adapter!r} was trained on {stored.model_name_or_path!r}, not on "
-                f"model.model_name_or_path={model_name_or_path!r}: {difference}. Use that base; if the model has the "
+                f"{of_adapter}={adapter!r} was trained on {stored.model_name_or_path!r}, not on "
+                f"{of_base}={model_name_or_path!r}: {difference}. Use that base; if the model has the "
                 "adapter merged in already, leave the adapter out."
             )
     elif config.base_model_name_or_path != model_name_or_path:
         logger.warning(
-            "The adapter %s does not say which weights it was trained on, only the name %r; model.model_name_or_path is "
-            "%r. Make sure that they are the same model.",
+            "The adapter %s does not say which weights it was trained on, only the name %r; %s is %r. Make sure that they are "
+            "the same model.",
             adapter,
             config.base_model_name_or_path,
+            of_base,
             model_name_or_path,
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, metric_names, with_margin
-from grpo_lightning.datamodules.demonstrations import COLUMN, with_replaced
+from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, with_replaced
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
@@ -47,7 +47,7 @@ class DPOModule(PolicyModule):
     @takes(DPOSettings)
     def __init__(self, settings: DPOSettings) -> None:
         super().__init__()
-        self.settings, self.seed = settings, settings.seed
+        self.settings, self.seed, self.written = settings, settings.seed, part_of(settings, WrittenSettings)
         self.loss = settings.loss()
         without = settings.without_reference(self.loss)
         reference = part_of(settings, ReferenceSettings)
@@ -63,9 +63,7 @@ class DPOModule(PolicyModule):
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
-        kwargs = self.settings.chat_template_kwargs or {}
-        tokenizer, longest = self.policy.tokenizer, self.settings.max_completion_length
-        read = read_preferences(batch, tokenizer, kwargs, longest, self.loss.in_pairs)
+        read = read_preferences(batch, self.policy.tokenizer, self.written, self.loss.in_pairs)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
         check_written(read.rollouts, positions_of(self.policy.config), uids, "model.max_completion_length")
         return read
@@ -140,8 +138,7 @@ class DPOModule(PolicyModule):
             )
 
     def on_fit_start(self) -> None:
-        """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
-        self.optimization.replica = self.replica
+        """Copies the reference, once the weights are what training starts from."""
         self.start_reference()
 
     def on_train_start(self) -> None:
@@ -195,8 +192,8 @@ class DPOModule(PolicyModule):
             run_pass=run_pass,
             wake=lambda: None,
             prompts_in_a_step=self.prompts_in_a_step(),
-            max_completion_length=2 * self.settings.max_completion_length,
-            length_setting=("max_completion_length", self.settings.max_completion_length),
+            max_completion_length=2 * self.written.max_completion_length,
+            length_setting=("max_completion_length", self.written.max_completion_length),
             is_joint=self.policy.is_sharded,
             copies_reference=reference_passes is not None and reference_passes.copies_reference,
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from grpo_lightning.algorithm.preferences import PreferenceLoss, PreferenceLossSpec, make_preference_loss
+from grpo_lightning.datamodules.demonstrations import WrittenSettings
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
@@ -14,7 +14,9 @@ from grpo_lightning.training.reference_passes import ReferenceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, ReferenceSettings, PolicySettings):
+class DPOSettings(
+    WrittenSettings, PassSettings, LoadBalanceSettings, OptimizationSettings, ReferenceSettings, PolicySettings
+):
     """All of ``model.*`` for preferences.
 
     Args:
@@ -30,8 +32,6 @@ class DPOSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, Refer
         reference_free: Compare with nothing: as if the reference gave every completion the same.
         precompute_ref_log_probs: Score all completions under the reference before the first step, and keep the numbers
             instead of the reference: full training then needs no copy of the model.
-        max_completion_length: Tokens; longer completions are cut off.
-        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
         seed: With the step, decides every dropout mask of the run.
     """
 
@@ -43,14 +43,7 @@ class DPOSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, Refer
     undesirable_weight: float | None = None
     reference_free: bool = False
     precompute_ref_log_probs: bool = False
-    max_completion_length: int = 2048
-    chat_template_kwargs: dict[str, Any] | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """The settings of each part check themselves; these are the module's own."""
-        if self.max_completion_length < 1:
-            raise ValueError(f"model.max_completion_length={self.max_completion_length} holds no token. Use 1 or more.")
 
     def loss(self) -> PreferenceLoss:
         """The loss that these describe."""

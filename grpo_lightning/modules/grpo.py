@@ -210,7 +210,7 @@ class GRPOModule(PolicyModule):
 
     def on_fit_start(self) -> None:
         """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
-        for part in (self.experience_maker, self.updates, self.loss, self.optimization):
+        for part in (self.experience_maker, self.updates, self.loss):
             part.replica = self.replica
         self.loss.device = self.device
         self.experience_maker.start(self.device)

@@ -119,10 +119,6 @@ class RewardModelModule(PolicyModule):
         for prompts in prompts_in_memory(self.datamodule):
             check_compared({name: prompts.values(name) if name == MARGIN else [] for name in prompts.columns})
 
-    def on_fit_start(self) -> None:
-        """Tells the optimizer which ranks train together."""
-        self.optimization.replica = self.replica
-
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean loss of the batch's pairs, over all ranks."""

@@ -3,14 +3,19 @@
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.datamodules.demonstrations import COLUMN, check_demonstrated, demonstrations, with_replaced
+from grpo_lightning.datamodules.demonstrations import (
+    COLUMN,
+    WrittenSettings,
+    check_demonstrated,
+    demonstrations,
+    with_replaced,
+)
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
 from grpo_lightning.memory.workload import Workload
@@ -32,22 +37,14 @@ NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings(PassSettings, LoadBalanceSettings, OptimizationSettings, PolicySettings):
+class SFTSettings(WrittenSettings, PassSettings, LoadBalanceSettings, OptimizationSettings, PolicySettings):
     """All of ``model.*`` for demonstrations.
 
     Args:
-        max_completion_length: Tokens; longer completions are cut off.
-        chat_template_kwargs: Further arguments of the chat template (such as enable_thinking).
         seed: With the step, decides every dropout mask of the run.
     """
 
-    max_completion_length: int = 2048
-    chat_template_kwargs: dict[str, Any] | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_completion_length < 1:
-            raise ValueError(f"model.max_completion_length={self.max_completion_length} holds no token. Use 1 or more.")
 
 
 class SFTModule(PolicyModule):
@@ -62,7 +59,7 @@ class SFTModule(PolicyModule):
     @takes(SFTSettings)
     def __init__(self, settings: SFTSettings) -> None:
         super().__init__()
-        self.settings, self.seed = settings, settings.seed
+        self.settings, self.seed, self.written = settings, settings.seed, part_of(settings, WrittenSettings)
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
@@ -72,8 +69,7 @@ class SFTModule(PolicyModule):
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [COLUMN], self.replacements())
-        kwargs = self.settings.chat_template_kwargs or {}
-        rollouts = demonstrations(batch, self.policy.tokenizer, kwargs, self.settings.max_completion_length)
+        rollouts = demonstrations(batch, self.policy.tokenizer, self.written)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts
 
@@ -85,10 +81,6 @@ class SFTModule(PolicyModule):
         """
         for prompts in prompts_in_memory(self.datamodule):
             check_demonstrated(prompts.columns)
-
-    def on_fit_start(self) -> None:
-        """Tells the optimizer which ranks train together."""
-        self.optimization.replica = self.replica
 
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -143,7 +135,7 @@ class SFTModule(PolicyModule):
             run_pass=run_pass,
             wake=lambda: None,
             prompts_in_a_step=self.prompts_in_a_step(),
-            max_completion_length=self.settings.max_completion_length,
+            max_completion_length=self.written.max_completion_length,
             is_joint=self.policy.is_sharded,
         )
 

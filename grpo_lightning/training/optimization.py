@@ -25,7 +25,6 @@ from grpo_lightning.errors import ExplainedError
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.rollouts.replicas import Replica
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -90,7 +89,6 @@ class Optimization:
 
     def __init__(self, settings: OptimizationSettings, policy: Policy, lightning: L.LightningModule) -> None:
         self.settings, self.policy, self.lightning = settings, policy, lightning
-        self.replica = Replica()
         self.skipped_in_a_row = 0
 
     def make_optimizer(self, run_steps: Callable[[], int | None] = lambda: None) -> Any:
@@ -135,8 +133,8 @@ class Optimization:
         for parameter in parameters:
             if parameter.grad is None:  # no completion had an advantage: momentum and decay act on a zero gradient
                 parameter.grad = torch.zeros_like(parameter)
-        if self.replica.size > 1:
-            strategy = cast(FSDP2Strategy, self.lightning.trainer.strategy)
+        strategy = self.lightning.trainer.strategy
+        if isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1:
             settle_gradients(self.policy.model, strategy.device_mesh)
         norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
         if torch.isfinite(norm):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,8 +244,34 @@ def test_chat_takes_an_adapter_with_new_tokens_and_only_on_its_own_base(tmp_path
     with torch.no_grad():
         torch.testing.assert_close(policy.eval()(ids).logits, module.policy.model.eval()(ids).logits)
     save_toy_model(base, seed=1)
-    with pytest.raises(ValueError, match="was trained on"):
+    told = rf"^source='.*hf-adapter' was trained on .*, not on base_model_name_or_path of adapter_config.json='{base}'"
+    with pytest.raises(ValueError, match=told):
         chat.load_for_chat(tmp_path / "hf-adapter", None)
+    shutil.rmtree(base)
+    with pytest.raises(
+        ValueError, match=r"^base_model_name_or_path of adapter_config.json='.*' cannot be read. No such"
+    ):
+        chat.load_for_chat(tmp_path / "hf-adapter", None)
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "generation", "tokenizer", "classifier"])
+def test_what_is_wrong_with_a_directory_is_said_of_the_one_on_the_command_line(tmp_path, capsys, damage):
+    """No config was read, so no setting of one can be corrected."""
+    source = save_toy_model(tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    if damage == "weights":
+        (source / "model.safetensors").write_bytes(b"cut")
+    elif damage == "config":
+        (source / "config.json").write_text("{")
+    elif damage == "generation":
+        (source / "generation_config.json").write_text("{")
+    elif damage == "tokenizer":
+        (source / "tokenizer.json").unlink()
+    else:
+        (source / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2ForSequenceClassification"]}))
+    assert chat.main([str(source)]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"source={str(source)!r}") and "model.model_name_or_path" not in shown
 
 
 @pytest.mark.parametrize("command", [export, chat, report])

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from grpo_lightning.datamodules.converters import get_dataset_converter
+from grpo_lightning.datamodules.demonstrations import WrittenSettings
 from grpo_lightning.datamodules.preferences import read_preferences
 from grpo_lightning.datamodules.prompts import convert_row
 from grpo_lightning.types import PromptBatch
@@ -93,7 +94,7 @@ def test_a_pair_is_two_completions_of_one_prompt_that_end_once(tiny_model_dir):
         [0, 1],
         {"chosen": ["5", "2"], "rejected": ["6<|im_end|>", "11"]},  # some datasets have written the end
     )
-    read = read_preferences(batch, tokenizer, {}, 10, in_pairs=True)
+    read = read_preferences(batch, tokenizer, WrittenSettings(max_completion_length=10), in_pairs=True)
     texts = [tokenizer.decode(ids) for ids in read.rollouts.completions()]
     assert texts == ["5<|im_end|>", "6<|im_end|>", "2<|im_end|>", "11<|im_end|>"]
     assert read.rollouts.group.tolist() == [0, 0, 1, 1]

@@ -8,7 +8,7 @@ import pytest
 import trl
 from toy_models import build_tokenizer
 
-from grpo_lightning.datamodules.demonstrations import demonstrations
+from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.messages import reads_parts_alone
 from grpo_lightning.rewards.text.chat_text import prompt_text, whole_text
@@ -30,7 +30,7 @@ def test_a_demonstration_and_a_scored_completion_have_their_texts(name: str):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     batch = PromptDataset([ASKED[0] | {"completion": "It is 4."}], dict, tokenizer, "rows").batch([0])
-    shown = demonstrations(batch, tokenizer, {}, 64)
+    shown = demonstrations(batch, tokenizer, WrittenSettings(max_completion_length=64))
     assert "It is 4." in tokenizer.decode(shown.completion_ids)
     assert "What is 2 + 2?" in prompt_text(ASKED[0]["prompt"], tokenizer)
     whole = whole_text(ASKED[0]["prompt"], "It is 4.", tokenizer)

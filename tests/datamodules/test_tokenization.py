@@ -77,13 +77,13 @@ def test_columns_that_no_template_can_take_are_quoted(columns: dict[str, Any], m
 
 
 def test_completions_to_imitate_are_read_behind_the_same_tools(tmp_path: Path) -> None:
-    from grpo_lightning.datamodules.demonstrations import demonstrations
+    from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE
     rows = [{"prompt": CHAT, "completion": [{"role": "assistant", "content": "Yo"}], "tools": TOOLS}]
     batch = PromptDataset(rows, dict, tokenizer, "it", {"mood": "calm"}).batch([0])
-    rollouts = demonstrations(batch, tokenizer, {"mood": "calm"}, 50)
+    rollouts = demonstrations(batch, tokenizer, WrittenSettings(chat_template_kwargs={"mood": "calm"}))
     assert tokenizer.decode(rollouts.completion_ids[:-1]) == "assistant:Yo;"
 
 

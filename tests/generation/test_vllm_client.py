@@ -18,6 +18,7 @@ import pytest
 
 from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
 from grpo_lightning.generation import VLLMServer
+from grpo_lightning.generation.vllm import server_process
 from grpo_lightning.generation.vllm.client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command, server_environment
 
@@ -218,6 +219,17 @@ def test_the_workers_of_a_server_are_extended_unless_its_options_say_otherwise()
     module, _, name = command[command.index("--worker-extension-cls") + 1].rpartition(".")
     assert importlib.util.find_spec(module) is not None and name == "PolicyWorker"
     assert command[-1] == "theirs"  # of two, vLLM takes the last
+
+
+@pytest.mark.parametrize(("build", "shares"), [("0.32.0+cpu", ["0.5", "0.8"]), ("0.32.0", ["0.8"])])
+def test_a_server_on_a_cpu_leaves_half_of_the_memory_to_the_run_unless_its_options_say_otherwise(
+    monkeypatch, build, shares
+):
+    """VLLM's 0.92 of all memory has to be free before it starts; of two shares it takes the last."""
+    monkeypatch.setattr(server_process, "installed_version", lambda: (build, "+cpu" in build))
+    command = server_command("dir", "127.0.0.1", 8000, "float32", ["--gpu-memory-utilization", "0.8"])
+    named = [at for at, word in enumerate(command) if word == "--gpu-memory-utilization"]
+    assert [command[at + 1] for at in named] == shares
 
 
 def test_serve_listens_on_loopback_and_keeps_the_checkpoints_dtype(tiny_model_dir):

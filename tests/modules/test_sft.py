@@ -12,7 +12,7 @@ from runs import make_trainer, train_stage, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule
-from grpo_lightning.datamodules.demonstrations import demonstrations
+from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.types import PromptBatch
 
@@ -93,7 +93,7 @@ def tokenizer(tiny_model_dir):
 
 
 def test_text_is_followed_by_the_end_of_sequence_token(tokenizer):
-    rollouts = demonstrations(batch(tokenizer, "2+3=", "5"), tokenizer, {}, 10)
+    rollouts = demonstrations(batch(tokenizer, "2+3=", "5"), tokenizer, WrittenSettings(max_completion_length=10))
     assert tokenizer.decode(rollouts.completion_ids) == "5<|im_end|>"
     assert not rollouts.truncated.any()
 
@@ -101,7 +101,9 @@ def test_text_is_followed_by_the_end_of_sequence_token(tokenizer):
 @pytest.mark.parametrize("completion", ["It is 5", [{"role": "assistant", "content": "It is 5"}]])
 def test_a_chat_completion_ends_where_generation_would(tokenizer, completion):
     prompt = [{"role": "user", "content": "2+3?"}]
-    rollouts = demonstrations(batch(tokenizer, prompt, completion), tokenizer, {}, 100)
+    rollouts = demonstrations(
+        batch(tokenizer, prompt, completion), tokenizer, WrittenSettings(max_completion_length=100)
+    )
     assert tokenizer.decode(rollouts.completion_ids) == "It is 5<|im_end|>"
     whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": "It is 5"}], tokenize=False)
     both = tokenizer.decode(torch.cat([rollouts.prompt_ids, rollouts.completion_ids]))
@@ -109,7 +111,7 @@ def test_a_chat_completion_ends_where_generation_would(tokenizer, completion):
 
 
 def test_a_long_completion_is_cut_and_not_ended(tokenizer):
-    rollouts = demonstrations(batch(tokenizer, "1+1=", "123456"), tokenizer, {}, 3)
+    rollouts = demonstrations(batch(tokenizer, "1+1=", "123456"), tokenizer, WrittenSettings(max_completion_length=3))
     assert tokenizer.decode(rollouts.completion_ids) == "123"
     assert rollouts.truncated.tolist() == [True]
 
@@ -121,7 +123,7 @@ def test_a_template_that_writes_the_prompt_otherwise_is_refused(tokenizer):
     thinking.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
     prompt = [{"role": "user", "content": "2+3?"}]
     with pytest.raises(ValueError, match=r"row 7: with the completion behind it, the chat template writes the prompt"):
-        demonstrations(batch(thinking, prompt, "5"), thinking, {}, 100)
+        demonstrations(batch(thinking, prompt, "5"), thinking, WrittenSettings())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,11 @@ def test_a_row_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_mo
 def test_a_completion_that_is_no_answer_is_refused(tokenizer):
     prompt = [{"role": "user", "content": "2+3?"}]
     with pytest.raises(ValueError, match="row 7 has a completion that begins with a message of the user"):
-        demonstrations(batch(tokenizer, prompt, [*prompt, {"role": "assistant", "content": "5"}]), tokenizer, {}, 100)
+        demonstrations(
+            batch(tokenizer, prompt, [*prompt, {"role": "assistant", "content": "5"}]),
+            tokenizer,
+            WrittenSettings(max_completion_length=100),
+        )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ GUARD = "grpo_lightning.generation.vllm.server_guard.TokenGuard"
 """Stands before the routes of a server: who has not its token can read whether it lives, and nothing else."""
 IMAGE_OPTIONS = ("--enable-scale-out", "--limit-mm-per-prompt", json.dumps(NO_VIDEOS))
 """Of a server that is shown images: the endpoint that takes them beside tokens, and no room kept for the longest video."""
+ON_CPU = ("--no-enable-chunked-prefill", "--gpu-memory-utilization", "0.5")
+"""Of a server without a GPU: see engine_settings.WHOLE_PROMPTS; and half of the machine's memory, which that option is a share of.
+vLLM's own 0.92 has to be free before it starts, and would leave nothing for the run beside it."""
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"
 )  # fmt: skip
@@ -54,7 +57,7 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
     }
     found = installed_version()
     if found is not None and found[1]:
-        further = ["--no-enable-chunked-prefill", *further]  # see engine_settings.WHOLE_PROMPTS
+        further = [*ON_CPU, *further]
     pairs = [word for pair in options.items() for word in pair]
     module = "vllm.entrypoints.openai.api_server"
     return [sys.executable, "-m", module, *pairs, "--no-trust-remote-code", *further]
