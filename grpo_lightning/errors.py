@@ -10,6 +10,10 @@ class ExplainedError(Exception):
     """Ends a run with a message that says why and what to change: the command line shows that alone."""
 
 
+class RefusedRowError(ExplainedError, ValueError):
+    """A row of the data that cannot be trained on, found when its step comes: with the weights loaded and steps behind it."""
+
+
 def write_all_text() -> None:
     r"""Lets ``print`` write what the encoding has no bytes for as an escape, in place of an error.
 

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.rewards.text.chat_text import whole_text
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -26,7 +27,8 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
         max_length: Tokens; a longer text loses its beginning, as for the reward.
 
     Raises:
-        ValueError: If the columns are missing, or a text has no token.
+        ValueError: If the columns are missing.
+        RefusedRowError: If a text has no token.
     """
     if len(batch):
         check_compared(batch.columns)
@@ -37,7 +39,7 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     for uid, prompt, *pair in zip(batch.uids, batch.prompts, *columns, strict=True):
         texts = [text_ids(prompt, completion, tokenizer, max_length) for completion in pair]
         if not all(texts):
-            raise ValueError(f"row {uid} has a text of no tokens.")
+            raise RefusedRowError(f"row {uid} has a text of no tokens. Leave it out.")
         shared = _shared_length(*texts)
         if shared:
             prompts.append(texts[0][:shared])

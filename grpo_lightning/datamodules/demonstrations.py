@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.messages import as_read
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
@@ -43,7 +44,8 @@ def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, setti
         settings: Of which completions that are cut off are not ended.
 
     Raises:
-        ValueError: If a row has no completion, or its chat template writes the prompt otherwise once a completion
+        ValueError: If the data has no completions.
+        RefusedRowError: If a row has none, or its chat template writes the prompt otherwise once a completion
             follows.
     """
     check_demonstrated(batch.columns)
@@ -100,9 +102,9 @@ def with_replaced(batch: PromptBatch, columns: Sequence[str], replacements: Mapp
 
 def _check_form(prompt: Prompt, completion: Any, place: str) -> None:
     if not completion or not isinstance(completion, str | list):
-        raise ValueError(f"{place} has the completion {completion!r}. Give text, or a list of messages.")
+        raise RefusedRowError(f"{place} has the completion {completion!r}. Give text, or a list of messages.")
     if isinstance(prompt, str) and not isinstance(completion, str):
-        raise ValueError(f"{place} has a text prompt and a conversational completion. Use one form.")
+        raise RefusedRowError(f"{place} has a text prompt and a conversational completion. Use one form.")
 
 
 def _whole_chat(prompt: Any, completion: str | list[Message]) -> list[Message]:
@@ -148,11 +150,11 @@ def _rest_of_chat(
     if whole[:start] != list(prompt_ids):
         role = "assistant" if isinstance(completion, str) else completion[0]["role"]
         if role != "assistant":
-            raise ValueError(
+            raise RefusedRowError(
                 f"{place} has a completion that begins with a message of the {role}, where the prompt asks for one of the "
                 "assistant. Put what comes before the assistant's answer into the prompt."
             )
-        raise ValueError(
+        raise RefusedRowError(
             f"{place}: with the completion behind it, the chat template writes the prompt otherwise than for generation. "
             "Set model.chat_template_kwargs so that both agree (enable_thinking, for one), or use text prompts."
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, demonstrations
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.types import PromptBatch, Rollouts
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
@@ -85,7 +86,8 @@ def read_preferences(
         in_pairs: Whether the loss compares the completions of a prompt.
 
     Raises:
-        ValueError: If the columns are missing, or hold something else.
+        ValueError: If the columns are missing.
+        RefusedRowError: If a row holds something else.
     """
     if not len(batch):  # of a rank that has none of the last held-out rows
         return Preferences(Rollouts.from_lists([], [], [], [], []), torch.zeros(0, dtype=torch.bool), in_pairs)
@@ -101,7 +103,9 @@ def read_preferences(
     check_columns(columns, in_pairs)
     for uid, label in zip(batch.uids, columns[LABEL], strict=True):
         if label not in (True, False):
-            raise ValueError(f"row {uid} has the label {label!r}. Use true for a good completion, false for a bad one.")
+            raise RefusedRowError(
+                f"row {uid} has the label {label!r}. Use true for a good completion, false for a bad one."
+            )
     return Preferences(read(COLUMN), torch.tensor([bool(label) for label in columns[LABEL]]), False)
 
 

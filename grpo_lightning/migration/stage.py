@@ -1,4 +1,4 @@
-"""Configs of TRL's DPOConfig, KTOConfig and RewardConfig, for the commands ``dpo`` and ``rm``."""
+"""Configs of TRL's SFTConfig, DPOConfig, KTOConfig and RewardConfig, for the commands ``sft``, ``dpo`` and ``rm``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ COMMON: dict[str, str] = {
     "chat_template_path": "Put the template into the tokenizer's directory.",
     "truncation_mode": "Completions lose their end, texts for a reward model their beginning.",
 }
+PACKED = (
+    "Rows stay whole, and micro-batches are packed under model.max_tokens_per_microbatch: data.batch_size counts rows, where TRL "
+    "counts blocks of max_length."
+)
+OF_SFT: dict[str, str] = {
+    "dataset_text_field": "Text alone has no completion: name its columns with data.converter_args.prompt_key and completion_key.",
+    "dataset_kwargs": "Rows are read by data.converter_args.",
+    **dict.fromkeys(("packing", "packing_strategy", "eval_packing"), PACKED),
+    "assistant_only_loss": "All tokens of a completion are learnt, those of users and tools between its answers too.",
+    "shuffle_dataset": "data.shuffle: rows in a new order each epoch.",
+}
 OF_DPO: dict[str, str] = {
     "loss_weights": "There is one loss. A sum of several is a subclass of PreferenceLoss, named in model.loss_type.",
     "ld_alpha": "All tokens of a completion weigh the same.",
@@ -67,6 +78,7 @@ class Stage:
 
 
 STAGES = {
+    "sft": Stage("sft", (BALANCE,), OF_SFT, {"max_length": 1024, "loss_type": "nll", "learning_rate": 2e-5}),
     "dpo": Stage(
         "dpo", (*REFERENCE, BALANCE), OF_DPO, {"max_length": 1024, "loss_type": "sigmoid", "learning_rate": 1e-6}
     ),
@@ -127,8 +139,12 @@ def migrate_stage(
         compose(migration)
     for target in SAMPLED:
         migration.config.pop(target, None)
-    _compose_loss(migration, name)
-    _compose_dropout(migration)
+    if name == "sft":
+        _compose_imitation(migration)
+    elif name != "reward":
+        _compose_loss(migration, name)
+    if name != "sft":  # where TRL leaves dropout on
+        _compose_dropout(migration)
     migration.config.setdefault("data.converter", stage.converter)
     for key in settings:
         if key not in migration.mapped and key not in migration.refused:
@@ -168,11 +184,26 @@ def _compose_batches(m: Migration, name: str) -> None:
         m.put("data.eval_batch_size", int(m.get("per_device_eval_batch_size")), "per_device_eval_batch_size")
 
 
-def _compose_loss(m: Migration, name: str) -> None:
-    if name == "reward":
-        return
+def _compose_length_of_completions(m: Migration) -> None:
     m.put("model.max_completion_length", int(m.get("max_length") or 2048), "max_length")
     m.say("max_length", "It bounds completions alone here; data.max_prompt_length bounds prompts.")
+
+
+def _compose_imitation(m: Migration) -> None:
+    _compose_length_of_completions(m)
+    if m.get("loss_type") not in ("nll", "chunked_nll"):
+        m.refuse("loss_type", "The loss is the mean negative logprob, nll.")
+    if m.get("completion_only_loss") is False:
+        m.refuse("completion_only_loss", "Completions alone are learnt.")
+    m.needs_nothing("loss_type", "completion_only_loss")
+    m.notes.append(
+        "Rows of messages are read with data.converter_args.messages_key=messages. TRL learns every token of them, here the last "
+        "answer alone is learnt."
+    )
+
+
+def _compose_loss(m: Migration, name: str) -> None:
+    _compose_length_of_completions(m)
     given = m.get("loss_type")
     losses = [given] if isinstance(given, str) else list(given)
     known = [loss for loss in losses if loss in LOSSES[name]]

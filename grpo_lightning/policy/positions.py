@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.types import Rollouts
 
 
@@ -31,14 +32,14 @@ def check_written(rollouts: Rollouts, limit: int | None, uids: Sequence[int], se
         behind: Tokens that stand behind each text and are not read.
 
     Raises:
-        ValueError: Naming the row.
+        RefusedRowError: Naming the row.
     """
     if limit is None:
         return
     lengths = (rollouts.prompt_lengths[rollouts.group] + rollouts.completion_lengths - behind).tolist()
     too_long = next((n for n, length in enumerate(lengths) if length > limit), None)
     if too_long is not None:
-        raise ValueError(
+        raise RefusedRowError(
             f"row {uids[too_long]} has {lengths[too_long]} tokens, prompt and completion, which reach beyond the {limit} positions of the "
             f"model (max_position_embeddings). Lower {setting}, or leave long prompts out with data.max_prompt_length."
         )

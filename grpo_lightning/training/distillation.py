@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.dtypes import DTYPES
 
 Lesson = Literal["reverse_kl", "forward_kl", "jsd", "sampled_token"]
@@ -23,6 +24,10 @@ PLACE = re.compile(r"\{(\w+)\}")
 """What teacher_prompt names: the prompt itself, or a column."""
 SUCCESS, FEEDBACK = "successful_attempt", "feedback"
 """What it may name of the step: another completion of the group, and what a reward said of this one."""
+
+
+class TeacherRefusedError(ExplainedError, ValueError):
+    """A teacher that cannot teach this policy, or not this row."""
 
 
 @dataclass(frozen=True)

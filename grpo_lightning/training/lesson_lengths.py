@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from grpo_lightning.algorithm.experience import NOBODY, Lessons
+from grpo_lightning.errors import RefusedRowError
 
 
 def too_long(lessons: Lessons, limits: Sequence[int | None]) -> torch.Tensor:
@@ -35,11 +36,11 @@ def check_lengths(lessons: Lessons, limits: Sequence[int | None], names: Sequenc
         uids: Rows of the data, of the prompts.
 
     Raises:
-        ValueError: Naming the row.
+        RefusedRowError: Naming the row.
     """
     for b in too_long(lessons, limits).nonzero()[:, 0].tolist():
         number = int(lessons.teacher[b])
-        raise ValueError(
+        raise RefusedRowError(
             f"row {uids[b]} has {int(lessons.rollouts.prompt_lengths[b])} tokens for its teacher, {names[number]!r}, which with "
             f"a completion of the step reach beyond the {limits[number]} positions that it has. Shorten what "
             "model.distillation.teacher_prompt adds, leave out long rows (data.max_prompt_length), lower "

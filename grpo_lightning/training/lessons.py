@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.experience import NOBODY, Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.messages import said
 from grpo_lightning.training.distillation import PLACE, SUCCESS, Distillation
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
@@ -56,7 +57,7 @@ def lessons_of(
         attempts: What teacher_prompt names of the step: N values by name, None for a completion that nobody then teaches.
 
     Raises:
-        ValueError: If a row has no teacher, or its teacher would read nothing.
+        RefusedRowError: If a row has no teacher, or its teacher would read nothing.
     """
     read = partial(_read, settings, batch, tokenizer, chat_template_kwargs)
     teachers = _teachers(settings, batch)
@@ -100,7 +101,7 @@ def _teachers(settings: Distillation, batch: PromptBatch) -> torch.Tensor:
     chosen = [str(value) for value in batch.columns[settings.teacher_column]]
     for uid, name in zip(batch.uids, chosen, strict=True):
         if name not in names:
-            raise ValueError(
+            raise RefusedRowError(
                 f"row {uid} has {name!r} in the column {settings.teacher_column}, and model.distillation.teacher has no such "
                 f"name. There are {', '.join(names)}."
             )
@@ -123,7 +124,7 @@ def _read(
     row = {"prompt": filled(settings.teacher_prompt, batch.prompts[b], values), **options}
     ids = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
     if not ids:
-        raise ValueError(
+        raise RefusedRowError(
             f"model.distillation.teacher_prompt={settings.teacher_prompt!r} leaves row {batch.uids[b]} without a token: "
             f"{values} are empty. Add {{prompt}} or text, or make the column null where a row keeps its prompt."
         )

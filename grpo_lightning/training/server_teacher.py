@@ -15,7 +15,7 @@ from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, Token
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.training.distillation import SAMPLED, Distillation
+from grpo_lightning.training.distillation import SAMPLED, Distillation, TeacherRefusedError
 from grpo_lightning.types import Rollouts
 
 TOKENS_AT_ONCE = 1000
@@ -57,7 +57,7 @@ class ServerTeacher:
 
         Raises:
             TimeoutError: If there is no healthy server in time.
-            ValueError: If it cannot teach this policy.
+            TeacherRefusedError: If it cannot teach this policy.
         """
         self.server.start()
         if self._is_checked:
@@ -76,16 +76,16 @@ class ServerTeacher:
             if self.top_k is not None:
                 refused = f"top_k={count} is more than {self.address} tells, or it tells no prompt logprobs"
                 lower = "Lower top_k, or start"
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"model.distillation.{refused}: {error}\n{lower} the server with --max-logprobs {count}."
             ) from error
         if len(token_ids[0]) != count:
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"{self.address} answers model.distillation.top_k={count} with {len(token_ids[0])} tokens. Use as many as the "
                 "model has at most."
             )
         if not sum(map(math.exp, logprobs[0])) <= 1.001:  # NaN is neither
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"{self.address} gives its likeliest token the logprob {logprobs[0][0]:.3f}, which is none. Start it with "
                 "--logprobs-mode raw_logprobs or processed_logprobs."
             )
@@ -101,7 +101,7 @@ class ServerTeacher:
         Without ``top_k``, of the tokens themselves.
 
         Raises:
-            ValueError: If a row is too long for it, or it knows a token that the policy does not.
+            TeacherRefusedError: If a row is too long for it, or it knows a token that the policy does not.
             ServerRefused, ServerUnavailable, TimeoutError: See ``PromptLogprobs.likeliest``.
         """
         prompts, completions = rollouts.prompts(), rollouts.completions()
@@ -111,7 +111,7 @@ class ServerTeacher:
             asked.append(TokenRow([*prompt.tolist(), *completions[row].tolist()], len(prompt)))
         longest, limit = max((len(row.token_ids) for row in asked), default=0), self.positions
         if limit is not None and longest > limit:
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"a prompt with its completion has {longest} tokens, and {self.address} holds {limit} (its "
                 "--max-model-len, less one). Start it with more, or lower model.max_completion_length."
             )
@@ -126,7 +126,7 @@ class ServerTeacher:
         )
         vocab_size = self.policy.config.get_text_config().vocab_size
         if likeliest.token_ids.numel() and int(likeliest.token_ids.max()) >= vocab_size:
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"{self.address} finds token {int(likeliest.token_ids.max())} likely, and the policy has {vocab_size}. Use a "
                 "teacher of the same family."
             )
@@ -142,7 +142,7 @@ def check_same_tokens(server: PromptLogprobs, tokenizer: PreTrainedTokenizerBase
     """Refuses a server to which the policy's tokens mean something else.
 
     Raises:
-        ValueError: Naming the first of them.
+        TeacherRefusedError: Naming the first of them.
         ServerRefused: If the server does not say what tokens mean.
     """
     ids = sorted(tokenizer.get_vocab().values())
@@ -150,7 +150,7 @@ def check_same_tokens(server: PromptLogprobs, tokenizer: PreTrainedTokenizerBase
     for start in range(0, len(ids), TOKENS_AT_ONCE):
         differing = first_difference(server, tokenizer, ids[start : start + TOKENS_AT_ONCE])
         if differing is not None:
-            raise ValueError(
+            raise TeacherRefusedError(
                 f"model.distillation.teacher={address!r} has another tokenizer than the policy: token {differing} is "
                 f"{tokenizer.decode([differing])!r} here and something else there. Use a teacher of the same family."
             )

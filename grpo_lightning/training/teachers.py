@@ -26,7 +26,7 @@ from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.attempts import check_rewards, told_of_attempts
-from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation
+from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation, TeacherRefusedError
 from grpo_lightning.training.lesson_lengths import check_lengths, without_too_long
 from grpo_lightning.training.lessons import lessons_of
 from grpo_lightning.training.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
@@ -75,7 +75,7 @@ class LoadedTeacher:
         """See ``Teacher``.
 
         Raises:
-            ValueError: If it answers with no numbers.
+            TeacherRefusedError: If it answers with no numbers.
         """
         if self.scorer is not None:
             return
@@ -270,7 +270,7 @@ def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[token]], device=model.device)).logits
     if bool(logits.isnan().any() | logits.isposinf().any()):
-        raise ValueError(
+        raise TeacherRefusedError(
             f"{TEACHER}={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
             "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
             "bfloat16 or float32."

@@ -40,7 +40,7 @@ from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs
 from grpo_lightning.generation.vllm.server_token import token_file
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 from grpo_lightning.training.server_teacher import check_same_tokens
 from grpo_lightning.types import Rollouts
 
@@ -207,7 +207,7 @@ def test_a_teacher_on_the_server_teaches_as_the_same_model_in_this_process(
 
 
 def test_a_server_that_tells_fewer_tokens_than_asked_for_is_refused_at_the_start(served, tiny_model_dir, tmp_path):
-    with pytest.raises(ValueError, match=r"top_k=21 is more than .* tells.*\n.*--max-logprobs 21"):
+    with pytest.raises(TeacherRefusedError, match=r"top_k=21 is more than .* tells.*\n.*--max-logprobs 21"):
         fit(tiny_model_dir, tmp_path, distillation=Distillation(f"http://127.0.0.1:{served[0]}", top_k=21))
 
 
@@ -215,7 +215,7 @@ def test_a_server_to_which_the_policys_tokens_mean_something_else_is_refused(ser
     server = PromptLogprobs(VLLMServer(port=served[0]).client, 200)
     server.start()
     check_same_tokens(server, TOKENIZER, "http://host:1")
-    with pytest.raises(ValueError, match=r"has another tokenizer than the policy: token 320 is '.+' here"):
+    with pytest.raises(TeacherRefusedError, match=r"has another tokenizer than the policy: token 320 is '.+' here"):
         check_same_tokens(server, build_tokenizer(340), "http://host:1")
     server.client.close()
 
@@ -225,7 +225,7 @@ def test_a_completion_that_the_teachers_server_cannot_hold_is_said_with_what_to_
     (teacher,) = make_module(tiny_model_dir, distillation=settings).teachers.teachers
     teacher.start(torch.device("cpu"))
     rollouts = Rollouts.from_lists([[5] * 250], [[6] * 6], [[0.0] * 6], [True], [0])
-    with pytest.raises(ValueError, match=r"has 256 tokens, and .* holds 255 .*max_completion_length"):
+    with pytest.raises(TeacherRefusedError, match=r"has 256 tokens, and .* holds 255 .*max_completion_length"):
         teacher.told(rollouts, torch.tensor([0]))
 
 

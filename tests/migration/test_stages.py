@@ -1,4 +1,4 @@
-"""Configs of TRL's other trainers, as the commands dpo and rm read them."""
+"""Configs of TRL's other trainers, as the commands sft, dpo and rm read them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import yaml
-from trl import DPOConfig, KTOConfig, RewardConfig
+from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-from grpo_lightning.commands import dpo, rm
+from grpo_lightning.commands import dpo, rm, sft
 from grpo_lightning.commands.migrate import main
 from grpo_lightning.migration import migrate_stage
 
-TRAINERS = {"dpo": (DPOConfig, dpo.DPOCLI), "kto": (KTOConfig, dpo.DPOCLI), "reward": (RewardConfig, rm.RMCLI)}
+TRAINERS = {
+    "sft": (SFTConfig, sft.SFTCLI),
+    "dpo": (DPOConfig, dpo.DPOCLI),
+    "kto": (KTOConfig, dpo.DPOCLI),
+    "reward": (RewardConfig, rm.RMCLI),
+}
 BASE = {"model_name_or_path": "some/model", "dataset_name": "some/pairs", "max_steps": 100}
 
 
@@ -50,6 +55,13 @@ def test_a_dpo_config_is_a_run_of_dpo(tmp_path):
     assert model.precompute_ref_log_probs and model.finetuning_type == "lora" and model.lora_dropout == 0.0
     assert (config.data.batch_size, model.max_completion_length, config.data.converter) == (8, 700, "dpo")
     assert model.optimizer.init_args.lr == 3e-6 and config.trainer.max_steps == 100
+
+
+def test_an_sft_config_is_a_run_of_sft(tmp_path):
+    batches = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    config = parsed("sft", {**BASE, **batches, "use_peft": True, "lora_dropout": 0.1, "max_length": 700}, tmp_path)
+    assert (config.data.batch_size, config.data.converter, config.model.max_completion_length) == (8, "sft", 700)
+    assert config.model.optimizer.init_args.lr == 2e-5 and config.model.lora_dropout == 0.1  # which TRL leaves on here
 
 
 def test_a_kto_config_is_a_run_of_dpo_on_labels(tmp_path):

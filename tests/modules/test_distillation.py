@@ -12,8 +12,9 @@ from runs import fit, make_data, make_module, make_trainer, weights
 from toy_models import build_tokenizer, save_toy_model
 from transformers import AutoModelForCausalLM
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.numerics import logprob_formulas
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 from grpo_lightning.training.lessons import filled, lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -242,19 +243,21 @@ def test_a_message_of_parts_is_read_as_its_text():
 def test_a_teacher_that_would_read_nothing_is_refused_with_its_row():
     batch = PromptBatch(["1+1="], [[5, 6]], [7], {"hint": [""]})
     rollouts = Rollouts.from_lists([[5, 6]], [[9]], [[0.0]], [False], [0])
-    with pytest.raises(ValueError, match=r"teacher_prompt='\{hint\}' leaves row 7 without a token"):
+    with pytest.raises(RefusedRowError, match=r"teacher_prompt='\{hint\}' leaves row 7 without a token"):
         lessons_of(Distillation("self", teacher_prompt="{hint}"), batch, rollouts, build_tokenizer(), {})
 
 
 def test_a_row_that_reaches_beyond_the_positions_of_its_teacher_is_refused(tiny_model_dir, tmp_path):
     told = Distillation("self", teacher_prompt="{prompt} {ground_truth} " + "so " * 400)
-    with pytest.raises(ValueError, match=r"row \d+ has \d+ tokens for its teacher, 'self'.*beyond the \d+ positions"):
+    with pytest.raises(
+        RefusedRowError, match=r"row \d+ has \d+ tokens for its teacher, 'self'.*beyond the \d+ positions"
+    ):
         fit(tiny_model_dir, tmp_path, distillation=told)
 
 
 def test_a_teacher_with_fewer_positions_than_the_policy_is_refused_at_the_first_row_beyond(tiny_model_dir, tmp_path):
     small = save_toy_model(tmp_path / "small", max_position_embeddings=6)
-    with pytest.raises(ValueError, match=r"small', which with a completion .* beyond the 6 positions"):
+    with pytest.raises(RefusedRowError, match=r"small', which with a completion .* beyond the 6 positions"):
         fit(tiny_model_dir, tmp_path, distillation=Distillation(str(small)))
 
 
@@ -263,7 +266,7 @@ def test_a_teacher_that_answers_with_nan_is_named_before_the_first_step(tiny_mod
     model.model.norm.weight.data[0] = float("nan")
     model.save_pretrained(tmp_path / "broken")
     build_tokenizer().save_pretrained(tmp_path / "broken")
-    with pytest.raises(ValueError, match=r"teacher='.*broken' answers with NaN or infinity, held in float32"):
+    with pytest.raises(TeacherRefusedError, match=r"teacher='.*broken' answers with NaN or infinity, held in float32"):
         fit(tiny_model_dir, tmp_path, **instead_of_rewards(tmp_path / "broken"))
 
 

@@ -13,7 +13,7 @@ from taught_by_server import answers_of
 from toy_models import save_toy_model
 
 from grpo_lightning.generation.vllm.client import ServerNotReadyError
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 
 TOP_K = 5
 
@@ -120,5 +120,5 @@ def test_what_a_server_does_not_tell_is_said_in_the_words_of_the_divergence(
     )
     if told == 400:
         server.answer("/v1/completions", always=400)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TeacherRefusedError, match=message):
         fit(tiny_model_dir, tmp_path, **taught("server", server, divergence=divergence))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.types import PromptBatch
 
@@ -122,7 +123,9 @@ def test_a_template_that_writes_the_prompt_otherwise_is_refused(tokenizer):
     thinking = copy.deepcopy(tokenizer)
     thinking.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
     prompt = [{"role": "user", "content": "2+3?"}]
-    with pytest.raises(ValueError, match=r"row 7: with the completion behind it, the chat template writes the prompt"):
+    with pytest.raises(
+        RefusedRowError, match=r"row 7: with the completion behind it, the chat template writes the prompt"
+    ):
         demonstrations(batch(thinking, prompt, "5"), thinking, WrittenSettings())
 
 
@@ -148,15 +151,35 @@ def test_rows_without_a_completion_are_refused_before_weights_load(
 def test_a_row_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_model_dir, tmp_path, longest):
     rows = [{"prompt": "1" * 500, "completion": "2" * 11}, {"prompt": "1+1=", "completion": "3333333"} | longest]
     with pytest.raises(
-        ValueError, match=r"row 1 has 51[37] tokens.*the 512 positions of the model.*max_completion_length"
+        RefusedRowError, match=r"row 1 has 51[37] tokens.*the 512 positions of the model.*max_completion_length"
     ):
         train(tiny_model_dir, tmp_path, rows=rows, data={"batch_size": 2})
     train(tiny_model_dir, tmp_path, rows=rows, data={"batch_size": 1})
 
 
+def test_a_row_that_a_later_step_refuses_ends_the_command_with_its_message_alone(tiny_model_dir, tmp_path, capsys):
+    from grpo_lightning.commands.sft import main
+
+    rows = [{"prompt": "1+1=", "completion": "2"}, {"prompt": "1" * 505, "completion": "3333333333"}]
+    data = ["--data.dataset", write_rows(tmp_path / "rows.jsonl", rows), "--data.batch_size", "1"]
+    model = ["--model.model_name_or_path", str(tiny_model_dir), "--data.shuffle", "false"]
+    run = [
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.max_steps",
+        "2",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*model, *data, *run])
+    assert ended.value.code == 1
+    assert "\nerror: row 1 has 516 tokens, prompt and completion" in capsys.readouterr().err
+
+
 def test_a_completion_that_is_no_answer_is_refused(tokenizer):
     prompt = [{"role": "user", "content": "2+3?"}]
-    with pytest.raises(ValueError, match="row 7 has a completion that begins with a message of the user"):
+    with pytest.raises(RefusedRowError, match="row 7 has a completion that begins with a message of the user"):
         demonstrations(
             batch(tokenizer, prompt, [*prompt, {"role": "assistant", "content": "5"}]),
             tokenizer,

@@ -82,8 +82,10 @@ class DPODatasetConverter(GRPODatasetConverter):
 def split_prompt(chosen: Prompt, rejected: Prompt) -> tuple[Prompt, Prompt, Prompt]:
     """What both begin with, and the two rests; of text, a space at the border belongs to the rests.
 
+    The last message of a conversation belongs to its rest, also where the other one has the same.
+
     Raises:
-        ValueError: If they begin differently, or are the same.
+        ValueError: If they begin differently, or one text begins with the whole other one.
 
     Example:
         >>> ask = {"role": "user", "content": "Sky?"}
@@ -92,8 +94,10 @@ def split_prompt(chosen: Prompt, rejected: Prompt) -> tuple[Prompt, Prompt, Prom
         [{'role': 'user', 'content': 'Sky?'}]
     """
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
-    if isinstance(chosen, str) and shared and chosen[shared - 1] == " ":
-        shared -= 1
+    if isinstance(chosen, str):
+        shared -= bool(shared) and chosen[shared - 1] == " "
+    else:
+        shared = min(shared, len(chosen) - 1, len(rejected) - 1)
     parts: tuple[Sequence[Any], ...] = (chosen[:shared], chosen[shared:], rejected[shared:])
     if not shared:
         raise ValueError(
