@@ -62,7 +62,7 @@ def train(folder: Path, model_dir: Path, data: Path, stage: str, ranks: int, res
 
 
 def journey(folder: Path, model_dir: Path, stage: str, ranks: int, others: int) -> dict[str, Any]:
-    """A whole run, and runs that go on from the checkpoints of it and of another number of ranks, where there is one."""
+    """A whole run, and runs that go on from the checkpoints of it and of the other number of ranks, if that was before it."""
     data, stopped = folder / "rows.jsonl", f"step={STOPPED_AFTER}.ckpt"
     found = {"whole": train(folder / f"ranks{ranks}", model_dir, data, stage, ranks)}
     for by in (ranks, others):
@@ -79,6 +79,9 @@ def journeys(request, tmp_path_factory) -> dict[Any, Any]:
     model_dir = save_toy_model(folder / "model", tie_word_embeddings=True)
     two = run_ranks(2, journey, folder, model_dir, request.param, 2, 1)
     (one,) = run_ranks(1, journey, folder, model_dir, request.param, 1, 2)
+    source = folder / "ranks1" / f"step={STOPPED_AFTER}.ckpt"
+    arguments = (folder / "ranks2_after_1", model_dir, folder / "rows.jsonl", request.param, 2, source)
+    two[0]["after 1"] = run_ranks(2, train, *arguments)[0]
     return {"stage": request.param, "folder": folder, "one": one, "two": two[0], "other rank": two[1]}
 
 
@@ -90,13 +93,14 @@ def test_a_killed_run_goes_on_bit_for_bit_on_as_many_ranks(journeys):
         torch.testing.assert_close(run[f"after {ranks}"]["weights"], run["whole"]["weights"], rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_two_ranks_is_continued_by_one_with_the_same_steps(journeys):
+def test_a_checkpoint_is_continued_by_fewer_ranks_and_by_more_with_the_same_steps(journeys):
     if journeys["stage"] == "sft_lora":
         pytest.skip("dropout is drawn on each rank")
-    expected, found = journeys["two"]["whole"], journeys["one"]["after 2"]
-    for found_step, expected_step in zip(found["steps"], expected["steps"][STOPPED_AFTER:], strict=True):
-        assert found_step == pytest.approx(expected_step, rel=1e-3, abs=1e-5)
-    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-3, atol=2e-4)
+    for by, on, ranks in (("two", "one", 2), ("one", "two", 1)):
+        expected, found = journeys[by]["whole"], journeys[on][f"after {ranks}"]
+        for found_step, expected_step in zip(found["steps"], expected["steps"][STOPPED_AFTER:], strict=True):
+            assert found_step == pytest.approx(expected_step, rel=1e-3, abs=1e-5)
+        torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-3, atol=2e-4)
 
 
 def test_the_export_of_two_ranks_is_the_model_that_they_trained(journeys):
