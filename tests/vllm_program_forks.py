@@ -1,4 +1,4 @@
-"""Servers of vLLM that tests start are forks of one process that has imported it, and so are their engines.
+"""Programs with vLLM that tests start are forks of one process that has imported it, and so are the engines of servers.
 
 All else is as ever: the command line, the environment, the session, the sockets, the two processes, their end. The server of
 test_vllm_server.py is started as people start one, by interpreters that import everything themselves.
@@ -29,17 +29,16 @@ from vllm_forks import IMPORTED_BY_AN_ENGINE
 
 from grpo_lightning.generation.vllm.server_process import server_environment
 
-IMPORTED_BY_A_SERVER = (
+IMPORTED = (
     *IMPORTED_BY_AN_ENGINE,
     "vllm.entrypoints.launchers.api_server.entry",
     "vllm.v1.engine.async_llm",
     "grpo_lightning.commands.serve",
-    "grpo_lightning.generation.vllm.worker",
 )
 
 
-class ServerFork:
-    """What ``subprocess.Popen(command, **options)`` gives, of a process that has imported vLLM before it started."""
+class VLLMFork:
+    """What ``subprocess.Popen(command, **options)`` gives, of a process that had imported vLLM, as it is, before it started."""
 
     def __init__(self, command: list[str], **options: Any) -> None:
         self.args = command
@@ -78,7 +77,7 @@ class ServerFork:
 
 @cache
 def _parent() -> tuple[Connection, threading.Lock]:
-    """The way to the process of which all servers are forks; it ends with this one."""
+    """The way to the process of which all are forks; it ends with this one."""
     ours, theirs = multiprocessing.Pipe()
     CONTEXT.Process(target=_import_and_fork, args=(theirs,)).start()
     theirs.close()
@@ -93,11 +92,11 @@ def _asked(word: str, what: Any) -> Any:
         return connection.recv()
 
 
-def import_a_server() -> None:
-    """Everything that a server and its engine import; from here on this process can be forked into one."""
+def import_vllm() -> None:
+    """And what a server of it needs; from here on this process can be forked into one."""
     os.environ.update(server_environment())
     torch.set_num_threads(1)
-    for name in IMPORTED_BY_A_SERVER:
+    for name in IMPORTED:
         import_module(name)
     # On a CPU vLLM starts an engine by another interpreter, whatever it is told; on other devices as it is told.
     import_module("vllm.envs").environment_variables["VLLM_WORKER_MULTIPROC_METHOD"] = lambda: "fork"
@@ -110,7 +109,7 @@ def import_a_server() -> None:
 def _import_and_fork(connection: Connection) -> None:
     ended: dict[int, int] = {}
     with eager_torch():
-        import_a_server()
+        import_vllm()
         with contextlib.suppress(EOFError):
             while True:
                 word, what = connection.recv()
