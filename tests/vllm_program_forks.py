@@ -25,12 +25,13 @@ from fork_server import CONTEXT
 from forked_python import ForkedPython, be, program_of, write_into
 from frozen_imports import freeze_imports
 from vllm_cases import eager_torch
-from vllm_forks import IMPORTED_BY_AN_ENGINE
 
 from grpo_lightning.generation.vllm.server_process import server_environment
 
 IMPORTED = (
-    *IMPORTED_BY_AN_ENGINE,
+    "vllm.entrypoints.llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
     "vllm.entrypoints.launchers.api_server.entry",
     "vllm.v1.engine.async_llm",
     "grpo_lightning.commands.serve",
