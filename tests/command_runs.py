@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from fork_server import CONTEXT
-from forked_python import ForkedPython, become, run_file, write_to_own_streams
+from forked_python import ForkedPython, become, run_file, write_into
 
 ROOT = Path(__file__).parents[1]
 PLACES = [str(ROOT), str(Path(__file__).parent)]
@@ -79,10 +79,7 @@ def run_command(folder: Path, *arguments: str, script: Path | None = None, **env
 def _main(
     folder: Path, output: Path, script: Path | None, arguments: tuple[str, ...], environment: Mapping[str, str]
 ) -> None:
-    with output.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    write_to_own_streams()
+    write_into(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server's children ignore
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests are run under nohup
     torch.set_num_threads(1)

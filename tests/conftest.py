@@ -22,10 +22,8 @@ from pathlib import Path
 import pytest
 import torch
 from frozen_imports import freeze_imports
-from toy_models import save_toy_model
 
 from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
-from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
 
 # Toy matrices are faster on one thread than on several, and their sums do not depend on the machine's core count.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -86,6 +84,8 @@ def _launcher_variables_as_they_were() -> Iterator[None]:
 @pytest.fixture
 def registry_as_it_was() -> Iterator[None]:
     """Takes rewards that a test registers out of the registry again."""
+    from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
+
     before = dict(REWARD_FUNCTIONS)
     yield
     REWARD_FUNCTIONS.clear()
@@ -101,4 +101,6 @@ def _same_random_numbers_in_any_order() -> None:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random float32 Qwen2 model with its tokenizer and chat template; shared, so do not write to it."""
+    from toy_models import save_toy_model  # imports transformers, for which a test without a model does not wait
+
     return save_toy_model(tmp_path_factory.mktemp("tiny_model"))

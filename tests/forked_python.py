@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ class ForkedPython(subprocess.Popen):
     """
 
     def __init__(self, args: Any, **options: Any) -> None:
-        program = _program(args)
+        program = program_of(args)
         if program is not None and not options.get("pass_fds"):
             environment = dict(options.get("env") or os.environ)
-            options["preexec_fn"] = lambda: _be(program, environment)  # called in the child, when all else is done
+            options["preexec_fn"] = lambda: be(program, environment)  # called in the child, when all else is done
         super().__init__(args, **options)
 
 
@@ -50,6 +51,14 @@ def write_to_own_streams() -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
+def write_into(path: Path) -> None:
+    """Lets this process's output go to the end of a file."""
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    write_to_own_streams()
+
+
 def run_file(path: Path, arguments: Sequence[str]) -> None:
     """A script, as ``python FILE.py`` runs it."""
     sys.argv = [str(path), *arguments]
@@ -57,7 +66,8 @@ def run_file(path: Path, arguments: Sequence[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
 
 
-def _program(args: Any) -> Callable[[], None] | None:
+def program_of(args: Any) -> Callable[[], None] | None:
+    """What a command line runs, where it is a program in Python."""
     if isinstance(args, str | bytes) or list(args[:1]) != [sys.executable]:
         return None
     word, *arguments = args[1:]
@@ -72,8 +82,10 @@ def _run_module(module: str, *arguments: str) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _be(program: Callable[[], None], environment: Mapping[str, str]) -> None:
+def be(program: Callable[[], None], environment: Mapping[str, str]) -> None:
+    """The process that runs the program with this environment, from here to its end."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    resource_tracker._resource_tracker.__init__()  # type: ignore[misc]  # its pipe was among them
     write_to_own_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from tests.vision.cpu_torchvision import is_installed, write_for_children
+from tests.vision.cpu_torchvision import is_installed, main_with_torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -41,20 +39,11 @@ def test_on_a_gpu_both_sides_sample_with_vllm_unless_told_otherwise():
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed(), reason="needs torchvision beside the environment")
 def test_both_sides_train_on_the_same_pictures_and_leave_the_tower_as_it_is(tmp_path: Path):
-    out, folder = tmp_path / "result.json", tmp_path / "runs"
-    command = [
-        sys.executable,
-        "benchmarks/vision_vs_trl.py",
-        "--device=cpu",
-        "--shape=nano",
-        "--dtype=mixed",
-        "--steps=1",
-    ]
-    paths = os.pathsep.join([str(write_for_children(tmp_path / "site")), str(ROOT)])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([*command, f"--folder={folder}", f"--out={out}"], **options)
-    assert done.returncode == 0, done.stderr
+    out, again, folder = tmp_path / "result.json", tmp_path / "again.json", tmp_path / "runs"
+    options = ["--device=cpu", "--shape=nano", "--dtype=mixed", "--steps=1", f"--folder={folder}"]
+    commands = ([*options, f"--out={out}"], [*options, f"--out={again}", "--reuse"])
+    script = str(ROOT / "benchmarks" / "vision_vs_trl.py")
+    main_with_torchvision("tests.vision.benchmark_runs", script, *map(json.dumps, commands))
     found = json.loads(out.read_text())
     assert found["sampler"] == "transformers" and found["options"]["vision_tower"] == "frozen"
     assert found["step_cpu_ratio"] > 0 and str(tmp_path) not in out.read_text()
@@ -63,9 +52,7 @@ def test_both_sides_train_on_the_same_pictures_and_leave_the_tower_as_it_is(tmp_
     assert trl["completions"] == ours["completions"] == 8
     assert ours["trained_per_useful_token"] < 1 < trl["trained_per_useful_token"]
     assert found["trl"]["parameters"] == found["grpo_lightning"]["parameters"]
-    again = subprocess.run([*command, f"--folder={folder}", f"--out={out}", "--reuse"], **options)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(out.read_text())["trl"] == found["trl"]
+    assert json.loads(again.read_text())["trl"] == found["trl"]
     check_placeholders_are_not_drawn(folder / "nano_cpu" / "model")
 
 

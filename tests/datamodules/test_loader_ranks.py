@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torch.multiprocessing
 from lightning.pytorch.callbacks import ModelCheckpoint
-from ports import free_port
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.types import PromptBatch
+from tests.distributed.ranks import run_ranks
 
 ROWS = [{"prompt": f"question {index}"} for index in range(13)]
 EVAL_ROWS = ROWS[:5]
@@ -63,20 +60,14 @@ def train(directory: Path, batch_size: int, ranks: int, **trainer: Any) -> Recor
     return module
 
 
-def rank_main(rank: int, directory: Path, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    torch.set_num_threads(1)
+def of_two_ranks(directory: Path) -> dict[str, list[list[int]]]:
     whole = train(directory, batch_size=2, ranks=2)
     resumed = train(directory / "on", batch_size=2, ranks=2, ckpt_path=str(directory / "step=2.ckpt"))
-    record = {"seen": whole.seen, "validated": whole.validated, "resumed": resumed.seen}
-    (directory / f"rank{rank}.json").write_text(json.dumps(record))
+    return {"seen": whole.seen, "validated": whole.validated, "resumed": resumed.seen}
 
 
 def test_two_processes_train_on_the_batches_of_one_and_evaluate_each_row_once(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(rank_main, args=(tmp_path, free_port()), nprocs=2)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    first, second = run_ranks(2, of_two_ranks, tmp_path)
     alone = train(tmp_path / "alone", batch_size=4, ranks=1)
 
     assert [mine + other for mine, other in zip(first["seen"], second["seen"], strict=True)] == alone.seen

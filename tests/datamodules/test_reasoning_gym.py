@@ -48,8 +48,14 @@ def test_a_dataset_is_named_in_the_config_and_makes_prompts_with_what_its_reward
     assert max(reward(prompts=batch.prompts, completions=["<answer>1</answer>"] * 3, **batch.columns)) < 1.0
 
 
-def test_the_answer_is_found_in_tags_boxes_or_at_the_end() -> None:
+@pytest.fixture(scope="module")
+def task() -> dict[str, Any]:
+    """One, which a process of its own has made; shared, so do not write to it."""
     (task,) = make_tasks({"reasoning_gym": "leg_counting", "size": 1})
+    return task
+
+
+def test_the_answer_is_found_in_tags_boxes_or_at_the_end(task: dict[str, Any]) -> None:
     right = task["answer"]
     texts = [
         rf"\boxed{{{right}}}",
@@ -60,8 +66,7 @@ def test_the_answer_is_found_in_tags_boxes_or_at_the_end() -> None:
     assert [score == 1.0 for score in scores([task] * 4, texts)] == [True, True, False, True]
 
 
-def test_rows_of_other_datasets_have_no_score() -> None:
-    (task,) = make_tasks({"reasoning_gym": "leg_counting", "size": 1})
+def test_rows_of_other_datasets_have_no_score(task: dict[str, Any]) -> None:
     other = {"answer": None, "metadata": None, "reasoning_gym": None}
     assert scores([task, other], [task["answer"]] * 2) == [1.0, None]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_runs import CommandRun
 from ending_ranks import SECONDS
 from ports import free_port
 from two_rank_runs import environment, trained, write_run
@@ -59,8 +60,8 @@ def ours(run: str) -> list[str]:
     return ["-m", "grpo_lightning", "fit", "--config", "run.yaml", *sizes]
 
 
-def slurm_ranks(folder: Path, run: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-    """What ``srun`` starts for a job of one node with two tasks, by the variables that it sets."""
+def slurm_variables() -> Iterator[dict[str, str]]:
+    """Of each process that ``srun`` starts for a job of one node with two tasks."""
     job = {
         "SLURM_JOB_ID": str(10000 + free_port() % 10000),
         "SLURM_JOB_NAME": "grpo",
@@ -72,15 +73,22 @@ def slurm_ranks(folder: Path, run: str, **more: str) -> Iterator[subprocess.Pope
         "MASTER_PORT": str(free_port()),
     }
     for rank in range(2):
-        place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        yield subprocess.Popen(
+        yield job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+
+
+def slurm_ranks(folder: Path, run: str, **more: str) -> list[subprocess.Popen[str]]:
+    """The processes."""
+    return [
+        subprocess.Popen(
             [sys.executable, *ours(run)],
             cwd=folder,
-            env=variables(folder, **job, **place, **more),
+            env=variables(folder, **of_rank, **more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        for of_rank in slurm_variables()
+    ]
 
 
 def signalled(ranks: list[subprocess.Popen[str]], folder: Path, number: int) -> list[str]:
@@ -108,7 +116,7 @@ def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((folder / "torchrun" / "system.json").read_text())["ranks"] == 2
 
-    ranks = list(slurm_ranks(folder, "slurm", SLOW="0"))
+    ranks = slurm_ranks(folder, "slurm", SLOW="0")
     outputs = signalled(ranks, folder, signal.SIGUSR1)
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert len((folder / "requeued").read_text().splitlines()) == 1  # by the first rank
@@ -118,15 +126,15 @@ def test_torchrun_starts_ranks_and_slurm_requeues_them_between_two_steps(folder)
     expected = trained(folder / "torchrun")
     torch.testing.assert_close(trained(folder / "slurm"), expected, rtol=0, atol=0)
     (folder / "slurm" / "checkpoints" / "last.ckpt").unlink()
-    requeued = list(slurm_ranks(folder, "slurm"))  # Lightning finds the checkpoint by itself
-    outputs = [rank.communicate(timeout=SECONDS)[0] for rank in requeued]
-    assert [rank.returncode for rank in requeued] == [0, 0], outputs
+    again = [CommandRun(folder, *ours("slurm")[2:], **of_rank) for of_rank in slurm_variables()]
+    found = [rank.finish() for rank in again]  # Lightning finds the checkpoint by itself
+    assert [status for status, _ in found] == [0, 0], found
     torch.testing.assert_close(trained(folder / "slurm"), expected, rtol=0, atol=0)
 
 
 @pytest.mark.slow
 def test_a_scheduler_that_ends_a_job_ends_every_rank_after_the_step(folder):
-    ranks = list(slurm_ranks(folder, "ended", SLOW="1"))
+    ranks = slurm_ranks(folder, "ended", SLOW="1")
     outputs = signalled(ranks, folder, signal.SIGTERM)
     assert "Stopped by SIGTERM, after a step. Continue with --ckpt_path last." in outputs[0]
     saved = torch.load(folder / "ended" / "checkpoints" / "last.ckpt", weights_only=False)

@@ -27,7 +27,7 @@ from grpo_lightning.types import Rollouts
 
 PROMPTS_PER_STEP, STEPS = 8, 3
 SETTINGS: dict[str, Any] = {
-    "max_tokens_per_microbatch": 24,  # several passes, and not equally many on every rank
+    "max_tokens_per_microbatch": 40,  # one or two passes, and not equally many on every rank
     "num_minibatches": 2,
     "max_grad_norm": 0.5,
     "beta": 0.1,

@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from ranks import run_ranks
 from runs import make_data, make_module, make_trainer, weights
 from transformers import AutoModelForCausalLM
 from vllm_cases import SMALL_SERVER, even_tokens, mismatch, needs_vllm
+from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm.client import ServerUnavailable
@@ -61,11 +61,10 @@ def server(tiny_model_dir, tmp_path_factory):
     command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(tiny_model_dir), "--port", str(port)]
     variables = {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")
-    process = subprocess.Popen(
+    process = VLLMFork(
         [*command, "--max_model_length", "64", "--", *SMALL_SERVER],
         cwd=ROOT,
         stdout=log,
-        stderr=log,
         env=os.environ | variables,
     )
     yield port, process

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from runs import fit
 from vllm_cases import needs_vllm
+from vllm_program_forks import VLLMFork
 
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.generation import TransformersGenerator
@@ -43,9 +43,11 @@ def test_vllm_gives_a_merged_export_the_trained_logprobs(tiny_model_dir, tmp_pat
     )
     export(module, tmp_path / "export", forms=["merged"])
     off = {"TORCH_COMPILE_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "export"), str(tmp_path / "out.json")]
-    done = subprocess.run(command, env=os.environ | off, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    program, log = tmp_path / "program.py", tmp_path / "log.txt"
+    program.write_text(PROGRAM)
+    command = [sys.executable, str(program), str(tmp_path / "export"), str(tmp_path / "out.json")]
+    with log.open("wb") as output:
+        assert VLLMFork(command, env=os.environ | off, stdout=output).wait() == 0, log.read_text()[-3000:]
 
     prompt, rows = json.loads((tmp_path / "out.json").read_text())
     assert len(module.policy.tokenizer) - 1 in prompt  # the new token, in one piece

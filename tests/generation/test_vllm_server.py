@@ -248,6 +248,7 @@ def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswere
     assert children(served[1].pid) != [vllm]
 
 
+@pytest.mark.usefixtures("forked_servers")
 def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_path):
     generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL_SERVER, max_model_length=64)
     module = fit(
@@ -258,6 +259,7 @@ def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_p
     assert generator.launched is None  # ended with the run
 
 
+@pytest.mark.usefixtures("forked_servers")
 def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and_after_the_choice(monkeypatch):
     monkeypatch.setattr(AdapterRoute, "sampled", lambda self, *_: self._costs.update({self.way: self.way == "merge"}))
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
@@ -276,6 +278,7 @@ def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and
     assert ways == [*TRIAL, "hot", "hot"]
 
 
+@pytest.mark.usefixtures("forked_servers")
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [("qwen2", {}), ("gemma2", {"attn_logit_softcapping": None})],  # without a head of its own in vLLM

@@ -83,6 +83,7 @@ def test_a_server_takes_images_weights_and_adapters_of_a_family_with_positions_o
     check_gaps(json.loads((tmp_path / "qwen3_vl.json").read_text()))
 
 
+@pytest.mark.usefixtures("forked_servers")
 def test_a_run_with_images_and_a_hot_adapter_is_sampled_by_a_server(tmp_path: Path, checkpoint: Path):
     generator = small_server(lora_sync="hot")
     lora = {"finetuning_type": "lora", "lora_rank": 8, "lora_target": "q_proj,v_proj"}

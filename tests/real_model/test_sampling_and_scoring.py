@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from grpo_lightning.types import Rollouts
 
 SAMPLED = SamplingSettings(num_generations=3, max_completion_length=16, temperature=1.0)
 GREEDY = SamplingSettings(num_generations=1, max_completion_length=16, temperature=0.0)
+TWO_EACH = replace(SAMPLED, num_generations=2)
+"""Completions of one prompt share it in a pack, and each has a pass of its own otherwise."""
 SEEDS = [11, 12]
 
 
@@ -43,20 +46,24 @@ def test_prompts_reach_the_policy_as_the_chat_template_says(tokenizer, tmp_path)
 
 
 def sample(
-    generator: Generator, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
-) -> tuple[Rollouts, Rollouts]:
-    """Sampled and greedy completions."""
+    generator: Generator,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    *ways: SamplingSettings,
+) -> list[Rollouts]:
+    """Completions of the prompts by each of the settings."""
     generator.start(policy, tokenizer, "smollm2")
     try:
         generator.update_weights(policy)
-        return generator.generate(prompts, SAMPLED, SEEDS), generator.generate(prompts, GREEDY, SEEDS)
+        return [generator.generate(prompts, settings, SEEDS) for settings in ways]
     finally:
         generator.stop()
 
 
 def check(generator: Generator, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]):
     """Logprobs of samples are the policy's; greedy completions are those of transformers' own loop."""
-    sampled, greedy = sample(generator, policy, tokenizer, prompts)
+    sampled, greedy = sample(generator, policy, tokenizer, prompts, SAMPLED, GREEDY)
     with torch.no_grad():
         expected = torch.cat(token_logprobs(policy, sampled))
     torch.testing.assert_close(sampled.sampling_logprobs, expected, rtol=1e-3, atol=1e-3)
@@ -81,7 +88,7 @@ def test_vllm_samples_what_the_policy_scores(policy, tokenizer, prompts):
 
 
 def test_packed_logprobs_and_gradients_equal_those_of_plain_passes(policy, tokenizer, prompts):
-    rollouts, _ = sample(TransformersGenerator(), policy, tokenizer, prompts)
+    (rollouts,) = sample(TransformersGenerator(), policy, tokenizer, prompts, TWO_EACH)
     expected = torch.cat(token_logprobs(policy, rollouts))
     weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(0))
     (expected @ weights).backward()

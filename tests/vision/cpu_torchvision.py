@@ -22,10 +22,6 @@ kept = import_torchvision()
 module, *arguments = sys.argv[1:]
 importlib.import_module(module).main(*arguments)
 """
-IN_EVERY_PYTHON = """
-from tests.vision.cpu_torchvision import import_torchvision
-kept = import_torchvision()
-"""
 FOLDER = Path(sys.prefix) / "torchvision"
 """Where `make install-vllm` puts it; sys.prefix is the virtual environment."""
 OPERATORS = ("nms", "qnms")
@@ -44,16 +40,6 @@ def import_torchvision() -> torch.library.Library:
     sys.path.append(str(FOLDER))
     __import__("torchvision")
     return library
-
-
-def write_for_children(folder: Path) -> Path:
-    """The folder, which on PYTHONPATH gives a process and those that it starts torchvision from their start.
-
-    Written when it is wanted: pytest imports every file of the tests, and would have it in its own process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(IN_EVERY_PYTHON)
-    return folder
 
 
 def main_with_torchvision(module: str, *arguments: str) -> None:

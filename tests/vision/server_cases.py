@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from grpo_lightning.generation import VLLMServer
+from tests.forked_python import ForkedPython
 from tests.ports import free_port
-from tests.vision.cpu_torchvision import write_for_children
 from tests.vision.engine_cases import gaps
 from tests.vision.toy_checkpoint import save_toy_checkpoint
 from tests.vllm_cases import SMALL_SERVER, eager_torch
+from tests.vllm_program_forks import import_vllm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,11 +37,21 @@ def served(checkpoint: Path, *further: str) -> Iterator[int]:
             assert process.wait(60) == 0
 
 
+@contextmanager
+def forked() -> Iterator[None]:
+    """Servers have what this process has imported, torchvision too."""
+    import_vllm()
+    popen = subprocess.Popen
+    subprocess.Popen = ForkedPython  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = popen  # type: ignore[misc]
+
+
 def main(folder: str, family: str) -> None:
     """Writes FOLDER/FAMILY.json, of one server that also adds adapters."""
-    paths = [str(write_for_children(Path(folder, "site"))), os.environ["PYTHONPATH"]]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # of the server
     checkpoint = save_toy_checkpoint(family, Path(folder, family))
-    with eager_torch(), served(checkpoint, "--enable-lora", "--max-lora-rank", "8") as port:
+    with eager_torch(), forked(), served(checkpoint, "--enable-lora", "--max-lora-rank", "8") as port:
         found = gaps(checkpoint, partial(VLLMServer, port=port, timeout=200))
     Path(folder, f"{family}.json").write_text(json.dumps(found))
