@@ -77,6 +77,13 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     },
     "phimoe": {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo2": {"tie_word_embeddings": False},
+    "lfm2": {
+        "layer_types": ["conv", "full_attention"],
+        "tie_word_embeddings": True,  # vLLM's has no head of its own
+        "block_auto_adjust_ff_dim": False,
+        **{"conv_dim": 64, "conv_dim_out": 64, "block_dim": 64},  # which published configurations have, and vLLM reads
+    },
+    "smollm3": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},
 }
 GPT2_NAMES = {

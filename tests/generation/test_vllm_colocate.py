@@ -211,3 +211,26 @@ def test_the_number_of_threads_can_be_set_beside_an_engine(generator):
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_engine_of_transformers_own_class_leaves_the_class_to_the_policy():
+    """VLLM has no class of its own for SmolLM3; the second engine of a process finds what the first one left."""
+    policy, passes = ending_model("smollm3"), []
+    policy.model.register_forward_hook(lambda *_: passes.append("of the policy"))
+    for _ in range(2):
+        with running(policy) as generator:
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+            shift_weights(policy)
+            generator.update_weights(policy)
+            assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+            assert type(policy)(policy.config).device.type == "cpu"  # made as ever
+    assert len(passes) == 4 * len(PROMPTS) * SETTINGS.num_generations
+
+
+def test_convolutions_beside_attention_are_sampled_as_they_are_trained():
+    policy = ending_model("lfm2")
+    with running(policy) as generator:
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+        shift_weights(policy)
+        generator.update_weights(policy)
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4

@@ -32,6 +32,8 @@ SIZES: dict[str, Any] = {
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 CONVOLUTION = {"conv_dim": 128, "conv_dim_out": 128, "block_dim": 128}
 """Which published configurations have, and vLLM before 0.32 reads."""
+TIED = {"tie_word_embeddings": True}
+"""vLLM's LFM2 has no head of its own."""
 LONGROPE: dict[str, Any] = {
     **{"rope_type": "longrope", "rope_theta": 10000.0, "factor": 16.0, "original_max_position_embeddings": 32},
     **{"short_factor": [1.0] * 32, "long_factor": [1.0 + n / 8 for n in range(32)]},
@@ -40,7 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3_moe": EXPERTS,
     "gpt_oss": EXPERTS | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16},
     "gemma3_text": {"sliding_window": 16, "query_pre_attn_scalar": 64},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False} | CONVOLUTION,
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False} | CONVOLUTION | TIED,
     "phi3": {"original_max_position_embeddings": 32, "rope_parameters": LONGROPE},
 }
 """By ``model_type``."""

@@ -47,18 +47,22 @@ class AdapterRoute:
         self._costs: dict[Way, float] = {}
         self._update_seconds: float | None = None
 
-    def start(self, policy: Any) -> None:
+    def start(self, policy: Any, of_engine: str | None = None) -> None:
         """Gets ready for a policy.
 
+        Args:
+            policy: With an adapter or without.
+            of_engine: Why the engine adds no adapters to this model, whatever they are like.
+
         Raises:
-            ValueError: If the setting asks for what the policy's adapter does not allow.
+            ValueError: If the setting asks for what the policy's adapter, or the engine, does not allow.
         """
         obstacle = hot_load_obstacle(policy)
+        if obstacle is not None:
+            obstacle += ", which vLLM does not load as an adapter"
+        obstacle = obstacle or of_engine
         if self.setting == "hot" and obstacle is not None:
-            raise ValueError(
-                f"model.generator.init_args.lora_sync=hot, but {obstacle}, which vLLM does not load as an adapter. "
-                "Use lora_sync=merge, or null."
-            )
+            raise ValueError(f"model.generator.init_args.lora_sync=hot, but {obstacle}. Use lora_sync=merge, or null.")
         self.engine_adds_adapters = self.setting != "merge" and obstacle is None
         self.way = "hot" if self.engine_adds_adapters else "merge"
         if self.engine_adds_adapters and self.setting == "auto" and self._chosen is not None:

@@ -26,6 +26,7 @@ from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks, of_own_rows
 from grpo_lightning.generation.vllm.engine_routes import ToldExperts
 from grpo_lightning.generation.vllm.engine_settings import (
+    adapters_obstacle,
     check_engine_kwargs,
     check_numbers,
     device_arguments,
@@ -97,11 +98,10 @@ class VLLMColocate(RoutedGenerator):
         check_engine_kwargs(engine_kwargs or {})
         super().__init__(AdapterRoute(lora_sync))
         self.gpu_memory_utilization, self.max_model_length = gpu_memory_utilization, max_model_length
-        self.tensor_parallel_size = tensor_parallel_size
         self.sleep_level = sleep_level if enable_sleep_mode else 0
         self.enforce_eager, self.dtype, self.kv_cache_memory_gb = enforce_eager, dtype, kv_cache_memory_gb
         self.seed_per_prompt, self.shorten_bookkeeping = seed_per_prompt, shorten_bookkeeping
-        self.engine_kwargs = engine_kwargs or {}
+        self.tensor_parallel_size, self.engine_kwargs = tensor_parallel_size, engine_kwargs or {}
         self.experts, self.images = ToldExperts(), EngineImages()
         self._engine: ColocatedEngine | None = None
         self._holds: Held = "nothing"
@@ -132,7 +132,7 @@ class VLLMColocate(RoutedGenerator):
         check_ranks(self.tensor_parallel_size)
         self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
-        self.adapter_route.start(policy)
+        self.adapter_route.start(policy, adapters_obstacle(policy))
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
         skeleton = str(kept_skeleton(policy, tokenizer, self.images.processor))

@@ -13,7 +13,14 @@ import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, import_vllm
-from grpo_lightning.generation.vllm.patches import keeping_buffers, keeping_process_group, keeping_threads, know_model
+from grpo_lightning.generation.vllm.patches import (
+    keeping_buffers,
+    keeping_classes,
+    keeping_process_group,
+    keeping_threads,
+    know_model,
+    rotate_heads_in_an_axis,
+)
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD", *UNUSED_SAMPLER)
 """Set for the engine or by it; children of this process and Lightning would read them."""
@@ -47,11 +54,13 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         engine_mode(device),
         keeping_threads(),
         keeping_buffers(),
+        keeping_classes(),
     ):
         for name, value in UNUSED_SAMPLER.items():
             os.environ.setdefault(name, value)
         os.environ.update(_launcher_variables(device))
         know_model(arguments["model"])
+        rotate_heads_in_an_axis()
         return vllm.LLM(**arguments)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.finetuning.adapters import adapter_rank
 from grpo_lightning.generation.vllm.compat import installed_name
+from grpo_lightning.numerics.routers import has_experts
 from grpo_lightning.scoring.probe import types_beside_attention
 
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
@@ -122,6 +123,17 @@ def save_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, d
     config.get_text_config().vocab_size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def adapters_obstacle(policy: PreTrainedModel) -> str | None:
+    """Why an engine on the policy's device adds no adapters to the model; None where it does.
+
+    vLLM takes its Triton kernel for the experts of an engine that adds adapters, and a CPU has no Triton.
+    """
+    model = plain_model(policy)
+    if model.device.type == "cpu" and has_experts(model.config.get_text_config()):
+        return "vLLM adds no adapters to a mixture of experts on a CPU"
+    return None
 
 
 def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:

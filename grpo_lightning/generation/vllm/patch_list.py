@@ -12,7 +12,7 @@ class Patch:
     changes: str
     """What is another function, or is called in its place."""
     by: str
-    """The function in ``patches.py``."""
+    """The function in ``patches.py`` or ``weight_patches.py``."""
     why: str
     versions: str
     """Of vLLM that it is meant for; docs/vllm.md says which of them our tests were run on."""
@@ -97,5 +97,27 @@ PATCHES = (
         "experts and sinks are copied past their loaders, and a reload takes what loaders were given",
         "0.25 to 0.33",
         "test_vllm_experts.py::test_experts_are_those_of_the_policy_after_every_update",
+    ),
+    Patch(
+        "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method.UnquantizedFusedMoEMethod"
+        ".process_weights_after_loading",
+        "packing_experts",
+        "a reload leaves experts unpacked for the kernel of a CPU, which reads them as packed",
+        "0.32 only",
+        "test_vllm_experts.py::test_experts_are_those_of_the_policy_after_every_update",
+    ),
+    Patch(
+        "vllm.compilation.decorators._support_torch_compile",
+        "keeping_classes",
+        "a class of transformers that the engine computes with is changed for the policy too, whose passes then fail",
+        "0.32 to 0.33",
+        "test_vllm_colocate.py::test_an_engine_of_transformers_own_class_leaves_the_class_to_the_policy",
+    ),
+    Patch(
+        "vllm.model_executor.layers.rotary_embedding.base.RotaryEmbedding.forward_cpu",
+        "rotate_heads_in_an_axis",
+        "a kernel for CPUs turns queries and keys with an axis of heads, which LFM2 gives it, by the positions of others",
+        "0.25 to 0.33",
+        "test_vllm_colocate.py::test_convolutions_beside_attention_are_sampled_as_they_are_trained",
     ),
 )

@@ -1,4 +1,4 @@
-"""Everything in which this package changes vLLM, and torch for its sake; each change is listed in ``patch_list.py``.
+"""Where this package changes vLLM, and torch for its sake, but for how weights load; each change is listed in ``patch_list.py``.
 
 A class is changed in its process for good, or inside a ``with`` block; an engine of this process while it lives.
 """
@@ -6,7 +6,7 @@ A class is changed in its process for good, or inside a ``with`` block; an engin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-COPIED = {"GptOssForCausalLM": (".experts.", ".sinks")}
-"""By class of vLLM: parts of the names of weights that its ``load_weights`` copies into its tensors without their loaders."""
-EXPERT_PREFIX = "lora_base_layer_prefix"
-"""Of the experts of a mixture: what a LoRA layer around them adds to the names that they load under."""
+UNDECORATED: dict[Any, tuple[Any, Any]] = {}
+"""Classes of transformers that an engine of this process computes with, with their bases and ``__call__`` of before."""
 
 
 def stand_before_scheduler(scheduler: Any, update_from_output: Any, allocate_slots: Any) -> None:
@@ -96,148 +94,62 @@ def keeping_buffers() -> Iterator[None]:
         loader_class.load_weights = load
 
 
-@contextmanager
-def past_lora_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is as it was when it was loaded: without the LoRA layers around its own.
+def rotate_heads_in_an_axis() -> None:
+    """From here on, vLLM's rotary embedding on a CPU takes queries and keys with an axis of heads, as LFM2 gives them.
 
-    A checkpoint's names lead to the model's own layers. vLLM 0.25 does not follow them through a LoRA layer; 0.32 does,
-    but in models that look their parameters up by whole names, and in mixtures.
-
-    Args:
-        model: The engine's; one without LoRA layers is left alone.
+    Its kernel counts heads by the size of the last axis: it turned the first rows, by the positions of others, and no more.
     """
-    if getattr(model, "lora_manager", None) is None:
-        yield
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    rotary_class: Any = RotaryEmbedding
+    rotate = rotary_class.forward_cpu
+    if rotate.__name__ == "rotate_flat":  # done for an engine before
         return
-    from vllm.lora.layers import BaseLayerWithLoRA
 
-    around = [
-        (parent, name, layer)
-        for parent in list(model.modules())
-        for name, layer in parent._modules.items()
-        if isinstance(layer, BaseLayerWithLoRA)
-    ]
-    for parent, name, layer in around:
-        setattr(parent, name, layer.base_layer)
-    # Experts with a LoRA layer around them want "base_layer." in the names of a checkpoint.
-    prefixes = [(layer, getattr(layer, EXPERT_PREFIX)) for layer in model.modules() if hasattr(layer, EXPERT_PREFIX)]
-    for experts, _ in prefixes:
-        setattr(experts, EXPERT_PREFIX, "")
-    try:
-        yield
-    finally:
-        for experts, prefix in prefixes:
-            setattr(experts, EXPERT_PREFIX, prefix)
-        for parent, name, layer in around:
-            setattr(parent, name, layer)
+    def rotate_flat(self: Any, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
+        if query.ndim < positions.ndim + 2:
+            return rotate(self, positions, query, key)
+        flat = rotate(self, positions, query.flatten(-2), None if key is None else key.flatten(-2))
+        return flat[0].view(query.shape), None if key is None else flat[1].view(key.shape)
 
-
-def load_past_lora_layers() -> None:
-    """From here on, every model of this process that gets LoRA layers takes the weights of its base nevertheless.
-
-    For servers, which load in calls of their own. Does nothing where vLLM's own LoRA layers hand weights on.
-    """
-    from vllm.lora.layers import BaseLayerWithLoRA
-    from vllm.lora.model_manager import LoRAModelManager
-
-    if hasattr(BaseLayerWithLoRA, "load_weights"):
-        return
-    manager_class: Any = LoRAModelManager
-    put_lora_layers = manager_class.__init__
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        put_lora_layers(self, *args, **kwargs)
-        model, load = self.model, self.model.load_weights
-
-        def load_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
-            with past_lora_layers(model):
-                load(weights)
-
-        model.load_weights = load_weights
-
-    manager_class.__init__ = init
-
-
-def extend_server_workers() -> None:
-    """What this process's workers need to take the policy's weights in every version.
-
-    For servers, which load in calls of their own: ``reload`` and ``load_directly`` do the same for the colocated engine.
-    """
-    load_past_lora_layers()
-    load_own_layers_only()
-    repack_tied_heads_after_reloads()
-
-
-def load_own_layers_only() -> None:
-    """From here on, every model of this process is given a tied head only if it has one, in files and over NCCL."""
-    from vllm.model_executor.models.utils import AutoWeightsLoader
-
-    loader_class: Any = AutoWeightsLoader
-    load = loader_class.load_weights
-
-    def load_weights(self: Any, weights: Iterable[tuple[str, Tensor]], **options: Any) -> set[str]:
-        return load(self, of_own_layers(self.module, weights), **options)
-
-    loader_class.load_weights = load_weights
-
-
-def repack_tied_heads_after_reloads() -> None:
-    """From here on, every worker of this process computes with the tied head that it was sent."""
-    from vllm.v1.worker.gpu_worker import Worker
-
-    worker_class: Any = Worker  # the CPU's inherits it
-    reload_weights = worker_class.reload_weights
-
-    def reload_and_repack(self: Any, *args: Any, **options: Any) -> None:
-        with copying_after_reload(self.get_model()):
-            reload_weights(self, *args, **options)
-        repack_tied_heads(self.get_model())
-
-    worker_class.reload_weights = reload_and_repack
+    rotary_class.forward_cpu = rotate_flat
 
 
 @contextmanager
-def copying_after_reload(model: nn.Module) -> Iterator[None]:
-    """Around a reload: weights of ``COPIED`` wait for its end, and are copied then into what the model computes with.
+def keeping_classes() -> Iterator[None]:
+    """Inside, an engine may be built of the class that the policy is of, which stays as it is for the policy.
 
-    A reload gives a model empty tensors, and fills those whose loaders were called: a plain copy would be lost.
+    For models that vLLM has no class of its own for (SmolLM3, Olmo 3, Seed-OSS) it takes that of transformers, and has it
+    compile itself when it is called: also the policy, which knows nothing of that. Now only what was built inside does.
     """
-    names, waiting = COPIED.get(type(model).__name__, ()), list[tuple[str, Tensor]]()
-    if not names:
-        yield
-        return
-    loader: Any = model
-    load = loader.load_weights
+    from transformers import PreTrainedModel
+    from vllm.compilation import decorators
 
-    def others(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in weights:
-            if any(part in name for part in names):
-                waiting.append((name, tensor))
-            else:
-                yield name, tensor
+    module: Any = decorators
+    decorate, inits = module._support_torch_compile, list[tuple[Any, Any]]()
 
-    loader.load_weights = lambda weights: load(others(weights))
+    def decorate_for_the_engine(cls: Any, *args: Any, **options: Any) -> Any:
+        if not issubclass(cls, PreTrainedModel):
+            return decorate(cls, *args, **options)
+        bases, call = UNDECORATED.setdefault(cls, (cls.__bases__, cls.__call__))
+        cls.__bases__ = bases  # as before the last engine: what is decorated is not decorated again
+        inits.append((cls, cls.__init__))
+        decorated = decorate(cls, *args, **options)
+        call_compiled = cls.__call__
+
+        def call_own(self: Any, *args: Any, **options: Any) -> Any:
+            return (call_compiled if "do_not_compile" in vars(self) else call)(self, *args, **options)
+
+        cls.__call__ = call_own
+        return decorated
+
+    module._support_torch_compile = decorate_for_the_engine
     try:
         yield
     finally:
-        loader.load_weights = load
-    load(waiting)
-
-
-def of_own_layers(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Leaves a tied head out where the engine computes logits with the embedding: 0.32 refuses the name, 0.25 skips it."""
-    has_head = any("lm_head" in name for name, _ in model.named_modules(remove_duplicate=False))
-    return ((name, tensor) for name, tensor in weights if has_head or not name.startswith("lm_head."))
-
-
-def repack_tied_heads(model: nn.Module) -> None:
-    """0.25 leaves a tied head out of a reload, since it has the weight already; on a CPU it computes with a copy."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-
-    embeddings = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
-    for head in embeddings:
-        if isinstance(head, ParallelLMHead) and any(head.weight is e.weight for e in embeddings if e is not head):
-            head.quant_method.process_weights_after_loading(head)
+        module._support_torch_compile = decorate
+        for cls, init in inits:
+            cls.__init__ = init
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
 from grpo_lightning.generation.vllm.engine_adapter import write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_ranks import wait_for_ranks
-from grpo_lightning.generation.vllm.engine_settings import engine_dtype, plain_model
+from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
 from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.server_launch import (
@@ -148,7 +148,7 @@ class VLLMServer(RoutedGenerator):
         self.client.open()
         self._policy = policy
         self.eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
-        self.adapter_route.start(policy)
+        self.adapter_route.start(policy, adapters_obstacle(policy) if self.launch else None)
         self._base_is_sent = False
         self._shapes = weight_shapes(policy)
         self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))

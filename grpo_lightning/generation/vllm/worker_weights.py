@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.generation.vllm.compat import installed_version
-from grpo_lightning.generation.vllm.patches import (
+from grpo_lightning.generation.vllm.repacking import repack_tied_heads
+from grpo_lightning.generation.vllm.weight_patches import (
     copying_after_reload,
     of_own_layers,
+    packing_experts,
     past_lora_layers,
-    repack_tied_heads,
 )
 
 
@@ -28,25 +28,10 @@ def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 def reload(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """The reload of vLLM itself, which repacks the weights of each layer; runs in a worker."""
     model = worker.get_model()
-    with past_lora_layers(model), copying_after_reload(model):
+    with past_lora_layers(model), copying_after_reload(model), packing_experts():
         worker.reload_weights(weights_iterator=of_own_layers(model, weights))
     repack_tied_heads(model)
-    repack_experts(model)
     forget_adapters(model)
-
-
-def repack_experts(model: nn.Module) -> None:
-    """0.32 packs experts for their CPU kernel at the first load only, and computes with plain weights read as packed ones.
-
-    To be called after a reload of all weights.
-    """
-    found = installed_version()
-    if found is None or not found[0].startswith("0.32."):
-        return
-    for layer in model.modules():
-        kernel = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
-        if kernel is not None and "CPUUnquantizedExperts" in type(kernel.fused_experts).__name__:
-            kernel.fused_experts.process_weights_after_loading(layer)
 
 
 def forget_adapters(model: nn.Module) -> None:
