@@ -36,8 +36,14 @@ def seed_everything(*parts: int | str) -> None:
 
 
 @contextmanager
-def forked_seed(*parts: int | str) -> Iterator[None]:
-    """Seeds torch from these parts inside the block; afterwards its generators go on as if nothing had happened."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+def forked_seed(*parts: int | str, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds torch from these parts inside the block; afterwards its generators go on as if nothing had happened.
+
+    Args:
+        parts: See ``derive_seed``.
+        device: The one that is used inside, which spares the others of a host; None for any.
+    """
+    devices = range(torch.cuda.device_count()) if device is None else [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(*parts))
         yield

@@ -25,6 +25,7 @@ from grpo_lightning.errors import ExplainedError
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.seeds import forked_seed
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -138,7 +139,7 @@ class Optimization:
             settle_gradients(self.policy.model, strategy.device_mesh)
         norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
         if torch.isfinite(norm):
-            optimizer.step()
+            self._move_weights(optimizer)
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
             scheduler: Any = self.lightning.lr_schedulers()
             if scheduler is not None:
@@ -146,6 +147,12 @@ class Optimization:
         optimizer.zero_grad(set_to_none=True)
         self._count_skipped(bool(torch.isfinite(norm)))
         return norm
+
+    def _move_weights(self, optimizer: LightningOptimizer) -> None:
+        """An optimizer that rounds at random (``bf16_stochastic_round`` of torchao's) draws the same on all ranks: replicas stay equal."""
+        lightning = self.lightning
+        with forked_seed(self.policy.seed, "optimizer", lightning.trainer.global_step, device=lightning.device):
+            optimizer.step()
 
     def _count_skipped(self, is_finite: bool) -> None:
         self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
