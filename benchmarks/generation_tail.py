@@ -127,22 +127,16 @@ class Timeline:
 
 def sleeping(generator: VLLMColocate) -> dict[str, float]:
     """Seconds of going to sleep and of waking up with all weights, and the memory that comes free."""
-    engine = generator._engine
-    assert engine is not None
-    if generator._is_asleep:
-        generator._wake_up()
+    generator._ready_engine()
     free = torch.cuda.mem_get_info()[0]
     torch.cuda.synchronize()
     started = time.perf_counter()
-    engine.sleep(generator.sleep_level)
+    generator.rest()
     torch.cuda.synchronize()
     slept = time.perf_counter()
     freed = torch.cuda.mem_get_info()[0] - free
-    generator._is_asleep, generator._has_all_weights = True, generator.sleep_level == 1
     again = time.perf_counter()
-    generator._wake_up()
-    if not generator._has_all_weights:
-        generator.update_weights(generator._policy)
+    generator._ready_engine()
     torch.cuda.synchronize()
     return {"sleep_s": slept - started, "wake_s": time.perf_counter() - again, "freed_gib": freed / 2**30}
 

@@ -36,7 +36,7 @@ stages() {  # sides that matter most come first; one that finds no time left has
   local script=(benchmarks/stages_vs_trl.py --device cuda --dtype mixed --folder "$out/stages")
   local distillation=(--stage distillation --shape 0.5b --teacher-shape 1.5b --prompts-per-step 64
     --warmup-steps 1 --steps 2)
-  side() {  # GPU SECONDS OPTIONS; of DPO one took 40 to 75 s; of distillation ours 90, TRL 110 to its first step, then 18 each (H200)
+  side() {  # GPU SECONDS OPTIONS; of DPO one took 40 to 75 s; of distillation ours 90, TRL 110 to its first step (H200)
     local left=$((560 - SECONDS)) && local seconds=$(($2 < left ? $2 : left))
     if ((seconds > 20)); then on "$1" $seconds "${script[@]}" "${@:3}" --seconds-per-side $((seconds - 5)); fi
   }

@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--gather", action="store_true", help="write the result of the records that there are")
     parser.add_argument("--beside", type=Path, help="with --gather: a result of vs_trl.py")
     arguments, workload = parse(parser, WORKLOADS, "0.5b", tuple(SIDES))
+    if arguments.rounds != 1 or not (arguments.only or arguments.prepare or arguments.gather):
+        parser.error("give --only, --prepare or --gather, and no --rounds: peers have an environment each.")
     folder = folder_of(arguments, BENCHMARK)
     if arguments.gather:
         results = gather(arguments, workload)
@@ -82,7 +84,7 @@ def main() -> None:
         print({side: found["step_s"] for side, found in results["sides"].items()})
         return
     workload = prepare(workload, None, folder)
-    for side in () if arguments.prepare else (arguments.only,) if arguments.only else SIDES:
+    for side in () if arguments.prepare else (arguments.only,):
         record = start_side(side, workload, folder, arguments.seconds_per_side, (SIDES[side],), arguments.reuse)
         print(f"{side}: {len(record['steps'])} steps: {[round(sum(s['wall_s'].values()), 2) for s in record['steps']]}")
 

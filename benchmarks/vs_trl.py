@@ -51,7 +51,9 @@ def parse(
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=workloads, default=shape)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "mixed"), help="default: bfloat16 on cuda")
-    parser.add_argument("--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator")
+    parser.add_argument(
+        "--engine-options", type=json.loads, default={}, help="JSON: arguments of our generator, or settings of a peer"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turn")
     parser.add_argument("--seconds-per-side", type=float, help="end a run after it, and take the steps that it came to")
     parser.add_argument("--only", choices=sides, help="run one side and print what it needed")

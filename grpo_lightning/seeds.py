@@ -41,7 +41,8 @@ def forked_seed(*parts: int | str, device: torch.device | None = None) -> Iterat
 
     Args:
         parts: See ``derive_seed``.
-        device: The one that is used inside, which spares the others of a host; None for any.
+        device: The one that is used inside, whose generator goes on as before; those of other devices stay seeded, untouched
+            where they were never used. None for all.
     """
     devices = range(torch.cuda.device_count()) if device is None else [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "scripts" / "docs")]
@@ -100,6 +101,14 @@ def test_verl_is_given_the_sizes_of_the_workload_and_what_the_command_line_adds(
     assert given["data.max_response_length"] == 1024
     assert given["trainer.total_training_steps"] == 5
     assert given["data.shuffle"] is True
+
+
+def test_packed_sequences_begin_where_positions_do():
+    attention = pytest.importorskip(
+        "peers.verl_attention", reason="needs a torch with varlen_attn", exc_type=ImportError
+    )
+    starts, longest = attention.bounds(torch.tensor([[0, 1, 2, 0, 0, 1]]))
+    assert (starts.tolist(), longest) == ([0, 3, 4, 6], 3)
 
 
 def test_verls_reward_is_a_share():

@@ -32,7 +32,7 @@ IMPORTED = (
     "vllm.entrypoints.llm",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
-    "vllm.entrypoints.launchers.api_server.entry",
+    "vllm.entrypoints.openai.api_server",
     "vllm.v1.engine.async_llm",
     "grpo_lightning.commands.serve",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -13,12 +14,13 @@ SECONDS = 0.5
 def _ask(field: str) -> str | None:
     if shutil.which("nvidia-smi") is None:
         return None
-    command = ["nvidia-smi", "-i", "0", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", "-i", first, f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def device_name() -> str:
-    """Of the first GPU."""
+    """Of the first GPU that is visible."""
     return _ask("name") or "cpu"
 
 

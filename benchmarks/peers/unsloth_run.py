@@ -46,7 +46,7 @@ def settings_of(workload: Workload, folder: str) -> dict[str, Any]:
         "num_generations": workload.num_generations,
         "loss_type": "dapo",
         "beta": workload.beta,
-        "epsilon_high": 0.2,  # these two else become what the paper of dapo has, which no other side does
+        "epsilon_high": 0.2,  # without these two lines Unsloth sets DAPO's values
         "mask_truncated_completions": False,
         "optim": "adamw_torch_fused",
         "weight_decay": 0.0,

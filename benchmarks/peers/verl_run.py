@@ -1,6 +1,6 @@
 """verl's side: ``python -m peers.verl_run WORKLOAD.json RECORD.json``, by the switches that its configuration offers for speed.
 
-verl runs unchanged, as the command that ``--print-only`` shows; its console logger's lines become the record, which is whole
+verl runs unchanged, by its command line; its console logger's lines become the record, which is whole
 after every step. ``README.md`` says what each switch does. ``python -m peers.verl_run --check`` compares the names of all
 settings with the generated configuration of the verl that is installed.
 """
@@ -191,7 +191,7 @@ def follow(lines: Any, log: Path, workload: Workload, record: Path, known: dict[
 
 def main(workload: Workload, record: Path) -> None:
     folder = record.parent / "verl"
-    model, prompts, log = folder / "model", folder / "prompts.parquet", record.with_suffix(".log")
+    model, prompts, log = folder / "model", folder / "prompts.parquet", record.with_name("verl_output.log")
     with_whole_vocabulary(Path(workload.model), model)
     write_prompts(Path(workload.prompts), prompts)
     known = {
@@ -219,6 +219,7 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--check":
+    if sys.argv[1:] == ["--check"]:
         check()
-    main(Workload.load(sys.argv[1]), Path(sys.argv[2]))
+    workload_file, record_file = sys.argv[1:]
+    main(Workload.load(workload_file), Path(record_file))

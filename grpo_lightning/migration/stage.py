@@ -54,8 +54,18 @@ OF_SFT: dict[str, str] = {
     "dataset_kwargs": "Rows are read by data.converter_args.",
     **dict.fromkeys(("packing", "packing_strategy", "eval_packing"), PACKED),
     "assistant_only_loss": "All tokens of a completion are learnt, those of users and tools between its answers too.",
-    "shuffle_dataset": "data.shuffle: rows in a new order each epoch.",
+    "shuffle_dataset": "Rows come as train_sampling_strategy says, in TRL too.",
+    "neftune_noise_alpha": "Embeddings get no noise.",
+    "label_smoothing_factor": "The loss is the mean negative logprob of the tokens that are there.",
+    "prediction_loss_only": "Evaluation logs the loss.",
+    "remove_unused_columns": "Columns that the converter does not name are not read.",
 }
+DEFAULTS_OF_SFT: dict[str, Any] = {
+    **{"dataset_text_field": "text", "packing": False, "packing_strategy": "bfd", "assistant_only_loss": False},
+    **{"eval_packing": None, "dataset_kwargs": None, "shuffle_dataset": False, "label_smoothing_factor": 0.0},
+    **{"neftune_noise_alpha": None, "prediction_loss_only": False, "remove_unused_columns": True},
+}
+"""Which ask for nothing."""
 OF_DPO: dict[str, str] = {
     "loss_weights": "There is one loss. A sum of several is a subclass of PreferenceLoss, named in model.loss_type.",
     "ld_alpha": "All tokens of a completion weigh the same.",
@@ -75,10 +85,18 @@ class Stage:
     """Settings of ``model.*`` of the same name and meaning."""
     refused: dict[str, str] = field(default_factory=dict)
     implied: dict[str, Any] = field(default_factory=dict)
+    harmless: dict[str, Any] = field(default_factory=dict)
+    """Values of refused settings that ask for nothing."""
 
 
 STAGES = {
-    "sft": Stage("sft", (BALANCE,), OF_SFT, {"max_length": 1024, "loss_type": "nll", "learning_rate": 2e-5}),
+    "sft": Stage(
+        "sft",
+        (BALANCE,),
+        OF_SFT,
+        {"max_length": 1024, "loss_type": "nll", "learning_rate": 2e-5},
+        DEFAULTS_OF_SFT,
+    ),
     "dpo": Stage(
         "dpo", (*REFERENCE, BALANCE), OF_DPO, {"max_length": 1024, "loss_type": "sigmoid", "learning_rate": 1e-6}
     ),
@@ -160,10 +178,12 @@ def _place(m: Migration, stage: Stage, key: str, value: Any) -> None:
         if value is not None:
             m.put(f"model.{key}", value, key)
         m.needs_nothing(key)
-    elif key in SAME and (key in EVERY_STAGE or not SAME[key].startswith("model.")):
-        m.put(SAME[key], value, key)
+    elif key in stage.harmless and value == stage.harmless[key]:
+        m.needs_nothing(key)
     elif key in stage.refused or key in COMMON:
         m.refuse(key, (stage.refused | COMMON)[key])
+    elif key in SAME and (key in EVERY_STAGE or not SAME[key].startswith("model.")):
+        m.put(SAME[key], value, key)
     elif key in HARMLESS and value == HARMLESS[key]:
         m.needs_nothing(key)
     elif key in REFUSED and key not in COMPOSED:
@@ -186,7 +206,12 @@ def _compose_batches(m: Migration, name: str) -> None:
 
 def _compose_length_of_completions(m: Migration) -> None:
     m.put("model.max_completion_length", int(m.get("max_length") or 2048), "max_length")
-    m.say("max_length", "It bounds completions alone here; data.max_prompt_length bounds prompts.")
+    m.say(
+        "max_length",
+        "It bounds completions alone here; data.max_prompt_length bounds prompts."
+        if m.get("max_length")
+        else "Nothing is cut off in TRL then; here completions of more than 2048 tokens lose their end. Raise the number.",
+    )
 
 
 def _compose_imitation(m: Migration) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from copy_generator import CopyGenerator
+from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer
 
@@ -24,16 +25,19 @@ class RoundedSGD(torch.optim.SGD):
             weight.copy_(((exact + noise) & -(1 << BITS_LOST)).view(torch.float32))
 
 
-def train(folder: Path, model_dir: Path, ranks: int, steps: int = 4) -> dict[str, torch.Tensor]:
-    """Steps with two updates each; the weights of this rank and a number drawn after the last."""
+def train(folder: Path, model_dir: Path, ranks: int, resumed: Path | None = None) -> dict[str, torch.Tensor]:
+    """Four updates, two a step; the weights of this rank and a number drawn after the last."""
     module = make_module(
         model_dir,
         generator=CopyGenerator(),
         optimizer=lambda parameters: RoundedSGD(parameters, lr=1e-3),
         num_minibatches=2,
     )
-    trainer = make_trainer(folder, steps, devices=ranks, strategy="ddp" if ranks > 1 else "auto", precision="bf16-true")
-    trainer.fit(module, datamodule=make_data(folder, batch_size=4))
+    checkpoints = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    saves = {"callbacks": [checkpoints], "enable_checkpointing": True}
+    strategy = "ddp" if ranks > 1 else "auto"
+    trainer = make_trainer(folder, 4, devices=ranks, strategy=strategy, precision="bf16-true", **saves)
+    trainer.fit(module, datamodule=make_data(folder, batch_size=4), ckpt_path=resumed)
     return {"drawn": torch.rand(1)} | {name: p.detach().clone() for name, p in module.policy.model.named_parameters()}
 
 
@@ -41,6 +45,12 @@ def test_ranks_draw_the_same_numbers_in_a_step_of_the_optimizer_and_their_own_ar
     first, second = run_ranks(2, train, tmp_path, tiny_model_dir, 2)
     assert first.pop("drawn") != second.pop("drawn")  # dropout is a rank's own
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_resumed_run_draws_again_what_it_would_have_drawn(tmp_path, tiny_model_dir):
+    (whole,) = run_ranks(1, train, tmp_path, tiny_model_dir, 1)
+    (resumed,) = run_ranks(1, train, tmp_path, tiny_model_dir, 1, tmp_path / "step=2.ckpt")
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
 def test_two_steps_do_not_draw_the_same_numbers(tmp_path, tiny_model_dir):

@@ -122,7 +122,7 @@ def assert_base_and_adapter_arrive(architecture):
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
         policy.requires_grad_(True)
         shift_weights(policy)
-        generator._holds = "nothing"
+        generator._weights.held = "nothing"
         generator.update_weights(policy)
         assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
         generator._engine.load_weights(WeightStream(policy, merge_adapters=False))

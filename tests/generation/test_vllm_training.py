@@ -9,7 +9,7 @@ from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 from vllm_forks import run_engine_ranks
 from vllm_ranks import train
 
-from grpo_lightning.generation import VLLMColocate
+from grpo_lightning.generation.vllm.engine_weights import EngineWeights
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 
 pytestmark = needs_vllm
@@ -39,12 +39,12 @@ def test_training_sends_its_weights_before_every_step_and_ends_the_engine(tiny_m
 def test_a_sync_that_is_broken_on_purpose_stops_the_run(tiny_model_dir, tmp_path, monkeypatch):
     sent = []
 
-    def send_twice(self, engine, policy, kind):
+    def send_twice(self, engine):
         sent.append(1)
-        return original(self, engine, policy, kind) if len(sent) <= 2 else {}
+        return original(self, engine) if len(sent) <= 2 else {}
 
-    original = VLLMColocate._send_weights
-    monkeypatch.setattr(VLLMColocate, "_send_weights", send_twice)
+    original = EngineWeights.send
+    monkeypatch.setattr(EngineWeights, "send", send_twice)
     settings = {"optimizer": large_steps, "rewards": [even_tokens]}
     with pytest.raises(StaleSamplerError, match=r"Step 3: .*They agreed at step 2, so the sampler's weights are stale"):
         fit(tiny_model_dir, tmp_path, max_steps=8, generator=small_engine(), **settings)

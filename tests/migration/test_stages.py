@@ -64,6 +64,16 @@ def test_an_sft_config_is_a_run_of_sft(tmp_path):
     assert config.model.optimizer.init_args.lr == 2e-5 and config.model.lora_dropout == 0.1  # which TRL leaves on here
 
 
+def test_what_an_sft_config_asks_for_and_has_no_place_is_said_and_defaults_are_not():
+    defaults = {"packing": False, "assistant_only_loss": False, "dataset_text_field": "text", "shuffle_dataset": False}
+    assert not defaults.keys() & migrate_stage("sft", BASE | defaults).refused.keys()
+    wanted = {"packing": True, "assistant_only_loss": True, "loss_type": "dft", "completion_only_loss": False}
+    wanted |= {"neftune_noise_alpha": 5.0, "max_length": None}
+    refused = migrate_stage("sft", BASE | wanted).refused
+    assert wanted.keys() <= refused.keys()
+    assert "lose their end" in refused["max_length"] and "noise" in refused["neftune_noise_alpha"]
+
+
 def test_a_kto_config_is_a_run_of_dpo_on_labels(tmp_path):
     config = parsed("kto", {**BASE, "desirable_weight": 1.5, "beta": 0.3}, tmp_path)
     assert (config.model.loss_type, config.model.desirable_weight, config.model.beta) == ("kto", 1.5, 0.3)
@@ -78,10 +88,15 @@ def test_a_kto_config_is_a_run_of_dpo_on_labels(tmp_path):
         ("dpo", {}, True),
         ("dpo", "sequential", False),
         ("reward", {}, True),
+        ("sft", {}, True),
+        ("sft", "sequential", False),
     ],
 )
-def test_rows_come_in_the_order_of_trls_sampler(tmp_path, trainer, strategy, shuffles):
-    given = {"train_sampling_strategy": strategy} if strategy else {}
+@pytest.mark.parametrize("shuffled_once", [False, True])
+def test_rows_come_in_the_order_of_trls_sampler(tmp_path, trainer, strategy, shuffles, shuffled_once):
+    given: dict[str, Any] = {"train_sampling_strategy": strategy} if strategy else {}
+    if trainer == "sft":
+        given["shuffle_dataset"] = shuffled_once  # before the sampler, whose order it does not decide
     assert parsed(trainer, BASE | given, tmp_path).data.shuffle is shuffles
     assert "train_sampling_strategy" not in migrate_stage(trainer, BASE | given).refused
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
@@ -19,7 +16,6 @@ from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.engine_adapter import copy_adapter, size_of, write_adapter
 from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts, without_pixels
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
@@ -37,15 +33,12 @@ from grpo_lightning.generation.vllm.engine_settings import (
 )
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
+from grpo_lightning.generation.vllm.engine_weights import EngineWeights
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
 from grpo_lightning.generation.vllm.shown_models import refuse_missing_part
-from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, trained_names, weight_shapes
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
-
-Held = Literal["nothing", "base", "merged"]
-"""Weights of an engine: none that mean anything, the base without its adapter, or all with the adapter added."""
 
 
 class VLLMColocate(RoutedGenerator):
@@ -104,7 +97,6 @@ class VLLMColocate(RoutedGenerator):
         self.tensor_parallel_size, self.engine_kwargs = tensor_parallel_size, engine_kwargs or {}
         self.experts, self.images = ToldExperts(), EngineImages()
         self._engine: ColocatedEngine | None = None
-        self._holds: Held = "nothing"
         self._is_asleep = False
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -130,17 +122,14 @@ class VLLMColocate(RoutedGenerator):
             ValueError: If a setting does not fit the policy or the ranks.
         """
         check_ranks(self.tensor_parallel_size)
-        self._policy = policy
         self._eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         self.adapter_route.start(policy, adapters_obstacle(policy))
-        self._shapes = weight_shapes(policy)
-        self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-vllm-"))
         skeleton = str(kept_skeleton(policy, tokenizer, self.images.processor))
         arguments = {"model": skeleton} | self._engine_arguments(policy, model_name_or_path)
         shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
         with noting_failed_start(arguments):
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
-        self._holds, self._is_asleep = "nothing", False
+        self._weights, self._is_asleep = EngineWeights(policy, self.adapter_route), False
 
     def start_note(self) -> str:
         """Of it, what vLLM spent compiling."""
@@ -171,43 +160,16 @@ class VLLMColocate(RoutedGenerator):
             ValueError: If the policy's weights are not those that the engine was built for.
         """
         with self.adapter_route.update():
-            return self._send(policy)
+            engine = self._wake_up()
+            self._weights.follow(policy)
+            return self._send(engine)
 
-    def _send(self, policy: PreTrainedModel) -> dict[str, float]:
-        engine = self._wake_up()
-        check_same_weights(policy, self._shapes)
-        self._policy = policy
+    def _send(self, engine: ColocatedEngine) -> dict[str, float]:
         try:
-            if self.adapter_route.is_hot:
-                return self._send_adapter(engine, policy)
-            return self._send_weights(engine, policy, "merged")
+            return self._weights.send(engine)
         except BaseException:
             self.stop()  # weights that are half changed cannot be repaired: the next start builds another engine
             raise
-
-    def _send_weights(self, engine: ColocatedEngine, policy: PreTrainedModel, kind: Held) -> dict[str, float]:
-        partly = self._holds != "nothing" and engine.takes_weights_directly()
-        stream = WeightStream(policy, kind == "merged", trained_names(policy) if partly else None)
-        engine.load_weights(stream)
-        self._holds = kind
-        return stream.metrics()
-
-    def _send_adapter(self, engine: ColocatedEngine, policy: Any) -> dict[str, float]:
-        """The base where it is missing, as training sees it (dequantised where it is quantized), then the adapter alone.
-
-        vLLM reads the first one from a directory, and checks it; of later ones it is given the numbers.
-        """
-        if self._holds != "base":
-            self._send_weights(engine, policy, "base")
-        watch, directory = WeightStream(policy), self._files / "adapter"
-        if directory.exists() and not engine.is_mixture:
-            matrices = copy_adapter(policy)
-            watch.bytes = size_of(matrices)
-            engine.load_adapter(str(directory), matrices)
-        else:
-            watch.bytes = write_adapter(policy, directory)
-            engine.load_adapter(str(directory))
-        return watch.metrics()
 
     def generate(
         self,
@@ -269,8 +231,8 @@ class VLLMColocate(RoutedGenerator):
 
     def _ready_engine(self) -> ColocatedEngine:
         engine = self._wake_up()
-        if self._holds == "nothing":  # dropped by sleep level 2
-            self._send(self._policy)
+        if self._weights.held == "nothing":  # dropped by sleep level 2
+            self._send(engine)
         return engine
 
     def rest(self) -> None:
@@ -281,7 +243,7 @@ class VLLMColocate(RoutedGenerator):
         engine.sleep(self.sleep_level)
         self._is_asleep = True
         if self.sleep_level == 2:
-            self._holds = "nothing"
+            self._weights.held = "nothing"
 
     def _wake_up(self) -> ColocatedEngine:
         if self._engine is None or self._engine.has_ended:
@@ -295,6 +257,6 @@ class VLLMColocate(RoutedGenerator):
         """Ends the engine and frees its memory; another one can be started after it."""
         if self._engine is not None:
             self._engine.end()
-            shutil.rmtree(self._files, ignore_errors=True)
-            del self._policy
+            self._weights.remove_files()
+            del self._weights
         self._engine = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
+PACKS_EXPERTS_ONCE = (0, 32)
 UNUSED_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's kernels for top-p and top-k, which vLLM compiles at a first start (16 s on an H200) and never calls where it
 returns logprobs of what they leave. A value that the environment has counts instead."""
@@ -95,6 +96,12 @@ def why_no_routed_experts() -> str | None:
     if _minor(number) < ROUTED_EXPERTS_SINCE:
         return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"
     return None
+
+
+def packs_experts_once() -> bool:
+    """Whether the installed vLLM packs experts for their CPU kernel at the first load, and at no other. Imports nothing."""
+    found = installed_version()
+    return found is not None and _minor(found[0]) == PACKS_EXPERTS_ONCE
 
 
 def why_no_server_images() -> str | None:

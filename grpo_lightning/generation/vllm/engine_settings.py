@@ -27,8 +27,8 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """What vLLM accepts as max_lora_rank, in all versions."""
 GRAPH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sequences that a CUDA graph is captured for; others run in the next larger one. vLLM's own 51 take twice as long to capture,
-and a step whose batch is padded by up to a quarter still reads the weights once. They end at 512, where a batch of 64 prompts
-with 8 completions has no place for what partial rollouts carry over."""
+and a step whose batch is padded by up to a third still reads the weights once. vLLM's end at 512, where a batch of 64 prompts with
+8 completions has no place for what partial rollouts carry over."""
 GRAPH_ARGUMENTS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "compilation_config")
 MEMORY_CAME_BACK = "Error in memory profiling"
 """How vLLM's error begins when more memory is free after its first pass than before."""

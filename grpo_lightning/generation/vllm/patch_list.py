@@ -110,7 +110,7 @@ PATCHES = (
         "vllm.compilation.decorators._support_torch_compile",
         "keeping_classes",
         "a class of transformers that the engine computes with is changed for the policy too, whose passes then fail",
-        "0.32 to 0.33",
+        "0.25 to 0.33",
         "test_vllm_colocate.py::test_an_engine_of_transformers_own_class_leaves_the_class_to_the_policy",
     ),
     Patch(

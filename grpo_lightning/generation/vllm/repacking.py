@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from grpo_lightning.generation.vllm.compat import installed_name
+from grpo_lightning.generation.vllm.compat import packs_experts_once
 
 
 def repack_tied_heads(model: nn.Module) -> None:
@@ -19,13 +19,8 @@ def repack_tied_heads(model: nn.Module) -> None:
             head.quant_method.process_weights_after_loading(head)
 
 
-def packs_experts_once() -> bool:
-    """Whether the installed vLLM packs experts for their CPU kernel at the first load, and at no other."""
-    return installed_name().startswith("vLLM 0.32.")
-
-
 def pack_experts(layer: nn.Module) -> None:
-    """Packs a layer's plain weights, if they are experts that ``packs_experts_once`` speaks of."""
+    """Packs a layer's plain weights, if they are experts, and vLLM would not do it again."""
     kernel: Any = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
     name = "" if kernel is None else type(kernel.fused_experts).__name__
     if "CPUUnquantizedExperts" in name and packs_experts_once():

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from grpo_lightning.generation.vllm.repacking import pack_experts, packs_experts_once, repack_tied_heads
+from grpo_lightning.generation.vllm.compat import packs_experts_once
+from grpo_lightning.generation.vllm.repacking import pack_experts, repack_tied_heads
 
 COPIED = {"GptOssForCausalLM": (".experts.", ".sinks")}
 """By class of vLLM: parts of the names of weights that its ``load_weights`` copies into its tensors without their loaders."""
@@ -123,7 +124,8 @@ def repack_tied_heads_after_reloads() -> None:
 def copying_after_reload(model: nn.Module) -> Iterator[None]:
     """Around a reload: weights of ``COPIED`` wait for its end, and are copied then into what the model computes with.
 
-    A reload gives a model empty tensors, and fills those whose loaders were called: a plain copy would be lost.
+    A reload gives a model empty tensors, and fills those whose loaders were called: a plain copy would be lost. Experts
+    that came so are packed at its end, which ``packing_experts`` is too early for.
     """
     names, waiting = COPIED.get(type(model).__name__, ()), list[tuple[str, Tensor]]()
     if not names:
