@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ExplainedError(Exception):
@@ -12,6 +14,19 @@ class ExplainedError(Exception):
 
 class RefusedRowError(ExplainedError, ValueError):
     """A row of the data that cannot be trained on, found when its step comes: with the weights loaded and steps behind it."""
+
+
+@contextmanager
+def refusing_rows() -> Iterator[None]:
+    """For a step that reads its rows by what else runs before weights load, and raises ValueError there.
+
+    Raises:
+        RefusedRowError: In place of a ValueError, with its message.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedRowError(str(error)) from error
 
 
 def write_all_text() -> None:

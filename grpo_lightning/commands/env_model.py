@@ -60,13 +60,13 @@ class ModelPlayer:
 
 
 def load_player(source: Path, max_tokens: int, temperature: float, seed: int) -> ModelPlayer:
-    """The policy in ``source``, on the CPU.
+    """The policy in ``source``, which errors call ``--model`` as the command line does, on the CPU.
 
     Raises:
         ValueError, OSError: If it cannot be loaded, or has no chat template.
     """
     quiet()
-    policy, tokenizer, _ = load_for_chat(source, None)
+    policy, tokenizer, _ = load_for_chat(source, None, "--model")
     torch.manual_seed(seed)
     form = ChatForm(tokenizer, frozenset(end_of_sequence_ids(policy, tokenizer)))
     return ModelPlayer(policy, form, max_tokens, temperature)

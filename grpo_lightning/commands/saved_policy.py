@@ -28,10 +28,8 @@ from grpo_lightning.report.metrics import launch_directories
 from grpo_lightning.settings.flat import own_fields
 from grpo_lightning.vision.settings import VisionSettings
 
-SOURCE = "source"
-"""What errors call a directory that was named on the command line."""
 BASE = f"base_model_name_or_path of {ADAPTER_CONFIG_NAME}"
-"""And the model that an adapter says it was trained on."""
+"""What errors call the model that an adapter says it was trained on."""
 PREFIX = "policy"
 """Of the policy's names in a checkpoint."""
 
@@ -134,20 +132,28 @@ def _load_for_text(name_or_path: str, setting: str) -> PreTrainedModel:
     return load_causal_lm(name_or_path, torch.float32, kind=kind, setting=setting)
 
 
-def load_for_chat(source: Path, config: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+def load_for_chat(
+    source: Path, config: Path | None, setting: str = "source"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Policy, tokenizer and the run's config, which is empty for a Hugging Face directory unless ``config`` names it.
 
+    Args:
+        source: A .ckpt file, a run or a Hugging Face directory.
+        config: Of the run, where it is not found beside a checkpoint.
+        setting: What the command line calls ``source``, for errors.
+
     Raises:
-        ValueError, OSError: If something cannot be read; a directory is called ``source`` there, as on the command line.
+        ValueError, OSError: If something cannot be read, or an adapter was trained on another base.
     """
     given = read_sections(config) if config else {}
     if (source / "config.json").exists():
-        return _load_for_text(str(source), SOURCE), load_tokenizer(str(source), SOURCE), given
+        return _load_for_text(str(source), setting), load_tokenizer(str(source), setting), given
     if (source / "adapter_config.json").exists():
         adapter = PeftConfig.from_pretrained(str(source))
-        base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source), SOURCE)
+        base, tokenizer = str(adapter.base_model_name_or_path), load_tokenizer(str(source), setting)
+        load_config(base, BASE)  # says it where there is no base
+        check_base(str(source), adapter, base, (setting, BASE))
         policy: Any = _load_for_text(base, BASE)
-        check_base(str(source), adapter, base, (SOURCE, BASE))
         if len(tokenizer) > embedding_rows(policy):  # of new tokens, whose rows the adapter holds
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return with_adapter(policy, str(source)), tokenizer, given

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
-from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.rewards.text.chat_text import whole_text
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -27,17 +27,23 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
         max_length: Tokens; a longer text loses its beginning, as for the reward.
 
     Raises:
-        ValueError: If the columns are missing.
-        RefusedRowError: If a text has no token.
+        RefusedRowError: If the columns are missing, a margin is none, the chat template fails on a text or a text has no
+            token.
     """
     if len(batch):
-        check_compared(batch.columns)
+        with refusing_rows():  # a stream's columns show here
+            check_compared(batch.columns, batch.uids)
     prompts: list[list[int]] = []
     completions: list[list[int]] = []
     group: list[int] = []
     columns = [batch.columns[name] for name in (CHOSEN, REJECTED)] if len(batch) else [[], []]
     for uid, prompt, *pair in zip(batch.uids, batch.prompts, *columns, strict=True):
-        texts = [text_ids(prompt, completion, tokenizer, max_length) for completion in pair]
+        try:
+            texts = [text_ids(prompt, completion, tokenizer, max_length) for completion in pair]
+        except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
+            raise RefusedRowError(
+                f"row {uid}: the chat template cannot be applied to its prompt and a completion: {error}"
+            ) from error
         if not all(texts):
             raise RefusedRowError(f"row {uid} has a text of no tokens. Leave it out.")
         shared = _shared_length(*texts)
@@ -53,11 +59,12 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     return Preferences(rollouts, torch.arange(len(completions)) % 2 == 0, in_pairs=True)
 
 
-def check_compared(columns: Mapping[str, Sequence[Any]]) -> None:
+def check_compared(columns: Mapping[str, Sequence[Any]], uids: Sequence[int]) -> None:
     """Refuses data without pairs, or with margins that are none.
 
     Args:
-        columns: Values by name.
+        columns: Values by name; only those of ``margin`` are looked at.
+        uids: Numbers of the rows.
 
     Raises:
         ValueError: With a way out.
@@ -67,11 +74,11 @@ def check_compared(columns: Mapping[str, Sequence[Any]]) -> None:
             f"The dataset needs the columns chosen and rejected, and has {', '.join(columns) or 'prompts only'}. Name "
             "them with data.converter=dpo and data.converter_args.chosen_key and rejected_key."
         )
-    for margin in columns.get(MARGIN, ()):
+    for uid, margin in zip(uids, columns.get(MARGIN) or [0.0] * len(uids), strict=True):
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
             raise ValueError(
-                f"The column margin holds {margin!r:.80}, and not a finite number in every row. Correct it, or rename it where it "
-                "is no margin between the rewards."
+                f"The column margin holds {margin!r:.80}, and not a finite number in every row: see row {uid}. Correct it, or rename "
+                "it where it is no margin between the rewards."
             )
 
 

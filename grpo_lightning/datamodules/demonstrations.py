@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
-from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.messages import as_read
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
@@ -44,22 +44,23 @@ def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, setti
         settings: Of which completions that are cut off are not ended.
 
     Raises:
-        ValueError: If the data has no completions.
-        RefusedRowError: If a row has none, or its chat template writes the prompt otherwise once a completion
-            follows.
+        RefusedRowError: If the data has no completions or a row has none, or its chat template fails on one or writes the
+            prompt otherwise once a completion follows.
     """
-    check_demonstrated(batch.columns)
+    with refusing_rows():  # a stream's columns show here
+        check_demonstrated(batch.columns)
     own = {name: batch.columns[name] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
-    options = [
-        row_template_kwargs({name: values[b] for name, values in own.items()}, settings.chat_template_kwargs or {})
-        for b in range(len(batch))
-    ]
     completions = batch.columns[COLUMN]
     for b, completion in enumerate(completions):
         _check_form(batch.prompts[b], completion, f"row {batch.uids[b]}")
     is_chat = [not isinstance(prompt, str) for prompt in batch.prompts]
-    chats = [_whole_chat(batch.prompts[b], completions[b]) for b in range(len(batch)) if is_chat[b]]
-    wholes = iter(_encoded_chats(chats, [options[b] for b in range(len(batch)) if is_chat[b]], tokenizer))
+    in_chats = [b for b in range(len(batch)) if is_chat[b]]
+    chats = [_whole_chat(batch.prompts[b], completions[b]) for b in in_chats]
+    options = [
+        row_template_kwargs({name: values[b] for name, values in own.items()}, settings.chat_template_kwargs or {})
+        for b in in_chats
+    ]
+    wholes = iter(_encoded_chats(chats, options, [batch.uids[b] for b in in_chats], tokenizer))
     texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
         _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], tokenizer, f"row {batch.uids[b]}")
@@ -113,11 +114,11 @@ def _whole_chat(prompt: Any, completion: str | list[Message]) -> list[Message]:
 
 
 def _encoded_chats(
-    chats: list[list[Message]], options: list[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+    chats: list[list[Message]], options: list[dict[str, Any]], uids: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
     """Token ids of each chat; those with the same arguments of the template in one call, several times as fast."""
     ids: list[list[int]] = [[] for _ in chats]
-    groups: list[tuple[Mapping[str, Any], list[int]]] = []
+    groups: list[tuple[dict[str, Any], list[int]]] = []
     for index, own in enumerate(options):
         members = next((members for shared, members in groups if shared == own), None)
         if members is None:
@@ -125,11 +126,25 @@ def _encoded_chats(
         else:
             members.append(index)
     for shared, members in groups:
-        alike = as_read([chats[index] for index in members], tokenizer, shared)
-        encoded: Any = tokenizer.apply_chat_template(alike, **{**shared, "tokenize": True, "return_dict": True})
-        for index, row in zip(members, encoded["input_ids"], strict=True):
-            ids[index] = list(row)
+        alike = _encoded_alike([chats[n] for n in members], shared, [uids[n] for n in members], tokenizer)
+        for index, row in zip(members, alike, strict=True):
+            ids[index] = row
     return ids
+
+
+def _encoded_alike(
+    chats: list[list[Message]], shared: dict[str, Any], uids: list[int], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    options = {**shared, "tokenize": True, "return_dict": True}
+    try:
+        encoded: Any = tokenizer.apply_chat_template(as_read(chats, tokenizer, shared), **options)
+    except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
+        if len(chats) > 1:  # which of them?
+            return [_encoded_alike([chat], shared, [uid], tokenizer)[0] for chat, uid in zip(chats, uids, strict=True)]
+        raise RefusedRowError(
+            f"row {uids[0]}: the chat template cannot be applied to its prompt and completion: {error}"
+        ) from error
+    return [list(row) for row in encoded["input_ids"]]
 
 
 def _encoded_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

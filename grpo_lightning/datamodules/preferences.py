@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, demonstrations
-from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.types import PromptBatch, Rollouts
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
@@ -86,8 +86,7 @@ def read_preferences(
         in_pairs: Whether the loss compares the completions of a prompt.
 
     Raises:
-        ValueError: If the columns are missing.
-        RefusedRowError: If a row holds something else.
+        RefusedRowError: If the columns are missing, or a row holds something else.
     """
     if not len(batch):  # of a rank that has none of the last held-out rows
         return Preferences(Rollouts.from_lists([], [], [], [], []), torch.zeros(0, dtype=torch.bool), in_pairs)
@@ -100,7 +99,8 @@ def read_preferences(
     if CHOSEN in columns and REJECTED in columns:
         rollouts = _side_by_side(read(CHOSEN), read(REJECTED))
         return Preferences(rollouts, torch.arange(rollouts.num_completions) % 2 == 0, True)
-    check_columns(columns, in_pairs)
+    with refusing_rows():  # a stream's columns show here
+        check_columns(columns, in_pairs)
     for uid, label in zip(batch.uids, columns[LABEL], strict=True):
         if label not in (True, False):
             raise RefusedRowError(

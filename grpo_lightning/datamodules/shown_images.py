@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from grpo_lightning.datamodules.tokenization import row_template_kwargs
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.images import IMAGE, IMAGES, holds_picture, read_image
 from grpo_lightning.vision.messages import shows_images, with_images
@@ -77,14 +78,14 @@ class ShownImages:
             rows: They themselves.
 
         Raises:
-            ValueError: Naming the row whose images cannot be read any more.
+            RefusedRowError: Naming the row whose images cannot be read any more.
         """
         made = []
         for place, row in zip(places, rows, strict=True):
             try:
                 made.append(self._processed(row, self.pictures[place])[1])
             except ValueError as error:
-                raise ValueError(f"{self.name}, row {self.numbers[place]}: {error}") from error
+                raise RefusedRowError(f"{self.name}, row {self.numbers[place]}: {error}") from error
         return tuple(made)
 
     def _processed(self, row: Mapping[str, Any], pictures: Sequence[Any]) -> tuple[list[int], PromptImages]:

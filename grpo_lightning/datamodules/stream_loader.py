@@ -10,6 +10,7 @@ from grpo_lightning.datamodules.mixture import join_batches
 from grpo_lightning.datamodules.order import epoch_permutation, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.stream_rows import START, Cursor, RowStream
+from grpo_lightning.errors import refusing_rows
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch
 
@@ -65,7 +66,8 @@ class _Reader:
             return False
         rows, self._after = block
         first = self.cursor["rows"]
-        self._prompts = self.make_prompts(rows, first)
+        with refusing_rows():
+            self._prompts = self.make_prompts(rows, first)
         order = epoch_permutation(
             len(self._prompts), derive_seed(self.seed or 0, "block", first), self.epoch, self.seed is not None
         )

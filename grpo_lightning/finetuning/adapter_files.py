@@ -109,7 +109,7 @@ def check_base(adapter: str, config: PeftConfig, model_name_or_path: str, settin
     of_adapter, of_base = settings
     stored = BaseIdentity.load(adapter)
     if stored is not None:
-        difference = identify_base(model_name_or_path).difference(stored)
+        difference = identify_base(model_name_or_path, of_base).difference(stored)
         if difference:
             raise ValueError(
                 f"{of_adapter}={adapter!r} was trained on {stored.model_name_or_path!r}, not on "

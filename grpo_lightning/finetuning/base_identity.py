@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 FILE_NAME = "base_identity.json"
+MODEL = "model.model_name_or_path"
+"""The setting that names a base."""
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 """Of a configuration: they change without the model becoming another one."""
 
@@ -52,16 +54,30 @@ class BaseIdentity:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def identify_base(model_name_or_path: str) -> BaseIdentity:
-    """The identity of the model at a directory or hub name; reads all its weights once a process."""
-    files = weight_files(model_name_or_path)
+def identify_base(model_name_or_path: str, setting: str = MODEL) -> BaseIdentity:
+    """The identity of the model at a directory or hub name; reads all its weights once a process.
+
+    Args:
+        model_name_or_path: Directory or hub name.
+        setting: That names it, for errors.
+
+    Raises:
+        ValueError: If it has no safetensors weights, or they cannot be read.
+    """
+    files = weight_files(model_name_or_path, setting)
     stamps = tuple((path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in files)
     config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False).to_dict()
     kept = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
-    return BaseIdentity(model_name_or_path, _hash_files(stamps), json.loads(json.dumps(kept, default=str)))
+    try:
+        weights = _hash_files(stamps)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{setting}={model_name_or_path!r}: the weights cannot be read. Check that its files are complete. ({error})"
+        ) from error
+    return BaseIdentity(model_name_or_path, weights, json.loads(json.dumps(kept, default=str)))
 
 
-def weight_files(model_name_or_path: str) -> list[str]:
+def weight_files(model_name_or_path: str, setting: str = MODEL) -> list[str]:
     """The safetensors files of a model, downloaded where they are not here yet.
 
     Raises:
@@ -74,7 +90,7 @@ def weight_files(model_name_or_path: str) -> list[str]:
     index = cached_file(model_name_or_path, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
         raise ValueError(
-            f"model.model_name_or_path={model_name_or_path!r} has no safetensors weights. Save it with "
+            f"{setting}={model_name_or_path!r} has no safetensors weights. Save it with "
             "save_pretrained(..., safe_serialization=True)."
         )
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))

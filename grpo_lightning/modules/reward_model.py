@@ -117,7 +117,8 @@ class RewardModelModule(PolicyModule):
             ValueError: See ``check_compared``.
         """
         for prompts in prompts_in_memory(self.datamodule):
-            check_compared({name: prompts.values(name) if name == MARGIN else [] for name in prompts.columns})
+            columns = {name: prompts.values(name) if name == MARGIN else [] for name in prompts.columns}
+            check_compared(columns, prompts.uids)
 
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:

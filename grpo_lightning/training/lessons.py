@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.experience import NOBODY, Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
-from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.messages import said
 from grpo_lightning.training.distillation import PLACE, SUCCESS, Distillation
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
@@ -57,8 +57,11 @@ def lessons_of(
         attempts: What teacher_prompt names of the step: N values by name, None for a completion that nobody then teaches.
 
     Raises:
-        RefusedRowError: If a row has no teacher, or its teacher would read nothing.
+        RefusedRowError: If a row has no teacher, its teacher would read nothing or the chat template fails on what it would, or
+            a column is missing.
     """
+    with refusing_rows():  # a stream's columns show here
+        check_columns(settings, batch.columns)
     read = partial(_read, settings, batch, tokenizer, chat_template_kwargs)
     teachers = _teachers(settings, batch)
     if attempts:
@@ -122,7 +125,8 @@ def _read(
         return None
     options = {name: batch.columns[name][b] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
     row = {"prompt": filled(settings.teacher_prompt, batch.prompts[b], values), **options}
-    ids = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
+    with refusing_rows():
+        ids = tokenize_prompts([row], tokenizer, chat_template_kwargs, f"row {batch.uids[b]}")[0]
     if not ids:
         raise RefusedRowError(
             f"model.distillation.teacher_prompt={settings.teacher_prompt!r} leaves row {batch.uids[b]} without a token: "

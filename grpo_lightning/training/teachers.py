@@ -75,13 +75,17 @@ class LoadedTeacher:
         """See ``Teacher``.
 
         Raises:
-            TeacherRefusedError: If it answers with no numbers.
+            TeacherRefusedError: If its weights cannot be read, or it answers with no numbers.
         """
         if self.scorer is not None:
             return
         place = device if self.settings.device is None else torch.device(self.settings.device)
         dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
-        model = load_causal_lm(self.name, dtype, setting=TEACHER).requires_grad_(False).eval().to(place)
+        try:
+            model = load_causal_lm(self.name, dtype, setting=TEACHER)
+        except ValueError as error:
+            raise TeacherRefusedError(str(error)) from error
+        model.requires_grad_(False).eval().to(place)
         _check_numbers(model, self.passes.policy.tokenizer.eos_token_id or 0, self.name)
         self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
 

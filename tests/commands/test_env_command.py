@@ -75,6 +75,13 @@ def test_a_model_plays_on_the_chat_template_of_rollouts(tmp_path, capsys):
     assert first.split("assistant: ")[1:] == second.split("assistant: ")[1:]
 
 
+def test_what_is_wrong_with_a_model_is_said_of_its_option(tmp_path, capsys):
+    directory = save_toy_model(tmp_path / "model")
+    (directory / "model.safetensors").write_bytes(b"cut")
+    assert main(["play", "worlds.Guess", "--secret", "7", "--prompt", "Guess", "--model", str(directory)]) == 2
+    assert f"--model={str(directory)!r}: the weights cannot be read." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["worlds.Counter", "worlds.OneAtATime", "worlds.Apart"])
 def test_check_finds_nothing_in_sound_classes(name, capsys):
     assert main(["check", name, "--seed", "1"]) == (0 if name != "worlds.Apart" else 1)

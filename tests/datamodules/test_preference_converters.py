@@ -49,6 +49,12 @@ def test_an_implicit_prompt_ends_where_trl_ends_it(row):
         ({"prompt": "a", "chosen": "b"}, "no completion under rejected_key='rejected'"),
         ({"prompt": "a", "chosen": "", "rejected": "b"}, "no completion under chosen_key='chosen'"),
         ({"chosen": "yes", "rejected": "no"}, "there is no prompt, and the two completions begin differently"),
+        ({"chosen": [ASK], "rejected": [ASK]}, "completions begin differently, or one of them is a single message"),
+        (
+            {"chosen": [ASK], "rejected": [ASK, BLUE]},
+            "completions begin differently, or one of them is a single message",
+        ),
+        ({"chosen": [BLUE], "rejected": [BLUE]}, "completions begin differently, or one of them is a single message"),
         ({"chosen": "yes", "rejected": "yes!"}, "one of the two completions begins with the whole other one"),
         ({"prompt": [ASK], "chosen": [BLUE], "rejected": "green"}, "one is text and the other messages"),
         (

@@ -15,11 +15,12 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo_lightning import DPOModule
-from grpo_lightning.finetuning.adapter_files import load_adapter
+from grpo_lightning.commands import saved_policy
+from grpo_lightning.finetuning.adapter_files import load_adapter, save_adapter
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_tokenizer
 from grpo_lightning.rewards.base import RewardContractError
 from grpo_lightning.rewards.kinds.reward_model import RewardModelReward
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 
 
 @pytest.fixture
@@ -114,6 +115,25 @@ def test_an_adapter_without_one_of_its_layers_is_refused(tiny_model_dir, tmp_pat
         load_adapter(policy, str(tmp_path), str(tiny_model_dir))
 
 
+@pytest.mark.parametrize("damage", ["other", "cut"])
+def test_the_base_of_an_adapter_is_checked_before_its_weights_load(copied, tmp_path, monkeypatch, damage):
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    policy = get_peft_model(AutoModelForCausalLM.from_pretrained(copied), config)
+    save_adapter(policy, tmp_path / "adapter", str(copied))
+    AutoTokenizer.from_pretrained(copied).save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr(saved_policy, "load_causal_lm", lambda *_, **__: pytest.fail("weights have loaded"))
+    if damage == "other":
+        save_toy_model(copied, seed=1)
+        told = (
+            rf"^source='.*adapter' was trained on .*, not on base_model_name_or_path of adapter_config.json='{copied}'"
+        )
+    else:
+        (copied / "model.safetensors").write_bytes(b"cut")
+        told = rf"^base_model_name_or_path of adapter_config.json='{copied}': the weights cannot be read\."
+    with pytest.raises(ValueError, match=told):
+        saved_policy.load_for_chat(tmp_path / "adapter", None)
+
+
 def test_a_teacher_with_fewer_embeddings_than_the_policy_has_tokens_is_refused_at_the_start(tiny_model_dir, copied):
     config = json.loads((copied / "config.json").read_text()) | {"vocab_size": 200}
     (copied / "config.json").write_text(json.dumps(config))
@@ -132,7 +152,14 @@ def test_what_is_wrong_with_a_teacher_is_said_of_the_teacher(tiny_model_dir, cop
     with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*rm' is a Qwen2ForSequenceClassification"):
         taught_by(reward_model_dir)
     without(copied, "model.norm.weight")
-    with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*copied' has no weights for model\.norm"):
+    with pytest.raises(
+        TeacherRefusedError, match=r"^model\.distillation\.teacher=.*copied' has no weights for model\.norm"
+    ):
+        taught_by(copied)
+    (copied / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(
+        TeacherRefusedError, match=r"^model\.distillation\.teacher=.*copied': the weights cannot be read"
+    ):
         taught_by(copied)
     for path in copied.glob("token*"):
         path.unlink()

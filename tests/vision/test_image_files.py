@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.vision.images import FORMATS, holds_picture, read_image
 from tests.runs import make_module
 from tests.vision.toy_checkpoint import save_toy_llava
@@ -153,5 +154,7 @@ def test_an_image_that_goes_away_during_the_run_is_named_with_its_row(tmp_path: 
     picture(0).save(path)
     data = data_of([{"prompt": ASK}, {"prompt": ASK, "image": str(path)}], processing)
     path.unlink()
-    with pytest.raises(ValueError, match=f"^rows, row 1: the image {re.escape(repr(str(path))[:78])}.*no such file"):
+    with pytest.raises(
+        RefusedRowError, match=f"^rows, row 1: the image {re.escape(repr(str(path))[:78])}.*no such file"
+    ):
         data.batch([1])

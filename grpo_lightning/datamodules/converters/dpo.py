@@ -85,7 +85,7 @@ def split_prompt(chosen: Prompt, rejected: Prompt) -> tuple[Prompt, Prompt, Prom
     The last message of a conversation belongs to its rest, also where the other one has the same.
 
     Raises:
-        ValueError: If they begin differently, or one text begins with the whole other one.
+        ValueError: If they begin differently, one is a single message, or one text begins with the whole other one.
 
     Example:
         >>> ask = {"role": "user", "content": "Sky?"}
@@ -101,7 +101,8 @@ def split_prompt(chosen: Prompt, rejected: Prompt) -> tuple[Prompt, Prompt, Prom
     parts: tuple[Sequence[Any], ...] = (chosen[:shared], chosen[shared:], rejected[shared:])
     if not shared:
         raise ValueError(
-            "there is no prompt, and the two completions begin differently. Name the prompt's column with prompt_key."
+            "there is no prompt, and the two completions begin differently, or one of them is a single message. Name the "
+            "prompt's column with prompt_key."
         )
     if not all(parts):
         raise ValueError(
