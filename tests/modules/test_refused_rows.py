@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import make_trainer, write_rows
+from runs import make_module, make_trainer, write_rows
 from toy_models import build_tokenizer
 
 from grpo_lightning import GRPODataModule, RewardModelModule
@@ -14,6 +14,8 @@ from grpo_lightning.datamodules.compared_texts import compared_texts
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.datamodules.preferences import read_preferences
 from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.generation import SamplingSettings
+from grpo_lightning.generation.vllm.requests import check_prompts
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.lessons import lessons_of
@@ -129,3 +131,12 @@ def test_a_row_that_a_stream_comes_to_is_refused(
     with pytest.raises(RefusedRowError, match=message):
         make_trainer(tmp_path, 2).fit(stage, datamodule=data)
     assert stage.policy.is_loaded
+
+
+def test_a_prompt_that_leaves_no_room_for_its_completion_is_refused(tiny_model_dir: Path, tmp_path: Path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1+1=", "ground_truth": "2"}, {"prompt": "1" * 510}])
+    data = GRPODataModule(path, streaming=True, batch_size=1, shuffle=False, shuffle_block=1)
+    with pytest.raises(RefusedRowError, match=r"has 510 tokens and may reach 518 .* the model has 512 positions"):
+        make_trainer(tmp_path, 2).fit(make_module(tiny_model_dir), datamodule=data)
+    with pytest.raises(RefusedRowError, match=r"has 510 tokens and may reach 518 .* the vLLM engine holds 512"):
+        check_prompts([[5] * 510], SamplingSettings(max_completion_length=8), [0], 512)

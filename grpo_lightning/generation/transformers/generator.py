@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
@@ -224,9 +225,9 @@ class TransformersGenerator(Generator):
         for n, ids in enumerate(prompt_ids):
             longest = len(ids) + sampling.max_completion_length
             if len(ids) == 0:
-                raise ValueError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
+                raise RefusedRowError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
             if limit is not None and longest > limit:
-                raise ValueError(
+                raise RefusedRowError(
                     f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
                     f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
                     f"positions ({its_name}). Lower model.max_completion_length or leave out long prompts."

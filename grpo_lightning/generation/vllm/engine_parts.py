@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
@@ -74,7 +75,7 @@ def _check_room(requests: Sequence[PartRequest], limit: int) -> None:
     for request in requests:
         longest = len(request.prompt_ids) + request.limit
         if longest > limit:
-            raise ValueError(
+            raise RefusedRowError(
                 f"a prompt of the batch may reach {longest} tokens with its completion, but the vLLM engine holds {limit} "
                 "(model.generator.init_args.max_model_length). Raise that, lower model.max_completion_length, or leave out "
                 "long prompts."

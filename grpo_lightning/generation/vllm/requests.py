@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest
 from grpo_lightning.generation.vllm.engine_routes import engine_routes
@@ -272,16 +273,16 @@ def check_prompts(
         setting: What decides the limit.
 
     Raises:
-        ValueError: Naming the first such prompt.
+        RefusedRowError: Naming the first such prompt.
     """
     if len(seeds) != len(prompt_ids):
         raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
     for n, ids in enumerate(prompt_ids):
         longest = len(ids) + sampling.max_completion_length
         if len(ids) == 0:
-            raise ValueError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
+            raise RefusedRowError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
         if longest > limit:
-            raise ValueError(
+            raise RefusedRowError(
                 f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
                 f"model.max_completion_length={sampling.max_completion_length}, but the vLLM engine holds {limit} "
                 f"({setting}). Raise that, lower model.max_completion_length, or leave out long prompts."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.environments import EnvironmentFault, Episode, EpisodeFactory, behind_prompt
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.turns import TurnRequest
 from grpo_lightning.messages import StopReason
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
@@ -76,7 +77,7 @@ class RolloutPlayer:
             state.written = behind_prompt(task.messages, form.quoted(state.opening))
             with faults_of_what_was_said(state.opening):
                 prompt_ids = form.prompt_ids(state.written, episode.tools)
-            self._check_room(len(prompt_ids), EnvironmentFault if state.opening else ValueError)
+            self._check_room(len(prompt_ids), EnvironmentFault if state.opening else RefusedRowError)
             state.trail.prompt_ids = prompt_ids
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()

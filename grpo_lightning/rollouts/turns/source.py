@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.environments import EpisodeFactory
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.turns import open_turns
@@ -128,15 +129,15 @@ class TurnSource(RolloutSource):
         """One for each rollout, prompt-major.
 
         Raises:
-            ValueError: If the prompts are text, or rows bring tools of their own.
+            RefusedRowError: If the prompts are text, or rows bring tools of their own.
         """
         tasks: list[Assignment] = []
         for b, prompt in enumerate(batch.prompts):
             columns = {name: values[b] for name, values in batch.columns.items()}
             if isinstance(prompt, str):
-                raise ValueError(text_prompts(f"the prompt {prompt!r:.80} is"))
+                raise RefusedRowError(text_prompts(f"the prompt {prompt!r:.80} is"))
             if columns.get(TOOLS):
-                raise ValueError(
+                raise RefusedRowError(
                     f"The dataset's column {TOOLS!r} names tools for the chat template, and the policy can call those of "
                     "model.tools and model.environment only. Leave one of the two out."
                 )

@@ -11,6 +11,7 @@ from rollouts.turns.tool_models import Scripted, tool_tokenizer
 from toy_models import build_model
 
 from grpo_lightning.environments import ToolMistake
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -18,6 +19,7 @@ from grpo_lightning.rollouts.source import Moment, RolloutSettings
 from grpo_lightning.rollouts.turns.fault_watch import EnvironmentsFailedError
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings, Turns
+from grpo_lightning.types import PromptBatch
 
 CALL = '<tool_call>\n{"name": "increment", "arguments": {"step": 2}}\n</tool_call><|im_end|>'
 SCRIPT = [CALL, CALL, "It is 4.<|im_end|>"]
@@ -260,3 +262,23 @@ def test_a_mistake_raised_where_nothing_was_called_is_an_answer_or_a_fault(polic
     assert [each.stop for each in conversations[2:]] == ["max_turns" if where == "step" else "fault"] * 2
     if where == "step":
         assert conversations[2].messages[1] == {"role": "user", "content": "Not like this."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "columns", "message"),
+    [
+        ("Go.", {}, "the prompt 'Go.' is"),
+        ([{"role": "user", "content": "Go."}], {"tools": [[{"name": "look"}]]}, "column 'tools' names tools"),
+        ([{"role": "user", "content": "Go. " * 600}], {}, r"the tools .* has \d+ tokens, and the model .* takes 512"),
+    ],
+)
+def test_a_row_that_cannot_be_played_is_refused(policy, prompt, columns, message):
+    def reward(completions, **kwargs):
+        return [0.0] * len(completions)
+
+    settings = RolloutSettings(rewards=[reward], generator=Scripted(policy.tokenizer, SCRIPT))
+    how = SamplingSettings(num_generations=2, max_completion_length=300)
+    source = make_source(settings, ToolSettings(tools=[IncrementEnv().increment]), how, policy, 0)
+    with pytest.raises(RefusedRowError, match=message):
+        source.sample(PromptBatch([prompt], [[5]], [0], columns), Moment())
+    source.close(0)
