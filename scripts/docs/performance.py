@@ -215,7 +215,9 @@ def stage(name: str, result: dict[str, Any]) -> str:
         if key.startswith("tokens_per_s: ")
     ]
     where = f"`{result['command']}`. Tokens per second: {', '.join(of_steps)}. File: `benchmarks/results/{name}`."
-    title = f"## {result['stage'].upper()}, shape {result['shape']}, {result['device']}"
+    where += f" {result['note']}" if "note" in result else ""
+    name_of_stage = {"dpo": "DPO"}.get(result["stage"], result["stage"].capitalize())
+    title = f"## {name_of_stage}, shape {result['shape']}, {result['device']}"
     return with_table(title, where, lines)
 
 
