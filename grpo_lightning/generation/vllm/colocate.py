@@ -127,9 +127,9 @@ class VLLMColocate(RoutedGenerator):
         skeleton = str(kept_skeleton(policy, tokenizer, self.images.processor))
         arguments = {"model": skeleton} | self._engine_arguments(policy, model_name_or_path)
         shortened = self.shorten_bookkeeping and self.experts.count is None  # it knows nothing of experts
+        self._weights, self._is_asleep = EngineWeights(policy, self.adapter_route), False
         with noting_failed_start(arguments):
             self._engine = ColocatedEngine(plain_model(policy).device, shortened, **arguments)
-        self._weights, self._is_asleep = EngineWeights(policy, self.adapter_route), False
 
     def start_note(self) -> str:
         """Of it, what vLLM spent compiling."""
