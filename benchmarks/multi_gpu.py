@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--steps", type=int, default=5, help="that count, after --warmup-steps")
     parser.add_argument("--warmup-steps", type=int, default=2)
-    parser.add_argument("--max-tokens-per-microbatch", type=int, default=16384)
+    parser.add_argument("--max-tokens-per-microbatch", default="auto", help="a number, or what fits, as by default")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--generator", default="{}", help="JSON: class_path and init_args; VLLMColocate on a GPU")
     parser.add_argument("--seconds-per-run", type=float, help="end a run after it, and take the steps that it came to")
@@ -133,7 +133,7 @@ def write_config(options: argparse.Namespace, gpus: int, run: Path, model: Path,
             "generator": generator,
             "num_generations": generations,
             "max_completion_length": limit,
-            "max_tokens_per_microbatch": options.max_tokens_per_microbatch,
+            "max_tokens_per_microbatch": yaml.safe_load(options.max_tokens_per_microbatch),
             "gradient_checkpointing": options.gradient_checkpointing or options.shape == "7b",
         },
         "data": {"dataset": str(prompts), "batch_size": batch},

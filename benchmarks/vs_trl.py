@@ -2,6 +2,7 @@
 
 python benchmarks/vs_trl.py --device cpu --shape tiny     # writes benchmarks/results/vs_trl_tiny_cpu.json
 python benchmarks/vs_trl.py --device cuda --shape 0.5b    # one GPU, vLLM colocated on both sides
+python benchmarks/vs_trl.py --device cuda --shape 0.5b --torch-compile    # and ours with compiled layers
 
 Each side runs in a process of its own, one after the other, --rounds times in turn. Ratios are TRL's figure over ours.
 On a CPU that others use too, compare the ratios of process CPU seconds; wall times say more about the neighbours.
@@ -31,7 +32,9 @@ from sides.workload import WORKLOADS, Workload, conversations, word_problems
 ROOT = Path(__file__).resolve().parent.parent
 CHOSEN_BY_SHAPE = ("shape", "device", "dtype", "model", "prompts", "engine_options")
 BENCHMARK = "vs_trl"
-SIDES = {"trl": "sides.trl_side", "grpo_lightning": "sides.our_side"}
+SIDES = {"trl": ("sides.trl_side",), "grpo_lightning": ("sides.our_side",)}
+"""Module and first arguments of the process of each side."""
+COMPILED = {"grpo_lightning_compiled": ("sides.our_side", "--torch-compile")}
 
 
 def parse(
@@ -178,19 +181,20 @@ def _run(
 
 
 def show(results: dict[str, Any]) -> None:
-    """A table of both sides and their ratios."""
-    sides = [results[side] for side in SIDES if side in results]
-    print(f"{'':34}" + "".join(f"{side['program']:>16}" for side in sides))
+    """A table of the sides and their ratios."""
+    names = [name for name, value in results.items() if isinstance(value, dict) and "phase_s" in value]
+    sides = [results[name] for name in names]
+    print(f"{'':34}" + "".join(f"{name.removeprefix('grpo_'):>20}" for name in names))
     for name, value in sides[0].items():
         if isinstance(value, float | int):
-            print(f"{name:34}" + "".join(f"{side[name]:16,.3f}" for side in sides))
+            print(f"{name:34}" + "".join(f"{side[name]:20,.3f}" for side in sides))
     for phase in sorted({name for side in sides for name in side["phase_s"]}):
-        seconds = "".join(f"{side['phase_s'].get(phase, 0.0):16,.3f}" for side in sides)
-        cpu = "".join(f"{side['phase_cpu_s'].get(phase, 0.0):16,.3f}" for side in sides)
+        seconds = "".join(f"{side['phase_s'].get(phase, 0.0):20,.3f}" for side in sides)
+        cpu = "".join(f"{side['phase_cpu_s'].get(phase, 0.0):20,.3f}" for side in sides)
         print(f"{phase + ' s, cpu s':34}{seconds}{cpu}")
     for name, value in results.items():
-        if "ratio" in name:
-            print(f"{name:34}{value:16,.3f}")
+        if "ratio" in name and isinstance(value, float):
+            print(f"{name:34}{value:20,.3f}")
 
 
 def folder_of(arguments: argparse.Namespace, benchmark: str) -> Path:
@@ -233,6 +237,9 @@ def compare(
     }
     if not arguments.only:
         results |= ratios(summaries["trl"], summaries["grpo_lightning"])
+        results |= {
+            f"{side}_ratios": ratios(summaries["trl"], summaries[side]) for side in COMPILED if side in summaries
+        }
     return results | summaries
 
 
@@ -249,9 +256,11 @@ def report(benchmark: str, arguments: argparse.Namespace, results: dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="JSONL with a question or prompt; by default made up and discarded")
-    arguments, workload = parse(parser, WORKLOADS, "tiny")
+    parser.add_argument("--torch-compile", action="store_true", help="also ours with model.torch_compile")
+    arguments, workload = parse(parser, WORKLOADS, "tiny", (*SIDES, *COMPILED))
     workload = prepare(workload, arguments.data, folder_of(arguments, BENCHMARK))
-    results = compare(BENCHMARK, arguments, workload, {side: (module,) for side, module in SIDES.items()})
+    is_compiled = arguments.torch_compile or arguments.only in COMPILED
+    results = compare(BENCHMARK, arguments, workload, SIDES | COMPILED if is_compiled else SIDES)
     report(BENCHMARK, arguments, results | {"data": "given" if arguments.data else "made up"})
 
 

@@ -135,11 +135,11 @@ def make_module(workload: Workload, module: type[GRPOModule], **further: Any) ->
     return module(**settings | further)
 
 
-def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> GRPOModule:
-    """Runs all steps of the workload; the record is there after each of them."""
+def train(workload: Workload, clock: PhaseClock, record: str | None = None, **further: Any) -> GRPOModule:
+    """Runs all steps of the workload; the record is there after each of them. ``further`` as for ``make_module``."""
     if workload.device == "cpu":
         torch.set_num_threads(workload.threads)
-    module = make_module(workload, measured_module(clock))
+    module = make_module(workload, measured_module(clock), **further)
     if record is not None:
         clock.after_step = partial(save_record, record, "grpo_lightning", clock, module)
     data = GRPODataModule(dataset=workload.prompts, batch_size=workload.prompts_per_step, shuffle=False)
@@ -150,15 +150,15 @@ def train(workload: Workload, clock: PhaseClock, record: str | None = None) -> G
     return module
 
 
-def main(workload: Workload, record: str) -> None:
+def main(workload: Workload, record: str, **further: Any) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     clock = PhaseClock(workload.device, together=TRAINING)
-    train(workload, clock, record)
+    train(workload, clock, record, **further)
 
 
 if __name__ == "__main__":
-    main(Workload.load(sys.argv[1]), sys.argv[2])
+    main(Workload.load(sys.argv[-2]), sys.argv[-1], torch_compile="--torch-compile" in sys.argv)
     sys.stdout.flush()
     os._exit(0)  # an engine in this process may hang at exit

@@ -17,6 +17,9 @@ Read = TypeVar("Read")
 class ReadAhead(Generic[Read]):
     """Reads the batch of each step one step ahead; what is read is the same as without it.
 
+    Launch it once a step's passes are on their way to the GPU, for which the host then waits: before them, a thread that
+    runs Python would hold up the one that feeds the GPU.
+
     Args:
         read: A batch to what a step trains on: a function of the batch alone, without collectives. It never runs twice at
             once, since tokenizers cannot be used by two threads.

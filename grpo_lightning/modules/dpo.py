@@ -79,7 +79,6 @@ class DPOModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         preferences = self.preferences(batch)
-        self.read.launch(next_batch(self.trainer))
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
         sums = MetricSums()
         micro_batches = self.micro_batches(preferences)
@@ -87,6 +86,7 @@ class DPOModule(PolicyModule):
             loss, metrics = self.preference_loss(preferences, micro_batch, ref_logps, kl)
             sums += metrics
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
+        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         if self.preference_passes.reference_passes is not None:
             self.preference_passes.reference_passes.move(self.steps_done + 1)

@@ -126,7 +126,6 @@ class RewardModelModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         pairs, margins = self.pairs(batch)
-        self.read.launch(next_batch(self.trainer))
         plan, tokens = plan_examples(self.passes, pairs), pairs.rollouts.completion_ids.numel()
         micro_batches = micro_batches_everywhere(plan, pairs.num_examples, tokens, self.replica)
         sums = MetricSums()
@@ -134,6 +133,7 @@ class RewardModelModule(PolicyModule):
             loss, metrics = self.pair_loss(pairs, margins, micro_batch)
             sums += metrics
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
+        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         self.end_written_step(sums.over_ranks().result(), norm, micro_batches[0].totals.tokens, started)
 

@@ -88,7 +88,6 @@ class SFTModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         rollouts = self.replica.rollouts(self.read(batch))
-        self.read.launch(next_batch(self.trainer))
         total, balance = torch.zeros((), device=self.device, dtype=torch.float64), MetricSums()
         micro_batches = self.micro_batches(rollouts)
         for micro_batch in micro_batches:
@@ -96,6 +95,7 @@ class SFTModule(PolicyModule):
             total += loss.detach().double()
             balance += metrics
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
+        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         numbers = {"loss": sum(self.replica.of_all(float(total)))}
         if self.load_balance is not None:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_complete
+from grpo_lightning.distributed.host_threads import limit_host_threads
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
@@ -132,6 +133,7 @@ class Policy(nn.Module):
         if not self.is_loaded:
             self.placement = placement or Placement()
             self.model = self.load_model()
+            limit_host_threads(self.placement.device)
             self.weight_sample = WeightSample(self.model.parameters())
         return self
 

@@ -46,37 +46,40 @@ TAIL = """
 """
 
 
+OURS = {"grpo_lightning": "ours", "grpo_lightning_compiled": "compiled"}
+NAMES = {"trl": "TRL", "grpo_lightning": "grpo_lightning", "grpo_lightning_compiled": "with `torch_compile`"}
+
+
 def with_table(title: str, where: str, lines: list[str]) -> str:
     """A part of the page: what was run and its table."""
     return f"{title}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
 
 def comparison(name: str, result: dict[str, Any]) -> str:
-    """A table of one vs_trl or lora run: both sides, or ours alone."""
-    ours, theirs = result["grpo_lightning"], result.get("trl")
+    """A table of one vs_trl or lora run: TRL if it ran, ours, and ours with compiled layers if that ran."""
+    theirs, names = result.get("trl"), [side for side in ("trl", *OURS) if side in result]
+    sides, compared = [result[side] for side in names], [side for side in names if side in OURS and theirs]
+    ratios = [result if side == "grpo_lightning" else result[f"{side}_ratios"] for side in compared]
     rows = [
         ("a step", "step_s", "step_ratio"),
         ("generation", "generation_s", "generation_ratio"),
         ("training", "training_s", "training_ratio"),
         ("a step, seconds of processor", "step_cpu_s", "step_cpu_ratio"),
     ]
-    if theirs:
-        lines = ["| seconds (median) | TRL | grpo_lightning | TRL / ours |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {theirs[key]:.2f} | {ours[key]:.2f} | {result[ratio]:.2f} |" for name, key, ratio in rows
-        ]
-        if "finetuning_type" in result:
-            syncs = [side["phase_s"].get("weight_sync", 0.0) for side in (theirs, ours)]
-            lines.append(
-                "| weights or adapter to the engine | " + " | ".join(f"{s:.3f}" if s else "-" for s in syncs) + " | |"
-            )
-        peaks = [side["peak_bytes"] / 1e9 for side in (theirs, ours)]
-        lines.append(f"| peak memory, GB | {peaks[0]:.1f} | {peaks[1]:.1f} | {result['peak_memory_ratio']:.2f} |")
-    else:
-        lines = ["| seconds (median) | grpo_lightning |", "|---|---|"]
-        lines += [f"| {name} | {ours[key]:.2f} |" for name, key, _ in rows]
-        lines.append(f"| weights or adapter to the engine | {ours['phase_s']['weight_sync']:.3f} |")
-        lines.append(f"| peak memory, GB | {ours['peak_bytes'] / 1e9:.1f} |")
+    heads = ["seconds (median)", *(NAMES[side] for side in names), *(f"TRL / {OURS[side]}" for side in compared)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+
+    def row(of: str, values: list[str], key: str = "") -> str:
+        return "| " + " | ".join([of, *values, *(f"{each[key]:.2f}" if key else "" for each in ratios)]) + " |"
+
+    lines += [row(of, [f"{side[key]:.2f}" for side in sides], ratio) for of, key, ratio in rows]
+    if "finetuning_type" in result or not theirs:
+        syncs = [side["phase_s"].get("weight_sync", 0.0) for side in sides]
+        lines.append(row("weights or adapter to the engine", [f"{s:.3f}" if s else "-" for s in syncs]))
+    lines.append(row("peak memory, GB", [f"{side['peak_bytes'] / 1e9:.1f}" for side in sides], "peak_memory_ratio"))
+    if "finetuning_type" not in result and result["options"]["device"] == "cuda":
+        tflops = [f"{side['training_tflops_on_useful_tokens']:.0f}" for side in sides]
+        lines.append(row("training, TFLOP/s on useful tokens", tflops))
     options = result["options"]
     workload = (
         f"{options['prompts_per_step']} prompts x {options['num_generations']} completions of up to "
