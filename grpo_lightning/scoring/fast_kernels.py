@@ -169,6 +169,19 @@ def has_compiled_layers(model: nn.Module) -> bool:
     return any(layer._compiled_call_impl is not None for layer in decoder_layers(model))
 
 
+@contextmanager
+def uncompiled_layers(model: nn.Module) -> Iterator[None]:
+    """Inside, layers run as they are: torch would compile them once more for every form that only a probe has."""
+    compiled = [(layer, layer._compiled_call_impl) for layer in decoder_layers(model)]
+    for layer, _ in compiled:
+        layer._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for layer, call in compiled:
+            layer._compiled_call_impl = call
+
+
 def compile_layers(model: nn.Module) -> None:
     """Compiles the decoder's layers in place, for any number of tokens; attention runs as it is between the parts.
 

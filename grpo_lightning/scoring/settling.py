@@ -18,6 +18,7 @@ from grpo_lightning.scoring.fast_kernels import (
     liger_obstacle,
     plain_kernels,
     remove_liger_kernels,
+    uncompiled_layers,
 )
 from grpo_lightning.scoring.forward import ForwardPass
 from grpo_lightning.scoring.packed_attention import activate_flash_attention_3
@@ -36,7 +37,8 @@ logger = logging.getLogger(__name__)
 def settle(forward: ForwardPass, insists: bool, device: torch.device) -> None:
     """Leaves ``forward`` the fastest way that agrees with the model's own forward pass: packed, padded, row by row.
 
-    Fused kernels inside the layers are compared likewise with the model's own code. What gives way is said once.
+    Fused kernels inside the layers are compared likewise with the model's own code; compiled layers are left out, whose
+    compilation is long and is one for training, another one for a probe. What gives way is said once.
 
     Args:
         forward: Its layout and its model's attention and kernels may change.
@@ -48,7 +50,7 @@ def settle(forward: ForwardPass, insists: bool, device: torch.device) -> None:
     """
     model = forward.model
     name = type(base_model(model)).__name__
-    with evaluating(model):
+    with evaluating(model), uncompiled_layers(model):
         _settle_kernels(forward, device)  # first: a kernel that does not run here would end any other check
         call_gathered(model, check_positions, base_model(model), forward.readout, device)
         if forward.layout == "packed":

@@ -240,3 +240,18 @@ def test_liger_gives_the_same_scores_and_gradient(name, mixed, checkpointing):
     for (parameter, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
         distance = (one.grad - other.grad).norm() / (other.grad.norm() + small)
         assert distance < (0.1 if mixed else 1e-3), parameter
+
+
+def test_layers_are_compiled_for_training_alone_and_not_for_what_a_probe_compares():
+    compiled = torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+    model = toy("qwen2").train()
+    compile_layers(model)
+    scorer = Scorer(model, TEMPERATURE)
+    compiled.clear()
+    scorer.check("cpu")
+    assert compiled["unique_graphs"] == 0
+    passes = [scorer.score(some_rollouts(), part, "cpu").logprobs.sum() for part in (ROWS, ROWS[:2])]
+    after_one = compiled["unique_graphs"]
+    sum(passes).backward()
+    assert 0 < compiled["unique_graphs"] == after_one
