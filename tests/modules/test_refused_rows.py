@@ -65,7 +65,7 @@ def read_texts(tokenizer: Any, **columns: Any) -> Any:
     ],
 )
 def test_a_completion_that_the_chat_template_fails_on_is_refused(tokenizer, read, columns):
-    with pytest.raises(RefusedRowError, match=r"^row 8: the chat template cannot be applied to .*: no role tool$"):
+    with pytest.raises(RefusedRowError, match=r"^The chat template cannot be applied to .* of row 8: no role tool$"):
         read(tokenizer, **columns)
 
 
