@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -111,6 +112,7 @@ class VLLMServer(RoutedGenerator):
         self.trainer_address = trainer_address
         self.images = ServerImages()
         self.launched: LaunchedServer | None = None
+        self._files: Path | None = None
         self._weights: ServedWeights | None = None
 
     def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
@@ -138,25 +140,29 @@ class VLLMServer(RoutedGenerator):
         Raises:
             TimeoutError: If there is no healthy server in time.
         """
+        with ExitStack() as begun:
+            begun.callback(self.stop)  # a launched server would outlive a run that fails here
+            self._start(policy, tokenizer)
+            begun.pop_all()
+
+    def _start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.client.open()
         self.eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         self.adapter_route.start(policy, adapters_obstacle(policy) if self.launch else None)
-        self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
+        self._files = files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
         if self.launch:
-            self._launch(policy, tokenizer)
+            self._launch(policy, tokenizer, files)
         self._wait()
         self._model_length = served_length(self.client)
         places = plain_model(policy), self.weight_directory, self.trainer_address
         transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
         transfer.caches += self.images.caches
-        self._weights = ServedWeights(
-            policy, transfer, self.adapter_route, self._files / "adapter", self._wait, self.timeout
-        )
+        self._weights = ServedWeights(policy, transfer, self.adapter_route, files / "adapter", self._wait, self.timeout)
 
     def _wait(self) -> None:
         wait_for_server(self.client, self.timeout, self.launched)
 
-    def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, files: Path) -> None:
         stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
         if not self.is_sender:
             for _ in stream:  # only to take part in gathering sharded weights
@@ -166,7 +172,7 @@ class VLLMServer(RoutedGenerator):
         is_hot = self.adapter_route.engine_adds_adapters
         options = launch_options(policy, self.max_model_length, self.weight_transfer, is_hot)
         options += self.images.launch_options() + self.launch_arguments
-        where = self.client, self._files, engine_dtype(self.dtype, policy), self.launch_gpus
+        where = self.client, files, engine_dtype(self.dtype, policy), self.launch_gpus
         self.launched = LaunchedServer(*where, options)
         self.launched.start(policy, tokenizer, stream, self.images.processor)
         share_token(self.client, self.launched.process.token)
@@ -241,4 +247,6 @@ class VLLMServer(RoutedGenerator):
         if self._weights is not None:
             self._weights.close()
             self._weights = None
+        if self._files is not None:
             shutil.rmtree(self._files, ignore_errors=True)
+            self._files = None
