@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.messages import Conversation, Message, Prompt
+from grpo_lightning.messages import Conversation, Message, Prompt, said
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,6 +81,17 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def row_name(self, b: int) -> str:
+        """What errors call prompt b: the number of its row, and what its last message begins with.
+
+        Example:
+            >>> PromptBatch([[{"role": "user", "content": "2+3?"}]], [[5, 6]], [41]).row_name(0)
+            "row 41 ('2+3?')"
+        """
+        prompt = self.prompts[b]
+        text = prompt if isinstance(prompt, str) else "".join(map(said, prompt[-1:]))
+        return f"row {self.uids[b]} ({text[:60]!r})"
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """Returns itself: Lightning moves batches, and this one holds nothing that belongs on an accelerator."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.datamodules.chat_templates import applying_template
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
 from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.rewards.text.chat_text import whole_text
@@ -38,12 +39,8 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     group: list[int] = []
     columns = [batch.columns[name] for name in (CHOSEN, REJECTED)] if len(batch) else [[], []]
     for uid, prompt, *pair in zip(batch.uids, batch.prompts, *columns, strict=True):
-        try:
+        with refusing_rows(), applying_template(f"prompt and completion of row {uid}"):
             texts = [text_ids(prompt, completion, tokenizer, max_length) for completion in pair]
-        except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
-            raise RefusedRowError(
-                f"row {uid}: the chat template cannot be applied to its prompt and a completion: {error}"
-            ) from error
         if not all(texts):
             raise RefusedRowError(f"row {uid} has a text of no tokens. Leave it out.")
         shared = _shared_length(*texts)

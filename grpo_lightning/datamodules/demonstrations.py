@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo_lightning.datamodules.chat_templates import chat_ids
 from grpo_lightning.datamodules.prompts import replaced_text
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.errors import RefusedRowError, refusing_rows
-from grpo_lightning.messages import as_read
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 
 COLUMN = "completion"
@@ -60,7 +60,8 @@ def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, setti
         row_template_kwargs({name: values[b] for name, values in own.items()}, settings.chat_template_kwargs or {})
         for b in in_chats
     ]
-    wholes = iter(_encoded_chats(chats, options, [batch.uids[b] for b in in_chats], tokenizer))
+    with refusing_rows():
+        wholes = iter(_encoded_chats(chats, options, [batch.uids[b] for b in in_chats], tokenizer))
     texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
         _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], tokenizer, f"row {batch.uids[b]}")
@@ -135,16 +136,12 @@ def _encoded_chats(
 def _encoded_alike(
     chats: list[list[Message]], shared: dict[str, Any], uids: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    options = {**shared, "tokenize": True, "return_dict": True}
     try:
-        encoded: Any = tokenizer.apply_chat_template(as_read(chats, tokenizer, shared), **options)
-    except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
-        if len(chats) > 1:  # which of them?
-            return [_encoded_alike([chat], shared, [uid], tokenizer)[0] for chat, uid in zip(chats, uids, strict=True)]
-        raise RefusedRowError(
-            f"row {uids[0]}: the chat template cannot be applied to its prompt and completion: {error}"
-        ) from error
-    return [list(row) for row in encoded["input_ids"]]
+        return chat_ids(chats, tokenizer, shared, f"prompt and completion of row {uids[0]}")
+    except ValueError:
+        if len(chats) == 1:
+            raise
+    return [_encoded_alike([chat], shared, [uid], tokenizer)[0] for chat, uid in zip(chats, uids, strict=True)]
 
 
 def _encoded_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.messages import as_read
+from grpo_lightning.datamodules.chat_templates import chat_ids
 
 TOKENIZE_ROWS = 1024
 TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
@@ -108,12 +108,7 @@ def _tokenized_chats(
             f"{name} has conversational prompts, but the tokenizer {tokenizer.name_or_path!r} has no chat template. "
             "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
         )
-    options = {"add_generation_prompt": True, **kwargs, "tokenize": True, "return_dict": True}
-    try:
-        encoded: Any = tokenizer.apply_chat_template(as_read(chats, tokenizer, kwargs), **options)
-        return encoded["input_ids"]
-    except Exception as error:  # templates raise their own kinds, on roles or contents that they do not know
-        raise ValueError(f"The chat template cannot be applied to the prompts of {name}: {error}") from error
+    return chat_ids(chats, tokenizer, {"add_generation_prompt": True, **kwargs}, f"the prompts of {name}")
 
 
 # -- text -----------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def check_base(adapter: str, config: PeftConfig, model_name_or_path: str, settin
     of_adapter, of_base = settings
     stored = BaseIdentity.load(adapter)
     if stored is not None:
-        difference = identify_base(model_name_or_path, of_base).difference(stored)
+        difference = stored.difference(model_name_or_path, of_base)
         if difference:
             raise ValueError(
                 f"{of_adapter}={adapter!r} was trained on {stored.model_name_or_path!r}, not on "
@@ -193,7 +193,7 @@ def adapter_record(model: PeftModel, model_name_or_path: str) -> dict[str, Any]:
 def check_record(record: dict[str, Any], model: PeftModel, model_name_or_path: str) -> None:
     """Raises ValueError if a checkpoint's adapter belongs to another base, or would mean something else on this one."""
     stored = BaseIdentity(record["base"]["name"], record["base"]["weights_sha256"], record["base"]["config"])
-    difference = identify_base(model_name_or_path).difference(stored)
+    difference = stored.difference(model_name_or_path)
     if difference:
         raise ValueError(
             f"The checkpoint's adapter was trained on {stored.model_name_or_path!r}, not on model.model_name_or_path="

@@ -32,16 +32,24 @@ class BaseIdentity:
     """Of names, dtypes, shapes and values of all tensors, however they are split over files."""
     config: dict[str, Any] = field(default_factory=dict)
 
-    def difference(self, other: BaseIdentity) -> str | None:
-        """Where the other one differs, in words; None if it is the same model.
+    def difference(self, model_name_or_path: str, setting: str = MODEL) -> str | None:
+        """Where the model at a directory or hub name differs, in words; None if it is the same one.
 
-        Configurations are compared in the keys that both have: a newer transformers adds some.
+        Configurations are compared first, since weights take as long as reading them, and in the keys that both have: a newer
+        transformers adds some.
+
+        Args:
+            model_name_or_path: Directory or hub name.
+            setting: That names it, for errors.
+
+        Raises:
+            ValueError: As of :func:`identify_base`.
         """
-        if self.weights_sha256 != other.weights_sha256:
-            return "the weights differ"
-        shared = self.config.keys() & other.config.keys()
-        different = sorted(key for key in shared if self.config[key] != other.config[key])
-        return f"config.json differs in {', '.join(different)}" if different else None
+        config = _lasting_config(model_name_or_path)
+        different = sorted(key for key in self.config.keys() & config.keys() if self.config[key] != config[key])
+        if different:
+            return f"config.json differs in {', '.join(different)}"
+        return None if _hash_weights(model_name_or_path, setting) == self.weights_sha256 else "the weights differ"
 
     def save(self, directory: Path) -> None:
         """Writes it beside an adapter."""
@@ -64,17 +72,8 @@ def identify_base(model_name_or_path: str, setting: str = MODEL) -> BaseIdentity
     Raises:
         ValueError: If it has no safetensors weights, or they cannot be read.
     """
-    files = weight_files(model_name_or_path, setting)
-    stamps = tuple((path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in files)
-    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False).to_dict()
-    kept = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
-    try:
-        weights = _hash_files(stamps)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{setting}={model_name_or_path!r}: the weights cannot be read. Check that its files are complete. ({error})"
-        ) from error
-    return BaseIdentity(model_name_or_path, weights, json.loads(json.dumps(kept, default=str)))
+    weights = _hash_weights(model_name_or_path, setting)
+    return BaseIdentity(model_name_or_path, weights, _lasting_config(model_name_or_path))
 
 
 def weight_files(model_name_or_path: str, setting: str = MODEL) -> list[str]:
@@ -95,6 +94,25 @@ def weight_files(model_name_or_path: str, setting: str = MODEL) -> list[str]:
         )
     names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
     return [str(cached_file(model_name_or_path, name)) for name in names]
+
+
+def _lasting_config(model_name_or_path: str) -> dict[str, Any]:
+    """A model's configuration as JSON gives it back, without ``VOLATILE_KEYS``."""
+    config = AutoConfig.from_pretrained(model_name_or_path, trust_remote_code=False).to_dict()
+    kept = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+    lasting: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return lasting
+
+
+def _hash_weights(model_name_or_path: str, setting: str) -> str:
+    files = weight_files(model_name_or_path, setting)
+    stamps = tuple((path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in files)
+    try:
+        return _hash_files(stamps)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{setting}={model_name_or_path!r}: the weights cannot be read. Check that its files are complete. ({error})"
+        ) from error
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.room import naming_rows
 from grpo_lightning.types import PromptBatch, PromptImages, Rollouts
 from grpo_lightning.vision.probe import image_prompts
 from grpo_lightning.vision.processing import ImageProcessing
@@ -63,10 +64,11 @@ def sample_batch(
     on_completed: OnCompleted | None = None,
 ) -> Rollouts:
     """G completions of each prompt of a batch, which may show images; arguments as of ``Generator.generate``."""
-    if not batch.images:
-        return generator.generate(batch.prompt_ids, sampling, seeds, on_completed)
-    assert isinstance(generator, SamplesWithImages)  # as the check of the settings has made sure of
-    rollouts = generator.generate_with_images(batch.prompt_ids, batch.images, sampling, seeds, on_completed)
+    with naming_rows(batch.row_name):
+        if not batch.images:
+            return generator.generate(batch.prompt_ids, sampling, seeds, on_completed)
+        assert isinstance(generator, SamplesWithImages)  # as the check of the settings has made sure of
+        rollouts = generator.generate_with_images(batch.prompt_ids, batch.images, sampling, seeds, on_completed)
     return replace(rollouts, images=batch.images)
 
 

@@ -202,7 +202,7 @@ class DPOModule(PolicyModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss and rewards of held-out completions; of pairs, how often the chosen one earns more."""
         names = metric_names(self.loss)
-        means = self._means.setdefault(dataloader_idx, NamedMeans(names).to(self.device))
+        means = self.held_out.of(dataloader_idx, NamedMeans(names).to(self.device))
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
         for rows in self.preference_passes.plan_everywhere(preferences):

@@ -243,7 +243,7 @@ class GRPOModule(PolicyModule):
     @with_float32_defaults
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Greedy accuracy and pass@k of held-out prompts; leaves no trace in training."""
-        self.evaluate_batch(batch, self._means.setdefault(dataloader_idx, self.evaluation_means()))
+        self.evaluate_batch(batch, self.held_out.of(dataloader_idx, self.evaluation_means()))
 
     def log_means(self, stage: str) -> dict[str, float]:
         """Logs them, and tells them to rewards that look at the history."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
-import time
 from abc import abstractmethod
 from collections.abc import Collection
 from functools import partial
@@ -18,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
-from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
@@ -27,9 +24,10 @@ from grpo_lightning.memory.budget import MemoryPlan
 from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
 from grpo_lightning.memory.rehearsal import rehearse
 from grpo_lightning.memory.workload import Workload
-from grpo_lightning.metrics.evaluation import NamedMeans
+from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
+from grpo_lightning.metrics.written_step import written_step
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.trainer_checks import prepare_trainer
 from grpo_lightning.policy.policy import Placement, Policy
@@ -81,7 +79,7 @@ class PolicyModule(L.LightningModule):
         self.utilization = DeviceUtilization()
         self.start_times = StartTimes()
         self.start_times.mark("imports")
-        self._means: dict[int, NamedMeans] = {}
+        self.held_out = HeldOutMeans()
 
     @property
     def replica(self) -> Replica:
@@ -184,11 +182,11 @@ class PolicyModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts with empty means, one per held-out dataset."""
-        self._means = {}
+        self.held_out.start()
 
     def on_test_epoch_start(self) -> None:
         """As for validation."""
-        self._means = {}
+        self.held_out.start()
 
     def on_validation_epoch_end(self) -> None:
         """Logs the means as ``val/...``."""
@@ -201,11 +199,7 @@ class PolicyModule(L.LightningModule):
     def log_means(self, stage: str) -> dict[str, float]:
         """Logs the means of each held-out dataset as ``val/...``, or ``val/<dataset>/...`` where there are several."""
         loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
-        names = list(loaders) if isinstance(loaders, dict) else []
-        logged: dict[str, float] = {}
-        for index, means in self._means.items():
-            prefix = f"{stage}/{names[index]}" if len(names) > 1 else stage
-            logged |= {f"{prefix}/{name}": value for name, value in means.compute().items()}
+        logged = self.held_out.compute(stage, loaders)
         self.log_dict(logged)
         return logged
 
@@ -223,28 +217,12 @@ class PolicyModule(L.LightningModule):
         return {**of_model, **(getattr(datamodule, "replace_text", None) or {})}
 
     def end_written_step(self, metrics: dict[str, float], norm: Tensor, tokens: int, started: float) -> None:
-        """Logs and counts a step whose data was written and not sampled, the same on every rank.
-
-        Args:
-            metrics: What the step is about, the loss first.
-            norm: Of the gradient before clipping; not finite where the step was skipped.
-            tokens: Completion tokens of the step, over all ranks.
-            started: ``time.perf_counter()`` at the start of the step.
-        """
+        """Logs and counts a step whose data was written and not sampled; arguments as of ``written_step``."""
         self.steps_done += 1
-        grad_norm, seconds = norm.item(), max(gather_objects(time.perf_counter() - started))
-        finite, sample = math.isfinite(grad_norm), self.policy.weight_sample
-        changed = [] if sample is None else gather_objects(sample.changed().mean().item())
-        measured = {
-            **metrics,
-            **({"update/changed_since_start": sum(changed) / len(changed)} if changed else {}),
-            "grad_norm": grad_norm if finite else 0.0,
-            "skipped_updates": float(not finite),
-            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
-            "step_time": seconds,
-            "tokens_per_second": tokens / seconds,
-        }
-        self.log_step(measured, shown=measured.keys())
+        rate, sample = self.trainer.optimizers[0].param_groups[0]["lr"], self.policy.weight_sample
+        changed = None if sample is None else sample.changed()
+        numbers = written_step(metrics, norm, tokens, started, float(rate), changed)
+        self.log_step(numbers, shown=numbers.keys())
 
     def log_step(self, metrics: dict[str, float], shown: Collection[str]) -> None:
         """Logs a step, the metrics ``shown`` to the progress bar as well, and keeps it as ``step_metrics``.

@@ -177,7 +177,7 @@ class RewardModelModule(PolicyModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Of held-out pairs, how often the chosen text earns more, and by how much."""
         names = ["loss", "accuracy", "margin", "mean_reward"]
-        means = self._means.setdefault(dataloader_idx, NamedMeans(names).to(self.device))
+        means = self.held_out.of(dataloader_idx, NamedMeans(names).to(self.device))
         pairs, margins = self.pairs(batch)
         for rows in plan_examples(self.passes, pairs):
             rewards = self.rewards(pairs, rows)

@@ -142,7 +142,7 @@ class SFTModule(PolicyModule):
     @with_float32_defaults
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Mean negative logprob of held-out completion tokens."""
-        means = self._means.setdefault(dataloader_idx, NamedMeans(["loss"]).to(self.device))
+        means = self.held_out.of(dataloader_idx, NamedMeans(["loss"]).to(self.device))
         rollouts = self.replica.rollouts(self.read(batch) if len(batch) else NO_ROLLOUTS)
         for part in self.passes.plan_everywhere(self.passes.scorer, rollouts):
             logprobs = self.passes.scorer.score(rollouts, part, self.device).logprobs

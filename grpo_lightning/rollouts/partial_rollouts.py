@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.parts import CutsCompletions, Part
+from grpo_lightning.generation.room import naming_rows
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
 from grpo_lightning.rollouts.unfinished_groups import GrowingGroup, batch_of, new_groups, rollouts_of
@@ -150,7 +151,8 @@ class PartialSource(Source):
         found: list[dict[int, Part]] = [{} for _ in groups]
         if not enough:
             requests = [wanted[b][g] for b, g in places]
-            parts = generator.sample_parts(requests, sampling, lambda n: enough.ended(places[n][0]))
+            with naming_rows(lambda n: batch_of(groups).row_name(places[n][0])):
+                parts = generator.sample_parts(requests, sampling, lambda n: enough.ended(places[n][0]))
             for (b, g), part in zip(places, parts, strict=True):
                 found[b][g] = part
         return [group.followed_by(parts, step) for group, parts in zip(groups, found, strict=True)]

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_trainer
+from safetensors.torch import load_file
+from torch import Tensor
 from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM
 
@@ -23,11 +25,12 @@ ROWS = [
     {"prompt": "0" * (i % 3) + f"{i}+{i}=", "chosen": f"{2 * i}" * (1 + i % 2), "rejected": f"<answer>{i}</answer>"}
     for i in range(16)
 ]
+LORA: dict[str, Any] = {"finetuning_type": "lora", "lora_rank": 4, "lora_alpha": 12}
 STAGES: dict[str, tuple[type, dict[str, Any]]] = {
     "sft": (SFTModule, {}),
-    "sft_lora": (SFTModule, {"finetuning_type": "lora", "lora_rank": 4, "lora_dropout": 0.1}),
+    "sft_lora": (SFTModule, LORA | {"lora_dropout": 0.1}),
     "dpo": (DPOModule, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
-    "dpo_lora": (DPOModule, {"finetuning_type": "lora", "lora_rank": 4, "lora_dropout": 0.0}),
+    "dpo_lora": (DPOModule, LORA | {"lora_dropout": 0.0}),
     "dpo_precomputed": (DPOModule, {"precompute_ref_log_probs": True}),
 }
 """Dropout is drawn on each rank: sft_lora is compared with as many."""
@@ -104,11 +107,31 @@ def test_a_checkpoint_is_continued_by_fewer_ranks_and_by_more_with_the_same_step
 
 
 def test_the_export_of_two_ranks_is_the_model_that_they_trained(journeys):
-    folder = journeys["folder"]
+    folder, trained = journeys["folder"], journeys["two"]["whole"]["weights"]
     exported = AutoModelForCausalLM.from_pretrained(folder / "ranks2" / "hf" / "last", dtype=torch.float32)
     start = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     moved = max((weight - start.get_parameter(name)).abs().max() for name, weight in exported.named_parameters())
     assert moved > 1e-3
+    has_adapters = "lora" in journeys["stage"]
+    for name, weight in exported.named_parameters():
+        expected = added_in(start.get_parameter(name), trained, name) if has_adapters else trained[name]
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7 if has_adapters else 0)
+
+
+def added_in(base: Tensor, trained: dict[str, Tensor], name: str) -> Tensor:
+    """A weight of the base with what LoRA adds to it, by its definition: alpha / rank times B A."""
+    layer = f"base_model.model.{name.removesuffix('.weight')}"
+    if f"{layer}.lora_A.default.weight" not in trained:
+        return base
+    a, b = (trained[f"{layer}.lora_{part}.default.weight"] for part in "AB")
+    return base + LORA["lora_alpha"] / LORA["lora_rank"] * b @ a
+
+
+def test_the_adapter_of_two_ranks_is_exported_as_they_trained_it(journeys):
     if "lora" not in journeys["stage"]:
-        for name, weight in exported.named_parameters():
-            torch.testing.assert_close(weight, journeys["two"]["whole"]["weights"][name], rtol=0, atol=0)
+        pytest.skip("trains no adapter")
+    trained = journeys["two"]["whole"]["weights"]
+    found = load_file(journeys["folder"] / "ranks2" / "hf" / "last-adapter" / "adapter_model.safetensors")
+    expected = {name.replace(".default", ""): weight for name, weight in trained.items() if ".lora_" in name}
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert all(weight.abs().max() > 1e-4 for name, weight in found.items() if ".lora_B" in name)

@@ -166,7 +166,8 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
 
         def started(*args: Any) -> None:
             start(*args)
-            module.source.generator._transfer = AsOverNCCL(module.source.generator.client, is_sender=True)
+            weights = module.source.generator._weights
+            weights.transfer = AsOverNCCL(weights.client, is_sender=True)
 
         async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
             if path == "/v1/completions" and next(calls) == 2 * PROMPTS:

@@ -181,7 +181,7 @@ def test_an_adapter_continues_on_its_base_whatever_its_files_are_called(tiny_mod
     copied = tmp_path / "copy"
     AutoModelForCausalLM.from_pretrained(tiny_model_dir).save_pretrained(copied, max_shard_size="100KB")
     assert not (copied / "model.safetensors").exists()  # several files
-    assert identify_base(str(copied)).difference(identify_base(str(tiny_model_dir))) is None
+    assert identify_base(str(tiny_model_dir)).difference(str(copied)) is None
     policy = load_adapter(AutoModelForCausalLM.from_pretrained(copied), str(adapter), str(copied))
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), adapter)
     torch.testing.assert_close(logprobs(policy.eval()), logprobs(plain.eval()), rtol=0, atol=0)
@@ -202,6 +202,16 @@ def test_an_adapter_on_a_base_with_another_config_is_refused(tiny_model_dir, ada
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"config.json differs in rms_norm_eps"):
         load_adapter(model, str(adapter), str(tmp_path / "other"))
+
+
+def test_a_base_with_another_config_is_refused_without_a_look_at_its_weights(tiny_model_dir, tmp_path):
+    other = save_toy_model(tmp_path / "other", hidden_size=32)
+    (other / "model.safetensors").write_bytes(b"cut off")
+    identity = identify_base(str(tiny_model_dir))
+    assert "hidden_size" in str(identity.difference(str(other)))
+    (other / "config.json").write_bytes((tiny_model_dir / "config.json").read_bytes())
+    with pytest.raises(ValueError, match=r"^teacher=.*other': the weights cannot be read"):
+        identity.difference(str(other), "teacher")
 
 
 def test_an_adapter_applied_twice_is_refused(tiny_model_dir, adapter, tmp_path):

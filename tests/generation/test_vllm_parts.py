@@ -9,6 +9,7 @@ from vllm_cases import PROMPTS, SEEDS, SETTINGS, TOKENIZER, eager_torch, ending_
 
 from grpo_lightning.generation import VLLMColocate
 from grpo_lightning.generation.parts import Part, PartRequest
+from grpo_lightning.generation.room import RefusedPromptError
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 
@@ -119,3 +120,9 @@ def test_training_carries_completions_over_and_samples_from_the_policy(tmp_path)
     assert module.step_metrics["sampling/age/carried_groups"] == 2
     assert 0 < module.step_metrics["sampling/age/off_policy"] < 1
     assert module.step_metrics[MISMATCH] < 0.01
+
+
+def test_a_part_that_the_engine_has_no_room_for_is_refused_by_its_place(engine):
+    requests = [*REQUESTS[:4], PartRequest([5] * 250, 0, 7)]
+    with pytest.raises(RefusedPromptError, match=r"^prompt 4 .* 250 tokens and may reach 257 .* engine holds 256"):
+        engine[0].sample_parts(requests, SETTINGS, lambda n: False)

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 import grpo_lightning
-from grpo_lightning.generation.vllm import patches, weight_patches
+from grpo_lightning.generation.vllm import patches, reloading, weight_patches
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.patch_list import PATCHES
 from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads
-from grpo_lightning.generation.vllm.weight_patches import copying_after_reload
+from grpo_lightning.generation.vllm.reloading import copying_after_reload
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PACKAGE, HERE = Path(grpo_lightning.__path__[0]), Path(__file__).parent
@@ -26,7 +26,7 @@ FOREIGN = ("vllm", "torch", "transformers", "peft")
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.changes)
 def test_each_change_names_its_function_and_a_test(patch):
-    found = [file for file in (patches, weight_patches) if hasattr(file, patch.by)]
+    found = [file for file in (patches, weight_patches, reloading) if hasattr(file, patch.by)]
     assert len(found) == 1 and inspect.isfunction(getattr(found[0], patch.by))
     file, _, function = patch.test.partition("::")
     assert re.search(rf"^def {function}\(", (HERE / file).read_text(), re.MULTILINE)
@@ -38,9 +38,9 @@ def test_what_is_changed_is_there(patch):
     assert pydoc.locate(patch.changes) is not None
 
 
-def test_all_changes_are_in_two_files():
+def test_all_changes_are_in_three_files():
     found = {path.name for path in PACKAGE.rglob("*.py") if changes_of(path.read_text())}
-    assert found == {"patches.py", "weight_patches.py"}
+    assert found == {"patches.py", "weight_patches.py", "reloading.py"}
 
 
 def test_the_search_finds_what_it_looks_for():

@@ -297,6 +297,20 @@ def test_tied_weights_reach_the_output_head_of_a_launched_server(architecture, o
         generator.stop()
 
 
+def test_a_launched_server_that_is_not_there_in_time_does_not_outlive_the_run(monkeypatch, tmp_path):
+    started: list[subprocess.Popen] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **options: started.append(popen(*args, **options)) or started[-1]
+    )
+    where = {"port": free_port(), "weight_directory": str(tmp_path)}
+    generator = VLLMServer(**where, launch=True, launch_arguments=SMALL_SERVER, max_model_length=256, timeout=0.1)
+    with pytest.raises(TimeoutError, match="no healthy vLLM server"):
+        generator.start(ending_model(), TOKENIZER, "toy")
+    assert len(started) == 1 and started[0].poll() is not None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_stays_away_is_an_error_after_the_deadline(served, generator):
     served[1].send_signal(signal.SIGTERM)
     served[1].wait(60)

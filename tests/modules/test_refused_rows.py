@@ -17,6 +17,7 @@ from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.vllm.requests import check_prompts
 from grpo_lightning.modules.sft import SFTModule
+from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.training.lessons import lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -65,7 +66,7 @@ def read_texts(tokenizer: Any, **columns: Any) -> Any:
     ],
 )
 def test_a_completion_that_the_chat_template_fails_on_is_refused(tokenizer, read, columns):
-    with pytest.raises(RefusedRowError, match=r"^row 8: the chat template cannot be applied to .*: no role tool$"):
+    with pytest.raises(RefusedRowError, match=r"^The chat template cannot be applied to .* of row 8: no role tool$"):
         read(tokenizer, **columns)
 
 
@@ -133,10 +134,26 @@ def test_a_row_that_a_stream_comes_to_is_refused(
     assert stage.policy.is_loaded
 
 
-def test_a_prompt_that_leaves_no_room_for_its_completion_is_refused(tiny_model_dir: Path, tmp_path: Path):
-    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1+1=", "ground_truth": "2"}, {"prompt": "1" * 510}])
-    data = GRPODataModule(path, streaming=True, batch_size=1, shuffle=False, shuffle_block=1)
-    with pytest.raises(RefusedRowError, match=r"has 510 tokens and may reach 518 .* the model has 512 positions"):
-        make_trainer(tmp_path, 2).fit(make_module(tiny_model_dir), datamodule=data)
-    with pytest.raises(RefusedRowError, match=r"has 510 tokens and may reach 518 .* the vLLM engine holds 512"):
-        check_prompts([[5] * 510], SamplingSettings(max_completion_length=8), [0], 512)
+@pytest.mark.parametrize("settings", [{}, {"partial_rollouts": PartialRollouts(carry_over=0.5)}])
+def test_a_prompt_that_leaves_no_room_for_its_completion_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, settings: dict
+):
+    rows = [{"prompt": prompt, "ground_truth": "2"} for prompt in ("1+1=", "2=", "2-0=", "1" * 510)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    data = GRPODataModule(path, streaming=True, batch_size=2, shuffle=False, shuffle_block=1)
+    found = r"^row 3 \('1{60}'\) has 510 tokens and may reach 518 .* the model has 512 positions"
+    with pytest.raises(RefusedRowError, match=found):
+        make_trainer(tmp_path, 2).fit(make_module(tiny_model_dir, **settings), datamodule=data)
+
+
+def test_a_prompt_that_leaves_no_room_in_an_engine_is_refused_by_its_place_where_nobody_knows_rows():
+    found = r"^prompt 1 of the batch has 510 tokens and may reach 518 .* the vLLM engine holds 512"
+    with pytest.raises(RefusedRowError, match=found):
+        check_prompts([[5], [5] * 510], SamplingSettings(max_completion_length=8), [0, 1], 512)
+
+
+def test_a_row_is_called_by_the_last_thing_that_is_said_in_its_prompt():
+    shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    prompts = ["2+3=", [{"role": "system", "content": "Be brief."}, *ASK], shown]
+    rows = PromptBatch(prompts, [[5]] * 3, [7, 8, 9])
+    assert [rows.row_name(b) for b in range(3)] == ["row 7 ('2+3=')", "row 8 ('2+3?')", "row 9 ('[image]How many?')"]

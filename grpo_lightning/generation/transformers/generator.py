@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -13,9 +12,9 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
+from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
 from grpo_lightning.generation.transformers.collecting import check_finite, collect_rollouts
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
@@ -126,7 +125,10 @@ class TransformersGenerator(Generator):
     ) -> Rollouts:
         """See ``SamplesWithImages``."""
         policy, tokenizer = self._started()
-        self._check(policy, prompt_ids, sampling, seeds)
+        self.check_sampling(sampling)
+        if len(seeds) != len(prompt_ids):
+            raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
+        self._check_room(policy, prompt_ids, [sampling.max_completion_length] * len(prompt_ids))
         stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
         size = sampling.num_generations
         decoded: list[tuple[list[int], Transcript]] = []
@@ -158,14 +160,13 @@ class TransformersGenerator(Generator):
             FloatingPointError: If the policy's logits are not finite.
         """
         policy, tokenizer = self._started()
-        for request in requests:
-            own = replace(sampling, max_completion_length=request.limit)
-            self._check(policy, [request.prompt_ids], own, [request.seed])
+        self.check_sampling(sampling)
+        prompt_ids, limits = [request.prompt_ids for request in requests], [request.limit for request in requests]
+        self._check_room(policy, prompt_ids, limits)
         if not requests:
             return []
         groups = [list(group) for _, group in groupby(requests, lambda request: request.prompt_ids)]
         prompts, counts = [group[0].prompt_ids for group in groups], [len(group) for group in groups]
-        limits = [request.limit for request in requests]
         uniforms = torch.cat([prompt_uniforms(request.seed, 1, max(limits)) for request in requests])
         stop_rule = StopRule(end_of_sequence_ids(policy, tokenizer), sampling.stop or (), tokenizer)
         with _sampling_mode(policy):
@@ -206,32 +207,13 @@ class TransformersGenerator(Generator):
                 f"model.num_generations={sampling.num_generations} completions. Raise it to at least that."
             )
 
-    def _check(
-        self,
-        policy: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-    ) -> None:
-        self.check_sampling(sampling)
-        if len(seeds) != len(prompt_ids):
-            raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
-        limit, its_name = (
-            getattr(policy.config.get_text_config(), "max_position_embeddings", None),
-            "max_position_embeddings",
-        )
+    def _check_room(self, policy: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        setting = "max_position_embeddings"
+        limit = getattr(policy.config.get_text_config(), setting, None)
         if self.max_model_length is not None:
-            limit, its_name = self.max_model_length, "model.generator.init_args.max_model_length"
-        for n, ids in enumerate(prompt_ids):
-            longest = len(ids) + sampling.max_completion_length
-            if len(ids) == 0:
-                raise RefusedRowError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
-            if limit is not None and longest > limit:
-                raise RefusedRowError(
-                    f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
-                    f"model.max_completion_length={sampling.max_completion_length}, but the model has {limit} "
-                    f"positions ({its_name}). Lower model.max_completion_length or leave out long prompts."
-                )
+            limit, setting = self.max_model_length, "model.generator.init_args.max_model_length"
+        way_out = "Lower model.max_completion_length, or leave out long prompts with data.max_prompt_length."
+        check_room(prompt_ids, lengths, limit, f"the model has {limit} positions ({setting}). {way_out}")
 
 
 @torch.no_grad()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
+from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.requests import Completions, engine_requests, further_parameters
+from grpo_lightning.generation.vllm.requests import Completions, engine_requests, further_parameters, held_by
 from grpo_lightning.seeds import derive_seed
 
 
@@ -35,7 +35,8 @@ def engine_parts(
         ValueError: If the engine has no room for a request.
         FloatingPointError: If a logprob is NaN.
     """
-    _check_room(requests, engine.max_model_length)
+    limit = engine.max_model_length
+    check_room([each.prompt_ids for each in requests], [each.limit for each in requests], limit, held_by(limit))
     further, found, is_cut = further_parameters(sampling), Completions(len(requests), 1), False
     ends: list[PartEnd] = ["cut"] * len(requests)
     places: dict[str, int] = {}
@@ -69,14 +70,3 @@ def _end_of(found: Completions, n: int, limit: int) -> PartEnd:
     if not found.truncated[n]:
         return "stop"
     return "limit" if len(found.token_ids[n]) == limit else "cut"
-
-
-def _check_room(requests: Sequence[PartRequest], limit: int) -> None:
-    for request in requests:
-        longest = len(request.prompt_ids) + request.limit
-        if longest > limit:
-            raise RefusedRowError(
-                f"a prompt of the batch may reach {longest} tokens with its completion, but the vLLM engine holds {limit} "
-                "(model.generator.init_args.max_model_length). Raise that, lower model.max_completion_length, or leave out "
-                "long prompts."
-            )

@@ -12,7 +12,7 @@ class Patch:
     changes: str
     """What is another function, or is called in its place."""
     by: str
-    """The function in ``patches.py`` or ``weight_patches.py``."""
+    """The function in ``patches.py``, ``weight_patches.py`` or ``reloading.py``."""
     why: str
     versions: str
     """Of vLLM that it is meant for; docs/vllm.md says which of them our tests were run on."""
@@ -58,7 +58,7 @@ PATCHES = (
     ),
     Patch(
         "vllm.v1.worker.gpu_worker.Worker.reload_weights",
-        "repack_tied_heads_after_reloads",
+        "reload_whole_models",
         "a tied head is left out of a reload, and on a CPU it computes with a copy",
         "0.25 only",
         "test_vllm_server.py::test_tied_weights_reach_the_output_head_of_a_launched_server",

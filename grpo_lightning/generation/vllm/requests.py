@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
+from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest
 from grpo_lightning.generation.vllm.engine_routes import engine_routes
 from grpo_lightning.types import Rollouts
 
+MAX_MODEL_LENGTH = "model.generator.init_args.max_model_length"
 STRUCTURED = ("regex", "json", "grammar", "choice")
 
 
@@ -261,7 +262,7 @@ def check_prompts(
     sampling: SamplingSettings,
     seeds: Sequence[int],
     limit: int,
-    setting: str = "model.generator.init_args.max_model_length",
+    setting: str = MAX_MODEL_LENGTH,
 ) -> None:
     """Refuses prompts that leave no room for their completions, which vLLM would cut short without a word.
 
@@ -273,17 +274,16 @@ def check_prompts(
         setting: What decides the limit.
 
     Raises:
-        RefusedRowError: Naming the first such prompt.
+        RefusedPromptError: Of the first such prompt.
     """
     if len(seeds) != len(prompt_ids):
         raise ValueError(f"{len(prompt_ids)} prompts came with {len(seeds)} seeds; each prompt needs one.")
-    for n, ids in enumerate(prompt_ids):
-        longest = len(ids) + sampling.max_completion_length
-        if len(ids) == 0:
-            raise RefusedRowError(f"prompt {n} of the batch has no tokens, so there is nothing to complete.")
-        if longest > limit:
-            raise RefusedRowError(
-                f"prompt {n} of the batch has {len(ids)} tokens and may reach {longest} with "
-                f"model.max_completion_length={sampling.max_completion_length}, but the vLLM engine holds {limit} "
-                f"({setting}). Raise that, lower model.max_completion_length, or leave out long prompts."
-            )
+    check_room(prompt_ids, [sampling.max_completion_length] * len(prompt_ids), limit, held_by(limit, setting))
+
+
+def held_by(limit: int, setting: str = MAX_MODEL_LENGTH) -> str:
+    """That a vLLM engine holds so many tokens, and what to do about it."""
+    return (
+        f"the vLLM engine holds {limit} ({setting}). Raise that, lower model.max_completion_length, or leave out long "
+        "prompts with data.max_prompt_length."
+    )

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch.distributed as dist
-from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.generation.base import OnCompleted, SamplingSettings, WeightsLost
+from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
-from grpo_lightning.generation.vllm.engine_adapter import write_adapter
 from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_ranks import wait_for_ranks
 from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
 from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
+from grpo_lightning.generation.vllm.served_weights import ServedWeights
 from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.server_launch import (
     LaunchedServer,
@@ -38,12 +34,10 @@ from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import ask_until_answered, constrain, served_length
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import open_server_turns
-from grpo_lightning.generation.vllm.server_weights import LOST_WITH_RANKS, WeightTransfer, open_transfer
-from grpo_lightning.generation.vllm.weight_stream import WeightStream, check_same_weights, weight_shapes
+from grpo_lightning.generation.vllm.server_weights import open_transfer
+from grpo_lightning.generation.vllm.weight_stream import WeightStream
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
-
-logger = logging.getLogger(__name__)
 
 
 class VLLMServer(RoutedGenerator):
@@ -118,7 +112,8 @@ class VLLMServer(RoutedGenerator):
         self.trainer_address = trainer_address
         self.images = ServerImages()
         self.launched: LaunchedServer | None = None
-        self._transfer: WeightTransfer | None = None
+        self._files: Path | None = None
+        self._weights: ServedWeights | None = None
 
     def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """See ``SamplesWithImages``."""
@@ -145,22 +140,29 @@ class VLLMServer(RoutedGenerator):
         Raises:
             TimeoutError: If there is no healthy server in time.
         """
+        with ExitStack() as begun:
+            begun.callback(self.stop)  # a launched server would outlive a run that fails here
+            self._start(policy, tokenizer)
+            begun.pop_all()
+
+    def _start(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.client.open()
-        self._policy = policy
         self.eos_ids = end_of_sequence_ids(plain_model(policy), tokenizer)
         self.adapter_route.start(policy, adapters_obstacle(policy) if self.launch else None)
-        self._base_is_sent = False
-        self._shapes = weight_shapes(policy)
-        self._files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
+        self._files = files = Path(tempfile.mkdtemp(prefix="grpo_lightning-server-", dir=self.weight_directory))
         if self.launch:
-            self._launch(policy, tokenizer)
-        wait_for_server(self.client, self.timeout, self.launched)
+            self._launch(policy, tokenizer, files)
+        self._wait()
         self._model_length = served_length(self.client)
         places = plain_model(policy), self.weight_directory, self.trainer_address
-        self._transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
-        self._transfer.caches += self.images.caches
+        transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
+        transfer.caches += self.images.caches
+        self._weights = ServedWeights(policy, transfer, self.adapter_route, files / "adapter", self._wait, self.timeout)
 
-    def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _wait(self) -> None:
+        wait_for_server(self.client, self.timeout, self.launched)
+
+    def _launch(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, files: Path) -> None:
         stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
         if not self.is_sender:
             for _ in stream:  # only to take part in gathering sharded weights
@@ -170,7 +172,7 @@ class VLLMServer(RoutedGenerator):
         is_hot = self.adapter_route.engine_adds_adapters
         options = launch_options(policy, self.max_model_length, self.weight_transfer, is_hot)
         options += self.images.launch_options() + self.launch_arguments
-        where = self.client, self._files, engine_dtype(self.dtype, policy), self.launch_gpus
+        where = self.client, files, engine_dtype(self.dtype, policy), self.launch_gpus
         self.launched = LaunchedServer(*where, options)
         self.launched.start(policy, tokenizer, stream, self.images.processor)
         share_token(self.client, self.launched.process.token)
@@ -186,52 +188,10 @@ class VLLMServer(RoutedGenerator):
                 the lifeline between them.
             ServerUnavailable, TimeoutError: If the server was lost and did not come back in time.
         """
-        assert self._transfer is not None, "VLLMServer.update_weights was called before start."
-        check_same_weights(policy, self._shapes)
+        assert self._weights is not None, "VLLMServer.update_weights was called before start."
+        self._weights.follow(policy)
         with self.adapter_route.update():
-            return self._deliver(policy)
-
-    def _deliver(self, policy: PreTrainedModel) -> dict[str, float]:
-        """Sends until the server has everything, also to one that is started again meanwhile."""
-        assert self._transfer is not None
-        self._policy = policy
-        self._training_thread = threading.get_ident()
-        wait_for_ranks()  # another rank's prompts may still be on their way with the weights before
-        stream = WeightStream(policy, merge_adapters=not self.adapter_route.is_hot)
-        deadline = time.monotonic() + self.timeout
-        for attempt in itertools.count():
-            try:
-                self._send(stream)
-                break
-            except ServerUnavailable as error:
-                if is_distributed() or time.monotonic() > deadline:
-                    raise
-                if attempt == 0:
-                    logger.warning("Lost the vLLM server while sending weights (%s); sending all of them again.", error)
-                self._base_is_sent = False
-                self._transfer.forget_connection()
-                self.client.pause(attempt)
-                wait_for_server(self.client, self.timeout, self.launched)
-                stream.bytes = 0
-        wait_for_ranks()
-        return stream.metrics()
-
-    def _send(self, stream: WeightStream) -> None:
-        """The weights; with a hot adapter the base once, and the adapter."""
-        assert self._transfer is not None
-        is_hot = self.adapter_route.is_hot
-        if not (is_hot and self._base_is_sent):
-            self._transfer.send(stream)
-        self._base_is_sent = is_hot
-        if is_hot:
-            stream.bytes = write_adapter(cast(PeftModel, self._policy), self._files / "adapter")
-            if self.is_sender:
-                self._post_adapter()
-
-    def _post_adapter(self) -> None:
-        body = {"lora_name": ADAPTER, "lora_path": str(self._files / "adapter"), "load_inplace": True}
-        self.client.post("/v1/load_lora_adapter", body)
-        self.client.post("/reset_prefix_cache")
+            return self._weights.send()
 
     def generate(
         self,
@@ -271,18 +231,8 @@ class VLLMServer(RoutedGenerator):
 
     def recover(self, error: ServerUnavailable | None) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
-        assert self._transfer is not None
-        wait_for_server(self.client, self.timeout, self.launched)
-        if not self._transfer.send_again():
-            if is_distributed():
-                raise ServerUnavailable(LOST_WITH_RANKS) from error
-            self._base_is_sent = False
-            if threading.get_ident() != self._training_thread:  # the policy is being trained meanwhile
-                raise WeightsLost("the vLLM server was lost, and with it the weights that it had over NCCL.") from error
-            self._transfer.send(WeightStream(self._policy, merge_adapters=not self.adapter_route.is_hot))
-            self._base_is_sent = self.adapter_route.is_hot
-        if self.adapter_route.is_hot:
-            self._post_adapter()
+        assert self._weights is not None
+        self._weights.send_again(error)
 
     def interrupt(self) -> None:
         """Ends the requests under way; the server forgets them."""
@@ -294,7 +244,9 @@ class VLLMServer(RoutedGenerator):
         if self.launched is not None:
             self.launched.stop()
             self.launched = None
-        if self._transfer is not None:
-            self._transfer.close()
-            self._transfer = None
+        if self._weights is not None:
+            self._weights.close()
+            self._weights = None
+        if self._files is not None:
             shutil.rmtree(self._files, ignore_errors=True)
+            self._files = None

@@ -22,7 +22,7 @@ from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import nccl_group, nccl_payloads, nccl_send
-from grpo_lightning.generation.vllm.weight_patches import COPIED
+from grpo_lightning.generation.vllm.reloading import COPIED
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
 
 BUCKET_BYTES = 2 * 2**30

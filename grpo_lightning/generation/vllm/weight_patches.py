@@ -11,11 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from grpo_lightning.generation.vllm.compat import packs_experts_once
-from grpo_lightning.generation.vllm.repacking import pack_experts, repack_tied_heads
+from grpo_lightning.generation.vllm.reloading import reloading
 
-COPIED = {"GptOssForCausalLM": (".experts.", ".sinks")}
-"""By class of vLLM: parts of the names of weights that its ``load_weights`` copies into its tensors without their loaders."""
 EXPERT_PREFIX = "lora_base_layer_prefix"
 """Of the experts of a mixture: what a LoRA layer around them adds to the names that they load under."""
 
@@ -89,7 +86,7 @@ def extend_server_workers() -> None:
     """
     load_past_lora_layers()
     load_own_layers_only()
-    repack_tied_heads_after_reloads()
+    reload_whole_models()
 
 
 def load_own_layers_only() -> None:
@@ -105,78 +102,18 @@ def load_own_layers_only() -> None:
     loader_class.load_weights = load_weights
 
 
-def repack_tied_heads_after_reloads() -> None:
-    """From here on, every worker of this process computes with the tied head that it was sent."""
+def reload_whole_models() -> None:
+    """From here on, every worker of this process computes with all weights that it was sent, as after its first load."""
     from vllm.v1.worker.gpu_worker import Worker
 
     worker_class: Any = Worker  # the CPU's inherits it
     reload_weights = worker_class.reload_weights
 
-    def reload_and_repack(self: Any, *args: Any, **options: Any) -> None:
-        with copying_after_reload(self.get_model()), packing_experts():
+    def reload_whole(self: Any, *args: Any, **options: Any) -> None:
+        with reloading(self.get_model()):
             reload_weights(self, *args, **options)
-        repack_tied_heads(self.get_model())
 
-    worker_class.reload_weights = reload_and_repack
-
-
-@contextmanager
-def copying_after_reload(model: nn.Module) -> Iterator[None]:
-    """Around a reload: weights of ``COPIED`` wait for its end, and are copied then into what the model computes with.
-
-    A reload gives a model empty tensors, and fills those whose loaders were called: a plain copy would be lost. Experts
-    that came so are packed at its end, which ``packing_experts`` is too early for.
-    """
-    names, waiting = COPIED.get(type(model).__name__, ()), list[tuple[str, Tensor]]()
-    if not names:
-        yield
-        return
-    loader: Any = model
-    load = loader.load_weights
-
-    def others(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in weights:
-            if any(part in name for part in names):
-                waiting.append((name, tensor))
-            else:
-                yield name, tensor
-
-    loader.load_weights = lambda weights: load(others(weights))
-    try:
-        yield
-    finally:
-        loader.load_weights = load
-    load(waiting)
-    for layer in model.modules():
-        pack_experts(layer)
-
-
-@contextmanager
-def packing_experts() -> Iterator[None]:
-    """Inside, a reload packs experts for their CPU kernel as the first load did.
-
-    0.32 packs them at the first load only. Later it copies plain weights to where the kernel reads packed ones, and fails at
-    sizes that packing pads: those that 32 does not divide.
-    """
-    if not packs_experts_once():
-        yield
-        return
-    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
-
-    method_class: Any = UnquantizedFusedMoEMethod
-    process = method_class.process_weights_after_loading
-
-    def process_and_pack(self: Any, layer: nn.Module) -> None:
-        is_reload = self.moe_kernel is not None
-        process(self, layer)
-        if is_reload:
-            pack_experts(layer)
-
-    method_class.process_weights_after_loading = process_and_pack
-    try:
-        yield
-    finally:
-        method_class.process_weights_after_loading = process
+    worker_class.reload_weights = reload_whole
 
 
 def of_own_layers(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_lightning.generation.vllm.repacking import repack_tied_heads
-from grpo_lightning.generation.vllm.weight_patches import (
-    copying_after_reload,
-    of_own_layers,
-    packing_experts,
-    past_lora_layers,
-)
+from grpo_lightning.generation.vllm.reloading import reloading
+from grpo_lightning.generation.vllm.weight_patches import of_own_layers, past_lora_layers
 
 
 def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -28,9 +23,8 @@ def load_directly(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 def reload(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """The reload of vLLM itself, which repacks the weights of each layer; runs in a worker."""
     model = worker.get_model()
-    with past_lora_layers(model), copying_after_reload(model), packing_experts():
+    with past_lora_layers(model), reloading(model):
         worker.reload_weights(weights_iterator=of_own_layers(model, weights))
-    repack_tied_heads(model)
     forget_adapters(model)
 
 

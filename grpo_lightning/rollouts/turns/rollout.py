@@ -40,6 +40,8 @@ class Assignment:
 
     number: int
     """Its place among all rollouts of the call."""
+    name: str
+    """What errors call its row."""
     messages: list[Message]
     row: dict[str, Any]
     """The prompt and the columns of its row, for the environment."""
@@ -77,7 +79,7 @@ class RolloutPlayer:
             state.written = behind_prompt(task.messages, form.quoted(state.opening))
             with faults_of_what_was_said(state.opening):
                 prompt_ids = form.prompt_ids(state.written, episode.tools)
-            self._check_room(len(prompt_ids), EnvironmentFault if state.opening else RefusedRowError)
+            self._check_room(task.name, len(prompt_ids), EnvironmentFault if state.opening else RefusedRowError)
             state.trail.prompt_ids = prompt_ids
             stop = await self._turns(_Table(task, episode, form, ask), state)
             final = await episode.final_reward()
@@ -118,10 +120,10 @@ class RolloutPlayer:
         seed = derive_seed(task.seed, len(state.rewards))
         return TurnRequest(task.number, state.trail.context, seed, limit)
 
-    def _check_room(self, length: int, error: type[Exception]) -> None:
+    def _check_room(self, name: str, length: int, error: type[Exception]) -> None:
         if self.context is not None and length >= self.context:
             raise error(
-                f"A prompt with the schemas of the tools and what the environment says first has {length} "
+                f"{name} with the schemas of the tools and what the environment says first has {length} "
                 f"tokens, and the model or its engine takes {self.context} with the completion. Lower "
                 "data.max_prompt_length, offer fewer tools, or raise model.generator.init_args.max_model_length where the "
                 "model has the positions."

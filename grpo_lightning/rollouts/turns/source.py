@@ -133,9 +133,9 @@ class TurnSource(RolloutSource):
         """
         tasks: list[Assignment] = []
         for b, prompt in enumerate(batch.prompts):
-            columns = {name: values[b] for name, values in batch.columns.items()}
+            name, columns = batch.row_name(b), {key: values[b] for key, values in batch.columns.items()}
             if isinstance(prompt, str):
-                raise RefusedRowError(text_prompts(f"the prompt {prompt!r:.80} is"))
+                raise RefusedRowError(text_prompts(f"{name} is"))
             if columns.get(TOOLS):
                 raise RefusedRowError(
                     f"The dataset's column {TOOLS!r} names tools for the chat template, and the policy can call those of "
@@ -144,7 +144,7 @@ class TurnSource(RolloutSource):
             own = row_template_kwargs({TEMPLATE_KWARGS: columns.get(TEMPLATE_KWARGS)}, {})
             for g in range(num_generations):
                 row: dict[str, Any] = {"prompt": prompt, **columns}
-                tasks.append(Assignment(len(tasks), prompt, row, derive_seed(seeds[b], g), own))
+                tasks.append(Assignment(len(tasks), name, prompt, row, derive_seed(seeds[b], g), own))
         return tasks
 
     def close(self, step: int) -> None:

@@ -267,9 +267,13 @@ def test_a_mistake_raised_where_nothing_was_called_is_an_answer_or_a_fault(polic
 @pytest.mark.parametrize(
     ("prompt", "columns", "message"),
     [
-        ("Go.", {}, "the prompt 'Go.' is"),
+        ("Go.", {}, r"row 4 \('Go.'\) is text"),
         ([{"role": "user", "content": "Go."}], {"tools": [[{"name": "look"}]]}, "column 'tools' names tools"),
-        ([{"role": "user", "content": "Go. " * 600}], {}, r"the tools .* has \d+ tokens, and the model .* takes 512"),
+        (
+            [{"role": "user", "content": "Go. " * 600}],
+            {},
+            r"^row 4 \('Go. .* the tools .* has \d+ tokens, and the model .* takes 512",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_played_is_refused(policy, prompt, columns, message):
@@ -280,5 +284,5 @@ def test_a_row_that_cannot_be_played_is_refused(policy, prompt, columns, message
     how = SamplingSettings(num_generations=2, max_completion_length=300)
     source = make_source(settings, ToolSettings(tools=[IncrementEnv().increment]), how, policy, 0)
     with pytest.raises(RefusedRowError, match=message):
-        source.sample(PromptBatch([prompt], [[5]], [0], columns), Moment())
+        source.sample(PromptBatch([prompt], [[5]], [4], columns), Moment())
     source.close(0)
