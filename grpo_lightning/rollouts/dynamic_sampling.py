@@ -7,7 +7,7 @@ prompts within a cap, or by good groups of the last steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards, is_unanimous
 from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.distributed.checkpoint_values import columns_as_storable
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
@@ -98,16 +99,20 @@ class ScoredGroups:
         return cls(batch, join_rollouts([part.rollouts for part in parts]), rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; dataset columns, which only rewards read, are left out."""
-        prompts = {"prompts": self.batch.prompts, "prompt_ids": self.batch.prompt_ids, "uids": self.batch.uids}
-        rewards = {"values": self.rewards.values, "weights": self.rewards.weights, "lists": self.rewards.lists}
-        return {"rollouts": rollouts_state(self.rollouts), **prompts, **rewards}
+        """Tensors and plain values; what teachers read of the data and of rewards is among them."""
+        batch, rewards = self.batch, self.rewards
+        columns, extra = columns_as_storable(batch.columns), columns_as_storable(rewards.extra)
+        prompts = {"prompts": batch.prompts, "prompt_ids": batch.prompt_ids, "uids": batch.uids, "columns": columns}
+        scores = {"values": rewards.values, "weights": rewards.weights, "lists": rewards.lists, "extra": extra}
+        return {"rollouts": rollouts_state(self.rollouts), **prompts, **scores}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
         """The groups of ``state_dict``, with the names of the rewards."""
-        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"])
-        rewards = RewardTable(state["values"], names, state["weights"], lists=state["lists"])
+        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"], state.get("columns", {}))
+        rewards = RewardTable(
+            state["values"], names, state["weights"], extra=state.get("extra", {}), lists=state["lists"]
+        )
         return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
 
 
@@ -153,8 +158,9 @@ class ReplayBuffer:
     """(step in which it was sampled, one group)."""
 
     def add(self, step: int, groups: ScoredGroups) -> None:
-        """Keeps these groups; the oldest make room."""
-        self.groups += [(step, groups.take([g])) for g in range(len(groups))]
+        """Keeps these groups, without the metrics of their step's scoring; the oldest make room."""
+        kept = replace(groups, rewards=replace(groups.rewards, metrics={}))
+        self.groups += [(step, kept.take([g])) for g in range(len(kept))]
         self.groups = self.groups[len(self.groups) - self.size :] if len(self.groups) > self.size else self.groups
 
     def pop(self, count: int, step: int) -> list[ScoredGroups]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from grpo_lightning.distributed.checkpoint_values import columns_as_storable
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
@@ -30,7 +31,7 @@ def rewards_state(await_rewards: Callable[[], RewardTable]) -> dict[str, Any] | 
         "values": table.values.clone(),
         "names": table.names,
         "weights": table.weights.clone(),
-        "extra": table.extra,
+        "extra": columns_as_storable(table.extra),
         "lists": table.lists,
     }
 

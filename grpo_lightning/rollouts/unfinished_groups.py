@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from grpo_lightning.distributed.checkpoint_values import is_storable
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.parts import Part, PartEnd, PartRequest
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
@@ -116,7 +119,13 @@ class GrowingGroup:
 
 
 def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generations: int) -> list[GrowingGroup]:
-    """A group of each prompt, nothing sampled."""
+    """A group of each prompt, nothing sampled.
+
+    Raises:
+        RefusedRowError: If a row has a value that a checkpoint cannot hold.
+    """
+    for name, values in batch.columns.items():
+        _check_storable(name, values, batch.uids)
     return [
         GrowingGroup(
             batch.uids[b],
@@ -129,6 +138,16 @@ def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generati
         )
         for b in range(len(batch))
     ]
+
+
+def _check_storable(name: str, values: Sequence[Any], uids: Sequence[int]) -> None:
+    for uid, value in zip(uids, values, strict=True):
+        if not is_storable(value):
+            raise RefusedRowError(
+                f"row {uid} has the {type(value).__name__} {reprlib.repr(value)} in the column {name}. model.partial_rollouts "
+                "keeps the rows of unfinished groups in checkpoints, which hold plain values, times and decimals. Make it "
+                "one, or leave the column out (data.converter_args.pass_through=false)."
+            )
 
 
 def batch_of(groups: Sequence[GrowingGroup]) -> PromptBatch:

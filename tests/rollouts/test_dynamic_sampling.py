@@ -20,6 +20,7 @@ from grpo_lightning.rollouts.dynamic_sampling import (
     groups_with_signal,
 )
 from grpo_lightning.rollouts.groups import join_rollouts
+from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.types import PromptBatch, Rollouts
 
 nan = float("nan")
@@ -167,6 +168,17 @@ def test_the_state_of_one_rank_count_serves_another() -> None:
     assert [half.drawn for half in halves] == [3, 3]
 
 
+def test_kept_groups_are_the_same_out_of_a_checkpoint() -> None:
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    collect(sampler, [[[0, 1], [0, 2]]])
+    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    again.load_state_dict(sampler.state_dict(), ("r",))
+    for kept, (_, group) in zip(sampler.replay.groups, again.replay.groups, strict=True):
+        assert group.batch == kept[1].batch and group.batch.columns["a"]
+        assert group.rewards.extra == kept[1].rewards.extra and group.rewards.extra["note"]
+        assert group.rewards.metrics == kept[1].rewards.metrics == {}  # which are of the step that scored them
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -208,17 +220,43 @@ def weights_of(model_dir: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).named_parameters())
 
 
-def run(model_dir: Path, folder: Path, steps: int, ckpt: Path | None = None, save: Path | None = None) -> Any:
+def run(
+    model_dir: Path, folder: Path, steps: int, ckpt: Path | None = None, save: Path | None = None, **settings: Any
+) -> Any:
     folder.mkdir(exist_ok=True)
-    module = make_module(
-        model_dir,
-        rewards=[even_only],
-        dynamic_sampling=DynamicSampling("refill", max_rounds=1, replay_groups=4),
-    )
+    defaults = {"rewards": [even_only], "dynamic_sampling": DynamicSampling("refill", max_rounds=1, replay_groups=4)}
+    module = make_module(model_dir, **(defaults | settings))
     callbacks = [ModelCheckpoint(save, every_n_train_steps=1, save_top_k=-1, filename="{step}")] if save else []
-    settings = {"callbacks": callbacks, "enable_checkpointing": bool(save)}
-    make_trainer(folder, steps, **settings).fit(module, datamodule=make_data(folder), ckpt_path=ckpt)
+    saving = {"callbacks": callbacks, "enable_checkpointing": bool(save)}
+    make_trainer(folder, steps, **saving).fit(module, datamodule=make_data(folder), ckpt_path=ckpt)
     return module
+
+
+def says(completions: list[str], log_extra: Any, **columns: Any) -> list[float]:
+    """As ``even_only``, with a word about each completion."""
+    log_extra("said", [f"{len(text)} characters" for text in completions])
+    return even_only(completions, **columns)
+
+
+TAUGHT: dict[str, dict[str, Any]] = {
+    "by columns": {"distillation": Distillation("self", teacher_prompt="{prompt}{ground_truth}")},
+    "by what a reward said": {
+        "rewards": [says],
+        "distillation": Distillation("self", teacher_prompt="{prompt}{feedback}", feedback_column="said"),
+    },
+}
+
+
+@pytest.mark.parametrize("taught", TAUGHT.values(), ids=TAUGHT)
+def test_groups_replayed_out_of_a_checkpoint_are_taught_as_before(
+    tiny_model_dir: Path, tmp_path: Path, taught: dict[str, Any]
+) -> None:
+    settings = {"dynamic_sampling": DynamicSampling("drop", replay_groups=4), **taught}
+    whole = run(tiny_model_dir, tmp_path / "whole", 4, save=tmp_path / "checkpoints", **settings)
+    resumed = run(tiny_model_dir, tmp_path / "whole", 4, ckpt=tmp_path / "checkpoints" / "step=3.ckpt", **settings)
+    assert resumed.step_metrics["dynamic_sampling/replayed"] > 0
+    assert resumed.step_metrics["distillation/divergence"] == whole.step_metrics["distillation/divergence"]
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
 
 
 def test_a_resumed_run_draws_and_replays_what_the_whole_one_did(tiny_model_dir: Path, tmp_path: Path) -> None:

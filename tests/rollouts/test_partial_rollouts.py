@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
@@ -14,6 +18,7 @@ from runs import make_data, make_module, make_trainer, token_logprobs, weights, 
 from transformers import AutoModelForCausalLM
 from vllm_cases import TOKENIZER, ending_model
 
+from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import TransformersGenerator, VLLMServer
 from grpo_lightning.generation.parts import Part, PartRequest
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
@@ -80,10 +85,10 @@ def train(model_dir: Path, folder: Path, max_steps: int = 5, ckpt_path: Path | N
     }
     folder.mkdir(exist_ok=True)
     callbacks = [recorder, saving, *options.pop("callbacks", [])]
+    own = {"dataset": str(write_prompts(folder / "prompts.jsonl", 16))} | options.pop("data", {})
     module = make_module(model_dir, **(defaults | options))
     trainer = make_trainer(folder, max_steps, callbacks=callbacks, enable_checkpointing=True)
-    data = make_data(folder, batch_size=PROMPTS, dataset=str(write_prompts(folder / "prompts.jsonl", 16)))
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
+    trainer.fit(module, datamodule=make_data(folder, batch_size=PROMPTS, **own), ckpt_path=ckpt_path)
     return recorder
 
 
@@ -218,6 +223,29 @@ def test_a_step_that_fails_after_it_sampled_is_sampled_again_as_it_was(model_dir
     torch.testing.assert_close(resumed.weights[-1], whole.weights[-1], rtol=0, atol=0)
 
 
+def dated(completions, when, **columns):
+    """Looks at a time of the row, and needs one."""
+    return [value.day + len(text) / 100 for value, text in zip(when, completions, strict=True)]
+
+
+def test_rows_of_a_table_with_times_are_carried_over_a_resume(model_dir, tmp_path):
+    rows = [{"prompt": f"{i}+{i}=", "when": datetime(2024, 1, 1 + i), "price": Decimal(i)} for i in range(12)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    data = {"dataset": str(tmp_path / "rows.parquet")}
+    whole = train(model_dir, tmp_path, 4, rewards=[dated], data=data)
+    resumed = train(model_dir, tmp_path / "again", 4, tmp_path / "step=2.ckpt", rewards=[dated], data=data)
+    assert resumed.told("uids", "carried", "numbers") == whole.told("uids", "carried", "numbers")[2:]
+    assert whole.steps[1]["carried"][0]["columns"].keys() == {"when", "price"}
+
+
+def test_a_row_that_no_checkpoint_could_hold_is_refused(model_dir, tmp_path):
+    rows = [{"prompt": f"{i}+{i}=", "seen": range(i)} for i in range(12)]
+    with pytest.raises(
+        RefusedRowError, match=r"row \d+ has the range range\(.*\) in the column seen.*pass_through=false"
+    ):
+        train(model_dir, tmp_path, 1, data={"dataset": rows})
+
+
 def test_carried_groups_that_a_run_without_the_setting_leaves_out_are_told_of(model_dir, run, tmp_path):
     _, folder = run
     with pytest.warns(UserWarning, match="model.partial_rollouts.carry_over=0 leaves 2 carried groups out"):
@@ -225,7 +253,6 @@ def test_carried_groups_that_a_run_without_the_setting_leaves_out_are_told_of(mo
             module := make_module(model_dir, max_completion_length=LIMIT, optimizer=fast_sgd),
             datamodule=make_data(tmp_path, batch_size=PROMPTS, dataset=str(folder / "prompts.jsonl")),
             ckpt_path=folder / "step=2.ckpt",
-            weights_only=False,
         )
     assert module.steps_done == 3 and module.last_step.rollouts.num_prompts == PROMPTS
 
