@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from command_runs import CommandRun
 from fake_vllm_server import fake_vllm
