@@ -38,12 +38,14 @@ class DynamicSampling:
         replay_max_age: Steps after which a kept group is too old.
     """
 
-    mode: Literal["off", "drop", "refill"] = "off"
+    mode: Literal["off", "drop", "refill", False] = "off"
     max_rounds: int = 3
     replay_groups: int = 0
     replay_max_age: int = 4
 
     def __post_init__(self) -> None:
+        if self.mode is False:  # what YAML 1.1 makes of off without quotes
+            object.__setattr__(self, "mode", "off")
         if self.mode not in MODES:
             raise ValueError(f"model.dynamic_sampling.mode={self.mode!r} is unknown. Choose one of {', '.join(MODES)}.")
         if self.max_rounds < 1 or self.replay_groups < 0 or self.replay_max_age < 1:

@@ -125,6 +125,15 @@ def test_arguments_override_the_file(config, tmp_path):
     assert cli.datamodule.batch_size == 2
 
 
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_dynamic_sampling_is_turned_off_by_the_word_that_yaml_reads_as_false(config, tmp_path, where):
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {dynamic_sampling: {mode: off}}\n")
+    off = ("--config", str(own)) if where == "file" else ("--model.dynamic_sampling.mode", "off")
+    arguments = ("--model.dynamic_sampling.mode", "drop", *off)
+    assert run_in_process(config, tmp_path, "fit", *arguments).model.settings.dynamic_sampling.mode == "off"
+
+
 def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
     cli = run_in_process(config, tmp_path)
     assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)

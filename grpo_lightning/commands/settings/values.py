@@ -60,6 +60,7 @@ def wanted(setting: Setting) -> str:
         'a whole number or auto'
     """
     words = [WORDS[kind] for kind in WORDS if kind in setting.kinds]
-    choices = [str(choice) for choice in dict.fromkeys(map(str, setting.choices))]
+    named = [choice for choice in setting.choices if choice is not False or "off" not in setting.choices]
+    choices = list(dict.fromkeys(map(str, named)))
     *before, last = [word for word in words if word != "null"] + choices + (["null"] if "null" in words else [])
     return f"{', '.join(before)} or {last}" if before else last
