@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo_lightning.datamodules.curriculum import Curriculum, Pools
 from grpo_lightning.datamodules.mixture import MixedPrompts, Quotas
-from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.datamodules.order import OtherDataError, epoch_permutation
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.seeds import derive_seed
 
@@ -61,10 +61,10 @@ class EpochOrder:
         """Nothing to do.
 
         Raises:
-            ValueError: If the checkpoint's run drew its prompts.
+            OtherDataError: If the checkpoint's run drew its prompts.
         """
         if state:
-            raise ValueError(
+            raise OtherDataError(
                 f"The checkpoint's data is of {', '.join(map(str, state['sizes']))} prompts, and this run's is one dataset "
                 "without a curriculum. Use the data settings of the first run."
             )
@@ -187,25 +187,26 @@ class DrawnOrder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with saved draws and pools. Other weights count from here on.
+        """Goes on with saved draws and pools. Other weights count from here on, and steps of another size are drawn anew.
 
         Raises:
-            ValueError: If the checkpoint's datasets are others, or it was written with or without a curriculum.
+            OtherDataError: If the checkpoint's datasets are others, or it was written with or without a curriculum.
         """
         if not state or state["sizes"] != self.sizes:
             found = f"of {', '.join(map(str, state['sizes']))} prompts" if state else "one dataset without a curriculum"
-            raise ValueError(
+            raise OtherDataError(
                 f"The checkpoint's data is {found}, and this run's of {', '.join(map(str, self.sizes))} prompts: draws and pools "
                 "of the one do not fit the other. Use the data settings of the first run."
             )
         if [one.keys() for one in state["sources"]] != [source.state_dict().keys() for source in self.sources]:
-            raise ValueError(
+            raise OtherDataError(
                 "data.curriculum was set in the checkpoint's run or is now, not both. Use the first run's."
             )
         if state["weights"] == self.weights:
             self.quotas.given = list(state["given"])
         self.steps_drawn = state["steps_drawn"]
-        self._plans = {(epoch, batch): places for epoch, batch, places in state["plans"]}
+        plans = [plan for plan in state["plans"] if len(plan[2]) == self.per_step]
+        self._plans = {(epoch, batch): places for epoch, batch, places in plans}
         for source, saved in zip(self.sources, state["sources"], strict=True):
             source.load_state_dict(saved)
 

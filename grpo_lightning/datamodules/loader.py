@@ -9,17 +9,12 @@ from lightning.pytorch import Trainer
 
 from grpo_lightning.datamodules.drawing import EpochOrder, Order
 from grpo_lightning.datamodules.mixture import MixedPrompts
-from grpo_lightning.datamodules.order import evaluation_rows, num_evaluation_batches, training_rows
+from grpo_lightning.datamodules.order import OtherDataError, evaluation_rows, num_evaluation_batches, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.errors import ExplainedError
 from grpo_lightning.types import PromptBatch
 
 IN_WORDS = {"prompts": "the number of prompts", "prompts_per_step": "data.batch_size times devices"}
 """Of what decides where an epoch stands."""
-
-
-class OtherDataError(ExplainedError, ValueError):
-    """A place in an epoch means nothing with other data."""
 
 
 class TrainingLoader:
@@ -111,8 +106,13 @@ class TrainingLoader:
         """Continues from a saved place.
 
         Raises:
-            OtherDataError: If it lies inside an epoch and the data, the seed or the global batch are other ones now.
+            OtherDataError: If it is of a stream, or lies inside an epoch and the data, the seed or the global batch are other
+                ones now.
         """
+        if "cursor" in state:
+            raise OtherDataError(
+                "The checkpoint's data is a stream, and data.streaming is false. Use the data settings of the first run."
+            )
         inside = 0 < state["next_batch"] < state["batches"]
         changed = {key: (state[key], now) for key, now in self._identity().items() if state[key] != now}
         if inside and changed:

@@ -7,6 +7,12 @@ import hashlib
 import torch
 from torch import Tensor
 
+from grpo_lightning.errors import ExplainedError
+
+
+class OtherDataError(ExplainedError, ValueError):
+    """A place in the data means nothing in other data."""
+
 
 def epoch_permutation(num_rows: int, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
     """The order of the rows in an epoch, the same on every rank.

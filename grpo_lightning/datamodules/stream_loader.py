@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.datamodules.mixture import join_batches
-from grpo_lightning.datamodules.order import epoch_permutation, training_rows
+from grpo_lightning.datamodules.order import OtherDataError, epoch_permutation, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.stream_rows import START, Cursor, RowStream
 from grpo_lightning.errors import refusing_rows
@@ -188,12 +188,16 @@ class StreamLoader:
         """Continues from a saved place.
 
         Raises:
-            ValueError: If it was a place in other data, or in another order.
+            OtherDataError: If it was a place in other data, or in another order.
         """
+        if "cursor" not in state:
+            raise OtherDataError(
+                "The checkpoint's data was read as a whole, and data.streaming is true. Use the data settings of the first run."
+            )
         now = self._identity()
         changed = [f"{key} was {state.get(key)} and is {now[key]}" for key in now if state.get(key) != now[key]]
         if changed:
-            raise ValueError(
+            raise OtherDataError(
                 f"The checkpoint was written inside a stream that cannot be continued: {', '.join(changed)}. Use the data "
                 "settings of the first run."
             )

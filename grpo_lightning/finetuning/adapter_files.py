@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, on_first_rank, whole
 from grpo_lightning.finetuning.adapters import merged_state_dict, plain_config
 from grpo_lightning.finetuning.base_identity import BaseIdentity, identify_base
@@ -191,11 +192,11 @@ def adapter_record(model: PeftModel, model_name_or_path: str) -> dict[str, Any]:
 
 
 def check_record(record: dict[str, Any], model: PeftModel, model_name_or_path: str) -> None:
-    """Raises ValueError if a checkpoint's adapter belongs to another base, or would mean something else on this one."""
+    """Raises CheckpointNotReadableError if a checkpoint's adapter belongs to another base, or would mean something else on this one."""
     stored = BaseIdentity(record["base"]["name"], record["base"]["weights_sha256"], record["base"]["config"])
     difference = stored.difference(model_name_or_path)
     if difference:
-        raise ValueError(
+        raise CheckpointNotReadableError(
             f"The checkpoint's adapter was trained on {stored.model_name_or_path!r}, not on model.model_name_or_path="
             f"{model_name_or_path!r}: {difference}. Use that base."
         )
@@ -203,7 +204,7 @@ def check_record(record: dict[str, Any], model: PeftModel, model_name_or_path: s
     shared = (now.keys() & then.keys()) - FREE_OPTIONS
     changed = [f"{name} was {then[name]!r}, is {now[name]!r}" for name in sorted(shared) if now[name] != then[name]]
     if changed:
-        raise ValueError(
+        raise CheckpointNotReadableError(
             f"The checkpoint's adapter has other settings than this config: {'; '.join(changed)}. Use the config.yaml "
             "of its run."
         )

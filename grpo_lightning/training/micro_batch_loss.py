@@ -100,6 +100,6 @@ class MicroBatchLoss:
         return self.entropy_controller.state_dict() if self.entropy_controller else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores it."""
-        if self.entropy_controller:
+        """Restores it; where the earlier run had none, it begins here."""
+        if self.entropy_controller and state:
             self.entropy_controller.load_state_dict(state)
