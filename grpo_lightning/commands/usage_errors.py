@@ -54,16 +54,18 @@ def in_one_line(message: str) -> str:
         ...     "  Subtypes: [A, B]\n  Errors:\n    - Option 'foo' is not accepted\n    - Expected a <class 'NoneType'>"
         ... ))
         model.generator: Option 'foo' is not accepted
+        >>> print(in_one_line("Does not validate against any of the Union subtypes\nErrors:\n  - weight=-1 is none.\nGiven value: 1"))
+        weight=-1 is none.
     """
     key = re.search(r'Parser key "([\w.]+)"', message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    if key is None or len(lines) < 2:
+    if len(lines) < 2 or (key is None and not message.startswith(FRAME[0])):
         return message
     reasons = [line for line in lines if not line.startswith(FRAME)] or lines[1:]
     reason = next((line for line in reasons if any(words in line for words in TELLING)), reasons[0])
     reason = re.sub(r"^Type .*? expects a function or a callable class: |\.? Got value: Namespace.*$", "", reason)
     reason = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"it takes {WORDS.get(found[1], found[1])}", reason)
-    return f"{key[1]}: {reason}"
+    return reason if key is None else f"{key[1]}: {reason}"
 
 
 def meant_by(message: str, options: Iterable[str]) -> str:
