@@ -6,7 +6,8 @@ prompts within a cap, or by good groups of the last steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
 from grpo_lightning.types import PromptBatch, Rollouts
+
+logger = logging.getLogger(__name__)
 
 MODES = ("off", "drop", "refill")
 
@@ -105,16 +108,15 @@ class ScoredGroups:
         batch, rewards = self.batch, self.rewards
         columns, extra = columns_as_storable(batch.columns), columns_as_storable(rewards.extra)
         prompts = {"prompts": batch.prompts, "prompt_ids": batch.prompt_ids, "uids": batch.uids, "columns": columns}
-        scores = {"values": rewards.values, "weights": rewards.weights, "lists": rewards.lists, "extra": extra}
+        scores = {"names": rewards.names, "values": rewards.values, "lists": rewards.lists, "extra": extra}
         return {"rollouts": rollouts_state(self.rollouts), **prompts, **scores}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], names: tuple[str, ...]) -> ScoredGroups:
-        """The groups of ``state_dict``, with the names of the rewards."""
-        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"], state.get("columns", {}))
-        rewards = RewardTable(
-            state["values"], names, state["weights"], extra=state.get("extra", {}), lists=state["lists"]
-        )
+    def from_state(cls, state: dict[str, Any], weights: Mapping[str, float]) -> ScoredGroups:
+        """The groups of ``state_dict``, with the rewards' weights of now."""
+        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"], state["columns"])
+        of_now = torch.tensor([weights[name] for name in state["names"]], dtype=torch.float64)
+        rewards = RewardTable(state["values"], state["names"], of_now, extra=state["extra"], lists=state["lists"])
         return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
 
 
@@ -160,9 +162,8 @@ class ReplayBuffer:
     """(step in which it was sampled, one group)."""
 
     def add(self, step: int, groups: ScoredGroups) -> None:
-        """Keeps these groups, without the metrics of their step's scoring; the oldest make room."""
-        kept = replace(groups, rewards=replace(groups.rewards, metrics={}))
-        self.groups += [(step, kept.take([g])) for g in range(len(kept))]
+        """Keeps these groups; the oldest make room."""
+        self.groups += [(step, groups.take([g])) for g in range(len(groups))]
         self.groups = self.groups[len(self.groups) - self.size :] if len(self.groups) > self.size else self.groups
 
     def pop(self, count: int, step: int) -> list[ScoredGroups]:
@@ -243,7 +244,7 @@ class DynamicSampler:
         # A rank may be left without groups, so that the step is the same on any number of ranks; all of them may not.
         nobody = not any(gather_objects(bool(parts)))
         groups = ScoredGroups.joined(parts or [sampled[0].take([0] if nobody and is_first_rank() else [])])
-        return groups, {
+        return _with_metrics_of(sampled, groups), {
             "dynamic_sampling/kept": _share(fresh, sum(map(len, sampled))),
             "dynamic_sampling/rounds": torch.tensor([float(len(sampled))], dtype=torch.float64),
             "dynamic_sampling/missing": _share(wanted - fresh - len(replayed), wanted),
@@ -263,9 +264,15 @@ class DynamicSampler:
         return {"ranks": gather_objects(mine)}
 
     def load_state_dict(
-        self, state: dict[str, Any], names: tuple[str, ...], rank: int = 0, world_size: int = 1
+        self, state: dict[str, Any], weights: Mapping[str, float], rank: int = 0, world_size: int = 1
     ) -> None:
-        """Continues from a saved state; on another number of ranks the kept groups are dealt out anew."""
+        """Continues from a saved state; on another number of ranks the kept groups are dealt out anew.
+
+        Args:
+            state: Groups in it that other rewards have scored are not kept.
+            weights: Of the run's rewards, by name and in order.
+            rank, world_size: Of this process.
+        """
         ranks = state["ranks"]
         if len(ranks) == world_size:
             self.drawn, saved = ranks[rank]["drawn"], ranks[rank]["replay"]
@@ -274,7 +281,16 @@ class DynamicSampler:
             saved = sorted((entry for one in ranks for entry in one["replay"]), key=lambda entry: entry[0])[
                 rank::world_size
             ]
-        self.replay.groups = [(step, ScoredGroups.from_state(group, names)) for step, group in saved]
+        same = [(step, group) for step, group in saved if group.get("names") == tuple(weights)]
+        if len(same) < len(saved):
+            logger.warning("The checkpoint's groups for replay were scored by other rewards; they are not used again.")
+        self.replay.groups = [(step, ScoredGroups.from_state(group, weights)) for step, group in same]
+
+
+def _with_metrics_of(sampled: Sequence[ScoredGroups], groups: ScoredGroups) -> ScoredGroups:
+    """The groups with the metrics of this step's scoring: not of the steps that scored those that are replayed."""
+    metrics = RewardTable.joined([one.rewards for one in sampled]).metrics
+    return replace(groups, rewards=replace(groups.rewards, metrics=metrics))
 
 
 def _share(count: int, of: int) -> Tensor:

@@ -65,4 +65,5 @@ class DynamicSource(Source):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
-        self.sampler.load_state_dict(state, self.source.reward_runner.names, *self.ranks())
+        weights = {reward.name: reward.weight for reward in self.source.reward_runner.rewards}
+        self.sampler.load_state_dict(state, weights, *self.ranks())

@@ -32,6 +32,7 @@ def rewards_state(await_rewards: Callable[[], RewardTable]) -> dict[str, Any] | 
         "names": table.names,
         "weights": table.weights.clone(),
         "extra": columns_as_storable(table.extra),
+        "metrics": table.metrics,
         "lists": table.lists,
     }
 

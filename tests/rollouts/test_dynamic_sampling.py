@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +161,11 @@ def test_the_state_of_one_rank_count_serves_another() -> None:
     state = json.loads(json.dumps(sampler.state_dict(), default=lambda tensor: tensor.tolist()))
     assert state["ranks"][0]["drawn"] == 5 and len(state["ranks"][0]["replay"]) == 3
     same = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
-    same.load_state_dict(sampler.state_dict(), ("r",))
+    same.load_state_dict(sampler.state_dict(), {"r": 1.0})
     assert [uids(group) for group in same.replay.pop(3, 7)] == [[2], [1], [0]]
     halves = [DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0) for _ in range(2)]
     for rank, half in enumerate(halves):
-        half.load_state_dict(sampler.state_dict(), ("r",), rank, 2)
+        half.load_state_dict(sampler.state_dict(), {"r": 1.0}, rank, 2)
     assert [[uids(group) for _, group in half.replay.groups] for half in halves] == [[[0], [2]], [[1]]]
     assert [half.drawn for half in halves] == [3, 3]
 
@@ -172,11 +174,40 @@ def test_kept_groups_are_the_same_out_of_a_checkpoint() -> None:
     sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
     collect(sampler, [[[0, 1], [0, 2]]])
     again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
-    again.load_state_dict(sampler.state_dict(), ("r",))
+    again.load_state_dict(sampler.state_dict(), {"r": 1.0})
     for kept, (_, group) in zip(sampler.replay.groups, again.replay.groups, strict=True):
         assert group.batch == kept[1].batch and group.batch.columns["a"]
         assert group.rewards.extra == kept[1].rewards.extra and group.rewards.extra["note"]
-        assert group.rewards.metrics == kept[1].rewards.metrics == {}  # which are of the step that scored them
+
+
+def test_off_is_what_yaml_makes_of_it_too() -> None:
+    assert DynamicSampling(False) == DynamicSampling("off") == DynamicSampling()
+
+
+def test_kept_groups_that_other_rewards_scored_are_left_out_of_a_resumed_run(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    collect(sampler, [[[0, 1], [0, 2]]])
+    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    again.load_state_dict(sampler.state_dict(), {"r": 0.5})
+    assert [group.rewards.weights.tolist() for _, group in again.replay.groups] == [[0.5]] * 2 and not caplog.text
+    for others in ({"s": 1.0}, {"r": 1.0, "s": 1.0}):
+        again.load_state_dict(sampler.state_dict(), others)
+        assert again.replay.groups == []
+    assert "scored by other rewards" in caplog.text
+
+
+def test_metrics_are_of_the_step_that_scores_and_not_of_the_groups_that_it_replays() -> None:
+    def at(seconds: float) -> Any:
+        groups = groups_of([[0, 1], [1, 1]])
+        return replace(groups, rewards=replace(groups.rewards, metrics={"seconds": seconds}))
+
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    for step, seconds in enumerate((5.0, 2.0)):
+        now = at(seconds)
+        sample, draw = partial(lambda scored, *asked: scored, now), partial(lambda scored, count: scored.batch, now)
+        groups, _ = sampler.collect(now.batch, sample, draw, compose, step)
+        assert groups.rewards.metrics == {"seconds": seconds}
+    assert len(groups) == 2  # one of them from the step before
 
 
 @pytest.mark.parametrize(
