@@ -38,5 +38,6 @@ def check_trained_on_text(config: PretrainedConfig) -> None:
     if not has_own_class:
         raise ValueError(
             f"model.model_name_or_path={config.name_or_path!r} is a {config.model_type}, whose language part transformers does "
-            "not load alone. Set model.vision_tower=frozen, which trains it on prompts of text and of images."
+            "not load alone. Set model.vision_tower=frozen, with which `fit` trains it on prompts of text and of images; other "
+            "stages need another model."
         )
