@@ -35,13 +35,16 @@ class WrittenSettings:
             raise ValueError(f"model.max_completion_length={self.max_completion_length} holds no token. Use 1 or more.")
 
 
-def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, settings: WrittenSettings) -> Rollouts:
-    """The rows' completions as rollouts: one per prompt, ended by the end-of-sequence token.
+def demonstrations(
+    batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, settings: WrittenSettings, ends: Collection[int] = ()
+) -> Rollouts:
+    """The rows' completions as rollouts: one per prompt, ended by an end-of-sequence token.
 
     Args:
         batch: Prompts with the column ``completion``.
         tokenizer: Of the policy.
         settings: Of which completions that are cut off are not ended.
+        ends: What ends a completion when it is generated, beside the tokenizer's end of sequence.
 
     Raises:
         RefusedRowError: If the data has no completions or a row has none, or its chat template fails on one or writes the
@@ -49,6 +52,9 @@ def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, setti
     """
     with refusing_rows():  # a stream's columns show here
         check_demonstrated(batch.columns)
+    assert tokenizer.eos_token_id is not None  # load_tokenizer has refused it otherwise
+    eos = int(tokenizer.eos_token_id)
+    stops = {eos, *ends}
     own = {name: batch.columns[name] for name in (TOOLS, TEMPLATE_KWARGS) if name in batch.columns}
     completions = batch.columns[COLUMN]
     for b, completion in enumerate(completions):
@@ -64,11 +70,12 @@ def demonstrations(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, setti
         wholes = iter(_encoded_chats(chats, options, [batch.uids[b] for b in in_chats], tokenizer))
     texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
-        _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], tokenizer, f"row {batch.uids[b]}")
+        _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], stops, f"row {batch.uids[b]}")
         if is_chat[b]
-        else _ended(next(texts), tokenizer)
+        else next(texts)
         for b in range(len(batch))
     ]
+    ids = [_ended(row, stops, eos) for row in ids]
     longest = settings.max_completion_length
     kept = [row[:longest] for row in ids]
     return Rollouts.from_lists(
@@ -148,16 +155,15 @@ def _encoded_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list
     return [list(row) for row in tokenizer(texts, add_special_tokens=False).input_ids] if texts else []
 
 
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """With one end-of-sequence token: some datasets have written it."""
-    eos = _eos(tokenizer)
-    return ids if ids[-1:] == [eos] else [*ids, eos]
+def _ended(ids: list[int], stops: Collection[int], eos: int) -> list[int]:
+    """With a token that ends it: some datasets, and most templates, have written one."""
+    return ids if ids and ids[-1] in stops else [*ids, eos]
 
 
 def _rest_of_chat(
-    whole: list[int], prompt_ids: Sequence[int], completion: Any, tokenizer: PreTrainedTokenizerBase, place: str
+    whole: list[int], prompt_ids: Sequence[int], completion: Any, stops: Collection[int], place: str
 ) -> list[int]:
-    """What the chat template writes behind a prompt, up to the last end-of-sequence token: generation stops there."""
+    """What the chat template writes behind a prompt, up to the last token of ``stops``: generation stops there."""
     start = len(prompt_ids)
     if whole[:start] != list(prompt_ids):
         role = "assistant" if isinstance(completion, str) else completion[0]["role"]
@@ -170,12 +176,6 @@ def _rest_of_chat(
             f"{place}: with the completion behind it, the chat template writes the prompt otherwise than for generation. "
             "Set model.chat_template_kwargs so that both agree (enable_thinking, for one), or use text prompts."
         )
-    rest, eos = whole[start:], _eos(tokenizer)
-    if eos in rest:
-        return rest[: len(rest) - rest[::-1].index(eos)]
-    return [*rest, eos]
-
-
-def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
-    assert tokenizer.eos_token_id is not None  # load_tokenizer has refused it otherwise
-    return int(tokenizer.eos_token_id)
+    rest = whole[start:]
+    last = next((n for n in range(len(rest), 0, -1) if rest[n - 1] in stops), len(rest))
+    return rest[:last]

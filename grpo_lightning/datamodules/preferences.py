@@ -75,7 +75,11 @@ class Preferences:
 
 
 def read_preferences(
-    batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, settings: WrittenSettings, in_pairs: bool
+    batch: PromptBatch,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: WrittenSettings,
+    in_pairs: bool,
+    ends: Collection[int] = (),
 ) -> Preferences:
     """The rows as pairs, or as completions with labels; losses of single completions take the two of a pair as well.
 
@@ -84,6 +88,7 @@ def read_preferences(
         tokenizer: Of the policy.
         settings: See there.
         in_pairs: Whether the loss compares the completions of a prompt.
+        ends: As for ``demonstrations``.
 
     Raises:
         RefusedRowError: If the columns are missing, or a row holds something else.
@@ -94,7 +99,7 @@ def read_preferences(
 
     def read(column: str) -> Rollouts:
         one = replace(batch, columns={**columns, COLUMN: columns[column]})
-        return demonstrations(one, tokenizer, settings)
+        return demonstrations(one, tokenizer, settings, ends)
 
     if CHOSEN in columns and REJECTED in columns:
         rollouts = _side_by_side(read(CHOSEN), read(REJECTED))

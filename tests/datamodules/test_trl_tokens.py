@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 from datasets import Dataset
-from toy_models import EOS_TOKEN, build_tokenizer
+from toy_models import CHAT_TEMPLATE, EOS_TOKEN, PAD_TOKEN, build_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import get_dataset_converter
@@ -152,6 +152,21 @@ def test_text_is_encoded_at_its_border_as_it_is_generated_and_not_together_as_in
     prompt, chosen, _ = of_pair(row, tokenizer)
     assert tokenizer.decode(prompt) == row["prompt"] and tokenizer.decode(theirs["prompt_ids"]) != row["prompt"]
     assert tokenizer.decode(theirs["prompt_ids"] + theirs["chosen_ids"]) == tokenizer.decode(prompt + chosen)
+
+
+def test_an_answer_ends_with_the_token_that_generation_ends_at_and_not_behind_it_as_in_trl():
+    """Gemma's form: the tokenizer's end of sequence is another token than the one that ends a turn."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    turn_end, tokenizer.eos_token = tokenizer.convert_tokens_to_ids(EOS_TOKEN), PAD_TOKEN
+    row = PAIRS["chat"]
+    theirs = prepared(trl.DPOTrainer, options(trl.DPOConfig), dict(row), tokenizer)
+    read_row = read(row, "dpo", tokenizer)
+    ours = read_preferences(read_row, tokenizer, WrittenSettings(), True, [turn_end]).rollouts.completions()
+    for ids, name in zip(ours, ("chosen_ids", "rejected_ids"), strict=True):
+        assert [*ids.tolist(), *tokenizer("\n").input_ids] == theirs[name] and ids[-1] == turn_end
+    without = read_preferences(read_row, tokenizer, WrittenSettings(), True).rollouts.completions()
+    assert tokenizer.decode(without[0]) == f"blue{EOS_TOKEN}\n{PAD_TOKEN}"
 
 
 def test_of_a_whole_conversation_the_last_answer_counts_alone_and_not_every_token_as_in_trl():

@@ -204,6 +204,7 @@ def test_kto_takes_labelled_completions_and_pairs_alike(tiny_model_dir, tmp_path
 
 def test_the_completion_that_kto_compares_with_answers_another_prompt(tiny_model_dir, tmp_path):
     module = DPOModule(model_name_or_path=str(tiny_model_dir), loss_type="kto")
+    module.configure_model()  # whose generation config says what ends a completion
     for rows, converter, shift in ((ROWS, "dpo", 2), (LABELLED, "kto", 1)):
         data = GRPODataModule(dataset=write_rows(tmp_path / "rows.jsonl", rows), converter=converter, batch_size=4)
         data.tokenizer = module.policy.tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_trainer, train_stage, write_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from grpo_lightning import GRPODataModule
+from grpo_lightning import DPOModule, GRPODataModule
+from grpo_lightning.datamodules.converters import get_dataset_converter
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.types import PromptBatch
@@ -109,6 +112,27 @@ def test_a_chat_completion_ends_where_generation_would(tokenizer, completion):
     whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": "It is 5"}], tokenize=False)
     both = tokenizer.decode(torch.cat([rollouts.prompt_ids, rollouts.completion_ids]))
     assert whole == both + "\n"
+
+
+@pytest.mark.parametrize("settings", [{}, {"finetuning_type": "lora"}], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("stage", "row"), [(SFTModule, {"completion": "5"}), (DPOModule, {"chosen": "5", "rejected": "6"})]
+)
+def test_a_chat_ends_with_whatever_ends_generation_where_the_tokenizer_says_otherwise(
+    tiny_model_dir, tmp_path, stage, row, settings
+):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    turn_end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token  # as in Gemma
+    tokenizer.save_pretrained(tmp_path / "model")
+    GenerationConfig(eos_token_id=[turn_end, tokenizer.eos_token_id]).save_pretrained(tmp_path / "model")
+    rows = [{"prompt": [{"role": "user", "content": "2+3?"}], **row}] * 3
+    converter = "sft" if stage is SFTModule else "dpo"
+    module = train_stage(stage, converter, rows, tmp_path / "model", tmp_path, **settings)
+    made = PromptDataset(rows, get_dataset_converter(converter), module.policy.tokenizer, "rows").batch([0])
+    read = module.demonstrations(made) if stage is SFTModule else module.own_preferences(made).rollouts
+    assert [ids[-1] for ids in read.completions()] == [turn_end] * len(row)
+    assert [len(ids) for ids in read.completions()] == [2] * len(row)
 
 
 def test_a_long_completion_is_cut_and_not_ended(tokenizer):
