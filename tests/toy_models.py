@@ -83,6 +83,18 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
         "block_auto_adjust_ff_dim": False,
         **{"conv_dim": 64, "conv_dim_out": 64, "block_dim": 64},  # which published configurations have, and vLLM reads
     },
+    "lfm2_moe": {
+        "layer_types": ["conv", "full_attention"],
+        "num_dense_layers": 1,
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    },
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64},
+    "cohere2": {"head_dim": 32, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "cohere2_moe": {
+        **{"head_dim": 32, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+        **{"num_experts": 4, "num_experts_per_tok": 2},
+    },
+    "apertus": {"tie_word_embeddings": False},
     "smollm3": {"tie_word_embeddings": False},
     "phi3": {"tie_word_embeddings": False, "original_max_position_embeddings": 512},
 }

@@ -97,7 +97,7 @@ class Generator(ABC):
         """
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 - most take what the policy is
-        """Refuses a model whose language part alone is trained and that this generator cannot sample from so.
+        """Refuses a model of which text is trained, its language part where it has a tower, and that this cannot sample from so.
 
         Called before weights load.
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 import grpo_lightning
-from grpo_lightning.generation.vllm import patches, reloading, weight_patches
-from grpo_lightning.generation.vllm.compat import why_unusable
+from grpo_lightning.generation.vllm import model_patches, patches, reloading, weight_patches
+from grpo_lightning.generation.vllm.compat import installed_version, why_unusable
 from grpo_lightning.generation.vllm.patch_list import PATCHES
 from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads
 from grpo_lightning.generation.vllm.reloading import copying_after_reload
@@ -26,7 +26,7 @@ FOREIGN = ("vllm", "torch", "transformers", "peft")
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.changes)
 def test_each_change_names_its_function_and_a_test(patch):
-    found = [file for file in (patches, weight_patches, reloading) if hasattr(file, patch.by)]
+    found = [file for file in (patches, weight_patches, reloading, model_patches) if hasattr(file, patch.by)]
     assert len(found) == 1 and inspect.isfunction(getattr(found[0], patch.by))
     file, _, function = patch.test.partition("::")
     assert re.search(rf"^def {function}\(", (HERE / file).read_text(), re.MULTILINE)
@@ -35,12 +35,15 @@ def test_each_change_names_its_function_and_a_test(patch):
 @pytest.mark.skipif(why_unusable() is not None, reason="needs vLLM")
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.changes)
 def test_what_is_changed_is_there(patch):
+    since = tuple(int(part) for part in re.search(r"[\d.]+", patch.versions)[0].split("."))
+    if tuple(int(part) for part in installed_version()[0].split(".")[:2]) < since:
+        pytest.skip(f"from {patch.versions.partition(' ')[0]} on")
     assert pydoc.locate(patch.changes) is not None
 
 
-def test_all_changes_are_in_three_files():
+def test_all_changes_are_in_four_files():
     found = {path.name for path in PACKAGE.rglob("*.py") if changes_of(path.read_text())}
-    assert found == {"patches.py", "weight_patches.py", "reloading.py"}
+    assert found == {"patches.py", "weight_patches.py", "reloading.py", "model_patches.py"}
 
 
 def test_the_search_finds_what_it_looks_for():

@@ -9,10 +9,12 @@ from statistics import fmean
 from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
+from transformers import PretrainedConfig
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.finetuning.adapters import hot_load_obstacle
 from grpo_lightning.generation.base import Generator
+from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 
 Way = Literal["hot", "merge"]
 LoraSync = Literal["hot", "merge", "auto"]
@@ -129,7 +131,7 @@ class AdapterRoute:
 
 
 class RoutedGenerator(Generator):
-    """A generator whose engine gets adapters by a route that checkpoints keep.
+    """A generator whose engine is vLLM, and gets adapters by a route that checkpoints keep.
 
     Args:
         adapter_route: To the engine.
@@ -137,6 +139,10 @@ class RoutedGenerator(Generator):
 
     def __init__(self, adapter_route: AdapterRoute) -> None:
         self.adapter_route = adapter_route
+
+    def check_model(self, config: PretrainedConfig) -> None:
+        """See ``Generator.check_model``."""
+        refuse_own_head(type(self).__name__, config)
 
     def state_dict(self) -> dict[str, Any]:
         """What ``lora_sync: auto`` has chosen."""

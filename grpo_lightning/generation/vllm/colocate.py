@@ -101,6 +101,7 @@ class VLLMColocate(RoutedGenerator):
 
     def check_model(self, config: PretrainedConfig) -> None:
         """See ``Generator.check_model``."""
+        super().check_model(config)
         refuse_missing_part(config)
 
     def record_routed_experts(self, config: PretrainedConfig) -> None:

@@ -13,13 +13,13 @@ import torch.distributed as dist
 
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, import_vllm
+from grpo_lightning.generation.vllm.model_patches import compute_as_transformers
 from grpo_lightning.generation.vllm.patches import (
     keeping_buffers,
     keeping_classes,
     keeping_process_group,
     keeping_threads,
     know_model,
-    rotate_heads_in_an_axis,
 )
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD", *UNUSED_SAMPLER)
@@ -60,7 +60,7 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
             os.environ.setdefault(name, value)
         os.environ.update(_launcher_variables(device))
         know_model(arguments["model"])
-        rotate_heads_in_an_axis()
+        compute_as_transformers()
         return vllm.LLM(**arguments)
 
 

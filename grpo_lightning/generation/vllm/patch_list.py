@@ -12,7 +12,7 @@ class Patch:
     changes: str
     """What is another function, or is called in its place."""
     by: str
-    """The function in ``patches.py``, ``weight_patches.py`` or ``reloading.py``."""
+    """The function in ``patches.py``, ``weight_patches.py``, ``reloading.py`` or ``model_patches.py``."""
     why: str
     versions: str
     """Of vLLM that it is meant for; docs/vllm.md says which of them our tests were run on."""
@@ -119,5 +119,26 @@ PATCHES = (
         "a kernel for CPUs turns queries and keys with an axis of heads, which LFM2 gives it, by the positions of others",
         "0.25 to 0.33",
         "test_vllm_colocate.py::test_convolutions_beside_attention_are_sampled_as_they_are_trained",
+    ),
+    Patch(
+        "vllm.model_executor.layers.fused_moe.router.cpu_router.CPURouter.__init__",
+        "route_by_biases",
+        "experts without groups are chosen without their correction biases on a CPU (ERNIE 4.5 MoE); before 0.30 by a function, also changed",
+        "0.30 to 0.33",
+        "test_vllm_families.py::test_a_family_is_sampled_from_as_it_is_trained_after_every_update",
+    ),
+    Patch(
+        "vllm.model_executor.layers.attention.Attention.__init__",
+        "keep_windows",
+        "windows of Cohere 2 are one token wider than in training",
+        "0.29 to 0.33",
+        "test_vllm_families.py::test_a_family_is_sampled_from_as_it_is_trained_after_every_update",
+    ),
+    Patch(
+        "vllm.model_executor.layers.activation.XIELU.__init__",
+        "keep_precision_of_activations",
+        "the activation of Apertus has weights, which are bfloat16 in a float32 engine too",
+        "0.25 to 0.33",
+        "test_vllm_families.py::test_a_family_is_sampled_from_as_it_is_trained_after_every_update",
     ),
 )

@@ -1,4 +1,5 @@
-"""Where this package changes vLLM, and torch for its sake, but for how weights load; each change is listed in ``patch_list.py``.
+"""Where this package changes vLLM, and torch for its sake, but for how weights load and what models compute; each change is listed
+in ``patch_list.py``.
 
 A class is changed in its process for good, or inside a ``with`` block; an engine of this process while it lives.
 """
@@ -92,27 +93,6 @@ def keeping_buffers() -> Iterator[None]:
         yield
     finally:
         loader_class.load_weights = load
-
-
-def rotate_heads_in_an_axis() -> None:
-    """From here on, vLLM's rotary embedding on a CPU takes queries and keys with an axis of heads, as LFM2 gives them.
-
-    Its kernel counts heads by the size of the last axis: it turned the first rows, by the positions of others, and no more.
-    """
-    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
-
-    rotary_class: Any = RotaryEmbedding
-    rotate = rotary_class.forward_cpu
-    if rotate.__name__ == "rotate_flat":  # done for an engine before
-        return
-
-    def rotate_flat(self: Any, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
-        if query.ndim < positions.ndim + 2:
-            return rotate(self, positions, query, key)
-        flat = rotate(self, positions, query.flatten(-2), None if key is None else key.flatten(-2))
-        return flat[0].view(query.shape), None if key is None else flat[1].view(key.shape)
-
-    rotary_class.forward_cpu = rotate_flat
 
 
 @contextmanager

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, revert_weight_conversion
 
-from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.distributed.sharding import plain_class, whole
 from grpo_lightning.finetuning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
 from grpo_lightning.finetuning.quantization import dequantized
+from grpo_lightning.numerics.routers import has_experts
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -114,16 +117,32 @@ def transfer_metrics(size: int, seconds: float) -> dict[str, float]:
 
 
 def _checkpoint_layout(policy: nn.Module, pairs: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """The stream under the names of a saved checkpoint.
+    """The stream under the names of a published checkpoint.
 
-    transformers holds some models otherwise than it saves them (the experts of a mixture in one tensor); engines read
-    what is saved. These models are converted as a whole; the stream of all others passes through.
+    transformers holds some models otherwise than they are published (the experts of a mixture in one tensor); engines read
+    what is published. These models are converted as a whole; the stream of all others passes through.
     """
-    model = cast(PreTrainedModel, policy.get_base_model() if isinstance(policy, PeftModel) else policy)
-    if not getattr(model, "_weight_conversions", None):
+    model: Any = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    model._weight_conversions = _conversions(model)
+    if not model._weight_conversions:
         yield from pairs
         return
     yield from revert_weight_conversion(model, dict(pairs)).items()
+
+
+def _conversions(model: PreTrainedModel) -> list[Any]:
+    """What transformers noted when it loaded the model, else what it knows of the model's class.
+
+    Nothing is noted on ranks that are sent their part of the weights, of models made without a checkpoint, and of a mixture
+    whose file has the experts in one tensor: some of vLLM's mixtures (LFM2-MoE) leave such a tensor out without a word.
+    """
+    noted: list[Any] | None = getattr(model, "_weight_conversions", None)
+    if noted or (noted is not None and not has_experts(model.config.get_text_config())):
+        return noted
+    with torch.device("meta"):
+        plain = plain_class(model)(deepcopy(model.config))  # transformers knows no class that fully_shard has made
+    known = get_model_conversion_mapping(plain, add_legacy=False)
+    return [conversion for conversion in known if not isinstance(conversion, PrefixChange)]
 
 
 def weight_shapes(policy: nn.Module) -> dict[str, tuple[int, ...]]:

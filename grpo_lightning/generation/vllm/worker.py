@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from grpo_lightning.generation.vllm.patches import rotate_heads_in_an_axis
+from grpo_lightning.generation.vllm.model_patches import compute_as_transformers
 from grpo_lightning.generation.vllm.weight_patches import extend_server_workers
 
 extend_server_workers()
-rotate_heads_in_an_axis()
+compute_as_transformers()
 
 
 class PolicyWorker:
