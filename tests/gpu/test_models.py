@@ -55,10 +55,11 @@ ROUNDING = 0.03
 
 @pytest.fixture(autouse=True)
 def _one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers take turns with the GPUs."""
+    """Workers take turns with the GPUs, with those that the command may see."""
     if place(devices=1) == "cuda":
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(worker % torch.cuda.device_count()))
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus.split(",")[worker % len(gpus.split(","))])
 
 
 def save_model(model_type: str, path: Path) -> Path:

@@ -10,11 +10,13 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.compat import installed_version
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.server_weights import goes_by_nccl, write_weights
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.scoring.probe import types_beside_attention
 
 STARTS_IN_A_ROW = 3
 """Starts of a server that dies each time before the run gives up."""
@@ -121,6 +123,9 @@ def launch_options(
         options += ["--max-model-len", str(max_model_length)]
     if plain_model(policy).device.type == "cuda" and goes_by_nccl(weight_transfer, plain_model(policy)):
         options += ["--weight-transfer-config", '{"backend": "nccl"}']
+    found = installed_version()
+    if found is not None and found[1] and types_beside_attention(plain_model(policy)):
+        options += ["--no-enable-prefix-caching"]  # see engine_settings.WITHOUT_SHARED_PREFIXES
     if hot_adapter:
         rank = lora_arguments(policy)["max_lora_rank"]
         options += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
