@@ -192,9 +192,12 @@ def show(results: dict[str, Any]) -> None:
         seconds = "".join(f"{side['phase_s'].get(phase, 0.0):20,.3f}" for side in sides)
         cpu = "".join(f"{side['phase_cpu_s'].get(phase, 0.0):20,.3f}" for side in sides)
         print(f"{phase + ' s, cpu s':34}{seconds}{cpu}")
-    for name, value in results.items():
+    compiled = {
+        f"{side}: {name}": value for side in COMPILED for name, value in results.get(f"{side}_ratios", {}).items()
+    }
+    for name, value in (results | compiled).items():
         if "ratio" in name and isinstance(value, float):
-            print(f"{name:34}{value:20,.3f}")
+            print(f"{name.removeprefix('grpo_lightning_'):54}{value:20,.3f}")
 
 
 def folder_of(arguments: argparse.Namespace, benchmark: str) -> Path:

@@ -1,4 +1,4 @@
-"""One run of grpo_lightning on a workload: ``python -m sides.our_side WORKLOAD.json RECORD.json``.
+"""One run of grpo_lightning on a workload: ``python -m sides.our_side [--torch-compile] WORKLOAD.json RECORD.json``.
 
 The module runs unchanged. Phases are measured by overriding its steps with themselves inside a phase.
 """

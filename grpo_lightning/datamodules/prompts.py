@@ -18,6 +18,7 @@ from grpo_lightning.rewards.text.valid_text import valid_text
 from grpo_lightning.types import Prompt, PromptBatch
 from grpo_lightning.vision.processing import ImageProcessing
 
+UNCHANGING = (str, int, float, bool, bytes, type(None))
 TOKENIZED = ("prompt", "completion", "chosen", "rejected")
 """Columns whose texts a tokenizer reads."""
 
@@ -130,12 +131,12 @@ class PromptDataset:
 
 
 def _copied(value: Any) -> Any:
-    """As ``deepcopy``, in a sixth of the time for what most rows are made of."""
+    """As ``deepcopy``, in a fraction of the time for what most rows are made of."""
     if type(value) is dict:
         return {name: _copied(each) for name, each in value.items()}
     if type(value) is list:
         return [_copied(each) for each in value]
-    return value if isinstance(value, str) else deepcopy(value)
+    return value if isinstance(value, UNCHANGING) else deepcopy(value)
 
 
 def convert_row(row: Mapping[str, Any], convert: Converter, place: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.client import ServerNotReadyError, VLLMClient
 from grpo_lightning.generation.vllm.compat import installed_version
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
@@ -92,12 +92,22 @@ class LaunchedServer:
 
 
 def wait_for_server(client: VLLMClient, seconds: float, launched: LaunchedServer | None) -> None:
-    """Until the server is healthy; a launched one that has died is started again."""
+    """Until the server is healthy; a launched one that has died is started again.
+
+    Raises:
+        ServerNotReadyError: If it was not in time; of a launched one with the end of its output, whose file goes with the run.
+    """
     if launched is None:
         client.wait_until_healthy(seconds)
         return
     launched.expect_to_wait()
-    client.wait_until_healthy(seconds, launched.keep_alive)
+    try:
+        client.wait_until_healthy(seconds, launched.keep_alive)
+    except ServerNotReadyError as error:
+        raise ServerNotReadyError(
+            f"the vLLM server that this run launched was not healthy within {seconds:.0f} s. Where it is only slow, raise "
+            f"model.generator.init_args.timeout. The end of its output:\n{launched.process.log_tail()}"
+        ) from error
 
 
 def check_not_launched(**settings: Any) -> None:
