@@ -70,7 +70,7 @@ def demonstrations(
         wholes = iter(_encoded_chats(chats, options, [batch.uids[b] for b in in_chats], tokenizer))
     texts = iter(_encoded_texts([completions[b] for b in range(len(batch)) if not is_chat[b]], tokenizer))
     ids = [
-        _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], stops, f"row {batch.uids[b]}")
+        _rest_of_chat(next(wholes), batch.prompt_ids[b], completions[b], stops, tokenizer, f"row {batch.uids[b]}")
         if is_chat[b]
         else next(texts)
         for b in range(len(batch))
@@ -161,9 +161,14 @@ def _ended(ids: list[int], stops: Collection[int], eos: int) -> list[int]:
 
 
 def _rest_of_chat(
-    whole: list[int], prompt_ids: Sequence[int], completion: Any, stops: Collection[int], place: str
+    whole: list[int],
+    prompt_ids: Sequence[int],
+    completion: str | list[Message],
+    stops: Collection[int],
+    tokenizer: PreTrainedTokenizerBase,
+    place: str,
 ) -> list[int]:
-    """What the chat template writes behind a prompt, up to the last token of ``stops``: generation stops there."""
+    """What the chat template writes behind a prompt, up to where generation ends."""
     start = len(prompt_ids)
     if whole[:start] != list(prompt_ids):
         role = "assistant" if isinstance(completion, str) else completion[0]["role"]
@@ -177,5 +182,17 @@ def _rest_of_chat(
             "Set model.chat_template_kwargs so that both agree (enable_thinking, for one), or use text prompts."
         )
     rest = whole[start:]
-    last = next((n for n in range(len(rest), 0, -1) if rest[n - 1] in stops), len(rest))
-    return rest[:last]
+    if isinstance(completion, str) or len(completion) == 1:
+        return rest[: next((n for n, token in enumerate(rest, 1) if token in stops), len(rest))]
+    return rest[: _end_of_last_turn(rest, stops, tokenizer)]
+
+
+def _end_of_last_turn(ids: list[int], stops: Collection[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids there are up to the last stop; up to one before it where no more than white space is in between.
+
+    Phi's templates end a turn, a line and then the text: no turn stands between those two stops.
+    """
+    ends = [n for n, token in enumerate(ids, 1) if token in stops]
+    while len(ends) > 1 and not str(tokenizer.decode(ids[ends[-2] : ends[-1] - 1])).strip():
+        ends.pop()
+    return ends[-1] if ends else len(ids)

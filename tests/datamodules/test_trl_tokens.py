@@ -169,6 +169,40 @@ def test_an_answer_ends_with_the_token_that_generation_ends_at_and_not_behind_it
     assert tokenizer.decode(without[0]) == f"blue{EOS_TOKEN}\n{PAD_TOKEN}"
 
 
+TURN_AND_TEXT_END = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
+)
+"""Phi 3's and 4's form: behind the last turn the text ends too, with a token that ends generation as well."""
+
+
+@pytest.mark.parametrize(
+    ("completion", "read_as"),
+    [
+        ("blue", f"blue{EOS_TOKEN}"),
+        (BLUE, f"blue{EOS_TOKEN}"),
+        ([said("")], EOS_TOKEN),
+        ([said(f"blue{EOS_TOKEN}green")], f"blue{EOS_TOKEN}"),
+        (
+            [said("What of it?"), user("Its colour"), *BLUE],
+            f"What of it?{EOS_TOKEN}\n<|im_start|>user\nIts colour{EOS_TOKEN}\n<|im_start|>assistant\nblue{EOS_TOKEN}",
+        ),
+        ([*BLUE, said("")], f"blue{EOS_TOKEN}\n<|im_start|>assistant\n{EOS_TOKEN}"),
+    ],
+)
+def test_a_turn_ends_with_its_own_end_and_not_with_that_of_the_text_behind_it(completion, read_as):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TURN_AND_TEXT_END
+    turn_end, tokenizer.eos_token = tokenizer.convert_tokens_to_ids(EOS_TOKEN), PAD_TOKEN
+    rows = read({"prompt": ASKED, "completion": completion}, "sft", tokenizer)
+    rollouts = demonstrations(rows, tokenizer, WrittenSettings(), [turn_end])
+    assert tokenizer.decode(rollouts.completion_ids) == read_as
+    rejected = "green" if isinstance(completion, str) else GREEN
+    pair = read({"prompt": ASKED, "chosen": completion, "rejected": rejected}, "dpo", tokenizer)
+    both = read_preferences(pair, tokenizer, WrittenSettings(), True, [turn_end]).rollouts.completions()
+    assert [tokenizer.decode(ids) for ids in both] == [read_as, f"green{EOS_TOKEN}"]
+
+
 def test_of_a_whole_conversation_the_last_answer_counts_alone_and_not_every_token_as_in_trl():
     tokenizer, row = tokenizer_with("turns"), {"messages": FIRST + BLUE}
     theirs = prepared(trl.SFTTrainer, options(trl.SFTConfig), dict(row), tokenizer, False, None)
