@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ def compared_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase, max_l
     group: list[int] = []
     columns = [batch.columns[name] for name in (CHOSEN, REJECTED)] if len(batch) else [[], []]
     for uid, prompt, *pair in zip(batch.uids, batch.prompts, *columns, strict=True):
-        with refusing_rows(), applying_template(f"prompt and completion of row {uid}"):
-            texts = [text_ids(prompt, completion, tokenizer, max_length) for completion in pair]
+        with refusing_rows():
+            what = f"prompt and completion of row {uid}"
+            texts = [text_ids(prompt, completion, tokenizer, max_length, what) for completion in pair]
         if not all(texts):
             raise RefusedRowError(f"row {uid} has a text of no tokens. Leave it out.")
         shared = _shared_length(*texts)
@@ -79,9 +81,22 @@ def check_compared(columns: Mapping[str, Sequence[Any]], uids: Sequence[int]) ->
             )
 
 
-def text_ids(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[int]:
-    """Token ids of prompt and completion in the model's chat template, where it has one, up to what pads texts."""
-    text = whole_text(prompt, completion, tokenizer)
+def text_ids(
+    prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None, what: str
+) -> list[int]:
+    """Token ids of prompt and completion in the model's chat template, where it has one, up to what pads texts.
+
+    Args:
+        prompt, completion: Text or messages.
+        tokenizer: Of the reward model.
+        max_length: As for ``compared_texts``.
+        what: Prompt and completion are, for errors.
+
+    Raises:
+        ValueError: If the chat template fails.
+    """
+    with applying_template(what) if tokenizer.chat_template else nullcontext():
+        text = whole_text(prompt, completion, tokenizer)
     # A template writes its own special tokens; plain text gets those that the tokenizer adds.
     ids: list[int] = tokenizer(text, add_special_tokens=not tokenizer.chat_template).input_ids
     while (

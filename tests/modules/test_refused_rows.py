@@ -70,6 +70,13 @@ def test_a_completion_that_the_chat_template_fails_on_is_refused(tokenizer, read
         read(tokenizer, **columns)
 
 
+def test_what_fails_without_a_chat_template_is_not_said_to_be_its_fault(tokenizer):
+    tokenizer.chat_template = None
+    rows = PromptBatch(["2+3="] * 2, [[1]] * 2, [7, 8], {"chosen": ["5", "6"], "rejected": ["4", 4]})
+    with pytest.raises(TypeError, match=r"^'int' object is not iterable$"):
+        compared_texts(rows, tokenizer, None)
+
+
 def test_a_text_prompt_leaves_what_is_for_chat_templates_alone(tokenizer):
     rows = batch(tokenizer, "2+3=", completion=["5", "6"], tools=["search", None])
     assert (
