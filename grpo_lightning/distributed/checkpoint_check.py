@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 
-from grpo_lightning.distributed.checkpoint_values import OF_TABLES, zone
+from grpo_lightning.distributed import checkpoint_values  # noqa: F401  it tells torch.load which objects it may make
 from grpo_lightning.distributed.folder_checksums import folder_fault
 from grpo_lightning.errors import ExplainedError
-
-torch.serialization.add_safe_globals([*OF_TABLES, zone])  # loading with weights_only makes no other objects
 
 FORMAT = 1
 """Of checkpoints; raised where older programs could no longer read what is written."""

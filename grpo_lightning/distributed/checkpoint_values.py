@@ -3,54 +3,106 @@
 from __future__ import annotations
 
 import copyreg
+import reprlib
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import torch
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 OF_TABLES = (datetime, date, time, timedelta, timezone, ZoneInfo, Decimal, UUID)
 """What cells of Parquet and Arrow files are read as, beside plain values."""
 
+DEEPEST = 100
+"""Lists and dictionaries within each other; pickle fails on some hundreds."""
 
-def zone(key: str) -> ZoneInfo:
-    """The time zone of a name; its own pickled form calls ``getattr``, which ``weights_only`` does not allow."""
-    return ZoneInfo(key)
+torch.serialization.add_safe_globals([*OF_TABLES])  # loading with weights_only makes no other objects
+# A zone's own pickled form calls ``getattr``, which ``weights_only`` does not allow.
+copyreg.pickle(ZoneInfo, lambda value: (ZoneInfo, (value.key,)))
+# Protocol 2, which torch.save writes, leaves out ``fold``: which of two equal times it is when clocks are set back.
+copyreg.pickle(datetime, lambda value: value.__reduce_ex__(4))
+copyreg.pickle(time, lambda value: value.__reduce_ex__(4))
 
 
-copyreg.pickle(ZoneInfo, lambda value: (zone, (value.key,)))
+class _NotStorableError(Exception):
+    """Raised within ``is_storable``."""
 
 
 def is_storable(value: Any) -> bool:
-    """Whether a checkpoint that holds this value can be read again.
+    """Whether a checkpoint holds what ``as_storable`` makes of this value as it is, with numpy's scalars as Python's.
 
     Example:
-        >>> is_storable({"at": [datetime(2024, 1, 1), Decimal("1.5")]}), is_storable(object())
-        (True, False)
+        >>> is_storable({"at": [datetime(2024, 1, 1), Decimal("1.5")]}), is_storable(np.float32(1)), is_storable(object())
+        (True, True, False)
     """
-    kind = type(value)  # a subclass would be read as a foreign class
-    if kind in (list, tuple, set):
-        return all(map(is_storable, value))
-    if kind is dict:
-        return all(is_storable(key) and is_storable(item) for key, item in value.items())
-    if kind in (datetime, time):
-        return is_storable(value.tzinfo)
-    return kind in PLAIN or kind in OF_TABLES or kind is torch.Tensor
+    try:
+        _stored(value, _refuse)
+    except _NotStorableError:
+        return False
+    return True
 
 
 def as_storable(value: Any) -> Any:
-    """The value, or its text where a checkpoint cannot hold it.
+    """A copy with Python's scalars for numpy's, and text for whatever else a checkpoint cannot hold.
 
     Example:
-        >>> as_storable([1, "a"]), as_storable(range(2))
-        ([1, 'a'], 'range(0, 2)')
+        >>> as_storable([1, "a", np.True_]), as_storable({"a": range(2)})
+        ([1, 'a', True], {'a': 'range(0, 2)'})
     """
-    return value if is_storable(value) else str(value)
+    return _stored(value, _text)
 
 
 def columns_as_storable(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """``as_storable`` of each entry."""
     return {name: [as_storable(value) for value in values] for name, values in columns.items()}
+
+
+def _stored(value: Any, instead: Callable[[Any], Any], around: tuple[int, ...] = ()) -> Any:
+    """The value, with ``instead`` of what cannot be stored; ``around`` are the ids of what it stands in."""
+    if isinstance(value, np.generic):
+        value = _of_python(value)
+    kind = type(value)  # a subclass would be read as a foreign class
+    if kind in (list, tuple, set, dict):
+        if id(value) in around or len(around) == DEEPEST:
+            return instead(value)
+        around = (*around, id(value))
+        if kind is dict:
+            items = value.items()
+            return {_stored(key, instead, around): _stored(item, instead, around) for key, item in items}
+        return kind(_stored(item, instead, around) for item in value)
+    if kind in (datetime, time):
+        return value if is_storable(value.tzinfo) else instead(value)
+    if kind is ZoneInfo:
+        return value if _is_named(value) else instead(value)
+    return value if kind in PLAIN or kind in OF_TABLES or kind is torch.Tensor else instead(value)
+
+
+def _of_python(value: np.generic) -> Any:
+    """Python's scalar; numpy's where there is none: times finer than microseconds are read as bare integers."""
+    plain = value.item()
+    is_time = isinstance(value, np.datetime64 | np.timedelta64)
+    return value if is_time and isinstance(plain, int) else plain
+
+
+def _is_named(zone: ZoneInfo) -> bool:
+    """Whether it can be found again; one out of a file has no name, or one that may be unknown."""
+    try:
+        return zone.key is not None and ZoneInfo(zone.key) is not None
+    except (LookupError, ValueError, OSError):
+        return False
+
+
+def _refuse(value: Any) -> Any:
+    raise _NotStorableError
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return reprlib.repr(value)

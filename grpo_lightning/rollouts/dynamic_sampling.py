@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards, is_unanimous
 from grpo_lightning.datamodules.order import epoch_permutation
-from grpo_lightning.distributed.checkpoint_values import columns_as_storable
+from grpo_lightning.distributed.checkpoint_values import as_storable, columns_as_storable
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
@@ -106,10 +106,10 @@ class ScoredGroups:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; what teachers read of the data and of rewards is among them."""
         batch, rewards = self.batch, self.rewards
-        columns, extra = columns_as_storable(batch.columns), columns_as_storable(rewards.extra)
-        prompts = {"prompts": batch.prompts, "prompt_ids": batch.prompt_ids, "uids": batch.uids, "columns": columns}
-        scores = {"names": rewards.names, "values": rewards.values, "lists": rewards.lists, "extra": extra}
-        return {"rollouts": rollouts_state(self.rollouts), **prompts, **scores}
+        prompts = {"prompts": as_storable(batch.prompts), "prompt_ids": batch.prompt_ids, "uids": batch.uids}
+        scores = {"names": rewards.names, "values": rewards.values, "lists": rewards.lists}
+        read = {"columns": columns_as_storable(batch.columns), "extra": columns_as_storable(rewards.extra)}
+        return {"rollouts": rollouts_state(self.rollouts), **prompts, **scores, **read}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], weights: Mapping[str, float]) -> ScoredGroups:
@@ -283,7 +283,9 @@ class DynamicSampler:
             ]
         same = [(step, group) for step, group in saved if group.get("names") == tuple(weights)]
         if len(same) < len(saved):
-            logger.warning("The checkpoint's groups for replay were scored by other rewards; they are not used again.")
+            told = all("names" in group for _, group in saved)
+            why = "were scored by other rewards" if told else "are of an older version, which did not keep all of them"
+            logger.warning("The checkpoint's groups for replay %s; they are not used again.", why)
         self.replay.groups = [(step, ScoredGroups.from_state(group, weights)) for step, group in same]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo_lightning.distributed.checkpoint_values import as_storable
 from grpo_lightning.types import Conversation, Rollouts, RoutedExperts
 
 NOT_TENSORS = ("conversations", "images", "routed_experts")
@@ -73,7 +74,7 @@ def rollouts_state(rollouts: Rollouts) -> dict[str, Any]:
     if rollouts.routed_experts is not None:
         routes = rollouts.routed_experts
         state["routed_experts"] = {"prompts": routes.prompts.clone(), "completions": routes.completions.clone()}
-    return state | {"conversations": [each.plain() for each in rollouts.conversations]}
+    return state | {"conversations": [as_storable(each.plain()) for each in rollouts.conversations]}
 
 
 def rollouts_of_state(state: dict[str, Any]) -> Rollouts:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from grpo_lightning.distributed.checkpoint_values import is_storable
+from grpo_lightning.distributed.checkpoint_values import as_storable, is_storable
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.parts import Part, PartEnd, PartRequest
 from grpo_lightning.seeds import derive_seed
@@ -125,13 +125,16 @@ def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generati
         RefusedRowError: If a row has a value that a checkpoint cannot hold.
     """
     for name, values in batch.columns.items():
-        _check_storable(name, values, batch.uids)
+        _check_storable(
+            f"column {name}", values, batch.uids, ", or leave the column out (data.converter_args.pass_through=false)"
+        )
+    _check_storable("messages of its prompt", batch.prompts, batch.uids)
     return [
         GrowingGroup(
             batch.uids[b],
-            batch.prompts[b],
+            as_storable(batch.prompts[b]),
             list(batch.prompt_ids[b]),
-            {name: values[b] for name, values in batch.columns.items()},
+            {name: as_storable(values[b]) for name, values in batch.columns.items()},
             seeds[b],
             step,
             (GrowingCompletion(),) * num_generations,
@@ -140,13 +143,13 @@ def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generati
     ]
 
 
-def _check_storable(name: str, values: Sequence[Any], uids: Sequence[int]) -> None:
+def _check_storable(where: str, values: Sequence[Any], uids: Sequence[int], way_out: str = "") -> None:
     for uid, value in zip(uids, values, strict=True):
         if not is_storable(value):
             raise RefusedRowError(
-                f"row {uid} has the {type(value).__name__} {reprlib.repr(value)} in the column {name}. model.partial_rollouts "
+                f"row {uid} has the {type(value).__name__} {reprlib.repr(value)} in the {where}. model.partial_rollouts "
                 "keeps the rows of unfinished groups in checkpoints, which hold plain values, times and decimals. Make it "
-                "one, or leave the column out (data.converter_args.pass_through=false)."
+                f"one{way_out}."
             )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import io
+import pickle
+import struct
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +23,8 @@ from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableErr
 from grpo_lightning.distributed.checkpoint_values import as_storable, is_storable
 
 AT = datetime.datetime(2024, 5, 6, 7, 8, 9)
+TURNED_BACK = datetime.datetime(2024, 10, 27, 1, 30)
+"""UTC: half past two in Berlin, for the second time that night."""
 CELLS = {
     "text": pa.array(["a"]),
     "list": pa.array([[1.5, None]]),
@@ -27,6 +34,7 @@ CELLS = {
     "time": pa.array([AT.time()]),
     "timestamp": pa.array([AT]),
     "aware": pa.array([AT], pa.timestamp("us", tz="Europe/Berlin")),
+    "repeated hour": pa.array([TURNED_BACK], pa.timestamp("us", tz="Europe/Berlin")),
     "utc": pa.array([AT], pa.timestamp("us", tz="UTC")),
     "duration": pa.array([datetime.timedelta(hours=30)]),
     "decimal": pa.array([Decimal("1.25")]),
@@ -45,11 +53,43 @@ def test_every_cell_of_a_table_can_be_stored_and_comes_back_as_it_was(tmp_path, 
     again = read_again(cell, tmp_path / "a.ckpt")
     assert is_storable(cell) and again == cell and type(again) is type(cell)
     assert getattr(again, "tzinfo", None) == getattr(cell, "tzinfo", None)
+    if isinstance(
+        cell, datetime.datetime
+    ):  # `==` of two times of the same zone does not look at which of the repeated hour it is
+        assert again.astimezone(datetime.UTC) == cell.astimezone(datetime.UTC)
+    if kind == "repeated hour":
+        assert again.astimezone(datetime.UTC).replace(tzinfo=None) == TURNED_BACK
+
+
+@pytest.mark.parametrize(
+    "value", [AT.replace(fold=1), AT.time().replace(fold=1), AT.replace(fold=1, tzinfo=datetime.UTC)]
+)
+def test_which_of_two_equal_times_it_is_is_kept_in_copies_too(tmp_path, value):
+    for again in (read_again(value, tmp_path / "a.ckpt"), copy.deepcopy(value), pickle.loads(pickle.dumps(value, 2))):
+        assert (again, again.fold, again.tzinfo) == (value, 1, value.tzinfo)
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
     "value",
-    [None, 10**30, 1 + 2j, (1, "a"), {1, 2}, UUID(int=7), ZoneInfo("UTC"), torch.ones(2), {"a": {(1, 2): [AT]}}],
+    [
+        None,
+        10**30,
+        1 + 2j,
+        (1, "a"),
+        {1, 2},
+        UUID(int=7),
+        ZoneInfo("UTC"),
+        torch.ones(2),
+        {"a": {(1, 2): [AT]}},
+        nested(100),
+    ],
 )
 def test_what_is_storable_is_read_again(tmp_path, value):
     assert is_storable(value)
@@ -61,9 +101,61 @@ class Name(str):
     """A class of the user's."""
 
 
-@pytest.mark.parametrize("value", [object(), range(3), frozenset([1]), Name("a"), [{"a": Path("x")}], {Name("a"): 1}])
-def test_what_is_not_would_not_be_and_is_kept_as_text(tmp_path, value):
+def zone_of_a_file(key: str | None) -> ZoneInfo:
+    """Two hours east of Greenwich all year, as RFC 8536 writes it: one type of local time, named in four bytes."""
+    file = struct.pack(">4s16x6llbb4s", b"TZif", 0, 0, 0, 0, 1, 4, 7200, 0, 0, b"EET")
+    return ZoneInfo.from_file(io.BytesIO(file), key)
+
+
+NOWHERE, UNKNOWN = zone_of_a_file(None), zone_of_a_file("Middle/Earth")
+AS_TEXT: list[tuple[object, object]] = [
+    (frozenset([1]), "frozenset({1})"),
+    (range(3), "range(0, 3)"),
+    (Name("a"), "a"),
+    ([{"a": Path("x"), "b": 1}], [{"a": "x", "b": 1}]),
+    ({Name("a"): (1, range(1))}, {"a": (1, "range(0, 1)")}),
+    (NOWHERE, str(NOWHERE)),
+    (UNKNOWN, "Middle/Earth"),
+    (AT.replace(tzinfo=NOWHERE), "2024-05-06 07:08:09+02:00"),
+    ([AT.time().replace(tzinfo=UNKNOWN)], ["07:08:09+02:00"]),
+    (np.datetime64("2024-01-01T00:00:00.000000001"), "2024-01-01T00:00:00.000000001"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), AS_TEXT)
+def test_what_is_not_would_not_be_and_is_kept_as_text(tmp_path, value, text):
     assert not is_storable(value)
     with pytest.raises((CheckpointNotReadableError, AttributeError)):
         read_again(value, tmp_path / "a.ckpt")
-    assert read_again(as_storable(value), tmp_path / "b.ckpt") == str(value)
+    assert read_again(as_storable(value), tmp_path / "b.ckpt") == text
+
+
+@pytest.mark.parametrize(
+    ("scalar", "plain"),
+    [
+        (np.bool_(True), True),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.str_("a"), "a"),
+        (np.datetime64("2024-05-06T07:08:09"), AT),
+        (np.timedelta64(3, "s"), datetime.timedelta(seconds=3)),
+        ({"a": [np.float64(0.5)], np.int8(1): (np.True_,)}, {"a": [0.5], 1: (True,)}),
+    ],
+)
+def test_scalars_of_numpy_are_kept_as_pythons(tmp_path, scalar, plain):
+    again = read_again(as_storable(scalar), tmp_path / "a.ckpt")
+    assert is_storable(scalar) and again == plain and type(again) is type(plain) and repr(again) == repr(plain)
+
+
+def test_what_holds_itself_or_too_much_is_kept_as_text(tmp_path):
+    holder: list[object] = [1]
+    holder += [holder, holder]
+    assert not is_storable(holder)
+    assert read_again(as_storable(holder), tmp_path / "a.ckpt") == [1, "[1, [...], [...]]", "[1, [...], [...]]"]
+    mapping: dict[str, object] = {}
+    mapping["own"] = [mapping]
+    assert read_again(as_storable(mapping), tmp_path / "b.ckpt") == {"own": ["{'own': [{...}]}"]}
+    assert not is_storable(nested(101)) and not is_storable(nested(100_000))
+    assert read_again(as_storable({"a": nested(100_000), "b": 1}), tmp_path / "c.ckpt")["b"] == 1
+    shared = [np.int64(1)]
+    assert is_storable([shared, shared]) and as_storable([shared, shared]) == [[1], [1]]

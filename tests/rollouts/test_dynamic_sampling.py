@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -194,6 +195,29 @@ def test_kept_groups_that_other_rewards_scored_are_left_out_of_a_resumed_run(cap
         again.load_state_dict(sampler.state_dict(), others)
         assert again.replay.groups == []
     assert "scored by other rewards" in caplog.text
+
+
+def test_kept_groups_of_an_older_version_are_left_out_and_no_other_rewards_are_blamed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    collect(sampler, [[[0, 1], [0, 2]]])
+    state = sampler.state_dict()
+    for _, group in state["ranks"][0]["replay"]:
+        del group["names"]
+    sampler.load_state_dict(state, {"r": 1.0})
+    assert sampler.replay.groups == []
+    assert "older version" in caplog.text and "other rewards" not in caplog.text
+
+
+def test_messages_and_columns_of_kept_groups_can_be_read_out_of_a_checkpoint(tmp_path: Path) -> None:
+    groups = groups_of([[0.0, 1.0]])
+    prompts: Any = [[{"role": "user", "content": "2+3?", "level": np.int64(3)}]]
+    groups = replace(groups, batch=replace(groups.batch, prompts=prompts, columns={"a": [np.float32(0.5)]}))
+    torch.save(groups.state_dict(), tmp_path / "a.ckpt")
+    batch = ScoredGroups.from_state(torch.load(tmp_path / "a.ckpt", weights_only=True), {"r": 1.0}).batch
+    assert repr(batch.prompts) == "[[{'role': 'user', 'content': '2+3?', 'level': 3}]]"
+    assert repr(batch.columns) == "{'a': [0.5]}"
 
 
 def test_metrics_are_of_the_step_that_scores_and_not_of_the_groups_that_it_replays() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -244,6 +245,20 @@ def test_a_row_that_no_checkpoint_could_hold_is_refused(model_dir, tmp_path):
         RefusedRowError, match=r"row \d+ has the range range\(.*\) in the column seen.*pass_through=false"
     ):
         train(model_dir, tmp_path, 1, data={"dataset": rows})
+
+
+def test_messages_that_no_checkpoint_could_hold_are_refused_and_scalars_of_numpy_kept_as_pythons(tmp_path):
+    def begun(**of_message: Any) -> GrowingGroup:
+        prompt: Any = [{"role": "user", "content": "2+3?", **of_message}]
+        return new_groups(PromptBatch([prompt], [[1]], [7], {"level": [np.float32(0.5)]}), [0], 0, 1)[0]
+
+    with pytest.raises(RefusedRowError, match=r"row 7 has the list .* in the messages of its prompt\..*Make it one\.$"):
+        begun(seen=range(3))
+    group = begun(shown=np.True_)
+    torch.save(group.state_dict(), tmp_path / "a.ckpt")
+    again = GrowingGroup.from_state(torch.load(tmp_path / "a.ckpt", weights_only=True))
+    assert again == group and repr(again.columns) == "{'level': 0.5}"
+    assert repr(again.prompt) == "[{'role': 'user', 'content': '2+3?', 'shown': True}]"
 
 
 def test_carried_groups_that_a_run_without_the_setting_leaves_out_are_told_of(model_dir, run, tmp_path):
