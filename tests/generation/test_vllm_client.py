@@ -18,7 +18,7 @@ import pytest
 
 from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
 from grpo_lightning.generation import VLLMServer
-from grpo_lightning.generation.vllm import server_process
+from grpo_lightning.generation.vllm import compat as vllm_compat
 from grpo_lightning.generation.vllm.client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command, server_environment
 
@@ -226,7 +226,7 @@ def test_a_server_on_a_cpu_leaves_half_of_the_memory_to_the_run_unless_its_optio
     monkeypatch, build, shares
 ):
     """VLLM's 0.92 of all memory has to be free before it starts; of two shares it takes the last."""
-    monkeypatch.setattr(server_process, "installed_version", lambda: (build, "+cpu" in build))
+    monkeypatch.setattr(vllm_compat, "installed_version", lambda: (build, "+cpu" in build))
     command = server_command("dir", "127.0.0.1", 8000, "float32", ["--gpu-memory-utilization", "0.8"])
     named = [at for at, word in enumerate(command) if word == "--gpu-memory-utilization"]
     assert [command[at + 1] for at in named] == shares

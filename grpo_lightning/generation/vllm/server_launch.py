@@ -10,7 +10,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.vllm.client import ServerNotReadyError, VLLMClient
-from grpo_lightning.generation.vllm.compat import installed_version
+from grpo_lightning.generation.vllm.compat import is_cpu_build
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
@@ -133,8 +133,7 @@ def launch_options(
         options += ["--max-model-len", str(max_model_length)]
     if plain_model(policy).device.type == "cuda" and goes_by_nccl(weight_transfer, plain_model(policy)):
         options += ["--weight-transfer-config", '{"backend": "nccl"}']
-    found = installed_version()
-    if found is not None and found[1] and types_beside_attention(plain_model(policy)):
+    if is_cpu_build() and types_beside_attention(plain_model(policy)):
         options += ["--no-enable-prefix-caching"]  # see engine_settings.WITHOUT_SHARED_PREFIXES
     if hot_adapter:
         rank = lora_arguments(policy)["max_lora_rank"]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_lightning.generation.vllm.compat import NO_VIDEOS, UNUSED_SAMPLER, installed_version
+from grpo_lightning.generation.vllm.compat import NO_VIDEOS, UNUSED_SAMPLER, is_cpu_build
 from grpo_lightning.generation.vllm.server_token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
@@ -55,8 +55,7 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
         "--middleware": GUARD,
         "--load-format": "safetensors",  # a pickled weight file is code
     }
-    found = installed_version()
-    if found is not None and found[1]:
+    if is_cpu_build():
         further = [*ON_CPU, *further]
     pairs = [word for pair in options.items() for word in pair]
     module = "vllm.entrypoints.openai.api_server"
