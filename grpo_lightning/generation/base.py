@@ -97,12 +97,13 @@ class Generator(ABC):
         """
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 - most take what the policy is
-        """Refuses a model of which text is trained, its language part where it has a tower, and that this cannot sample from so.
+        """Refuses a model that this generator cannot sample from as it is trained.
 
-        Called before weights load.
+        Called before weights load, in runs that train on text alone. A model that is shown images (model.vision_tower) is
+        checked by ``SamplesWithImages.see_images`` instead.
 
         Args:
-            config: Of the model.
+            config: Of the model as it was published. Of one with a vision tower, the language part alone is trained.
 
         Raises:
             ValueError: With a way out.

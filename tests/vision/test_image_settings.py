@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import grpo_lightning
 from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, RewardModelModule, SFTModule
 from grpo_lightning.commands.rewards import main as rewards_command
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.generation import VLLMColocate, VLLMServer
+from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 from grpo_lightning.vision.images import read_image, reference_of
 from grpo_lightning.vision.messages import with_images
 from grpo_lightning.vision.thumbnails import is_thumbnail, thumbnails
@@ -22,6 +28,7 @@ from tests.copy_generator import CopyGenerator
 from tests.runs import make_module
 from tests.vision.toy_checkpoint import save_toy_llava
 from tests.vision.toy_vision import picture
+from tests.vllm_cases import needs_vllm
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,39 @@ def test_what_is_not_covered_with_images_is_refused_by_name(toy_llava: Path, set
 def test_a_model_without_a_tower_is_refused(tiny_model_dir: Path):
     with pytest.raises(ValueError, match="which sees no images"):
         module_with(tiny_model_dir)
+
+
+def write_with_text_of_cohere(path: Path, is_tied: bool) -> Path:
+    """A LLaVA whose language part is one that vLLM knows with a tied head alone."""
+    config = json.loads((save_toy_llava(path) / "config.json").read_text())
+    of_cohere = {"model_type": "cohere2", "layer_types": ["full_attention"] * 2, "tie_word_embeddings": is_tied}
+    changed = config | {"tie_word_embeddings": is_tied, "text_config": config["text_config"] | of_cohere}
+    (path / "config.json").write_text(json.dumps(changed))
+    return path
+
+
+@pytest.mark.parametrize("generator", [VLLMServer, pytest.param(VLLMColocate, marks=needs_vllm)])
+def test_a_head_of_its_own_is_refused_beside_a_tower_where_vllm_ties_it(generator: Any, tmp_path: Path):
+    model = write_with_text_of_cohere(tmp_path, is_tied=False)
+    with pytest.raises(ValueError, match=rf"{generator.__name__}: .* logits of cohere2 with the embedding\. Use"):
+        module_with(model, generator=generator())
+
+
+def test_a_tied_head_beside_a_tower_is_taken(tmp_path: Path):
+    module_with(write_with_text_of_cohere(tmp_path, is_tied=True), generator=VLLMServer())
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("part_says", [True, False])
+def test_beside_a_tower_the_setting_of_the_whole_model_ties_the_head(is_tied: bool, part_says: bool):
+    text = {"model_type": "cohere2", "num_hidden_layers": 1, "tie_word_embeddings": part_says}
+    config = AutoConfig.for_model("cohere2_vision", tie_word_embeddings=is_tied, text_config=text)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == is_tied
+    with nullcontext() if is_tied else pytest.raises(ValueError, match="output head of its own"):
+        refuse_own_head("VLLMServer", config, has_tower=True)
 
 
 def data_of(module: GRPOModule, rows: list[dict[str, Any]]) -> PromptDataset:

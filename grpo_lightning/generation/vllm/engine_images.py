@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import NO_VIDEOS, TEXT_ALONE, why_unusable
 from grpo_lightning.generation.vllm.shown_models import refuse_unshown
+from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -24,6 +25,7 @@ class EngineImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
+        refuse_own_head("VLLMColocate", config, has_tower=True)
         refuse_unshown("VLLMColocate", config, why_unusable())
         self.processor = processing.processor
 

@@ -13,6 +13,7 @@ from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.compat import why_no_server_images
 from grpo_lightning.generation.vllm.server_process import IMAGE_OPTIONS
 from grpo_lightning.generation.vllm.shown_models import refuse_unshown
+from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -32,6 +33,7 @@ class ServerImages:
 
     def ask(self, processing: ImageProcessing, config: PretrainedConfig, is_launched: bool) -> None:
         """Has them shown from now on; see ``SamplesWithImages.see_images``."""
+        refuse_own_head("VLLMServer", config, has_tower=True)
         if is_launched:  # of another one ``check_shown`` finds out
             refuse_unshown("VLLMServer", config, why_no_server_images())
         self.processor = processing.processor
