@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
-from grpo_lightning.finetuning.quantization import dequantized
+from grpo_lightning.finetuning.quantization import dequantized, outline
 from grpo_lightning.numerics.output_head import base_model
 
 EMBEDDING_WORDS = ("lm_head", "embed_tokens", "wte", "embed_out")
@@ -69,10 +69,22 @@ def merged_state_dict(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from _merged_entries(base_model(model), "")
 
 
-def _merged_entries(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def merged_outlines(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What ``merged_state_dict`` yields, in its order, as empty tensors on the meta device: adapters change no shape and no dtype.
+
+    Nothing is merged, dequantised or gathered, so one rank of several may ask for it.
+    """
+    yield from _merged_entries(base_model(model), "", is_outlined=True)
+
+
+def _merged_entries(module: nn.Module, prefix: str, is_outlined: bool = False) -> Iterator[tuple[str, Tensor]]:
     if isinstance(module, ModulesToSaveWrapper):
         trained = module.modules_to_save[module.active_adapters[0]] if module.active_adapters else None
-        yield from _merged_entries(module.original_module if trained is None else trained, prefix)
+        yield from _merged_entries(module.original_module if trained is None else trained, prefix, is_outlined)
+    elif is_outlined and isinstance(module, TrainableTokensWrapper):
+        yield from _merged_entries(module.token_adapter.get_base_layer(), prefix, is_outlined)
+    elif is_outlined and isinstance(module, BaseTunerLayer):
+        yield from _merged_entries(module.get_base_layer(), prefix, is_outlined)
     elif isinstance(module, TrainableTokensWrapper):
         merged = module.token_adapter.get_merged_weights(module.token_adapter.active_adapters)
         own = _merged_entries(module.token_adapter.get_base_layer(), prefix)
@@ -83,9 +95,9 @@ def _merged_entries(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tenso
         kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
         for name, tensor in (module._parameters | kept).items():
             if tensor is not None:
-                yield f"{prefix}{name}", dequantized(tensor)
+                yield f"{prefix}{name}", outline(tensor) if is_outlined else dequantized(tensor)
         for name, child in module.named_children():
-            yield from _merged_entries(child, f"{prefix}{name}.")
+            yield from _merged_entries(child, f"{prefix}{name}.", is_outlined)
 
 
 def _merged_layer(layer: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

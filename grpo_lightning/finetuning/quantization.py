@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +34,17 @@ def dequantized(weight: Tensor) -> Tensor:
     if not getattr(state, "packing_format_for_cpu", False):
         return dequantize_4bit(weight.data, state)
     return dequantize_4bit(*_unpacked(weight.data, state))
+
+
+def outline(weight: Tensor) -> Tensor:
+    """An empty tensor on the meta device, of the dtype and the whole shape that the numbers of a weight have.
+
+    Args:
+        weight: 4-bit, sharded or any other. It is neither dequantised nor gathered.
+    """
+    state: Any = getattr(weight, "quant_state", None)  # a 4-bit weight is stored flat
+    numbers = weight if state is None else state
+    return torch.empty(tuple(numbers.shape), dtype=numbers.dtype, device="meta")
 
 
 def _unpacked(packed: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.commands.saved_policy import load_checkpoint
 from grpo_lightning.finetuning.adapter_files import save_merged
-from grpo_lightning.finetuning.adapters import adapter_state, merged_state_dict
+from grpo_lightning.finetuning.adapters import adapter_state, merged_outlines, merged_state_dict
 from grpo_lightning.finetuning.quantization import dequantized, keep_trainable_layout
 from grpo_lightning.finetuning.settings import FinetuningSettings
 from grpo_lightning.generation.vllm.weight_stream import base_state_dict
@@ -118,6 +118,12 @@ def test_a_merged_export_of_a_4_bit_run_is_a_plain_model_with_the_trained_logpro
 def test_weights_repacked_by_an_evaluation_pass_are_read_as_before(tiny_model_dir, tmp_path, double_quant, quant_type):
     base = four_bit_model(tiny_model_dir, bnb_4bit_quant_type=quant_type, bnb_4bit_use_double_quant=double_quant)
     policy = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    for found, weights in (
+        (merged_outlines(policy), merged_state_dict),
+        (base_state_dict(policy, True), base_state_dict),
+    ):
+        outlines = {name: (tensor.device.type, tensor.dtype, tensor.shape) for name, tensor in found}
+        assert outlines == {name: ("meta", tensor.dtype, tensor.shape) for name, tensor in weights(policy)}
     sources = (merged_state_dict, base_state_dict)  # what engines are sent, and what is exported
     expected = [{name: tensor.clone() for name, tensor in source(policy)} for source in sources]
     repack(policy)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm_cases import PROMPTS, SEEDS, SETTINGS, ending_model, mismatch, needs_vllm, running, shift_weights
 
 from grpo_lightning.generation import VLLMColocate, VLLMServer
+from grpo_lightning.generation.vllm import published_names
 from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
 from grpo_lightning.generation.vllm.tied_heads import ALWAYS_TIED
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
@@ -29,19 +33,28 @@ FAMILIES = {
     "lfm2_moe": "its experts are one tensor in the policy",
 }
 """By ``model_type``, with what vLLM has in another form."""
+WITH_BIASES = ("ernie4_5_moe", "lfm2_moe")
+"""Those whose routers have biases, which choose experts beside the scores."""
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_a_family_is_sampled_from_as_it_is_trained_after_every_update(architecture):
     policy = ending_model(architecture)
-    for name, buffer in policy.named_buffers():
-        if name.endswith("_bias"):  # of routers; 0 in a new model
-            torch.nn.init.normal_(buffer, std=0.3)
+    biases = biases_of_routers(policy)
+    assert bool(biases) == (architecture in WITH_BIASES)
+    for bias in biases:  # 0 in a new model
+        torch.nn.init.normal_(bias, std=0.3)
     with running(policy) as generator:
         for _ in range(2):
             generator.update_weights(policy)
             assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
             shift_weights(policy)
+
+
+def biases_of_routers(policy: PreTrainedModel) -> list[torch.Tensor]:
+    """Not trained by gradients: buffers of LFM2-MoE, and parameters of ERNIE that are frozen."""
+    named = chain(policy.named_buffers(), policy.named_parameters())
+    return [tensor for name, tensor in named if name.endswith(("expert_bias", "e_score_correction_bias"))]
 
 
 EXPERTS = {f"model.layers.1.feed_forward.experts.{n}.w{m}.weight" for n in range(4) for m in (1, 2, 3)}
@@ -73,6 +86,54 @@ def test_experts_are_sent_one_by_one_by_ranks_that_were_sent_their_part(tmp_path
         assert_sends_experts_one_by_one(policy, experts)
     finally:
         dist.destroy_process_group()
+
+
+def asked_classes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    """Filled with the classes of which transformers is asked how to convert their weights."""
+    asked: list[type] = []
+
+    def ask(model: PreTrainedModel, **options: bool) -> list[object]:
+        asked.append(type(model))
+        return get_model_conversion_mapping(model, **options)
+
+    monkeypatch.setattr(published_names, "get_model_conversion_mapping", ask)
+    return asked
+
+
+@pytest.mark.parametrize("family", ["lfm2_moe", "gpt_oss"])
+def test_a_class_is_asked_once_for_its_conversions_also_where_it_has_none(family, tmp_path, monkeypatch):
+    ending_model(family).save_pretrained(tmp_path, save_original_format=False)
+    policy, asked = AutoModelForCausalLM.from_pretrained(tmp_path), asked_classes(monkeypatch)
+    for _ in range(3):
+        assert len(list(WeightStream(policy))) == len(WeightStream(policy).layout())
+    assert asked == [type(policy)]
+
+
+def names_in(folder: Path) -> set[str]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return set(file.keys())
+
+
+@pytest.mark.parametrize("made", ["from a published file", "from one with experts in one tensor", "without a file"])
+def test_exports_are_the_same_before_and_after_weights_were_sent(made, tmp_path):
+    policy = ending_model("lfm2_moe")
+    if made != "without a file":
+        policy.save_pretrained(tmp_path / "file", save_original_format=made == "from a published file")
+        policy = AutoModelForCausalLM.from_pretrained(tmp_path / "file")
+    policy.save_pretrained(tmp_path / "before")
+    WeightStream(policy).layout()
+    assert dict(WeightStream(policy)).keys() >= EXPERTS
+    policy.save_pretrained(tmp_path / "after")
+    assert names_in(tmp_path / "after") == names_in(tmp_path / "before")
+
+
+def test_what_transformers_has_noted_survives_a_conversion_that_fails():
+    policy = ending_model("lfm2_moe")
+    policy._weight_conversions = noted = get_model_conversion_mapping(policy, add_legacy=False)
+    flat = ("model.layers.1.feed_forward.experts.gate_up_proj", torch.zeros(4))
+    with pytest.raises(IndexError):
+        list(published_names.as_published(policy, iter([flat])))
+    assert policy._weight_conversions is noted
 
 
 @pytest.mark.parametrize("generator", [VLLMColocate, VLLMServer])

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange, revert_weight_conversion
 
-from grpo_lightning.distributed.sharding import plain_class, whole
-from grpo_lightning.finetuning.adapters import hot_load_obstacle, is_adapted, merged_state_dict
-from grpo_lightning.finetuning.quantization import dequantized
-from grpo_lightning.numerics.routers import has_experts
+from grpo_lightning.distributed.sharding import whole
+from grpo_lightning.finetuning.adapters import hot_load_obstacle, is_adapted, merged_outlines, merged_state_dict
+from grpo_lightning.finetuning.quantization import dequantized, outline
+from grpo_lightning.generation.vllm.published_names import as_published
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @torch.no_grad()
-def base_state_dict(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the bare model without its LoRA adapter, dequantised, tied weights under each of their names."""
+def base_state_dict(policy: nn.Module, is_outlined: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the bare model without its LoRA adapter, dequantised, tied weights under each of their names.
+
+    Args:
+        policy: With LoRA or without.
+        is_outlined: Yield empty tensors on the meta device instead, of the same dtypes and whole shapes.
+    """
     for path, module in policy.named_modules(remove_duplicate=False):
         name = _bare_name(path)
         if name is None:
@@ -34,7 +33,7 @@ def base_state_dict(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
         kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
         for own, tensor in (module._parameters | kept).items():
             if tensor is not None:
-                yield f"{name}.{own}" if name else own, dequantized(tensor)
+                yield f"{name}.{own}" if name else own, outline(tensor) if is_outlined else dequantized(tensor)
 
 
 def _bare_name(path: str) -> str | None:
@@ -83,24 +82,27 @@ class WeightStream:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Name and whole tensor; one that had to be made lives until the consumer lets go of it."""
-        for name, tensor in _checkpoint_layout(self.policy, self._whole_tensors()):
+        for name, tensor in as_published(self.policy, self._whole_tensors()):
             self.bytes += tensor.numel() * tensor.element_size()
             yield name, tensor
 
-    def _chosen(self) -> Iterator[tuple[str, Tensor]]:
-        source = merged_state_dict if self.merge_adapters else base_state_dict
-        return ((n, tensor) for n, tensor in source(self.policy) if self.names is None or n in self.names)
-
     def _whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._chosen():
-            yield name, whole(tensor)
+        source = merged_state_dict if self.merge_adapters else base_state_dict
+        for name, tensor in source(self.policy):
+            if self._has(name):
+                yield name, whole(tensor)
+
+    def _has(self, name: str) -> bool:
+        return self.names is None or name in self.names
 
     def layout(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, dtype and whole shape of each tensor that iterating yields, in that order; gathers nothing."""
-        return [
-            (name, tensor.dtype, tuple(tensor.shape))
-            for name, tensor in _checkpoint_layout(self.policy, self._chosen())
-        ]
+        """Name, dtype and whole shape of each tensor that iterating yields, in that order.
+
+        No weight is read or gathered: one rank may ask alone.
+        """
+        outlines = merged_outlines(self.policy) if self.merge_adapters else base_state_dict(self.policy, True)
+        chosen = ((name, tensor) for name, tensor in outlines if self._has(name))
+        return [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in as_published(self.policy, chosen)]
 
     def metrics(self) -> dict[str, float]:
         """What is logged of a transfer; call it once the engine holds the weights."""
@@ -116,35 +118,6 @@ def transfer_metrics(size: int, seconds: float) -> dict[str, float]:
     }
 
 
-def _checkpoint_layout(policy: nn.Module, pairs: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """The stream under the names of a published checkpoint.
-
-    transformers holds some models otherwise than they are published (the experts of a mixture in one tensor); engines read
-    what is published. These models are converted as a whole; the stream of all others passes through.
-    """
-    model: Any = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-    model._weight_conversions = _conversions(model)
-    if not model._weight_conversions:
-        yield from pairs
-        return
-    yield from revert_weight_conversion(model, dict(pairs)).items()
-
-
-def _conversions(model: PreTrainedModel) -> list[Any]:
-    """What transformers noted when it loaded the model, else what it knows of the model's class.
-
-    Nothing is noted on ranks that are sent their part of the weights, of models made without a checkpoint, and of a mixture
-    whose file has the experts in one tensor: some of vLLM's mixtures (LFM2-MoE) leave such a tensor out without a word.
-    """
-    noted: list[Any] | None = getattr(model, "_weight_conversions", None)
-    if noted or (noted is not None and not has_experts(model.config.get_text_config())):
-        return noted
-    with torch.device("meta"):
-        plain = plain_class(model)(deepcopy(model.config))  # transformers knows no class that fully_shard has made
-    known = get_model_conversion_mapping(plain, add_legacy=False)
-    return [conversion for conversion in known if not isinstance(conversion, PrefixChange)]
-
-
 def weight_shapes(policy: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and whole shapes of all weights, adapters merged; nothing is gathered, merged or copied."""
     shapes = {}
@@ -152,8 +125,7 @@ def weight_shapes(policy: nn.Module) -> dict[str, tuple[int, ...]]:
         name = _bare_name(path)
         for own, tensor in module._parameters.items() if name is not None else ():
             if tensor is not None:
-                state = getattr(tensor, "quant_state", None)  # a 4-bit weight is stored flat
-                shapes[f"{name}.{own}" if name else own] = tuple(tensor.shape if state is None else state.shape)
+                shapes[f"{name}.{own}" if name else own] = tuple(outline(tensor).shape)
     return shapes
 
 
