@@ -122,7 +122,7 @@ AS_TEXT: list[tuple[object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "text"), AS_TEXT)
+@pytest.mark.parametrize(("value", "text"), AS_TEXT, ids=[type(value).__name__ for value, _ in AS_TEXT])
 def test_what_is_not_would_not_be_and_is_kept_as_text(tmp_path, value, text):
     assert not is_storable(value)
     with pytest.raises((CheckpointNotReadableError, AttributeError)):
