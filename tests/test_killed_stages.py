@@ -80,7 +80,7 @@ def config_of(folder: Path, model_dir: Path, stage: str, own: dict[str, Any]) ->
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
 
 
-def is_the_same_when_killed(folder: Path, stage: str, *prepared: Any) -> None:
+def assert_the_same_when_killed(folder: Path, stage: str, *prepared: Any) -> None:
     """Runs once undisturbed, and once in three launches of which two are killed."""
     for name in ("whole", "killed"):
         (folder / name).mkdir()
@@ -105,7 +105,7 @@ def is_the_same_when_killed(folder: Path, stage: str, *prepared: Any) -> None:
 
 
 def test_supervised_fine_tuning_resumes_bit_for_bit(tiny_model_dir, tmp_path):
-    is_the_same_when_killed(tmp_path, "sft", tiny_model_dir, "sft", {"lora_dropout": 0.2})
+    assert_the_same_when_killed(tmp_path, "sft", tiny_model_dir, "sft", {"lora_dropout": 0.2})
 
 
 def test_distillation_resumes_bit_for_bit_whoever_teaches(tiny_model_dir, tmp_path):
@@ -118,5 +118,5 @@ def test_distillation_resumes_bit_for_bit_whoever_teaches(tiny_model_dir, tmp_pa
         }
         taught = {"teacher": teachers, "teacher_column": "who", "teacher_prompt": "{prompt} ({way}) ", "top_k": 5}
         own = {**DISTILLED, "distillation": taught}
-        is_the_same_when_killed(tmp_path, "fit", tiny_model_dir, "fit", own)
+        assert_the_same_when_killed(tmp_path, "fit", tiny_model_dir, "fit", own)
         assert server.calls.count("/v1/completions") > STEPS

@@ -76,7 +76,9 @@ def test_a_head_of_its_own_is_refused_beside_a_tower_where_vllm_ties_it(generato
 
 
 def test_a_tied_head_beside_a_tower_is_taken(tmp_path: Path):
-    module_with(write_with_text_of_cohere(tmp_path, is_tied=True), generator=VLLMServer())
+    generator = VLLMServer()
+    module_with(write_with_text_of_cohere(tmp_path, is_tied=True), generator=generator)
+    assert generator.images.processor is not None
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
