@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +103,17 @@ def test_verl_is_given_the_sizes_of_the_workload_and_what_the_command_line_adds(
     assert given["data.max_response_length"] == 1024
     assert given["trainer.total_training_steps"] == 5
     assert given["data.shuffle"] is True
+
+
+def test_rays_node_has_the_address_of_the_loop():
+    pytest.importorskip("ray", reason="needs verl's environment")
+    ask = "import ray._private.services as services; print(services.get_node_ip_address())"
+    environment = os.environ | verl_run.ENVIRONMENT
+    found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "127.0.0.1"
+    assert not any("_node_ip_address" in name for name in verl_run.SWITCHES), (
+        "Ray makes the outward address of 127.0.0.1"
+    )
 
 
 def test_packed_sequences_begin_where_positions_do():

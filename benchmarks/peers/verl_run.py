@@ -27,9 +27,15 @@ from peers.verl_log import metrics_of, step_of
 MAX_PROMPT_LENGTH = 512
 CONFIG = "_generated_ppo_trainer.yaml"
 ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the address of the loop; Ray takes "127.0.0.1" for the outward one
+    "RAY_worker_register_timeout_seconds": "300",  # on busy processors Ray ends what starts slowly, and begins anew
     "RAY_memory_monitor_refresh_ms": "0",  # a machine whose memory grows as it is used looks full to it
     "RAY_DEDUP_LOGS": "0",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled by nvcc at a first start, and not called without top-p and top-k
+    "VLLM_LOGGING_LEVEL": "INFO",  # verl's is WARN, with which minutes pass without a line
     "VLLM_DISABLE_COMPILE_CACHE": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
@@ -66,7 +72,6 @@ SWITCHES: dict[str, Any] = {
     "+ray_kwargs.ray_init.num_gpus": 1,
     "+ray_kwargs.ray_init.include_dashboard": False,
     "+ray_kwargs.ray_init.object_store_memory": 4 * 10**9,
-    "+ray_kwargs.ray_init._node_ip_address": "127.0.0.1",
 }
 """What does not depend on the workload."""
 
