@@ -68,12 +68,12 @@ def check_carried(settings: GRPOSettings, num_prompts: int) -> None:
     partial = settings.partial_rollouts
     if not partial.carry_over:
         return
-    carried = partial.carried(num_prompts)
+    left = partial.left(0, num_prompts)
     setting = f"model.partial_rollouts.carry_over={partial.carry_over} of data.batch_size={num_prompts} prompts"
-    if carried == 0:
+    if left == 0:
         raise ValueError(f"{setting} is less than one group, so nothing is carried over. Raise one of them.")
-    if num_prompts - carried < settings.num_minibatches:
+    if num_prompts - left < settings.num_minibatches:
         raise ValueError(
-            f"{setting} leaves {num_prompts - carried} groups for the first step, fewer than model.num_minibatches="
+            f"{setting} leaves {num_prompts - left} groups for the first step, fewer than model.num_minibatches="
             f"{settings.num_minibatches}. Use fewer minibatches, or carry less."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning as L
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -234,7 +235,8 @@ class PolicyModule(L.LightningModule):
             results[key].reset()
         self.step_metrics = metrics
         for name in sorted(metrics):
-            self.log(name, metrics[name], prog_bar=name in shown)
+            number = torch.tensor(float(metrics[name]))  # on the CPU: a float would go to the GPU and back
+            self.log(name, number, prog_bar=name in shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""

@@ -7,6 +7,7 @@ Over-sampling with resumed completions, as in Kimi k1.5 (arXiv:2501.12599, Sec. 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,9 +32,10 @@ class PartialRollouts:
     """How many groups a step leaves unfinished for the next one.
 
     Args:
-        carry_over: Groups that are carried over to the next step, as a share of data.batch_size: 0 for none; with 0.5 and
+        carry_over: Groups that are carried over to the next step, in batches of data.batch_size: 0 for none; with 0.5 and
             64 prompts, a step samples 64 new prompts beside 32 carried ones, ends sampling when 64 of these 96 are complete and
-            trains on those. What it has sampled of the other 32 is kept. Only a run's first step trains on fewer prompts.
+            trains on those. What it has sampled of the other 32 is kept. A token's age is so many steps on average. A run's
+            first steps train on half of their prompts, until so many are under way.
         max_staleness: Steps that a group may be carried for; after so many, sampling waits for its completions.
     """
 
@@ -41,25 +43,35 @@ class PartialRollouts:
     max_staleness: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.carry_over <= 1:
+        if not 0 <= self.carry_over < math.inf:
             raise ValueError(
-                f"model.partial_rollouts.carry_over={self.carry_over} is not a share of data.batch_size. Give a number from "
-                "0 (off) to 1, such as 0.5."
+                f"model.partial_rollouts.carry_over={self.carry_over} is no number of batches of data.batch_size. Give 0 (off), "
+                "or a positive number such as 0.5."
             )
         if self.max_staleness < 1:
             raise ValueError(
                 f"model.partial_rollouts.max_staleness={self.max_staleness} would carry nothing over. Give 1 or more, or "
                 "carry_over=0."
             )
+        if self.carry_over > self.max_staleness:
+            raise ValueError(
+                f"model.partial_rollouts.carry_over={self.carry_over} carries groups for so many steps on average, more than "
+                f"max_staleness={self.max_staleness} allows for any. Raise max_staleness, or lower carry_over."
+            )
 
-    def carried(self, num_prompts: int) -> int:
-        """Groups of ``num_prompts`` prompts that a step leaves unfinished; a step that trains on none helps nobody.
+    def left(self, num_carried: int, num_prompts: int) -> int:
+        """Groups that a step leaves unfinished; of its new prompts at most half, so that every step trains on as many at least.
+
+        Args:
+            num_carried: Groups that it was left with itself.
+            num_prompts: Its new ones.
 
         Example:
-            >>> PartialRollouts(carry_over=0.5).carried(64), PartialRollouts(carry_over=1.0).carried(4)
-            (32, 3)
+            >>> settings = PartialRollouts(carry_over=1.5)
+            >>> [settings.left(carried, 64) for carried in (0, 32, 64, 96)]
+            [32, 64, 96, 96]
         """
-        return min(int(self.carry_over * num_prompts), max(0, num_prompts - 1))
+        return min(int(self.carry_over * num_prompts), num_carried + num_prompts // 2)
 
 
 class EnoughGroups:
@@ -121,11 +133,10 @@ class PartialSource(Source):
         seeds = self.inner.prompt_seeds(batch, stage, moment.step)
         fresh = new_groups(batch, seeds, moment.step, self.inner.sampling.num_generations)
         self._before = (moment.step, self._carried)
-        groups = self._sampled([*self._carried, *fresh], self.settings.carried(len(batch)), moment.step)
+        num_left = self.settings.left(len(self._carried), len(batch))
+        groups = self._sampled([*self._carried, *fresh], num_left, moment.step)
         done = [b for b, group in enumerate(groups) if group.is_done]
-        chosen = set(
-            done[: max(len(groups) - self.settings.carried(len(batch)), self._num_overdue(groups, moment.step))]
-        )
+        chosen = set(done[: max(len(groups) - num_left, self._num_overdue(groups, moment.step))])
         trained = [group for b, group in enumerate(groups) if b in chosen]
         self._carried = [group for b, group in enumerate(groups) if b not in chosen]
         prompts, rollouts = batch_of(trained), rollouts_of(trained)

@@ -26,6 +26,7 @@ from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
+from grpo_lightning.training.fused_optimizer import with_fused_kernels
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -100,7 +101,8 @@ class Optimization:
         """
         settings = self.settings
         groups = by_mesh(p for p in self.policy.parameters() if p.requires_grad)
-        optimizer = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
+        made = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
+        optimizer = with_fused_kernels(made)
         optimizer.register_step_post_hook(lambda *_: self.policy.changed())
         scheduler = (
             None if settings.lr_scheduler is None else make_scheduler(settings.lr_scheduler, optimizer, run_steps)

@@ -152,6 +152,16 @@ def test_every_step_but_the_first_trains_on_as_many_whole_groups_as_it_begins(ru
     assert max(step["numbers"]["sampling/age/off_policy"] for step in recorder.steps) > 0
 
 
+def test_more_than_a_batch_is_under_way_once_half_of_each_step_has_filled_it_and_resumes(model_dir, tmp_path):
+    settings = {"partial_rollouts": PartialRollouts(carry_over=1.5, max_staleness=4)}
+    whole = train(model_dir, tmp_path / "whole", 6, **settings)
+    assert [len(step["uids"]) for step in whole.steps] == [2, 2, 2, 4, 4, 4]
+    assert [len(step["carried"]) for step in whole.steps] == [2, 4, 6, 6, 6, 6]
+    resumed = train(model_dir, tmp_path / "resumed", 6, tmp_path / "whole" / "step=2.ckpt", **settings)
+    names = ("uids", "completions", "logprobs", "carried", "numbers")
+    assert resumed.told(*names) == whole.told(*names)[2:]
+
+
 def all_carried(recorder: Recorder) -> list[dict[str, Any]]:
     return [completion for step in recorder.steps for group in step["carried"] for completion in group["completions"]]
 
@@ -314,7 +324,12 @@ def test_what_it_cannot_be_combined_with_is_refused(model_dir, settings, message
 
 @pytest.mark.parametrize(
     ("settings", "minibatches", "message"),
-    [({"carry_over": 0.2}, 1, "less than one group"), ({"carry_over": 0.75}, 2, "leaves 1 groups for the first step")],
+    [
+        ({"carry_over": 0.2}, 1, "less than one group"),
+        ({"carry_over": 0.75}, 3, "leaves 2 groups for the first step"),
+        ({"carry_over": 1.5, "max_staleness": 1}, 1, "carry_over=1.5 carries groups for so many steps on average"),
+        ({"carry_over": -0.5}, 1, "carry_over=-0.5 is no number of batches"),
+    ],
 )
 def test_a_share_that_does_not_fit_the_step_is_refused(model_dir, tmp_path, settings, minibatches, message):
     with pytest.raises(ValueError, match=message):
