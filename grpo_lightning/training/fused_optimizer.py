@@ -29,11 +29,14 @@ def with_fused_kernels(optimizer: Optimizer, device_types: Collection[str] = ("c
         >>> [fast.param_groups[0][name] for name in ("lr", "betas", "fused")]
         [0.1, (0.8, 0.9), True]
     """
-    if type(optimizer) not in FUSED or any(group.get(name) for group in optimizer.param_groups for name in CHOICES):
+    if not isinstance(optimizer, FUSED) or type(optimizer) not in FUSED:
         return optimizer
-    if any(group.get(name) is False for group in optimizer.param_groups for name in ("fused", "foreach")):
+    given = [group.get(name) for group in optimizer.param_groups for name in CHOICES]
+    off = [group.get(name) is False for group in optimizer.param_groups for name in ("fused", "foreach")]
+    if any(given) or any(off):
         return optimizer
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not all(weight.device.type in device_types and weight.is_floating_point() for weight in weights):
         return optimizer
-    return type(optimizer)([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
+    kind: type[torch.optim.Adam] = type(optimizer)
+    return kind([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
