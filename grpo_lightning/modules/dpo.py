@@ -13,7 +13,6 @@ from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, w
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
@@ -64,8 +63,8 @@ class DPOModule(PolicyModule):
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
-        ends = end_of_sequence_ids(self.policy.model, self.policy.tokenizer)
-        read = read_preferences(batch, self.policy.tokenizer, self.written, self.loss.in_pairs, ends)
+        policy, in_pairs = self.policy, self.loss.in_pairs
+        read = read_preferences(batch, policy.tokenizer, self.written, in_pairs, policy.end_ids)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
         check_written(read.rollouts, positions_of(self.policy.config), uids, "model.max_completion_length")
         return read

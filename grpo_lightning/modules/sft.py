@@ -18,7 +18,6 @@ from grpo_lightning.datamodules.demonstrations import (
 )
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
@@ -70,8 +69,7 @@ class SFTModule(PolicyModule):
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [COLUMN], self.replacements())
-        ends = end_of_sequence_ids(self.policy.model, self.policy.tokenizer)
-        rollouts = demonstrations(batch, self.policy.tokenizer, self.written, ends)
+        rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts
 

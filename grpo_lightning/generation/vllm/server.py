@@ -14,7 +14,6 @@ import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
@@ -36,6 +35,7 @@ from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import open_server_turns
 from grpo_lightning.generation.vllm.server_weights import open_transfer
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 
