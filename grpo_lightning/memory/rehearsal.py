@@ -77,7 +77,7 @@ class Rehearsal:
     @torch.no_grad()
     def _settle_layout(self) -> None:
         with unchanged(self.work), self.work.precision():
-            with_float32_defaults(self.work.passes.scorer.idle)(self.work.device)
+            with_float32_defaults(self.work.passes.scorer.idle)()
 
     def needed(self, tokens: int, with_step: bool = False) -> PassMemory | None:
         """What a micro-batch needs at worst, on the rank that needs most; None if one ran out of memory.

@@ -40,6 +40,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.teachers import Teachers
@@ -61,7 +62,7 @@ class GRPOModule(PolicyModule):
     def __init__(self, settings: GRPOSettings) -> None:
         super().__init__()
         self.settings, self.seed = settings, settings.seed
-        vision_tower = part_of(settings, VisionSettings).vision_tower
+        teach, vision_tower = settings.distillation, part_of(settings, VisionSettings).vision_tower
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed, vision_tower)
         self.sampling = part_of(settings, SamplingSettings)
         self.objective = part_of(settings, Objective)
@@ -70,20 +71,21 @@ class GRPOModule(PolicyModule):
         self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
+        needs_reference = self.objective.needs_reference or (teach is not None and teach.needs_reference)
+        without, reference = None if needs_reference else "model.beta=0", part_of(settings, ReferenceSettings)
+        self.reference_passes = ReferencePasses(reference, without, "Set model.beta.", self.passes)
         experience = part_of(settings, ExperienceSettings)
-        reference_teaches = settings.distillation is not None and settings.distillation.needs_reference
-        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes, reference_teaches)
+        self.experience_maker = ExperienceMaker(experience, self.objective, self.passes, self.reference_passes)
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
         updates = part_of(settings, UpdateSettings)
-        trains_all = self.objective.trains_all_completions or settings.distillation is not None
-        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
+        trains_all = self.objective.trains_all_completions or teach is not None
+        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
         self.num_updates = updates.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
         success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
-        read = (self.policy, self.passes, self.experience_maker.reference_passes, settings.chat_template_kwargs)
-        teach = settings.distillation
-        self.teachers = None if teach is None else Teachers(teach, *read, rewards, success)
+        read = (self.passes, self.reference_passes, settings.chat_template_kwargs, rewards, success)
+        self.teachers = None if teach is None else Teachers(teach, *read)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
         check_settings(settings, self.policy.config, self.source)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
@@ -164,7 +166,7 @@ class GRPOModule(PolicyModule):
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
-        self.experience_maker.move_reference(self.steps_done)
+        self.reference_passes.move(self.steps_done)
         if self.policy.weight_sample is not None:
             report.add_mean("update/changed_since_start", self.policy.weight_sample.changed())
         outcomes = self.noted.take()
@@ -209,13 +211,10 @@ class GRPOModule(PolicyModule):
             check_held_out(self.settings, self.datamodule, self.evaluation.reward_runner)
 
     def on_fit_start(self) -> None:
-        """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
-        for part in (self.experience_maker, self.updates, self.loss):
-            part.replica = self.replica
-        self.loss.device = self.device
-        self.experience_maker.start(self.device)
+        """Copies the reference and loads teachers, once the weights are what training starts from."""
+        self.reference_passes.start()
         if self.teachers is not None:
-            self.teachers.start(self.device)
+            self.teachers.start()
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
@@ -229,7 +228,7 @@ class GRPOModule(PolicyModule):
             is_joint=self.policy.is_sharded or joint_threshold,
             generator=self.source.generator,
             shown=most_shown(self.datamodule, self.policy),
-            copies_reference=self.experience_maker.reference_passes.copies_reference,
+            copies_reference=self.reference_passes.copies_reference,
         )
 
     def evaluate_batch(self, batch: PromptBatch, means: NamedMeans) -> list[dict[str, Any]]:
@@ -271,7 +270,7 @@ class GRPOModule(PolicyModule):
 
     def _stateful(self) -> dict[str, Any]:
         """The parts that a checkpoint keeps, by name."""
-        parts = {"reference": self.experience_maker, "loss": self.loss, "numbers": self.numbers}
+        parts = {"reference": self.reference_passes, "loss": self.loss, "numbers": self.numbers}
         return parts | {"log_history": self.log_history}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

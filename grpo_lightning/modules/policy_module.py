@@ -83,10 +83,8 @@ class PolicyModule(L.LightningModule):
 
     @property
     def replica(self) -> Replica:
-        """The ranks that this one runs training passes with."""
-        if self._trainer is None:
-            return Replica()
-        return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)
+        """The ranks that this one runs training passes with; known once the weights are there."""
+        return self.passes.replica
 
     @property
     def datamodule(self) -> Any:
@@ -100,6 +98,9 @@ class PolicyModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
+        if self._trainer is not None:
+            strategy = self.trainer.strategy
+            self.passes.replica = replica_of(strategy, self.global_rank, self.trainer.world_size)
         if self.policy.is_loaded:
             return
         self.start_times.mark("data")
@@ -174,7 +175,7 @@ class PolicyModule(L.LightningModule):
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
-            self.optimization.settle_buckets(self.passes.scorer.idle(self.device) + self.passes.no_change())
+            self.optimization.settle_buckets(self.passes.scorer.idle() + self.passes.no_change())
 
     def on_train_end(self) -> None:
         """The device is watched no longer."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons, MicroBatch
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.distillation import SAMPLED
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
@@ -37,8 +35,6 @@ class MicroBatchLoss:
     ) -> None:
         self.objective, self.passes, self.teachers, self.load_balance = objective, passes, teachers, load_balance
         self.entropy_controller = objective.entropy_controller()
-        self.replica = Replica()
-        self.device = torch.device("cpu")
 
     def __call__(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
@@ -48,14 +44,13 @@ class MicroBatchLoss:
     def _share(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         scorer = self.passes.scorer
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
-            return scorer.idle(self.device)
+            return scorer.idle()
         teachers = self.teachers
         lessons, rows = experience.lessons_or_own, micro_batch.rows
         beside = None if teachers is None else partial(teachers.divergence, lessons, rows)
         logprobs, entropy, divergence, loads = scorer.score(
             experience.rollouts,
             rows,
-            self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
             beside=beside,
@@ -76,10 +71,10 @@ class MicroBatchLoss:
         if self.load_balance is not None and loads is not None:
             balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)
             loss, metrics = loss + balancing, metrics + added
-        if self.replica.leads:  # the others have the same numbers
+        if self.passes.replica.leads:  # the others have the same numbers
             report.add(metrics)
             report.add_mean("packing/fill", self.passes.fill(experience.rollouts, rows))
-        return loss * self.replica.count
+        return loss * self.passes.replica.count
 
     def _is_only_taught(self, experience: Experience, lessons: Lessons, rows: Tensor) -> bool:
         """Whether a teacher's divergence is all that trains these completions."""

@@ -52,7 +52,7 @@ class ServerTeacher:
         self.server = PromptLogprobs(client, settings.timeout or 240.0)
         self._is_checked = False
 
-    def start(self, device: torch.device) -> None:
+    def start(self) -> None:
         """Waits for the server, and checks that it knows the policy's tokens and tells as many as are asked for.
 
         Raises:

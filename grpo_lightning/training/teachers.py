@@ -21,7 +21,6 @@ from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import OutputHead, output_head
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
-from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.scoring.scorer import Scorer
@@ -41,8 +40,8 @@ TEACHER = "model.distillation.teacher"
 class Teacher(Protocol):
     """One of them."""
 
-    def start(self, device: torch.device) -> None:
-        """Loads weights of its own, once; ``device`` is the policy's."""
+    def start(self) -> None:
+        """Loads weights of its own, once."""
 
     def side(self, lessons: Lessons, rows: Tensor) -> Side | Likeliest:
         """Hidden states at the tokens of the completions ``rows``, and the head behind them; no gradient. Or the likeliest."""
@@ -56,14 +55,14 @@ class LoadedTeacher:
     Args:
         name: Directory or hub name.
         settings: Where it is held, and in what.
-        policy: Whose tokens it has to understand.
-        passes: Over the policy.
+        passes: Over the policy, whose tokens it has to understand.
 
     Raises:
         ValueError: If the two tokenizers differ.
     """
 
-    def __init__(self, name: str, settings: Distillation, policy: Policy, passes: Passes) -> None:
+    def __init__(self, name: str, settings: Distillation, passes: Passes) -> None:
+        policy = passes.policy
         self.name, self.settings, self.passes = name, settings, passes
         config = load_config(name, TEACHER)
         self.positions = positions_of(config)
@@ -71,7 +70,7 @@ class LoadedTeacher:
         _check_rows(config.get_text_config().vocab_size, policy.tokenizer, name)
         self.scorer: Scorer | None = None
 
-    def start(self, device: torch.device) -> None:
+    def start(self) -> None:
         """See ``Teacher``.
 
         Raises:
@@ -79,7 +78,7 @@ class LoadedTeacher:
         """
         if self.scorer is not None:
             return
-        place = device if self.settings.device is None else torch.device(self.settings.device)
+        place = self.passes.device if self.settings.device is None else torch.device(self.settings.device)
         dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
         try:
             model = load_causal_lm(self.name, dtype, setting=TEACHER)
@@ -92,9 +91,8 @@ class LoadedTeacher:
     def side(self, lessons: Lessons, rows: Tensor) -> Side:
         """See ``Teacher``."""
         assert self.scorer is not None
-        place = next(self.scorer.model.parameters()).device
         with torch.no_grad():
-            hidden = self.scorer.hidden(lessons.rollouts, rows, place)
+            hidden = self.scorer.hidden(lessons.rollouts, rows)
         return Side(hidden, output_head(self.scorer.model)[1])
 
 
@@ -103,8 +101,7 @@ class Teachers:
 
     Args:
         settings: Who they are.
-        policy: Whom they teach.
-        passes: Over it.
+        passes: Over the policy, which they teach.
         reference_passes: Over the reference.
         chat_template_kwargs: As for the prompts.
         trained_on: Names of the rewards.
@@ -117,7 +114,6 @@ class Teachers:
     def __init__(
         self,
         settings: Distillation,
-        policy: Policy,
         passes: Passes,
         reference_passes: ReferencePasses,
         chat_template_kwargs: dict[str, Any] | None = None,
@@ -126,22 +122,18 @@ class Teachers:
     ) -> None:
         check_rewards(settings, trained_on, success_reward)
         self.success_reward = success_reward
-        self.settings, self.policy, self.temperature = settings, policy, passes.temperature
+        self.settings, self.policy, self.temperature = settings, passes.policy, passes.temperature
         self.chat_template_kwargs = chat_template_kwargs or {}
         own: dict[str, Teacher] = {SELF: PolicyAsTeacher(passes), REFERENCE: ReferenceAsTeacher(reference_passes)}
-        own |= {name: ServerTeacher(name, settings, policy, passes.temperature) for name in settings.addresses}
+        own |= {name: ServerTeacher(name, settings, passes.policy, passes.temperature) for name in settings.addresses}
         self.teachers: list[Teacher] = [
-            own.get(name) or LoadedTeacher(name, settings, policy, passes) for name in settings.by_name.values()
+            own.get(name) or LoadedTeacher(name, settings, passes) for name in settings.by_name.values()
         ]
 
-    def start(self, device: torch.device) -> None:
-        """Loads the weights, once.
-
-        Args:
-            device: Of the policy.
-        """
+    def start(self) -> None:
+        """Loads the weights, once."""
         for teacher in self.teachers:
-            teacher.start(device)
+            teacher.start()
 
     def close(self) -> None:
         """Ends what is asked of servers."""
