@@ -10,6 +10,7 @@ from typing import Any
 from grpo_lightning.distributed.checkpoint_values import NotStorableError, stored_exactly
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.parts import Part, PartEnd, PartRequest
+from grpo_lightning.rollouts.groups import join_prompts
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
 
@@ -158,12 +159,11 @@ def _stored(values: Sequence[Any], uids: Sequence[int], where: str, way_out: str
 
 def batch_of(groups: Sequence[GrowingGroup]) -> PromptBatch:
     """The groups' prompts; a column that one does not have is None there."""
-    names = dict.fromkeys(name for group in groups for name in group.columns)
-    return PromptBatch(
-        [group.prompt for group in groups],
-        [group.prompt_ids for group in groups],
-        [group.uid for group in groups],
-        {name: [group.columns.get(name) for group in groups] for name in names},
+    return join_prompts(
+        [
+            PromptBatch([one.prompt], [one.prompt_ids], [one.uid], {name: [v] for name, v in one.columns.items()})
+            for one in groups
+        ]
     )
 
 
