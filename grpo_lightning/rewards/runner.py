@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,16 +15,12 @@ from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
-from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
-from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, Outcome, call_reward, lists_of
+from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome, lists_of
+from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 log = logging.getLogger(__name__)
-
-ASYNC_CALLS = 256
-"""Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +88,18 @@ class RewardRunner:
             for reward in self.rewards
         ]
         self._loop = EventLoopThread()
-        self._processes: dict[str, ProcessCaller] = {}
-        self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
-        self._main_thread = MainThreadRewards(self.rewards)
-        self.guard = CallGuard()
-        """Around each call in this process; knows the rank's device."""
+        self._calls = RewardCalls(self.rewards, self.runtime.max_workers, self.runtime.time_limit)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["rewards"], **state["runtime"])  # type: ignore[misc]  # threads and processes do not travel
+
+    @property
+    def guard(self) -> CallGuard:
+        """Around each call in this process; knows the rank's device."""
+        return self._calls.guard
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,8 +146,8 @@ class RewardRunner:
         calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
         state = trainer_state or RewardState()
         return StepScoring(
-            *(self.rewards, calls, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
-            main_thread=self._main_thread.calls,
+            *(self.rewards, calls, self._calls, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
+            main_thread=self._calls.main_thread.calls,
             repeats_by_row=self._repeats_by_row,
         )
 
@@ -209,48 +204,14 @@ class RewardRunner:
 
     def close(self) -> None:
         """Releases what the rewards hold, and the event loop. The runner may be used again afterwards."""
-        for caller in self._processes.values():
-            caller.close()
-        self._processes.clear()
+        self._calls.close()
         for reward in self.rewards:
             reward.close()
         self._loop.close()
         self.guard.watch.close()
-        self._slots.clear()
-
-    async def _call(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call, in the main thread where the reward needs it."""
-        if reward not in self._main_thread:
-            try:
-                return await self._call_anywhere(reward, rows)
-            except MainThreadNeededError as error:
-                self._main_thread.add(reward, error)
-        limit = reward.call_time_limit or self.runtime.time_limit
-        return await call_reward(reward, rows, limit, self.guard, self._main_thread.calls)
-
-    async def _call_anywhere(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
-        limit = reward.call_time_limit or self.runtime.time_limit
-        isolated = reward.isolation == "process"
-        if isolated and reward.name not in self._processes:
-            self._processes[reward.name] = ProcessCaller(reward, limit, self.guard.device)
-        own = self._processes[reward.name].size if isolated else reward.concurrency
-        own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
-        shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
-        async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
-            if not isolated:
-                return await call_reward(reward, rows, limit, self.guard)
-            started = time.perf_counter()
-            outcome = await self._processes[reward.name](rows)
-            outcome.seconds.append(time.perf_counter() - started)
-            return outcome
 
     def _repeats_by_row(self, reward: BaseRewardFunction) -> bool:
         return reward.scope == "completion" or (reward.scope == "batch" and self.runtime.repeat_by_row)
-
-    def _slot(self, name: str, size: int) -> asyncio.Semaphore:
-        key = (id(asyncio.get_running_loop()), name)
-        return self._slots.setdefault(key, asyncio.Semaphore(size))
 
     def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
         for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):

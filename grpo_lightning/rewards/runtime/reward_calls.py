@@ -1,0 +1,73 @@
+"""Where each call of a reward runs, and how many run at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from grpo_lightning.rewards.base import BaseRewardFunction
+from grpo_lightning.rewards.runtime.call_guard import CallGuard
+from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
+from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
+from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, Outcome, call_reward
+
+ASYNC_CALLS = 256
+"""Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""
+
+
+class RewardCalls:
+    """Makes one call of a reward: in a thread, in a process of its own, on the event loop or in the main thread.
+
+    Args:
+        rewards: All that may be called, with unique names.
+        max_workers: Synchronous calls that run at the same time, over all rewards.
+        time_limit: Seconds per call, unless the reward has a call_time_limit.
+    """
+
+    def __init__(self, rewards: Sequence[BaseRewardFunction], max_workers: int, time_limit: float) -> None:
+        self.max_workers, self.time_limit = max_workers, time_limit
+        self.async_calls = ASYNC_CALLS * len(rewards)
+        self.main_thread = MainThreadRewards(rewards)
+        self.guard = CallGuard()
+        """Around each call in this process; knows the rank's device."""
+        self._processes: dict[str, ProcessCaller] = {}
+        self._slots: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Semaphore] = {}
+
+    async def __call__(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
+        """One call, in the main thread where the reward needs it."""
+        if reward not in self.main_thread:
+            try:
+                return await self._call_anywhere(reward, rows)
+            except MainThreadNeededError as error:
+                self.main_thread.add(reward, error)
+        return await call_reward(reward, rows, self._limit(reward), self.guard, self.main_thread.calls)
+
+    async def _call_anywhere(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
+        """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
+        isolated = reward.isolation == "process"
+        if isolated and reward.name not in self._processes:
+            self._processes[reward.name] = ProcessCaller(reward, self._limit(reward), self.guard.device)
+        own = self._processes[reward.name].size if isolated else reward.concurrency
+        own = own or (ASYNC_CALLS if reward.is_async else self.max_workers)
+        shared = self.async_calls if reward.is_async else self.max_workers
+        async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
+            if not isolated:
+                return await call_reward(reward, rows, self._limit(reward), self.guard)
+            started = time.perf_counter()
+            outcome = await self._processes[reward.name](rows)
+            outcome.seconds.append(time.perf_counter() - started)
+            return outcome
+
+    def _limit(self, reward: BaseRewardFunction) -> float:
+        return reward.call_time_limit or self.time_limit
+
+    def _slot(self, name: str, size: int) -> asyncio.Semaphore:
+        return self._slots.setdefault((asyncio.get_running_loop(), name), asyncio.Semaphore(size))
+
+    def close(self) -> None:
+        """Ends the processes. Calls may be made again afterwards."""
+        for caller in self._processes.values():
+            caller.close()
+        self._processes.clear()
+        self._slots.clear()
