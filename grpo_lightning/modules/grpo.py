@@ -17,7 +17,8 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.grpo_checks import check_data, check_held_out, check_settings, check_strategy
+from grpo_lightning.modules.data_checks import check_data, check_held_out
+from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
