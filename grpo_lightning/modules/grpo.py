@@ -28,10 +28,11 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED
-from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything

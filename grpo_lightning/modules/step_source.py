@@ -11,12 +11,13 @@ from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
+from grpo_lightning.rollouts.base import Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.partial_rollouts import PartialSource
 from grpo_lightning.rollouts.sampler_canary import SamplerCanary, make_canary
-from grpo_lightning.rollouts.source import RolloutSource, Source
+from grpo_lightning.rollouts.source import RolloutSource
 
 
 @dataclass(frozen=True)

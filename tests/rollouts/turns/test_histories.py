@@ -13,8 +13,8 @@ from toy_models import build_model
 from grpo_lightning.generation.turns import SampledTurn
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
-from grpo_lightning.rollouts.source import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 from grpo_lightning.rollouts.turns.token_trail import TokenTrail
 from grpo_lightning.scoring import Scorer
