@@ -22,7 +22,7 @@ from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
-from grpo_lightning.modules.step_source import Surroundings, canary_of, step_sources
+from grpo_lightning.modules.step_source import Surroundings, staleness_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -31,7 +31,7 @@ from grpo_lightning.rollouts import chain
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import UNREPORTED
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
@@ -65,39 +65,45 @@ class GRPOModule(PolicyModule):
         super().__init__()
         self.settings, self.seed = settings, settings.seed
         teach, vision_tower = settings.distillation, part_of(settings, VisionSettings).vision_tower
-        self.policy = Policy(part_of(settings, PolicySettings), settings.seed, vision_tower)
-        self.sampling = part_of(settings, SamplingSettings)
-        self.objective = part_of(settings, Objective)
+
+        # The policy, and what samples from it and scores.
+        self.policy = Policy(part_of(settings, PolicySettings), self.seed, vision_tower)
+        self.sampling, self.objective = part_of(settings, SamplingSettings), part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))
         self.policy.context_length = self.source.generator.max_model_length
-        self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
-        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
+
+        # Passes over the policy and its reference.
+        self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
         needs_reference = self.objective.needs_reference or (teach is not None and teach.needs_reference)
         without, reference = None if needs_reference else "model.beta=0", part_of(settings, ReferenceSettings)
         self.reference_passes = ReferencePasses(reference, without, "Set model.beta.", self.passes)
         experience = part_of(settings, ExperienceSettings)
         self.experience_maker = ExperienceMaker(experience, self.objective, self.passes, self.reference_passes)
+
+        # From rewards to a better policy.
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
-        updates = part_of(settings, UpdateSettings)
-        trains_all = self.objective.trains_all_completions or teach is not None
-        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
-        self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
-        self.num_updates = updates.num_updates
-        self.objective.policy_loss.check_updates(self.num_updates)
         success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
         read = (self.passes, self.reference_passes, settings.chat_template_kwargs, rewards, success)
         self.teachers = None if teach is None else Teachers(teach, *read)
+        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
+        trains_all = self.objective.trains_all_completions or teach is not None
+        self.updates = Updates(part_of(settings, UpdateSettings), self.passes, self.seed, trains_all, load_balance)
+        self.num_updates = self.updates.settings.num_updates
+        self.objective.policy_loss.check_updates(self.num_updates)
+        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+
+        # What steps sample from, and what is noted of them.
         check_settings(settings, self.policy.config, self.source)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
         per_reward = self.step_advantages.per_reward
         self.noted, self.step_source = step_sources(
-            settings, self.source, updates.num_updates, success, per_reward, around
+            settings, self.source, self.num_updates, success, per_reward, around
         )
-        self.canary = canary_of(settings, self.sampling)
-        self.numbers = StepNumbers()
-        self.log_history = LogHistory()
+        replays = settings.dynamic_sampling.replay_groups > 0
+        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
+        self.numbers, self.log_history = StepNumbers(), LogHistory()
         self.kept += (*self._stateful(), "sources")
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
