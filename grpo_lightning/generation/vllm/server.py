@@ -17,9 +17,10 @@ from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
+from grpo_lightning.generation.vllm.completions import Completions
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
-from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
+from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
 from grpo_lightning.generation.vllm.served_weights import ServedWeights
 from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.server_launch import (
