@@ -15,7 +15,8 @@ from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
-from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome, lists_of
+from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
+from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring

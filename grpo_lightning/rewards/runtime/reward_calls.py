@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from grpo_lightning.rewards.base import BaseRewardFunction
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
+from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, Outcome, call_reward
+from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, call_reward
 
 ASYNC_CALLS = 256
 """Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""

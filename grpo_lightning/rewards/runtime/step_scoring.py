@@ -14,7 +14,8 @@ from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
-from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
+from grpo_lightning.rewards.runtime.outcome import Outcome
+from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 CallReward = Callable[[BaseRewardFunction, CallRows], Any]
