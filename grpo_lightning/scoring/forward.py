@@ -15,7 +15,8 @@ from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.images.embedding import decoder_inputs
 from grpo_lightning.scoring.packed_attention import install_packed_attention
-from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
+from grpo_lightning.scoring.packing import PackedBatch, PaddedBatch, pack, pad
+from grpo_lightning.scoring.planning import Layout
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.scoring.router_replay import RouterReplay, experts_at
 from grpo_lightning.types import Rollouts

@@ -13,7 +13,7 @@ from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.scoring.branches import branched, planned_lengths
 from grpo_lightning.scoring.forward import ForwardPass
-from grpo_lightning.scoring.packing import Layout, count_tokens, plan_micro_batches
+from grpo_lightning.scoring.planning import Layout, count_tokens, plan_micro_batches
 from grpo_lightning.scoring.readout import Beside, LogprobReadout, Readout, TokenScores
 from grpo_lightning.scoring.settling import settle, slow_ways
 from grpo_lightning.types import Rollouts

@@ -13,7 +13,7 @@ from toy_models import build_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from grpo_lightning.scoring.fast_kernels import use_liger_kernels
-from grpo_lightning.scoring.packing import count_tokens
+from grpo_lightning.scoring.planning import count_tokens
 from grpo_lightning.scoring.readout import TokenScores
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.scoring.value_readout import ValueReadout
