@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.numerics.divergence import Side
 from grpo_lightning.numerics.dtypes import DTYPES
 from grpo_lightning.numerics.output_head import output_head

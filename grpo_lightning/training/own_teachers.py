@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.numerics.divergence import Side, without_autocast_cache
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import OutputHead, output_head

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, TokenRow
 from grpo_lightning.generation.vllm.server_token import known_token

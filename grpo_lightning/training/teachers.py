@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
-from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
+from grpo_lightning.algorithm.experience import Experience
+from grpo_lightning.algorithm.lessons import NOBODY, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.sampled_divergence import clipped_importance, sampled_token_loss
 from grpo_lightning.algorithm.token_batch import TokenBatch
@@ -139,17 +140,24 @@ class Teachers:
                 all_of_them.token_ids[tokens], all_of_them.logprobs[tokens] = told.token_ids, told.logprobs
         return all_of_them
 
-    def divergence(self, lessons: Lessons, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
+    def teach_alone(self, experience: Experience, rows: Tensor) -> bool:
+        """Whether the divergence is all that has a gradient at these completions, whose advantages say that rewards have none."""
+        if self.settings.divergence == SAMPLED or bool(experience.has_advantage[rows].any()):
+            return False
+        return bool((experience.lessons_or_own.teacher_of(rows) != NOBODY).any())
+
+    def divergence(self, experience: Experience, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
         """``(T,)`` nats at the tokens of the completions ``rows``; gradient reaches ``hidden`` and ``head``.
 
         Of ``sampled_token``, the teachers' logprobs of the tokens, without gradient.
 
         Args:
-            lessons: Of the step, on the CPU.
+            experience: Of the step.
             rows: ``(M,)`` on the CPU.
             hidden: ``(T, H)``, the policy's, each predicting a token.
             head: The policy's.
         """
+        lessons = experience.lessons_or_own
         which, of_token = lessons.teacher_of(rows), lessons.teacher_of_tokens(rows)
         found, places = [], []
         for number in which.unique().tolist():
@@ -177,20 +185,25 @@ class Teachers:
             return side.head.logprobs(side.hidden, to_device(targets, side.hidden.device), **options)[0]
 
     def loss(
-        self, lessons: Lessons, rows: Tensor, scores: tuple[Tensor, Tensor], tokens: TokenBatch, totals: StepTotals
+        self,
+        experience: Experience,
+        rows: Tensor,
+        scores: tuple[Tensor, Tensor],
+        tokens: TokenBatch,
+        totals: StepTotals,
     ) -> tuple[Tensor, MetricSums]:
         """The micro-batch's share of ``weight`` times the mean over all tokens of the step, and what is logged of it.
 
         Tokens that nobody teaches count as 0 in the mean, and not at all in what is logged of the divergence.
 
         Args:
-            lessons: Of the step, on the CPU.
+            experience: Of the step.
             rows: ``(M,)`` on the CPU.
             scores: What ``divergence`` gave, and the policy's logprobs of the tokens, ``(T,)`` nats each.
             tokens: Of these completions, with the mask of those that count.
             totals: Of the whole optimizer step over all ranks.
         """
-        (divergence, logprobs), mask = scores, tokens.mask
+        (divergence, logprobs), mask, lessons = scores, tokens.mask, experience.lessons_or_own
         means: dict[str, Tensor] = {}
         if self.settings.told_of_step:  # else everybody is
             is_taught = lessons.teacher_of(rows) != NOBODY
