@@ -13,13 +13,18 @@ from grpo_lightning.vision.processing import ImageProcessing
 
 @dataclass(frozen=True)
 class PromptForm:
-    """What is the same for every prompt of a run. The fields are PromptDataset's arguments, of the same names."""
+    """What is the same for every prompt of a run."""
 
     tokenizer: PreTrainedTokenizerBase
+    """Of the policy."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to the chat template of conversational prompts."""
     replace_text: Mapping[str, str] = field(default_factory=dict)
+    """Text to replace in prompts, key by value, in the order given."""
     image_processing: ImageProcessing | None = None
+    """Of a policy that sees images; None of one that sees text alone."""
     text_stage: str = ""
+    """See ``refuse_images``."""
 
     @classmethod
     def of(cls, module: Any, tokenizer: PreTrainedTokenizerBase | None, replace_text: Mapping[str, str]) -> PromptForm:

@@ -92,10 +92,10 @@ class PromptReader:
         return partial(
             PromptDataset,
             convert=convert,
+            form=self.form,
             name=name,
             max_prompt_length=self.max_prompt_length,
             overlong_prompts=self.overlong_prompts,
-            **vars(self.form),
         )
 
     def _convert(self, source: DataSource | None) -> Converter:
