@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,52 +13,15 @@ from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
 from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
+from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RewardRuntime:
-    """How rewards are run.
-
-    Args:
-        max_workers: Synchronous calls that run at the same time, over all rewards.
-        time_limit: Seconds per call, unless the reward has a call_time_limit. A call that exceeds it is given up (its
-            completions count as None).
-        step_time_limit: Seconds that a step waits for rewards after its last completion; what is not scored then is
-            None.
-        max_error_share: The run stops when a reward fails on more than this share, in (0, 1], of the latest
-            completions (at least 64 of them), or has never done anything but raise.
-        repeat_by_row: Call a reward of scope batch again with one completion at a time where a call with all of them
-            failed. Only for rewards that score each completion by itself: one that compares them would give other values.
-        reward_column: Dataset column in which a row may name the rewards that apply to it; null for none.
-    """
-
-    max_workers: int = 16
-    time_limit: float = 120.0
-    step_time_limit: float = 600.0
-    max_error_share: float = 0.5
-    repeat_by_row: bool = False
-    reward_column: str | None = "rewards"
-
-    def __post_init__(self) -> None:
-        rules = {
-            "max_workers": self.max_workers >= 1,
-            "time_limit": self.time_limit > 0,
-            "step_time_limit": self.step_time_limit > 0,
-            "max_error_share": 0 < self.max_error_share <= 1,
-        }
-        for name, holds in rules.items():
-            if not holds:
-                rule = "above 0, at most 1" if name == "max_error_share" else "above 0"
-                raise ValueError(f"model.reward_runtime.{name}={getattr(self, name)} cannot work. Choose {rule}.")
 
 
 class RewardRunner:
@@ -84,12 +47,11 @@ class RewardRunner:
             check_calling(reward)
         self.rewards = list(rewards)
         self.runtime = RewardRuntime(**runtime)
+        self._calls = RewardCalls(self.rewards, self.runtime)
         self._watches = [
-            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._repeats_by_row(reward))
+            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._calls.repeats_by_row(reward))
             for reward in self.rewards
         ]
-        self._loop = EventLoopThread()
-        self._calls = RewardCalls(self.rewards, self.runtime.max_workers, self.runtime.time_limit)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
@@ -145,12 +107,7 @@ class RewardRunner:
             raise RewardContractError(f"There are {len(prompts)} completions, but {sizes}: each needs one entry.")
         rows = applicable_rows(self.names, lists, column, len(prompts))
         calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
-        state = trainer_state or RewardState()
-        return StepScoring(
-            *(self.rewards, calls, self._calls, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
-            main_thread=self._calls.main_thread.calls,
-            repeats_by_row=self._repeats_by_row,
-        )
+        return StepScoring(self._calls, calls, prompts, group, lists, trainer_state or RewardState())
 
     def finish(self, scoring: StepScoring) -> RewardTable:
         """The table of a step whose completions have all arrived.
@@ -206,13 +163,6 @@ class RewardRunner:
     def close(self) -> None:
         """Releases what the rewards hold, and the event loop. The runner may be used again afterwards."""
         self._calls.close()
-        for reward in self.rewards:
-            reward.close()
-        self._loop.close()
-        self.guard.watch.close()
-
-    def _repeats_by_row(self, reward: BaseRewardFunction) -> bool:
-        return reward.scope == "completion" or (reward.scope == "batch" and self.runtime.repeat_by_row)
 
     def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
         for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):
