@@ -26,7 +26,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
-from grpo_lightning.training.preference_passes import PreferencePasses, sum_per_completion
+from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples, sum_per_completion
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.whole_steps import micro_batches_everywhere
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -95,7 +95,7 @@ class DPOModule(PolicyModule):
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
-        plan, rollouts = self.preference_passes.plan(preferences), preferences.rollouts
+        plan, rollouts = plan_examples(self.passes, preferences), preferences.rollouts
         losses = preferences.num_examples if self.loss.in_pairs else rollouts.num_completions
         return micro_batches_everywhere(self.passes, rollouts, plan, losses, self.load_balance)
 
@@ -202,7 +202,8 @@ class DPOModule(PolicyModule):
         means = self.held_out.of(dataloader_idx, NamedMeans(names).to(self.device))
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
-        for rows in self.preference_passes.plan_everywhere(preferences):
+        plan = plan_examples(self.passes, preferences)
+        for rows in self.passes.in_step_with_others(self.passes.scorer, plan):
             scores, _ = self.preference_passes.scores(preferences, rows, ref_logps, kl)
             entries = logged(self.loss, scores, self.loss.per_example(scores))
             means.update({name: values.tolist() for name, values in entries.items()})

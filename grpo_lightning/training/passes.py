@@ -93,8 +93,12 @@ class Passes:
         return self.scorer.plan(rollouts, rows, self.max_tokens)
 
     def plan_everywhere(self, scorer: Scorer, rollouts: Rollouts) -> list[Tensor]:
-        """Passes over all completions; before them, where ranks gather weights together, as many as others have more."""
+        """Passes over all completions, without gradient; see ``in_step_with_others``."""
         plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens)
+        return self.in_step_with_others(scorer, plan)
+
+    def in_step_with_others(self, scorer: Scorer, plan: list[Tensor]) -> list[Tensor]:
+        """The plan; before it, where ranks gather weights together, as many passes are run as others have more."""
         if is_sharded(scorer.model):
             for _ in range(max(gather_objects(len(plan))) - len(plan)):
                 scorer.idle()

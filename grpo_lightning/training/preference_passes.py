@@ -63,10 +63,6 @@ class PreferencePasses:
         self.loss, self.passes = loss, passes
         self.reference_passes, self.precomputed = reference_passes, precomputed
 
-    def plan(self, preferences: Preferences) -> list[Tensor]:
-        """The completions of each pass."""
-        return plan_examples(self.passes, preferences)
-
     def reference_logps(self, preferences: Preferences) -> Tensor:
         """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""
         if self.precomputed is not None:
@@ -116,14 +112,6 @@ class PreferencePasses:
             kl=kl,
         )
         return scores, found.loads
-
-    def plan_everywhere(self, preferences: Preferences) -> list[Tensor]:
-        """``plan`` for passes without gradient; before them, where ranks gather weights, as many as others have more."""
-        plan, scorer = self.plan(preferences), self.passes.scorer
-        if self.passes.policy.is_sharded:
-            for _ in range(max(self.passes.replica.of_all(len(plan))) - len(plan)):
-                scorer.idle()
-        return plan
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: a reference that has moved, or the numbers in its place."""
