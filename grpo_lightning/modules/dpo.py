@@ -187,11 +187,8 @@ class DPOModule(PolicyModule):
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=2 * self.written.max_completion_length,
             length_setting=("max_completion_length", self.written.max_completion_length),
-            is_joint=self.policy.is_sharded,
             copies_reference=reference_passes is not None and reference_passes.copies_reference,
         )
 

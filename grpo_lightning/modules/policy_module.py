@@ -127,6 +127,7 @@ class PolicyModule(L.LightningModule):
     def base_workload(self, **training: Any) -> Workload:
         """What every workload has, with what is said of the training itself."""
         longest = getattr(getattr(self.datamodule, "train_prompts", None), "lengths", None)
+        usual: dict[str, Any] = {"prompts_in_a_step": self.prompts_in_a_step(), "is_joint": self.policy.is_sharded}
         return Workload(
             policy=self.policy,
             passes=self.passes,
@@ -137,7 +138,7 @@ class PolicyModule(L.LightningModule):
             longest_prompt=max(longest) if longest else getattr(self.datamodule, "max_prompt_length", None),
             world_size=self.trainer.world_size,
             replica_size=self.replica.size,
-            **training,
+            **(usual | training),
         )
 
     def prompts_in_a_step(self) -> int:

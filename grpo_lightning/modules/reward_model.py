@@ -167,8 +167,6 @@ class RewardModelModule(PolicyModule):
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=2 * self.settings.max_length,
             length_setting=("max_length", self.settings.max_length),
         )

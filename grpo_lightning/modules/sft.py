@@ -130,10 +130,7 @@ class SFTModule(PolicyModule):
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=self.written.max_completion_length,
-            is_joint=self.policy.is_sharded,
         )
 
     @with_float32_defaults
