@@ -48,7 +48,7 @@ from sides.workload import WORKLOADS, Workload, word_problems  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: E402
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate  # noqa: E402
-from grpo_lightning.generation.stopping import end_of_sequence_ids  # noqa: E402
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids  # noqa: E402
 
 ENGINE_ON_CPU = {"enforce_eager": True, "kv_cache_memory_gb": 1.0}
 

@@ -35,7 +35,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.stopping import end_of_sequence_ids
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 
 ENGINES: dict[str, dict[str, Any]] = {
     "default": {},

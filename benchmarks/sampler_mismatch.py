@@ -83,9 +83,7 @@ class ComparedModule(GRPOModule):
         scores = torch.empty_like(rollouts.sampling_logprobs)
         every = torch.arange(rollouts.num_completions)
         for rows in self.passes.scorer.plan(rollouts, every, self.passes.max_tokens):
-            scores[rollouts.tokens_of(rows)] = (
-                self.passes.scorer.score(rollouts, rows, self.device).logprobs.float().cpu()
-            )
+            scores[rollouts.tokens_of(rows)] = self.passes.scorer.score(rollouts, rows).logprobs.float().cpu()
         return scores
 
 

@@ -136,7 +136,7 @@ def backward(scorer: Scorer, rollouts: Rollouts, max_tokens: int, is_mixed: bool
     with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):  # as Lightning has it around a step
         plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), max_tokens)
         for rows in plan:
-            scorer.score(rollouts, rows, device, with_entropy=True).logprobs.sum().backward()
+            scorer.score(rollouts, rows, with_entropy=True).logprobs.sum().backward()
     return len(plan)
 
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from sides.clock import TRAINING, PhaseClock
 from sides.distillation_workload import DistillationWorkload
 from sides.record import save_record
@@ -98,7 +96,7 @@ def ours(workload: DistillationWorkload, clock: PhaseClock, record: str, checkpo
     )
 
     def save() -> None:
-        slow = module.passes.scorer.slow_ways(torch.device(workload.device))
+        slow = module.passes.scorer.slow_ways()
         save_record(record, "grpo_lightning", clock, module, slow_ways=slow)
 
     clock.after_step = save

@@ -95,7 +95,7 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
     )
 
     def save() -> None:
-        slow = module.passes.scorer.slow_ways(torch.device(workload.device))
+        slow = module.passes.scorer.slow_ways()
         save_record(record, "grpo_lightning", clock, module.policy, slow_ways=slow)
 
     clock.after_step = save

@@ -23,7 +23,7 @@ from grpo_lightning.generation import Generator, TransformersGenerator
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
-from grpo_lightning.scoring.packing import count_tokens
+from grpo_lightning.scoring.planning import count_tokens
 from grpo_lightning.types import Rollouts
 from sides.clock import TRAINING, PhaseClock
 from sides.our_trainer import PRECISIONS, make_trainer

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.types import Rollouts
 
@@ -27,30 +27,6 @@ class MicroBatch:
     """True for the last before the optimizer step: gradients are then reduced over ranks."""
     loads_of_step: ExpertLoads | None = None
     """Of the optimizer step over all ranks, for a load-balancing loss; None where this micro-batch is all of it."""
-
-
-NOBODY = -1
-"""In place of a teacher's number."""
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What teachers read of a step, on the CPU."""
-
-    rollouts: Rollouts
-    """The step's completions, under what the teachers read in place of the prompts, which may be more than the step has."""
-    teacher: Tensor
-    """(B,) int64: which teacher each of these prompts has; NOBODY where there is none."""
-    likeliest: Likeliest | None = None
-    """What teachers on servers have said of each of the T tokens, or of it alone; zeros at those of other teachers."""
-
-    def teacher_of(self, rows: Tensor) -> Tensor:
-        """``(M,)`` int64: of the completions ``rows``."""
-        return self.teacher[self.rollouts.group[rows]]
-
-    def teacher_of_tokens(self, rows: Tensor) -> Tensor:
-        """``(T,)`` int64: of their tokens."""
-        return torch.repeat_interleave(self.teacher_of(rows), self.rollouts.completion_lengths[rows])
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ class Experience:
     is_marked: Tensor | None = None
     """(T,) bool: tokens that the loss has marked among all of the step's; None for a loss that marks none."""
     lessons: Lessons | None = None
-    """None where the first teacher reads the prompts as they are."""
+    """Of a run with teachers; None where the first of them reads the prompts as they are."""
 
     def __post_init__(self) -> None:
         _check_advantages(self.advantages, self.rollouts)

@@ -19,8 +19,6 @@ from grpo_lightning.algorithm.off_policy_mask import off_policy_mask
 from grpo_lightning.algorithm.sampler_correction import SamplerWeights, sampler_log_ratio, sampler_weights
 from grpo_lightning.algorithm.token_batch import LossTerms, TokenBatch
 
-__all__ = ["Objective", "StepTotals", "TokenBatch"]
-
 LOSS_SETTINGS = (
     *("epsilon", "epsilon_high", "delta", "sapo_temperature_pos", "sapo_temperature_neg"),
     *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),

@@ -15,8 +15,8 @@ from grpo_lightning.environments import (
     behind_prompt,
     open_episodes,
 )
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.messages import Message
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.settings import Turns
 
@@ -129,7 +129,7 @@ def open_tool_chat(
     """
     turns = Turns(**(model.get("turns") or {}))
     kwargs = model.get("chat_template_kwargs") or {}
-    form = ChatForm(tokenizer, frozenset(end_of_sequence_ids(policy, tokenizer)), kwargs, turns.tool_call_format)
+    form = ChatForm(tokenizer, end_of_sequence_ids(policy, tokenizer), kwargs, turns.tool_call_format)
     factory = open_episodes(
         model.get("tools"),
         model.get("environment"),

@@ -9,8 +9,8 @@ import torch
 
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import load_for_chat
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.messages import Message
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.tool_call_formats import ReadTurn
 
@@ -68,5 +68,5 @@ def load_player(source: Path, max_tokens: int, temperature: float, seed: int) ->
     quiet()
     policy, tokenizer, _ = load_for_chat(source, None, "--model")
     torch.manual_seed(seed)
-    form = ChatForm(tokenizer, frozenset(end_of_sequence_ids(policy, tokenizer)))
+    form = ChatForm(tokenizer, end_of_sequence_ids(policy, tokenizer))
     return ModelPlayer(policy, form, max_tokens, temperature)

@@ -8,8 +8,8 @@ from grpo_lightning.datamodules.converters import (
     register_converter,
 )
 from grpo_lightning.datamodules.data_config import load_data_config
+from grpo_lightning.datamodules.find_dataset import get_dataset
 from grpo_lightning.datamodules.grpo import GRPODataModule
-from grpo_lightning.datamodules.sources import get_dataset
 
 __all__ = [
     "DATASET_CONVERTERS",

@@ -14,14 +14,15 @@ from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.data_config import load_data_config
 from grpo_lightning.datamodules.drawing import Order, make_order
+from grpo_lightning.datamodules.find_dataset import find_dataset
 from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_epoch
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
 from grpo_lightning.datamodules.progress import count_anew, steps_trained, untrained_batches
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.reading import PromptReader
 from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
-from grpo_lightning.datamodules.sources import find_dataset
 from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
 from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader, check_can_stream
 from grpo_lightning.datamodules.stream_rows import RowStream
@@ -141,8 +142,6 @@ class GRPODataModule(L.LightningDataModule):
         if isinstance(self.converter, str):
             get_dataset_converter(self.converter, **self.converter_args)
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     def prepare_data(self) -> None:
         """Downloads and parses into the cache, once per node, so that ``setup`` on every rank only opens files."""
         for specs in self._specs().values():
@@ -172,7 +171,7 @@ class GRPODataModule(L.LightningDataModule):
         if specs is None:
             raise ValueError("data.dataset is not set. Name the dataset to train on.")
         if self.streaming:
-            check_can_stream(getattr(self.trainer, "lightning_module", None))
+            check_can_stream(self._module())
             self.train_stream = self._reader().stream(*specs[UNNAMED])
             return
         if self.train_prompts is None:
@@ -182,7 +181,7 @@ class GRPODataModule(L.LightningDataModule):
         weights = self._weights(self.train_prompts)
         per_step = self.batch_size * self._ranks()[1]
         self.order = make_order(self.train_prompts, weights, per_step, self.seed, self._shuffles(), self.curriculum)
-        self._outcomes = OutcomeBook(self.train_prompts, self.order, getattr(self.trainer, "lightning_module", None))
+        self._outcomes = OutcomeBook(self.train_prompts, self.order, self._module())
 
     def _weights(self, prompts: PromptDataset | MixedPrompts) -> list[float] | None:
         """Of the datasets of a mixture."""
@@ -209,37 +208,21 @@ class GRPODataModule(L.LightningDataModule):
 
     def _reader(self) -> PromptReader:
         if self._prompt_reader is None:
-            module = getattr(self.trainer, "lightning_module", None)
-            settings = getattr(module, "settings", None)
-            can_show_images = settings is None or hasattr(settings, "vision_tower")
             self._prompt_reader = PromptReader(
-                self._tokenizer(),
+                PromptForm.of(self._module(), self.tokenizer, self.replace_text),
                 self.converter,
                 self.converter_args,
                 self.dataset_info,
-                getattr(settings, "chat_template_kwargs", None) or {},
-                {**(getattr(settings, "replace_text", None) or {}), **self.replace_text},
                 self.max_prompt_length,
                 self.overlong_prompts,
                 # prepare_data has read anew already where a Trainer runs this.
                 self.load_from_cache_file or self.trainer is not None,
-                getattr(self._owner(), "image_processing", None),
-                "" if can_show_images else type(module).__name__,
             )
         return self._prompt_reader
 
-    def _owner(self) -> Any:
-        """What has the tokenizer: the policy, or a module of another kind itself."""
-        module = getattr(self.trainer, "lightning_module", None)
-        return getattr(module, "policy", module)
-
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = self.tokenizer or getattr(self._owner(), "tokenizer", None)
-        if tokenizer is None:
-            raise ValueError("There is no tokenizer. Use a Trainer with GRPOModule, or set datamodule.tokenizer first.")
-        return tokenizer
-
-    # -- loading ------------------------------------------------------------------------------------------------------
+    def _module(self) -> Any:
+        """The Trainer's; None without one."""
+        return getattr(self.trainer, "lightning_module", None)
 
     def train_dataloader(self) -> TrainingLoader | StreamLoader:
         """This rank's share of the training prompts, epoch after epoch."""

@@ -7,16 +7,15 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.rows import without_padding
 from grpo_lightning.datamodules.shown_images import ShownImages, refuse_images
 from grpo_lightning.datamodules.tokenization import tokenize_prompts
 from grpo_lightning.rewards.base import RESERVED
 from grpo_lightning.rewards.text.valid_text import valid_text
 from grpo_lightning.types import Prompt, PromptBatch
-from grpo_lightning.vision.processing import ImageProcessing
 
 UNCHANGING = (str, int, float, bool, bytes, type(None))
 TOKENIZED = ("prompt", "completion", "chosen", "rejected")
@@ -29,16 +28,12 @@ class PromptDataset:
     Args:
         rows: Raw rows, in the order that numbers them.
         convert: Turns a raw row into one with ``prompt`` and further columns.
-        tokenizer: Of the policy.
+        form: How the model reads prompts.
         name: Where the rows come from; errors quote it.
-        chat_template_kwargs: Passed to the chat template of conversational prompts.
-        replace_text: Text to replace in prompts, key by value, in the order given.
         max_prompt_length: Tokens; None sets no limit.
         overlong_prompts: What happens to longer prompts: ``drop`` leaves them out, ``refuse`` raises.
         first_row: Number of the first of these rows, where they are a part of something larger: a part may be left
             without prompts. None for rows that are all there is.
-        image_processing: Of a policy that sees images; None of one that sees text alone.
-        text_stage: See ``refuse_images``.
 
     Raises:
         ValueError: Naming the source and the row: if a row cannot be converted, has an empty prompt, or is too long and
@@ -49,15 +44,11 @@ class PromptDataset:
         self,
         rows: Iterable[Mapping[str, Any]],
         convert: Converter,
-        tokenizer: PreTrainedTokenizerBase,
+        form: PromptForm,
         name: str,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        replace_text: Mapping[str, str] | None = None,
         max_prompt_length: int | None = None,
         overlong_prompts: Literal["drop", "refuse"] = "drop",
         first_row: int | None = None,
-        image_processing: ImageProcessing | None = None,
-        text_stage: str = "",
     ) -> None:
         self.name = name
         first, is_part = first_row or 0, first_row is not None
@@ -65,13 +56,13 @@ class PromptDataset:
             convert_row(row, convert, f"{name}, row {index}") for index, row in enumerate(without_padding(rows), first)
         ]
         for row in converted:
-            row["prompt"] = replaced_text(row["prompt"], replace_text or {})
+            row["prompt"] = replaced_text(row["prompt"], form.replace_text)
         self._shown: ShownImages | None = None
-        if image_processing is None:
-            refuse_images(converted, name, text_stage)
-            prompt_ids = tokenize_prompts(converted, tokenizer, chat_template_kwargs or {}, name)
+        if form.image_processing is None:
+            refuse_images(converted, name, form.text_stage)
+            prompt_ids = tokenize_prompts(converted, form.tokenizer, form.chat_template_kwargs, name)
         else:
-            self._shown = ShownImages(image_processing, chat_template_kwargs or {}, name)
+            self._shown = ShownImages(form.image_processing, form.chat_template_kwargs, name)
             prompt_ids = self._shown.tokenized(converted, first)
         kept = _fitting(prompt_ids, name, first, max_prompt_length, overlong_prompts)
         if not kept and not is_part:

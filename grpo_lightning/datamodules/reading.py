@@ -8,17 +8,17 @@ from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter, DatasetConverter, get_dataset_converter
 from grpo_lightning.datamodules.data_config import load_data_config
+from grpo_lightning.datamodules.find_dataset import find_dataset
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompt_warnings import PromptWarnings
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.datamodules.sources import DEFAULT_SPLIT, DataSource, find_dataset
+from grpo_lightning.datamodules.sources import DEFAULT_SPLIT, DataSource
 from grpo_lightning.datamodules.specs import DatasetSpec, is_rows, is_rows_by_split
 from grpo_lightning.datamodules.splits import check_split
 from grpo_lightning.datamodules.stream_rows import RowStream
-from grpo_lightning.vision.processing import ImageProcessing
 
 DEFAULT_CONVERTER = "grpo"
 FROM_PYTHON = "The dataset given from Python"
@@ -28,20 +28,16 @@ FROM_PYTHON = "The dataset given from Python"
 class PromptReader:
     """What is the same for every dataset of a run. The settings are GRPODataModule's, of the same names."""
 
-    tokenizer: PreTrainedTokenizerBase
+    form: PromptForm
     converter: str | DatasetConverter | None = None
     converter_args: dict[str, Any] = field(default_factory=dict)
     dataset_info: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    replace_text: Mapping[str, str] = field(default_factory=dict)
     max_prompt_length: int | None = None
     overlong_prompts: Literal["drop", "refuse"] = "drop"
     load_from_cache_file: bool = True
-    image_processing: ImageProcessing | None = None
-    text_stage: str = ""
 
     def __post_init__(self) -> None:
-        self.warnings = PromptWarnings(self.tokenizer, self.chat_template_kwargs)
+        self.warnings = PromptWarnings(self.form.tokenizer, self.form.chat_template_kwargs)
 
     def prompts(self, spec: DatasetSpec, split: str | None) -> PromptDataset:
         """All prompts of a dataset.
@@ -96,14 +92,10 @@ class PromptReader:
         return partial(
             PromptDataset,
             convert=convert,
-            tokenizer=self.tokenizer,
+            form=self.form,
             name=name,
-            chat_template_kwargs=self.chat_template_kwargs,
-            replace_text=self.replace_text,
             max_prompt_length=self.max_prompt_length,
             overlong_prompts=self.overlong_prompts,
-            image_processing=self.image_processing,
-            text_stage=self.text_stage,
         )
 
     def _convert(self, source: DataSource | None) -> Converter:

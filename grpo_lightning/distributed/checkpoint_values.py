@@ -29,22 +29,21 @@ copyreg.pickle(datetime, lambda value: value.__reduce_ex__(4))
 copyreg.pickle(time, lambda value: value.__reduce_ex__(4))
 
 
-class _NotStorableError(Exception):
-    """Raised within ``is_storable``."""
+class NotStorableError(Exception):
+    """A value has no form that a checkpoint could hold."""
 
 
-def is_storable(value: Any) -> bool:
-    """Whether a checkpoint holds what ``as_storable`` makes of this value as it is, with numpy's scalars as Python's.
+def stored_exactly(value: Any) -> Any:
+    """A copy with Python's scalars for numpy's, and everything else as it is.
+
+    Raises:
+        NotStorableError: If a checkpoint cannot hold all of it.
 
     Example:
-        >>> is_storable({"at": [datetime(2024, 1, 1), Decimal("1.5")]}), is_storable(np.float32(1)), is_storable(object())
-        (True, True, False)
+        >>> stored_exactly({"at": [date(2024, 1, 1), np.float32(0.5)]})
+        {'at': [datetime.date(2024, 1, 1), 0.5]}
     """
-    try:
-        _stored(value, _refuse)
-    except _NotStorableError:
-        return False
-    return True
+    return _stored(value, _refuse)
 
 
 def as_storable(value: Any) -> Any:
@@ -76,7 +75,7 @@ def _stored(value: Any, instead: Callable[[Any], Any], around: tuple[int, ...] =
             return {_stored(key, instead, around): _stored(item, instead, around) for key, item in items}
         return kind(_stored(item, instead, around) for item in value)
     if kind in (datetime, time):
-        return value if is_storable(value.tzinfo) else instead(value)
+        return value if _has_storable_zone(value) else instead(value)
     if kind is ZoneInfo:
         return value if _is_named(value) else instead(value)
     return value if kind in PLAIN or kind in OF_TABLES or kind is torch.Tensor else instead(value)
@@ -89,6 +88,11 @@ def _of_python(value: np.generic) -> Any:
     return value if is_time and isinstance(plain, int) else plain
 
 
+def _has_storable_zone(value: datetime | time) -> bool:
+    zone = value.tzinfo
+    return zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and _is_named(zone))
+
+
 def _is_named(zone: ZoneInfo) -> bool:
     """Whether it can be found again; one out of a file has no name, or one that may be unknown."""
     try:
@@ -98,7 +102,7 @@ def _is_named(zone: ZoneInfo) -> bool:
 
 
 def _refuse(value: Any) -> Any:
-    raise _NotStorableError
+    raise NotStorableError
 
 
 def _text(value: Any) -> str:

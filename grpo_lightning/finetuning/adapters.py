@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
@@ -81,16 +82,11 @@ def _merged_entries(module: nn.Module, prefix: str, is_outlined: bool = False) -
     if isinstance(module, ModulesToSaveWrapper):
         trained = module.modules_to_save[module.active_adapters[0]] if module.active_adapters else None
         yield from _merged_entries(module.original_module if trained is None else trained, prefix, is_outlined)
-    elif is_outlined and isinstance(module, TrainableTokensWrapper):
-        yield from _merged_entries(module.token_adapter.get_base_layer(), prefix, is_outlined)
-    elif is_outlined and isinstance(module, BaseTunerLayer):
-        yield from _merged_entries(module.get_base_layer(), prefix, is_outlined)
-    elif isinstance(module, TrainableTokensWrapper):
-        merged = module.token_adapter.get_merged_weights(module.token_adapter.active_adapters)
-        own = _merged_entries(module.token_adapter.get_base_layer(), prefix)
-        yield from ((name, merged if name == f"{prefix}weight" else tensor) for name, tensor in own)
-    elif isinstance(module, BaseTunerLayer):
-        yield from _merged_layer(module, prefix)
+        return
+    layer: Any = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
+    if isinstance(layer, BaseTunerLayer):
+        base = layer.get_base_layer()
+        yield from _merged_entries(base, prefix, is_outlined) if is_outlined else _merged_layer(layer, prefix)
     else:
         kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
         for name, tensor in (module._parameters | kept).items():
@@ -108,7 +104,7 @@ def _merged_layer(layer: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
             "call merge_adapter on the policy; merged tensors are made from the untouched base."
         )
     base = layer.get_base_layer()
-    if not _is_plain_lora(layer):
+    if not _is_read_out(layer):
         if isinstance(getattr(base, "weight", None), Tensor) and base.weight.dtype == torch.uint8:
             raise ValueError(
                 f"{type(layer).__name__} at {prefix.rstrip('.')} is not plain LoRA and cannot be merged from a 4-bit "
@@ -120,17 +116,21 @@ def _merged_layer(layer: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
         yield from _merged_entries(copied.get_base_layer(), prefix)
         return
     for name, tensor in _merged_entries(base, prefix):
-        yield name, _with_lora(layer, tensor) if name == f"{prefix}weight" else tensor
+        yield name, _read_out(layer, tensor) if name == f"{prefix}weight" else tensor
 
 
-def _is_plain_lora(layer: Any) -> bool:
-    """Whether the layer is W + scaling * B A and nothing else (no DoRA, no bias of its own)."""
+def _is_read_out(layer: Any) -> bool:
+    """Whether ``_read_out`` knows the sum: W + scaling * B A and nothing else (no DoRA, no bias of its own), or W with rows of its own."""
+    if isinstance(layer, TrainableTokensLayer):
+        return True
     if not isinstance(layer, LoraLayer) or layer.lora_variant or any(layer.lora_bias.values()):
         return False
     return isinstance(getattr(layer.get_base_layer(), "weight", None), Tensor)
 
 
-def _with_lora(layer: Any, weight: Tensor) -> Tensor:
+def _read_out(layer: Any, weight: Tensor) -> Tensor:
+    if isinstance(layer, TrainableTokensLayer):
+        return layer.get_merged_weights(layer.active_adapters)
     adapters = [name for name in layer.active_adapters if name in layer.scaling]
     total = weight.float()
     for name in adapters:

@@ -33,7 +33,7 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.memory.worst_case import filling_rollouts, showing, worst_shapes
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.numerics.output_head import base_model
-from grpo_lightning.scoring.packing import count_tokens
+from grpo_lightning.scoring.planning import count_tokens
 from grpo_lightning.types import Rollouts
 
 PROBE_TOKENS = 4096
@@ -77,7 +77,7 @@ class Rehearsal:
     @torch.no_grad()
     def _settle_layout(self) -> None:
         with unchanged(self.work), self.work.precision():
-            with_float32_defaults(self.work.passes.scorer.idle)(self.work.device)
+            with_float32_defaults(self.work.passes.scorer.idle)()
 
     def needed(self, tokens: int, with_step: bool = False) -> PassMemory | None:
         """What a micro-batch needs at worst, on the rank that needs most; None if one ran out of memory.

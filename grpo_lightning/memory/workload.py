@@ -39,13 +39,13 @@ class Workload:
     """All that a step does with rollouts from their rewards on, up to the gradient."""
     precision: Callable[[], AbstractContextManager[None]]
     """Of the Trainer, around a step."""
-    wake: Callable[[], None]
-    """Takes all the memory that sampling takes, and nothing where nothing is sampled."""
     prompts_in_a_step: int
     """Groups that one step of this rank may train on; more than any has where the data does not tell."""
     longest_prompt: int | None
     """Tokens; None where the data does not tell."""
     max_completion_length: int
+    wake: Callable[[], None] = lambda: None
+    """Takes all the memory that sampling takes, and nothing where nothing is sampled."""
     length_setting: tuple[str, int] | None = None
     """The setting of ``model.*`` that bounds it, with its value, where that is not max_completion_length itself."""
     group_size: int = 1

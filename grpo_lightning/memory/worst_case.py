@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from grpo_lightning.scoring.packing import Layout
+from grpo_lightning.scoring.planning import Layout
 from grpo_lightning.types import PromptImages, Rollouts
 
 

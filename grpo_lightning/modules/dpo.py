@@ -1,7 +1,6 @@
 """DPOModule: learning from completions that people preferred to others, or judged one by one."""
 
 import time
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +12,6 @@ from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, w
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
@@ -28,7 +26,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
-from grpo_lightning.training.preference_passes import PreferencePasses, sum_per_completion
+from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples, sum_per_completion
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.whole_steps import micro_batches_everywhere
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -55,17 +53,17 @@ class DPOModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
-        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
+        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.read = ReadAhead(self.own_preferences)
-        references = ReferencePasses(reference, without, "Leave one of them out.", self.policy, self.passes)
+        references = ReferencePasses(reference, without, "Leave one of them out.", self.passes)
         precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
         self.preference_passes = PreferencePasses(self.loss, self.passes, None if without else references, precomputed)
 
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
-        ends = end_of_sequence_ids(self.policy.model, self.policy.tokenizer)
-        read = read_preferences(batch, self.policy.tokenizer, self.written, self.loss.in_pairs, ends)
+        policy, in_pairs = self.policy, self.loss.in_pairs
+        read = read_preferences(batch, policy.tokenizer, self.written, in_pairs, policy.end_ids)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
         check_written(read.rollouts, positions_of(self.policy.config), uids, "model.max_completion_length")
         return read
@@ -97,18 +95,16 @@ class DPOModule(PolicyModule):
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
-        plan, tokens = self.preference_passes.plan(preferences), preferences.rollouts.completion_ids.numel()
-        losses = preferences.num_examples if self.loss.in_pairs else preferences.rollouts.num_completions
-        balance, rollouts = self.load_balance, preferences.rollouts
-        count = None if balance is None else partial(balance.of_step, rollouts, replica=self.replica)
-        return micro_batches_everywhere(plan, losses, tokens, self.replica, count)
+        plan, rollouts = plan_examples(self.passes, preferences), preferences.rollouts
+        losses = preferences.num_examples if self.loss.in_pairs else rollouts.num_completions
+        return micro_batches_everywhere(self.passes, rollouts, plan, losses, self.load_balance)
 
     def preference_loss(
         self, preferences: Preferences, micro_batch: MicroBatch, ref_logps: Tensor, kl: Tensor
     ) -> tuple[Tensor, MetricSums]:
         """This micro-batch's share of the mean loss, and what is logged of it."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
-            return self.passes.scorer.idle(self.device), MetricSums()
+            return self.passes.scorer.idle(), MetricSums()
         balance, rows = self.load_balance, micro_batch.rows
         scores, loads = self.preference_passes.scores(preferences, rows, ref_logps, kl, with_loads=balance is not None)
         losses = self.loss.per_example(scores)
@@ -155,10 +151,9 @@ class DPOModule(PolicyModule):
 
     def start_reference(self) -> None:
         """Makes it, once."""
-        parts = self.preference_passes
-        parts.replica, parts.device = self.replica, self.device
-        if parts.reference_passes is not None and parts.reference_passes.scorer is None:
-            parts.reference_passes.start(self.device)
+        reference_passes = self.preference_passes.reference_passes
+        if reference_passes is not None and reference_passes.scorer is None:
+            reference_passes.start()
 
     @with_float32_defaults
     def precompute(self, *roles: str) -> None:
@@ -178,7 +173,7 @@ class DPOModule(PolicyModule):
 
     def base_logps(self, rollouts: Rollouts) -> Tensor:
         """``(N,)`` nats under what the policy is before its first step, a trained adapter that it starts from included."""
-        logprobs, _ = self.passes.score(self.passes.scorer, rollouts, self.device)
+        logprobs, _ = self.passes.score(self.passes.scorer, rollouts)
         return sum_per_completion(logprobs, rollouts.completion_lengths)
 
     def workload(self) -> Workload:
@@ -187,16 +182,13 @@ class DPOModule(PolicyModule):
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
             # The loss of pairs takes no memory to speak of beside their logprobs.
-            logprobs = self.passes.scorer.score(rollouts, micro_batch.rows, self.device).logprobs
+            logprobs = self.passes.scorer.score(rollouts, micro_batch.rows).logprobs
             self.optimization.accumulate_gradient(-logprobs.mean(), micro_batch)
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=2 * self.written.max_completion_length,
             length_setting=("max_completion_length", self.written.max_completion_length),
-            is_joint=self.policy.is_sharded,
             copies_reference=reference_passes is not None and reference_passes.copies_reference,
         )
 
@@ -207,7 +199,8 @@ class DPOModule(PolicyModule):
         means = self.held_out.of(dataloader_idx, NamedMeans(names).to(self.device))
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
-        for rows in self.preference_passes.plan_everywhere(preferences):
+        plan = plan_examples(self.passes, preferences)
+        for rows in self.passes.in_step_with_others(self.passes.scorer, plan):
             scores, _ = self.preference_passes.scores(preferences, rows, ref_logps, kl)
             entries = logged(self.loss, scores, self.loss.per_example(scores))
             means.update({name: values.tolist() for name, values in entries.items()})

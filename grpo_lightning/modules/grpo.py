@@ -17,20 +17,22 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.grpo_checks import check_data, check_held_out, check_settings, check_strategy
+from grpo_lightning.modules.data_checks import check_data, check_held_out
+from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
-from grpo_lightning.modules.step_source import Surroundings, canary_of, step_sources
+from grpo_lightning.modules.step_source import Surroundings, staleness_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
 from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
-from grpo_lightning.rollouts.sampler_canary import UNREPORTED
-from grpo_lightning.rollouts.source import Moment, RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
+from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.seeds import seed_everything
@@ -40,6 +42,7 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
+from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.teachers import Teachers
@@ -61,39 +64,46 @@ class GRPOModule(PolicyModule):
     def __init__(self, settings: GRPOSettings) -> None:
         super().__init__()
         self.settings, self.seed = settings, settings.seed
-        vision_tower = part_of(settings, VisionSettings).vision_tower
-        self.policy = Policy(part_of(settings, PolicySettings), settings.seed, vision_tower)
-        self.sampling = part_of(settings, SamplingSettings)
-        self.objective = part_of(settings, Objective)
+        teach, vision_tower = settings.distillation, part_of(settings, VisionSettings).vision_tower
+
+        # The policy, and what samples from it and scores.
+        self.policy = Policy(part_of(settings, PolicySettings), self.seed, vision_tower)
+        self.sampling, self.objective = part_of(settings, SamplingSettings), part_of(settings, Objective)
         self.source = self.make_source(part_of(settings, RolloutSettings))
         self.policy.context_length = self.source.generator.max_model_length
-        self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
-        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.evaluation = Evaluation(part_of(settings, EvaluationSettings), self.source)
+
+        # Passes over the policy and its reference.
+        self.passes = Passes(part_of(settings, PassSettings), self.policy, self.sampling.temperature)
+        needs_reference = self.objective.needs_reference or (teach is not None and teach.needs_reference)
+        without, reference = None if needs_reference else "model.beta=0", part_of(settings, ReferenceSettings)
+        self.reference_passes = ReferencePasses(reference, without, "Set model.beta.", self.passes)
         experience = part_of(settings, ExperienceSettings)
-        reference_teaches = settings.distillation is not None and settings.distillation.needs_reference
-        self.experience_maker = ExperienceMaker(experience, self.objective, self.policy, self.passes, reference_teaches)
+        self.experience_maker = ExperienceMaker(experience, self.objective, self.passes, self.reference_passes)
+
+        # From rewards to a better policy.
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
-        updates = part_of(settings, UpdateSettings)
-        trains_all = self.objective.trains_all_completions or settings.distillation is not None
-        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
-        self.updates = Updates(updates, self.passes, self.seed, trains_all, load_balance)
-        self.num_updates = updates.num_updates
-        self.objective.policy_loss.check_updates(self.num_updates)
         success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
-        read = (self.policy, self.passes, self.experience_maker.reference_passes, settings.chat_template_kwargs)
-        teach = settings.distillation
-        self.teachers = None if teach is None else Teachers(teach, *read, rewards, success)
+        read = (self.passes, self.reference_passes, settings.chat_template_kwargs, rewards, success)
+        self.teachers = None if teach is None else Teachers(teach, *read)
+        load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
+        trains_all = self.objective.trains_all_completions or teach is not None
+        self.updates = Updates(part_of(settings, UpdateSettings), self.passes, self.seed, trains_all, load_balance)
+        self.num_updates = self.updates.settings.num_updates
+        self.objective.policy_loss.check_updates(self.num_updates)
+        self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+
+        # What steps sample from, and what is noted of them.
         check_settings(settings, self.policy.config, self.source)
         around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
         per_reward = self.step_advantages.per_reward
         self.noted, self.step_source = step_sources(
-            settings, self.source, updates.num_updates, success, per_reward, around
+            settings, self.source, self.num_updates, success, per_reward, around
         )
-        self.canary = canary_of(settings, self.sampling)
-        self.numbers = StepNumbers()
-        self.log_history = LogHistory()
+        replays = settings.dynamic_sampling.replay_groups > 0
+        self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
+        self.numbers, self.log_history = StepNumbers(), LogHistory()
         self.kept += (*self._stateful(), "sources")
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
@@ -164,7 +174,7 @@ class GRPOModule(PolicyModule):
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
-        self.experience_maker.move_reference(self.steps_done)
+        self.reference_passes.move(self.steps_done)
         if self.policy.weight_sample is not None:
             report.add_mean("update/changed_since_start", self.policy.weight_sample.changed())
         outcomes = self.noted.take()
@@ -209,13 +219,10 @@ class GRPOModule(PolicyModule):
             check_held_out(self.settings, self.datamodule, self.evaluation.reward_runner)
 
     def on_fit_start(self) -> None:
-        """Tells the parts where they are, once the weights are what training starts from; copies the reference."""
-        for part in (self.experience_maker, self.updates, self.loss):
-            part.replica = self.replica
-        self.loss.device = self.device
-        self.experience_maker.start(self.device)
+        """Copies the reference and loads teachers, once the weights are what training starts from."""
+        self.reference_passes.start()
         if self.teachers is not None:
-            self.teachers.start(self.device)
+            self.teachers.start()
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
@@ -229,7 +236,7 @@ class GRPOModule(PolicyModule):
             is_joint=self.policy.is_sharded or joint_threshold,
             generator=self.source.generator,
             shown=most_shown(self.datamodule, self.policy),
-            copies_reference=self.experience_maker.reference_passes.copies_reference,
+            copies_reference=self.reference_passes.copies_reference,
         )
 
     def evaluate_batch(self, batch: PromptBatch, means: NamedMeans) -> list[dict[str, Any]]:
@@ -271,7 +278,7 @@ class GRPOModule(PolicyModule):
 
     def _stateful(self) -> dict[str, Any]:
         """The parts that a checkpoint keeps, by name."""
-        parts = {"reference": self.experience_maker, "loss": self.loss, "numbers": self.numbers}
+        parts = {"reference": self.reference_passes, "loss": self.loss, "numbers": self.numbers}
         return parts | {"log_history": self.log_history}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from grpo_lightning.training.experience_maker import ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings
 from grpo_lightning.training.passes import PassSettings
+from grpo_lightning.training.reference_passes import ReferenceSettings
 from grpo_lightning.training.router_replay import RouterReplaySettings
 from grpo_lightning.training.step_advantages import AdvantageSettings
 from grpo_lightning.training.updates import UpdateSettings
@@ -35,6 +36,7 @@ class GRPOSettings(
     RouterReplaySettings,
     OptimizationSettings,
     ExperienceSettings,
+    ReferenceSettings,
     AdvantageSettings,
     ObjectiveSettings,
     AsyncRolloutSettings,

@@ -84,10 +84,8 @@ class PolicyModule(L.LightningModule):
 
     @property
     def replica(self) -> Replica:
-        """The ranks that this one runs training passes with."""
-        if self._trainer is None:
-            return Replica()
-        return replica_of(self.trainer.strategy, self.global_rank, self.trainer.world_size)
+        """The ranks that this one runs training passes with; known once the weights are there."""
+        return self.passes.replica
 
     @property
     def datamodule(self) -> Any:
@@ -101,6 +99,9 @@ class PolicyModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
+        if self._trainer is not None:
+            strategy = self.trainer.strategy
+            self.passes.replica = replica_of(strategy, self.global_rank, self.trainer.world_size)
         if self.policy.is_loaded:
             return
         self.start_times.mark("data")
@@ -127,6 +128,7 @@ class PolicyModule(L.LightningModule):
     def base_workload(self, **training: Any) -> Workload:
         """What every workload has, with what is said of the training itself."""
         longest = getattr(getattr(self.datamodule, "train_prompts", None), "lengths", None)
+        usual: dict[str, Any] = {"prompts_in_a_step": self.prompts_in_a_step(), "is_joint": self.policy.is_sharded}
         return Workload(
             policy=self.policy,
             passes=self.passes,
@@ -137,7 +139,7 @@ class PolicyModule(L.LightningModule):
             longest_prompt=max(longest) if longest else getattr(self.datamodule, "max_prompt_length", None),
             world_size=self.trainer.world_size,
             replica_size=self.replica.size,
-            **training,
+            **(usual | training),
         )
 
     def prompts_in_a_step(self) -> int:
@@ -175,7 +177,7 @@ class PolicyModule(L.LightningModule):
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
-            self.optimization.settle_buckets(self.passes.scorer.idle(self.device) + self.passes.no_change())
+            self.optimization.settle_buckets(self.passes.scorer.idle() + self.passes.no_change())
 
     def on_train_end(self) -> None:
         """The device is watched no longer."""

@@ -126,8 +126,8 @@ class RewardModelModule(PolicyModule):
         started = time.perf_counter()
         seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
         pairs, margins = self.pairs(batch)
-        plan, tokens = plan_examples(self.passes, pairs), pairs.rollouts.completion_ids.numel()
-        micro_batches = micro_batches_everywhere(plan, pairs.num_examples, tokens, self.replica)
+        plan = plan_examples(self.passes, pairs)
+        micro_batches = micro_batches_everywhere(self.passes, pairs.rollouts, plan, pairs.num_examples)
         sums = MetricSums()
         for micro_batch in micro_batches:
             loss, metrics = self.pair_loss(pairs, margins, micro_batch)
@@ -139,7 +139,7 @@ class RewardModelModule(PolicyModule):
 
     def rewards(self, pairs: Preferences, rows: Tensor) -> Tensor:
         """``(M,)``, of whole pairs, in one pass."""
-        return self.passes.scorer.score(pairs.rollouts, rows, self.device).logprobs
+        return self.passes.scorer.score(pairs.rollouts, rows).logprobs
 
     def losses(self, rewards: Tensor, margins: Tensor | None, rows: Tensor) -> Tensor:
         """``(P,)``, of the pairs that ``rows`` are."""
@@ -152,7 +152,7 @@ class RewardModelModule(PolicyModule):
         """This micro-batch's share of the mean loss, and what is logged of it."""
         rows = micro_batch.rows
         if not len(rows):  # a pass that other ranks' collectives wait for
-            return self.passes.scorer.idle(self.device), MetricSums()
+            return self.passes.scorer.idle(), MetricSums()
         rewards = self.rewards(pairs, rows)
         losses, now = self.losses(rewards, margins, rows), rewards.detach()
         ends = MetricSums(minima={"min_reward": now.min()}, maxima={"max_reward": now.max()})
@@ -162,13 +162,11 @@ class RewardModelModule(PolicyModule):
         """See ``PolicyModule.workload``: nothing is sampled; a pair stays together, as one completion of twice the length."""
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
-            rewards = self.passes.scorer.score(rollouts, micro_batch.rows, self.device).logprobs
+            rewards = self.passes.scorer.score(rollouts, micro_batch.rows).logprobs
             self.optimization.accumulate_gradient(rewards.mean(), micro_batch)
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=2 * self.settings.max_length,
             length_setting=("max_length", self.settings.max_length),
         )

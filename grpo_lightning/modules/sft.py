@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from grpo_lightning.datamodules.demonstrations import (
 )
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
@@ -64,14 +62,13 @@ class SFTModule(PolicyModule):
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
-        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.policy.config, self.passes)
+        self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.read = ReadAhead(self.demonstrations)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [COLUMN], self.replacements())
-        ends = end_of_sequence_ids(self.policy.model, self.policy.tokenizer)
-        rollouts = demonstrations(batch, self.policy.tokenizer, self.written, ends)
+        rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts
 
@@ -108,9 +105,7 @@ class SFTModule(PolicyModule):
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
         plan = self.passes.plan(rollouts, rows)
-        balance, tokens = self.load_balance, int(rollouts.completion_lengths.sum())
-        count = None if balance is None else partial(balance.of_step, rollouts, replica=self.replica)
-        return micro_batches_everywhere(plan, len(rows), tokens, self.replica, count)
+        return micro_batches_everywhere(self.passes, rollouts, plan, len(rows), self.load_balance)
 
     def imitation_loss(self, rollouts: Rollouts, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
         """This micro-batch's share of the mean negative logprob, in nats per completion token.
@@ -120,7 +115,7 @@ class SFTModule(PolicyModule):
         is_empty = not len(micro_batch.rows)  # a pass that other ranks' collectives wait for
         rows = torch.tensor([0]) if is_empty else micro_batch.rows
         balance = self.load_balance
-        scores = self.passes.scorer.score(rollouts, rows, self.device, with_loads=balance is not None)
+        scores = self.passes.scorer.score(rollouts, rows, with_loads=balance is not None)
         loss = -scores.logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
         if balance is None or scores.loads is None or is_empty:
             return loss, MetricSums()
@@ -135,10 +130,7 @@ class SFTModule(PolicyModule):
 
         return self.base_workload(
             run_pass=run_pass,
-            wake=lambda: None,
-            prompts_in_a_step=self.prompts_in_a_step(),
             max_completion_length=self.written.max_completion_length,
-            is_joint=self.policy.is_sharded,
         )
 
     @with_float32_defaults
@@ -147,7 +139,7 @@ class SFTModule(PolicyModule):
         means = self.held_out.of(dataloader_idx, NamedMeans(["loss"]).to(self.device))
         rollouts = self.replica.rollouts(self.read(batch) if len(batch) else NO_ROLLOUTS)
         for part in self.passes.plan_everywhere(self.passes.scorer, rollouts):
-            logprobs = self.passes.scorer.score(rollouts, part, self.device).logprobs
+            logprobs = self.passes.scorer.score(rollouts, part).logprobs
             means.update({"loss": (-logprobs).tolist()})
 
     def teardown(self, stage: str) -> None:

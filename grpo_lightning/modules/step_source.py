@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from lightning.pytorch import Trainer
 
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.rollouts.async_rollouts import AsyncRollouts, following_batch
+from grpo_lightning.rollouts.base import Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.noted_source import NotedSource
 from grpo_lightning.rollouts.partial_rollouts import PartialSource
-from grpo_lightning.rollouts.sampler_canary import SamplerCanary, make_canary
-from grpo_lightning.rollouts.source import RolloutSource, Source
+from grpo_lightning.rollouts.source import RolloutSource
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,3 @@ def step_sources(
         return noted, noted
     sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, per_reward)
     return noted, DynamicSource(noted, source, sampler, around.prompts, around.ranks)
-
-
-def canary_of(settings: GRPOSettings, sampling: SamplingSettings) -> SamplerCanary:
-    """What compares the sampler with the policy in every step.
-
-    Args:
-        settings: Of the module.
-        sampling: How completions are drawn.
-    """
-    replays = settings.dynamic_sampling.replay_groups > 0
-    return make_canary(settings.max_sampler_mismatch, sampling, replays, staleness_of(settings))

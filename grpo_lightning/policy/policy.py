@@ -26,6 +26,7 @@ from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.numerics.routers import has_experts
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.policy.dtypes import hold_trained_weights, weights_dtype
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.policy.loading import causal_lm_without_weights, load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.settings import PolicySettings
@@ -105,6 +106,11 @@ class Policy(nn.Module):
     def is_sharded(self) -> bool:
         """Whether ranks hold parts of the weights, and so have to run every pass together."""
         return self.is_loaded and is_sharded(self.model)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every token id that ends a completion."""
+        return end_of_sequence_ids(self.model, self.tokenizer)
 
     def check_layers(self) -> None:
         """Refuses attention and adapters that the model's layers cannot have, on a skeleton of it: no weights are read.

@@ -46,9 +46,10 @@ from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 if TYPE_CHECKING:
-    from grpo_lightning.rewards.runner import RewardRunner, RewardRuntime
+    from grpo_lightning.rewards.runner import RewardRunner
     from grpo_lightning.rewards.runtime.composition import RewardComposition
     from grpo_lightning.rewards.runtime.reward_table import RewardTable
+    from grpo_lightning.rewards.runtime.settings import RewardRuntime
 
 __all__ = [
     "CALLING",
@@ -93,7 +94,7 @@ __all__ = [
 _TRAINER_SIDE = {
     "RewardComposition": "runtime.composition",
     "RewardRunner": "runner",
-    "RewardRuntime": "runner",
+    "RewardRuntime": "runtime.settings",
     "RewardTable": "runtime.reward_table",
 }
 

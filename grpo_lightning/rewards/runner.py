@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,55 +13,15 @@ from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rewards.runtime.failures import FailureWatch
-from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
-from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, Outcome, call_reward, lists_of
+from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
+from grpo_lightning.rewards.runtime.reward_call import CallRows
+from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
+from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 log = logging.getLogger(__name__)
-
-ASYNC_CALLS = 256
-"""Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""
-
-
-@dataclass(frozen=True)
-class RewardRuntime:
-    """How rewards are run.
-
-    Args:
-        max_workers: Synchronous calls that run at the same time, over all rewards.
-        time_limit: Seconds per call, unless the reward has a call_time_limit. A call that exceeds it is given up (its
-            completions count as None).
-        step_time_limit: Seconds that a step waits for rewards after its last completion; what is not scored then is
-            None.
-        max_error_share: The run stops when a reward fails on more than this share, in (0, 1], of the latest
-            completions (at least 64 of them), or has never done anything but raise.
-        repeat_by_row: Call a reward of scope batch again with one completion at a time where a call with all of them
-            failed. Only for rewards that score each completion by itself: one that compares them would give other values.
-        reward_column: Dataset column in which a row may name the rewards that apply to it; null for none.
-    """
-
-    max_workers: int = 16
-    time_limit: float = 120.0
-    step_time_limit: float = 600.0
-    max_error_share: float = 0.5
-    repeat_by_row: bool = False
-    reward_column: str | None = "rewards"
-
-    def __post_init__(self) -> None:
-        rules = {
-            "max_workers": self.max_workers >= 1,
-            "time_limit": self.time_limit > 0,
-            "step_time_limit": self.step_time_limit > 0,
-            "max_error_share": 0 < self.max_error_share <= 1,
-        }
-        for name, holds in rules.items():
-            if not holds:
-                rule = "above 0, at most 1" if name == "max_error_share" else "above 0"
-                raise ValueError(f"model.reward_runtime.{name}={getattr(self, name)} cannot work. Choose {rule}.")
 
 
 class RewardRunner:
@@ -89,22 +47,22 @@ class RewardRunner:
             check_calling(reward)
         self.rewards = list(rewards)
         self.runtime = RewardRuntime(**runtime)
+        self._calls = RewardCalls(self.rewards, self.runtime)
         self._watches = [
-            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._repeats_by_row(reward))
+            FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._calls.repeats_by_row(reward))
             for reward in self.rewards
         ]
-        self._loop = EventLoopThread()
-        self._processes: dict[str, ProcessCaller] = {}
-        self._slots: dict[tuple[int, str], asyncio.Semaphore] = {}
-        self._main_thread = MainThreadRewards(self.rewards)
-        self.guard = CallGuard()
-        """Around each call in this process; knows the rank's device."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"rewards": self.rewards, "runtime": asdict(self.runtime)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["rewards"], **state["runtime"])  # type: ignore[misc]  # threads and processes do not travel
+
+    @property
+    def guard(self) -> CallGuard:
+        """Around each call in this process; knows the rank's device."""
+        return self._calls.guard
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,12 +107,7 @@ class RewardRunner:
             raise RewardContractError(f"There are {len(prompts)} completions, but {sizes}: each needs one entry.")
         rows = applicable_rows(self.names, lists, column, len(prompts))
         calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
-        state = trainer_state or RewardState()
-        return StepScoring(
-            *(self.rewards, calls, self._call, self._loop, prompts, group, lists, state, self.runtime.step_time_limit),
-            main_thread=self._main_thread.calls,
-            repeats_by_row=self._repeats_by_row,
-        )
+        return StepScoring(self._calls, calls, prompts, group, lists, trainer_state or RewardState())
 
     def finish(self, scoring: StepScoring) -> RewardTable:
         """The table of a step whose completions have all arrived.
@@ -209,48 +162,7 @@ class RewardRunner:
 
     def close(self) -> None:
         """Releases what the rewards hold, and the event loop. The runner may be used again afterwards."""
-        for caller in self._processes.values():
-            caller.close()
-        self._processes.clear()
-        for reward in self.rewards:
-            reward.close()
-        self._loop.close()
-        self.guard.watch.close()
-        self._slots.clear()
-
-    async def _call(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call, in the main thread where the reward needs it."""
-        if reward not in self._main_thread:
-            try:
-                return await self._call_anywhere(reward, rows)
-            except MainThreadNeededError as error:
-                self._main_thread.add(reward, error)
-        limit = reward.call_time_limit or self.runtime.time_limit
-        return await call_reward(reward, rows, limit, self.guard, self._main_thread.calls)
-
-    async def _call_anywhere(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
-        limit = reward.call_time_limit or self.runtime.time_limit
-        isolated = reward.isolation == "process"
-        if isolated and reward.name not in self._processes:
-            self._processes[reward.name] = ProcessCaller(reward, limit, self.guard.device)
-        own = self._processes[reward.name].size if isolated else reward.concurrency
-        own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
-        shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
-        async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
-            if not isolated:
-                return await call_reward(reward, rows, limit, self.guard)
-            started = time.perf_counter()
-            outcome = await self._processes[reward.name](rows)
-            outcome.seconds.append(time.perf_counter() - started)
-            return outcome
-
-    def _repeats_by_row(self, reward: BaseRewardFunction) -> bool:
-        return reward.scope == "completion" or (reward.scope == "batch" and self.runtime.repeat_by_row)
-
-    def _slot(self, name: str, size: int) -> asyncio.Semaphore:
-        key = (id(asyncio.get_running_loop()), name)
-        return self._slots.setdefault(key, asyncio.Semaphore(size))
+        self._calls.close()
 
     def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
         for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):

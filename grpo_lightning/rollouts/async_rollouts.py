@@ -11,10 +11,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader, is_last_step, place_after
+from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import epoch_at
-from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
+from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from grpo_lightning.rollouts.source import Source
+from grpo_lightning.rollouts.base import Source
 
 
 def links(source: Source) -> list[Source]:

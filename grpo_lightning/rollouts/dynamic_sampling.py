@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards, is_unanimous
 from grpo_lightning.datamodules.order import epoch_permutation
-from grpo_lightning.distributed.checkpoint_values import as_storable, columns_as_storable
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
-from grpo_lightning.types import PromptBatch, Rollouts
+from grpo_lightning.rollouts.replay_buffer import ReplayBuffer
+from grpo_lightning.rollouts.scored_groups import ScoredGroups
+from grpo_lightning.types import PromptBatch
 
 logger = logging.getLogger(__name__)
 
@@ -62,64 +62,6 @@ class DynamicSampling:
             )
 
 
-@dataclass(frozen=True)
-class ScoredGroups:
-    """Prompts with their completions and rewards: B groups, in order."""
-
-    batch: PromptBatch
-    rollouts: Rollouts
-    rewards: RewardTable
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def take(self, groups: Sequence[int]) -> ScoredGroups:
-        """These groups, renumbered in the order given."""
-        rows = [(self.rollouts.group == g).nonzero()[:, 0] for g in groups]
-        flat = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
-        batch = self.batch
-        columns = {name: [values[g] for g in groups] for name, values in batch.columns.items()}
-        prompts = [batch.prompts[g] for g in groups], [batch.prompt_ids[g] for g in groups]
-        images = tuple(batch.images[g] for g in groups) if batch.images else ()
-        chosen = PromptBatch(*prompts, [batch.uids[g] for g in groups], columns, images)
-        return ScoredGroups(chosen, take_groups(self.rollouts, groups, rows), self.rewards.take(flat))
-
-    @classmethod
-    def joined(cls, parts: Sequence[ScoredGroups]) -> ScoredGroups:
-        """All groups of the parts, in order; a column that a part does not have is None there."""
-        batches = [part.batch for part in parts]
-        names = dict.fromkeys(name for batch in batches for name in batch.columns)
-        columns = {
-            name: [value for batch in batches for value in batch.columns.get(name, [None] * len(batch))]
-            for name in names
-        }
-        batch = PromptBatch(
-            [prompt for batch in batches for prompt in batch.prompts],
-            [ids for batch in batches for ids in batch.prompt_ids],
-            [uid for batch in batches for uid in batch.uids],
-            columns,
-            tuple(images for batch in batches for images in batch.images),
-        )
-        rewards = RewardTable.joined([part.rewards for part in parts])
-        return cls(batch, join_rollouts([part.rollouts for part in parts]), rewards)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; what teachers read of the data and of rewards is among them."""
-        batch, rewards = self.batch, self.rewards
-        prompts = {"prompts": as_storable(batch.prompts), "prompt_ids": batch.prompt_ids, "uids": batch.uids}
-        scores = {"names": rewards.names, "values": rewards.values, "lists": rewards.lists}
-        read = {"columns": columns_as_storable(batch.columns), "extra": columns_as_storable(rewards.extra)}
-        return {"rollouts": rollouts_state(self.rollouts), **prompts, **scores, **read}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], weights: Mapping[str, float]) -> ScoredGroups:
-        """The groups of ``state_dict``, with the rewards' weights of now."""
-        batch = PromptBatch(state["prompts"], state["prompt_ids"], state["uids"], state["columns"])
-        of_now = torch.tensor([weights[name] for name in state["names"]], dtype=torch.float64)
-        rewards = RewardTable(state["values"], state["names"], of_now, extra=state["extra"], lists=state["lists"])
-        return cls(batch, rollouts_of_state(state["rollouts"]), rewards)
-
-
 def groups_with_signal(
     rewards_per_func: Tensor, groups: Tensor, weights: Tensor, per_reward: bool = False
 ) -> list[int]:
@@ -145,31 +87,6 @@ def groups_with_signal(
     for column in columns:
         differs |= ~is_unanimous(column, groups)
     return groups[differs].unique().tolist()
-
-
-@dataclass
-class ReplayBuffer:
-    """Good groups of earlier steps, newest last.
-
-    Args:
-        size: Groups kept at most.
-        max_age: Steps after which one is forgotten.
-    """
-
-    size: int
-    max_age: int
-    groups: list[tuple[int, ScoredGroups]] = field(default_factory=list)
-    """(step in which it was sampled, one group)."""
-
-    def add(self, step: int, groups: ScoredGroups) -> None:
-        """Keeps these groups; the oldest make room."""
-        self.groups += [(step, groups.take([g])) for g in range(len(groups))]
-        self.groups = self.groups[len(self.groups) - self.size :] if len(self.groups) > self.size else self.groups
-
-    def pop(self, count: int, step: int) -> list[ScoredGroups]:
-        """Up to ``count`` groups, newest first, which are then no longer kept; older ones than ``max_age`` are lost."""
-        self.groups = [(then, group) for then, group in self.groups if step - then <= self.max_age]
-        return [self.groups.pop()[1] for _ in range(min(count, len(self.groups)))]
 
 
 Sample = Callable[[PromptBatch, int], ScoredGroups]

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, ScoredGroups
-from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
+from grpo_lightning.rollouts.base import Moment, Sampled, Source
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
+from grpo_lightning.rollouts.scored_groups import ScoredGroups
+from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch
 
 

@@ -12,7 +12,8 @@ from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
-from grpo_lightning.rollouts.source import Moment, RolloutSource
+from grpo_lightning.rollouts.base import Moment
+from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch, Rollouts
 
 

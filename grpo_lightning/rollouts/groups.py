@@ -1,4 +1,4 @@
-"""Rollouts put together from parts, and parts taken out of them, in whole groups."""
+"""Prompts and rollouts put together from parts, and parts taken out of them, in whole groups."""
 
 from __future__ import annotations
 
@@ -9,10 +9,33 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.distributed.checkpoint_values import as_storable
-from grpo_lightning.types import Conversation, Rollouts, RoutedExperts
+from grpo_lightning.types import Conversation, PromptBatch, Rollouts, RoutedExperts
 
 NOT_TENSORS = ("conversations", "images", "routed_experts")
 TENSORS = tuple(name for name in Rollouts.__dataclass_fields__ if name not in NOT_TENSORS)
+
+
+def take_prompts(batch: PromptBatch, groups: Sequence[int]) -> PromptBatch:
+    """Some of the prompts, in the order given."""
+    return PromptBatch(
+        [batch.prompts[g] for g in groups],
+        [batch.prompt_ids[g] for g in groups],
+        [batch.uids[g] for g in groups],
+        {name: [values[g] for g in groups] for name, values in batch.columns.items()},
+        tuple(batch.images[g] for g in groups) if batch.images else (),
+    )
+
+
+def join_prompts(parts: Sequence[PromptBatch]) -> PromptBatch:
+    """Prompts one after the other; a column that a part does not have is None there."""
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    return PromptBatch(
+        [prompt for part in parts for prompt in part.prompts],
+        [ids for part in parts for ids in part.prompt_ids],
+        [uid for part in parts for uid in part.uids],
+        {name: [value for part in parts for value in part.columns.get(name, [None] * len(part))] for name in names},
+        tuple(images for part in parts for images in part.images),
+    )
 
 
 def take_groups(rollouts: Rollouts, groups: Sequence[int], rows: Sequence[Tensor]) -> Rollouts:

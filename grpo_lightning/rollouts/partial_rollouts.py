@@ -20,7 +20,8 @@ from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.generation.parts import CutsCompletions, Part
 from grpo_lightning.generation.room import naming_rows
 from grpo_lightning.numerics.dtypes import with_float32_defaults
-from grpo_lightning.rollouts.source import Moment, RolloutSource, Sampled, Source
+from grpo_lightning.rollouts.base import Moment, Sampled, Source
+from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.rollouts.unfinished_groups import GrowingGroup, batch_of, new_groups, rollouts_of
 from grpo_lightning.types import PromptBatch
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from grpo_lightning.distributed.checkpoint_values import as_storable, is_storable
+from grpo_lightning.distributed.checkpoint_values import NotStorableError, stored_exactly
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.parts import Part, PartEnd, PartRequest
+from grpo_lightning.rollouts.groups import join_prompts
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
 
@@ -124,17 +125,15 @@ def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generati
     Raises:
         RefusedRowError: If a row has a value that a checkpoint cannot hold.
     """
-    for name, values in batch.columns.items():
-        _check_storable(
-            f"column {name}", values, batch.uids, ", or leave the column out (data.converter_args.pass_through=false)"
-        )
-    _check_storable("messages of its prompt", batch.prompts, batch.uids)
+    without = ", or leave the column out (data.converter_args.pass_through=false)"
+    columns = {name: _stored(values, batch.uids, f"column {name}", without) for name, values in batch.columns.items()}
+    prompts = _stored(batch.prompts, batch.uids, "messages of its prompt")
     return [
         GrowingGroup(
             batch.uids[b],
-            as_storable(batch.prompts[b]),
+            prompts[b],
             list(batch.prompt_ids[b]),
-            {name: as_storable(values[b]) for name, values in batch.columns.items()},
+            {name: values[b] for name, values in columns.items()},
             seeds[b],
             step,
             (GrowingCompletion(),) * num_generations,
@@ -143,24 +142,28 @@ def new_groups(batch: PromptBatch, seeds: Sequence[int], step: int, num_generati
     ]
 
 
-def _check_storable(where: str, values: Sequence[Any], uids: Sequence[int], way_out: str = "") -> None:
+def _stored(values: Sequence[Any], uids: Sequence[int], where: str, way_out: str = "") -> list[Any]:
+    """The rows' values as a checkpoint holds them."""
+    stored = []
     for uid, value in zip(uids, values, strict=True):
-        if not is_storable(value):
+        try:
+            stored.append(stored_exactly(value))
+        except NotStorableError as error:
             raise RefusedRowError(
                 f"row {uid} has the {type(value).__name__} {reprlib.repr(value)} in the {where}. model.partial_rollouts "
                 "keeps the rows of unfinished groups in checkpoints, which hold plain values, times and decimals. Make it "
                 f"one{way_out}."
-            )
+            ) from error
+    return stored
 
 
 def batch_of(groups: Sequence[GrowingGroup]) -> PromptBatch:
     """The groups' prompts; a column that one does not have is None there."""
-    names = dict.fromkeys(name for group in groups for name in group.columns)
-    return PromptBatch(
-        [group.prompt for group in groups],
-        [group.prompt_ids for group in groups],
-        [group.uid for group in groups],
-        {name: [group.columns.get(name) for group in groups] for name in names},
+    return join_prompts(
+        [
+            PromptBatch([one.prompt], [one.prompt_ids], [one.uid], {name: [v] for name, v in one.columns.items()})
+            for one in groups
+        ]
     )
 
 

@@ -15,7 +15,8 @@ from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.images.embedding import decoder_inputs
 from grpo_lightning.scoring.packed_attention import install_packed_attention
-from grpo_lightning.scoring.packing import Layout, PackedBatch, PaddedBatch, pack, pad
+from grpo_lightning.scoring.packing import PackedBatch, PaddedBatch, pack, pad
+from grpo_lightning.scoring.planning import Layout
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.scoring.router_replay import RouterReplay, experts_at
 from grpo_lightning.types import Rollouts
@@ -53,36 +54,41 @@ class ForwardPass:
         self._replay: RouterReplay | None = None
         self._own_attention = install_packed_attention(base_model(model)) if layout == "packed" else None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def leave_packed(self) -> None:
         """Goes on padded, with the attention that the model came with."""
         assert self._own_attention is not None
         base_model(self.model).set_attn_implementation(self._own_attention)
         self.layout = "padded"
 
-    def score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
+    def score(self, rollouts: Rollouts, rows: Tensor, **options: Any) -> TokenScores:
         """The readout's scores of the completion tokens of ``rows``; ``with_loads`` asks for those of routers too."""
-        return call_gathered(self.model, self._score, rollouts, rows, device, options)
+        return call_gathered(self.model, self._score, rollouts, rows, options)
 
-    def score_plain(self, rollouts: Rollouts, rows: Tensor, device: torch.device, **options: Any) -> TokenScores:
+    def score_plain(self, rollouts: Rollouts, rows: Tensor, **options: Any) -> TokenScores:
         """The same by the model's own forward pass, a sequence at a time."""
-        return call_gathered(self.model, self._score_plain, rollouts, rows, device, options)
+        return call_gathered(self.model, self._score_plain, rollouts, rows, options)
 
-    def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+    def hidden(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens."""
-        return call_gathered(self.model, self._decode, rollouts, rows, device).hidden
+        return call_gathered(self.model, self._decode, rollouts, rows).hidden
 
-    def loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
+    def loads(self, rollouts: Rollouts, rows: Tensor) -> ExpertLoads | None:
         """What routers do with these completions and their prompts, without a readout; None without routers."""
-        return call_gathered(self.model, self._decode, rollouts, rows, device, True).loads
+        return call_gathered(self.model, self._decode, rollouts, rows, True).loads
 
-    def packing_of(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Packing:
+    def packing_of(self, rollouts: Rollouts, rows: Tensor) -> Packing:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
-        packing = Packing(batch.spans, device)
-        call_gathered(self.model, self._decode_packed, rollouts, batch, packing, device)
+        packing = Packing(batch.spans, self.device)
+        call_gathered(self.model, self._decode_packed, rollouts, batch, packing)
         return packing
 
-    def _score(self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]) -> TokenScores:
+    def _score(self, rollouts: Rollouts, rows: Tensor, options: dict[str, Any]) -> TokenScores:
         with_loads = options.pop("with_loads", False)
         if self.is_plain and rollouts.routed_experts is not None:
             raise ValueError(
@@ -90,62 +96,60 @@ class ForwardPass:
                 "its full logits. Leave it out."
             )
         if self.is_plain:
-            scores = self._score_plain(rollouts, rows, device, options)
-            return scores._replace(loads=self._decode(rollouts, rows, device, True).loads) if with_loads else scores
-        targets = self.readout.targets(rollouts, rows, device)  # copied before the pass, which it would wait for
-        hidden, loads = self._decode(rollouts, rows, device, with_loads)
+            scores = self._score_plain(rollouts, rows, options)
+            return scores._replace(loads=self._decode(rollouts, rows, True).loads) if with_loads else scores
+        targets = self.readout.targets(rollouts, rows, self.device)  # copied before the pass, which it would wait for
+        hidden, loads = self._decode(rollouts, rows, with_loads)
         return self.readout.read(hidden, targets, **options)._replace(loads=loads)
 
-    def _score_plain(
-        self, rollouts: Rollouts, rows: Tensor, device: torch.device, options: dict[str, Any]
-    ) -> TokenScores:
-        return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, device), **options)
+    def _score_plain(self, rollouts: Rollouts, rows: Tensor, options: dict[str, Any]) -> TokenScores:
+        return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, self.device), **options)
 
-    def _decode(self, rollouts: Rollouts, rows: Tensor, device: torch.device, with_loads: bool = False) -> Decoded:
+    def _decode(self, rollouts: Rollouts, rows: Tensor, with_loads: bool = False) -> Decoded:
         if self.layout == "packed":
             batch = pack(rollouts, rows, self.share_prompts)
-            return self._decode_packed(rollouts, batch, Packing(batch.spans, device), device, with_loads)
-        return self._decode_padded(rollouts, pad(rollouts, rows), device, with_loads)
+            return self._decode_packed(rollouts, batch, Packing(batch.spans, self.device), with_loads)
+        return self._decode_padded(rollouts, pad(rollouts, rows), with_loads)
 
     def _decode_packed(
-        self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, device: torch.device, with_loads: bool = False
+        self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, with_loads: bool = False
     ) -> Decoded:
         states = self.readout.decoder(
-            **self._inputs(rollouts, batch, device),
+            **self._inputs(rollouts, batch),
             # A mask of four dimensions passes through the model as it is: none is built, and packing needs none.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
+            attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
             use_cache=False,
             packing=packing,
             **_asking(with_loads),
         )
-        hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, device))
+        hidden = rows_at(states.last_hidden_state[0], to_device(batch.score_index, self.device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _decode_padded(self, rollouts: Rollouts, batch: PaddedBatch, device: torch.device, with_loads: bool) -> Decoded:
+    def _decode_padded(self, rollouts: Rollouts, batch: PaddedBatch, with_loads: bool) -> Decoded:
         # No mask: nothing attends to what follows it, so right padding is seen by padding alone.
-        inputs = self._inputs(rollouts, batch, device)
+        inputs = self._inputs(rollouts, batch)
         states = self.readout.decoder(**inputs, use_cache=False, **_asking(with_loads))
-        hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, device))
+        hidden = rows_at(states.last_hidden_state.flatten(0, 1), to_device(batch.score_index, self.device))
         return Decoded(hidden, self._loads(states, batch.times) if with_loads else None)
 
-    def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+    def _inputs(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch) -> dict[str, Any]:
         """The decoder's arguments for the tokens of a batch: their ids, or embeddings where prompts show images."""
-        inputs = self._replayed(rollouts, batch, device)
+        inputs = self._replayed(rollouts, batch)
         if isinstance(batch, PaddedBatch):
             ids, index = batch.input_ids, batch.source_index
         else:
             ids, index = batch.input_ids[None], batch.source_index[None]
-            inputs["position_ids"] = to_device(batch.position_ids[None], device)
+            inputs["position_ids"] = to_device(batch.position_ids[None], self.device)
         if rollouts.images:
-            return inputs | decoder_inputs(base_model(self.model), rollouts, index, device)
-        return inputs | {"input_ids": to_device(ids, device)}
+            return inputs | decoder_inputs(base_model(self.model), rollouts, index, self.device)
+        return inputs | {"input_ids": to_device(ids, self.device)}
 
-    def _replayed(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch, device: torch.device) -> dict[str, Any]:
+    def _replayed(self, rollouts: Rollouts, batch: PackedBatch | PaddedBatch) -> dict[str, Any]:
         """What the decoder is told of the experts that the sampler chose, where rollouts know them."""
         if rollouts.routed_experts is None:
             return {}
         self._replay = self._replay or RouterReplay(self.model)
-        return experts_at(rollouts, batch.source_index, device)
+        return experts_at(rollouts, batch.source_index, self.device)
 
     def _loads(self, states: Any, times: Tensor) -> ExpertLoads | None:
         """Of what the decoder says of its routers; None where it says nothing."""

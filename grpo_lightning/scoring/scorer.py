@@ -13,7 +13,7 @@ from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.scoring.branches import branched, planned_lengths
 from grpo_lightning.scoring.forward import ForwardPass
-from grpo_lightning.scoring.packing import Layout, count_tokens, plan_micro_batches
+from grpo_lightning.scoring.planning import Layout, count_tokens, plan_micro_batches
 from grpo_lightning.scoring.readout import Beside, LogprobReadout, Readout, TokenScores
 from grpo_lightning.scoring.settling import settle, slow_ways
 from grpo_lightning.types import Rollouts
@@ -44,7 +44,7 @@ class Scorer:
     Example:
         >>> scorer = Scorer(model, temperature=0.7)                                           # doctest: +SKIP
         >>> for rows in scorer.plan(rollouts, torch.arange(rollouts.num_completions), 8192):  # doctest: +SKIP
-        ...     logprobs, entropy = scorer.score(rollouts, rows, "cuda", with_entropy=True)
+        ...     logprobs, entropy = scorer.score(rollouts, rows, with_entropy=True)
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Scorer:
     def plan(self, rollouts: Rollouts, rows: Tensor, max_tokens: int) -> list[Tensor]:
         """Micro-batches for this layout, see ``plan_micro_batches``; warns once of a completion above the budget."""
         if not self._settled:
-            self.check(next(self.model.parameters()).device)
+            self.check()
         plan = plan_micro_batches(*self._sizes(rollouts), rows, max_tokens, self.layout)
         largest = max((self.count_tokens(rollouts, part) for part in plan), default=0)
         if largest > max_tokens and not self._warned_oversize:
@@ -109,7 +109,6 @@ class Scorer:
         self,
         rollouts: Rollouts,
         rows: Tensor,
-        device: torch.device | str,
         with_entropy: bool = False,
         entropy_grad: bool = False,
         beside: Beside | None = None,
@@ -121,7 +120,6 @@ class Scorer:
         Args:
             rollouts: On the CPU.
             rows: ``(M,)`` int64 on the CPU, at least one completion.
-            device: Where the model is.
             with_entropy: Also return entropies.
             entropy_grad: Let gradient flow through the entropies.
             beside: Further numbers from the same forward pass.
@@ -131,9 +129,8 @@ class Scorer:
         Raises:
             ValueError: For ``beside`` where the model gives no hidden states to score from.
         """
-        device = torch.device(device)
         if not self._settled:
-            self.check(device)
+            self.check()
         if beside is not None and self.is_plain:
             raise ValueError(
                 f"{type(base_model(self.model)).__name__} is scored from its full logits: its output head does not follow the "
@@ -141,47 +138,46 @@ class Scorer:
             )
         options: dict[str, Any] = {} if beside is None else {"beside": beside, "beside_alone": beside_alone}
         options |= {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "with_loads": with_loads}
-        return self._forward.score(*branched(rollouts, rows), device, **options)
+        return self._forward.score(*branched(rollouts, rows), **options)
 
-    def hidden(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> Tensor:
+    def hidden(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
         if not self._settled:
-            self.check(device)
-        return self._forward.hidden(*branched(rollouts, rows), device)
+            self.check()
+        return self._forward.hidden(*branched(rollouts, rows))
 
-    def expert_loads(self, rollouts: Rollouts, rows: Tensor, device: torch.device) -> ExpertLoads | None:
+    def expert_loads(self, rollouts: Rollouts, rows: Tensor) -> ExpertLoads | None:
         """What routers do with these completions and their prompts, without the output head; None without routers.
 
         An empty ``rows`` is a pass that other ranks need.
         """
         if not self._settled:
-            self.check(device)
+            self.check()
         if not len(rows):
-            self._forward.loads(ONE_TOKEN, torch.tensor([0]), device)
+            self._forward.loads(ONE_TOKEN, torch.tensor([0]))
             return None
-        return self._forward.loads(*branched(rollouts, rows), device)
+        return self._forward.loads(*branched(rollouts, rows))
 
-    def idle(self, device: torch.device | str) -> Tensor:
+    def idle(self) -> Tensor:
         """0, from a pass over one token: for a rank without work, where passes of other ranks need its part."""
-        return self.score(ONE_TOKEN, torch.tensor([0]), device).logprobs.sum() * 0.0
+        return self.score(ONE_TOKEN, torch.tensor([0])).logprobs.sum() * 0.0
 
-    def check(self, device: torch.device | str) -> None:
+    def check(self) -> None:
         """Settles the layout. The first ``plan`` or ``score`` calls it; call it before them to fail early.
 
         Raises:
             ValueError: If ``layout='packed'`` was asked for and the model does not support it.
         """
         self._settled = True
-        device = torch.device(device)
-        settle(self._forward, self._insists_on_packed, device)
-        slow = self.slow_ways(device)
-        if device.type == "cuda" and slow:
+        settle(self._forward, self._insists_on_packed)
+        slow = self.slow_ways()
+        if self._forward.device.type == "cuda" and slow:
             said = "; ".join(f"{part}: {reason}" for part, reason in slow.items())
             logger.warning("Training passes take slower ways than this GPU allows. %s.", said)
 
-    def slow_ways(self, device: torch.device) -> dict[str, str]:
+    def slow_ways(self) -> dict[str, str]:
         """What of a training pass is not done the fastest way, and why: layout, attention, head, kernels.
 
         Call it after ``check``. A CPU has no faster attention or kernels, so there they are always named.
         """
-        return slow_ways(self._forward, device)
+        return slow_ways(self._forward)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from grpo_lightning.algorithm.experience import NOBODY, Lessons
+from grpo_lightning.algorithm.lessons import NOBODY, Lessons
 from grpo_lightning.errors import RefusedRowError
 
 

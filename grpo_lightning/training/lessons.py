@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.algorithm.experience import NOBODY, Lessons
+from grpo_lightning.algorithm.lessons import NOBODY, Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
 from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.messages import said

@@ -12,7 +12,6 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.numerics.load_balance import ExpertLoads, load_balance_loss, load_metrics, sum_of_loads
-from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.types import Rollouts
 
@@ -84,14 +83,14 @@ class LoadBalance:
         self.coefficient, self.passes = coefficient, passes
 
     @torch.no_grad()
-    def of_step(self, rollouts: Rollouts, plan: list[Tensor], replica: Replica) -> ExpertLoads | None:
+    def of_step(self, rollouts: Rollouts, plan: list[Tensor]) -> ExpertLoads | None:
         """The loads of one optimizer step at the current weights; None where one pass is all there is.
 
         Args:
             rollouts: On the CPU.
             plan: The completions of each pass of this rank; empty ones for passes that only other ranks need.
-            replica: Of the run.
         """
+        replica = self.passes.replica
         if replica.count == 1 and len(plan) == 1:
             return None
         return sum_of_loads(replica.of_all(self.passes.expert_loads(rollouts, plan)))
@@ -110,16 +109,15 @@ class LoadBalance:
         return share, MetricSums(totals={"loss": share.detach()}, means=means)
 
 
-def make_load_balance(settings: LoadBalanceSettings, config: PretrainedConfig, passes: Passes) -> LoadBalance | None:
+def make_load_balance(settings: LoadBalanceSettings, passes: Passes) -> LoadBalance | None:
     """The part, or None for a model without experts and for a weight of 0.
 
     Args:
         settings: Of the run.
-        config: Of the model; read before its weights.
         passes: Over the policy.
 
     Raises:
         ValueError: If the run asks for the loss of a model that has none.
     """
-    weight = coefficient(settings, config)
+    weight = coefficient(settings, passes.policy.config)
     return LoadBalance(weight, passes) if weight else None

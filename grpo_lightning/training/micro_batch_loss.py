@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons, MicroBatch
+from grpo_lightning.algorithm.experience import Experience, MicroBatch
+from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.rollouts.replicas import Replica
-from grpo_lightning.training.distillation import SAMPLED
+from grpo_lightning.scoring.readout import TokenScores
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.teachers import Teachers
@@ -37,56 +38,54 @@ class MicroBatchLoss:
     ) -> None:
         self.objective, self.passes, self.teachers, self.load_balance = objective, passes, teachers, load_balance
         self.entropy_controller = objective.entropy_controller()
-        self.replica = Replica()
-        self.device = torch.device("cpu")
 
     def __call__(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
-        loss = self._share(experience, micro_batch, report)
+        rows, replica = micro_batch.rows, self.passes.replica
+        if len(rows):
+            share, metrics = self._share(experience, micro_batch)
+            loss = share * replica.count
+            if replica.leads:  # the others have the same numbers
+                report.add(metrics)
+                report.add_mean("packing/fill", self.passes.fill(experience.rollouts, rows))
+        else:  # a pass that other ranks' collectives wait for
+            loss = self.passes.scorer.idle()
         return loss + self.passes.no_change() if micro_batch.is_last else loss
 
-    def _share(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
-        scorer = self.passes.scorer
-        if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
-            return scorer.idle(self.device)
-        teachers = self.teachers
-        lessons, rows = experience.lessons_or_own, micro_batch.rows
-        beside = None if teachers is None else partial(teachers.divergence, lessons, rows)
-        logprobs, entropy, divergence, loads = scorer.score(
+    def _share(self, experience: Experience, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
+        """A forward pass, the objective of its logprobs, and what is added to that; with what is logged."""
+        rows = micro_batch.rows
+        scores = self.passes.scorer.score(
             experience.rollouts,
             rows,
-            self.device,
             with_entropy=True,
             entropy_grad=self.objective.entropy_has_gradient,
-            beside=beside,
-            beside_alone=teachers is not None and self._is_only_taught(experience, lessons, rows),
             with_loads=self.load_balance is not None,
+            **self._for_teachers(experience, rows),
         )
         tokens = experience.token_batch(rows)
-        loss, metrics = self.objective.loss(
-            tokens,
-            logprobs,
-            entropy,
-            micro_batch.totals,
-            self.entropy_controller.applied if self.entropy_controller else None,
-        )
-        if teachers is not None and divergence is not None:
-            taught, added = teachers.loss(lessons, rows, (divergence, logprobs), tokens, micro_batch.totals)
-            loss, metrics = loss + taught, metrics + added
-        if self.load_balance is not None and loads is not None:
-            balancing, added = self.load_balance.loss(loads, micro_batch.loads_of_step)
-            loss, metrics = loss + balancing, metrics + added
-        if self.replica.leads:  # the others have the same numbers
-            report.add(metrics)
-            report.add_mean("packing/fill", self.passes.fill(experience.rollouts, rows))
-        return loss * self.replica.count
+        entropy_coef = self.entropy_controller.applied if self.entropy_controller else None
+        loss, metrics = self.objective.loss(tokens, scores.logprobs, scores.entropy, micro_batch.totals, entropy_coef)
+        for further, logged in self._further(experience, micro_batch, tokens, scores):
+            loss, metrics = loss + further, metrics + logged
+        return loss, metrics
 
-    def _is_only_taught(self, experience: Experience, lessons: Lessons, rows: Tensor) -> bool:
-        """Whether a teacher's divergence is all that trains these completions."""
-        needs_logprobs = self.objective.trains_all_completions or bool(experience.has_advantage[rows].any())
-        if needs_logprobs or (self.teachers is not None and self.teachers.settings.divergence == SAMPLED):
-            return False
-        return bool((lessons.teacher_of(rows) != NOBODY).any())
+    def _for_teachers(self, experience: Experience, rows: Tensor) -> dict[str, Any]:
+        """What teachers ask of the pass."""
+        if self.teachers is None:
+            return {}
+        alone = not self.objective.trains_all_completions and self.teachers.teach_alone(experience, rows)
+        return {"beside": partial(self.teachers.divergence, experience, rows), "beside_alone": alone}
+
+    def _further(
+        self, experience: Experience, micro_batch: MicroBatch, tokens: TokenBatch, scores: TokenScores
+    ) -> Iterator[tuple[Tensor, MetricSums]]:
+        """The divergence from teachers, and the loss that keeps experts in use, where there are any."""
+        if self.teachers is not None and scores.beside is not None:
+            of_tokens = scores.beside, scores.logprobs
+            yield self.teachers.loss(experience, micro_batch.rows, of_tokens, tokens, micro_batch.totals)
+        if self.load_balance is not None and scores.loads is not None:
+            yield self.load_balance.loss(scores.loads, micro_batch.loads_of_step)
 
     def end_step(self, numbers: dict[str, float]) -> None:
         """Adds the entropy coefficient of the step, and adapts it to the step's entropy."""

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.numerics.divergence import Side, without_autocast_cache
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import OutputHead, output_head
@@ -29,7 +28,7 @@ class PolicyAsTeacher:
     def __init__(self, passes: Passes) -> None:
         self.passes = passes
 
-    def start(self, device: torch.device) -> None:
+    def start(self) -> None:
         """Nothing: the policy is there."""
 
     def side(self, lessons: Lessons, rows: Tensor) -> Side:
@@ -47,7 +46,7 @@ class ReferenceAsTeacher:
     def __init__(self, reference_passes: ReferencePasses) -> None:
         self.reference_passes = reference_passes
 
-    def start(self, device: torch.device) -> None:
+    def start(self) -> None:
         """Nothing: the reference is there."""
 
     @contextmanager
@@ -67,7 +66,7 @@ class ReferenceAsTeacher:
 
 def _side_of(scorer: Scorer, rollouts: Rollouts, rows: Tensor) -> Side:
     """Of a model that may be the policy, in the middle of the policy's own pass."""
-    place, head = next(scorer.model.parameters()).device, output_head(scorer.model)[1]
+    head = output_head(scorer.model)[1]
     with evaluating(scorer.model), without_autocast_cache():
-        hidden = scorer.hidden(rollouts, rows, place)
+        hidden = scorer.hidden(rollouts, rows)
     return Side(hidden, head, partial(evaluating, head.module))

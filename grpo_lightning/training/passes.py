@@ -16,6 +16,7 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.policy.policy import Policy
+from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.scoring.images.tower import no_change_of_tower
 from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer
@@ -69,6 +70,8 @@ class Passes:
         self.max_tokens = LARGEST_BUDGET if budget == "auto" else budget
         self.saved_budget: int | None = None
         """Of the run that this one goes on from, where auto keeps it."""
+        self.replica = Replica()
+        """The ranks that run each pass together; known once a run starts."""
         self._scorer: Scorer | None = None
 
     @property
@@ -90,36 +93,40 @@ class Passes:
         return self.scorer.plan(rollouts, rows, self.max_tokens)
 
     def plan_everywhere(self, scorer: Scorer, rollouts: Rollouts) -> list[Tensor]:
-        """Passes over all completions; before them, where ranks gather weights together, as many as others have more."""
+        """Passes over all completions, without gradient; see ``in_step_with_others``."""
         plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens)
+        return self.in_step_with_others(scorer, plan)
+
+    def in_step_with_others(self, scorer: Scorer, plan: list[Tensor]) -> list[Tensor]:
+        """The plan; before it, where ranks gather weights together, as many passes are run as others have more."""
         if is_sharded(scorer.model):
-            device = next(scorer.model.parameters()).device
             for _ in range(max(gather_objects(len(plan))) - len(plan)):
-                scorer.idle(device)
+                scorer.idle()
         return plan
 
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.model.parameters()).device
+
     @torch.no_grad()
-    def score(
-        self, scorer: Scorer, rollouts: Rollouts, device: torch.device, with_entropy: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, scorer: Scorer, rollouts: Rollouts, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """(T,) logprobs and (T,) entropies, or an empty tensor, of all completion tokens; no gradient, dropout off.
 
         Args:
-            scorer: Of the policy or of another model, which may be elsewhere.
+            scorer: Of the policy or of another model, which may be elsewhere: the result is where the policy is.
             rollouts: On the CPU.
-            device: Where the result is wanted.
-            with_entropy: Whether entropies are.
+            with_entropy: Whether entropies are wanted.
         """
-        logprobs = torch.empty(rollouts.completion_ids.numel(), device=device)
+        logprobs = torch.empty(rollouts.completion_ids.numel(), device=self.device)
         entropy = torch.empty_like(logprobs) if with_entropy else logprobs[:0]
-        of_model = next(scorer.model.parameters()).device
         with evaluating(scorer.model):
             for rows in self.plan_everywhere(scorer, rollouts):
-                index = to_device(rollouts.tokens_of(rows), device)
-                scores = scorer.score(rollouts, rows, of_model, with_entropy)
-                logprobs[index] = scores.logprobs.to(device)
+                index = to_device(rollouts.tokens_of(rows), self.device)
+                scores = scorer.score(rollouts, rows, with_entropy)
+                logprobs[index] = scores.logprobs.to(self.device)
                 if scores.entropy is not None:
-                    entropy[index] = scores.entropy.to(device)
+                    entropy[index] = scores.entropy.to(self.device)
         return logprobs, entropy
 
     @torch.no_grad()
@@ -130,9 +137,8 @@ class Passes:
             rollouts: On the CPU.
             plan: Completions of each pass; empty for a pass that other ranks need.
         """
-        device = next(self.policy.model.parameters()).device
         with evaluating(self.policy.model):
-            loads = [self.scorer.expert_loads(rollouts, rows, device) for rows in plan]
+            loads = [self.scorer.expert_loads(rollouts, rows) for rows in plan]
         total = sum_of_loads(loads)
         return None if total is None else total.to("cpu")
 

@@ -12,7 +12,6 @@ from grpo_lightning.datamodules.preferences import Preferences
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
-from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
 from grpo_lightning.training.reference_passes import ReferencePasses
@@ -63,37 +62,33 @@ class PreferencePasses:
     ) -> None:
         self.loss, self.passes = loss, passes
         self.reference_passes, self.precomputed = reference_passes, precomputed
-        self.replica = Replica()
-        self.device = torch.device("cpu")
-
-    def plan(self, preferences: Preferences) -> list[Tensor]:
-        """The completions of each pass."""
-        return plan_examples(self.passes, preferences)
 
     def reference_logps(self, preferences: Preferences) -> Tensor:
         """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""
         if self.precomputed is not None:
-            return to_device(self.precomputed.of(preferences.rollouts), self.device)
+            return to_device(self.precomputed.of(preferences.rollouts), self.passes.device)
         if self.reference_passes is None:
-            return torch.zeros(preferences.rollouts.num_completions, device=self.device)
+            return torch.zeros(preferences.rollouts.num_completions, device=self.passes.device)
         return self._under_reference(preferences.rollouts)
 
     def kl(self, preferences: Preferences) -> Tensor:
         """``()`` nats: KTO's reference point, over all replicas; 0 for losses without."""
         if not self.loss.needs_kl:
-            return torch.zeros((), device=self.device)
-        of_ranks = self.replica.of_all(preferences.last_completions())  # one batch over all, in the order of ranks
-        rollouts = preferences.mismatched(of_ranks[self.replica.index - 1])
-        logprobs, _ = self.passes.score(self.passes.scorer, rollouts, self.device)
+            return torch.zeros((), device=self.passes.device)
+        of_ranks = self.passes.replica.of_all(
+            preferences.last_completions()
+        )  # one batch over all, in the order of ranks
+        rollouts = preferences.mismatched(of_ranks[self.passes.replica.index - 1])
+        logprobs, _ = self.passes.score(self.passes.scorer, rollouts)
         ratios = sum_per_completion(logprobs, rollouts.completion_lengths) - self._under_reference(rollouts)
-        sums = self.replica.of_all((float(ratios.sum()), len(ratios)))
+        sums = self.passes.replica.of_all((float(ratios.sum()), len(ratios)))
         mean = sum(each[0] for each in sums) / max(sum(each[1] for each in sums), 1)
-        return torch.tensor(max(mean, 0.0), device=self.device)
+        return torch.tensor(max(mean, 0.0), device=self.passes.device)
 
     def _under_reference(self, rollouts: Rollouts) -> Tensor:
         if self.reference_passes is None:
-            return torch.zeros(rollouts.num_completions, device=self.device)
-        return sum_per_completion(self.reference_passes.logprobs(rollouts, self.device), rollouts.completion_lengths)
+            return torch.zeros(rollouts.num_completions, device=self.passes.device)
+        return sum_per_completion(self.reference_passes.logprobs(rollouts), rollouts.completion_lengths)
 
     def scores(
         self, preferences: Preferences, rows: Tensor, ref_logps: Tensor, kl: Tensor, with_loads: bool = False
@@ -108,23 +103,15 @@ class PreferencePasses:
             with_loads: Whether that is wanted.
         """
         rollouts, lengths = preferences.rollouts, preferences.rollouts.completion_lengths[rows]
-        found = self.passes.scorer.score(rollouts, rows, self.device, with_loads=with_loads)
+        found = self.passes.scorer.score(rollouts, rows, with_loads=with_loads)
         scores = PreferenceScores(
             logps=sum_per_completion(found.logprobs, lengths),
-            ref_logps=ref_logps[to_device(rows, self.device)],
-            lengths=to_device(lengths, self.device),
-            is_chosen=to_device(preferences.is_chosen[rows], self.device),
+            ref_logps=ref_logps[to_device(rows, self.passes.device)],
+            lengths=to_device(lengths, self.passes.device),
+            is_chosen=to_device(preferences.is_chosen[rows], self.passes.device),
             kl=kl,
         )
         return scores, found.loads
-
-    def plan_everywhere(self, preferences: Preferences) -> list[Tensor]:
-        """``plan`` for passes without gradient; before them, where ranks gather weights, as many as others have more."""
-        plan, scorer = self.plan(preferences), self.passes.scorer
-        if self.passes.policy.is_sharded:
-            for _ in range(max(self.replica.of_all(len(plan))) - len(plan)):
-                scorer.idle(self.device)
-        return plan
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: a reference that has moved, or the numbers in its place."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.numerics.dtypes import DTYPES
-from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.reference import FrozenReference, Reference, make_reference
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.passes import Passes
@@ -71,17 +70,14 @@ class ReferencePasses:
         without: The setting for which there is no reference, in the words of the config (``model.beta=0``); None where
             there is one.
         way_out: What to set for one to be there.
-        policy: Its weights may load later.
-        passes: Over the policy.
+        passes: Over the policy, whose weights may load later.
 
     Raises:
         ValueError: For settings of a reference that there is none of.
     """
 
-    def __init__(
-        self, settings: ReferenceSettings, without: str | None, way_out: str, policy: Policy, passes: Passes
-    ) -> None:
-        self.settings, self.needed, self.policy, self.passes = settings, without is None, policy, passes
+    def __init__(self, settings: ReferenceSettings, without: str | None, way_out: str, passes: Passes) -> None:
+        self.settings, self.needed, self.policy, self.passes = settings, without is None, passes.policy, passes
         self._check(without, way_out)
         self.reference: Reference | None = None
         self.scorer: Scorer | None = None
@@ -102,16 +98,12 @@ class ReferencePasses:
         """Whether a copy of the policy is on its device, to compare with."""
         return isinstance(self.reference, FrozenReference) and self.settings.ref_model_device is None
 
-    def start(self, device: torch.device) -> None:
-        """Copies the reference, once the weights are what training starts from.
-
-        Args:
-            device: Where the policy is trained.
-        """
+    def start(self) -> None:
+        """Copies the reference, once the weights are what training starts from."""
         if self.needed and self.reference is None:
             self.reference = self.make_reference()
         if self.reference is not None:
-            self.reference.to(device)
+            self.reference.to(self.passes.device)
             is_shared = self.reference.model is self.policy.model
             self.scorer = self.passes.scorer if is_shared else self.passes.make_scorer(self.reference.model)
 
@@ -123,15 +115,15 @@ class ReferencePasses:
         is_continued = self.policy.settings.adapter_name_or_path is not None
         return make_reference(self.policy.model, self.settings.sync_ref_model, is_continued, device, dtype)
 
-    def logprobs(self, rollouts: Rollouts, device: torch.device) -> Tensor:
-        """(T,) nats on ``device``: all completion tokens under the reference, no gradient.
+    def logprobs(self, rollouts: Rollouts) -> Tensor:
+        """(T,) nats, where the policy is: all completion tokens under the reference, no gradient.
 
         By its own routers, where there are any: experts that another model chose are not replayed.
         """
         assert self.reference is not None and self.scorer is not None
         rollouts = replace(rollouts, routed_experts=None)
         with self.reference.active():
-            return self.passes.score(self.scorer, rollouts, device)[0]
+            return self.passes.score(self.scorer, rollouts)[0]
 
     def move(self, step: int) -> None:
         """Every ref_model_sync_steps steps, mixes the policy into the reference."""

@@ -39,15 +39,14 @@ def replay_gaps(passes: Passes, rollouts: Rollouts) -> dict[str, Tensor]:
     if rollouts.routed_experts is None:
         return {}
     scorer, versions = passes.scorer, {"": rollouts, "_without_replay": replace(rollouts, routed_experts=None)}
-    device = next(scorer.model.parameters()).device
     plan = passes.plan(rollouts, torch.arange(rollouts.num_completions))
     gaps = {}
     with evaluating(scorer.model):
         for name, version in versions.items():
             if not plan:  # passes that other ranks' collectives wait for
-                scorer.idle(device)
+                scorer.idle()
                 continue
             index = rollouts.tokens_of(plan[0])
-            gap = (scorer.score(version, plan[0], device).logprobs.cpu() - rollouts.sampling_logprobs[index]).abs()
+            gap = (scorer.score(version, plan[0]).logprobs.cpu() - rollouts.sampling_logprobs[index]).abs()
             gaps[f"router_replay/logprob_gap{name}"] = gap[rollouts.completion_mask[index]]
     return gaps

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.algorithm.experience import Lessons
+from grpo_lightning.algorithm.lessons import Lessons
 from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, TokenRow
 from grpo_lightning.generation.vllm.server_token import known_token
@@ -52,7 +52,7 @@ class ServerTeacher:
         self.server = PromptLogprobs(client, settings.timeout or 240.0)
         self._is_checked = False
 
-    def start(self, device: torch.device) -> None:
+    def start(self) -> None:
         """Waits for the server, and checks that it knows the policy's tokens and tells as many as are asked for.
 
         Raises:

@@ -8,94 +8,38 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.averaging import StepTotals
-from grpo_lightning.algorithm.experience import NOBODY, Experience, Lessons
+from grpo_lightning.algorithm.experience import Experience
+from grpo_lightning.algorithm.lessons import NOBODY, Lessons
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 from grpo_lightning.algorithm.sampled_divergence import clipped_importance, sampled_token_loss
 from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.divergence import Divergence, Likeliest, Side, divergence_per_token, without_autocast_cache
-from grpo_lightning.numerics.dtypes import DTYPES
-from grpo_lightning.numerics.output_head import OutputHead, output_head
-from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
-from grpo_lightning.policy.model_config import load_config
-from grpo_lightning.policy.policy import Policy
+from grpo_lightning.numerics.output_head import OutputHead
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training.attempts import check_rewards, told_of_attempts
-from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation, TeacherRefusedError
+from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation
 from grpo_lightning.training.lesson_lengths import check_lengths, without_too_long
 from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.training.loaded_teacher import LoadedTeacher
 from grpo_lightning.training.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
 from grpo_lightning.training.server_teacher import ServerTeacher
 from grpo_lightning.types import PromptBatch, Rollouts
 
-TEACHER = "model.distillation.teacher"
-
 
 class Teacher(Protocol):
     """One of them."""
 
-    def start(self, device: torch.device) -> None:
-        """Loads weights of its own, once; ``device`` is the policy's."""
+    def start(self) -> None:
+        """Loads weights of its own, once."""
 
     def side(self, lessons: Lessons, rows: Tensor) -> Side | Likeliest:
         """Hidden states at the tokens of the completions ``rows``, and the head behind them; no gradient. Or the likeliest."""
-
-
-class LoadedTeacher:
-    """A frozen model that is scored beside the policy, in the same layout; its prompts once per group too.
-
-    Its tokenizer is read on construction, its weights in ``start``.
-
-    Args:
-        name: Directory or hub name.
-        settings: Where it is held, and in what.
-        policy: Whose tokens it has to understand.
-        passes: Over the policy.
-
-    Raises:
-        ValueError: If the two tokenizers differ.
-    """
-
-    def __init__(self, name: str, settings: Distillation, policy: Policy, passes: Passes) -> None:
-        self.name, self.settings, self.passes = name, settings, passes
-        config = load_config(name, TEACHER)
-        self.positions = positions_of(config)
-        _check_same_tokens(load_tokenizer(name, TEACHER), policy.tokenizer, name)
-        _check_rows(config.get_text_config().vocab_size, policy.tokenizer, name)
-        self.scorer: Scorer | None = None
-
-    def start(self, device: torch.device) -> None:
-        """See ``Teacher``.
-
-        Raises:
-            TeacherRefusedError: If its weights cannot be read, or it answers with no numbers.
-        """
-        if self.scorer is not None:
-            return
-        place = device if self.settings.device is None else torch.device(self.settings.device)
-        dtype = DTYPES[self.settings.dtype or ("float32" if place.type == "cpu" else "bfloat16")]
-        try:
-            model = load_causal_lm(self.name, dtype, setting=TEACHER)
-        except ValueError as error:
-            raise TeacherRefusedError(str(error)) from error
-        model.requires_grad_(False).eval().to(place)
-        _check_numbers(model, self.passes.policy.tokenizer.eos_token_id or 0, self.name)
-        self.scorer = Scorer(model, self.passes.temperature, self.passes.layout)
-
-    def side(self, lessons: Lessons, rows: Tensor) -> Side:
-        """See ``Teacher``."""
-        assert self.scorer is not None
-        place = next(self.scorer.model.parameters()).device
-        with torch.no_grad():
-            hidden = self.scorer.hidden(lessons.rollouts, rows, place)
-        return Side(hidden, output_head(self.scorer.model)[1])
 
 
 class Teachers:
@@ -103,8 +47,7 @@ class Teachers:
 
     Args:
         settings: Who they are.
-        policy: Whom they teach.
-        passes: Over it.
+        passes: Over the policy, which they teach.
         reference_passes: Over the reference.
         chat_template_kwargs: As for the prompts.
         trained_on: Names of the rewards.
@@ -117,7 +60,6 @@ class Teachers:
     def __init__(
         self,
         settings: Distillation,
-        policy: Policy,
         passes: Passes,
         reference_passes: ReferencePasses,
         chat_template_kwargs: dict[str, Any] | None = None,
@@ -126,22 +68,18 @@ class Teachers:
     ) -> None:
         check_rewards(settings, trained_on, success_reward)
         self.success_reward = success_reward
-        self.settings, self.policy, self.temperature = settings, policy, passes.temperature
+        self.settings, self.policy, self.temperature = settings, passes.policy, passes.temperature
         self.chat_template_kwargs = chat_template_kwargs or {}
         own: dict[str, Teacher] = {SELF: PolicyAsTeacher(passes), REFERENCE: ReferenceAsTeacher(reference_passes)}
-        own |= {name: ServerTeacher(name, settings, policy, passes.temperature) for name in settings.addresses}
+        own |= {name: ServerTeacher(name, settings, passes.policy, passes.temperature) for name in settings.addresses}
         self.teachers: list[Teacher] = [
-            own.get(name) or LoadedTeacher(name, settings, policy, passes) for name in settings.by_name.values()
+            own.get(name) or LoadedTeacher(name, settings, passes) for name in settings.by_name.values()
         ]
 
-    def start(self, device: torch.device) -> None:
-        """Loads the weights, once.
-
-        Args:
-            device: Of the policy.
-        """
+    def start(self) -> None:
+        """Loads the weights, once."""
         for teacher in self.teachers:
-            teacher.start(device)
+            teacher.start()
 
     def close(self) -> None:
         """Ends what is asked of servers."""
@@ -202,17 +140,24 @@ class Teachers:
                 all_of_them.token_ids[tokens], all_of_them.logprobs[tokens] = told.token_ids, told.logprobs
         return all_of_them
 
-    def divergence(self, lessons: Lessons, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
+    def teach_alone(self, experience: Experience, rows: Tensor) -> bool:
+        """Whether the divergence is all that has a gradient at these completions, whose advantages say that rewards have none."""
+        if self.settings.divergence == SAMPLED or bool(experience.has_advantage[rows].any()):
+            return False
+        return bool((experience.lessons_or_own.teacher_of(rows) != NOBODY).any())
+
+    def divergence(self, experience: Experience, rows: Tensor, hidden: Tensor, head: OutputHead) -> Tensor:
         """``(T,)`` nats at the tokens of the completions ``rows``; gradient reaches ``hidden`` and ``head``.
 
         Of ``sampled_token``, the teachers' logprobs of the tokens, without gradient.
 
         Args:
-            lessons: Of the step, on the CPU.
+            experience: Of the step.
             rows: ``(M,)`` on the CPU.
             hidden: ``(T, H)``, the policy's, each predicting a token.
             head: The policy's.
         """
+        lessons = experience.lessons_or_own
         which, of_token = lessons.teacher_of(rows), lessons.teacher_of_tokens(rows)
         found, places = [], []
         for number in which.unique().tolist():
@@ -240,20 +185,25 @@ class Teachers:
             return side.head.logprobs(side.hidden, to_device(targets, side.hidden.device), **options)[0]
 
     def loss(
-        self, lessons: Lessons, rows: Tensor, scores: tuple[Tensor, Tensor], tokens: TokenBatch, totals: StepTotals
+        self,
+        experience: Experience,
+        rows: Tensor,
+        scores: tuple[Tensor, Tensor],
+        tokens: TokenBatch,
+        totals: StepTotals,
     ) -> tuple[Tensor, MetricSums]:
         """The micro-batch's share of ``weight`` times the mean over all tokens of the step, and what is logged of it.
 
         Tokens that nobody teaches count as 0 in the mean, and not at all in what is logged of the divergence.
 
         Args:
-            lessons: Of the step, on the CPU.
+            experience: Of the step.
             rows: ``(M,)`` on the CPU.
             scores: What ``divergence`` gave, and the policy's logprobs of the tokens, ``(T,)`` nats each.
             tokens: Of these completions, with the mask of those that count.
             totals: Of the whole optimizer step over all ranks.
         """
-        (divergence, logprobs), mask = scores, tokens.mask
+        (divergence, logprobs), mask, lessons = scores, tokens.mask, experience.lessons_or_own
         means: dict[str, Tensor] = {}
         if self.settings.told_of_step:  # else everybody is
             is_taught = lessons.teacher_of(rows) != NOBODY
@@ -267,34 +217,3 @@ class Teachers:
         share = self.settings.weight * per_token.masked_fill(~mask, 0.0).sum() / max(totals.tokens, 1)
         means["distillation/divergence"] = mean_over(divergence, mask)
         return share, MetricSums(means=means, totals={"distillation/loss": share.detach(), "loss": share.detach()})
-
-
-def _check_numbers(model: PreTrainedModel, token: int, name: str) -> None:
-    """Here, where the teacher is known: a gradient with NaN could be anything's."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[token]], device=model.device)).logits
-    if bool(logits.isnan().any() | logits.isposinf().any()):
-        raise TeacherRefusedError(
-            f"{TEACHER}={name!r} answers with NaN or infinity, held in {str(model.dtype).removeprefix('torch.')}. "
-            "Check that its weights are whole (chat with it), or set model.distillation.dtype to one with a wider range, such as "
-            "bfloat16 or float32."
-        )
-
-
-def _check_rows(vocab_size: int, student: PreTrainedTokenizerBase, name: str) -> None:
-    last = max(student.get_vocab().values())
-    if last >= vocab_size:
-        raise ValueError(
-            f"{TEACHER}={name!r} has {vocab_size} embeddings (vocab_size), and the policy's tokenizer token {last}, "
-            f"{student.convert_ids_to_tokens(last)!r}. Use a teacher that was trained with this tokenizer."
-        )
-
-
-def _check_same_tokens(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, name: str) -> None:
-    theirs, ours = teacher.get_vocab(), student.get_vocab()
-    differing = sorted(token for token in ours if theirs.get(token) != ours[token])
-    if differing:
-        raise ValueError(
-            f"{TEACHER}={name!r} has another tokenizer than the policy: {len(differing)} of the policy's "
-            f"tokens mean something else to it, {differing[0]!r} for one. Use a teacher of the same family."
-        )

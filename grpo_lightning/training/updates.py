@@ -11,7 +11,6 @@ from torch import Tensor
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.algorithm.minibatches import minibatch_of_prompts
-from grpo_lightning.rollouts.replicas import Replica
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.types import Rollouts
@@ -64,7 +63,6 @@ class Updates:
     ) -> None:
         self.settings, self.passes, self.seed = settings, passes, seed
         self.trains_all, self.load_balance = trains_all or load_balance is not None, load_balance
-        self.replica = Replica()
 
     def of_step(self, experience: Experience, step: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each optimizer step: num_iterations passes over num_minibatches.
@@ -82,7 +80,7 @@ class Updates:
         count = self.settings.num_minibatches
         if count == 1:
             return [torch.arange(rollouts.num_completions)]
-        first, seed = self.replica.index * rollouts.num_prompts, (self.seed, "minibatches", step, iteration)
+        first, seed = self.passes.replica.index * rollouts.num_prompts, (self.seed, "minibatches", step, iteration)
         dealt = minibatch_of_prompts(first, rollouts.num_prompts, count, *seed)
         return [(dealt[rollouts.group] == i).nonzero()[:, 0] for i in range(count)]
 
@@ -97,12 +95,12 @@ class Updates:
         trained = rows[(tokens[rows] > 0) & self.has_gradient(experience)[rows]]
         plan = self.passes.plan(experience.rollouts, trained)
         mine = (len(rows), int(tokens[rows].sum()), len(plan), int(uncertain[rows].sum()))
-        replicas = self.replica.of_all(mine)
+        replicas = self.passes.replica.of_all(mine)
         totals = StepTotals(*(sum(replica[i] for replica in replicas) for i in (0, 1, 3)))
         passes = max(replica[2] for replica in replicas)
         plan += [rows[:0]] * ((passes if self.passes.policy.is_sharded else min(passes, 1)) - len(plan))
         balance = self.load_balance
-        loads = None if balance is None else balance.of_step(experience.rollouts, plan, self.replica)
+        loads = None if balance is None else balance.of_step(experience.rollouts, plan)
         return [MicroBatch(rows, totals, i == len(plan) - 1, loads) for i, rows in enumerate(plan)]
 
     def has_gradient(self, experience: Experience) -> Tensor:

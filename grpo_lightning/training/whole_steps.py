@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import MicroBatch
-from grpo_lightning.numerics.load_balance import ExpertLoads
-from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.training.load_balance import LoadBalance
+from grpo_lightning.training.passes import Passes
+from grpo_lightning.types import Rollouts
 
 
 def micro_batches_everywhere(
+    passes: Passes,
+    rollouts: Rollouts,
     plan: Sequence[Tensor],
     examples: int,
-    tokens: int,
-    replica: Replica,
-    count_loads: Callable[[list[Tensor]], ExpertLoads | None] | None = None,
+    load_balance: LoadBalance | None = None,
 ) -> list[MicroBatch]:
     """The forward and backward passes of an optimizer step, equally many on every rank.
 
     Args:
-        plan: Completions of each of this replica's passes.
-        examples: What this replica's loss is a mean over: completions, or pairs.
-        tokens: Completion tokens of this replica.
-        replica: This one.
-        count_loads: What routers do in all passes, on every rank; None where no loss needs it.
+        passes: Over the policy.
+        rollouts: Of this replica.
+        plan: Completions of each of its passes.
+        examples: What its loss is a mean over: completions, or pairs.
+        load_balance: Whose loss needs the loads of the whole step, if there is one.
     """
-    replicas = replica.of_all((examples, tokens, len(plan)))
+    replicas = passes.replica.of_all((examples, rollouts.completion_ids.numel(), len(plan)))
     totals = StepTotals(sum(each[0] for each in replicas), sum(each[1] for each in replicas))
     count = max(each[2] for each in replicas)
     parts = [*plan, *[plan[0][:0]] * (count - len(plan))]
-    loads = None if count_loads is None else count_loads(parts)
+    loads = None if load_balance is None else load_balance.of_step(rollouts, parts)
     return [MicroBatch(part, totals, i == count - 1, loads) for i, part in enumerate(parts)]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import AdvantageEstimator, CompletionTokens, ScoredStep, group_mean
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import Experience, per_completion
-from grpo_lightning.algorithm.objective import Objective, StepTotals
+from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.types import Rollouts
 
 NAN = math.nan

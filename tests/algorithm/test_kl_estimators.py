@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.kl import kl_estimator
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_batch import TokenBatch
 
 GAP = math.log(0.25 / 0.5)  # logprob - ref of the one token
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.losses import LOSSES, LossInputs, make_loss
 from grpo_lightning.algorithm.losses.covariance import token_covariance
 from grpo_lightning.algorithm.losses.gmpo import GMPOLoss
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_batch import TokenBatch
 
 NAN = math.nan
 MASK = torch.arange(6) < torch.tensor([[6], [1], [4], [3]])

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.algorithm.averaging import StepTotals
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_batch import TokenBatch
 
 NAN = math.nan
 

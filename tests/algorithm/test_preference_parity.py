@@ -62,7 +62,7 @@ def module(tmp_path_factory) -> DPOModule:
     module = DPOModule(model_name_or_path=str(path), microbatch_layout="packed")
     module.configure_model()
     module.policy.model.double()
-    module.preference_passes.reference_passes.start(CPU)
+    module.preference_passes.reference_passes.start()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.policy.model.parameters():

@@ -30,11 +30,13 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import AdvantageEstimator
+from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.entropy import entropy_threshold
 from grpo_lightning.algorithm.losses import LOSSES
 from grpo_lightning.algorithm.losses.clipped import ClippedLoss
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.objective import Objective, StepTotals, TokenBatch
+from grpo_lightning.algorithm.objective import Objective
+from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 trl = pytest.importorskip("trl")

@@ -15,6 +15,7 @@ from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODatasetConverter, get_dataset
 from grpo_lightning.datamodules.files import file_format, rows_inside
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.rows import without_padding
 
@@ -38,7 +39,7 @@ def test_json_arrives_with_its_values_and_their_types(values: list[Any], name: s
     path = tmp_path / name
     text = json.dumps(rows, indent=1) if name == "rows.json" else "".join(json.dumps(row) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    prompts = PromptDataset(get_dataset(str(path)), GRPODatasetConverter(), build_tokenizer(), "it")
+    prompts = PromptDataset(get_dataset(str(path)), GRPODatasetConverter(), PromptForm(build_tokenizer()), "it")
     arrived = prompts.batch(range(len(values))).columns["ground_truth"]
     assert repr(arrived) == repr(values)  # 5 and 5.0 and True differ
 
@@ -196,7 +197,9 @@ def test_a_key_that_was_written_as_null_stays_in_json_and_in_rows_from_python(tm
     rows = [{"prompt": "q", "info": {"best": None}}]
     (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]))
     for source in (rows, get_dataset(str(tmp_path / "a.jsonl"))):
-        assert PromptDataset(source, dict, build_tokenizer(), "it").batch([0]).columns == {"info": [{"best": None}]}
+        assert PromptDataset(source, dict, PromptForm(build_tokenizer()), "it").batch([0]).columns == {
+            "info": [{"best": None}]
+        }
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])

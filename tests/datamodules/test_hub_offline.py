@@ -17,7 +17,7 @@ TRAIN = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 FILES = {"README.md": b"# sums\n", "train.jsonl": TRAIN, "test.jsonl": TRAIN.splitlines()[0] + b"\n"}
 READ = """
 import json, sys
-from grpo_lightning.datamodules.sources import find_dataset
+from grpo_lightning.datamodules.find_dataset import find_dataset
 for split in sys.argv[1:]:
     try:
         rows = find_dataset("toy/sums", split).load()

@@ -9,6 +9,7 @@ from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules.converters import get_dataset_converter
 from grpo_lightning.datamodules.loader import TrainingLoader
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 
 ROWS = [{"prompt": f"question {index}"} for index in range(11)]  # 5 batches of 2 an epoch, one row left out of each
@@ -16,7 +17,7 @@ ROWS = [{"prompt": f"question {index}"} for index in range(11)]  # 5 batches of 
 
 @pytest.fixture(scope="module")
 def prompts() -> PromptDataset:
-    return PromptDataset(ROWS, get_dataset_converter("grpo"), build_tokenizer(), "rows")
+    return PromptDataset(ROWS, get_dataset_converter("grpo"), PromptForm(build_tokenizer()), "rows")
 
 
 def uids(loader: TrainingLoader, batches: int) -> list[list[int]]:

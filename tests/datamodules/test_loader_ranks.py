@@ -82,9 +82,10 @@ def test_one_process_resumes_what_two_began_when_the_global_batch_is_the_same(tm
     """Order and place are global, so the number of ranks may change inside an epoch."""
     from grpo_lightning.datamodules.converters import GRPODatasetConverter
     from grpo_lightning.datamodules.loader import TrainingLoader
+    from grpo_lightning.datamodules.prompt_form import PromptForm
     from grpo_lightning.datamodules.prompts import PromptDataset
 
-    prompts = PromptDataset(ROWS, GRPODatasetConverter(), build_tokenizer(), "rows")
+    prompts = PromptDataset(ROWS, GRPODatasetConverter(), PromptForm(build_tokenizer()), "rows")
     whole = [batch.uids for batch in TrainingLoader(prompts, batch_size=4)]
     of_two = TrainingLoader(prompts, batch_size=2, rank=1, world_size=2)
     next(iter(of_two))

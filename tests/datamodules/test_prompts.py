@@ -9,13 +9,16 @@ from tokenizers.processors import TemplateProcessing
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODatasetConverter
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset, replaced_text
 
 TOKENIZER = build_tokenizer()
 
 
 def prompts(rows: list[dict[str, Any]], **settings: Any) -> PromptDataset:
-    return PromptDataset(rows, settings.pop("convert", GRPODatasetConverter()), TOKENIZER, "a.jsonl", **settings)
+    form = {name: settings.pop(name) for name in ("chat_template_kwargs", "replace_text") if name in settings}
+    convert = settings.pop("convert", GRPODatasetConverter())
+    return PromptDataset(rows, convert, PromptForm(TOKENIZER, **form), "a.jsonl", **settings)
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -28,7 +31,7 @@ def test_text_is_tokenised_with_the_tokenizers_own_special_tokens() -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
     )
-    batch = PromptDataset([{"prompt": "1 + 1"}], GRPODatasetConverter(), tokenizer, "a").batch([0])
+    batch = PromptDataset([{"prompt": "1 + 1"}], GRPODatasetConverter(), PromptForm(tokenizer), "a").batch([0])
     assert batch.prompt_ids[0][0] == start
     assert tokenizer.decode(batch.prompt_ids[0][1:]) == "1 + 1"
 
@@ -141,10 +144,10 @@ def test_conversations_need_a_chat_template_that_takes_them() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match=r"cannot be applied to the prompts of a.jsonl: roles must alternate"):
-        PromptDataset([{"prompt": chat("a")}], GRPODatasetConverter(), tokenizer, "a.jsonl")
+        PromptDataset([{"prompt": chat("a")}], GRPODatasetConverter(), PromptForm(tokenizer), "a.jsonl")
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match=r"a.jsonl has conversational prompts, but the tokenizer .* no chat template"):
-        PromptDataset([{"prompt": chat("a")}], GRPODatasetConverter(), tokenizer, "a.jsonl")
+        PromptDataset([{"prompt": chat("a")}], GRPODatasetConverter(), PromptForm(tokenizer), "a.jsonl")
 
 
 def test_no_rows_is_an_error() -> None:

@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from grpo_lightning.datamodules import get_dataset, load_data_config
-from grpo_lightning.datamodules.sources import find_dataset
+from grpo_lightning.datamodules.find_dataset import find_dataset
 
 ROWS = [{"prompt": "1 + 1", "n": 2}, {"prompt": "2 + 3", "n": 5}, {"prompt": "é", "n": 7}]
 

@@ -9,6 +9,7 @@ import trl
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.messages import reads_parts_alone
 from grpo_lightning.rewards.text.chat_text import prompt_text, whole_text
@@ -21,7 +22,7 @@ ASKED = [{"prompt": [{"role": "user", "content": "What is 2 + 2?"}]}]
 def test_a_question_in_text_reaches_the_prompt(name: str):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    data = PromptDataset(ASKED, dict, tokenizer, "rows")
+    data = PromptDataset(ASKED, dict, PromptForm(tokenizer), "rows")
     assert "What is 2 + 2?" in tokenizer.decode(data.batch([0]).prompt_ids[0])
 
 
@@ -29,7 +30,7 @@ def test_a_question_in_text_reaches_the_prompt(name: str):
 def test_a_demonstration_and_a_scored_completion_have_their_texts(name: str):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    batch = PromptDataset([ASKED[0] | {"completion": "It is 4."}], dict, tokenizer, "rows").batch([0])
+    batch = PromptDataset([ASKED[0] | {"completion": "It is 4."}], dict, PromptForm(tokenizer), "rows").batch([0])
     shown = demonstrations(batch, tokenizer, WrittenSettings(max_completion_length=64))
     assert "It is 4." in tokenizer.decode(shown.completion_ids)
     assert "What is 2 + 2?" in prompt_text(ASKED[0]["prompt"], tokenizer)

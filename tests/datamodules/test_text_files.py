@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grpo_lightning.datamodules import get_dataset
-from grpo_lightning.datamodules.sources import find_dataset
+from grpo_lightning.datamodules.find_dataset import find_dataset
 
 ROWS = [{"prompt": "Où est 東京?", "answer": "là"}, {"prompt": "q", "answer": "é"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

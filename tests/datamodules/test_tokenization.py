@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule, GRPODatasetConverter
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 
 TEMPLATE = (
@@ -26,7 +27,7 @@ CHAT = [{"role": "user", "content": "Hi"}]
 def texts(rows: Any, **settings: Any) -> list[str]:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    prompts = PromptDataset(rows, GRPODatasetConverter(), tokenizer, "it", {"mood": "calm"}, **settings)
+    prompts = PromptDataset(rows, GRPODatasetConverter(), PromptForm(tokenizer, {"mood": "calm"}), "it", **settings)
     return [tokenizer.decode(ids) for ids in prompts.batch(range(len(prompts))).prompt_ids]
 
 
@@ -82,7 +83,7 @@ def test_completions_to_imitate_are_read_behind_the_same_tools(tmp_path: Path) -
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE
     rows = [{"prompt": CHAT, "completion": [{"role": "assistant", "content": "Yo"}], "tools": TOOLS}]
-    batch = PromptDataset(rows, dict, tokenizer, "it", {"mood": "calm"}).batch([0])
+    batch = PromptDataset(rows, dict, PromptForm(tokenizer, {"mood": "calm"}), "it").batch([0])
     rollouts = demonstrations(batch, tokenizer, WrittenSettings(chat_template_kwargs={"mood": "calm"}))
     assert tokenizer.decode(rollouts.completion_ids[:-1]) == "assistant:Yo;"
 
@@ -103,7 +104,7 @@ def with_special_tokens(template: str) -> Any:
 def prompt_text(tokenizer: Any, text: str) -> tuple[str, list[str]]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        prompts = PromptDataset([{"prompt": text}, {"prompt": text}], dict, tokenizer, "a.jsonl")
+        prompts = PromptDataset([{"prompt": text}, {"prompt": text}], dict, PromptForm(tokenizer), "a.jsonl")
     messages = [str(one.message) for one in said if "tokenizer" in str(one.message)]
     return tokenizer.decode(prompts.batch([1]).prompt_ids[0]), messages
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo_lightning.datamodules.converters import get_dataset_converter
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.datamodules.preferences import read_preferences
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.types import PromptBatch
 
@@ -109,7 +110,9 @@ def tokenizer_with(template: str) -> PreTrainedTokenizerBase:
 def read(row: dict[str, Any], converter: str, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PromptBatch:
     """As from a file, whose table gives all messages the same keys."""
     stored = Dataset.from_list([row])[0]
-    return PromptDataset([stored], get_dataset_converter(converter, **settings), tokenizer, "rows").batch([0])
+    return PromptDataset([stored], get_dataset_converter(converter, **settings), PromptForm(tokenizer), "rows").batch(
+        [0]
+    )
 
 
 def prepared(trainer: type, config: Any, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *further: Any) -> Any:

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
-from grpo_lightning.distributed.checkpoint_values import as_storable, is_storable
+from grpo_lightning.distributed.checkpoint_values import NotStorableError, as_storable, stored_exactly
 
 AT = datetime.datetime(2024, 5, 6, 7, 8, 9)
 TURNED_BACK = datetime.datetime(2024, 10, 27, 1, 30)
@@ -39,6 +39,14 @@ CELLS = {
     "duration": pa.array([datetime.timedelta(hours=30)]),
     "decimal": pa.array([Decimal("1.25")]),
 }
+
+
+def is_storable(value: object) -> bool:
+    try:
+        stored_exactly(value)
+    except NotStorableError:
+        return False
+    return True
 
 
 def read_again(value: object, path: Path) -> object:

@@ -36,7 +36,7 @@ def train_with_reference(folder: Path, model_dir: Path, ranks: int) -> dict[str,
     module = make_module(model_dir, generator=CopyGenerator(), beta=0.1, ref_model_dtype="bfloat16")
     trainer = make_trainer(folder, 1, devices=ranks, strategy="fsdp2" if ranks > 1 else "auto")
     trainer.fit(module, datamodule=make_data(folder, batch_size=6 // ranks))
-    reference = module.experience_maker.reference.model
+    reference = module.reference_passes.reference.model
     dtypes = [{tensor.dtype for tensor in tensors} for tensors in (reference.parameters(), reference.buffers())]
     return {"kl": module.step_metrics["kl"], "dtypes": dtypes}
 

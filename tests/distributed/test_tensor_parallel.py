@@ -143,7 +143,7 @@ def gradients(architecture: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
         model = build_model(architecture, num_key_value_heads=2).train()
         if is_split:
             shard(model, mesh)
-        scores = Scorer(model, 0.7, "packed").score(ROLLOUTS, torch.arange(3), "cpu", True, entropy_grad=True)
+        scores = Scorer(model, 0.7, "packed").score(ROLLOUTS, torch.arange(3), True, entropy_grad=True)
         assert scores.entropy is not None
         (scores.logprobs.square().sum() + scores.entropy.sum()).backward()
         if is_split:

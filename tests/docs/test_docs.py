@@ -197,6 +197,11 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_first_page_leads_to_every_other():
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text()))
+    assert linked | {"index.md"} == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 def test_the_site_has_every_page_and_builds(tmp_path: Path):
     text = (ROOT / "mkdocs.yml").read_text()
     named = set(re.findall(r"[\w-]+\.md", text))

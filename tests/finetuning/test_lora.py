@@ -132,8 +132,8 @@ def test_with_dropout_the_sampler_is_compared_with_quiet_logprobs_and_without_no
     passes = []
 
     def count(module):
-        maker = module.experience_maker
-        maker.score, original = (lambda *a, **k: passes.append(1) or original(*a, **k), maker.score)
+        own = module.passes
+        own.score, original = (lambda *a, **k: passes.append(1) or original(*a, **k), own.score)
 
     noisy = fit(tiny_model_dir, tmp_path, max_steps=2, on_module=count, finetuning_type="lora", lora_dropout=0.5)
     assert len(passes) == 2
@@ -273,7 +273,7 @@ def test_training_continues_from_an_adapter_which_is_the_reference_too(tiny_mode
         beta=0.1,
     )
     assert second.policy.model.peft_config["default"].r == 4
-    torch.testing.assert_close(second.experience_maker.reference.weights, trained)
+    torch.testing.assert_close(second.reference_passes.reference.weights, trained)
     sampled = start[0].rollouts.sampling_logprobs
     torch.testing.assert_close(start[0].ref_logprobs, sampled, rtol=0, atol=1e-5)  # same policy, before the step
     assert any(not torch.equal(w, trained[name]) for name, w in adapter_weights(second.policy.model).items())
@@ -314,7 +314,7 @@ def test_the_embeddings_can_be_trained_beside_lora(tmp_path, tied):
     with torch.no_grad():
         expected = module.policy.model.eval()(ids).logits
         torch.testing.assert_close(exported(ids).logits, expected, rtol=0, atol=5e-5)
-        with module.experience_maker.reference.active():  # adapters off: the embeddings as they were
+        with module.reference_passes.reference.active():  # adapters off: the embeddings as they were
             torch.testing.assert_close(module.policy.model(ids).logits, start(ids).logits)
 
 

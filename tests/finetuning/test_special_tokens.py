@@ -115,9 +115,9 @@ def test_the_reference_has_the_rows_as_they_started(model_dir, tmp_path):
     module = fit(model_dir, tmp_path, max_steps=2, beta=0.1, **LORA, **SETTINGS)
     started = fit(model_dir, tmp_path, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), **SETTINGS)
     ids = torch.arange(len(module.policy.tokenizer) - 12, len(module.policy.tokenizer))[None]
-    with torch.no_grad(), module.experience_maker.reference.active():
+    with torch.no_grad(), module.reference_passes.reference.active():
         torch.testing.assert_close(
-            module.experience_maker.reference.model.eval()(ids).logits, started.policy.model.eval()(ids).logits
+            module.reference_passes.reference.model.eval()(ids).logits, started.policy.model.eval()(ids).logits
         )
 
 

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from toy_models import build_model, build_tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
+from grpo_lightning.generation.stopping import StopRule
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 
 TOKENIZER = build_tokenizer()
 

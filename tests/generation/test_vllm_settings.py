@@ -14,6 +14,7 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm import colocate as vllm_colocate
 from grpo_lightning.generation.vllm import compat as vllm_compat
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
+from grpo_lightning.generation.vllm.completions import Completions
 from grpo_lightning.generation.vllm.engine_settings import (
     check_engine_kwargs,
     engine_dtype,
@@ -22,12 +23,8 @@ from grpo_lightning.generation.vllm.engine_settings import (
     save_skeleton,
 )
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
-from grpo_lightning.generation.vllm.requests import (
-    Completions,
-    common_sampling_parameters,
-    engine_requests,
-    seed_of_prompt,
-)
+from grpo_lightning.generation.vllm.requests import engine_requests
+from grpo_lightning.generation.vllm.sampling_parameters import common_sampling_parameters, seed_of_prompt
 from grpo_lightning.generation.vllm.weight_stream import (
     WeightStream,
     base_state_dict,

@@ -22,7 +22,7 @@ from grpo_lightning.memory.budget import (
 )
 from grpo_lightning.memory.gauge import CudaGauge, gauge_of, is_out_of_memory, optimizer_bytes
 from grpo_lightning.memory.worst_case import filling_rollouts, worst_shapes
-from grpo_lightning.scoring.packing import count_tokens, plan_micro_batches
+from grpo_lightning.scoring.planning import count_tokens, plan_micro_batches
 
 MIB = 2**20
 LINE = MemoryLine.through(PassMemory(2048, 3 * GIB), PassMemory(4096, 5 * GIB))

@@ -172,7 +172,7 @@ def test_the_loss_is_corrected_by_the_ratio_of_the_policy_to_the_older_one(tiny_
     module = train(tiny_model_dir, tmp_path, 2, recorder, callbacks=[Watch()], **correction)
     assert experiences[1].old_logprobs is None  # the policy's own, as the step starts: no second pass
     module.policy.model.load_state_dict(recorder.weights[1], strict=False)
-    trainers, _ = module.experience_maker.score(module.passes.scorer, recorder.rollouts[1])
+    trainers, _ = module.passes.score(module.passes.scorer, recorder.rollouts[1])
     is_trained = (module.last_step.advantages != 0)[recorder.rollouts[1].token_rows()]
     log_ratio = (trainers - recorder.rollouts[1].sampling_logprobs)[is_trained]
     found = recorder.metrics[1]

@@ -82,13 +82,13 @@ def test_the_teacher_computes_each_prompt_once_per_group_and_no_other_passes(tin
         (teacher,) = module.teachers.teachers
         start = teacher.start
 
-        def started(device):
-            start(device)
+        def started():
+            start()
             decoder = teacher.scorer.model.get_decoder()
             decoder.register_forward_pre_hook(
                 lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
             )
-            teacher.scorer.check(device)
+            teacher.scorer.check()
             seen.clear()  # what the check has computed
 
         teacher.start = started
@@ -185,7 +185,7 @@ def test_under_lora_the_reference_that_teaches_is_the_adapter_off(tiny_model_dir
     taught = {"distillation": Distillation("reference", teacher_prompt=WORKED), "reward_weights": [0.0]}
     optimizer = {"optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2)}
     module = fit(tiny_model_dir, tmp_path, 4, finetuning_type="lora", lora_dropout=0.1, **taught, **optimizer)
-    assert module.experience_maker.reference.model is module.policy.model
+    assert module.reference_passes.reference.model is module.policy.model
     record, tokenizer, model = module.last_step, module.policy.tokenizer, module.policy.model.eval()
     told = [
         torch.tensor(tokenizer(f"{prompt} Hint: {truth}. Answer: ").input_ids)

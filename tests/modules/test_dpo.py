@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_lightning import DPOModule, GRPODataModule
 from grpo_lightning.policy.reference import BaseReference, FrozenReference
 from grpo_lightning.training.precomputed_logps import NoLogpError, PrecomputedLogps, UnknownCompletionError
-from grpo_lightning.training.preference_passes import OtherReferenceError
+from grpo_lightning.training.preference_passes import OtherReferenceError, plan_examples
 
 ROWS = [
     {"prompt": "0" * (i % 3) + f"{i}+{i}=", "chosen": f"{2 * i}" * (1 + i % 2), "rejected": f"<answer>{i}</answer>"}
@@ -77,7 +77,7 @@ def test_the_prompt_of_a_pair_is_computed_once(tiny_model_dir, tmp_path):
     data.setup("fit")
     read = module.preferences(data.train_prompts.batch([0, 1, 2]))
     module.passes.max_tokens = 40
-    passes = module.preference_passes.plan(read)
+    passes = plan_examples(module.passes, read)
     assert len(passes) > 1
     prompts, completions = read.rollouts.prompt_lengths, read.rollouts.completion_lengths
     for rows in passes:

@@ -150,7 +150,7 @@ def test_a_float32_head_computes_logits_in_float32_over_bfloat16_layers(tiny_mod
         settings = {"float32_head": float32_head, "microbatch_layout": "padded", "num_generations": 2}
         module = fit(tiny_model_dir, tmp_path, trainer={"precision": "bf16-true"}, **settings)
         rollouts = Rollouts.from_lists([[5, 6, 7]], [[8, 9, 10, 11]], [[0.0] * 4], [False], [0])
-        scores = module.passes.scorer.score(rollouts, torch.tensor([0]), "cpu").logprobs
+        scores = module.passes.scorer.score(rollouts, torch.tensor([0])).logprobs
         with torch.no_grad():
             hidden = module.policy.model.model(torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0, 2:]
             logits = hidden.float() @ module.policy.model.lm_head.weight.float().T
@@ -232,7 +232,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tiny_model_dir, tm
 def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
     start = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).named_parameters())
     kept = fit(tiny_model_dir, tmp_path, max_steps=2, beta=0.1)
-    for name, parameter in kept.experience_maker.reference.model.named_parameters():
+    for name, parameter in kept.reference_passes.reference.model.named_parameters():
         assert torch.equal(parameter, start[name]), name
     moved = fit(
         tiny_model_dir,
@@ -244,7 +244,7 @@ def test_the_reference_stays_until_it_is_synced(tiny_model_dir, tmp_path):
         ref_model_mixup_alpha=0.25,
     )
     mixed = {name: 0.25 * value + 0.75 * start[name] for name, value in weights(moved).items()}
-    torch.testing.assert_close(dict(moved.experience_maker.reference.model.named_parameters()), mixed)
+    torch.testing.assert_close(dict(moved.reference_passes.reference.model.named_parameters()), mixed)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_step_holds_one_chunk_of_logits_at_a_time(wide_model_dir, tmp_path, mo
     assert tokens > 5 * HIDDEN
     old, reference, first, second = passes
     assert old == (module.policy.model, False, tokens)
-    assert reference == (module.experience_maker.reference.model, False, tokens)
+    assert reference == (module.reference_passes.reference.model, False, tokens)
     assert first == second == (module.policy.model, True, tokens)
     assert largest.keys() == {"old_and_reference", "rewards", "train"}
     # The output matrix, whose gradient is as large, and not the logits of `tokens`.

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from grpo_lightning import DPOModule, GRPODataModule
 from grpo_lightning.datamodules.converters import get_dataset_converter
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.modules.sft import SFTModule
@@ -129,7 +130,7 @@ def test_a_chat_ends_with_whatever_ends_generation_where_the_tokenizer_says_othe
     rows = [{"prompt": [{"role": "user", "content": "2+3?"}], **row}] * 3
     converter = "sft" if stage is SFTModule else "dpo"
     module = train_stage(stage, converter, rows, tmp_path / "model", tmp_path, **settings)
-    made = PromptDataset(rows, get_dataset_converter(converter), module.policy.tokenizer, "rows").batch([0])
+    made = PromptDataset(rows, get_dataset_converter(converter), PromptForm(module.policy.tokenizer), "rows").batch([0])
     read = module.demonstrations(made) if stage is SFTModule else module.own_preferences(made).rollouts
     assert [ids[-1] for ids in read.completions()] == [turn_end] * len(row)
     assert [len(ids) for ids in read.completions()] == [2] * len(row)

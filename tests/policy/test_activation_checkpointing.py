@@ -36,7 +36,7 @@ def trained(setting, architecture="qwen2", adapters=False, precision=torch.float
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         for watched in (nullcontext(), profile(activities=[ProfilerActivity.CPU], profile_memory=True)):
             with watched as profiler:
-                scores = scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True)
+                scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
             (scores.logprobs.sin() + 0.1 * scores.entropy).sum().backward()
     assert profiler is not None
     kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())

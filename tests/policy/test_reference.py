@@ -124,7 +124,7 @@ def test_a_frozen_copy_is_apart_from_the_policy_in_the_dtype_that_was_asked_for(
 
 def test_full_training_keeps_the_copy_where_and_as_the_config_says(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, beta=0.1, ref_model_device="cpu", ref_model_dtype="bfloat16")
-    assert {(p.device.type, p.dtype) for p in module.experience_maker.reference.model.parameters()} == {
+    assert {(p.device.type, p.dtype) for p in module.reference_passes.reference.model.parameters()} == {
         ("cpu", torch.bfloat16)
     }
     assert not any(name.startswith("reference") for name, _ in module.named_parameters())
@@ -134,15 +134,15 @@ def test_full_training_keeps_the_copy_where_and_as_the_config_says(tiny_model_di
 def test_the_adapter_reference_of_a_run_moves_when_it_is_synced(tiny_model_dir, tmp_path):
     settings = {"finetuning_type": "lora", "lora_dropout": 0.0, "beta": 0.1}
     kept = fit(tiny_model_dir, tmp_path, max_steps=2, **settings)
-    assert isinstance(kept.experience_maker.reference, BaseReference)
-    assert kept.experience_maker.reference_scorer is kept.passes.scorer
+    assert isinstance(kept.reference_passes.reference, BaseReference)
+    assert kept.reference_passes.scorer is kept.passes.scorer
     assert kept.step_metrics["kl"] > 0
     moving = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
     moved = fit(tiny_model_dir, tmp_path, max_steps=2, **moving, **settings)
     for name, parameter in moved.policy.model.named_parameters():
         if "lora_B" in name:  # started at 0
-            torch.testing.assert_close(moved.experience_maker.reference.weights[name], 0.5 * parameter.detach())
+            torch.testing.assert_close(moved.reference_passes.reference.weights[name], 0.5 * parameter.detach())
 
 
 def test_without_kl_there_is_no_reference(tiny_model_dir, tmp_path):
-    assert fit(tiny_model_dir, tmp_path, finetuning_type="lora").experience_maker.reference is None
+    assert fit(tiny_model_dir, tmp_path, finetuning_type="lora").reference_passes.reference is None

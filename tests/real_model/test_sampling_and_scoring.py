@@ -96,7 +96,7 @@ def test_packed_logprobs_and_gradients_equal_those_of_plain_passes(policy, token
     policy.zero_grad()
     scorer = Scorer(policy, SAMPLED.temperature, "packed")
     assert scorer.layout == "packed"
-    found = scorer.score(rollouts, torch.arange(rollouts.num_completions), torch.device("cpu")).logprobs
+    found = scorer.score(rollouts, torch.arange(rollouts.num_completions)).logprobs
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     (found @ weights).backward()
     for name, parameter in policy.named_parameters():

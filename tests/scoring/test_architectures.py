@@ -57,7 +57,7 @@ def test_scores_and_gradients_are_those_of_plain_passes_in_the_expected_layout_a
     found = torch.zeros_like(expected)
     for budget in (10_000, 25):
         for rows in scorer.plan(rollouts, ROWS, budget):
-            logprobs = scorer.score(rollouts, rows, "cpu").logprobs
+            logprobs = scorer.score(rollouts, rows).logprobs
             logprobs.sum().backward()
             found[rollouts.tokens_of(rows)] = logprobs.detach()
         torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4)
@@ -78,23 +78,23 @@ def test_sampled_logprobs_are_those_that_training_computes_or_the_model_is_refus
         sampled = decode(model, prompts, sampling, uniforms, rule, lambda row, ids: None)
         logprobs = [row[: len(ids)].tolist() for row, ids in zip(sampled.logprobs, sampled.completion_ids, strict=True)]
         rollouts = Rollouts.from_lists(prompts, sampled.completion_ids, logprobs, sampled.truncated, [0, 0, 1, 1])
-        scored = scorer.score(rollouts, torch.arange(4), "cpu").logprobs
+        scored = scorer.score(rollouts, torch.arange(4)).logprobs
     torch.testing.assert_close(rollouts.sampling_logprobs, scored, rtol=1e-4, atol=1e-4)
 
 
 def test_a_saved_model_and_a_merged_adapter_score_as_before(case, tmp_path):
     _, model, scorer = case
     rollouts = some_rollouts()
-    before = scorer.score(rollouts, ROWS, "cpu").logprobs.detach()
+    before = scorer.score(rollouts, ROWS).logprobs.detach()
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.no_grad():
-        after = Scorer(loaded, 0.7).score(rollouts, ROWS, "cpu").logprobs
+        after = Scorer(loaded, 0.7).score(rollouts, ROWS).logprobs
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
         torch.manual_seed(0)
         adapted = get_peft_model(loaded, LoraConfig(**TARGETS, r=2, init_lora_weights=False)).eval()
-        expected = Scorer(adapted, 0.7).score(rollouts, ROWS, "cpu").logprobs
-        merged = Scorer(adapted.merge_and_unload(), 0.7).score(rollouts, ROWS, "cpu").logprobs
+        expected = Scorer(adapted, 0.7).score(rollouts, ROWS).logprobs
+        merged = Scorer(adapted.merge_and_unload(), 0.7).score(rollouts, ROWS).logprobs
     assert (expected - before).abs().max() > 1e-3
     torch.testing.assert_close(merged, expected, rtol=1e-3, atol=1e-3)
 

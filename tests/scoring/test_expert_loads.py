@@ -41,10 +41,10 @@ def assert_same_loss(model: nn.Module, layout: str) -> None:
         plan = scorer.plan(rollouts, ROWS, budget)
         assert (len(plan) == 1) == (budget == 10_000)
         with torch.no_grad():
-            of_step = sum_of_loads([scorer.expert_loads(rollouts, rows, torch.device("cpu")) for rows in plan])
+            of_step = sum_of_loads([scorer.expert_loads(rollouts, rows) for rows in plan])
         total = torch.zeros(())
         for rows in plan:
-            scores = scorer.score(rollouts, rows, "cpu", with_loads=True)
+            scores = scorer.score(rollouts, rows, with_loads=True)
             share = load_balance_loss(scores.loads, of_step)
             share.backward()
             total += share.detach()
@@ -71,7 +71,7 @@ def test_the_loss_trains_adapters_on_experts_and_survives_recomputed_activations
     scorer, rollouts = Scorer(model, 0.7), some_rollouts()
 
     def of_adapters() -> dict[str, Tensor]:
-        scores = scorer.score(rollouts, ROWS, "cpu", with_loads=True)
+        scores = scorer.score(rollouts, ROWS, with_loads=True)
         load_balance_loss(scores.loads, scores.loads).backward()
         found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()

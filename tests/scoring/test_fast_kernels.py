@@ -42,7 +42,7 @@ def wrong_norm(self, x):
 
 def test_a_kernel_that_computes_something_else_is_removed_with_a_warning(caplog):
     model = with_kernel(toy("qwen2"), wrong_norm)
-    found = Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS, "cpu")
+    found = Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS)
     assert not fused_modules(model)
     assert caplog.text.count("is trained without Liger's kernels") == 1
     torch.testing.assert_close(found.logprobs, one_by_one(toy("qwen2"), some_rollouts(), ROWS).logprobs)
@@ -53,14 +53,14 @@ def test_a_kernel_that_fails_on_this_machine_is_removed_with_its_error(caplog):
         raise OSError("no compiler")
 
     model = with_kernel(toy("qwen2"), failing_norm)
-    Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS, "cpu")
+    Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS)
     assert not fused_modules(model)
     assert "OSError: no compiler" in caplog.text
 
 
 def test_a_kernel_that_agrees_stays(caplog):
     model = with_kernel(toy("qwen2"), right_norm)
-    Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS, "cpu")
+    Scorer(model, TEMPERATURE).score(some_rollouts(), ROWS)
     assert fused_modules(model) == [model.model.layers[0].input_layernorm]
     assert not caplog.text
 
@@ -206,8 +206,8 @@ def test_compiled_layers_give_the_same_scores_and_gradient_for_any_number_of_tok
     compile_layers(model)
     for parts in ([ROWS], [ROWS[:2], ROWS[2:]]):
         scorer, plain_scorer = Scorer(model, TEMPERATURE), Scorer(plain, TEMPERATURE)
-        found = [scorer.score(rollouts, part, "cpu", with_entropy=True, entropy_grad=True) for part in parts]
-        expected = [plain_scorer.score(rollouts, part, "cpu", with_entropy=True, entropy_grad=True) for part in parts]
+        found = [scorer.score(rollouts, part, with_entropy=True, entropy_grad=True) for part in parts]
+        expected = [plain_scorer.score(rollouts, part, with_entropy=True, entropy_grad=True) for part in parts]
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.logprobs, other.logprobs)
         gradient = loss_gradient(model, found, rollouts, parts)
@@ -228,8 +228,8 @@ def test_liger_gives_the_same_scores_and_gradient(name, mixed, checkpointing):
     assert vars(sys.modules[type(model).__module__]) == classes
     scorer, plain_scorer = Scorer(model, TEMPERATURE), Scorer(plain, TEMPERATURE)
     with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
-        found = [scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
-        expected = [plain_scorer.score(rollouts, ROWS, "cuda", with_entropy=True, entropy_grad=True)]
+        found = [scorer.score(rollouts, ROWS, with_entropy=True, entropy_grad=True)]
+        expected = [plain_scorer.score(rollouts, ROWS, with_entropy=True, entropy_grad=True)]
     assert model.model.layers[0].self_attn in fused_modules(model)  # the rotary embedding's
     scale = expected[0].logprobs.abs().mean()
     error = (found[0].logprobs - expected[0].logprobs).abs().max()
@@ -249,9 +249,9 @@ def test_layers_are_compiled_for_training_alone_and_not_for_what_a_probe_compare
     compile_layers(model)
     scorer = Scorer(model, TEMPERATURE)
     compiled.clear()
-    scorer.check("cpu")
+    scorer.check()
     assert compiled["unique_graphs"] == 0
-    passes = [scorer.score(some_rollouts(), part, "cpu").logprobs.sum() for part in (ROWS, ROWS[:2])]
+    passes = [scorer.score(some_rollouts(), part).logprobs.sum() for part in (ROWS, ROWS[:2])]
     after_one = compiled["unique_graphs"]
     sum(passes).backward()
     assert 0 < compiled["unique_graphs"] == after_one

@@ -114,7 +114,7 @@ def score(layout: str = "auto"):
     """A scorer after its first call, with its scores and those of the model on one sequence at a time."""
     model, rollouts, rows = toy("qwen2"), some_rollouts(), torch.arange(7)
     scorer = Scorer(model, TEMPERATURE, layout)
-    return scorer, scorer.score(rollouts, rows, "cpu").logprobs, one_by_one(model, rollouts, rows).logprobs
+    return scorer, scorer.score(rollouts, rows).logprobs, one_by_one(model, rollouts, rows).logprobs
 
 
 def test_where_it_agrees_with_the_plain_model_it_is_kept(machine, caplog):
@@ -127,7 +127,7 @@ def test_where_it_agrees_with_the_plain_model_it_is_kept(machine, caplog):
     assert not caplog.records
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     tried = kernel.uses
-    scorer.score(some_rollouts(), torch.arange(7), "cpu")
+    scorer.score(some_rollouts(), torch.arange(7))
     assert kernel.uses == tried + 3  # once a layer: it computes what comes after the check
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_cannot_be_packed_is_padded_without_it(machine, caplog):
     model, rollouts, rows = toy("qwen2", attention_dropout=0.1).eval(), some_rollouts(), torch.arange(7)
     scorer = Scorer(model, TEMPERATURE)
     with caplog.at_level(logging.WARNING, "grpo_lightning"):
-        found = scorer.score(rollouts, rows, "cpu").logprobs
+        found = scorer.score(rollouts, rows).logprobs
     assert scorer.layout == "padded"
     assert "attention_dropout=0.1" in caplog.text
     assert not kernel.is_active
@@ -208,12 +208,12 @@ def test_on_a_gpu_it_is_as_close_to_float32_as_the_plain_kernel(name):
     wanted = loss_gradient(exact_model, [exact], rollouts, [rows])
 
     def errors(scorer: Scorer) -> tuple[float, float]:
-        scores = scorer.score(rollouts, rows, "cuda", with_entropy=True, entropy_grad=True)
+        scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
         gradient = loss_gradient(model, [scores], rollouts, [rows]).float().cpu()
         return float((scores.logprobs.cpu() - exact.logprobs).norm()), float((gradient - wanted).norm())
 
     scorer = Scorer(model, TEMPERATURE, "packed")
-    scorer.check("cuda")
+    scorer.check()
     assert current_flash_attention_impl() == "FA3"
     found = errors(scorer)
     restore_flash_attention_impl()

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_lightning.scoring.packing import count_tokens, pack, pad, plan_micro_batches
+from grpo_lightning.scoring.packing import pack, pad
+from grpo_lightning.scoring.planning import count_tokens, plan_micro_batches
 from grpo_lightning.types import Rollouts, ranges
 
 

@@ -88,21 +88,21 @@ def test_given_experts_are_used_and_weighed_by_the_models_own_logits_in_every_la
     expected_gradient = gradient_of(model, expected)
     for layout, share in (("packed", True), ("packed", False), ("padded", True)):
         scorer = Scorer(model, TEMPERATURE, layout, share_prompts=share)
-        found = scorer.score(rollouts, ROWS, "cpu").logprobs
+        found = scorer.score(rollouts, ROWS).logprobs
         torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-4, atol=1e-4)
         assert_relatively_close(gradient_of(model, found), expected_gradient, 1e-3)
-        without = scorer.score(replace(rollouts, routed_experts=None), ROWS, "cpu").logprobs
+        without = scorer.score(replace(rollouts, routed_experts=None), ROWS).logprobs
         torch.testing.assert_close(without, own, rtol=1e-4, atol=1e-4)  # and nothing of the replay stays
 
 
 def test_layers_that_are_computed_again_for_their_gradient_replay_the_same_experts():
     model, rollouts = build("mixtral").train(), with_random_experts(some_rollouts())
     scorer = Scorer(model, TEMPERATURE, "packed")
-    expected = gradient_of(model, scorer.score(rollouts, ROWS, "cpu").logprobs)
+    expected = gradient_of(model, scorer.score(rollouts, ROWS).logprobs)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    logprobs = scorer.score(rollouts, ROWS, "cpu").logprobs
+    logprobs = scorer.score(rollouts, ROWS).logprobs
     with torch.no_grad():  # another pass in between, with other experts
-        scorer.score(replace(rollouts, routed_experts=None), ROWS, "cpu")
+        scorer.score(replace(rollouts, routed_experts=None), ROWS)
     assert_relatively_close(gradient_of(model, logprobs), expected, 1e-5)
 
 
@@ -140,8 +140,8 @@ def test_routers_under_adapters_are_found():
 
     targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     plain, rollouts = build("qwen3_moe"), with_random_experts(some_rollouts())
-    expected = Scorer(plain, TEMPERATURE).score(rollouts, ROWS, "cpu").logprobs.detach()
+    expected = Scorer(plain, TEMPERATURE).score(rollouts, ROWS).logprobs.detach()
     adapted = get_peft_model(build("qwen3_moe"), LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets))
     base_model(adapted).eval()
-    found = Scorer(adapted, TEMPERATURE).score(rollouts, ROWS, "cpu").logprobs
+    found = Scorer(adapted, TEMPERATURE).score(rollouts, ROWS).logprobs
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)

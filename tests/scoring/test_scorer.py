@@ -13,7 +13,7 @@ from toy_models import build_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from grpo_lightning.scoring.fast_kernels import use_liger_kernels
-from grpo_lightning.scoring.packing import count_tokens
+from grpo_lightning.scoring.planning import count_tokens
 from grpo_lightning.scoring.readout import TokenScores
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.scoring.value_readout import ValueReadout
@@ -114,7 +114,7 @@ def test_scores_and_gradients_equal_plain_forward_passes(name, layout, share_pro
     expected = one_by_one(model, rollouts, rows)
     expected_gradient = loss_gradient(model, [expected], rollouts, [rows])
     scorer = Scorer(model, TEMPERATURE, layout, share_prompts)
-    scores = scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True)
+    scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
     assert scorer.layout == layout
     assert not scorer.is_plain
     torch.testing.assert_close(scores.logprobs, expected.logprobs, rtol=1e-5, atol=1e-5)
@@ -130,7 +130,7 @@ def test_the_gradient_of_a_step_is_the_same_under_any_budget(layout, max_tokens)
     expected = loss_gradient(model, [one_by_one(model, rollouts, everything)], rollouts, [everything])
     scorer = Scorer(model, TEMPERATURE, layout)
     parts = scorer.plan(rollouts, everything, max_tokens)
-    scores = [scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True) for rows in parts]
+    scores = [scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True) for rows in parts]
     assert_relatively_close(loss_gradient(model, scores, rollouts, parts), expected)
 
 
@@ -145,7 +145,7 @@ def test_gradient_checkpointing_runs_layers_again_with_the_same_packing(use_reen
     scorer = Scorer(model, TEMPERATURE, "packed")
     parts = [everything[:3], everything[3:]]
     # Both forward passes come first: the second pass must not replace what the first one's layers run again with.
-    scores = [scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True) for rows in parts]
+    scores = [scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True) for rows in parts]
     assert_relatively_close(loss_gradient(model, scores, rollouts, parts), expected)
 
 
@@ -154,10 +154,10 @@ def test_changing_one_completion_leaves_the_others_logprobs_bit_equal():
     everything = torch.arange(rollouts.num_completions)
     scorer = Scorer(model, TEMPERATURE, "packed")
     with torch.no_grad():
-        before = scorer.score(rollouts, everything, "cpu").logprobs
+        before = scorer.score(rollouts, everything).logprobs
         tokens = rollouts.tokens_of(torch.tensor([2]))
         rollouts.completion_ids[tokens] = (rollouts.completion_ids[tokens] + 1) % 97
-        after = scorer.score(rollouts, everything, "cpu").logprobs
+        after = scorer.score(rollouts, everything).logprobs
     changed = torch.zeros_like(before, dtype=torch.bool)
     changed[tokens] = True
     assert torch.equal(before[~changed], after[~changed])
@@ -173,11 +173,11 @@ def test_lora_is_scored_with_its_adapters_and_without_them(targets):
     scorer = Scorer(model, TEMPERATURE, "packed")
     expected = one_by_one(model, rollouts, rows)
     expected_gradient = loss_gradient(model, [expected], rollouts, [rows])
-    scores = scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True)
+    scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
     assert_relatively_close(loss_gradient(model, [scores], rollouts, [rows]), expected_gradient)
     with model.disable_adapter(), torch.no_grad():
-        reference = scorer.score(rollouts, rows, "cpu").logprobs
+        reference = scorer.score(rollouts, rows).logprobs
     torch.testing.assert_close(reference, one_by_one(plain, rollouts, rows).logprobs, rtol=1e-5, atol=1e-5)
     assert (reference - scores.logprobs).abs().max() > 0.1
 
@@ -195,7 +195,7 @@ def test_a_model_that_cannot_be_packed_is_padded_and_says_so_once(name, override
     scorer = Scorer(model, TEMPERATURE)
     with caplog.at_level(logging.WARNING, "grpo_lightning"):
         for _ in range(2):
-            scores = scorer.score(rollouts, rows, "cpu", with_entropy=True)
+            scores = scorer.score(rollouts, rows, with_entropy=True)
     assert scorer.layout == "padded"
     assert [record.name for record in caplog.records].count("grpo_lightning.scoring.settling") == 1
     assert reason in caplog.text
@@ -216,25 +216,25 @@ def test_a_model_whose_scores_depend_on_the_positions_beside_it_is_refused():
     }
     model = toy("phimoe", num_local_experts=2, original_max_position_embeddings=32, rope_parameters=rope)
     with pytest.raises(ValueError, match=r"PhimoeForCausalLM cannot be trained.*position 255 is in the same pass"):
-        Scorer(model, TEMPERATURE).check("cpu")
+        Scorer(model, TEMPERATURE).check()
     model.config.num_labels = 1
     classifier = AutoModelForSequenceClassification.from_config(model.config)  # its one logit is no distribution
     with pytest.raises(ValueError, match="PhimoeForSequenceClassification cannot be trained"):
-        Scorer(classifier, TEMPERATURE, readout=ValueReadout(classifier)).check("cpu")
+        Scorer(classifier, TEMPERATURE, readout=ValueReadout(classifier)).check()
 
 
 def test_layers_that_make_a_mask_of_their_own_are_not_packed():
     """Doge adds learnt terms to its mask, which packed attention would leave out; freshly made they are all zero."""
     scorer = Scorer(toy("doge"), TEMPERATURE)
     with pytest.raises(ValueError, match="the mask that DogeAttention makes of its own"):
-        Scorer(toy("doge"), TEMPERATURE, "packed").check("cpu")
-    scorer.check("cpu")
+        Scorer(toy("doge"), TEMPERATURE, "packed").check()
+    scorer.check()
     assert scorer.layout == "padded"
 
 
 def test_packed_that_was_asked_for_and_is_not_possible_is_an_error():
     with pytest.raises(ValueError, match="layout='packed' does not work with BloomForCausalLM"):
-        Scorer(toy("bloom", n_layer=2, n_head=4), TEMPERATURE, "packed").check("cpu")
+        Scorer(toy("bloom", n_layer=2, n_head=4), TEMPERATURE, "packed").check()
 
 
 def test_a_head_that_hidden_states_do_not_explain_is_scored_from_full_logits(caplog):
@@ -251,7 +251,7 @@ def test_a_head_that_hidden_states_do_not_explain_is_scored_from_full_logits(cap
     model.__class__ = Shifted
     with caplog.at_level(logging.WARNING, "grpo_lightning"):
         scorer = Scorer(model, TEMPERATURE)
-        scores = scorer.score(rollouts, rows, "cpu", with_entropy=True, entropy_grad=True)
+        scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
     assert "full logits" in caplog.text
     expected = one_by_one(model, rollouts, rows)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
@@ -279,7 +279,7 @@ def test_the_check_leaves_training_modes_and_random_state_as_they_were():
     model.model.layers[0].eval()
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    Scorer(model, TEMPERATURE).check("cpu")
+    Scorer(model, TEMPERATURE).check()
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert not model.model.layers[0].training
@@ -292,25 +292,25 @@ def test_under_autocast_a_pass_without_gradient_does_not_cost_the_next_one_its_g
     scorer = Scorer(model, TEMPERATURE)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
-            scorer.score(rollouts, rows, "cpu")
-        scorer.score(rollouts, rows, "cpu").logprobs.sum().backward()
+            scorer.score(rollouts, rows)
+        scorer.score(rollouts, rows).logprobs.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
 def test_every_slower_way_of_a_pass_is_named_with_its_reason():
     scorer = Scorer(toy("qwen2"), TEMPERATURE)
-    scorer.check("cpu")
-    ways = scorer.slow_ways(torch.device("cpu"))
+    scorer.check()
+    ways = scorer.slow_ways()
     assert list(ways) == ["attention", "head", "kernels"]
     assert "runs on a GPU, and training runs on cpu" in ways["attention"]
     padded = Scorer(toy("qwen2"), TEMPERATURE, "padded")
-    padded.check("cpu")
-    assert padded.slow_ways(torch.device("cpu"))["layout"] == "padded micro-batches, not packed ones"
+    padded.check()
+    assert padded.slow_ways()["layout"] == "padded micro-batches, not packed ones"
     wrapped = toy("qwen2")
     wrapped.lm_head.register_forward_hook(lambda *ignored: None)
     hooked = Scorer(wrapped, TEMPERATURE)
-    hooked.check("cpu")
-    assert "more than one matrix" in hooked.slow_ways(torch.device("cpu"))["head"]
+    hooked.check()
+    assert "more than one matrix" in hooked.slow_ways()["head"]
 
 
 @pytest.mark.gpu
@@ -320,10 +320,10 @@ def test_mixed_precision_takes_no_slow_way_on_a_gpu_and_float32_says_which_it_ta
     use_liger_kernels(model)
     with torch.autocast("cuda", torch.bfloat16):
         mixed = Scorer(model, TEMPERATURE)
-        mixed.check("cuda")
-    assert mixed.slow_ways(torch.device("cuda")) == {}
+        mixed.check()
+    assert mixed.slow_ways() == {}
     assert not caplog.text
-    Scorer(model, TEMPERATURE).check("cuda")
+    Scorer(model, TEMPERATURE).check()
     assert (
         "attention: padded blocks, because flash attention computes in half precision, and this run in float32"
         in caplog.text
@@ -343,7 +343,7 @@ def test_bfloat16_on_a_gpu_is_as_close_to_float32_as_the_plain_model_is(name):
     plain_error = (plain.logprobs.cpu() - exact.logprobs).norm()
     plain_gradient = loss_gradient(model, [plain], rollouts, [rows]).float().cpu()
     scorer = Scorer(model, TEMPERATURE)
-    scores = scorer.score(rollouts, rows, "cuda", with_entropy=True, entropy_grad=True)
+    scores = scorer.score(rollouts, rows, with_entropy=True, entropy_grad=True)
     assert scorer.layout == "packed"
     assert (scores.logprobs.cpu() - exact.logprobs).norm() < 1.5 * plain_error
     gradient = loss_gradient(model, [scores], rollouts, [rows]).float().cpu()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.vision.images import FORMATS, holds_picture, read_image
@@ -48,7 +49,7 @@ def processing(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def data_of(rows: list[dict[str, Any]], processing: Any) -> PromptDataset:
-    return PromptDataset(rows, dict, processing.tokenizer, "rows", image_processing=processing)
+    return PromptDataset(rows, dict, PromptForm(processing.tokenizer, image_processing=processing), "rows")
 
 
 def test_an_image_is_the_same_from_every_form_that_holds_it(tmp_path: Path):

@@ -98,7 +98,7 @@ def test_an_image_decides_what_is_sampled(tmp_path: Path, toy_llava: Path):
         ids, images = shown([{"role": "user", "content": [{"type": "image"}]}], [picture(n)], {})
         rollouts = Rollouts.from_lists([ids], [[5, 6]], [[0.0, 0.0]], [False], [0])
         rollouts = Rollouts(**{**rollouts.__dict__, "images": (images,)})
-        logprobs.append(module.passes.scorer.score(rollouts, torch.tensor([0]), "cpu").logprobs)
+        logprobs.append(module.passes.scorer.score(rollouts, torch.tensor([0])).logprobs)
     assert (logprobs[0] - logprobs[1]).abs().max() > 1e-3
 
 

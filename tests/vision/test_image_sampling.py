@@ -27,5 +27,5 @@ def test_sampled_tokens_of_prompts_with_images_have_the_probabilities_of_scoring
     with torch.no_grad():
         sampled = generator.generate_with_images(ids, prompts.images, sampling, [1, 2, 3])
         rollouts = Rollouts(**{**sampled.__dict__, "images": prompts.images})
-        scores = Scorer(model, 1.0, probe=prompts).score(rollouts, torch.arange(9), "cpu").logprobs
+        scores = Scorer(model, 1.0, probe=prompts).score(rollouts, torch.arange(9)).logprobs
     torch.testing.assert_close(rollouts.sampling_logprobs, scores, atol=1e-4, rtol=0)

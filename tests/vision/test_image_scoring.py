@@ -45,7 +45,7 @@ def test_scores_of_prompts_with_images_are_those_of_the_models_own_forward_pass(
     model, rollouts = toy_vision_model(family), image_rollouts(family, SIZES, [3, 2, 2])
     rows = torch.tensor([5, 0, 2, 3, 6])
     scorer = Scorer(model, 1.0, share_prompts=share, probe=rollouts)
-    found = scorer.score(rollouts, rows, "cpu").logprobs
+    found = scorer.score(rollouts, rows).logprobs
     expected = own_logprobs(model, rollouts)[rollouts.tokens_of(rows)]
     assert ("one by one" if scorer.is_plain else scorer.layout) == LAYOUTS[family]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
@@ -60,8 +60,8 @@ def test_gradients_of_prompts_with_images_are_those_of_the_models_own_forward_pa
     model.zero_grad()
     rows = torch.arange(rollouts.num_completions)
     scorer = Scorer(model, 1.0, probe=rollouts)
-    scorer.check("cpu")
-    (scorer.score(rollouts, rows, "cpu").logprobs * weights).sum().backward()
+    scorer.check()
+    (scorer.score(rollouts, rows).logprobs * weights).sum().backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == expected.keys()
     assert any("vis" in name for name in found), "the tower trains here"
@@ -75,9 +75,9 @@ def test_images_are_encoded_once_for_all_completions_of_a_prompt(monkeypatch: py
     own = model.model.vision_tower.forward
     monkeypatch.setattr(model.model.vision_tower, "forward", lambda *a, **k: seen.append(a) or own(*a, **k))
     scorer = Scorer(model, 1.0)
-    scorer.check("cpu")
+    scorer.check()
     seen.clear()
-    scorer.score(rollouts, torch.arange(rollouts.num_completions), "cpu")
+    scorer.score(rollouts, torch.arange(rollouts.num_completions))
     assert len(seen) == 2, "two of the prompts show images"
 
 
@@ -86,7 +86,7 @@ def test_a_sampled_placeholder_is_text():
     sampled = rollouts.completion_ids.clone()
     sampled[1] = IMAGE_TOKEN
     rollouts = Rollouts(**{**rollouts.__dict__, "completion_ids": sampled})
-    found = Scorer(toy_vision_model("llava"), 1.0).score(rollouts, torch.arange(3), "cpu").logprobs
+    found = Scorer(toy_vision_model("llava"), 1.0).score(rollouts, torch.arange(3)).logprobs
     assert found.isfinite().all()
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import grpo_lightning
 from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, RewardModelModule, SFTModule
 from grpo_lightning.commands.rewards import main as rewards_command
+from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.generation import VLLMColocate, VLLMServer
 from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
@@ -95,7 +96,8 @@ def test_beside_a_tower_the_setting_of_the_whole_model_ties_the_head(is_tied: bo
 
 
 def data_of(module: GRPOModule, rows: list[dict[str, Any]]) -> PromptDataset:
-    return PromptDataset(rows, dict, module.policy.tokenizer, "rows", image_processing=module.policy.image_processing)
+    form = PromptForm(module.policy.tokenizer, image_processing=module.policy.image_processing)
+    return PromptDataset(rows, dict, form, "rows")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,9 @@ def test_rows_may_have_lists_beside_their_texts(tiny_model_dir: Path, stage: typ
     row = {"prompt": "2 + 2", "completion": "4", "chosen": "4", "rejected": "5", "image": "a dog in the snow"}
     tokenizer = stage(model_name_or_path=str(tiny_model_dir)).policy.tokenizer
     listed = {**row, "rating": [9.0, 7.5], "tags": ["sum", "easy"]}
-    assert PromptDataset([listed], dict, tokenizer, "rows", text_stage=stage.__name__).values("rating") == [[9.0, 7.5]]
+    assert PromptDataset([listed], dict, PromptForm(tokenizer, text_stage=stage.__name__), "rows").values("rating") == [
+        [9.0, 7.5]
+    ]
 
 
 def test_without_pillow_the_error_says_what_to_install(toy_llava: Path, monkeypatch: pytest.MonkeyPatch):

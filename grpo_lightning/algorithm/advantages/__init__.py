@@ -3,12 +3,8 @@
 ``model.advantages`` chooses the rule, one per file: a function from a :class:`ScoredStep` to a tensor.
 """
 
-from grpo_lightning.algorithm.advantages.estimator import (
-    ADVANTAGES,
-    AdvantageEstimator,
-    AdvantageRule,
-    AdvantageSpec,
-)
+from grpo_lightning.algorithm.advantages.estimator import AdvantageEstimator
+from grpo_lightning.algorithm.advantages.registry import ADVANTAGES, AdvantageRule, AdvantageSpec
 from grpo_lightning.algorithm.advantages.result import Advantages
 from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.advantages.statistics import (

@@ -1,43 +1,22 @@
-"""How ``model.advantages`` and the settings beside it become advantages."""
+"""The advantages of a step, by the rule of ``model.advantages`` and the settings beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages.group_relative import GroupRelative, NormalizeThenSum
-from grpo_lightning.algorithm.advantages.maxrl import maxrl
-from grpo_lightning.algorithm.advantages.opo import opo
-from grpo_lightning.algorithm.advantages.reinforce_plus_plus import reinforce_plus_plus_baseline
+from grpo_lightning.algorithm.advantages.registry import AGGREGATIONS, AdvantageRule, AdvantageSpec, make_rule
 from grpo_lightning.algorithm.advantages.result import Advantages
-from grpo_lightning.algorithm.advantages.rloo import rloo
 from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.advantages.statistics import group_std
 from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens
 from grpo_lightning.algorithm.advantages.totals import PARTIAL_POLICIES, combine_rewards, is_partly_scored
-from grpo_lightning.algorithm.choice import chosen, made, name_of
+from grpo_lightning.algorithm.choice import name_of
 from grpo_lightning.algorithm.setting_checks import check_known
 
 SCALES = ("group", "batch", "none")
-AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
-
-AdvantageRule = Callable[[ScoredStep], Tensor]
-"""From a step to ``(N,)`` or ``(T,)``; NaN counts as 0."""
-AdvantageSpec = str | dict[str, Any] | AdvantageRule
-"""Type of ``model.advantages``: a name or import path, class_path with init_args, or from Python the rule itself."""
-
-ADVANTAGES: dict[str, Any] = {
-    "grpo": GroupRelative,
-    "rloo": rloo,
-    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
-    "opo": opo,
-    "maxrl": maxrl,
-}
 
 
 @dataclass(frozen=True)
@@ -66,39 +45,8 @@ class AdvantageEstimator:
         check_known(self, "scale_rewards", SCALES)
         check_known(self, "multi_objective_aggregation", AGGREGATIONS)
         check_known(self, "partial_rewards", PARTIAL_POLICIES)
-        object.__setattr__(self, "rule", self._make_rule())
-
-    def _make_rule(self) -> AdvantageRule:
-        name, found, settings = chosen("advantages", self.advantages, ADVANTAGES)
-        if name != "grpo":
-            for setting, usual in (("scale_rewards", "group"), ("multi_objective_aggregation", AGGREGATIONS[0])):
-                if getattr(self, setting) != usual:
-                    raise ValueError(
-                        f"model.{setting}={getattr(self, setting)!r} has no effect with model.advantages="
-                        f"{name}: it is a setting of grpo. Remove one of the two."
-                    )
-        if found is GroupRelative:
-            if self.multi_objective_aggregation == "sum_then_normalize":
-                grpo = partial(GroupRelative, scale_rewards=str(self.scale_rewards))
-                return cast(AdvantageRule, made("advantages", name, grpo, settings))
-            if self.scale_rewards != "group":
-                raise ValueError(
-                    f"model.scale_rewards={self.scale_rewards!r} has no effect with "
-                    "model.multi_objective_aggregation='normalize_then_sum', which always divides by the standard "
-                    "deviation of the group and then of the batch. Remove one of the two."
-                )
-            if settings:
-                raise ValueError(
-                    f"model.advantages.init_args={settings!r} has no effect with model.multi_objective_aggregation="
-                    "'normalize_then_sum'. Remove one of the two."
-                )
-            return NormalizeThenSum(self.partial_rewards if self.partial_rewards != "drop" else "sum")
-        if not isinstance(found, type) and settings:
-            raise ValueError(f"model.advantages.init_args={settings!r} has no effect: {name} is a function.")
-        rule: AdvantageRule = made("advantages", name, found, settings) if isinstance(found, type) else found
-        if not callable(rule):
-            raise ValueError(f"model.advantages={name!r} cannot be called with a ScoredStep.")
-        return rule
+        aggregation, partial = self.multi_objective_aggregation, self.partial_rewards
+        object.__setattr__(self, "rule", make_rule(self.advantages, str(self.scale_rewards), aggregation, partial))
 
     def __call__(
         self, rewards_per_func: Tensor, groups: Tensor, weights: Tensor, tokens: CompletionTokens | None = None

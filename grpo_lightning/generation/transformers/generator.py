@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.room import check_room
-from grpo_lightning.generation.stopping import StopRule, end_of_sequence_ids
+from grpo_lightning.generation.stopping import StopRule
 from grpo_lightning.generation.transformers.collecting import check_finite, collect_rollouts
 from grpo_lightning.generation.transformers.decode_attention import fast_decode_attention
 from grpo_lightning.generation.transformers.decode_probe import decoding_obstacle
@@ -25,6 +25,7 @@ from grpo_lightning.generation.transformers.sampling import prompt_uniforms
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouterForm, recorded_routes, router_form
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 

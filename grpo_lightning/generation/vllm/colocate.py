@@ -11,11 +11,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.turns import TurnSampler
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
+from grpo_lightning.generation.vllm.completions import Completions
 from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts, without_pixels
 from grpo_lightning.generation.vllm.engine_parts import engine_parts
 from grpo_lightning.generation.vllm.engine_process import is_distributed
@@ -34,8 +34,10 @@ from grpo_lightning.generation.vllm.engine_settings import (
 from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
 from grpo_lightning.generation.vllm.engine_turns import EngineTurns
 from grpo_lightning.generation.vllm.engine_weights import EngineWeights
-from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests, further_parameters
+from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
+from grpo_lightning.generation.vllm.sampling_parameters import further_parameters
 from grpo_lightning.generation.vllm.shown_models import refuse_missing_part
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing

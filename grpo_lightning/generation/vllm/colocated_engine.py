@@ -18,9 +18,11 @@ from grpo_lightning.generation.vllm.compat import (
     draws_seeded_together,
     token_prompt,
 )
+from grpo_lightning.generation.vllm.completions import Completions, sampled_logprobs
 from grpo_lightning.generation.vllm.engine_adapter import add_adapter
 from grpo_lightning.generation.vllm.engine_process import end_engine, engine_mode, make_engine, quiet_collector
-from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, TokenIds, sampled_logprobs
+from grpo_lightning.generation.vllm.requests import EngineRequest
+from grpo_lightning.generation.vllm.sampling_parameters import TokenIds
 from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
 from grpo_lightning.generation.vllm.worker_weights import load_directly, reload
 from grpo_lightning.numerics.routers import has_experts

@@ -9,7 +9,9 @@ from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
 from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.requests import Completions, engine_requests, further_parameters, held_by
+from grpo_lightning.generation.vllm.completions import Completions
+from grpo_lightning.generation.vllm.requests import engine_requests, held_by
+from grpo_lightning.generation.vllm.sampling_parameters import further_parameters
 from grpo_lightning.seeds import derive_seed
 
 

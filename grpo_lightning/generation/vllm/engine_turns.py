@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSampler
 from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.requests import Completions, further_parameters, sampled_turn, turn_request
+from grpo_lightning.generation.vllm.completions import Completions, sampled_turn
+from grpo_lightning.generation.vllm.requests import turn_request
+from grpo_lightning.generation.vllm.sampling_parameters import further_parameters
 from grpo_lightning.seeds import derive_seed
 
 

@@ -14,13 +14,13 @@ import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
+from grpo_lightning.generation.vllm.completions import Completions
 from grpo_lightning.generation.vllm.engine_process import is_distributed
 from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
-from grpo_lightning.generation.vllm.requests import Completions, check_prompts, engine_requests
+from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
 from grpo_lightning.generation.vllm.served_weights import ServedWeights
 from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.server_launch import (
@@ -36,6 +36,7 @@ from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.generation.vllm.server_turns import open_server_turns
 from grpo_lightning.generation.vllm.server_weights import open_transfer
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient, result_of
-from grpo_lightning.generation.vllm.requests import Completions, EngineRequest
+from grpo_lightning.generation.vllm.completions import Completions
+from grpo_lightning.generation.vllm.requests import EngineRequest
 from grpo_lightning.generation.vllm.server_images import ENDPOINT, check_tokens
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 

@@ -14,7 +14,8 @@ from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSample
 from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
 from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient, result_of
 from grpo_lightning.generation.vllm.compat import ADAPTER
-from grpo_lightning.generation.vllm.requests import Completions, EngineRequest, sampled_turn, turn_request
+from grpo_lightning.generation.vllm.completions import Completions, sampled_turn
+from grpo_lightning.generation.vllm.requests import EngineRequest, turn_request
 from grpo_lightning.generation.vllm.server_process import SERVED_NAME
 from grpo_lightning.generation.vllm.server_requests import Choice, complete, constrain
 

@@ -20,10 +20,6 @@ TRL_REWARDS: dict[str, Any] = {
 }
 """TRL's own rewards by the names its script knows."""
 
-MATHS = {
-    "class_path": "grpo_lightning.rewards.AccuracyReward",
-    "init_args": {"name": "accuracy", "mode": "math", "answer_key": "solution"},
-}
 TAGS = r"(?m)\A<think>\n.*?\n</think>\n<answer>\n.*?\n</answer>$"
 FENCED = r"(?m)\A<think>\n.*?\n</think>\n<answer>\n.*?```{language}.*?```.*?\n</answer>$"
 _CODE = "it runs programs against verification_info at a provider. Ours is code_execution, with tests in a column of another form (docs/rewards.md)"

@@ -24,7 +24,6 @@ _CONTINENTAL = re.compile(
 )
 _POWER = re.compile(r"(.+?)(?:[eE]\s?\^?\{?([-+]?[0-9]{1,3})\}?|\s?[*xX]\s?\{?10\}?\^\{?\s?([-+]?[0-9]{1,3})\s?\}?)")
 _SMALL_POWER = re.compile(r"\(?(-?[0-9]{1,4})\)?\^\{\s?([-+]?[0-9]{1,3})\s?\}")
-_BARE_MINUS_POWER = re.compile(r"-[0-9]")
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s?\{?([0-9]+)\}?|\(([0-9]+)\))(?:…|\.\.\.)?")
 _DOTTED = re.compile(r"([0-9]*)\.([0-9]*)\\dot\s?\{?([0-9])\}?([0-9]*)\\dot\s?\{?([0-9])\}?")
 _ELLIPSIS = re.compile(r"([0-9]*)\.([0-9]*?)([0-9]+?)\3+(?:…|\.\.\.)")

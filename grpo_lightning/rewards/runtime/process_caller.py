@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
 from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
+from grpo_lightning.rewards.runtime.outcome import Outcome
+from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
 
 if TYPE_CHECKING:

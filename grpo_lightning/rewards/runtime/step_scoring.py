@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
 from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard
+from grpo_lightning.rewards.runtime.event_loop import ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
-from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
-from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
+from grpo_lightning.rewards.runtime.outcome import Outcome
+from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
-CallReward = Callable[[BaseRewardFunction, CallRows], Any]
+if TYPE_CHECKING:  # a reward's process imports this package, and does without torch
+    from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
+
 BLOCKED_AFTER = 30.0
 """Seconds past the step's limit after which the event loop counts as blocked."""
 
@@ -28,47 +30,34 @@ class StepScoring:
     Which rows each call sees is fixed from the start; only when a call starts depends on when completions arrive.
 
     Args:
-        rewards: R rewards.
+        calls: Of R rewards.
         rows_of_calls: For each reward the rows of each of its calls.
-        call_reward: Awaits one call of a reward, with its time limit; called on the loop.
-        loop: Where calls run.
         prompts: N prompts.
         group: N numbers, the same for completions of one prompt.
         columns: Dataset columns, N entries each.
         state: Where training stands.
-        step_time_limit: Seconds that ``outcomes`` waits at most.
-        main_thread: Calls that ``outcomes`` makes in its own thread while it waits.
-        repeats_by_row: Whether a failed call of a reward may be repeated with one completion at a time.
     """
 
     def __init__(
         self,
-        rewards: Sequence[BaseRewardFunction],
+        calls: RewardCalls,
         rows_of_calls: Sequence[Sequence[Sequence[int]]],
-        call_reward: CallReward,
-        loop: EventLoopThread,
         prompts: Sequence[Prompt],
         group: Sequence[int],
         columns: Mapping[str, Sequence[Any]],
         state: RewardState,
-        step_time_limit: float,
-        main_thread: MainThreadCalls,
-        repeats_by_row: Callable[[BaseRewardFunction], bool],
     ) -> None:
         count = len(prompts)
-        self.rewards, self._call_reward, self._loop = rewards, call_reward, loop
+        self._calls, self.step_time_limit = calls, calls.runtime.step_time_limit
         self.rows_of_calls = [[list(rows) for rows in of_reward] for of_reward in rows_of_calls]
         lists = {name: list(values) for name, values in columns.items()}
         self.rows = CallRows(
             list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
         )
-        self.step_time_limit = step_time_limit
-        self._main_thread = main_thread
-        self._repeats_by_row = repeats_by_row
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
         self._added = [False] * count
-        self._needs_logprobs = [asks_for(reward, "logprobs") and "logprobs" not in columns for reward in rewards]
+        self._needs_logprobs = [asks_for(reward, "logprobs") and "logprobs" not in columns for reward in calls.rewards]
         # A call waits for its completions, and for the logprobs, which come with the last of all.
         self._missing = [
             [len(rows) + needs for rows in of_reward]
@@ -121,7 +110,7 @@ class StepScoring:
     def _one_less(self, r: int, c: int) -> None:
         self._missing[r][c] -= 1
         if not self._missing[r][c]:
-            self._loop.loop.call_soon_threadsafe(self._start, r, c)
+            self._calls.loop.loop.call_soon_threadsafe(self._start, r, c)
 
     def missing(self) -> list[int]:
         """Completions that have not arrived yet."""
@@ -139,9 +128,9 @@ class StepScoring:
         if missing := self.missing():
             raise ValueError(f"{len(missing)} completions have not arrived, the first is {missing[0]}.")
         started = time.perf_counter()
-        future = self._loop.start(self._finish())
+        future = self._calls.loop.start(self._finish())
         try:
-            self._main_thread.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
+            self._calls.main_thread.calls.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
             results = future.result()
         except TimeoutError as error:
             raise RewardFailedError(
@@ -163,7 +152,7 @@ class StepScoring:
 
     def _start(self, r: int, c: int) -> None:
         if self._tasks[r][c] is None:
-            scored = self._score(self.rewards[r], self.rows.take(self.rows_of_calls[r][c]))
+            scored = self._score(self._calls.rewards[r], self.rows.take(self.rows_of_calls[r][c]))
             self._tasks[r][c] = task = asyncio.ensure_future(scored)
             ends_unheard(task)
 
@@ -195,13 +184,15 @@ class StepScoring:
         if not len(rows):  # all of them were left out
             return Outcome([])
         try:
-            return await self._call_reward(reward, rows)
+            return await self._calls(reward, rows)
         except RewardContractError:
             raise
         except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown
             failed = Outcome.failed(len(rows), _shown(error))
             failed.timeouts = int(isinstance(error, CallTimeoutError))
-        if len(rows) == 1 or not self._repeats_by_row(reward):  # one that compares completions must not see one alone
+        if len(rows) == 1 or not self._calls.repeats_by_row(
+            reward
+        ):  # one that compares completions must not see one alone
             return failed
         singles = await asyncio.gather(*(self._score(reward, rows.take([row])) for row in range(len(rows))))
         alone = Outcome.merged(len(rows), [([row], single) for row, single in enumerate(singles)])

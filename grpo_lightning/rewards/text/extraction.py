@@ -123,16 +123,6 @@ def _undenied(text: str) -> str:
     return text
 
 
-def reference_answer(reference: str) -> str:
-    r"""The answer inside a worked reference: after ``####`` (GSM8K), in the last ``\boxed{}`` (MATH), or all of it.
-
-    Example:
-        >>> reference_answer("48 / 2 = 24, 48 + 24 = 72\n#### 72"), reference_answer(" 72 ")
-        ('72', '72')
-    """
-    return inner_answer(reference) or ""
-
-
 def inner_answer(text: str) -> str | None:
     r"""The answer in what stands between tags: after its ``####``, in its boxes, or all of it; None if a box is open.
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.messages import StopReason
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards.base import RESERVED
@@ -66,7 +65,7 @@ class FunctionSource(RolloutSource):
         prompts = [prompt for prompt in batch.prompts for _ in range(sampling.num_generations)]
         trainer = FunctionTrainer(self.generator, self.policy, sampling, seeds)
         given = self.function(list(prompts), trainer)
-        end_ids = end_of_sequence_ids(self.policy.model, self.policy.tokenizer)
+        end_ids = self.policy.end_ids
         played = [self._played(n, prompts[n], row, end_ids) for n, row in enumerate(rows_of(given, len(prompts)))]
         for n, one in enumerate(played):
             if on_completed is not None:

@@ -11,7 +11,6 @@ from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_
 from grpo_lightning.environments import EpisodeFactory
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.stopping import end_of_sequence_ids
 from grpo_lightning.generation.turns import open_turns
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
@@ -100,7 +99,7 @@ class TurnSource(RolloutSource):
         Raises:
             EnvironmentsFailedError: If too many environments failed.
         """
-        form = self._form(end_of_sequence_ids(self.policy.model, self.policy.tokenizer))
+        form = self._form(self.policy.end_ids)
         self._say_once(form)
         positions = getattr(self.policy.config.get_text_config(), "max_position_embeddings", None)
         context = self.generator.max_model_length or positions

@@ -15,7 +15,7 @@ import pytest
 from grpo_lightning.rewards import AccuracyReward, RewardContractError
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.text.boxes import boxed_answer
-from grpo_lightning.rewards.text.extraction import lenient_answer, reference_answer, strict_answer
+from grpo_lightning.rewards.text.extraction import inner_answer, lenient_answer, strict_answer
 from grpo_lightning.rewards.text.numeric import numbers_in
 
 
@@ -105,9 +105,9 @@ def test_boxes_with_only_separators_between_them_are_one_list() -> None:
 
 
 def test_worked_references_give_their_final_answer() -> None:
-    assert reference_answer("48/2 = 24\n48+24 = 72\n#### 72") == "72"
-    assert reference_answer(r"Hence $x = \boxed{3}$.") == "3"
-    assert reference_answer(" Paris ") == "Paris"
+    assert inner_answer("48/2 = 24\n48+24 = 72\n#### 72") == "72"
+    assert inner_answer(r"Hence $x = \boxed{3}$.") == "3"
+    assert inner_answer(" Paris ") == "Paris"
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
-from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
-from grpo_lightning.rewards.runtime.reward_call import CallRows, Outcome
+from grpo_lightning.rewards.runtime.outcome import Outcome
+from grpo_lightning.rewards.runtime.reward_call import CallRows
+from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
+from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
 
 nan = float("nan")
@@ -119,31 +120,19 @@ def test_a_malformed_answer_is_an_error_that_names_the_reward(
 
 
 def test_a_step_that_is_given_up_leaves_no_complaints_of_asyncio_behind(caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        raise RewardContractError("it returned a str")
+    class Broken(RewardCalls):
+        async def __call__(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
+            raise RewardContractError("it returned a str")
 
     async def nothing() -> None:
         pass
 
-    rewards, loop = resolve_rewards(["format"]), EventLoopThread()
-    parts = (
-        rewards,
-        [[[0]]],
-        broken,
-        loop,
-        ["p"],
-        [0],
-        {},
-        RewardState(),
-        60.0,
-        MainThreadCalls(),
-        lambda reward: False,
-    )
-    given_up = StepScoring(*parts)
+    calls = Broken(resolve_rewards(["format"]), RewardRuntime(step_time_limit=60.0))
+    given_up = StepScoring(calls, [[[0]]], ["p"], [0], {}, RewardState())
     given_up.add(0, "a", [1])
-    loop.start(nothing()).result(timeout=60)  # what was started before has ended: calls run in turn
+    calls.loop.start(nothing()).result(timeout=60)  # what was started before has ended: calls run in turn
     del given_up
-    loop.close()
+    calls.close()
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
 

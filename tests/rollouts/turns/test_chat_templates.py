@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rollouts.source import Moment
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 
 TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo_lightning.environments import ToolResult
 from grpo_lightning.ordinary_text import CUT, OrdinaryText
-from grpo_lightning.rollouts.source import Moment
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK
 from grpo_lightning.rollouts.turns.settings import Turns

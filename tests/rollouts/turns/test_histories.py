@@ -13,8 +13,8 @@ from toy_models import build_model
 from grpo_lightning.generation.turns import SampledTurn
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.groups import join_rollouts, rollouts_of_state, rollouts_state, take_groups
-from grpo_lightning.rollouts.source import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 from grpo_lightning.rollouts.turns.token_trail import TokenTrail
 from grpo_lightning.scoring import Scorer
@@ -116,7 +116,7 @@ def test_each_history_is_scored_by_itself_with_its_gradient(policy, template, la
     rows = torch.tensor([3, 0, 2])
     wanted = torch.cat(expected).split(rollouts.completion_lengths.tolist())
     wanted = torch.cat([wanted[n] for n in rows.tolist()])
-    found = scorer.score(rollouts, rows, "cpu").logprobs
+    found = scorer.score(rollouts, rows).logprobs
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     weight = model.get_input_embeddings().weight
     weights = torch.linspace(-1, 1, len(found))
@@ -140,7 +140,7 @@ def test_what_is_sampled_has_the_logprobs_of_its_history(policy):
     policy.model.lm_head.weight.data[policy.tokenizer.eos_token_id] *= 3
     rollouts = source.sample(batch("one", "two!", "three?"), Moment()).rollouts
     source.close(0)
-    scored = Scorer(policy.model, 1.0).score(rollouts, torch.arange(6), "cpu").logprobs
+    scored = Scorer(policy.model, 1.0).score(rollouts, torch.arange(6)).logprobs
     own = rollouts.completion_mask
     torch.testing.assert_close(scored[own], rollouts.sampling_logprobs[own], atol=1e-5, rtol=1e-4)
 
@@ -151,8 +151,8 @@ def test_histories_travel_with_their_completions(policy):
     taken = take_groups(rollouts, [1, 0], rows)
     joined = join_rollouts([taken, rollouts_of_state(rollouts_state(rollouts))])
     scorer = Scorer(policy.model, 1.0)
-    found = scorer.score(joined, torch.tensor([2, 4]), "cpu").logprobs
-    torch.testing.assert_close(found, scorer.score(rollouts, torch.tensor([1, 1]), "cpu").logprobs)
+    found = scorer.score(joined, torch.tensor([2, 4])).logprobs
+    torch.testing.assert_close(found, scorer.score(rollouts, torch.tensor([1, 1])).logprobs)
     extra = sum(kept for kept, _ in rollouts.conversations[0].branches[1:])
     assert int(planned_lengths(rollouts)[0]) == int(rollouts.completion_lengths[0]) + extra
 

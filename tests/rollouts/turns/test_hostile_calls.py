@@ -7,7 +7,8 @@ from rollouts.turns.test_turn_source import batch, policy  # noqa: F401  # a fix
 from rollouts.turns.tool_models import Adder, Factory, Scripted
 
 from grpo_lightning.generation import SamplingSettings
-from grpo_lightning.rollouts.source import Moment, RolloutSettings
+from grpo_lightning.rollouts.base import Moment
+from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.settings import Turns
 from grpo_lightning.rollouts.turns.source import TurnSource
 from grpo_lightning.rollouts.turns.tool_call_formats import ToolCall, read_hermes, read_llama3_json

@@ -15,7 +15,8 @@ from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rollouts.source import Moment, RolloutSettings
+from grpo_lightning.rollouts.base import Moment
+from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.fault_watch import EnvironmentsFailedError
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings, Turns

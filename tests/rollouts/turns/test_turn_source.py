@@ -11,7 +11,8 @@ from grpo_lightning.environments import EnvironmentFault
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rollouts.source import Moment, RolloutSettings
+from grpo_lightning.rollouts.base import Moment
+from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.fault_watch import EnvironmentsFailedError
 from grpo_lightning.rollouts.turns.settings import Turns
 from grpo_lightning.rollouts.turns.source import TurnSource

@@ -10,7 +10,7 @@ from vllm_cases import eager_torch, ending_model, needs_vllm, small_engine
 
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rollouts.source import Moment
+from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.turns.settings import Turns
 
 pytestmark = needs_vllm
