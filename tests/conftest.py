@@ -92,6 +92,16 @@ def registry_as_it_was() -> Iterator[None]:
     REWARD_FUNCTIONS.update(before)
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Filled with the number of each pause of a ``VLLMClient``, which takes no time; test_vllm_client.py has their lengths."""
+    from grpo_lightning.generation.vllm.client import VLLMClient
+
+    made: list[int] = []
+    monkeypatch.setattr(VLLMClient, "pause", lambda self, attempt: made.append(attempt))
+    return made
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers_in_any_order() -> None:
     """Seed torch before each test, so that no test depends on the ones before it."""

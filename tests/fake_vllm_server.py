@@ -69,7 +69,7 @@ def answer_to(path: str, body: dict) -> dict:
 def fake_vllm() -> Iterator[FakeVLLM]:
     """Serving until the end of the block."""
     server = FakeVLLM()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
     finally:

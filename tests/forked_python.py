@@ -87,6 +87,7 @@ def be(program: Callable[[], None], environment: Mapping[str, str]) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]  # its pipe was among them
     write_to_own_streams()
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing's was among them too
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.clear()

@@ -80,7 +80,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A stand-in for the hub on this machine; what it was sent."""
     received: dict[str, Any] = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"received": received}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)  # as HF_ENDPOINT sets it, which is read once
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

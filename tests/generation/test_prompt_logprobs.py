@@ -38,18 +38,19 @@ def test_each_token_of_a_completion_has_the_likeliest_in_its_place(asked):
     )
 
 
-@pytest.mark.parametrize("lost", [[HANG_UP], [503, HANG_UP, 502], [HANG_UP] * 4])
-def test_rows_without_an_answer_are_asked_for_again(server, asked, lost):
+@pytest.mark.parametrize(("lost", "paused"), [([HANG_UP], [0]), ([503, HANG_UP, 502], [1]), ([HANG_UP] * 4, [1, 0])])
+def test_rows_without_an_answer_are_asked_for_again(server, asked, lost, paused, pauses):
     server.answer("/v1/completions", *lost)
     assert asked.likeliest(ROWS, 2) == [([TOLD[0]] * n, [TOLD[1]] * n) for n in (2, 2, 1)]
     assert server.calls.count("/v1/completions") == len(ROWS) + len(lost)
+    assert pauses == paused  # longer where nothing was answered
 
 
-def test_a_healthy_server_that_answers_nothing_ends_the_run(server, asked):
+def test_a_healthy_server_that_answers_nothing_ends_the_run(server, asked, pauses):
     server.answer("/v1/completions", always=HANG_UP)
     with pytest.raises(ServerUnavailable):
         asked.likeliest(ROWS[:1], 2)
-    assert server.calls.count("/v1/completions") == 3
+    assert server.calls.count("/v1/completions") == 3 and pauses == [1, 2]
 
 
 def test_a_refusal_is_not_waited_for(server, asked):

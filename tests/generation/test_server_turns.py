@@ -29,19 +29,19 @@ def play(server, recover):
     return sorted(turn.rollout for turn in found), [turn.logprobs for turn in found]
 
 
-def test_every_turn_is_answered_and_lost_ones_are_asked_again():
+def test_every_turn_is_answered_and_lost_ones_are_asked_again(pauses):
     losses = []
     with fake_vllm() as server:
         server.answer("/v1/completions", 200, HANG_UP, HANG_UP)
         rollouts, logprobs = play(server, losses.append)
     assert rollouts == [0, 1, 2, 3] and logprobs == [[-1.0]] * 4
-    assert len(losses) == 1
+    assert len(losses) == 1 and pauses == [1]
 
 
-def test_a_server_that_answers_nothing_any_more_is_given_up():
+def test_a_server_that_answers_nothing_any_more_is_given_up(pauses):
     losses = []
     with fake_vllm() as server:
         server.answer("/v1/completions", always=HANG_UP)
         with pytest.raises(ServerUnavailable):
             play(server, losses.append)
-    assert len(losses) == 3
+    assert len(losses) == 3 and pauses == [1, 2, 3]

@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.statuses, server.calls = [], []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -128,6 +128,17 @@ def test_a_closed_client_ends_its_calls_and_allows_no_others_until_it_is_opened(
         client.wait_until_healthy(600)  # of a thread that waits for a server to come back
     client.open()
     assert client.is_healthy()
+
+
+def test_pauses_before_further_attempts_grow_up_to_ten_seconds_and_end_with_the_client(client, monkeypatch):
+    waited: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(client._closed, "wait", waited.append)
+        for attempt in range(7):
+            client.pause(attempt)
+    assert waited == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    client.close()
+    client.pause(6)  # at once
 
 
 def test_a_refusal_differs_from_a_server_that_is_unavailable(server, client):

@@ -53,6 +53,7 @@ def test_experts_are_those_of_the_policy_after_every_update(architecture, sizes)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_servers")
 @pytest.mark.parametrize(("architecture", "sizes"), [*MIXTURES[1:], ("lfm2_moe", {})])  # the last with convolutions
 def test_a_server_samples_with_the_experts_that_it_was_sent(architecture, sizes):
     policy = ending_model(architecture, **sizes)

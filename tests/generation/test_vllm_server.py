@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +36,7 @@ from vllm_cases import (
     rows,
     shift_weights,
 )
+from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
@@ -59,25 +63,26 @@ def _eager():
         yield
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+@contextmanager
+def serving(folder: Path, start: Callable[..., Any]) -> Iterator[tuple[int, Any]]:
     """Port and process of `python -m grpo_lightning serve`."""
-    model = save_toy_model(tmp_path_factory.mktemp("served"))
-    port = free_port()
+    model, port = save_toy_model(folder / "served"), free_port()
     command = [sys.executable, "-m", "grpo_lightning", "serve", "--model", str(model), "--port", str(port)]
-    log = (tmp_path_factory.mktemp("logs") / "serve.log").open("wb")
-    process = subprocess.Popen(
-        [*command, "--max_model_length", "256", "--", *SMALL_SERVER],
-        cwd=ROOT,
-        stdout=log,
-        stderr=log,
-        env=dict(os.environ),
-    )
+    options = ["--max_model_length", "256", "--", *SMALL_SERVER]
+    with (folder / "serve.log").open("wb") as log:
+        process = start([*command, *options], cwd=ROOT, stdout=log, stderr=log, env=dict(os.environ))
     yield port, process
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0  # vLLM ended with its supervisor
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """As from a shell, by interpreters that import everything themselves."""
+    with serving(tmp_path_factory.mktemp("served"), subprocess.Popen) as port_and_process:
+        yield port_and_process
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +234,23 @@ def test_a_completion_that_the_teachers_server_cannot_hold_is_said_with_what_to_
         teacher.told(rollouts, torch.tensor([0]))
 
 
-def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswered_prompts(served, generator, policy):
+@pytest.fixture
+def forked(policy, tmp_path):
+    """Process of a server whose start and restart are forks, and its generator."""
+    with serving(tmp_path, VLLMFork) as (port, process):
+        generator = VLLMServer(port=port, timeout=200)
+        generator.start(policy, TOKENIZER, "toy")
+        generator.update_weights(policy)
+        yield process, generator
+        generator.stop()
+
+
+def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswered_prompts(forked, policy):
+    process, generator = forked
     prompts, seeds = PROMPTS * 6, [seed + n for n, seed in enumerate(SEEDS * 6)]
     expected = generator.generate(prompts, SETTINGS, seeds)
     calls: list[int] = []
-    (vllm,) = children(served[1].pid)
+    (vllm,) = children(process.pid)
 
     def kill_after_some(n: int, ids: list[int]) -> None:
         calls.append(n)
@@ -245,7 +262,7 @@ def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswere
     assert sorted(calls) == list(range(72))  # every completion once
     assert torch.equal(found.completion_ids, expected.completion_ids)  # from the weights that were sent, not the disk's
     assert mismatch(policy, found) < 1e-4
-    assert children(served[1].pid) != [vllm]
+    assert children(process.pid) != [vllm]
 
 
 @pytest.mark.usefixtures("forked_servers")

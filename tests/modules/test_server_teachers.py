@@ -61,7 +61,7 @@ def test_a_column_chooses_between_a_server_a_loaded_teacher_and_the_policy(
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-5) and abs(metrics[1]) > 1e-3
 
 
-def test_a_server_that_is_lost_in_a_step_changes_nothing(tiny_model_dir, server, tmp_path):
+def test_a_server_that_is_lost_in_a_step_changes_nothing(tiny_model_dir, server, tmp_path, pauses):
     whole = fit(tiny_model_dir, tmp_path, 2, **taught("server", server))
     asked = server.calls.count("/v1/completions")
     server.answer("/v1/completions", 200, 200, HANG_UP, HANG_UP, 503)
@@ -70,7 +70,9 @@ def test_a_server_that_is_lost_in_a_step_changes_nothing(tiny_model_dir, server,
     torch.testing.assert_close(weights(lost), weights(whole), rtol=0, atol=0)
 
 
-def test_a_server_that_stays_away_ends_the_run_with_the_policy_of_the_step_before(tiny_model_dir, server, tmp_path):
+def test_a_server_that_stays_away_ends_the_run_with_the_policy_of_the_step_before(
+    tiny_model_dir, server, tmp_path, pauses
+):
     one = fit(tiny_model_dir, tmp_path, 1, **taught("server", server))
 
     class TakeAway(Callback):

@@ -47,6 +47,18 @@ def smollm2_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shallow_dir(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the first 4 of its 30 layers: real tokens, templates and sizes where nothing has to be known."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype="auto")
+    model.model.layers = model.model.layers[:4]
+    model.config.num_hidden_layers = 4
+    folder = tmp_path_factory.mktemp("shallow") / "smollm2"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
     """Its tokenizer."""
     return AutoTokenizer.from_pretrained(smollm2_dir)

@@ -1,4 +1,4 @@
-"""The stages of configs/chain on SmolLM2-135M, two steps each, with adapters: what one stage hands to the next."""
+"""The stages of configs/chain on a part of SmolLM2-135M, two steps each, with adapters: what one stage hands to the next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_STAGE = {"3_grpo": ["--model.num_generations=2", "--model.max_completion_leng
 
 
 @pytest.fixture(scope="module")
-def exports(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exports(shallow_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, found = tmp_path_factory.mktemp("chain"), {}
     for name in STAGES:
         config = yaml.safe_load((ROOT / f"configs/chain/{name}.yaml").read_text())
@@ -26,15 +26,15 @@ def exports(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         config["data"] |= {"dataset": str(folder / f"{name}.jsonl"), "eval_dataset": None}
         config["trainer"].pop("val_check_interval", None)
         if name == "1_sft":
-            config["model"]["model_name_or_path"] = str(smollm2_dir)
+            config["model"]["model_name_or_path"] = str(shallow_dir)
         found[name] = run(name, config, folder, *SHORT, *OF_STAGE.get(name, []))
     return found
 
 
-def test_each_stage_hands_over_tokenizer_template_and_special_tokens(smollm2_dir, exports):
-    start = AutoTokenizer.from_pretrained(smollm2_dir)
+def test_each_stage_hands_over_tokenizer_template_and_special_tokens(shallow_dir, exports):
+    start = AutoTokenizer.from_pretrained(shallow_dir)
     chat = [{"role": "user", "content": "12+30="}, {"role": "assistant", "content": "<answer>42</answer>"}]
-    ends = GenerationConfig.from_pretrained(smollm2_dir).eos_token_id
+    ends = GenerationConfig.from_pretrained(shallow_dir).eos_token_id
     for name, path in exports.items():
         tokenizer = AutoTokenizer.from_pretrained(path)
         assert tokenizer.get_vocab() == start.get_vocab()
@@ -44,8 +44,8 @@ def test_each_stage_hands_over_tokenizer_template_and_special_tokens(smollm2_dir
             assert GenerationConfig.from_pretrained(path).eos_token_id == ends
 
 
-def test_each_policy_is_the_one_before_with_its_adapter_added_in(smollm2_dir, exports):
-    for name, before in (("1_sft", smollm2_dir), ("2_dpo", exports["1_sft"]), ("3_grpo", exports["1_sft"])):
+def test_each_policy_is_the_one_before_with_its_adapter_added_in(shallow_dir, exports):
+    for name, before in (("1_sft", shallow_dir), ("2_dpo", exports["1_sft"]), ("3_grpo", exports["1_sft"])):
         adapter = exports[name].with_name("last-adapter")
         assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(before)
         base = AutoModelForCausalLM.from_pretrained(before, dtype=torch.float32)
