@@ -47,7 +47,8 @@ def find_checkpoint(path: Path) -> Path:
     if (path / ".metadata").exists():
         raise ValueError(
             f"{path} is a sharded checkpoint. Make one file of it with "
-            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that."
+            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that. Of your own runs alone: "
+            "that program runs code which a checkpoint names."
         )
     last = path / "checkpoints" / "last.ckpt"
     found = last if last.is_file() else newest(path.glob("checkpoints/*.ckpt"))
