@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.commands.settings.foreign import importing_nothing_foreign, refuse_foreign_classes
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
@@ -46,7 +47,8 @@ def find_checkpoint(path: Path) -> Path:
     if (path / ".metadata").exists():
         raise ValueError(
             f"{path} is a sharded checkpoint. Make one file of it with "
-            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that."
+            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that. Of your own runs alone: "
+            "that program runs code which a checkpoint names."
         )
     last = path / "checkpoints" / "last.ckpt"
     found = last if last.is_file() else newest(path.glob("checkpoints/*.ckpt"))
@@ -86,12 +88,13 @@ def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str =
         ValueError: If the checkpoint does not fit the config.
     """
     names = {field.name for field in own_fields(PolicySettings)}
-    _refuse_foreign_classes(config.get("model", {}), names)
+    refuse_foreign_classes(config.get("model", {}), names)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicySettings, "model")
     given = config.get("model", {})
     settings = {name: value for name, value in given.items() if name in names}
-    found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    with importing_nothing_foreign():
+        found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     saved = read_checkpoint(checkpoint, weights_only=True)
     tower = VisionSettings(vision_tower=given.get("vision_tower")).vision_tower
     policy = _kind_of(saved)(found, given.get("seed") or 0, tower)
@@ -108,23 +111,6 @@ def _kind_of(checkpoint: dict[str, Any]) -> type[Policy]:
     """A reward model's checkpoint has a head named score."""
     names = checkpoint.get("trained_names") or checkpoint["state_dict"]
     return RewardPolicy if any(".score." in name for name in names) else Policy
-
-
-def _refuse_foreign_classes(settings: Any, names: Any) -> None:
-    """A run's directory may come from somebody else, and importing a class runs its module."""
-    waiting = [value for name, value in settings.items() if name in names]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            path = value.get("class_path")
-            if isinstance(path, str) and "." in path and not path.startswith(("grpo_lightning.", "peft.")):
-                raise ValueError(
-                    f"the run's config names the class {path} for its model, and only fit imports what a config names. "
-                    "Write the model with fit's own export, or remove the setting."
-                )
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def _load_for_text(name_or_path: str, setting: str) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.datamodules.drawing import EpochOrder, Order
 from grpo_lightning.datamodules.mixture import MixedPrompts
@@ -100,10 +101,11 @@ class TrainingLoader:
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
         place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.untrained_batches())}
-        return place | {"batches": len(self), "order": self.order.state_dict()} | self._identity()
+        order = {"order": self.order.state_dict(), "checksum": self.prompts.checksum}
+        return place | {"batches": len(self)} | order | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a saved place.
+        """Continues from a saved place; where the prompts are as many others, with a warning.
 
         Raises:
             OtherDataError: If it is of a stream, or lies inside an epoch and the data, the seed or the global batch are other
@@ -122,6 +124,11 @@ class TrainingLoader:
             raise OtherDataError(
                 f"The checkpoint was written inside epoch {state['epoch']}, and the rest of that epoch cannot be "
                 f"continued: {found}. Use the data settings and the number of devices of the first run."
+            )
+        if (inside or state.get("order")) and state.get("checksum", self.prompts.checksum) != self.prompts.checksum:
+            rank_zero_warn(
+                f"The prompts of {self.prompts.name} have other tokens, or another order, than those that the checkpoint's run "
+                f"drew from. Epoch {state['epoch']} goes on with them: some may come twice in it, others not at all."
             )
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
         self.order.load_state_dict(state.get("order", {}))

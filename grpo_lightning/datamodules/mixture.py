@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -85,6 +86,11 @@ class MixedPrompts:
 
     def __len__(self) -> int:
         return len(self.uids)
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the tokens of all prompts, in order."""
+        return zlib.crc32(repr([part.checksum for part in self.parts.values()]).encode())
 
     def batch(self, places: Sequence[int]) -> PromptBatch:
         """The prompts at these places in [0, len(self)), with a column None where a row lacks it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -88,6 +90,11 @@ class PromptDataset:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32 of the tokens of all kept prompts, in order."""
+        return zlib.crc32(torch.tensor(self.lengths).numpy().data, zlib.crc32(self._ids.numpy().data))
 
     @property
     def image_tokens(self) -> list[int]:

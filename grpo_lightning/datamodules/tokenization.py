@@ -15,6 +15,13 @@ from grpo_lightning.datamodules.chat_templates import chat_ids
 TOKENIZE_ROWS = 1024
 TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
 """Columns that reach the chat template of their row."""
+NOT_FOR_TEMPLATES = frozenset(
+    {
+        *("conversation", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
+        *("padding", "truncation", "max_length", "tokenizer_kwargs", "processor_kwargs"),
+    }
+)
+"""Arguments of ``apply_chat_template`` that say what becomes of the text: padding would be read as part of the prompt."""
 
 
 def tokenize_prompts(
@@ -63,7 +70,7 @@ def row_template_kwargs(row: Mapping[str, Any], chat_template_kwargs: Mapping[st
     Either column may be JSON text, as tables hold it whose rows differ in their keys.
 
     Raises:
-        ValueError: If a column holds something else.
+        ValueError: If a column holds something else, or an argument is not for the template.
 
     Example:
         >>> row_template_kwargs({"chat_template_kwargs": {"enable_thinking": False}, "tools": "[]"}, {"mood": "calm"})
@@ -74,7 +81,14 @@ def row_template_kwargs(row: Mapping[str, Any], chat_template_kwargs: Mapping[st
         raise ValueError(f"{TEMPLATE_KWARGS} holds {own!r:.80}, not a mapping.")
     if tools is not None and not isinstance(tools, list):
         raise ValueError(f"{TOOLS} holds {tools!r:.80}, not a list of tools.")
-    return {**chat_template_kwargs, **(own or {}), **({TOOLS: tools} if tools else {})}
+    merged = {**chat_template_kwargs, **(own or {}), **({TOOLS: tools} if tools else {})}
+    taken = sorted(NOT_FOR_TEMPLATES & merged.keys())
+    if taken:
+        raise ValueError(
+            f"{TEMPLATE_KWARGS} (of the row, or of the model) holds {', '.join(taken)}, which would change a prompt's tokens "
+            "behind the template. Leave it out; data.max_prompt_length bounds prompts."
+        )
+    return merged
 
 
 def _decoded(value: Any, column: str) -> Any:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import (
     DDPStrategy,
     ModelParallelStrategy,
@@ -16,7 +15,6 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from lightning.pytorch.strategies.fsdp import FSDPStrategy
-from torch.distributed.checkpoint import load
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, intact_beside
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
+from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
 from grpo_lightning.distributed.gather import gather_objects
 
 METADATA = "meta.pt"
@@ -122,31 +121,35 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._check_folder(path)
         if not (path / METADATA).is_file():  # the whole in one file
             return super().load_checkpoint(path, weights_only)
-        rest: dict[str, Any] = torch.load(path / METADATA, map_location="cpu", weights_only=weights_only)
+        rest = read_rest(path / METADATA, weights_only)
         module: Any = self.lightning_module
         check_stage(rest, module.stage)
         module.policy.check_checkpoint(rest, "policy")
         weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
         names = module.policy.trained_names("policy")
         trained = {name: weight for name, weight in weights.items() if name in names}
-        load({"state_dict": trained}, checkpoint_id=path)
+        read_into({"state_dict": trained}, path)
         module.load_state_dict(trained, strict=False)
         for index, optimizer in enumerate(self.optimizers):
             key, options = f"optimizer_{index}", StateDictOptions(cpu_offload=True)
             state = {key: get_optimizer_state_dict(module, optimizer)}
-            load(state, checkpoint_id=path)
+            read_into(state, path)
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
         return rest
 
     def _check_folder(self, path: Path) -> None:
         """Every rank reads its share, and all of them refuse what one has found."""
-        faults = gather_objects(folder_fault(path, self.global_rank, self.world_size) if path.is_dir() else None)
+        faults = gather_objects(self._fault_of(path) if path.is_dir() else None)
         fault = next((fault for fault in faults if fault is not None), None)
-        if fault is None and path.is_dir() and not (path / METADATA).is_file():
-            fault = f"it lacks {METADATA}"
         if fault is not None:
             advice = self.broadcast(intact_beside(path) if self.is_global_zero else "")
             raise CheckpointNotReadableError(f"The checkpoint {path} cannot be used: {fault}. {advice}")
+
+    def _fault_of(self, path: Path) -> str | None:
+        fault = folder_fault(path, self.global_rank, self.world_size)
+        if fault is None and not (path / METADATA).is_file():
+            fault = f"it lacks {METADATA}"
+        return contents_fault(path) if fault is None else fault
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")

@@ -113,6 +113,8 @@ class EpisodeFactory(Protocol):
     """The classes whose environments have ``get_reward``."""
     has_tools: bool
     """Whether there is something to call, besides what ``step`` answers."""
+    at_once: int | None
+    """Episodes that there can be at the same time, further ones wait for their end; None for any number."""
     faults: dict[str, int]
     """Counts so far: ``time_outs`` of calls, ``abandoned`` threads that still run, ``exceptions``."""
 

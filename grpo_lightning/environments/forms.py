@@ -128,6 +128,7 @@ class _Episodes:
         self.tools, self.classes, self.hosts, self.sources = tools, classes, hosts, sources
         self.rewarding = tuple({each.name: None for each in classes.values() if hasattr(each.kind, "get_reward")})
         self.has_tools = bool(tools.tools) or any(each.tools for each in classes.values())
+        self.at_once = min((host.at_once for host in hosts.values() if host.at_once is not None), default=None)
         self.faults: dict[str, int] = tools.calls.faults
 
     def __call__(self, row: dict[str, Any]) -> Episode:

@@ -43,6 +43,9 @@ class Lease(Protocol):
 class Host(Protocol):
     """Lends environments of one class."""
 
+    at_once: int | None
+    """Leases that there can be at the same time, further ones wait for one that is given back; None for any number."""
+
     def lease(self) -> Lease:
         """One that nobody else has; it is found or made when it is first asked."""
         ...
@@ -60,6 +63,8 @@ class ThreadHost:
         calls: Makes the calls.
         limit: Characters of each text.
     """
+
+    at_once: int | None = None
 
     def __init__(self, described: EnvironmentClass, calls: Calls, limit: int) -> None:
         self.described, self.calls, self.limit = described, calls, limit
@@ -134,8 +139,8 @@ class ProcessHost:
         self.described, self.calls = described, calls
         script = Path(__file__).with_name("process_worker.py")
         greeting = (sys.path, pickled, limit)
-        size = described.concurrency or PROCESSES
-        self.pool = WorkerPool(script, size, calls.deadline, MEMORY_BYTES, greeting, "environment's")
+        self.at_once: int | None = described.concurrency or PROCESSES
+        self.pool = WorkerPool(script, self.at_once, calls.deadline, MEMORY_BYTES, greeting, "environment's")
 
     def lease(self) -> Lease:
         """See :class:`Host`."""

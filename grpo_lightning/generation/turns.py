@@ -159,6 +159,11 @@ COHORT = 64
 """Rollouts decoded together by a generator that does not say (max_batch_size)."""
 
 
+def waits_for_all(generator: Generator) -> bool:
+    """Whether turns come in waves, so that rollouts wait for each other's tools and environments."""
+    return getattr(generator, "open_turns", None) is None
+
+
 def open_turns(
     generator: Generator, sampling: SamplingSettings, rollouts: int, positions: int | None, wake: Callable[[], None]
 ) -> TurnSampler:

@@ -11,10 +11,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from grpo_lightning.datamodules.loader import TrainingLoader, is_last_step, place_after
+from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
-from grpo_lightning.rollouts.run_state import epoch_at
+from grpo_lightning.rollouts.run_state import epoch_at, known_after
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch
 
@@ -75,7 +76,7 @@ class AsyncRollouts(Source):
     def _scored(self, batch: PromptBatch, ready: Ready, moment: Moment) -> Sampled:
         if ready.await_rewards is not None:
             return Sampled(batch, ready.rollouts, ready.await_rewards)
-        state = self.inner.reward_state(moment, ready.origin.global_step)
+        state = self._state_of(ready.origin, moment)
         rewards_of = self.inner.begin_scoring(batch, state)[1]
         return Sampled(batch, ready.rollouts, rewards_of(ready.rollouts))
 
@@ -85,7 +86,7 @@ class AsyncRollouts(Source):
             return
         epoch, batch = found
         origin = Origin(moment.step + 1, moment.step, moment.updates, moment.updates + self.num_updates)
-        state = self.inner.reward_state(replace(moment, epoch=epoch), origin.global_step)
+        state = self._state_of(origin, replace(moment, epoch=epoch))
         completed, rewards_of = self.inner.begin_scoring(batch, state)
         seeds = self.inner.prompt_seeds(batch, "train", origin.step)
 
@@ -94,6 +95,11 @@ class AsyncRollouts(Source):
             return rollouts, once(rewards_of(rollouts))
 
         self.next_batch.launch(origin, batch, sample)
+
+    def _state_of(self, origin: Origin, moment: Moment) -> RewardState:
+        """What the batch's rewards are told: the same as it is launched and, out of a checkpoint, a step later."""
+        run = known_after(moment.run, origin.weights_update)
+        return self.inner.reward_state(replace(moment, run=run), origin.global_step)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """The next batch, having waited for it."""

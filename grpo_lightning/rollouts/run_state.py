@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -34,6 +35,15 @@ def state_of_run(trainer: Trainer, num_updates: int, history: LogHistory) -> Rew
         is_local_process_zero=trainer.local_rank == 0,
         is_world_process_zero=trainer.is_global_zero,
     )
+
+
+def known_after(run: RewardState, global_step: int) -> RewardState:
+    """The same with the history that was known after so many optimizer steps, now and a GRPO step later.
+
+    Of a full history the oldest entry is left out: a GRPO step later it is gone.
+    """
+    known = [entry for entry in run.log_history if entry["step"] <= global_step]
+    return replace(run, log_history=known[-KEPT + 1 :])
 
 
 def length_of_run(steps_per_epoch: float, max_steps: int, max_epochs: int) -> tuple[int, int]:

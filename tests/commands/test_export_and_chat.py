@@ -298,3 +298,11 @@ def test_no_class_that_a_runs_config_names_is_imported(command, tiny_model_dir, 
     assert not mark.exists()
     if command is not report:
         assert "names the class from_elsewhere.Config" in capsys.readouterr().err
+    path_alone, inside = "from_elsewhere.Config", {"loftq_config": "from_elsewhere.Config"}
+    for named in (path_alone, {"class_path": "peft.LoraConfig", "init_args": inside}):
+        config["model"]["peft_config"] = named
+        path.write_text(yaml.safe_dump(config))
+        assert command.main(arguments[command]) == (0 if command is report else 1)
+        assert not mark.exists()
+        if command is not report:
+            assert "names something of the module from_elsewhere" in capsys.readouterr().err

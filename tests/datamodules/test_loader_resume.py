@@ -131,5 +131,23 @@ def test_a_resume_inside_an_epoch_with_another_global_batch_is_refused(tmp_path:
         fit(tmp_path, Recorder(), ckpt_path=str(tmp_path / "last.ckpt"), batch_size=3)
 
 
+@pytest.mark.parametrize(
+    ("step", "rows", "is_said"),
+    [(3, ROWS, False), (3, ROWS[::-1], True), (3, [*ROWS[:-1], {"prompt": "another"}], True), (5, ROWS[::-1], False)],
+    ids=["the same", "reversed", "one changed", "at the end of an epoch"],
+)
+def test_a_resume_inside_an_epoch_of_other_prompts_is_said(step: int, rows: Any, is_said: bool, tmp_path: Path) -> None:
+    fit(tmp_path, Recorder(), max_steps=step)
+    data = GRPODataModule(rows, batch_size=2, seed=4)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=step + 1,
+        default_root_dir=str(tmp_path / "resumed"), use_distributed_sampler=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(Recorder(), datamodule=data, ckpt_path=str(tmp_path / f"step={step}.ckpt"), weights_only=False)
+    assert any("have other tokens, or another order" in str(warning.message) for warning in said) == is_said
+
+
 def test_overfitting_on_a_few_batches_repeats_the_same_ones(tmp_path: Path) -> None:
     assert fit(tmp_path, Recorder(), overfit_batches=2).seen == [[0, 1], [2, 3]] * 3

@@ -69,6 +69,12 @@ def test_tools_pass_a_converter_that_lets_nothing_else_through() -> None:
     [
         ({"tools": "add, subtract"}, r"row 0: tools holds text that is not JSON: 'add, subtract'"),
         ({"tools": {"name": "add"}}, r"row 0: tools holds \{'name': 'add'\}, not a list"),
+        (
+            {"chat_template_kwargs": {"padding": True}},
+            r"row 0: chat_template_kwargs .* holds padding, which would change",
+        ),
+        ({"chat_template_kwargs": {"truncation": True, "max_length": 2}}, "holds max_length, truncation, which would"),
+        ({"chat_template_kwargs": {"return_tensors": "pt"}}, "holds return_tensors, which would change"),
         ({"chat_template_kwargs": [1]}, r"row 0: chat_template_kwargs holds \[1\], not a mapping"),
     ],
 )

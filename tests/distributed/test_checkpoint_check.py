@@ -111,3 +111,14 @@ def test_a_checkpoint_that_lacks_something_is_refused():
         check_parts({"loops": {}, "optimizer_states": []}, ["loops"], restores_optimizer=True)
     with pytest.raises(CheckpointNotReadableError, match=r"states of 1 weights and trains 2"):
         check_complete({"state_dict": WEIGHTS, "optimizer_states": [state]}, shapes)
+
+
+def test_code_that_a_checkpoint_names_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    path = saved(tmp_path / "last.ckpt", more=Payload())
+    with pytest.raises(CheckpointNotReadableError, match="is not a checkpoint of grpo_lightning"):
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert not (tmp_path / "it ran").exists()

@@ -110,6 +110,13 @@ class Guess:
         return ("right" if is_right else "wrong"), float(is_right), is_right
 
 
+class GuessApart(Guess):
+    """Two of them in processes of their own."""
+
+    isolation = "process"
+    concurrency = 2
+
+
 class OneAtATime:
     """Not thread-safe, and says so."""
 

@@ -236,6 +236,24 @@ def test_a_resumed_run_trains_on_exactly_the_batch_that_was_sampled_for_it(tiny_
     assert saved["parts"][0]["origin"] == {"step": 3, "weights_step": 2, "weights_update": 2, "global_step": 3}
 
 
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_resumed_run_tells_the_rewards_of_the_saved_batch_no_more_of_the_history(tiny_model_dir, tmp_path, updates):
+    def told(folder: Path, **options: Any) -> dict[int, list[float]]:
+        states: dict[int, list[float]] = {}
+
+        def reward(completions: Any, trainer_state: Any, **columns: Any) -> list[float]:
+            states[trainer_state.global_step] = [entry["step"] for entry in trainer_state.log_history]
+            return share_of_digits(completions)
+
+        train(tiny_model_dir, folder, 5 * updates, rewards=[reward], num_iterations=updates, **options)
+        return states
+
+    whole = told(tmp_path, callbacks=[save_all(tmp_path)], trainer={"enable_checkpointing": True})
+    resumed = told(tmp_path, ckpt_path=tmp_path / f"step={2 * updates}.ckpt")
+    assert resumed == {step: whole[step] for step in resumed}
+    assert whole[3 * updates] == [updates, 2 * updates]  # step 3 was being trained as they were started
+
+
 def test_a_run_that_failed_in_mid_step_resumes_with_the_batch_of_that_step(tiny_model_dir, tmp_path):
     whole = Recorder()
     train(tiny_model_dir, tmp_path, recorder=whole)

@@ -39,7 +39,7 @@ class Assignment:
     """What a rollout is played on."""
 
     number: int
-    """Its place among all rollouts of the call."""
+    """Its place among those that are played together."""
     name: str
     """What errors call its row."""
     messages: list[Message]

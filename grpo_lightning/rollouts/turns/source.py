@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_
 from grpo_lightning.environments import EpisodeFactory
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.turns import open_turns
+from grpo_lightning.generation.turns import open_turns, waits_for_all
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
@@ -105,19 +106,28 @@ class TurnSource(RolloutSource):
         context = self.generator.max_model_length or positions
         player = RolloutPlayer(self.make_episode, form, self.turns, sampling.max_completion_length, context)
         assignments = self._assignments(batch, sampling.num_generations, seeds)
-        loop: TurnLoop[PlayedRollout] = TurnLoop(self._loop)
-
-        def on_played(n: int, played: PlayedRollout) -> None:
-            if on_completed is not None:
-                on_completed(n, played.trail.ids, played.conversation)
-
         if not assignments:
             return collect([], [], sampling.num_generations, 0)
-        sampler = open_turns(self.generator, sampling, len(assignments), context, loop.wake)
-        played = loop.run([player.play(task, loop.ask) for task in assignments], sampler, on_played)
+        played: list[PlayedRollout] = []
+        for part in self._at_once(assignments):
+            first, loop = len(played), TurnLoop[PlayedRollout](self._loop)
+
+            def on_played(n: int, one: PlayedRollout, first: int = first) -> None:
+                if on_completed is not None:
+                    on_completed(first + n, one.trail.ids, one.conversation)
+
+            sampler = open_turns(self.generator, sampling, len(part), context, loop.wake)
+            played += loop.run([player.play(task, loop.ask) for task in part], sampler, on_played)
         self.faults.record([each.fault for each in played])
         filler = min(form.end_ids, default=0)
         return collect(played, batch.prompt_ids, sampling.num_generations, filler)
+
+    def _at_once(self, assignments: list[Assignment]) -> list[list[Assignment]]:
+        """Those that are played together: in waves a rollout would wait for others, and these for its environment, for ever."""
+        limit = self.make_episode.at_once if waits_for_all(self.generator) else None
+        size = len(assignments) if limit is None else limit
+        parts = [assignments[first : first + size] for first in range(0, len(assignments), size)]
+        return [[replace(task, number=n) for n, task in enumerate(part)] for part in parts]
 
     def _say_once(self, form: ChatForm) -> None:
         if not self._is_said:

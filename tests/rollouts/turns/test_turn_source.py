@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import worlds
 from rollouts.turns.tool_models import Adder, Echo, Factory, Gate, Held, Opening, Scripted, tool_tokenizer
 from toy_models import build_model
 
 from grpo_lightning.environments import EnvironmentFault
+from grpo_lightning.environments.forms import open_episodes
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -222,6 +226,23 @@ def test_every_turn_of_every_rollout_has_a_seed_of_its_own_that_repeats(policy):
 
     first = seeds()
     assert len(set(first)) == 8 and sorted(first) == sorted(seeds())
+
+
+def test_more_rollouts_than_environments_are_played_so_many_at_a_time(policy):
+    """In waves, those that wait for an environment would be waited for by those that have one."""
+    script = Scripted(policy.tokenizer, ["1<|im_end|>", "2<|im_end|>"])
+    make_episode = open_episodes(environment={"apart": worlds.GuessApart, "here": worlds.Guess})
+    settings = RolloutSettings(rewards=[turn_rewards], generator=script)
+    how = SamplingSettings(num_generations=2, max_completion_length=120)
+    source = TurnSource(settings, how, policy, 0, make_episode, Turns(), has_tools=False)
+    prompts = batch("one", "two", "three", "four")
+    rows = replace(prompts, columns={"secret": [1, 2, 2, 1], "environment": ["apart", "apart", "here", "apart"]})
+    sampled = source.sample(rows, Moment())
+    turns = [conversation.turns for conversation in sampled.rollouts.conversations]
+    scores = sampled.await_rewards().values.flatten().tolist()
+    source.close(0)
+    assert (turns, scores) == ([1, 1, 2, 2, 2, 2, 1, 1], [1.0] * 8)
+    assert sampled.rollouts.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_slow_tool_holds_its_own_cohort_and_no_other(policy):

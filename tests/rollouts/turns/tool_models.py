@@ -44,6 +44,7 @@ class Factory:
     """Episodes by a function of the row."""
 
     make: Any
+    at_once = None
 
     def __call__(self, row):
         return self.make(row)
