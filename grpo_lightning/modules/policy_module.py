@@ -30,7 +30,7 @@ from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.metrics.written_step import written_step
 from grpo_lightning.modules.returned_weights import ReturnedWeights
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
-from grpo_lightning.modules.trainer_checks import check_batch, hide_wrong_advice, prepare_trainer
+from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
@@ -218,7 +218,6 @@ class PolicyModule(L.LightningModule):
         """Logs the means of each held-out dataset as ``val/...``, or ``val/<dataset>/...`` where there are several."""
         loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
         logged = self.held_out.compute(stage, loaders)
-        hide_wrong_advice()
         self.log_dict(logged)
         return logged
 

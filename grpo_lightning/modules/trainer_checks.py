@@ -63,6 +63,7 @@ def prepare_trainer(module: L.LightningModule, policy: Policy) -> None:
     check_strategy(module.trainer.strategy)
     check_policy(policy, module.trainer.strategy)
     use_whole_files(module.trainer.strategy)
+    hide_wrong_advice()
 
 
 def use_whole_files(strategy: Strategy) -> None:
@@ -102,5 +103,10 @@ def check_batch(batch: Any) -> None:
 
 
 def hide_wrong_advice() -> None:
-    """Held-out means are of all ranks before they are logged, and Lightning's sync_dist would only average them again."""
+    """Silences what Lightning says to modules that step their optimizers themselves, and that is wrong of these.
+
+    Held-out means are of all ranks before they are logged: sync_dist would average them again. The state after a step is the one
+    to resume from.
+    """
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('(val|test)/.*sync_dist=True")
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")

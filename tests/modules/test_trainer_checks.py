@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -68,3 +69,15 @@ def test_held_out_means_bring_no_advice_to_average_them_again(tiny_model_dir: Pa
     finally:
         torch.distributed.destroy_process_group()
     assert not [str(each.message) for each in heard if "sync_dist" in str(each.message)]
+
+
+def test_checkpoints_of_steps_bring_no_advice_to_keep_the_weights_before_them(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    every_step = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1, save_top_k=-1)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        trainer = make_trainer(tmp_path, 2, enable_checkpointing=True, callbacks=[every_step])
+        trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert not [str(each.message) for each in heard if "manual optimization" in str(each.message)]
