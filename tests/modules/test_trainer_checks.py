@@ -81,3 +81,8 @@ def test_checkpoints_of_steps_bring_no_advice_to_keep_the_weights_before_them(
         trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
     assert len(list((tmp_path / "kept").iterdir())) == 2
     assert not [str(each.message) for each in heard if "manual optimization" in str(each.message)]
+
+
+def test_no_optimizer_is_refused_when_the_module_is_made(tiny_model_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.optimizer=None.*Leave it out for AdamW"):
+        make_module(tiny_model_dir, optimizer=None)
