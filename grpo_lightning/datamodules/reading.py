@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from grpo_lightning.datamodules.splits import check_split
 from grpo_lightning.datamodules.stream_rows import RowStream
 
 DEFAULT_CONVERTER = "grpo"
-FROM_PYTHON = "The dataset given from Python"
+FROM_PYTHON = "data given from Python"
 
 
 @dataclass
@@ -53,6 +53,8 @@ class PromptReader:
                 f"{name} is a stream ({type(rows).__name__}), which only training reads. Set data.streaming for data.dataset; "
                 "elsewhere use a datasets.Dataset or a list, or a part: a split such as train[:10000], or num_samples."
             )
+        if source is None:
+            _check_rows(rows)
         columns = dict.fromkeys(key for row in rows for key in row) if source is None else rows.column_names
         prompts = self._maker(source, name, columns if len(rows) else None)(rows)
         limit = f" longer than data.max_prompt_length={self.max_prompt_length} tokens" if prompts.num_dropped else ""
@@ -120,3 +122,15 @@ def of_split(spec: Any, split: str | None) -> Any:
         return spec
     check_split(split or DEFAULT_SPLIT, list(map(str, spec)), f"{FROM_PYTHON} ({type(spec).__name__})")
     return spec[split or DEFAULT_SPLIT]
+
+
+def _check_rows(rows: Iterable[Any]) -> None:
+    """Raises ValueError where iterating gives something else than rows: a pandas DataFrame gives the names of its columns."""
+    first: Any = next(iter(rows), {})
+    if not isinstance(first, Mapping):
+        kind = type(rows).__name__
+        raise ValueError(
+            f"{FROM_PYTHON} is a {kind} that gives {first!r:.80}, of type {type(first).__name__}, where a row is a dictionary such "
+            "as {'prompt': ..., 'ground_truth': ...}. Give a list of those, or a datasets.Dataset; of a pandas DataFrame "
+            "frame.to_dict('records')."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,8 +29,9 @@ from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.metrics.written_step import written_step
+from grpo_lightning.modules.returned_weights import ReturnedWeights
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
-from grpo_lightning.modules.trainer_checks import prepare_trainer
+from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
@@ -81,6 +82,7 @@ class PolicyModule(L.LightningModule):
         self.start_times = StartTimes()
         self.start_times.mark("imports")
         self.held_out = HeldOutMeans()
+        self.returned = ReturnedWeights()
 
     @property
     def replica(self) -> Replica:
@@ -107,6 +109,14 @@ class PolicyModule(L.LightningModule):
         self.start_times.mark("data")
         self.policy.load(None if self._trainer is None else self._placement())
         self.start_times.mark("weights")
+        self.returned.put_into(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; what comes before the policy has loaded waits for it (see ``ReturnedWeights``)."""
+        if not self.policy.is_loaded:
+            self.returned.keep(state_dict)
+            state_dict, strict = {}, False
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _placement(self) -> Placement:
         strategy = self.trainer.strategy
@@ -178,6 +188,14 @@ class PolicyModule(L.LightningModule):
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
             self.optimization.settle_buckets(self.passes.scorer.idle() + self.passes.no_change())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Refuses what no data module of this package has made."""
+        check_batch(batch)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As for training."""
+        check_batch(batch)
 
     def on_train_end(self) -> None:
         """The device is watched no longer."""

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import lightning as L
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
@@ -11,6 +22,29 @@ from grpo_lightning.distributed.strategies import check_strategy
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.strategy_check import check_policy
 from grpo_lightning.training.optimization import check_trainer
+from grpo_lightning.types import PromptBatch
+
+AVERAGES = (
+    "copies the whole module, with its generator and the workers of its rewards, which cannot be copied, and would hand the "
+    "generator weights that no step has made. Leave it out; several exports can be averaged after the run."
+)
+IN_VAIN: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: (
+        "has no effect: one batch is one step whatever its size. Set data.batch_size to the prompts of a step; "
+        "model.max_tokens_per_microbatch bounds the memory."
+    ),
+    StochasticWeightAveraging: AVERAGES,
+    WeightAveraging: AVERAGES,
+    BatchSizeFinder: (
+        "looks for the data.batch_size that fills the memory, which here is how many prompts a step learns from. Choose it "
+        "yourself: model.max_tokens_per_microbatch=auto (the default) measures what fits into memory."
+    ),
+    LearningRateFinder: (
+        "raises the rate inside one run and reads the loss that Lightning's own optimization returns, which is not used here. "
+        "Compare short runs with different model.optimizer.init_args.lr."
+    ),
+}
+"""Callbacks of Lightning that cannot work here, and what to do in their place."""
 
 
 def prepare_trainer(module: L.LightningModule, policy: Policy) -> None:
@@ -25,9 +59,11 @@ def prepare_trainer(module: L.LightningModule, policy: Policy) -> None:
             "Trainer the module itself, with model.torch_compile=true, which compiles the policy's layers."
         )
     check_trainer(module.trainer)
+    check_callbacks(module.trainer)
     check_strategy(module.trainer.strategy)
     check_policy(policy, module.trainer.strategy)
     use_whole_files(module.trainer.strategy)
+    hide_wrong_advice()
 
 
 def use_whole_files(strategy: Strategy) -> None:
@@ -38,3 +74,39 @@ def use_whole_files(strategy: Strategy) -> None:
     writes_files = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
     if writes_files and type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO()
+
+
+def check_callbacks(trainer: L.Trainer) -> None:
+    """Refuses callbacks that Lightning's Trainer takes and that fail, or mislead, in the middle of a run.
+
+    Raises:
+        ValueError: Naming the callback and what to do instead.
+    """
+    for callback in getattr(trainer, "callbacks", ()):
+        for kind, reason in IN_VAIN.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"trainer.callbacks: {type(callback).__name__} {reason}")
+
+
+def check_batch(batch: Any) -> None:
+    """Refuses batches of a loader that the Trainer was given in the place of a data module.
+
+    Raises:
+        TypeError: Saying what to give.
+    """
+    if not isinstance(batch, PromptBatch):
+        raise TypeError(
+            f"The Trainer's loader gives batches of type {type(batch).__name__}, not prompts with their tokens. Give it a data "
+            "module: trainer.fit(module, datamodule=GRPODataModule(dataset=rows, batch_size=8)), where rows are a list of "
+            "dictionaries, a datasets.Dataset or a file; of the stages sft, dpo and rm the data module of that stage."
+        )
+
+
+def hide_wrong_advice() -> None:
+    """Silences what Lightning says to modules that step their optimizers themselves, and that is wrong of these.
+
+    Held-out means are of all ranks before they are logged: sync_dist would average them again. The state after a step is the one
+    to resume from.
+    """
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('(val|test)/.*sync_dist=True")
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")

@@ -58,7 +58,7 @@ class OptimizationSettings:
             away for more than nine tenths of them. Such a run hardly learns, and is refused otherwise.
 
     Raises:
-        ValueError: For a negative norm, or an optimizer or schedule that is made already.
+        ValueError: For a negative norm, no optimizer, or an optimizer or schedule that is made already.
     """
 
     optimizer: OptimizerCallable = default_optimizer
@@ -67,6 +67,8 @@ class OptimizationSettings:
     allow_rounded_steps: bool = False
 
     def __post_init__(self) -> None:
+        if self.optimizer is None:
+            raise ValueError("model.optimizer=None: there is no training without one. Leave it out for AdamW.")
         for name, makes in (("optimizer", "params"), ("lr_scheduler", "optimizer")):
             given = getattr(self, name)
             if given is not None and not callable(given):

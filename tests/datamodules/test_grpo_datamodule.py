@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import pandas as pd
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -137,7 +138,13 @@ def test_settings_are_checked_on_construction(settings: dict[str, Any], message:
             "fit",
             r"is a stream \(generator\), which only training reads. Set data.streaming",
         ),
-        ({"dataset": []}, "fit", "The dataset given from Python has no rows"),
+        ({"dataset": []}, "fit", "data given from Python has no rows"),
+        (
+            {"dataset": pd.DataFrame(TEXTS)},
+            "fit",
+            r"is a DataFrame that gives 'prompt', of type str.*to_dict\('records'\)",
+        ),
+        ({"dataset": ["1+1=", "2+2="]}, "fit", "is a list that gives '1.1=', of type str, where a row is a dictionary"),
         (
             {"dataset": TEXTS, "batch_size": 8},
             "fit",
