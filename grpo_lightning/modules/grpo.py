@@ -22,7 +22,7 @@ from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
-from grpo_lightning.modules.step_source import Surroundings, staleness_of, step_sources
+from grpo_lightning.modules.step_source import Surroundings, most_prompts, staleness_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -230,7 +230,7 @@ class GRPOModule(PolicyModule):
         return self.base_workload(
             run_pass=RehearsedStep(self.experience, self.policy_loss, self.optimization, self.teachers),
             wake=partial(wake, self.source),
-            prompts_in_a_step=self.prompts_in_a_step() + self.settings.dynamic_sampling.replay_groups,
+            prompts_in_a_step=most_prompts(self.settings, self.prompts_in_a_step()),
             max_completion_length=self.sampling.max_completion_length,
             group_size=self.sampling.num_generations,
             is_joint=self.policy.is_sharded or joint_threshold,

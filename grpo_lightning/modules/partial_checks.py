@@ -70,6 +70,10 @@ def check_carried(settings: GRPOSettings, num_prompts: int) -> None:
         return
     left = partial.left(0, num_prompts)
     setting = f"model.partial_rollouts.carry_over={partial.carry_over} of data.batch_size={num_prompts} prompts"
+    if num_prompts < 2:
+        raise ValueError(
+            f"{setting}: a step that leaves its only prompt unfinished trains on nothing. Use 2 or more prompts."
+        )
     if left == 0:
         raise ValueError(f"{setting} is less than one group, so nothing is carried over. Raise one of them.")
     if num_prompts - left < settings.num_minibatches:

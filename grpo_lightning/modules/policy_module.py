@@ -143,7 +143,7 @@ class PolicyModule(L.LightningModule):
             policy=self.policy,
             passes=self.passes,
             optimizer=self.trainer.optimizers[0],
-            optimizer_factory=self.optimization.settings.optimizer,
+            optimizer_factory=self.optimization.new_optimizer,
             device=self.device,
             precision=self.trainer.strategy.precision_plugin.train_step_context,
             longest_prompt=max(longest) if longest else getattr(self.datamodule, "max_prompt_length", None),

@@ -37,6 +37,11 @@ def staleness_of(settings: GRPOSettings) -> str:
     return f"model.partial_rollouts.carry_over={carry_over}" if carry_over else ""
 
 
+def most_prompts(settings: GRPOSettings, num_prompts: int) -> int:
+    """Of a step of ``num_prompts`` new ones, with the groups that may come from earlier steps."""
+    return num_prompts + settings.dynamic_sampling.replay_groups + settings.partial_rollouts.most_left(num_prompts)
+
+
 def step_sources(
     settings: GRPOSettings,
     source: RolloutSource,

@@ -36,7 +36,7 @@ class PartialRollouts:
         carry_over: Groups that are carried over to the next step, in batches of data.batch_size: 0 for none; with 0.5 and
             64 prompts, a step samples 64 new prompts beside 32 carried ones, ends sampling when 64 of these 96 are complete and
             trains on those. What it has sampled of the other 32 is kept. A token's age is so many steps on average. A run's
-            first steps train on half of their prompts, until so many are under way.
+            first steps train on fewer prompts, on half of them at least, until so many are under way.
         max_staleness: Steps that a group may be carried for; after so many, sampling waits for its completions.
     """
 
@@ -72,7 +72,11 @@ class PartialRollouts:
             >>> [settings.left(carried, 64) for carried in (0, 32, 64, 96)]
             [32, 64, 96, 96]
         """
-        return min(int(self.carry_over * num_prompts), num_carried + num_prompts // 2)
+        return min(self.most_left(num_prompts), num_carried + num_prompts // 2)
+
+    def most_left(self, num_prompts: int) -> int:
+        """The same once as many are under way as there are to be."""
+        return int(self.carry_over * num_prompts)
 
 
 class EnoughGroups:
@@ -137,7 +141,9 @@ class PartialSource(Source):
         num_left = self.settings.left(len(self._carried), len(batch))
         groups = self._sampled([*self._carried, *fresh], num_left, moment.step)
         done = [b for b, group in enumerate(groups) if group.is_done]
-        chosen = set(done[: max(len(groups) - num_left, self._num_overdue(groups, moment.step))])
+        wanted = max(len(groups) - num_left, self._num_overdue(groups, moment.step))
+        most = len(batch) + self.settings.most_left(len(batch))  # of ranks that are gone there may be more
+        chosen = set(done[: min(wanted, most)])
         trained = [group for b, group in enumerate(groups) if b in chosen]
         self._carried = [group for b, group in enumerate(groups) if b not in chosen]
         prompts, rollouts = batch_of(trained), rollouts_of(trained)

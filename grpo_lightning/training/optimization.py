@@ -26,7 +26,7 @@ from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
-from grpo_lightning.training.fused_optimizer import with_fused_kernels
+from grpo_lightning.training.fused_optimizer import settle_kernels
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -50,7 +50,8 @@ class OptimizationSettings:
     """How the weights move.
 
     Args:
-        optimizer: Class path and arguments of the optimizer. Weights in half precision (bf16-true) need one that adds up what
+        optimizer: Class path and arguments of the optimizer. On a GPU torch's Adam and AdamW step by fused kernels, unless
+            fused or foreach is given. Weights in half precision (bf16-true) need one that adds up what
             rounding takes from its steps, such as optimi.AdamW.
         lr_scheduler: Class path and arguments of a scheduler that is stepped once per optimizer step.
         max_grad_norm: Gradients are scaled down to this global 2-norm; 0 leaves them alone.
@@ -103,15 +104,18 @@ class Optimization:
         """
         settings = self.settings
         groups = by_mesh(p for p in self.policy.parameters() if p.requires_grad)
-        made = settings.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
-        optimizer = with_fused_kernels(made)
+        optimizer = self.new_optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
         optimizer.register_step_post_hook(lambda *_: self.policy.changed())
         scheduler = (
             None if settings.lr_scheduler is None else make_scheduler(settings.lr_scheduler, optimizer, run_steps)
         )
         if not settings.allow_rounded_steps:
-            check_steps_land(optimizer, settings.optimizer)
+            check_steps_land(optimizer, self.new_optimizer)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def new_optimizer(self, params: Any) -> torch.optim.Optimizer:
+        """One of the run's kind over weights, or groups of them, that steps by the kernels of the run."""
+        return settle_kernels(self.settings.optimizer(params))
 
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""

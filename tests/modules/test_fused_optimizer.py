@@ -1,92 +1,128 @@
-"""The default optimizer's kernels: fused where the weights are on a GPU and the config leaves the choice open."""
+"""By which kernels Adam steps: fused ones on a GPU where the config leaves the choice open, and this run's after a resume."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import make_data, make_module, make_trainer, weights
+from torch import Tensor, nn
 
-from grpo_lightning.training.fused_optimizer import with_fused_kernels
+from grpo_lightning.training import fused_optimizer
+from grpo_lightning.training.fused_optimizer import settle_kernels
 
 GROUPED = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.01}
 
 
-def weights() -> list[nn.Parameter]:
+@pytest.fixture
+def on_cpu(monkeypatch) -> None:
+    """Fused kernels are for the CPU as well."""
+    monkeypatch.setattr(fused_optimizer, "DEVICE_TYPES", ("cuda", "cpu"))
+
+
+def two_weights() -> list[nn.Parameter]:
     torch.manual_seed(0)
     return [nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))]
 
 
-def after_three_steps(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def after_three_steps(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     for step in range(3):
         for index, weight in enumerate(parameters):
-            weight.grad = torch.sin(torch.arange(weight.numel()) + step + index).view_as(weight).to(weight.device)
+            weight.grad = torch.sin(torch.arange(weight.numel()) + step + index).view_as(weight)
         optimizer.step()
-    return [weight.detach().cpu() for weight in parameters]
+    return [weight.detach() for weight in parameters]
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_fused_steps_are_those_of_the_optimizer_that_was_asked_for(kind):
+def test_fused_steps_are_those_of_the_optimizer_that_was_asked_for(on_cpu, kind):
     def made() -> torch.optim.Optimizer:
-        matrix, vector = weights()
+        matrix, vector = two_weights()
         return kind([{"params": [matrix]}, {"params": [vector], "weight_decay": 0.0, "lr": 0.2}], **GROUPED)
 
-    fused = with_fused_kernels(made(), ["cpu"])
-    assert type(fused) is kind and all(group["fused"] for group in fused.param_groups)
+    given = made()
+    fused = settle_kernels(given)
+    assert fused is given and all(group["fused"] for group in fused.param_groups)
+    assert {name: fused.defaults[name] for name in GROUPED} == GROUPED  # for groups that are added later
     torch.testing.assert_close(after_three_steps(fused), after_three_steps(made()))
 
 
 @pytest.mark.parametrize(
-    "optimizer",
-    [
-        torch.optim.AdamW(weights(), fused=False),
-        torch.optim.AdamW(weights(), foreach=True),
-        torch.optim.AdamW(weights(), foreach=False),
-        torch.optim.Adam(weights(), capturable=True),
-        torch.optim.SGD(weights(), lr=0.1),
-        type("Own", (torch.optim.AdamW,), {})(weights()),
-    ],
-    ids=["not fused", "foreach", "a loop", "capturable", "SGD", "a subclass"],
+    "given", [{"fused": False}, {"foreach": True}, {"foreach": False}, {"capturable": True}, {"differentiable": True}]
 )
-def test_what_a_config_says_itself_stays(optimizer):
-    assert with_fused_kernels(optimizer, ["cpu"]) is optimizer
+def test_what_a_config_says_itself_stays(on_cpu, given):
+    optimizer = settle_kernels(torch.optim.AdamW(two_weights(), **given))
+    (group,) = optimizer.param_groups
+    assert {name: group[name] for name in given} == given and not group["fused"]
 
 
-def test_weights_on_a_cpu_are_left_alone():
-    optimizer = torch.optim.AdamW(weights())
-    assert with_fused_kernels(optimizer) is optimizer
+def test_other_optimizers_and_weights_on_a_cpu_are_left_alone():
+    own = type("Own", (torch.optim.AdamW,), {})(two_weights())
+    assert not settle_kernels(own).param_groups[0]["fused"]
+    assert "fused" in settle_kernels(torch.optim.SGD(two_weights(), lr=0.1)).defaults
+    assert not settle_kernels(torch.optim.AdamW(two_weights())).param_groups[0]["fused"]
 
 
-def test_a_state_that_was_saved_without_goes_on_without():
-    plain = torch.optim.AdamW(weights(), **GROUPED)
-    after_three_steps(plain)
-    fused = with_fused_kernels(torch.optim.AdamW(weights(), **GROUPED), ["cpu"])
-    fused.load_state_dict(deepcopy(plain.state_dict()))
-    for ours, theirs in zip(fused.param_groups[0]["params"], plain.param_groups[0]["params"], strict=True):
+@pytest.mark.parametrize("saved_fused", [True, False])
+def test_a_loaded_state_is_stepped_by_the_kernels_of_this_run(on_cpu, saved_fused):
+    before = settle_kernels(torch.optim.AdamW(two_weights(), fused=saved_fused, **GROUPED))
+    now = settle_kernels(torch.optim.AdamW(two_weights(), fused=not saved_fused, **GROUPED))
+    after_three_steps(before)
+    now.load_state_dict(deepcopy(before.state_dict()))
+    for ours, theirs in zip(now.param_groups[0]["params"], before.param_groups[0]["params"], strict=True):
         ours.data.copy_(theirs)
-    assert not fused.param_groups[0]["fused"]
-    assert all(map(torch.equal, after_three_steps(fused), after_three_steps(plain)))
+    assert now.param_groups[0]["fused"] is not saved_fused
+    torch.testing.assert_close(after_three_steps(now), after_three_steps(before))
+
+
+def adam(**options) -> partial:
+    return partial(torch.optim.AdamW, lr=1e-3, **options)
+
+
+def test_a_run_its_rehearsal_and_its_resumed_run_have_the_same_kernels(on_cpu, tiny_model_dir, tmp_path: Path):
+    def run(folder: str, optimizer: partial, ckpt_path: Path | None = None):
+        module = make_module(tiny_model_dir, optimizer=optimizer)
+        saving = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = make_trainer(tmp_path, 2, callbacks=[saving], enable_checkpointing=True)
+        trainer.fit(module, datamodule=make_data(tmp_path), ckpt_path=ckpt_path)
+        return module, trainer.optimizers[0].param_groups[0]["fused"], weights(module)
+
+    module, is_fused, whole = run("fused", adam())
+    assert is_fused
+    assert module.workload().optimizer_factory(two_weights()).param_groups[0]["fused"]
+    _, resumed_is_fused, resumed = run("resumed", adam(), tmp_path / "fused" / "step=1.ckpt")
+    assert resumed_is_fused and all(torch.equal(whole[name], resumed[name]) for name in whole)
+    _, is_fused, _ = run("plain", adam(fused=False), tmp_path / "fused" / "step=1.ckpt")
+    assert is_fused is False
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_kernels_that_run_on_a_gpu_are_fused_and_a_resumed_state_goes_on_with_them():
+def test_on_a_gpu_the_fused_kernel_runs_and_counts_lie_where_the_kernels_want_them():
     from torch.profiler import ProfilerActivity, profile
 
-    def made() -> torch.optim.Optimizer:
-        return with_fused_kernels(torch.optim.AdamW([nn.Parameter(weight.cuda()) for weight in weights()], lr=0.01))
+    def made(**options) -> torch.optim.Optimizer:
+        torch.manual_seed(0)
+        return settle_kernels(torch.optim.AdamW([nn.Parameter(torch.randn(8, 8, device="cuda"))], lr=0.01, **options))
 
-    whole, first = made(), made()
-    expected = after_three_steps(whole)
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        for weight in optimizer.param_groups[0]["params"]:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+
+    fused, plain = made(), made(foreach=True)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        after_three_steps(first)
+        step(fused)
+        torch.cuda.synchronize()
     names = {event.key for event in profiler.key_averages()}
     assert any("FusedAdam" in name for name in names), names
-    resumed = made()
-    resumed.load_state_dict(deepcopy(first.state_dict()))
-    for ours, theirs in zip(resumed.param_groups[0]["params"], first.param_groups[0]["params"], strict=True):
-        ours.data.copy_(theirs)
-    assert all(map(torch.equal, expected, [p.detach().cpu() for p in first.param_groups[0]["params"]]))
-    assert all(map(torch.equal, after_three_steps(resumed), after_three_steps(whole)))
+    step(plain)
+    for source, target, device in ((fused, made(foreach=True), "cpu"), (plain, made(), "cuda")):
+        target.load_state_dict(deepcopy(source.state_dict()))
+        (state,) = target.state.values()
+        assert state["step"].device.type == device and float(state["step"]) == 1
+        step(target)

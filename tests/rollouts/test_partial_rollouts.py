@@ -22,6 +22,7 @@ from vllm_cases import TOKENIZER, ending_model
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import TransformersGenerator, VLLMServer
 from grpo_lightning.generation.parts import Part, PartRequest
+from grpo_lightning.modules.partial_checks import check_carried
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.partial_rollouts import EnoughGroups, PartialRollouts, ages
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
@@ -160,6 +161,14 @@ def test_more_than_a_batch_is_under_way_once_half_of_each_step_has_filled_it_and
     resumed = train(model_dir, tmp_path / "resumed", 6, tmp_path / "whole" / "step=2.ckpt", **settings)
     names = ("uids", "completions", "logprobs", "carried", "numbers")
     assert resumed.told(*names) == whole.told(*names)[2:]
+    fewer = train(
+        model_dir, tmp_path / "fewer", 6, tmp_path / "whole" / "step=3.ckpt"
+    )  # 6 groups are under way, 2 wanted
+    assert [len(step["uids"]) for step in fewer.steps] == [
+        6,
+        6,
+        4,
+    ]  # no step is larger than what memory was measured for
 
 
 def all_carried(recorder: Recorder) -> list[dict[str, Any]]:
@@ -334,6 +343,12 @@ def test_what_it_cannot_be_combined_with_is_refused(model_dir, settings, message
 def test_a_share_that_does_not_fit_the_step_is_refused(model_dir, tmp_path, settings, minibatches, message):
     with pytest.raises(ValueError, match=message):
         train(model_dir, tmp_path, partial_rollouts=PartialRollouts(**settings), num_minibatches=minibatches)
+
+
+def test_a_step_of_one_prompt_is_refused_since_no_share_of_it_can_be_left(model_dir):
+    settings = make_module(model_dir, partial_rollouts=PartialRollouts(carry_over=2.0)).settings
+    with pytest.raises(ValueError, match=r"data\.batch_size=1 prompts: .* Use 2 or more prompts"):
+        check_carried(settings, 1)
 
 
 def test_a_part_of_a_sampled_request_is_as_long_as_its_limit(model_dir):
