@@ -15,6 +15,7 @@ if ("-m", "gpu") not in zip(sys.argv, sys.argv[1:], strict=False) and "PYTEST_XD
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import linecache
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ import torch
 from frozen_imports import freeze_imports
 
 from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
+
+# What a shell starts with & is deaf to Ctrl-C, and so is what that starts; but tests interrupt runs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Toy matrices are faster on one thread than on several, and their sums do not depend on the machine's core count.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from runs import fit, make_data, make_trainer, write_prompts
-from vllm_cases import even_tokens, small_engine
+from vllm_cases import PROMPTS, SEEDS, SETTINGS, TOKENIZER, ending_model, even_tokens, small_engine
 
 from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
@@ -58,3 +58,16 @@ def train(model_dir: Path, folder: Path, tensor_parallel_size: int, workload: st
     total = sum(whole(parameter.detach()).double().abs().sum().item() for parameter in module.policy.model.parameters())
     found = {"rank": module.global_rank, "weights": total, "sampled": sampled, "metrics": module.step_metrics}
     return found | {"group": torch.distributed.get_world_size()}
+
+
+def shared_memory_of_an_engine() -> dict[str, Any]:
+    """Has an engine between two ranks sample; what this rank shares then. The rank ends without ending the engine."""
+    torch.distributed.init_process_group("gloo", rank=int(os.environ["LOCAL_RANK"]))
+    policy = ending_model(num_key_value_heads=2)
+    generator = small_engine(tensor_parallel_size=2)
+    generator.start(policy, TOKENIZER, "toy")
+    generator.update_weights(policy)
+    rollouts = generator.generate(PROMPTS, SETTINGS, SEEDS)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split(maxsplit=5)[5] for line in maps if "cpushm" in line}
+    return {"mapped": mapped, "sampled": rollouts.completion_ids.tolist()}

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from two_rank_runs import environment, trained, write_run
+from two_rank_runs import NEVER_ENDS, NOTES_THE_IMPORT, environment, trained, write_run
 
 from grpo_lightning import __version__
 from grpo_lightning.commands.settings.ranks import LAUNCHERS, ranks_here, visible_gpus
@@ -103,13 +103,14 @@ def told(folder: Path, rank: int) -> dict:
 
 
 def test_the_second_rank_starts_with_the_command_and_is_what_lightning_would_have_started(folder):
+    (folder / "sitecustomize.py").write_text(NOTES_THE_IMPORT)
     begun = start(folder)
     output, _ = begun.communicate(timeout=SECONDS)
     assert begun.returncode == 0, output
     first, second = told(folder, 0), told(folder, 1)
     assert second["command"][:2] == ["-m", PROGRAM] and second["command"][4:] == second["arguments"]
-    # Far from the seconds that imports take, in which Lightning would not have started it yet.
-    assert 0 <= second["started"] - first["started"] < 2 * os.sysconf("SC_CLK_TCK")
+    # Before the first one's imports: Lightning, which would have started it otherwise, has not been loaded then.
+    assert first["started"] <= second["started"] <= float((folder / "torch0").read_text())
     assert second["main"] == first["main"] == "grpo_lightning.__main__"
     for same in ("arguments", "path", "interrupt", "blocked", "input"):
         assert second[same] == first[same], same
@@ -187,13 +188,14 @@ def test_a_rank_that_was_lost_while_it_waited_is_started_anew(tmp_path, monkeypa
 
 
 def test_ranks_that_nobody_asks_for_end(folder):
+    (folder / "rewards_here.py").write_text(NEVER_ENDS)
     (folder / "one.yaml").write_text("trainer: {devices: 1, strategy: auto}\n")  # a later file, which has the last word
     begun = start(folder, "--trainer.devices", "2", "--config", "one.yaml")
     assert soon(lambda: waiting(folder)), "no rank was started with the command"
-    system = folder / "run" / "system.json"
-    assert soon(lambda: system.exists() and system.read_text().endswith("}\n")), "the run does not start"
-    assert [pid for pid, _ in processes(folder)] == [begun.pid]
-    assert json.loads(system.read_text())["ranks"] == 1
+    assert soon((folder / "reached").exists), "the run does not start"
+    # Beside it is only what watches over rewards.
+    assert [pid for pid, words in processes(folder) if words[:1] == ["-m"]] == [begun.pid]
+    assert json.loads((folder / "run" / "system.json").read_text())["ranks"] == 1
     begun.kill()
     begun.communicate(timeout=SECONDS)
 

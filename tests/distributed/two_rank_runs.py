@@ -13,6 +13,28 @@ from runs import write_prompts
 from grpo_lightning.commands.settings.ranks import LAUNCHERS
 
 ROOT = Path(__file__).parents[2]
+NOTES_THE_IMPORT = """
+import os, sys, time
+
+def note(event, args):
+    if event == "import" and args[0] == "torch":
+        path = "torch" + os.environ.get("LOCAL_RANK", "0")
+        if not os.path.exists(path):
+            with open(path, "w") as file:
+                file.write(str(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")))
+
+sys.addaudithook(note)
+"""
+"""A module that Python imports as it starts: notes when torch's import begins, in the unit of a process's start."""
+NEVER_ENDS = """
+import time
+from pathlib import Path
+
+def digits(completions, **columns):
+    Path("reached").touch()
+    time.sleep(300)
+"""
+"""Rewards that a run waits for."""
 
 
 def write_run(folder: Path, model_dir: Path, rewards: str, sections: dict[str, dict[str, Any]]) -> None:

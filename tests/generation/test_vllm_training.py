@@ -7,7 +7,7 @@ import torch
 from runs import fit, make_data, make_module, make_trainer
 from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 from vllm_forks import run_engine_ranks
-from vllm_ranks import train
+from vllm_ranks import shared_memory_of_an_engine, train
 
 from grpo_lightning.generation.vllm.engine_weights import EngineWeights
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
@@ -112,3 +112,16 @@ def test_a_rank_with_nothing_to_sample_takes_part_in_the_engine_that_it_shares(o
     is_empty = [(not mine, not theirs) for mine, theirs in zip(first["sampled"], second["sampled"], strict=True)]
     assert {(False, False), (False, True), (True, False)} <= set(is_empty)  # steps, refills, evaluations
     assert first["weights"] == second["weights"]
+
+
+@pytest.mark.slow
+def test_an_engine_between_ranks_starts_beside_others_and_leaves_no_shared_memory():
+    names = set[str]()
+    # The ranks of the first run end as if they were killed.
+    for first, second in run_engine_ranks(shared_memory_of_an_engine, [(), ()]):
+        assert first["mapped"] == second["mapped"]  # a segment of each rank, both of which have both
+        assert len(first["mapped"]) == 2
+        assert all(name.endswith(" (deleted)") for name in first["mapped"])
+        assert not names & first["mapped"]
+        assert first["sampled"] == second["sampled"]
+        names |= first["mapped"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from grpo_lightning.generation.vllm.patches import (
     keeping_process_group,
     keeping_threads,
     know_model,
+    naming_shared_memory,
 )
 
 RESTORED_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LD_PRELOAD", *UNUSED_SAMPLER)
@@ -41,8 +43,11 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         arguments: Of ``vllm.LLM``.
     """
     vllm = import_vllm()
+    named: AbstractContextManager[None] = nullcontext()
     if is_distributed():
         arguments["distributed_executor_backend"] = "external_launcher"
+        if device.type == "cpu":
+            named = naming_shared_memory(_identity(arguments.get("tensor_parallel_size", 1)))
     elif device.type == "cuda" and device.index not in (None, 0):
         raise ValueError(
             f"the policy is on {device}, and a vLLM engine of a single process is always on the first visible device. "
@@ -55,6 +60,7 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         keeping_threads(),
         keeping_buffers(),
         keeping_classes(),
+        named,
     ):
         for name, value in UNUSED_SAMPLER.items():
             os.environ.setdefault(name, value)
@@ -62,6 +68,13 @@ def make_engine(device: torch.device, **arguments: Any) -> Any:
         know_model(arguments["model"])
         compute_as_transformers()
         return vllm.LLM(**arguments)
+
+
+def _identity(tensor_parallel_size: int) -> str:
+    """A name that the ranks of this rank's engine agree on, and nothing else on the machine has; all ranks have to ask."""
+    of_run = [secrets.token_hex(3)]  # short: macOS allows 31 characters with what vLLM adds
+    dist.broadcast_object_list(of_run, src=0)
+    return f"{of_run[0]}{dist.get_rank() // tensor_parallel_size}"
 
 
 def _launcher_variables(device: torch.device) -> dict[str, str]:

@@ -78,6 +78,13 @@ PATCHES = (
         "test_vllm_colocate.py::test_the_number_of_threads_can_be_set_beside_an_engine",
     ),
     Patch(
+        "vllm.v1.executor.uniproc_executor.ExecutorWithExternalLauncher._distributed_args",
+        "naming_shared_memory",
+        "engines of several ranks on a CPU share memory under one name, which two runs at once, or one after a crash, cannot",
+        "0.25 to 0.33",
+        "test_vllm_training.py::test_an_engine_between_ranks_starts_beside_others_and_leaves_no_shared_memory",
+    ),
+    Patch(
         "torch.distributed.destroy_process_group",
         "keeping_process_group",
         "an engine that ends destroys the default group, also one that Lightning made and still needs",

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 UNDECORATED: dict[Any, tuple[Any, Any]] = {}
 """Classes of transformers that an engine of this process computes with, with their bases and ``__call__`` of before."""
 
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux lists named shared memory."""
+
 
 def stand_before_scheduler(scheduler: Any, update_from_output: Any, allocate_slots: Any) -> None:
     """From here on, this scheduler's two methods are others.
@@ -141,6 +144,34 @@ def keeping_threads() -> Iterator[None]:
     finally:
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def naming_shared_memory(identity: str) -> Iterator[None]:
+    """Inside, an engine of ranks on a CPU starts with shared memory under a name of its own, which is gone afterwards.
+
+    vLLM takes the name from the address at which ranks meet, and has none here: all such engines of a machine have the same,
+    and one that was killed leaves it behind. Once every rank has the memory it needs no name.
+
+    Args:
+        identity: The same on the engine's ranks, and no other engine's.
+    """
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+
+    executor_class: Any = ExecutorWithExternalLauncher
+    place = executor_class._distributed_args
+
+    def named_place(self: Any) -> tuple[str, int, int]:
+        address, rank, local_rank = place(self)  # nobody goes there: the ranks have met
+        return f"{address}:{identity}", rank, local_rank  # what is behind the last colon begins the name
+
+    executor_class._distributed_args = named_place
+    try:
+        yield
+    finally:
+        executor_class._distributed_args = place
+        for segment in SHARED_MEMORY.glob(f"{identity}-*"):
+            segment.unlink(missing_ok=True)
 
 
 @contextmanager
