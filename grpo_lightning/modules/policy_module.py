@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -225,7 +226,7 @@ class PolicyModule(L.LightningModule):
     def use_of_export(self, path: Path) -> str:
         """What to do with the exported policy, in one or two sentences."""
         return (
-            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
+            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {shlex.quote(str(path))}` "
             "talks to it."
         )
 
