@@ -42,6 +42,9 @@ def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Mes
     Example:
         >>> behind_prompt([{"role": "user", "content": "Play. "}], [{"role": "user", "content": "Guess 1-9."}])
         [{'role': 'user', 'content': 'Play. Guess 1-9.'}]
+        >>> parts = [{"type": "text", "text": "Play. "}]
+        >>> said(behind_prompt([{"role": "user", "content": parts}], [{"role": "user", "content": "Guess 1-9."}])[0])
+        'Play. Guess 1-9.'
     """
     if not prompt or not observation or prompt[-1]["role"] != "user" or observation[0]["role"] != "user":
         return [*prompt, *observation]

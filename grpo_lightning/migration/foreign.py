@@ -52,7 +52,7 @@ OPENRLHF = {
     "input_key": "data.converter_args.prompt_key",
     "label_key": "data.converter_args.ground_truth_key",
     "apply_chat_template": "data.converter_args.conversational: true",
-    "remote_rm_url": "model.rewards: RemoteReward, or your function by import path",
+    "remote_rm_url": "model.rewards: remote_reward_model, or your function by import path",
     "save_path": "trainer.default_root_dir",
     "lora_rank": "model.lora_rank",
 }
