@@ -12,6 +12,9 @@ Message = dict[str, Any]
 Prompt = str | list[Message]
 """Plain text, or a conversation."""
 
+ContentForm = Literal["parts", "strings", "any"]
+"""What a chat template reads as the content of a message: a list of parts alone, text alone, or either."""
+
 StopReason = Literal["eos", "done", "max_turns", "max_tokens", "time", "fault"]
 """Why a rollout of several turns ended: the policy had nothing more to ask, the environment was done, a budget was used up,
 or the environment failed."""
@@ -39,10 +42,16 @@ def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Mes
     Example:
         >>> behind_prompt([{"role": "user", "content": "Play. "}], [{"role": "user", "content": "Guess 1-9."}])
         [{'role': 'user', 'content': 'Play. Guess 1-9.'}]
+        >>> parts = [{"type": "text", "text": "Play. "}]
+        >>> said(behind_prompt([{"role": "user", "content": parts}], [{"role": "user", "content": "Guess 1-9."}])[0])
+        'Play. Guess 1-9.'
     """
     if not prompt or not observation or prompt[-1]["role"] != "user" or observation[0]["role"] != "user":
         return [*prompt, *observation]
-    joined = {**prompt[-1], "content": prompt[-1]["content"] + observation[0]["content"]}
+    last, first = prompt[-1], observation[0]
+    if type(last["content"]) is not type(first["content"]):
+        last, first = in_parts([last, first])
+    joined = {**last, "content": last["content"] + first["content"]}
     return [*prompt[:-1], joined, *observation[1:]]
 
 
@@ -94,14 +103,24 @@ class Conversation:
 
 
 def as_read(chats: Sequence[Sequence[Message]], tokenizer: Any, template_kwargs: Mapping[str, Any]) -> list[Any]:
-    """The chats in the form that the chat template reads: with texts as parts where it leaves a string out."""
-    return [in_parts(chat) for chat in chats] if reads_parts_alone(tokenizer, template_kwargs) else list(chats)
+    """The chats in the form that the chat template reads: texts as parts where it leaves a string out, or the reverse."""
+    form = content_form(tokenizer, template_kwargs)
+    return [in_form(chat, form) for chat in chats]
 
 
-def reads_parts_alone(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
-    """Whether a chat template reads the content of a message as a list of parts and leaves a string out.
+def in_form(messages: Sequence[Message], form: ContentForm) -> list[Message]:
+    """The messages with their texts in this form."""
+    if form == "any":
+        return list(messages)
+    return in_parts(messages) if form == "parts" else in_strings(messages)
 
-    So do templates of models for images (SmolVLM, Idefics 3, LLaVA-NeXT), also where a message is text alone.
+
+def content_form(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> ContentForm:
+    """How a chat template reads the content of a message.
+
+    Templates of models for images (SmolVLM, Idefics 3, LLaVA-NeXT) read ``parts`` and leave a string out. Many of models
+    for text read ``strings``: a list of parts fails (Qwen 2.5), vanishes (Qwen 3), or is written as Python writes lists
+    (Llama 3, whose ``| trim`` makes text of it).
 
     Args:
         tokenizer: With a chat template.
@@ -109,13 +128,17 @@ def reads_parts_alone(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> boo
     """
     asked: list[Message] = [{"role": "user", "content": _ASKED}]
 
-    def shows(messages: list[Message]) -> bool:
+    def shown(messages: list[Message]) -> str | None:
         try:
-            return _ASKED in tokenizer.apply_chat_template(messages, **template_kwargs, tokenize=False)
+            text: str = tokenizer.apply_chat_template(messages, **template_kwargs, tokenize=False)
         except Exception:  # templates raise their own kinds, on what they do not know
-            return False
+            return None
+        return text if _ASKED in text else None
 
-    return not shows(asked) and shows(in_parts(asked))
+    of_string, of_parts = shown(asked), shown(in_parts(asked))
+    if of_string is None:
+        return "any" if of_parts is None else "parts"
+    return "any" if of_parts == of_string else "strings"
 
 
 _ASKED = "7f3aQz"
@@ -133,3 +156,20 @@ def in_parts(messages: Sequence[Message]) -> list[Message]:
         {**message, "content": [{"type": "text", "text": text}]} if isinstance(text, str) else dict(message)
         for message, text in zip(messages, texts, strict=True)
     ]
+
+
+def in_strings(messages: Sequence[Message]) -> list[Message]:
+    """The messages with parts that are all text joined, with nothing between them, as templates that read parts do.
+
+    Example:
+        >>> in_strings([{"role": "user", "content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]}])
+        [{'role': 'user', 'content': '2 + 2?'}]
+    """
+    return [{**each, "content": said(each)} if _is_text_in_parts(each.get("content")) else each for each in messages]
+
+
+def _is_text_in_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -90,7 +91,7 @@ def put_aside(root: Path, mine: Sequence[str] = (), further: Mapping[Path, Seque
     os.replace(moving, place)
     print(
         f"{root} held an earlier run, which this one does not continue. All of it is now in {place}; "
-        f"--trainer.default_root_dir {place} --ckpt_path last would go on with it.{space_taken(place.parent)}",
+        f"--trainer.default_root_dir {shlex.quote(str(place))} --ckpt_path last would go on with it.{space_taken(place.parent)}",
         flush=True,
     )
     return place

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 
 from grpo_lightning.callbacks.samples import show
-from grpo_lightning.callbacks.try_it import shown_path, transformers_lines
+from grpo_lightning.callbacks.try_it import shown_path, transformers_lines, typed_path
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
@@ -91,7 +91,7 @@ class HuggingFaceExport(Callback):
         path = self.root(trainer) / "last"
         export(pl_module, path, trainer.is_global_zero, self.forms)
         if trainer.is_global_zero and path.exists():
-            report = f"`python -m grpo_lightning report {shown_path(trainer.default_root_dir)}` draws the run."
+            report = f"`python -m grpo_lightning report {typed_path(trainer.default_root_dir)}` draws the run."
             show(f"{pl_module.use_of_export(Path(shown_path(path)))} {report}")  # type: ignore[operator]  # of PolicyModule
             last_step = getattr(pl_module, "last_step", None)
             # A pipeline of text cannot show an image.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from pathlib import Path
 
 from grpo_lightning.types import Prompt
@@ -20,6 +22,16 @@ def shown_path(path: str | Path) -> str:
     """
     inside = os.path.relpath(path)
     return inside if not inside.startswith("..") else str(path)
+
+
+def typed_path(path: str | Path) -> str:
+    """The same for a shell, where it holds what a shell would take apart.
+
+    Example:
+        >>> typed_path("runs/one"), typed_path("my runs/one")
+        ('runs/one', "'my runs/one'")
+    """
+    return shlex.quote(shown_path(path))
 
 
 def transformers_lines(path: Path, prompt: Prompt, max_new_tokens: int) -> str:
@@ -45,7 +57,7 @@ def transformers_lines(path: Path, prompt: Prompt, max_new_tokens: int) -> str:
     return "\n".join(
         [
             "from transformers import pipeline",
-            f'ask = pipeline("text-generation", "{shown_path(path)}")',
+            f'ask = pipeline("text-generation", {json.dumps(shown_path(path), ensure_ascii=False)})',
             f"prompt = {prompt!r}",
             f'reply = ask(prompt, max_new_tokens={max_new_tokens}, do_sample=False{whole})[0]["generated_text"]',
             'print(reply[-1]["content"])' if is_chat else "print(reply)",

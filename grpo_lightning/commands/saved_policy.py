@@ -146,4 +146,9 @@ def load_for_chat(
     checkpoint = find_checkpoint(source)
     run_config = given or read_sections(find_config(checkpoint))
     saved = load_checkpoint(checkpoint, run_config)
+    if isinstance(saved.policy, RewardPolicy):
+        raise ValueError(
+            f"{setting}={str(source)!r} is a reward model, which scores texts and writes none. Use the language model that it was "
+            "made of; as a reward its hf/last is model.rewards: [{class_path: reward_model, init_args: {model: ...}}]."
+        )
     return saved.policy.model, saved.policy.tokenizer, run_config

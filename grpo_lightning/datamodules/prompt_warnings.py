@@ -10,6 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter, DatasetConverter
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.tokenization import row_template_kwargs
+from grpo_lightning.messages import as_read
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+MARK, UNKNOWN = "7f3aQz", "7f3aqy"
+"""A content, and a role that nobody has."""
 
 
 class PromptWarnings:
@@ -38,6 +44,8 @@ class PromptWarnings:
         is_meant = "continue_final_message" in self.chat_template_kwargs or "drop_solution" in arguments
         if ending and not is_meant:
             self._solution_in_the_prompt(prompts, ending)
+        for role, (place, index) in prompts.first_of_roles().items():
+            self._message_that_is_not_read(prompts, role, place, index)
 
     def _text_for_a_chat_model(self, prompts: PromptDataset, convert: Converter) -> None:
         if self.tokenizer.chat_template is None:
@@ -63,6 +71,36 @@ class PromptWarnings:
             "model.chat_template_kwargs to {add_generation_prompt: false, continue_final_message: true}; if it is meant, "
             "drop_solution to false.",
         )
+
+    def _message_that_is_not_read(self, prompts: PromptDataset, role: str, place: int, index: int) -> None:
+        """Says where the template leaves out a message of this role, or writes whatever role there is."""
+        row = prompts.row(place)
+        options = row_template_kwargs(row, self.chat_template_kwargs)
+        if self.tokenizer.chat_template is None and "chat_template" not in options:
+            return  # of a model for images, whose processor has the template
+
+        def written(role: str) -> str | None:
+            chat = [*row["prompt"]]
+            chat[index] = {**chat[index], "role": role, "content": MARK}
+            try:
+                (read,) = as_read([chat], self.tokenizer, options)
+                return str(self.tokenizer.apply_chat_template(read, **{**options, "tokenize": False}))
+            except Exception:  # templates raise their own kinds
+                return None
+
+        text, where = written(role), f"messages of the role {role!r} (row {prompts.uids[place]})"
+        if text is not None and MARK not in text:
+            self._say(
+                f"left out: {role}",
+                f"{prompts.name} has {where}, which the chat template leaves out: the policy does not see them. Rename the "
+                f"role, or put what they say into a message of the user. Roles that templates know are {', '.join(ROLES)}.",
+            )
+        elif text is not None and role not in ROLES and (written(UNKNOWN) or "").replace(UNKNOWN, role) == text:
+            self._say(
+                f"unknown: {role}",
+                f"{prompts.name} has {where}, which the chat template writes as it would any other word. Unless the model knows "
+                f"it, rename it: roles that models know are {', '.join(ROLES)}.",
+            )
 
     def _say(self, subject: str, message: str) -> None:
         if subject not in self._said:

@@ -123,6 +123,19 @@ class PromptDataset:
             return []
         return [place for place, row in enumerate(self._rows) if row["prompt"][-1].get("role") == "assistant"]
 
+    def first_of_roles(self) -> dict[str, tuple[int, int]]:
+        """For each role of a message without calls: the place of the first conversation that has one, and where in it."""
+        found: dict[str, tuple[int, int]] = {}
+        for place, row in enumerate(self._rows if self.is_conversational else []):
+            for index, message in enumerate(row["prompt"]):
+                if message["role"] not in found and message.get("content") and not message.get("tool_calls"):
+                    found[message["role"]] = (place, index)
+        return found
+
+    def row(self, place: int) -> dict[str, Any]:
+        """The converted row at a place; not to be changed."""
+        return self._rows[place]
+
     def _prompt_ids(self, place: int) -> list[int]:
         end = self._ends[place]
         return self._ids[end - self.lengths[place] : end].tolist()

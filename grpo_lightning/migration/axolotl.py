@@ -45,7 +45,6 @@ def from_axolotl(content: Mapping[str, Any]) -> dict[str, Any]:
         "adapter",
         "lora_target_linear",
         "flash_attention",
-        "sequence_len",
         "bf16",
         "datasets",
     }
@@ -73,6 +72,9 @@ def from_axolotl(content: Mapping[str, Any]) -> dict[str, Any]:
             {key: value for key, value in entry.items() if key in ("path", "name", "data_dir", "data_files", "split")}
             for entry in content["datasets"]
         ]
+        kinds = [entry["type"] for entry in content["datasets"] if entry.get("type")]
+        if kinds:
+            settings["type"] = kinds[0] if len(kinds) == 1 else kinds
     return settings
 
 
@@ -80,7 +82,9 @@ KEYS: dict[str, str] = {
     "chat_template_name": "axolotl's chat_template names a template of its own. The tokenizer's is used; give another as Jinja text in "
     "model.chat_template_kwargs.chat_template.",
     "gc_steps": "Python's garbage collector decides by itself.",
-    "type": "A converter makes prompts of rows: data.converter.",
+    "type": "axolotl's function or name for what makes prompts of rows. Here it is data.converter: one of this package's, or a "
+    "function by its import path that takes a row and gives one with prompt and the columns for the rewards.",
+    "sequence_len": "data.max_prompt_length bounds prompts, model.max_completion_length completions.",
     "dataset_prepared_path": "Datasets are read and tokenised when the run starts; the datasets library has the cache.",
     "val_set_size": "Name held-out rows in data.eval_dataset: another split, or a part such as train[95%:].",
     "sample_packing": "Micro-batches are always packed.",

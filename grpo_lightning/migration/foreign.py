@@ -52,7 +52,7 @@ OPENRLHF = {
     "input_key": "data.converter_args.prompt_key",
     "label_key": "data.converter_args.ground_truth_key",
     "apply_chat_template": "data.converter_args.conversational: true",
-    "remote_rm_url": "model.rewards: RemoteReward, or your function by import path",
+    "remote_rm_url": "model.rewards: remote_reward_model, or your function by import path",
     "save_path": "trainer.default_root_dir",
     "lora_rank": "model.lora_rank",
 }
@@ -183,8 +183,8 @@ def refuse_foreign_file(path: str, content: Mapping[str, Any]) -> None:
         _refuse(path, "torchtune", _flat(content))
 
 
-def refuse_foreign_command(words: Sequence[str]) -> None:
-    """Raises ValueError if a command starts another trainer."""
+def refuse_foreign_command(words: Sequence[str], what: str = "This command") -> None:
+    """Raises ValueError if a command, or a script that holds one, starts another trainer."""
     text = " ".join(words)
     pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word and not word.startswith("-"))
     options: dict[str, Any] = {}
@@ -194,11 +194,11 @@ def refuse_foreign_command(words: Sequence[str]) -> None:
             name, _, value = word[2:].partition("=")
             options[name] = value or (True if following.startswith("--") else following)
     if "verl.trainer" in text or any(name.startswith("actor_rollout_ref.") for name in pairs):
-        _refuse("This command", "verl", pairs)
+        _refuse(what, "verl", pairs)
     elif "openrlhf" in text.lower() or {"n_samples_per_prompt", "advantage_estimator"} & options.keys():
-        _refuse("This command", "OpenRLHF", options)
+        _refuse(what, "OpenRLHF", options)
     elif "rlhf_type" in options or list(words[:2]) == ["swift", "rlhf"]:
-        _refuse("This command", "ms-swift", options)
+        _refuse(what, "ms-swift", options)
 
 
 def _refuse(what: str, trainer: str, settings: Mapping[str, Any]) -> NoReturn:

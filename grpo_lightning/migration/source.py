@@ -16,6 +16,9 @@ from grpo_lightning.migration.foreign import refuse_foreign_command, refuse_fore
 ACCELERATE = ("compute_environment", "distributed_type", "deepspeed_config")
 """Keys of `accelerate config`'s file that no config of a training has."""
 
+SCRIPTS = (".sh", ".bash")
+"""How the names of files end that hold commands."""
+
 
 def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a YAML file, overridden by those of a command line.
@@ -58,8 +61,23 @@ def _launcher(command: dict[str, Any]) -> dict[str, Any]:
     return taken | {f"use_{name}": True for name in ("deepspeed", "fsdp") if name in kind}
 
 
+def _refuse_script(path: Path, text: str) -> None:
+    """Raises ValueError with what can be taken from a script of another trainer, or with how a command is given."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "), comments=True)
+    except ValueError:  # quotes that a shell would read otherwise
+        words = text.split()
+    refuse_foreign_command(words, str(path))
+    raise ValueError(
+        f"{path} is a script. Give the command in it that starts the run, as one text in quotes: migrate 'accelerate launch ...'."
+    )
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in SCRIPTS:
+        _refuse_script(path, text)
+    content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds {type(content).__name__}, not `key: value` lines. Give a TRL or a flat YAML config."

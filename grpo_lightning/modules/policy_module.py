@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -43,10 +44,7 @@ SETTINGS_KEY = "module_settings"
 
 
 class PolicyModule(L.LightningModule):
-    """Loads a policy, makes room for its training, saves it: the same for completions and for demonstrations.
-
-    A subclass makes the parts in its ``__init__``.
-    """
+    """Loads a policy, makes room for its training, saves it: the same for every stage. Subclasses make the parts."""
 
     stage: ClassVar[str]
     """The command that trains it; only the same goes on from its checkpoints."""
@@ -82,7 +80,7 @@ class PolicyModule(L.LightningModule):
         self.start_times = StartTimes()
         self.start_times.mark("imports")
         self.held_out = HeldOutMeans()
-        self.returned = ReturnedWeights()
+        self.returned = ReturnedWeights(self)
 
     @property
     def replica(self) -> Replica:
@@ -113,6 +111,7 @@ class PolicyModule(L.LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's; what comes before the policy has loaded waits for it (see ``ReturnedWeights``)."""
+        state_dict = self.returned.take_steps(self, state_dict)
         if not self.policy.is_loaded:
             self.returned.keep(state_dict)
             state_dict, strict = {}, False
@@ -227,7 +226,7 @@ class PolicyModule(L.LightningModule):
     def use_of_export(self, path: Path) -> str:
         """What to do with the exported policy, in one or two sentences."""
         return (
-            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {path}` "
+            f"The trained policy is in {path}, as Hugging Face and vLLM load it. `python -m grpo_lightning chat {shlex.quote(str(path))}` "
             "talks to it."
         )
 

@@ -21,10 +21,22 @@ def percent(share: float) -> str:
     return f"{rounded}".removesuffix(".0") + "%"
 
 
+OF_EVERY_STEP = ("reward", "loss")
+"""Metrics of steps; other stages than GRPO have no reward."""
+DIVERGENCE = "distillation/divergence"
+"""Of the policy from its teacher."""
+
+
+def learns_from_teacher_alone(metrics: dict[str, Series]) -> bool:
+    """Whether rewards are only watched (``reward_weights: [0]``), so that totals of 0 say nothing of the run."""
+    return DIVERGENCE in metrics and not any(metrics.get("reward", Series()).values)
+
+
 def num_steps(run: Run) -> int:
     """Steps of the run, over all launches."""
-    noted, steps = run.summary.get("steps"), run.metrics.get("reward", Series()).steps
-    return noted if isinstance(noted, int) else steps[-1] if steps else 0
+    noted = run.summary.get("steps")
+    written = [run.metrics[name].steps[-1] for name in OF_EVERY_STEP if name in run.metrics]
+    return noted if isinstance(noted, int) else max(written, default=0)
 
 
 def held_out_accuracy(run: Run) -> tuple[float, float] | None:
@@ -37,12 +49,15 @@ def held_out_accuracy(run: Run) -> tuple[float, float] | None:
 
 
 def headline(run: Run) -> str:
-    """The outcome: held-out accuracy where it was measured more than once, else the mean reward; empty without either."""
+    """The outcome: held-out accuracy where it was measured more than once, else the mean reward, or what a teacher alone taught; else empty."""
     accuracy, reward = held_out_accuracy(run), run.metrics.get("reward")
     was_measured_twice = "strict_after" in run.summary or len(run.metrics.get("val/accuracy", Series()).values) > 1
     if accuracy is not None and was_measured_twice:
         name, (first, last) = "held-out accuracy", accuracy
         said = percent(first), percent(last)
+    elif learns_from_teacher_alone(run.metrics):
+        name, (first, last) = "divergence from the teacher", run.metrics[DIVERGENCE].edge_means(EDGE)
+        said = f"{first:.3g}", f"{last:.3g}"
     elif reward is not None:
         name, (first, last) = "mean reward", reward.edge_means(EDGE)
         said = f"{first:.3g}", f"{last:.3g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grpo_lightning.report.headline import percent
+from grpo_lightning.report.headline import DIVERGENCE, learns_from_teacher_alone, percent
 from grpo_lightning.report.metrics import EDGE, Series
 
 Metrics = dict[str, Series]
@@ -74,10 +74,11 @@ def _skipped(metrics: Metrics) -> Notice | None:
 
 def _dead_groups(metrics: Metrics) -> Notice | None:
     share = _end(metrics, "frac_reward_zero_std")
-    if share < 0.5:
+    if share < 0.5 or learns_from_teacher_alone(metrics):
         return None
     level = "bad" if share > 0.95 else "warn"
-    said = f"{percent(share)} of the groups at the end of the run had equal rewards and taught nothing."
+    taught = "were taught by the teacher alone" if DIVERGENCE in metrics else "taught nothing"
+    said = f"{percent(share)} of the groups at the end of the run had equal rewards and {taught}."
     if "reward" not in metrics:
         return Notice(level, "Dead groups", said)
     reward = _end(metrics, "reward")
@@ -128,7 +129,7 @@ def _stalled(metrics: Metrics) -> Notice | None:
 
 
 def _no_progress(metrics: Metrics) -> Notice | None:
-    if "reward" not in metrics or len(metrics["reward"].values) < 20:
+    if "reward" not in metrics or len(metrics["reward"].values) < 20 or learns_from_teacher_alone(metrics):
         return None
     first, last = metrics["reward"].edge_means(EDGE)
     if last > first:

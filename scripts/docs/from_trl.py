@@ -31,7 +31,7 @@ python -m grpo_lightning migrate accelerate launch --num_processes 8 grpo.py --c
 `accelerate launch`, torchrun or python (also quoted as one text), recipes of open-r1, arguments of Unsloth's notebooks, axolotl's
 files with `rl: grpo`, and configs of `GRPOArguments`. It writes a config of this package and lists every key
 without a counterpart, with the reason. Settings that TRL has at another default than we do are written out. A file of verl,
-OpenRLHF or ms-swift is recognised and answered with what can be taken from it by hand.
+OpenRLHF or ms-swift, or a shell script that starts one, is recognised and answered with what can be taken from it by hand.
 
 | option | for |
 |---|---|

@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers
 import yaml
-from runs import fit, make_data, make_module, make_trainer, weights
+from runs import fit, make_data, make_module, make_trainer, train_stage, weights
 from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo_lightning import RewardModelModule
 from grpo_lightning.callbacks.export import export as export_policy
 from grpo_lightning.callbacks.try_it import transformers_lines
 from grpo_lightning.commands import chat, export, report
@@ -272,6 +273,26 @@ def test_what_is_wrong_with_a_directory_is_said_of_the_one_on_the_command_line(t
     assert chat.main([str(source)]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith(f"source={str(source)!r}") and "model.model_name_or_path" not in shown
+
+
+def test_a_run_that_trained_a_reward_model_is_nothing_to_talk_to(tiny_model_dir, tmp_path, capsys):
+    """It was loaded, and ended in a traceback at the first prompt."""
+    rows = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": f"{i}"} for i in range(3)]
+    module = train_stage(RewardModelModule, "dpo", rows, tiny_model_dir, tmp_path)
+    module.trainer.save_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"model": {"model_name_or_path": str(tiny_model_dir)}}))
+    assert chat.main([str(tmp_path), "--config", str(config)]) == 1
+    shown = capsys.readouterr().err
+    assert f"source={str(tmp_path)!r} is a reward model, which scores texts and writes none." in shown
+
+
+def test_commands_that_a_run_ends_with_can_be_typed_where_folders_have_spaces(tiny_model_dir, tmp_path):
+    folder = tmp_path / "my runs"
+    module = make_module(tiny_model_dir)
+    assert f"grpo_lightning chat '{folder}'`" in module.use_of_export(folder)
+    line = transformers_lines(tmp_path / 'a "b"', "1+1=", 8).splitlines()[1]
+    assert line == f'ask = pipeline("text-generation", "{tmp_path}/a \\"b\\"")'
 
 
 @pytest.mark.parametrize("command", [export, chat, report])

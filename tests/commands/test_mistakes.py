@@ -209,6 +209,18 @@ def test_a_mistake_in_a_file_is_told_with_its_line(works, folder, capsys):
     assert "model.epsilon='high' cannot be used (lines.yaml, line 3)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK", "SLURM_PROCID", "SLURM_NTASKS"])
+@pytest.mark.parametrize("command", ["fit", "sft"])
+def test_a_launchers_variable_that_is_no_number_is_answered_in_a_line(command, name, monkeypatch, capsys):
+    """Lightning and torchmetrics ended in a traceback, of which int() was the last line, while they were imported."""
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SystemExit) as ended:
+        main([command])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the environment variable {name} is 'x', not a number.") and said.count("\n") == 1
+
+
 def test_the_table_is_as_long_as_people_are_inventive():
     assert len(FIRST) + len(LATER) >= 130
     assert len({str(mistake) for mistake in FIRST + LATER}) == len(FIRST) + len(LATER)

@@ -11,7 +11,7 @@ from toy_models import build_tokenizer
 from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.messages import reads_parts_alone
+from grpo_lightning.messages import content_form
 from grpo_lightning.rewards.text.chat_text import prompt_text, whole_text
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -38,8 +38,28 @@ def test_a_demonstration_and_a_scored_completion_have_their_texts(name: str):
     assert whole.index("What is 2 + 2?") < whole.index("It is 4.")
 
 
-@pytest.mark.parametrize(("name", "alone"), [("qwen3", False), ("smolvlm", True), ("gemma3", False)])
-def test_templates_that_read_strings_are_given_strings(name: str, alone: bool):
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("qwen2_5", "strings"), ("qwen3", "strings"), ("llama3_1", "strings"), ("smolvlm", "parts"), ("gemma3", "any")],
+)
+def test_what_a_template_reads_is_found_out(name: str, form: str):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    assert reads_parts_alone(tokenizer, {}) is alone
+    assert content_form(tokenizer, {}) == form
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])
+def test_a_template_that_reads_strings_gets_the_texts_of_parts(name: str):
+    """Llama 3 wrote the list as Python does, Qwen 3 left it out, Qwen 2.5 raised."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}]
+    rows = [ASKED[0] | {"completion": "4"}, {"prompt": [{"role": "user", "content": parts}], "completion": "4"}]
+    batch = PromptDataset(rows, dict, PromptForm(tokenizer), "rows").batch([0, 1])
+    as_text, as_parts = batch.prompt_ids
+    assert as_text == as_parts
+    assert "What is 2 + 2?" in tokenizer.decode(as_parts)
+    texts = {prompt_text(row["prompt"], tokenizer) for row in rows}
+    assert len(texts) == 1
+    written = demonstrations(batch, tokenizer, WrittenSettings(max_completion_length=64)).completions()
+    assert written[0].tolist() == written[1].tolist()

@@ -169,3 +169,34 @@ def test_the_solution_is_taken_off_and_reaches_the_rewards() -> None:
 def test_a_solution_that_is_meant_is_not_pointed_out() -> None:
     assert solution_warnings(converter_args={"drop_solution": False})[0] == []
     assert solution_warnings(template_kwargs={"continue_final_message": True})[0] == []
+
+
+# -- roles that the template does not know ----------------------------------------------------------------------------
+
+KNOWS_TWO = "{% for m in messages %}{% if m.role in ('user', 'assistant') %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+
+
+def role_warnings(roles: list[str], template: str | None = None) -> list[str]:
+    data = GRPODataModule([{"prompt": [{"role": role, "content": "Hi"} for role in roles]}], batch_size=1)
+    data.tokenizer = build_tokenizer()
+    data.tokenizer.chat_template = template or data.tokenizer.chat_template
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data.setup("fit")
+    return [str(one.message) for one in said if "the role" in str(one.message)]
+
+
+def test_a_message_that_the_template_leaves_out_is_said() -> None:
+    (message,) = role_warnings(["system", "user"], KNOWS_TWO)
+    assert "role 'system' (row 0), which the chat template leaves out" in message
+    (message,) = role_warnings(["user", "human"], KNOWS_TWO)
+    assert "role 'human' (row 0), which the chat template leaves out" in message
+    assert role_warnings(["user", "assistant", "user"], KNOWS_TWO) == []
+
+
+def test_a_role_that_the_template_writes_as_any_word_is_said() -> None:
+    (message,) = role_warnings(["system", "human"])
+    assert "role 'human' (row 0), which the chat template writes as it would any other word" in message
+    assert role_warnings(["system", "user"]) == []
+    named = "{% for m in messages %}{% if m.role == 'context' %}<documents>{% endif %}{{ m.content }}{% endfor %}"
+    assert role_warnings(["context", "user"], named) == []

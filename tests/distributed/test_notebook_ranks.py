@@ -14,11 +14,17 @@ from runs import fit, make_data, make_trainer, weights
 TESTS = Path(__file__).parents[1]
 
 
-def test_a_notebook_has_the_weights_that_its_forked_ranks_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_notebook_has_the_weights_and_the_steps_that_its_forked_ranks_trained(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
     program = [sys.executable, str(TESTS / "distributed" / "notebook_ranks.py"), str(tiny_model_dir), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
     subprocess.run(program, check=True, env=environment, capture_output=True, text=True, timeout=300)
     seen = torch.load(tmp_path / "seen.pt", weights_only=True)
+
+    assert (
+        seen["steps"] == 2
+    )  # from which the next fit draws its random numbers: with 0 they were the first one's again
 
     here = fit(tiny_model_dir, tmp_path, max_steps=2)
     torch.testing.assert_close(seen["weights"], weights(here))

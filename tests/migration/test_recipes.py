@@ -174,6 +174,35 @@ def test_an_axolotl_file_is_read_as_the_trl_run_that_it_starts(tmp_path: Path):
         read_source(path)
 
 
+def test_what_axolotl_makes_prompts_with_is_listed(tmp_path: Path):
+    """The rows were read without it, and all settings said to have a place."""
+    path = tmp_path / "axolotl.yaml"
+    entry = "datasets: [{path: openai/gsm8k, name: main, type: my_rewards.transform}]\n"
+    path.write_text(f"base_model: some/model\nrl: grpo\nsequence_len: 512\nmax_steps: 1\n{entry}")
+    refused = migrate(read_source(path)).refused
+    assert "data.converter" in refused["type"] and "data.max_prompt_length" in refused["sequence_len"]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "set -x\npython3 -m verl.trainer.main_ppo \\\n  data.train_files=$HOME/a.parquet \\\n  actor_rollout_ref.rollout.n=5 $@\n",
+            "is for verl, .*actor_rollout_ref.rollout.n: 5 -> model.num_generations",
+        ),
+        (
+            "python3 -m openrlhf.cli.train_ppo_ray \\\n   --n_samples_per_prompt 8\n",
+            "is for OpenRLHF, .*8 -> model.num_generations",
+        ),
+        ("# it's\naccelerate launch grpo.py --beta 0.1\n", "is a script. Give the command"),
+    ],
+)
+def test_a_script_is_answered_with_what_can_be_taken_from_it(tmp_path: Path, script: str, said: str):
+    (tmp_path / "run.sh").write_text(script)
+    with pytest.raises(ValueError, match=f"(?s)run.sh {said}"):
+        read_source(tmp_path / "run.sh")
+
+
 def test_axolotl_names_a_chat_template_and_its_server_and_wandb_by_what_is_there(tmp_path: Path):
     path = tmp_path / "axolotl.yaml"
     path.write_text(

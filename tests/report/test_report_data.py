@@ -112,6 +112,21 @@ def test_dead_groups_are_too_easy_or_too_hard_by_their_mean_reward(reward, title
     assert "96% of the groups" in notice.text and f"mean reward there is {reward}" in notice.text
 
 
+def test_a_run_that_learns_from_its_teacher_alone_has_no_dead_groups():
+    """Its rewards are only watched, with weight 0: it was told that its prompts are too hard."""
+    steps, zeros = list(range(20)), [0.0] * 20
+    metrics = {
+        "frac_reward_zero_std": Series(steps, [1.0] * 20),
+        "reward": Series(steps, zeros),
+        "rewards/accuracy/mean": Series(steps, [0.4] * 20),
+    }
+    assert [notice.title for notice in notices(metrics)] == ["Dead groups, too hard", "Reward has not risen"]
+    taught = metrics | {"distillation/divergence": Series(steps, [0.1] * 20)}
+    assert notices(taught) == []
+    (notice,) = notices(taught | {"reward": Series(steps, [n / 40 for n in steps])})
+    assert "were taught by the teacher alone" in notice.text
+
+
 def run_with(summary=None, **metrics) -> Run:
     series = {name.replace("__", "/"): Series(list(range(1, len(v) + 1)), v) for name, v in metrics.items()}
     return Run("a", series, launches=1, age=0.0, summary=summary or {})
@@ -134,6 +149,11 @@ def run_with(summary=None, **metrics) -> Run:
         ),
         (run_with(reward=[0.25]), "mean reward stayed at 0.25 in 1 step"),
         (run_with(kl=[0.0]), ""),
+        (run_with(loss=[0.7] * 6, val__accuracy=[0.6, 0.7]), "held-out accuracy rose from 60% to 70% in 6 steps"),
+        (
+            run_with(reward=[0.0] * 3, distillation__divergence=[0.5, 0.25, 0.125]),
+            "divergence from the teacher fell from 0.5 to 0.125 in 3 steps",
+        ),
     ],
 )
 def test_the_top_says_what_happened(run, said):

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grpo_lightning.commands.module_choice import OPTION, with_one_option
 from grpo_lightning.commands.settings.check import config_files, mistakes
@@ -17,6 +17,9 @@ SHOWN = 10
 """Mistakes; whoever has more has given another program's config."""
 RANKS = ("LOCAL_RANK", "SLURM_PROCID", "RANK")
 """Above 0 in processes that a launcher started beside the first one."""
+
+NUMBERS = (*RANKS, "JSM_NAMESPACE_RANK", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_RESTART_COUNT")
+"""Variables of launchers that Lightning and torchmetrics read as numbers, some of them while they are imported."""
 
 
 def first_words(command: str, does: str, options: Sequence[str], program: str = "grpo") -> bool:
@@ -46,7 +49,7 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
         raise SystemExit(0)
     if asked or any(word.partition("=")[0].endswith(".help") for word in options):
         return False
-    found = mistakes(options, table)
+    found = no_numbers(os.environ) or mistakes(options, table)
     if found:
         more = [f"and {len(found) - SHOWN} more."] if len(found) > SHOWN else []
         sys.stderr.write("\n".join([*(f"error: {text}" for text in found[:SHOWN]), *more, ""]))
@@ -58,6 +61,21 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
         said = f"{command}: settings of {files} are read; importing torch, Lightning and transformers."
         print(between_words(said) if sys.stdout.isatty() else said, flush=True)
     return is_run
+
+
+def no_numbers(environment: Mapping[str, str]) -> list[str]:
+    """Variables of launchers that hold no number, each with what to do.
+
+    Example:
+        >>> no_numbers({"RANK": "0", "LOCAL_RANK": "first"})
+        ["the environment variable LOCAL_RANK is 'first', not a number. Unset it, unless a launcher numbers processes with it."]
+    """
+    return [
+        f"the environment variable {name} is {environment[name]!r}, not a number. Unset it, unless a launcher numbers "
+        "processes with it."
+        for name in NUMBERS
+        if name in environment and not environment[name].strip().isdecimal()
+    ]
 
 
 def between_words(text: str) -> str:

@@ -28,7 +28,7 @@ def compose_rewards(m: Migration) -> None:
     if m.get("reward_model_name_or_path"):
         m.refuse(
             "reward_model_name_or_path",
-            "Write the model as one of model.rewards: class_path grpo_lightning.rewards.RewardModel (docs/rewards.md).",
+            "Write the model as one of model.rewards: {class_path: reward_model, init_args: {model: ...}} (docs/rewards.md).",
         )
     m.needs_nothing("reward_model_name_or_path")
     _weights(m, [str(name) for name in names], [reward is not None for reward in placed])

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.messages import in_parts, reads_parts_alone
+from grpo_lightning.messages import content_form, in_form
 from grpo_lightning.ordinary_text import OrdinaryText
 from grpo_lightning.rollouts.turns.dummy_exchange import ANSWER_MARK, MARK, dummy_exchange
 from grpo_lightning.rollouts.turns.same_start import same_start
@@ -60,7 +60,7 @@ class ChatForm:
             )
         self._format = tool_call_format
         self._text = self._ordinary_text()
-        self._takes_parts = reads_parts_alone(tokenizer, self.template_kwargs)
+        self._content_form = content_form(tokenizer, self.template_kwargs)
         self._has_text_arguments = False  # until a mapping has failed
         self._has_text_arguments = self._needs_text_arguments()
 
@@ -70,6 +70,7 @@ class ChatForm:
         other.template_kwargs = {**self.template_kwargs, **template_kwargs}
         if "chat_template" in template_kwargs:
             other._text = other._ordinary_text()
+            other._content_form = content_form(other.tokenizer, other.template_kwargs)
         return other
 
     def quoted(self, messages: Sequence[Message], own: Collection[int] = ()) -> list[Message]:
@@ -101,7 +102,7 @@ class ChatForm:
             "tools": self._text.quoted_schemas(tools) or None,
             "add_generation_prompt": opens_turn,
         }
-        written = [self._written(message) for message in (in_parts(messages) if self._takes_parts else messages)]
+        written = [self._written(message) for message in in_form(messages, self._content_form)]
         text = self.tokenizer.apply_chat_template(written, **options, tokenize=False)
         assert isinstance(text, str)
         return text
