@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.commands.settings.foreign import importing_nothing_foreign, refuse_foreign_classes
+from grpo_lightning.commands.settings.foreign import refuse_foreign_classes
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
@@ -82,19 +82,18 @@ class SavedPolicy:
 def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> SavedPolicy:
     """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
 
-    Nothing that the config names by ``class_path`` is imported, unless it is a part of this package or of peft.
+    Nothing that the config names is imported, unless it is a part of this package or of peft.
 
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
     names = {field.name for field in own_fields(PolicySettings)}
-    refuse_foreign_classes(config.get("model", {}), names)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicySettings, "model")
     given = config.get("model", {})
+    refuse_foreign_classes(given, names, PolicySettings)
     settings = {name: value for name, value in given.items() if name in names}
-    with importing_nothing_foreign():
-        found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     saved = read_checkpoint(checkpoint, weights_only=True)
     tower = VisionSettings(vision_tower=given.get("vision_tower")).vision_tower
     policy = _kind_of(saved)(found, given.get("seed") or 0, tower)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from grpo_lightning.distributed import checkpoint_values  # noqa: F401  it tells torch.load which objects it may make
+from grpo_lightning.distributed.checkpoint_values import why_unreadable
 from grpo_lightning.distributed.folder_checksums import folder_fault
 from grpo_lightning.errors import ExplainedError
 
@@ -91,8 +91,9 @@ def read_checkpoint(path: Path, **loading: Any) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", **loading)
     except Exception as error:  # unpickling a foreign file raises anything
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointNotReadableError(f"{path} is not a checkpoint of grpo_lightning ({reason}).") from error
+        raise CheckpointNotReadableError(
+            f"{path} is not a checkpoint of grpo_lightning ({why_unreadable(error)})."
+        ) from error
     check_own(path, checkpoint)
     return checkpoint
 

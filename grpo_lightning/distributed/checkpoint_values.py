@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copyreg
+import re
 import reprlib
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -20,6 +22,12 @@ OF_TABLES = (datetime, date, time, timedelta, timezone, ZoneInfo, Decimal, UUID)
 
 DEEPEST = 100
 """Lists and dictionaries within each other; pickle fails on some hundreds."""
+
+REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+"""What torch says of the class or function that it does not make."""
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+"""Of a terminal, such as that for bold text."""
 
 torch.serialization.add_safe_globals([*OF_TABLES])  # loading with weights_only makes no other objects
 # A zone's own pickled form calls ``getattr``, which ``weights_only`` does not allow.
@@ -59,6 +67,53 @@ def as_storable(value: Any) -> Any:
 def columns_as_storable(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """``as_storable`` of each entry."""
     return {name: [as_storable(value) for value in values] for name, values in columns.items()}
+
+
+def with_python_scalars(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Python's scalars for numpy's, at any depth; whatever has none in it is the same object as before.
+
+    Learning rates, and what schedulers keep of them, are numpy's where somebody's function of the step is.
+
+    Args:
+        value: Of a checkpoint.
+        around: The ids of what it stands in.
+
+    Example:
+        >>> with_python_scalars([{"lr": np.float64(0.5), "fused": np.True_}])
+        [{'lr': 0.5, 'fused': True}]
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.generic):
+        return _of_python(value)
+    kind = type(value)
+    if kind not in (dict, OrderedDict, defaultdict, list, tuple) or id(value) in around or len(around) == DEEPEST:
+        return value
+    of_dict = kind not in (list, tuple)
+    parts = [part for item in value.items() for part in item] if of_dict else list(value)
+    changed = [with_python_scalars(part, (*around, id(value))) for part in parts]
+    if all(new is old for new, old in zip(changed, parts, strict=True)):
+        return value
+    if not of_dict:
+        return kind(changed)
+    filled = defaultdict(value.default_factory) if kind is defaultdict else kind()
+    filled.update(zip(changed[::2], changed[1::2], strict=True))
+    return filled
+
+
+def why_unreadable(error: BaseException) -> str:
+    """What ``torch.load`` has against a file, in a line: the class or function that it names, where it is that.
+
+    Example:
+        >>> why_unreadable(ValueError("... Unsupported global: GLOBAL posix.mkdir was not an allowed global ..."))
+        'it names posix.mkdir, which is no plain data'
+    """
+    text = str(error)
+    named = REFUSED.search(text)
+    if named is not None:
+        return f"it names {named[1].rstrip('.')}, which is no plain data"
+    words = ESCAPE.sub("", text.rpartition("WeightsUnpickler error:")[2])
+    return " ".join(words.split())[:200]
 
 
 def _stored(value: Any, instead: Callable[[Any], Any], around: tuple[int, ...] = ()) -> Any:

@@ -4,45 +4,77 @@ from __future__ import annotations
 
 import io
 import pickle
-from pathlib import Path
-from typing import Any
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, load
+from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import ReadItem
+from torch.serialization import _get_layout
 
-from grpo_lightning.distributed import checkpoint_values  # noqa: F401  it tells torch.load which objects it may make
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError
+from grpo_lightning.distributed.checkpoint_values import why_unreadable
 
 CONTENTS = ".metadata"
 """Which tensors and values a checkpoint has, and in which of its files each lies."""
 
+DATA = (
+    *(Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata, BytesStorageMetadata, ChunkStorageMetadata),
+    *(TensorProperties, _StorageInfo),
+)
+"""Dataclasses that a list of contents is made of: what it gives their attributes is of the one object."""
+
+PATHS = {"PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
+"""Paths without a disk, which every system makes."""
+
 KNOWN = {
-    "torch.distributed.checkpoint.metadata": (
-        *("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata"),
-        *("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING"),
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch.serialization": ("_get_layout",),
-    "torch": ("Size", "device"),
-    "pathlib": ("PosixPath", "WindowsPath"),
-    "pathlib._local": ("PosixPath", "WindowsPath"),  # of Python 3.13
-    "collections": ("OrderedDict",),
+    **{(kind.__module__, kind.__name__): kind for kind in DATA},
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"): _MEM_FORMAT_ENCODING,
+    ("torch.serialization", "_get_layout"): _get_layout,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{("pathlib", name): path for name, path in PATHS.items()},
+    **{("pathlib._local", name): path for name, path in PATHS.items()},  # as Python 3.13 calls it
 }
-"""What a list of contents is made of, by module: plain data, and torch's dtypes."""
+"""All that a list of contents names, beside torch's dtypes."""
 
 
-class _ContentsUnpickler(pickle.Unpickler):
-    """Makes a list of contents, and nothing else."""
+class _ContentsUnpickler(pickle._Unpickler):
+    """Makes a list of contents, and nothing else. In Python, as the one in C cannot refuse what changes classes."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuses what could act."""
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_dtype or name in KNOWN.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a checkpoint")
+        dtype = getattr(torch, name, None) if module == "torch" else None
+        if isinstance(dtype, torch.dtype):
+            return dtype
+        if (module, name) not in KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a checkpoint")
+        return KNOWN[module, name]
+
+    def load_build(self) -> None:
+        """Sets attributes of new objects, never of a class or a function, which the whole process shares."""
+        this: Any = self
+        holder = this.stack[-2]
+        if not isinstance(holder, DATA):
+            raise pickle.UnpicklingError(f"it changes {holder!r}, which is no part of a checkpoint")
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](this)
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 def contents_fault(folder: Path) -> str | None:
@@ -54,18 +86,24 @@ def contents_fault(folder: Path) -> str | None:
     return None
 
 
-def read_into(state: dict[str, Any], folder: Path) -> None:
+def read_into(state: dict[str, Any], folder: Path, weights_only: bool | None = None) -> None:
     """Puts saved tensors and values in the place of those in ``state``; on all ranks together.
+
+    Args:
+        state: As the model and its optimizer have it.
+        folder: The checkpoint.
+        weights_only: False to let values beside the tensors name code, as only its user can ask for.
 
     Raises:
         CheckpointNotReadableError: If something is not there, does not fit, or names code.
     """
     try:
-        load(state, storage_reader=_FolderReader(folder), planner=_ValuePlanner())
+        load(state, storage_reader=_FolderReader(folder), planner=_ValuePlanner(weights_only is not False))
     except CheckpointException as error:  # the same on every rank
         reason, _ = next(iter(error.failures.values()))
-        words = " ".join(str(reason).split())[:200]
-        raise CheckpointNotReadableError(f"The checkpoint {folder} cannot be used ({words}).") from error
+        raise CheckpointNotReadableError(
+            f"The checkpoint {folder} cannot be used ({why_unreadable(reason)})."
+        ) from error
 
 
 def read_rest(path: Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -81,8 +119,9 @@ def read_rest(path: Path, weights_only: bool | None = None) -> dict[str, Any]:
     try:
         rest: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=weights_only is not False)
     except Exception as error:  # unpickling a foreign file raises anything
-        words = " ".join(str(error).split())[:200]
-        raise CheckpointNotReadableError(f"{path} is not of a checkpoint of grpo_lightning ({words}).") from error
+        raise CheckpointNotReadableError(
+            f"{path} is not of a checkpoint of grpo_lightning ({why_unreadable(error)})."
+        ) from error
     return rest
 
 
@@ -102,15 +141,16 @@ class _FolderReader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The list of contents, of data alone."""
         contents = _contents(self._folder)
-        contents.storage_meta = contents.storage_meta or StorageMeta()
-        contents.storage_meta.load_id = self.load_id
+        contents.storage_meta = StorageMeta(load_id=self.load_id)
         return contents
 
 
 class _ValuePlanner(DefaultLoadPlanner):
+    def __init__(self, weights_only: bool) -> None:
+        super().__init__()
+        self._weights_only = weights_only
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """A value beside the tensors, such as a learning rate, of plain data alone."""
-        plain = io.BytesIO()
-        torch.save(torch.load(value, weights_only=True), plain)
-        plain.seek(0)
-        super().load_bytes(read_item, plain)
+        loaded = torch.load(value, map_location="cpu", weights_only=self._weights_only)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)

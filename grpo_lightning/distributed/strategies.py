@@ -21,8 +21,10 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.optim import Optimizer
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, intact_beside
+from grpo_lightning.distributed.checkpoint_values import with_python_scalars
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
 from grpo_lightning.distributed.gather import gather_objects
@@ -106,6 +108,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         return get_model_state_dict(self.model, options=options)
 
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """This rank's part of it, for a checkpoint."""
+        _make_groups_plain(optimizer)
+        return super().optimizer_state(optimizer)
+
     def load_checkpoint(
         self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None
     ) -> dict[str, Any]:
@@ -128,12 +135,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         weights = get_model_state_dict(module, options=StateDictOptions(ignore_frozen_params=True))
         names = module.policy.trained_names("policy")
         trained = {name: weight for name, weight in weights.items() if name in names}
-        read_into({"state_dict": trained}, path)
+        read_into({"state_dict": trained}, path, weights_only)
         module.load_state_dict(trained, strict=False)
         for index, optimizer in enumerate(self.optimizers):
             key, options = f"optimizer_{index}", StateDictOptions(cpu_offload=True)
+            _make_groups_plain(optimizer)
             state = {key: get_optimizer_state_dict(module, optimizer)}
-            read_into(state, path)
+            read_into(state, path, weights_only)
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
         return rest
 
@@ -150,6 +158,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         if fault is None and not (path / METADATA).is_file():
             fault = f"it lacks {METADATA}"
         return contents_fault(path) if fault is None else fault
+
+
+def _make_groups_plain(optimizer: Optimizer) -> None:
+    """Python's scalars for numpy's, such as ``np.bool_``, which torch does not take for parts of a sharded state."""
+    for group in optimizer.param_groups:
+        group.update({name: with_python_scalars(value) for name, value in group.items() if name != "params"})
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2 over all ranks")

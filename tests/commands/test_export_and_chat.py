@@ -326,4 +326,4 @@ def test_no_class_that_a_runs_config_names_is_imported(command, tiny_model_dir, 
         assert command.main(arguments[command]) == (0 if command is report else 1)
         assert not mark.exists()
         if command is not report:
-            assert "names something of the module from_elsewhere" in capsys.readouterr().err
+            assert "names the class from_elsewhere.Config" in capsys.readouterr().err

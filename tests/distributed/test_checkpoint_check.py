@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,22 @@ def test_a_checkpoint_that_lacks_something_is_refused():
         check_complete({"state_dict": WEIGHTS, "optimizer_states": [state]}, shapes)
 
 
+def test_a_class_that_is_not_made_is_named_without_the_advice_of_torch(tmp_path):
+    path = saved(tmp_path / "last.ckpt", more=Fraction(1, 2))
+    with pytest.raises(
+        CheckpointNotReadableError, match=r"\(it names fractions\.Fraction, which is no plain data\)\.$"
+    ):
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert AtomicCheckpointIO().load_checkpoint(path, weights_only=False)["more"] == Fraction(1, 2)
+
+
 def test_code_that_a_checkpoint_names_does_not_run(tmp_path):
     class Payload:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "it ran"),)
 
     path = saved(tmp_path / "last.ckpt", more=Payload())
-    with pytest.raises(CheckpointNotReadableError, match="is not a checkpoint of grpo_lightning"):
+    reason = r"is not a checkpoint of grpo_lightning \(it names posix\.mkdir, which is no plain data\)\.$"
+    with pytest.raises(CheckpointNotReadableError, match=reason):
         AtomicCheckpointIO().load_checkpoint(path)
     assert not (tmp_path / "it ran").exists()

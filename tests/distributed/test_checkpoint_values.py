@@ -7,20 +7,31 @@ import datetime
 import io
 import pickle
 import struct
+from collections import OrderedDict, defaultdict
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from runs import make_data, make_module, make_trainer
+from torch.optim.lr_scheduler import LambdaLR
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
-from grpo_lightning.distributed.checkpoint_values import NotStorableError, as_storable, stored_exactly
+from grpo_lightning.distributed.checkpoint_values import (
+    NotStorableError,
+    as_storable,
+    stored_exactly,
+    with_python_scalars,
+)
 
 AT = datetime.datetime(2024, 5, 6, 7, 8, 9)
 TURNED_BACK = datetime.datetime(2024, 10, 27, 1, 30)
@@ -167,3 +178,39 @@ def test_what_holds_itself_or_too_much_is_kept_as_text(tmp_path):
     assert read_again(as_storable({"a": nested(100_000), "b": 1}), tmp_path / "c.ckpt")["b"] == 1
     shared = [np.int64(1)]
     assert is_storable([shared, shared]) and as_storable([shared, shared]) == [[1], [1]]
+
+
+class Noted(L.Callback):
+    """Has a state with a scalar of NumPy in it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": np.float32(0.5), "seen": (np.int64(3), {np.str_("a"): np.array(0.25)})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.found = state_dict
+
+
+def test_a_run_whose_numbers_are_numpys_goes_on_from_its_own_checkpoint(tiny_model_dir, tmp_path):
+    def module():
+        schedule = partial(LambdaLR, lr_lambda=lambda step: np.cos(step / 10))
+        return make_module(tiny_model_dir, lr_scheduler=schedule, beta=np.float64(0.5))
+
+    trainer = make_trainer(tmp_path, 2, callbacks=[Noted()])
+    trainer.fit(module(), datamodule=make_data(tmp_path))
+    assert isinstance(trainer.optimizers[0].param_groups[0]["lr"], np.float64)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == float(0.1 * np.cos(0.2))
+    noted = Noted()
+    longer = make_trainer(tmp_path, 3, callbacks=[noted])
+    longer.fit(module(), datamodule=make_data(tmp_path), ckpt_path=tmp_path / "last.ckpt")
+    assert longer.global_step == 3 and noted.found == {"best": 0.5, "seen": (3, {"a": 0.25})}
+
+
+def test_what_has_no_scalar_of_numpy_is_the_same_object():
+    holder: list[object] = [1, OrderedDict(a=torch.ones(1)), np.zeros(1)]
+    holder.append(holder)
+    assert with_python_scalars(holder) is holder
+    counted = with_python_scalars(defaultdict(list, {np.int64(1): [np.True_]}))
+    assert type(counted) is defaultdict and counted[1] == [True] and counted[2] == []
+    assert [type(key) for key in counted] == [int, int]
