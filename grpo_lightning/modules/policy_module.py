@@ -96,6 +96,7 @@ class PolicyModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
+        self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
         return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals()]
 
@@ -104,19 +105,16 @@ class PolicyModule(L.LightningModule):
         if self._trainer is not None:
             strategy = self.trainer.strategy
             self.passes.replica = replica_of(strategy, self.global_rank, self.trainer.world_size)
-        if self.policy.is_loaded:
-            return
-        self.start_times.mark("data")
-        self.policy.load(None if self._trainer is None else self._placement())
-        self.start_times.mark("weights")
-        self.returned.put_into(self)
+        if not self.policy.is_loaded:
+            self.start_times.mark("data")
+            self.policy.load(None if self._trainer is None else self._placement())
+            self.start_times.mark("weights")
+        self.returned.put_into(self)  # also after an error of an earlier call
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; what comes before the policy has loaded waits for it (see ``ReturnedWeights``)."""
-        if not self.policy.is_loaded:
-            self.returned.keep(state_dict)
-            state_dict, strict = {}, False
-        return super().load_state_dict(state_dict, strict, assign)
+        """As torch's; what comes before the policy has loaded waits for it, and is checked then (see ``ReturnedWeights``)."""
+        is_kept = self.returned.keep(state_dict, strict, self.policy.is_loaded)
+        return super().load_state_dict({} if is_kept else state_dict, strict and not is_kept, assign)
 
     def _placement(self) -> Placement:
         strategy = self.trainer.strategy
@@ -184,6 +182,7 @@ class PolicyModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Settles memory, and DDP's buckets; from here on the device is watched."""
+        self.returned.note_training()
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
@@ -196,6 +195,8 @@ class PolicyModule(L.LightningModule):
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As for training."""
         check_batch(batch)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_train_end(self) -> None:
         """The device is watched no longer."""

@@ -50,7 +50,7 @@ def test_the_tuner_says_why_it_cannot_choose_a_batch_size(tiny_model_dir: Path, 
         Tuner(make_trainer(tmp_path)).scale_batch_size(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_a_loader_of_rows_is_answered_with_what_to_give(verb: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     rows: Any = [{"prompt": "1+1=", "ground_truth": "2"}] * 4
     run = getattr(make_trainer(tmp_path), verb)
