@@ -32,6 +32,7 @@ from grpo_lightning.metrics.written_step import written_step
 from grpo_lightning.modules.returned_weights import ReturnedWeights
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
+from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
@@ -98,7 +99,7 @@ class PolicyModule(L.LightningModule):
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals()]
+        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals(), NoWrongAdvice()]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
@@ -203,12 +204,10 @@ class PolicyModule(L.LightningModule):
         self.utilization.stop()
 
     def on_validation_epoch_start(self) -> None:
-        """Starts with empty means, one per held-out dataset."""
+        """Starts with empty means, one per held-out dataset; of tests too."""
         self.held_out.start()
 
-    def on_test_epoch_start(self) -> None:
-        """As for validation."""
-        self.held_out.start()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Logs the means as ``val/...``."""
@@ -223,6 +222,7 @@ class PolicyModule(L.LightningModule):
         loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
         logged = self.held_out.compute(stage, loaders)
         self.log_dict(logged)
+        settle_results(self.trainer._results or {}, logged)
         return logged
 
     def use_of_export(self, path: Path) -> str:
