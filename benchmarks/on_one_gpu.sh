@@ -10,6 +10,8 @@
 # OUT gets results alone, as they come; models and runs lie in SCRATCH (default: a folder of /tmp), which parts share.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+usage() { sed -n '2,10s/^# \{0,1\}//p' benchmarks/on_one_gpu.sh && exit 2; }
+[ $# -ge 2 ] || usage
 part=$1 out=$(mkdir -p "$2" && cd "$2" && pwd) scratch=${SCRATCH:-/tmp/on_one_gpu}
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 mkdir -p "$scratch"
@@ -64,5 +66,5 @@ tests() {
 
 case $part in
 rates | real | partial | peer | tests) "$part" "${@:3}" ;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) usage ;;
 esac

@@ -14,6 +14,8 @@
 # small files come back, give a folder that stays, and copy OUT/*.json.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+usage() { sed -n '2,14s/^# \{0,1\}//p' benchmarks/on_two_gpus.sh && exit 2; }
+[ $# -ge 2 ] || usage
 part=$1 out=$(mkdir -p "$2" && cd "$2" && pwd) model=${3:-}
 export NCCL_NVLS_ENABLE=0 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
@@ -105,5 +107,5 @@ tests() {
 case $part in
 tail) tail_of_generation ;;
 rivals | stages | vision | tools | ranks | learning | tests) "$part" ;;
-*) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) usage ;;
 esac

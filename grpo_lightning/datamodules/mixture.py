@@ -89,7 +89,7 @@ class MixedPrompts:
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the tokens of all prompts, in order."""
+        """CRC-32 of the datasets' checksums, in order: it changes with the tokens of any prompt and with the split into datasets."""
         return zlib.crc32(repr([part.checksum for part in self.parts.values()]).encode())
 
     def batch(self, places: Sequence[int]) -> PromptBatch:

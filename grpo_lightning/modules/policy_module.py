@@ -34,6 +34,7 @@ from grpo_lightning.metrics.written_step import written_step
 from grpo_lightning.modules.returned_weights import ReturnedWeights
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
+from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
@@ -81,7 +82,7 @@ class PolicyModule(L.LightningModule):
         self.start_times = StartTimes()
         self.start_times.mark("imports")
         self.held_out = HeldOutMeans()
-        self.returned = ReturnedWeights(self)
+        self.returned = ReturnedWeights()
 
     @property
     def replica(self) -> Replica:
@@ -95,28 +96,25 @@ class PolicyModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
+        self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals()]
+        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals(), NoWrongAdvice()]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
         if self._trainer is not None:
             strategy = self.trainer.strategy
             self.passes.replica = replica_of(strategy, self.global_rank, self.trainer.world_size)
-        if self.policy.is_loaded:
-            return
-        self.start_times.mark("data")
-        self.policy.load(None if self._trainer is None else self._placement())
-        self.start_times.mark("weights")
-        self.returned.put_into(self)
+        if not self.policy.is_loaded:
+            self.start_times.mark("data")
+            self.policy.load(None if self._trainer is None else self._placement())
+            self.start_times.mark("weights")
+        self.returned.put_into(self)  # also after an error of an earlier call
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; what comes before the policy has loaded waits for it (see ``ReturnedWeights``)."""
-        state_dict = self.returned.take_steps(self, state_dict)
-        if not self.policy.is_loaded:
-            self.returned.keep(state_dict)
-            state_dict, strict = {}, False
-        return super().load_state_dict(state_dict, strict, assign)
+        """As torch's; what comes before the policy has loaded waits for it, and is checked then (see ``ReturnedWeights``)."""
+        is_kept = self.returned.keep(state_dict, strict, self.policy.is_loaded)
+        return super().load_state_dict({} if is_kept else state_dict, strict and not is_kept, assign)
 
     def _placement(self) -> Placement:
         strategy = self.trainer.strategy
@@ -184,6 +182,7 @@ class PolicyModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Settles memory, and DDP's buckets; from here on the device is watched."""
+        self.returned.note_training()
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:
@@ -197,17 +196,17 @@ class PolicyModule(L.LightningModule):
         """As for training."""
         check_batch(batch)
 
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
     def on_train_end(self) -> None:
         """The device is watched no longer."""
         self.utilization.stop()
 
     def on_validation_epoch_start(self) -> None:
-        """Starts with empty means, one per held-out dataset."""
+        """Starts with empty means, one per held-out dataset; of tests too."""
         self.held_out.start()
 
-    def on_test_epoch_start(self) -> None:
-        """As for validation."""
-        self.held_out.start()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Logs the means as ``val/...``."""
@@ -222,6 +221,7 @@ class PolicyModule(L.LightningModule):
         loaders = self.trainer.test_dataloaders if stage == "test" else self.trainer.val_dataloaders
         logged = self.held_out.compute(stage, loaders)
         self.log_dict(logged)
+        settle_results(self.trainer._results or {}, logged)
         return logged
 
     def use_of_export(self, path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
@@ -63,7 +62,6 @@ def prepare_trainer(module: L.LightningModule, policy: Policy) -> None:
     check_strategy(module.trainer.strategy)
     check_policy(policy, module.trainer.strategy)
     use_whole_files(module.trainer.strategy)
-    hide_wrong_advice()
 
 
 def use_whole_files(strategy: Strategy) -> None:
@@ -100,13 +98,3 @@ def check_batch(batch: Any) -> None:
             "module: trainer.fit(module, datamodule=GRPODataModule(dataset=rows, batch_size=8)), where rows are a list of "
             "dictionaries, a datasets.Dataset or a file; of the stages sft, dpo and rm the data module of that stage."
         )
-
-
-def hide_wrong_advice() -> None:
-    """Silences what Lightning says to modules that step their optimizers themselves, and that is wrong of these.
-
-    Held-out means are of all ranks before they are logged: sync_dist would average them again. The state after a step is the one
-    to resume from.
-    """
-    warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('(val|test)/.*sync_dist=True")
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")

@@ -136,10 +136,20 @@ class ReferencePasses:
         return self.reference.state_dict() if self.reference else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores it; the reference of an unfinished run must not be the restored policy."""
+        """Restores it; the reference of an unfinished run must not be the restored policy.
+
+        Raises:
+            ValueError: If it has moved in this process, and had not when the checkpoint was written.
+        """
         if not self.needed:
             return
-        if not self.policy.is_sharded:  # shards are restored after ``start``, which has made it
+        # Shards are restored after ``start``, which has made it; a policy that was trained here is no longer what it started as.
+        if self.reference is None and not self.policy.is_sharded:
             self.reference = self.make_reference()  # weights that training started from: not restored yet
         assert self.reference is not None
+        if not state and isinstance(self.reference, FrozenReference) and self.reference.was_synced:
+            raise ValueError(
+                "The reference has moved since this checkpoint (model.sync_ref_model), which does not hold what it was. Make the "
+                "module again, and go on with that one."
+            )
         self.reference.load_state_dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from runs import make_data, make_module, make_trainer
 from toy_models import build_model, build_tokenizer
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm import server_weights
+from grpo_lightning.generation.vllm import served_weights, server_weights
 from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.server_weights import NCCLTransfer
 from grpo_lightning.generation.vllm.weight_stream import WeightStream
@@ -33,9 +34,9 @@ def policy():
 
 
 @pytest.fixture
-def generator(server, policy, request):
-    """It waits for its server as many seconds as a test says."""
-    generator = VLLMServer(port=server.server_address[1], timeout=getattr(request, "param", 5))
+def generator(server, policy):
+    """It waits for its server for 5 seconds."""
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
     generator.start(policy, build_tokenizer(), "toy")
     yield generator
     generator.stop()
@@ -79,15 +80,19 @@ def test_a_server_that_keeps_hanging_up_gets_the_weights_again_after_pauses_and_
     assert sample(generator) == [5, 5, 5, 5]
 
 
-@pytest.mark.parametrize("generator", [0.2], indirect=True)  # seconds, less than one pause
 @pytest.mark.parametrize("status", [HANG_UP, 503])
 def test_a_server_that_is_never_there_for_weights_is_not_asked_in_a_tight_loop(
-    server, generator, policy, caplog, status
+    server, generator, policy, caplog, monkeypatch, status
 ):
+    """The clock stands still but for pauses: questions after 0, 0.5, 1.5, 3.5 and 7.5 seconds, of which there are 5."""
+    waited: list[float] = []
+    monkeypatch.setattr(served_weights, "time", SimpleNamespace(monotonic=lambda: sum(waited)))
+    monkeypatch.setattr(generator.client._closed, "wait", waited.append)
     server.answer(RELOAD, always=status)
     with pytest.raises(ServerUnavailable):
         generator.update_weights(policy)
-    assert server.calls.count(RELOAD) == 2
+    assert waited == [0.5, 1.0, 2.0, 4.0]
+    assert server.calls.count(RELOAD) == 5
     assert len(caplog.records) == 1
 
 

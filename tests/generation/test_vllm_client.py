@@ -137,8 +137,15 @@ def test_pauses_before_further_attempts_grow_up_to_ten_seconds_and_end_with_the_
         for attempt in range(7):
             client.pause(attempt)
     assert waited == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-    client.close()
-    client.pause(6)  # at once
+    ended: list[bool] = []
+    with monkeypatch.context() as patch:
+        wait = client._closed.wait
+        patch.setattr(client._closed, "wait", lambda seconds: ended.append(wait(60 * seconds)))
+        thread = threading.Thread(target=client.pause, args=(6,), daemon=True)
+        thread.start()
+        client.close()
+        thread.join(120)
+    assert client._closed.is_set() and ended == [True]  # and not by its ten minutes
 
 
 def test_a_refusal_differs_from_a_server_that_is_unavailable(server, client):

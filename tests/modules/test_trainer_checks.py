@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,20 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.trainer.connectors.logger_connector import result
 from lightning.pytorch.tuner import Tuner
 from ports import free_port
-from runs import make_data, make_module, make_trainer
+from runs import make_data, make_module, make_trainer, share_of_digits
 from torch.utils.data import DataLoader
+
+from grpo_lightning.errors import ExplainedError
+
+
+@pytest.fixture(autouse=True)
+def _advice_is_given_again() -> None:
+    """Lightning gives some of it once a process."""
+    result.warning_cache.clear()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +61,7 @@ def test_the_tuner_says_why_it_cannot_choose_a_batch_size(tiny_model_dir: Path, 
         Tuner(make_trainer(tmp_path)).scale_batch_size(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_a_loader_of_rows_is_answered_with_what_to_give(verb: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     rows: Any = [{"prompt": "1+1=", "ground_truth": "2"}] * 4
     run = getattr(make_trainer(tmp_path), verb)
@@ -81,6 +92,47 @@ def test_checkpoints_of_steps_bring_no_advice_to_keep_the_weights_before_them(
         trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
     assert len(list((tmp_path / "kept").iterdir())) == 2
     assert not [str(each.message) for each in heard if "manual optimization" in str(each.message)]
+
+
+class OwnSteps(BoringModel):
+    """A module of somebody else that steps its optimizer itself, of which Lightning's advice is right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+        self.manual_backward(self.step(batch))
+        self.optimizers().step()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self.step(batch))
+
+
+def failing(completions: list[str], **columns: Any) -> list[float]:
+    return [float("inf")] * len(completions)
+
+
+@pytest.mark.parametrize("rewards", [[share_of_digits], [failing]])
+def test_other_modules_of_the_process_are_advised_as_ever(
+    rewards: list[Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with contextlib.suppress(ExplainedError):
+        make_trainer(tmp_path).fit(make_module(tiny_model_dir, rewards=rewards), datamodule=make_data(tmp_path))
+    every_step = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.filterwarnings("always", message="Unrelated")
+            trainer = make_trainer(tmp_path, 1, enable_checkpointing=True, callbacks=[every_step])
+            trainer.fit(OwnSteps())
+            trainer.validate(OwnSteps(), verbose=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    said = " ".join(str(each.message) for each in heard)
+    assert "Using ModelCheckpoint with manual optimization" in said
+    assert "self.log('val/loss', ..., sync_dist=True)" in said
 
 
 def test_no_optimizer_is_refused_when_the_module_is_made(tiny_model_dir: Path) -> None:
