@@ -228,7 +228,7 @@ def test_a_server_to_which_the_policys_tokens_mean_something_else_is_refused(ser
 def test_a_completion_that_the_teachers_server_cannot_hold_is_said_with_what_to_change(served, tiny_model_dir):
     settings = Distillation(f"http://127.0.0.1:{served[0]}", top_k=2)
     (teacher,) = make_module(tiny_model_dir, distillation=settings).teachers.teachers
-    teacher.start(torch.device("cpu"))
+    teacher.start()
     rollouts = Rollouts.from_lists([[5] * 250], [[6] * 6], [[0.0] * 6], [True], [0])
     with pytest.raises(TeacherRefusedError, match=r"has 256 tokens, and .* holds 255 .*max_completion_length"):
         teacher.told(rollouts, torch.tensor([0]))

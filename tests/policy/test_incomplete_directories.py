@@ -145,7 +145,8 @@ def test_a_teacher_with_fewer_embeddings_than_the_policy_has_tokens_is_refused_a
 def test_what_is_wrong_with_a_teacher_is_said_of_the_teacher(tiny_model_dir, copied, reward_model_dir, tmp_path):
     def taught_by(directory):
         module = make_module(tiny_model_dir, distillation=Distillation(str(directory)))
-        module.teachers.start(torch.device("cpu"))
+        module.configure_model()
+        module.teachers.start()
 
     with pytest.raises(ValueError, match=r"^model\.distillation\.teacher=.*nowhere' cannot be read"):
         taught_by(tmp_path / "nowhere")
