@@ -95,7 +95,9 @@ class PromptWarnings:
                 f"{prompts.name} has {where}, which the chat template leaves out: the policy does not see them. Rename the "
                 f"role, or put what they say into a message of the user. Roles that templates know are {', '.join(ROLES)}.",
             )
-        elif text is not None and role not in ROLES and (written(UNKNOWN) or "").replace(UNKNOWN, role) == text:
+        elif text is None or role in ROLES or f"<|{role}|>" in self.tokenizer.all_special_tokens:
+            return  # the last: templates of GLM write every role so, and it is one that the model knows
+        elif (written(UNKNOWN) or "").replace(UNKNOWN, role) == text:
             self._say(
                 f"unknown: {role}",
                 f"{prompts.name} has {where}, which the chat template writes as it would any other word. Unless the model knows "

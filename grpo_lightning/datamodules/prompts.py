@@ -124,12 +124,16 @@ class PromptDataset:
         return [place for place, row in enumerate(self._rows) if row["prompt"][-1].get("role") == "assistant"]
 
     def first_of_roles(self) -> dict[str, tuple[int, int]]:
-        """For each role of a message without calls: the place of the first conversation that has one, and where in it."""
+        """For each role of a message without calls: the place of the first conversation that has one, and where in it.
+
+        A template need not ask for roles: messages without one are not in it.
+        """
         found: dict[str, tuple[int, int]] = {}
         for place, row in enumerate(self._rows if self.is_conversational else []):
             for index, message in enumerate(row["prompt"]):
-                if message["role"] not in found and message.get("content") and not message.get("tool_calls"):
-                    found[message["role"]] = (place, index)
+                role = message.get("role")
+                if role is not None and role not in found and message.get("content") and not message.get("tool_calls"):
+                    found[role] = (place, index)
         return found
 
     def row(self, place: int) -> dict[str, Any]:

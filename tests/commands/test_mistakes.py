@@ -12,6 +12,7 @@ import yaml
 from commands.mistakes import FIRST, LATER, Mistake, write_files
 
 from grpo_lightning.__main__ import main
+from grpo_lightning.commands.settings.start import no_numbers
 from grpo_lightning.policy.policy import Policy
 
 
@@ -219,6 +220,12 @@ def test_a_launchers_variable_that_is_no_number_is_answered_in_a_line(command, n
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: the environment variable {name} is 'x', not a number.") and said.count("\n") == 1
+
+
+def test_a_launchers_variable_below_zero_is_called_that_and_not_no_number():
+    asked = "Unset it, unless a launcher numbers processes with it."
+    (said,) = no_numbers({"LOCAL_RANK": "-1", "RANK": " 0 "})
+    assert said == f"the environment variable LOCAL_RANK is '-1', below 0, where numbers of processes begin. {asked}"
 
 
 def test_the_table_is_as_long_as_people_are_inventive():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,10 @@ def test_a_solution_that_is_meant_is_not_pointed_out() -> None:
 KNOWS_TWO = "{% for m in messages %}{% if m.role in ('user', 'assistant') %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
 
 
-def role_warnings(roles: list[str], template: str | None = None) -> list[str]:
+def role_warnings(roles: list[str], template: str | None = None, tokens: Sequence[str] = ()) -> list[str]:
     data = GRPODataModule([{"prompt": [{"role": role, "content": "Hi"} for role in roles]}], batch_size=1)
     data.tokenizer = build_tokenizer()
+    data.tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     data.tokenizer.chat_template = template or data.tokenizer.chat_template
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -198,5 +200,20 @@ def test_a_role_that_the_template_writes_as_any_word_is_said() -> None:
     (message,) = role_warnings(["system", "human"])
     assert "role 'human' (row 0), which the chat template writes as it would any other word" in message
     assert role_warnings(["system", "user"]) == []
+    as_glm = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    (message,) = role_warnings(["observation", "user"], as_glm)
+    assert "role 'observation' (row 0), which the chat template writes as it would any other word" in message
+    assert role_warnings(["observation", "user"], as_glm, ["<|observation|>"]) == []
     named = "{% for m in messages %}{% if m.role == 'context' %}<documents>{% endif %}{{ m.content }}{% endfor %}"
     assert role_warnings(["context", "user"], named) == []
+
+
+def test_a_message_without_a_role_is_taken_where_the_template_asks_for_none() -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    for message in ({"content": "Hi"}, {"role": None, "content": "Hi"}):
+        data = GRPODataModule([{"prompt": [message]}], batch_size=1, converter=dict)
+        data.tokenizer = build_tokenizer()
+        data.tokenizer.chat_template = template
+        data.setup("fit")
+        (batch,) = data.train_dataloader()
+        assert data.tokenizer.decode(batch.prompt_ids[0]) == "Hi"

@@ -64,18 +64,26 @@ def first_words(command: str, does: str, options: Sequence[str], program: str = 
 
 
 def no_numbers(environment: Mapping[str, str]) -> list[str]:
-    """Variables of launchers that hold no number, each with what to do.
+    """Variables of launchers that hold no number of a process, each with what to do.
 
     Example:
         >>> no_numbers({"RANK": "0", "LOCAL_RANK": "first"})
         ["the environment variable LOCAL_RANK is 'first', not a number. Unset it, unless a launcher numbers processes with it."]
     """
     return [
-        f"the environment variable {name} is {environment[name]!r}, not a number. Unset it, unless a launcher numbers "
+        f"the environment variable {name} is {environment[name]!r}, {fault}. Unset it, unless a launcher numbers "
         "processes with it."
         for name in NUMBERS
-        if name in environment and not environment[name].strip().isdecimal()
+        if name in environment and (fault := _fault_of_number(environment[name])) is not None
     ]
+
+
+def _fault_of_number(text: str) -> str | None:
+    """Older launchers write -1 where there are no ranks; Lightning would take that for a process beside the first one."""
+    try:
+        return "below 0, where numbers of processes begin" if int(text) < 0 else None
+    except ValueError:
+        return "not a number"
 
 
 def between_words(text: str) -> str:
