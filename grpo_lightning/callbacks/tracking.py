@@ -77,7 +77,7 @@ class Tracking(Callback):
             self._alert(max(series.steps[-1] for series in self._metrics.values()))
 
     def _alert(self, step: int) -> None:
-        for notice in notices(self._metrics):
+        for notice in notices(self._metrics, self.settings):
             if notice.title not in self._said:
                 self._said.add(notice.title)
                 self._tell("alert", notice.level, notice.title, notice.text, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 
 from grpo_lightning.report.metrics import EDGE, Series
@@ -27,9 +29,20 @@ DIVERGENCE = "distillation/divergence"
 """Of the policy from its teacher."""
 
 
-def learns_from_teacher_alone(metrics: dict[str, Series]) -> bool:
-    """Whether rewards are only watched (``reward_weights: [0]``), so that totals of 0 say nothing of the run."""
-    return DIVERGENCE in metrics and not any(metrics.get("reward", Series()).values)
+def learns_from_teacher_alone(metrics: Mapping[str, Series], settings: Mapping[str, str]) -> bool:
+    """Whether rewards are only watched, with weights of 0, so that totals of 0 say nothing of the run.
+
+    Args:
+        metrics: Of the run.
+        settings: Of its config, flat. Where they name no weights, those of the rewards themselves count.
+
+    Example:
+        >>> taught = {"distillation/divergence": Series([0], [0.5])}
+        >>> learns_from_teacher_alone(taught, {"model.reward_weights": "[0.0, 0.0]"}), learns_from_teacher_alone(taught, {})
+        (True, False)
+    """
+    weights = re.findall(r"[^\s,\[\]\"]+", settings.get("model.reward_weights", ""))
+    return DIVERGENCE in metrics and bool(weights) and all(re.fullmatch(r"[+-]?0*\.?0*", each) for each in weights)
 
 
 def num_steps(run: Run) -> int:
@@ -55,7 +68,7 @@ def headline(run: Run) -> str:
     if accuracy is not None and was_measured_twice:
         name, (first, last) = "held-out accuracy", accuracy
         said = percent(first), percent(last)
-    elif learns_from_teacher_alone(run.metrics):
+    elif learns_from_teacher_alone(run.metrics, run.settings):
         name, (first, last) = "divergence from the teacher", run.metrics[DIVERGENCE].edge_means(EDGE)
         said = f"{first:.3g}", f"{last:.3g}"
     elif reward is not None:

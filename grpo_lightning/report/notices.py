@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from grpo_lightning.report.headline import DIVERGENCE, learns_from_teacher_alone, percent
@@ -24,9 +24,16 @@ NEAR_ONE, NEAR_ZERO = 0.8, 0.2
 """Mean rewards at which dead groups are taken for solved and for never solved; rewards mostly run from 0 to 1."""
 
 
-def notices(metrics: Metrics, launches: int = 1) -> list[Notice]:
-    """Everything that stands out, worst first."""
-    found = [notice for check in CHECKS if (notice := check(metrics)) is not None]
+def notices(metrics: Metrics, settings: Mapping[str, str], launches: int = 1) -> list[Notice]:
+    """Everything that stands out, worst first.
+
+    Args:
+        metrics: Of the run.
+        settings: Of its config, flat; empty where they are not known.
+        launches: Times that it was started.
+    """
+    watched = OF_REWARDS if learns_from_teacher_alone(metrics, settings) else ()
+    found = [notice for check in CHECKS if check not in watched and (notice := check(metrics)) is not None]
     if launches > 1:
         text = f"Started {launches} times; where a launch repeated steps, its values are shown."
         found.append(Notice("info", "Several launches", text))
@@ -74,7 +81,7 @@ def _skipped(metrics: Metrics) -> Notice | None:
 
 def _dead_groups(metrics: Metrics) -> Notice | None:
     share = _end(metrics, "frac_reward_zero_std")
-    if share < 0.5 or learns_from_teacher_alone(metrics):
+    if share < 0.5:
         return None
     level = "bad" if share > 0.95 else "warn"
     taught = "were taught by the teacher alone" if DIVERGENCE in metrics else "taught nothing"
@@ -129,7 +136,7 @@ def _stalled(metrics: Metrics) -> Notice | None:
 
 
 def _no_progress(metrics: Metrics) -> Notice | None:
-    if "reward" not in metrics or len(metrics["reward"].values) < 20 or learns_from_teacher_alone(metrics):
+    if "reward" not in metrics or len(metrics["reward"].values) < 20:
         return None
     first, last = metrics["reward"].edge_means(EDGE)
     if last > first:
@@ -159,3 +166,6 @@ CHECKS: list[Callable[[Metrics], Notice | None]] = [
     _no_progress,
     _entropy_collapse,
 ]
+
+OF_REWARDS = (_dead_groups, _no_progress)
+"""Checks that mean nothing where rewards are only watched."""

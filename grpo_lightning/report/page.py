@@ -77,7 +77,7 @@ def _overview(run: Run) -> dict[str, Any]:
         "settings": run.settings,
         "system": run.system,
         "summary": run.summary,
-        "notices": [asdict(notice) for notice in notices(run.metrics, run.launches)],
+        "notices": [asdict(notice) for notice in notices(run.metrics, run.settings, run.launches)],
     }
 
 

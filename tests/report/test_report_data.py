@@ -92,7 +92,7 @@ def test_an_unreadable_file_of_a_running_run_is_passed_over(tmp_path):
     ],
 )
 def test_what_stands_out_is_said(metric, values, title, level):
-    (notice,) = notices({metric: Series(list(range(len(values))), values)})
+    (notice,) = notices({metric: Series(list(range(len(values))), values)}, {})
     assert (notice.title, notice.level) == (title, level)
 
 
@@ -107,7 +107,7 @@ def test_what_stands_out_is_said(metric, values, title, level):
 def test_dead_groups_are_too_easy_or_too_hard_by_their_mean_reward(reward, title, level):
     steps = list(range(10))
     metrics = {"frac_reward_zero_std": Series(steps, [0.96] * 10), "reward": Series(steps, [reward] * 10)}
-    (notice,) = notices(metrics)
+    (notice,) = notices(metrics, {})
     assert (notice.title, notice.level) == (title, level)
     assert "96% of the groups" in notice.text and f"mean reward there is {reward}" in notice.text
 
@@ -120,16 +120,29 @@ def test_a_run_that_learns_from_its_teacher_alone_has_no_dead_groups():
         "reward": Series(steps, zeros),
         "rewards/accuracy/mean": Series(steps, [0.4] * 20),
     }
-    assert [notice.title for notice in notices(metrics)] == ["Dead groups, too hard", "Reward has not risen"]
+    assert [notice.title for notice in notices(metrics, {})] == ["Dead groups, too hard", "Reward has not risen"]
     taught = metrics | {"distillation/divergence": Series(steps, [0.1] * 20)}
-    assert notices(taught) == []
-    (notice,) = notices(taught | {"reward": Series(steps, [n / 40 for n in steps])})
+    for weights in ("[0.0]", "[0, 0.0]", "0,0.0", "0"):
+        assert notices(taught, {"model.reward_weights": weights}) == []
+    (notice,) = notices(taught | {"reward": Series(steps, [n / 40 for n in steps])}, {})
     assert "were taught by the teacher alone" in notice.text
 
 
-def run_with(summary=None, **metrics) -> Run:
+@pytest.mark.parametrize("settings", [{}, {"model.reward_weights": "[0.0, 1.0]"}, {"model.reward_weights": "null"}])
+def test_a_run_with_a_teacher_and_rewards_that_are_never_earned_is_told_so(settings):
+    """One step of ``distillation/divergence`` silenced both notices, whatever the rewards counted for."""
+    steps, zeros = list(range(20)), [0.0] * 20
+    taught = {"frac_reward_zero_std": Series(steps, [1.0] * 20), "reward": Series(steps, zeros)}
+    taught |= {"distillation/divergence": Series(steps, [0.1] * 20)}
+    assert [notice.title for notice in notices(taught, settings)] == ["Dead groups, too hard", "Reward has not risen"]
+    run = Run("a", taught, launches=1, age=0.0, settings=settings)
+    assert headline(run) == "mean reward stayed at 0 in 19 steps"
+
+
+def run_with(summary=None, weights="null", **metrics) -> Run:
     series = {name.replace("__", "/"): Series(list(range(1, len(v) + 1)), v) for name, v in metrics.items()}
-    return Run("a", series, launches=1, age=0.0, summary=summary or {})
+    settings = {"model.reward_weights": weights}
+    return Run("a", series, launches=1, age=0.0, settings=settings, summary=summary or {})
 
 
 @pytest.mark.parametrize(
@@ -151,7 +164,7 @@ def run_with(summary=None, **metrics) -> Run:
         (run_with(kl=[0.0]), ""),
         (run_with(loss=[0.7] * 6, val__accuracy=[0.6, 0.7]), "held-out accuracy rose from 60% to 70% in 6 steps"),
         (
-            run_with(reward=[0.0] * 3, distillation__divergence=[0.5, 0.25, 0.125]),
+            run_with(weights="[0.0]", reward=[0.0] * 3, distillation__divergence=[0.5, 0.25, 0.125]),
             "divergence from the teacher fell from 0.5 to 0.125 in 3 steps",
         ),
     ],
@@ -202,7 +215,7 @@ def test_a_healthy_run_has_no_notice():
         "frac_reward_zero_std": flat,
         "rewards/a/errors": Series([0], [0.0]),
     }
-    assert notices(healthy) == []
+    assert notices(healthy, {}) == []
 
 
 def embedded(page: str, name: str):
