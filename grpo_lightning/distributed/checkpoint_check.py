@@ -91,9 +91,7 @@ def read_checkpoint(path: Path, **loading: Any) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", **loading)
     except Exception as error:  # unpickling a foreign file raises anything
-        raise CheckpointNotReadableError(
-            f"{path} is not a checkpoint of grpo_lightning ({why_unreadable(error)})."
-        ) from error
+        raise CheckpointNotReadableError(f"The checkpoint {path} cannot be read: {why_unreadable(error)}.") from error
     check_own(path, checkpoint)
     return checkpoint
 

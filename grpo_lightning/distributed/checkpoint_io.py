@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
+from grpo_lightning.distributed.checkpoint_values import as_written
 from grpo_lightning.errors import ExplainedError
 
 
@@ -49,6 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointNotWrittenError: If it cannot be written; what was at ``path`` before is still there.
         """
+        checkpoint = as_written(checkpoint)
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

@@ -102,7 +102,7 @@ def read_into(state: dict[str, Any], folder: Path, weights_only: bool | None = N
     except CheckpointException as error:  # the same on every rank
         reason, _ = next(iter(error.failures.values()))
         raise CheckpointNotReadableError(
-            f"The checkpoint {folder} cannot be used ({why_unreadable(reason)})."
+            f"The checkpoint {folder} cannot be used: {why_unreadable(reason)}."
         ) from error
 
 
@@ -119,9 +119,7 @@ def read_rest(path: Path, weights_only: bool | None = None) -> dict[str, Any]:
     try:
         rest: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=weights_only is not False)
     except Exception as error:  # unpickling a foreign file raises anything
-        raise CheckpointNotReadableError(
-            f"{path} is not of a checkpoint of grpo_lightning ({why_unreadable(error)})."
-        ) from error
+        raise CheckpointNotReadableError(f"{path} cannot be read: {why_unreadable(error)}.") from error
     return rest
 
 

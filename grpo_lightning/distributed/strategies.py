@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, intact_beside
-from grpo_lightning.distributed.checkpoint_values import with_python_scalars
+from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
 from grpo_lightning.distributed.gather import gather_objects
@@ -87,7 +87,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(part, ignore_errors=True)
         self.barrier()
-        super().save_checkpoint(checkpoint, part, storage_options)
+        super().save_checkpoint(as_written(checkpoint), part, storage_options)
         self.barrier()
         note_checksums(part, self.global_rank, self.world_size)
         self.barrier()

@@ -18,7 +18,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
-from grpo_lightning.distributed.checkpoint_values import with_python_scalars
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
@@ -266,7 +265,6 @@ class PolicyModule(L.LightningModule):
         self.policy.add_to_checkpoint(checkpoint, "policy", keeps_all)
         own = {"steps_done": self.steps_done, "passes": self.passes.state_dict()}
         checkpoint |= own | {STAGE: self.stage, SETTINGS_KEY: plain_settings(self.given_settings)}
-        checkpoint |= with_python_scalars(checkpoint)  # in optimizers, schedulers, callbacks and settings
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:

@@ -7,11 +7,11 @@ import datetime
 import io
 import pickle
 import struct
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -26,8 +26,10 @@ from runs import make_data, make_module, make_trainer
 from torch.optim.lr_scheduler import LambdaLR
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
+from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.checkpoint_values import (
     NotStorableError,
+    array_of,
     as_storable,
     stored_exactly,
     with_python_scalars,
@@ -50,6 +52,9 @@ CELLS = {
     "duration": pa.array([datetime.timedelta(hours=30)]),
     "decimal": pa.array([Decimal("1.25")]),
 }
+
+
+CHECKPOINT = {"state_dict": {}, "trained_names": []}
 
 
 def is_storable(value: object) -> bool:
@@ -181,10 +186,11 @@ def test_what_holds_itself_or_too_much_is_kept_as_text(tmp_path):
 
 
 class Noted(L.Callback):
-    """Has a state with a scalar of NumPy in it."""
+    """Has a state with scalars and an array of NumPy in it."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": np.float32(0.5), "seen": (np.int64(3), {np.str_("a"): np.array(0.25)})}
+        seen = (np.int64(3), {np.str_("a"): np.array(0.25)}, {np.int64(7)})
+        return {"best": np.float32(0.5), "seen": seen, "curve": np.arange(6, dtype=np.int16).reshape(2, 3).T[::-1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.found = state_dict
@@ -204,7 +210,57 @@ def test_a_run_whose_numbers_are_numpys_goes_on_from_its_own_checkpoint(tiny_mod
     noted = Noted()
     longer = make_trainer(tmp_path, 3, callbacks=[noted])
     longer.fit(module(), datamodule=make_data(tmp_path), ckpt_path=tmp_path / "last.ckpt")
-    assert longer.global_step == 3 and noted.found == {"best": 0.5, "seen": (3, {"a": 0.25})}
+    assert longer.global_step == 3 and noted.found["best"] == 0.5
+    assert noted.found["seen"] == (3, {"a": 0.25}, {7}) and type(next(iter(noted.found["seen"][2]))) is int
+    curve = noted.found["curve"]
+    assert (type(curve), curve.dtype, curve.tolist()) == (np.ndarray, np.int16, [[2, 5], [1, 4], [0, 3]])
+
+
+class Pair(NamedTuple):
+    """A named tuple of the user's, whose class torch has been told of."""
+
+    mean: Any
+    seen: Any
+
+
+DTYPES = ["bool", "int8", "uint16", "uint64", "float16", "float32", "float64", "complex64", "complex128"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_array_of_numbers_comes_back_as_it_was(tmp_path, dtype):
+    array = np.arange(7, dtype=np.float64).astype(dtype)[1:].reshape(3, 2)
+    AtomicCheckpointIO().save_checkpoint(CHECKPOINT | {"held": [array, array[::-2], array[:0]]}, tmp_path / "a.ckpt")
+    for found, wanted in zip(
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")["held"], [array, array[::-2], array[:0]], strict=True
+    ):
+        assert (type(found), found.dtype, found.shape) == (np.ndarray, wanted.dtype, wanted.shape)
+        assert found.tobytes() == wanted.tobytes() and found.flags.writeable
+
+
+def test_scalars_are_found_in_named_tuples_sets_and_counters(tmp_path):
+    held = {"pair": Pair(np.float64(0.5), [np.True_]), "set": {np.int8(2)}, "count": Counter({np.str_("a"): 2})}
+    with torch.serialization.safe_globals([Pair]):
+        AtomicCheckpointIO().save_checkpoint(CHECKPOINT | held, tmp_path / "a.ckpt")
+        found = AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+    assert found["pair"] == Pair(0.5, [True]) and type(found["pair"].mean) is float
+    assert found["set"] == {2} and [type(each) for each in found["set"]] == [int]
+    assert found["count"] == {"a": 2} and type(found["count"]) is Counter
+    assert type(held["pair"].mean) is np.float64  # of the run itself
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a"]), np.array([None]), np.array(["2024-01-01"], "M8[D]"), np.ones(1, ">f8")]
+)
+def test_other_arrays_are_written_and_read_where_their_user_asks_for_it(tmp_path, array):
+    AtomicCheckpointIO().save_checkpoint(CHECKPOINT | {"held": array}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointNotReadableError, match="weights_only=False"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt", weights_only=False)["held"] == array
+
+
+def test_what_a_file_makes_an_array_of_is_a_tensor():
+    with pytest.raises(TypeError, match="not as a str"):
+        array_of("numbers")
 
 
 def test_what_has_no_scalar_of_numpy_is_the_same_object():
