@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.commands.settings.foreign import refuse_foreign_classes
+from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
 from grpo_lightning.distributed.checkpoint_io import newest
@@ -82,18 +82,18 @@ class SavedPolicy:
 def load_checkpoint(checkpoint: Path, config: dict[str, Any], accelerator: str = "cpu") -> SavedPolicy:
     """The policy of a checkpoint on the base of its config; neither rewards nor data nor engine are touched.
 
-    Nothing that the config names is imported, unless it is a part of this package or of peft.
+    Nothing that the config names is imported; its ``peft_config`` is made of peft's own classes.
 
     Raises:
         ValueError: If the checkpoint does not fit the config.
     """
-    names = {field.name for field in own_fields(PolicySettings)}
+    names = {field.name for field in own_fields(PolicySettings)} - {"peft_config"}  # all others are plain
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicySettings, "model")
     given = config.get("model", {})
-    refuse_foreign_classes(given, names, PolicySettings)
     settings = {name: value for name, value in given.items() if name in names}
-    found: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    plain: PolicySettings = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    found = replace(plain, peft_config=peft_config(given.get("peft_config")))
     saved = read_checkpoint(checkpoint, weights_only=True)
     tower = VisionSettings(vision_tower=given.get("vision_tower")).vision_tower
     policy = _kind_of(saved)(found, given.get("seed") or 0, tower)

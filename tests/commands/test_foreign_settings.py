@@ -1,20 +1,18 @@
-"""A run's config from somebody else: whatever it names for its model, nothing but peft is imported."""
+"""A run's config from somebody else: whatever it names for its model, nothing is imported."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import fields
 from typing import Any
 
 import pytest
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning.commands.saved_policy import load_checkpoint
-from grpo_lightning.commands.settings.foreign import refuse_foreign_classes
+from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.policy.settings import PolicySettings
-
-NAMES = {field.name for field in fields(PolicySettings)}
 
 
 def lora(**arguments: Any) -> dict[str, Any]:
@@ -40,6 +38,11 @@ def lora(**arguments: Any) -> dict[str, Any]:
         lora(runtime_config="chunk.T"),
         lora(rank_pattern={"a": {"class_path": "chunk.T"}}),
         lora(rank_pattern="{class_path: chunk.T}"),
+        lora(megatron_config={"a": 1}, megatron_core="chunk"),
+        {"class_path": "peft.chunk.T"},
+        {"class_path": "peft.tuners.importlib.import_module", "init_args": {"name": "chunk"}},
+        {"class_path": "peft.AutoPeftModel"},
+        {"class_path": ["chunk.T"]},
         {"class_path": "LoraConfig", "init_args": {"corda_config": "chunk.T"}},
         {"class_path": "peft.LoraConfig", "dict_kwargs": {"more": "chunk.T"}},
     ],
@@ -50,7 +53,7 @@ def test_a_class_of_elsewhere_is_refused_before_its_module_is_run(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
     with pytest.raises(ValueError, match="only fit imports what a config names"):
-        refuse_foreign_classes({"finetuning_type": "lora", "peft_config": config}, NAMES, PolicySettings)
+        peft_config(config)
     assert not {"chunk", "this", "idlelib"} & (set(sys.modules) - before)
 
 
@@ -60,10 +63,15 @@ def test_a_class_of_elsewhere_is_refused_before_its_module_is_run(tmp_path, monk
         "peft.LoraConfig",
         "LoraConfig",
         None,
-        lora(target_modules=r".*\.q_proj", task_type="CAUSAL_LM", layers_pattern="model.layers"),
+        lora(target_modules=r".*\.q_proj", task_type="CAUSAL_LM", exclude_modules=["lm_head"]),
         lora(target_modules=["model.layers.0.q_proj"], modules_to_save=["lm_head"], rank_pattern={"model.q_proj": 4}),
         lora(eva_config={"class_path": "peft.EvaConfig", "init_args": {"rho": 2.0}}, init_lora_weights="eva"),
         lora(corda_config={"cache_file": "cov.pt"}, megatron_core="megatron.core"),
+        lora(runtime_config={"ephemeral_gpu_offload": True}, use_dora=True, bias="none", task_type=None),
+        lora(
+            loftq_config={"loftq_bits": 8}, target_modules=["q_proj"], layers_pattern="layers", layers_to_transform=[0]
+        ),
+        {"class_path": "peft.tuners.lora.config.LoraConfig", "init_args": {"r": 2}},
         lora(loftq_config={}, auto_mapping={"parent_library": "transformers.models"}),
         {"task_type": "CAUSAL_LM"},
     ],
@@ -71,10 +79,19 @@ def test_a_class_of_elsewhere_is_refused_before_its_module_is_run(tmp_path, monk
 def test_what_a_run_of_this_program_names_is_taken(tmp_path, config):
     settings = {"model_name_or_path": "a.b/c.d", "finetuning_type": "lora", "peft_config": config}
     settings["new_special_tokens_config"] = {"<a>": "chunk.T"}
-    refuse_foreign_classes(settings, NAMES, PolicySettings)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PolicySettings, "model")
-    parser.parse_object({"model": settings})
+    read = parser.parse_object({"model": settings})
+    of_fit = parser.instantiate_classes(read).model.peft_config
+    assert peft_config(config) == of_fit
+    written = yaml.safe_load(parser.dump(read))["model"]  # as a run's config.yaml has it
+    assert peft_config(written.get("peft_config")) == of_fit
+
+
+def test_what_is_no_configuration_of_peft_is_refused():
+    for config in ("peft.EvaConfig", 3, [lora()], lora(megatron_config={"a": 1}, megatron_core="chunk")):
+        with pytest.raises(ValueError, match="only fit imports what a config names"):
+            peft_config(config)
 
 
 def test_a_missing_package_is_said_in_its_own_words(tmp_path, monkeypatch):
