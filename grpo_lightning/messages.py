@@ -126,6 +126,24 @@ def content_form(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> ContentF
         tokenizer: With a chat template.
         template_kwargs: Further arguments of the template.
     """
+    template = getattr(tokenizer, "chat_template", None)
+    if not template and "chat_template" not in template_kwargs:  # of a class that writes chats in its own way
+        return _found_form(tokenizer, template_kwargs)
+    key = type(tokenizer), repr(template), repr(sorted(template_kwargs.items()))
+    form = _FORMS.get(key)
+    if form is None:
+        if len(_FORMS) >= KEPT_FORMS:
+            _FORMS.clear()
+        form = _FORMS[key] = _found_form(tokenizer, template_kwargs)
+    return form
+
+
+KEPT_FORMS = 256
+_FORMS: dict[tuple[type, str, str], ContentForm] = {}
+"""Of kinds of tokenizers, templates and arguments, as text: finding one costs two renderings, and each scored text asks for it."""
+
+
+def _found_form(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> ContentForm:
     asked: list[Message] = [{"role": "user", "content": _ASKED}]
 
     def shown(messages: list[Message]) -> str | None:

@@ -63,3 +63,18 @@ def test_a_template_that_reads_strings_gets_the_texts_of_parts(name: str):
     assert len(texts) == 1
     written = demonstrations(batch, tokenizer, WrittenSettings(max_completion_length=64)).completions()
     assert written[0].tolist() == written[1].tolist()
+
+
+def test_a_scored_completion_costs_one_rendering():
+    """It was three: how the template reads contents was found out for every text."""
+    tokenizer, rendered = build_tokenizer(), []
+    apply = tokenizer.apply_chat_template
+    tokenizer.apply_chat_template = lambda chat, **options: rendered.append(chat) or apply(chat, **options)
+    texts = {whole_text(ASKED[0]["prompt"], "It is 4.", tokenizer) for _ in range(10)}
+    assert len(texts) == 1 and len(rendered) <= 10 + 2
+    before = len(rendered)
+    tokenizer.chat_template = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+    assert content_form(tokenizer, {}) == "parts" and len(rendered) == before + 2
+    as_strings = "{% for m in messages %}{{ m.content + '' }}{% endfor %}"
+    assert content_form(tokenizer, {"chat_template": as_strings}) == "strings"
+    assert content_form(tokenizer, {}) == "parts" and len(rendered) == before + 4
