@@ -45,8 +45,10 @@ def behind_prompt(prompt: list[Message], observation: list[Message]) -> list[Mes
         >>> parts = [{"type": "text", "text": "Play. "}]
         >>> said(behind_prompt([{"role": "user", "content": parts}], [{"role": "user", "content": "Guess 1-9."}])[0])
         'Play. Guess 1-9.'
+        >>> behind_prompt([{"content": "Play. "}], [{"role": "user", "content": "Guess 1-9."}])  # a template may need no roles
+        [{'content': 'Play. '}, {'role': 'user', 'content': 'Guess 1-9.'}]
     """
-    if not prompt or not observation or prompt[-1]["role"] != "user" or observation[0]["role"] != "user":
+    if not prompt or not observation or not prompt[-1].get("role") == observation[0].get("role") == "user":
         return [*prompt, *observation]
     last, first = prompt[-1], observation[0]
     if type(last["content"]) is not type(first["content"]):

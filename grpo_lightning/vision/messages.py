@@ -65,7 +65,7 @@ def as_blocks(messages: Sequence[Message], images: Sequence[Any] = ()) -> list[M
 def _before_first_question(messages: Sequence[Message], count: int) -> list[Message]:
     for index, message in enumerate(messages):
         content = message.get("content")
-        if message["role"] == "user" and content:
+        if message.get("role") == "user" and content:
             text = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
             blocks: list[dict[str, Any]] = [{"type": "image"} for _ in range(count)]
             return [*messages[:index], {**message, "content": [*blocks, *text]}, *messages[index + 1 :]]

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.serialization import _get_layout
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError
+from grpo_lightning.distributed.checkpoint_values import as_written
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into
 
 
@@ -131,7 +132,16 @@ def test_what_is_no_list_of_contents_is_a_fault(tmp_path, content):
 
 
 class NumpyRates(L.Callback):
-    """Leaves scalars of NumPy in the optimizer, as whoever sets a rate by ``np.interp`` does."""
+    """Leaves scalars of NumPy in the optimizer, as whoever sets a rate by ``np.interp`` does, and keeps an array."""
+
+    curve: Any = np.array([0.5, 0.25])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curve": self.curve, "best": {np.int64(3)}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert type(state_dict["curve"]) is np.ndarray and state_dict["curve"].tolist() == [0.5, 0.25]
+        assert state_dict["best"] == {3}
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         for group in trainer.optimizers[0].param_groups:
@@ -160,7 +170,7 @@ def fit(folder: Path, model_dir: Path, foreign: list[Path]) -> list[str]:
         (foreign[0] / ".metadata").write_bytes(pickle.dumps(payload))
         rest = torch.load(first / "meta.pt", weights_only=True)
         buffer = io.BytesIO()
-        torch.save(rest | {"more": payload}, buffer)
+        torch.save(as_written(rest) | {"more": payload}, buffer)
         (foreign[1] / "meta.pt").write_bytes(buffer.getvalue())
     torch.distributed.barrier()
     said = []

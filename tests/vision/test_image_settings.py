@@ -106,6 +106,7 @@ def data_of(module: GRPOModule, rows: list[dict[str, Any]]) -> PromptDataset:
         ({"prompt": "text"}, "data.converter_args.conversational=true"),
         ({"prompt": [{"role": "user", "content": "?"}], "image": "https://somewhere/a.png"}, "nothing is fetched"),
         ({"prompt": [{"role": "user", "content": "?"}], "image": "missing.png"}, "cannot be read"),
+        ({"prompt": [{"content": "?"}], "image": "missing.png"}, "no message of the user"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "1 blocks of images to be filled"),
         ({"prompt": [{"role": "user", "content": "?"}], "images": "a.png"}, "not a list"),
     ],
