@@ -79,6 +79,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
         All nodes see the directory, as sharded checkpoints need.
         """
+        checkpoint = as_written(checkpoint)
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, Path(filepath), storage_options)
             return
@@ -87,7 +88,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(part, ignore_errors=True)
         self.barrier()
-        super().save_checkpoint(as_written(checkpoint), part, storage_options)
+        super().save_checkpoint(checkpoint, part, storage_options)
         self.barrier()
         note_checksums(part, self.global_rank, self.world_size)
         self.barrier()
