@@ -110,10 +110,13 @@ class ReferencePasses:
             self.scorer = self.passes.scorer if is_shared else self.passes.make_scorer(self.reference.model)
 
     def make_reference(self) -> Reference:
-        """The policy as it is now, or, where ranks hold parts of it, as it was loaded."""
+        """The policy as it is now, or, where ranks hold parts of it, as it was loaded or given."""
         device, dtype = self.settings.reference_device, self.settings.reference_dtype
         if self.policy.is_sharded and not self.policy.settings.has_adapters:  # shards cannot be copied as a module
-            return FrozenReference(self.policy.load_model(), device, dtype, is_own=True)
+            reference = FrozenReference(self.policy.load_model(), device, dtype, is_own=True)
+            if self.policy.is_given:
+                reference.take(self.policy.model)
+            return reference
         is_continued = self.policy.settings.adapter_name_or_path is not None
         return make_reference(self.policy.model, self.settings.sync_ref_model, is_continued, device, dtype)
 
