@@ -7,12 +7,15 @@
 #   benchmarks/on_one_gpu.sh peer OUT NAME        # verl or unsloth, in the environment that is active (benchmarks/peers/README.md)
 #   benchmarks/on_one_gpu.sh tests OUT            # every test marked gpu that one GPU is enough for
 #
-# OUT gets results alone, as they come; models and runs lie in SCRATCH (default: a folder of /tmp), which parts share.
+# OUT gets results alone, as they come; models and runs lie in a folder of their own, or in SCRATCH.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() { sed -n '2,10s/^# \{0,1\}//p' benchmarks/on_one_gpu.sh && exit 2; }
-[ $# -ge 2 ] || usage
-part=$1 out=$(mkdir -p "$2" && cd "$2" && pwd) scratch=${SCRATCH:-/tmp/on_one_gpu}
+case "${1:-} $#" in
+"rates 2" | "real 4" | "partial 2" | "peer 3" | "tests 2") ;;
+*) usage ;;
+esac
+part=$1 out=$(mkdir -p "$2" && cd "$2" && pwd) scratch=${SCRATCH:-$(mktemp -d)}
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 mkdir -p "$scratch"
 
@@ -50,12 +53,13 @@ partial() {
 }
 
 peer() {  # NAME; its records are whole after each of its steps
-  (while sleep 5; do cp "$scratch"/peers/*.json "$scratch"/peers/*.log "$out"; done) 2>/dev/null &
-  local copies=$!
+  local folder=$scratch/$1-$$ file
+  take() { for file in "$folder"/*.json "$folder"/*.log; do cp "$file" "$out/.part" && mv "$out/.part" "$out/${file##*/}"; done 2>/dev/null; }
+  (while sleep 5; do take; done) &
+  trap "kill $!" EXIT
   within 540 python3 benchmarks/vs_peers.py --device cuda --shape 0.5b --dtype mixed --warmup-steps 1 --steps 3 \
-    --max-tokens-per-microbatch 13312 --only "$1" --folder "$scratch/peers" --seconds-per-side 500
-  sleep 6
-  kill $copies
+    --max-tokens-per-microbatch 13312 --only "$1" --folder "$folder" --seconds-per-side 500
+  take
 }
 
 tests() {
@@ -64,7 +68,4 @@ tests() {
   within 170 python3 -m pytest -q -m gpu tests/memory 2>&1 | tee "$out/tests_memory.txt" | tail -10  # alone: they measure what is free
 }
 
-case $part in
-rates | real | partial | peer | tests) "$part" "${@:3}" ;;
-*) usage ;;
-esac
+"$part" "${@:3}"

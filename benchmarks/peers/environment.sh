@@ -13,10 +13,13 @@ mkdir "$work/site"
 
 platforms=(--platform manylinux1_x86_64 --platform manylinux2014_x86_64)
 for glibc in 17 24 26 27 28 31 34 35; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
-while read -r requirement; do  # those without a wheel in the index are pure Python
-  python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" \
-    -d "$work/wheels" "$requirement" 2> "$work/why" ||
+while read -r requirement; do
+  if [[ $requirement =~ ^(antlr4-python3-runtime|pylatexenc)= ]]; then  # pure Python, of which the index has sources alone
     python3 -m pip wheel -q --no-deps -w "$work/wheels" "$requirement"
+  else
+    python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" \
+      -d "$work/wheels" "$requirement"
+  fi
 done < <(grep -v '^#' "$here/$name.txt")
 for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$work/site"; done
 

@@ -123,6 +123,8 @@ class DPOModule(PolicyModule):
         Raises:
             ValueError: In the words of the config.
         """
+        if self.preference_passes.reference_passes is not None:
+            self.preference_passes.reference_passes.is_for_fit = stage == "fit"
         for prompts in prompts_in_memory(self.datamodule):
             check_columns(prompts.columns, self.loss.in_pairs)
         if self.loss.needs_kl and self.prompts_in_a_step() < 2:

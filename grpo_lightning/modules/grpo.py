@@ -209,6 +209,7 @@ class GRPOModule(PolicyModule):
     def setup(self, stage: str) -> None:
         """Checks the data before weights load."""
         self.source.on_started = self.start_times.mark
+        self.reference_passes.is_for_fit = stage == "fit"
         self.source.precision = self.trainer.strategy.precision_plugin.forward_context
         for runner in (self.source.reward_runner, self.evaluation.reward_runner):
             runner.guard.device = self.trainer.strategy.root_device

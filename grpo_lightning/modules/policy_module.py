@@ -30,7 +30,7 @@ from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.metrics.written_step import written_step
-from grpo_lightning.modules.returned_weights import ReturnedWeights
+from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
@@ -82,6 +82,7 @@ class PolicyModule(L.LightningModule):
         self.start_times.mark("imports")
         self.held_out = HeldOutMeans()
         self.returned = ReturnedWeights()
+        self.register_state_dict_post_hook(mark_returned)
 
     @property
     def replica(self) -> Replica:
@@ -112,8 +113,8 @@ class PolicyModule(L.LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's; what comes before the policy has loaded waits for it, and is checked then (see ``ReturnedWeights``)."""
-        is_kept = self.returned.keep(state_dict, strict, self.policy.is_loaded)
-        return super().load_state_dict({} if is_kept else state_dict, strict and not is_kept, assign)
+        now = self.returned.keep(self, state_dict, strict)
+        return super().load_state_dict(now, strict and self.policy.is_loaded, assign)
 
     def _placement(self) -> Placement:
         strategy = self.trainer.strategy
@@ -181,7 +182,6 @@ class PolicyModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Settles memory, and DDP's buckets; from here on the device is watched."""
-        self.returned.note_training()
         self.settle_memory()
         self.utilization.start(reader_of(self.device))
         if self.optimization.has_buckets:

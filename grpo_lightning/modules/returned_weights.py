@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from torch import Tensor, nn
 
+from grpo_lightning.distributed.sharding import copy_into, whole
+
+MARK = "trained_in_another_process"
+"""An entry of the state that a process hands to the one that started it, beside the weights that it has trained."""
 OTHER_EXPERIMENT = (
     "This module has the weights that processes of its own strategy have trained (as ddp_notebook does), but not their step, "
     "reference, optimizer and history, which ended with them: a fit would be another experiment. To go on, make the module again and "
     'call trainer.fit(module, ckpt_path=".../last.ckpt"). To start anew from these weights, export them, and make a module of '
     "the export."
 )
+
+
+def mark_returned(module: Any, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """After a module's ``state_dict``: marks the one with which Lightning's forked or spawned processes end a fit."""
+    trainer = module._trainer
+    if prefix or trainer is None or not isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        return
+    is_over = (trainer.state.fn, trainer.state.status) == ("fit", "finished")
+    if is_over and dist.is_initialized():  # in those processes alone
+        state[MARK] = torch.ones(())
 
 
 class ReturnedWeights:
@@ -31,8 +45,6 @@ class ReturnedWeights:
         self.is_strict = True
         self.ends_a_training = False
         """Whether the weights are what other processes have trained."""
-        self._trained_in = torch.zeros((), dtype=torch.int64).share_memory_()
-        """The process that has trained the module, 0 for none; the same memory in those that are forked from this one."""
 
     def check_start(self, verb: str | None) -> None:
         """Refuses to train what other processes have trained: what they knew beside the weights is gone.
@@ -42,21 +54,29 @@ class ReturnedWeights:
         """
         if verb == "fit" and self.ends_a_training:
             raise ValueError(OTHER_EXPERIMENT)
-        self._trained_in.zero_()
 
-    def note_training(self) -> None:
-        """Training starts, in this process."""
-        self._trained_in.fill_(os.getpid())
+    def keep(self, module: Any, state: Mapping[str, Any], strict: bool) -> Mapping[str, Any]:
+        """Takes a module's ``state_dict``; of one whose policy is not loaded a copy waits, in the place of an earlier one.
 
-    def keep(self, state: Mapping[str, Any], strict: bool, is_loaded: bool) -> bool:
-        """Takes a module's ``state_dict``, in the place of an earlier one, if the policy is not loaded; says whether it has."""
-        if not strict and self._trained_in.item() not in (0, os.getpid()):  # handed over by Lightning
-            self.ends_a_training = True
-        self.entries, self.is_strict = ({} if is_loaded else dict(state)), strict
-        return not is_loaded
+        Returns:
+            What the module is to load now.
+        """
+        is_returned, is_loaded = MARK in state, module.policy.is_loaded
+        if is_returned:
+            state = {name: value for name, value in state.items() if name != MARK}
+        is_restored = module._trainer is not None and module.trainer.state.status == "running"  # of a checkpoint
+        if is_returned or not is_restored:
+            self.ends_a_training = is_returned
+        self.entries, self.is_strict = {}, strict
+        if is_loaded:
+            return state
+        self.entries = {
+            name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in state.items()
+        }
+        return {}
 
     @torch.no_grad()
-    def put_into(self, module: L.LightningModule) -> None:
+    def put_into(self, module: Any) -> None:
         """Copies what is trained, and buffers, into the module; a frozen base is what it was loaded as.
 
         Raises:
@@ -66,11 +86,12 @@ class ReturnedWeights:
             return
         self._check(module)
         for name, held in (*module.named_parameters(), *module.named_buffers()):
-            if name in self.entries and (held.requires_grad or not isinstance(held, torch.nn.Parameter)):
-                held.copy_(self.entries[name])
+            if name in self.entries and (held.requires_grad or not isinstance(held, nn.Parameter)):
+                copy_into(held, whole(self.entries[name]))
         self.entries = {}
+        module.policy.is_given = True
 
-    def _check(self, module: L.LightningModule) -> None:
+    def _check(self, module: Any) -> None:
         held = module.state_dict(keep_vars=True)
         given = {name: value for name, value in self.entries.items() if isinstance(value, Tensor) and name in held}
         wrong = [

@@ -95,6 +95,8 @@ class Policy(nn.Module):
         self.context_length: int | None = None
         """Tokens of the longest sequence that the sampler admits; None for all positions of the model."""
         self.placement = Placement()
+        self.is_given = False
+        """Whether it started from weights that it was given, in place of those of model_name_or_path."""
         self.register_module("model", None)
 
     @property

@@ -96,6 +96,12 @@ class FrozenReference(Reference):
         self.model.to(self.device or device)
 
     @torch.no_grad()
+    def take(self, policy: nn.Module) -> None:
+        """Takes the weights of a policy that is in the same parts."""
+        for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):
+            mine.copy_(theirs.to(mine))
+
+    @torch.no_grad()
     def sync(self, policy: nn.Module, mixup_alpha: float) -> None:
         """See ``Reference.sync``."""
         for mine, theirs in zip(self.model.parameters(), policy.parameters(), strict=True):

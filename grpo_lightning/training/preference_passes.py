@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
@@ -135,4 +136,10 @@ class PreferencePasses:
         if self.precomputed is not None:
             self.precomputed.load_state_dict(checkpoint["precomputed_logps"])
         if self.reference_passes is not None:
-            self.reference_passes.load_state_dict(checkpoint["reference"])
+            if self.reference_passes.reference is None and self.passes.policy.is_sharded:
+                self.reference_passes.start()  # evaluations read it too
+            if not self.reference_passes.load_state_dict(checkpoint["reference"]):
+                rank_zero_warn(
+                    "The reference has moved since this checkpoint (model.sync_ref_model), which does not hold what it was: its "
+                    "completions are compared with the one of now. For the numbers of its time evaluate it with a new module."
+                )

@@ -81,6 +81,8 @@ class ReferencePasses:
         self._check(without, way_out)
         self.reference: Reference | None = None
         self.scorer: Scorer | None = None
+        self.is_for_fit = True
+        """Whether what runs is a training, and not an evaluation, which leaves a reference that has moved as it is."""
 
     def _check(self, without: str | None, way_out: str) -> None:
         settings = self.settings
@@ -108,10 +110,13 @@ class ReferencePasses:
             self.scorer = self.passes.scorer if is_shared else self.passes.make_scorer(self.reference.model)
 
     def make_reference(self) -> Reference:
-        """The policy as it is now, or, where ranks hold parts of it, as it was loaded."""
+        """The policy as it is now, or, where ranks hold parts of it, as it was loaded or given."""
         device, dtype = self.settings.reference_device, self.settings.reference_dtype
         if self.policy.is_sharded and not self.policy.settings.has_adapters:  # shards cannot be copied as a module
-            return FrozenReference(self.policy.load_model(), device, dtype, is_own=True)
+            reference = FrozenReference(self.policy.load_model(), device, dtype, is_own=True)
+            if self.policy.is_given:
+                reference.take(self.policy.model)
+            return reference
         is_continued = self.policy.settings.adapter_name_or_path is not None
         return make_reference(self.policy.model, self.settings.sync_ref_model, is_continued, device, dtype)
 
@@ -135,21 +140,27 @@ class ReferencePasses:
         """A reference that has moved."""
         return self.reference.state_dict() if self.reference else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Restores it; the reference of an unfinished run must not be the restored policy.
 
+        Returns:
+            Whether it is the checkpoint's now: False where an evaluation leaves one that there is, or has none.
+
         Raises:
-            ValueError: If it has moved in this process, and had not when the checkpoint was written.
+            ValueError: If training is to go on from a checkpoint written before it has moved, and it has in this process.
         """
         if not self.needed:
-            return
-        # Shards are restored after ``start``, which has made it; a policy that was trained here is no longer what it started as.
-        if self.reference is None and not self.policy.is_sharded:
+            return True
+        if self.reference is None and self.policy.is_sharded:  # ``start`` makes it first, but where none is read
+            return False
+        if self.reference is None:
             self.reference = self.make_reference()  # weights that training started from: not restored yet
-        assert self.reference is not None
         if not state and isinstance(self.reference, FrozenReference) and self.reference.was_synced:
+            if not self.is_for_fit:
+                return False
             raise ValueError(
                 "The reference has moved since this checkpoint (model.sync_ref_model), which does not hold what it was. Make the "
                 "module again, and go on with that one."
             )
         self.reference.load_state_dict(state)
+        return True

@@ -35,9 +35,25 @@ def main(model_dir: str, folder: Path) -> None:
 
     failed = make_module(model_dir, rewards=[broken_at_first])
     seen["of a reward"] = error_of_fit(failed, folder, "ddp_notebook")
+    own = module.state_dict()
+    failed.load_state_dict(own, strict=False)
     MENDED.append(True)
     seen["mended"] = error_of_fit(failed, folder, "ddp_notebook")
+    after_own_weights(seen, module, make_module(model_dir), folder)
     torch.save(seen, folder / "seen.pt")
+
+
+def after_own_weights(seen: dict[str, Any], module: GRPOModule, other: GRPOModule, folder: Path) -> None:
+    """Fits here: of another module with the trained weights, then of the first, after a checkpoint's and a user's weights."""
+    other.load_state_dict(module.state_dict())
+    trainer = make_trainer(folder, 1)
+    trainer.fit(other, datamodule=make_data(folder))
+    trainer.save_checkpoint(folder / "other.ckpt")
+    data = make_data(folder, eval_dataset=str(folder / "train.jsonl"))
+    make_trainer(folder).validate(module, datamodule=data, ckpt_path=folder / "other.ckpt", verbose=False)
+    seen["evaluated"] = error_of_fit(module, folder, "auto")
+    module.load_state_dict(other.state_dict())
+    seen["given"] = error_of_fit(module, folder, "auto")
 
 
 def error_of_fit(module: GRPOModule, folder: Path, strategy: str) -> str:

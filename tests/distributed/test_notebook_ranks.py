@@ -30,9 +30,7 @@ def test_a_notebook_has_the_weights_that_its_forked_ranks_trained_but_does_not_t
     expected = make_trainer(tmp_path).validate(here, datamodule=data, verbose=False)
     assert seen["held_out"][0] == pytest.approx(expected[0])
 
-    for again in (
-        "here",
-        "forked",
-    ):  # its reference would be a copy of the trained weights, its seeds those of the first steps
+    for again in ("here", "forked", "evaluated"):  # a reference of trained weights, the seeds of the first steps
         assert "another experiment" in seen[again] and "make the module again" in seen[again]
     assert "inf" in seen["of a reward"] and seen["mended"] == ""
+    assert seen["given"] == ""

@@ -28,12 +28,13 @@ STAGES: dict[str, dict[str, Any]] = {
     "kto": {"loss_type": "kto", "beta": 0.5},
     "rm": {"center_rewards_coefficient": 0.1},
     "sft": {},
+    "sft_experts": {"router_aux_loss_coef": 0.5},
     "distillation": {},
     "sampled_distillation": {},
     "server_distillation": {},
     "self_distillation": {},
 }
-MODULES = {"rm": RewardModelModule, "sft": SFTModule}
+MODULES = {"rm": RewardModelModule, "sft": SFTModule, "sft_experts": SFTModule}
 TIMED = ("time", "tokens_per_second", "seconds", "packing/fill")
 
 
@@ -51,7 +52,8 @@ def make(stage: str, model_dir: Path, folder: Path) -> Any:
         told = "{prompt} Solved: {successful_attempt} Again: "
         taught = Distillation("self", teacher_prompt=told, success_reward_threshold=0.1)
         return make_module(model_dir, distillation=taught, **common)
-    return MODULES.get(stage, DPOModule)(model_name_or_path=str(model_dir), **common, **STAGES[stage])
+    policy = folder / "experts" if stage == "sft_experts" else model_dir
+    return MODULES.get(stage, DPOModule)(model_name_or_path=str(policy), **common, **STAGES[stage])
 
 
 def train(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def train(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
             data = make_data(folder, batch_size=4 // ranks)
         else:
             converter = {"converter": "sft", "converter_args": {"completion_key": "chosen"}}
-            converter = converter if stage == "sft" else {"converter": "dpo"}
+            converter = converter if stage.startswith("sft") else {"converter": "dpo"}
             data = GRPODataModule(dataset=str(folder / "rows.jsonl"), batch_size=4 // ranks, **converter)
         trainer = make_trainer(folder, 3, devices=ranks, strategy="ddp" if ranks > 1 else "auto")
         trainer.fit(module, datamodule=data)
@@ -76,6 +78,7 @@ def train(folder: Path, model_dir: Path, ranks: int) -> dict[str, Any]:
 def runs(tiny_model_dir, tmp_path_factory) -> dict[int, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("stages")
     save_toy_model(folder / "teacher", seed=5)
+    save_toy_model(folder / "experts", "qwen3_moe")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with fake_vllm() as server:
         server.answer_to = answers_of(folder / "teacher")

@@ -67,8 +67,22 @@ def test_without_strict_other_names_are_left_out_as_torch_does(trained: GRPOModu
     given = {f"policy.model.{name}": weights(trained)[name], "nonsense.weight": torch.ones(2)}
     assert f"policy.model.{name}" in trained.state_dict()
     module.load_state_dict(given, strict=False)
-    module.configure_model()
-    assert torch.equal(weights(module)[name], weights(trained)[name])
+    base = make_module(tiny_model_dir)
+    for each in (module, base):
+        each.configure_model()
+    assert not torch.equal(weights(base)[name], weights(trained)[name])
+    torch.testing.assert_close(weights(module), weights(base) | {name: weights(trained)[name]}, rtol=0, atol=0)
+
+
+def test_weights_given_are_those_of_the_call(tiny_model_dir: Path, tmp_path: Path) -> None:
+    first, second, untrained = (make_module(tiny_model_dir) for _ in range(3))
+    for each in (first, untrained):
+        each.configure_model()
+    second.load_state_dict(first.state_dict())
+    make_trainer(tmp_path).fit(first, datamodule=make_data(tmp_path))
+    second.configure_model()
+    torch.testing.assert_close(weights(second), weights(untrained), rtol=0, atol=0)
+    assert any(not torch.equal(weight, weights(first)[name]) for name, weight in weights(second).items())
 
 
 @pytest.mark.parametrize("strict", [True, False])
