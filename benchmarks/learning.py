@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -114,18 +115,18 @@ def run_sides(
 ) -> None:
     """Trains all seeds of these sides at once, each side on its device, and rewrites the result meanwhile."""
     shares = [options.seeds[first :: options.parallel_seeds] for first in range(options.parallel_seeds)]
-    started, processes = time.perf_counter(), {}
+    started, processes, limit = time.perf_counter(), {}, options.seconds_per_side or math.inf
     for side, device in zip(sides, devices, strict=True):
         processes[side] = [start(side, run, run_file, seeds, device) for seeds in shares if seeds]
     all_of_them = [process for group in processes.values() for process in group]
     with child.ended(all_of_them):
         while any(process.poll() is None for process in all_of_them):
-            time.sleep(POLL_SECONDS)
-            store(options, run)
-            limit = options.seconds_per_side
-            if limit and time.perf_counter() - started > limit:
+            left = started + limit - time.perf_counter()
+            if left <= 0:
                 print(f"Ended after {limit:.0f} s: {', '.join(sides)}.", flush=True)
                 break
+            time.sleep(min(POLL_SECONDS, left))
+            store(options, run)
         failed = {side for side, group in processes.items() for process in group if process.poll()}
     store(options, run)
     for side in failed:
