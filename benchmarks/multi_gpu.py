@@ -55,7 +55,9 @@ class PeakMemory(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Writes: a run may be cut off."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-        Path(self.folder, f"peak{trainer.global_rank}.json").write_text(json.dumps(peak))
+        part = Path(self.folder, f"peak{trainer.global_rank}.part")
+        part.write_text(json.dumps(peak))
+        part.replace(part.with_suffix(".json"))  # never half written
 
 
 class LinkSpeed(Callback):
@@ -156,8 +158,8 @@ def figures(options: argparse.Namespace, gpus: int, run: Path, is_cut_off: bool)
     """Of the steps that a run came to."""
     rows: list[dict[str, str]] = []
     for path in run.glob("logs/version_*/metrics.csv"):
-        with path.open() as file:
-            rows = [row for row in csv.DictReader(file) if row.get("step_time")][options.warmup_steps :]
+        whole = path.read_text().rpartition("\n")[0].splitlines()  # the last one may be cut off
+        rows = [row for row in csv.DictReader(whole) if row.get("step_time")][options.warmup_steps :]
     if not rows:
         return {"gpus": gpus, "steps": 0, "is_cut_off": is_cut_off}
     phases = [name for name in rows[0] if name.startswith("time/")]
