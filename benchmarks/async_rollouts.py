@@ -12,7 +12,6 @@ which no next batch is sampled. On a CPU trainer and server share the cores, and
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import socket
@@ -25,6 +24,7 @@ import torch
 import yaml
 from sides import child
 from sides.command import this_command
+from sides.logged_steps import logged_steps
 from sides.make_model import make_model
 from sides.record import versions
 from sides.workload import word_problems
@@ -128,9 +128,7 @@ def train(options: argparse.Namespace, kind: str, model: Path, prompts: Path) ->
     command = [sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)]
     if child.run(command, env=environment):
         raise SystemExit(f"The run '{kind}' failed.")
-    with next(run.glob("logs/version_*/metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("step_time")]
-    return rows[options.warmup_steps : -1]
+    return logged_steps(run)[options.warmup_steps : -1]
 
 
 def figures(rows: list[dict[str, str]]) -> dict[str, Any]:

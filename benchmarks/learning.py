@@ -31,6 +31,7 @@ from sides.addition import OPERANDS, addition_rows
 from sides.command import this_command
 from sides.learning_run import ON_CPU, LearningRun
 from sides.learning_summary import summarize, table
+from sides.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = {"ours": "sides.learning_ours", "trl": "sides.learning_trl"}
@@ -161,9 +162,7 @@ def store(options: argparse.Namespace, run: LearningRun) -> None:
     of_all |= {"parallel_seeds": options.parallel_seeds}
     of_all |= {"versions": records[0]["versions"], "summary": summarize(records, options.level)}
     runs = [{name: value for name, value in record.items() if of_all.get(name) != value} for record in records]
-    part = Path(f"{out}.part")
-    part.write_text(json.dumps(of_all | {"runs": runs}, indent=1) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_whole(out, json.dumps(of_all | {"runs": runs}, indent=1) + "\n")
 
 
 def main() -> int:

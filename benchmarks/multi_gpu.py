@@ -15,7 +15,6 @@ sum over the ranks does. The 7B shape recomputes activations: those of 16,384 to
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import statistics
@@ -30,7 +29,9 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sides import child
 from sides.command import this_command
+from sides.logged_steps import logged_steps
 from sides.record import versions
+from sides.whole_file import write_whole
 from sides.workload import word_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,9 +56,7 @@ class PeakMemory(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Writes: a run may be cut off."""
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-        part = Path(self.folder, f"peak{trainer.global_rank}.part")
-        part.write_text(json.dumps(peak))
-        part.replace(part.with_suffix(".json"))  # never half written
+        write_whole(Path(self.folder, f"peak{trainer.global_rank}.json"), json.dumps(peak))
 
 
 class LinkSpeed(Callback):
@@ -81,7 +80,7 @@ class LinkSpeed(Callback):
             float(tensor[0])  # waits for it
             times.append(time.perf_counter() - started)
         if trainer.is_global_zero:
-            Path(self.folder, "links.json").write_text(json.dumps(tensor.nbytes / 1e9 / min(times)))
+            write_whole(Path(self.folder, "links.json"), json.dumps(tensor.nbytes / 1e9 / min(times)))
 
 
 def parse() -> argparse.Namespace:
@@ -156,10 +155,7 @@ def command_of(options: argparse.Namespace, gpus: int, run: Path, model: Path, p
 
 def figures(options: argparse.Namespace, gpus: int, run: Path, is_cut_off: bool) -> dict[str, Any]:
     """Of the steps that a run came to."""
-    rows: list[dict[str, str]] = []
-    for path in run.glob("logs/version_*/metrics.csv"):
-        whole = path.read_text().rpartition("\n")[0].splitlines()  # the last one may be cut off
-        rows = [row for row in csv.DictReader(whole) if row.get("step_time")][options.warmup_steps :]
+    rows = logged_steps(run)[options.warmup_steps :]
     if not rows:
         return {"gpus": gpus, "steps": 0, "is_cut_off": is_cut_off}
     phases = [name for name in rows[0] if name.startswith("time/")]

@@ -11,7 +11,6 @@ carried completions settles: completions and tokens that were trained on, over t
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import sys
@@ -24,6 +23,7 @@ import torch
 import yaml
 from sides import child
 from sides.command import this_command
+from sides.logged_steps import logged_steps
 from sides.make_model import make_model
 from sides.record import versions
 from sides.workload import WORKLOADS, Workload, word_problems
@@ -112,9 +112,7 @@ def train(
         environment |= {"TORCH_COMPILE_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if child.run([sys.executable, "-m", "grpo_lightning", "fit", "--config", str(config)], env=environment):
         raise SystemExit(f"The run with carry_over={carry_over} failed.")
-    with next(run.glob("logs/version_*/metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("step_time")]
-    return rows[options.warmup_steps :]
+    return logged_steps(run)[options.warmup_steps :]
 
 
 def figures(rows: list[dict[str, str]], completions_per_step: int) -> dict[str, Any]:
