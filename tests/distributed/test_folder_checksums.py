@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from copy_generator import CopyGenerator
+from foreign_directories import said_of_changed
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import run_ranks
 from runs import make_data, make_module, make_trainer
 
-from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 
 
@@ -70,12 +68,8 @@ def fit(folder: Path, model_dir: Path, refused: list[Path]) -> list[str]:
         trainer = make_trainer(folder, steps, devices=2, strategy="fsdp2", callbacks=[saves], enable_checkpointing=True)
         trainer.fit(module, datamodule=make_data(folder, batch_size=2), ckpt_path=ckpt, weights_only=False)
 
-    first = folder / "checkpoints/step=1.ckpt"
-    trained(2, None)
-    torch.distributed.barrier()
-    if torch.distributed.get_rank() == 0:
+    def change() -> None:
         for path in refused:
-            shutil.copytree(first, path)
             os.utime(path, (1, 1))
         shard = refused[0] / "__1_0.distcp"
         data = bytearray(shard.read_bytes())
@@ -83,14 +77,9 @@ def fit(folder: Path, model_dir: Path, refused: list[Path]) -> list[str]:
         shard.write_bytes(data)
         (refused[1] / "__0_0.distcp").unlink()
         (refused[2] / "meta.pt").unlink()
-    torch.distributed.barrier()
-    said = []
-    for path in refused:
-        with pytest.raises(CheckpointNotReadableError) as error:
-            trained(3, path)
-        said.append(str(error.value))
-    trained(3, first)
-    return said
+
+    trained(2, None)
+    return said_of_changed(folder / "checkpoints/step=1.ckpt", refused, change, lambda path: trained(3, path))
 
 
 def test_ranks_refuse_a_damaged_directory_together_and_name_an_intact_one(tiny_model_dir, tmp_path):
