@@ -85,8 +85,9 @@ class DPOModule(PolicyModule):
         for micro_batch in micro_batches:
             loss, metrics = self.preference_loss(preferences, micro_batch, ref_logps, kl)
             sums += metrics
+            if micro_batch.is_last:
+                self.read.launch(next_batch(self.trainer))
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         if self.preference_passes.reference_passes is not None:
             self.preference_passes.reference_passes.move(self.steps_done + 1)

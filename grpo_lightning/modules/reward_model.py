@@ -132,8 +132,9 @@ class RewardModelModule(PolicyModule):
         for micro_batch in micro_batches:
             loss, metrics = self.pair_loss(pairs, margins, micro_batch)
             sums += metrics
+            if micro_batch.is_last:
+                self.read.launch(next_batch(self.trainer))
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         self.end_written_step(sums.over_ranks().result(), norm, micro_batches[0].totals.tokens, started)
 

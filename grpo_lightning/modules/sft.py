@@ -63,13 +63,19 @@ class SFTModule(PolicyModule):
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
-        self.read = ReadAhead(self.demonstrations)
+        self.read = ReadAhead(self.laid_out)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
         batch = with_replaced(batch, [COLUMN], self.replacements())
         rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
+        return rollouts
+
+    def laid_out(self, batch: PromptBatch) -> Rollouts:
+        """The same, with the first pass over them ready to go to the GPU."""
+        rollouts = self.demonstrations(batch)
+        self.passes.lay_out_ahead(rollouts)
         return rollouts
 
     def setup(self, stage: str) -> None:
@@ -93,8 +99,9 @@ class SFTModule(PolicyModule):
             loss, metrics = self.imitation_loss(rollouts, micro_batch)
             total += loss.detach().double()
             balance += metrics
+            if micro_batch.is_last:
+                self.read.launch(next_batch(self.trainer))
             self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        self.read.launch(next_batch(self.trainer))
         norm = self.optimization.step()
         numbers = {"loss": sum(self.replica.of_all(float(total)))}
         if self.load_balance is not None:
