@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,8 @@ import vs_peers  # noqa: E402
 from peers import verl_run  # noqa: E402
 from peers.verl_log import metrics_of, step_of  # noqa: E402
 from peers.verl_reward import compute_score  # noqa: E402
-from peers_table import peer_lines  # noqa: E402
+from peers_picture import picture  # noqa: E402
+from peers_table import limit, peer_lines  # noqa: E402
 from sides.compare import summarize  # noqa: E402
 from sides.workload import NANO, WORKLOADS  # noqa: E402
 
@@ -59,8 +61,27 @@ def test_a_side_without_processor_seconds_has_its_rates_by_wall_time():
     assert (found["step_s"], found["generation_s"], found["training_s"]) == (9.0, 5.5, 2.5)
     assert found["completion_tokens_per_s"] == pytest.approx(1600 / 9, abs=0.01)
     assert "step_cpu_s" not in found and "completion_tokens_per_cpu_s" not in found
-    lines = peer_lines({"sides": {"verl": found | {"peak_bytes": 12_340_000_000}}})
+    lines = peer_lines({"device": "a CPU", "sides": {"verl": found | {"peak_bytes": 12_340_000_000}}})
     assert lines[-1] == "| verl 0.9.1 | 9.00 | 5.50 | 2.50 | 178 | 0.9 | 200 | 12.3 |"
+
+
+def test_the_limit_of_a_card_is_its_memory_for_sampling_and_its_arithmetic_for_training():
+    tokens = {"longest_completion": 1000, "trained_tokens": 200_000, "steps": 2}
+    ours = {
+        "parameters": 1_000_000_000,
+        "tokens": tokens,
+        "versions": {},
+        "step_s": 5.0,
+        "generation_s": 3.0,
+        "training_s": 1.5,
+    }
+    found = {"device": "NVIDIA H200", "sides": {"grpo_lightning": ours}}
+    least = limit(found)
+    # 2 GB a token at 4.8 TB/s, and 6e9 operations for each of 100,000 tokens at 989 TFLOP/s
+    assert least == pytest.approx({"generation": 2 / 4.8, "training": 600 / 989})
+    assert limit(found | {"device": "another card"}) is None
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="26"', picture(found))]
+    assert widths == pytest.approx([336.0, 168.0, 56.0, 2 / 4.8 * 112, 600 / 989 * 112], abs=0.06)  # 560 pixels are 5 s
 
 
 def test_records_are_put_beside_those_of_another_result_with_the_same_workload(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from peers_picture import draw
 from peers_table import peers
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +36,9 @@ TAIL = """
 - `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
-- Keep vLLM's compile cache (`~/.cache/vllm`). The first step of the 0.5B shape is over 80 s after the command on a bare machine
-  with an H200, and 57 s with the cache: 17 s of imports, 26 for the engine (3 of them compiling, 19 without the cache),
-  6 for the measurement of memory, 6 for the step (`benchmarks/partial_rollouts.py`, commit 8224a19).
+- Keep vLLM's compile cache (`~/.cache/vllm`). The first step of the 0.5B shape is over 89 s after the command on a bare machine
+  with an H200, and 64 s with the cache: 18 s of imports, 34 for the engine (4 of them compiling, 18 without the cache),
+  4 for the measurement of memory, 5 for the step (`benchmarks/partial_rollouts.py`, commit 77ba5a8).
 - Look at `time/*` in the [report](report.md): it says where the time of a step goes. If it is `time/rewards`, the reward is
   slow: make it `async def`, or vectorise it.
 - `trainer.precision: bf16-mixed` is as fast as `bf16-true`, and its steps land: see [precision.md](precision.md) for what each
@@ -169,6 +170,7 @@ def partial_rollouts(name: str, result: dict[str, Any]) -> str:
         f"`{result['command']}`: steps that leave their longest completions to the next one, against steps that wait. File: "
         f"`benchmarks/results/{name}`."
     )
+    where += f" {result['note']}" if "note" in result else ""
     title = f"## Partial rollouts, shape {result['workload']['shape']}, {result['device']}"
     return with_table(title, where, lines)
 
@@ -301,5 +303,6 @@ def render() -> str:
 
 
 if __name__ == "__main__":
+    draw(RESULTS, PAGE.parent / "images")
     PAGE.write_text(render(), encoding="utf-8")
     print(PAGE)
