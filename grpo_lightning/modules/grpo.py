@@ -22,7 +22,7 @@ from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
-from grpo_lightning.modules.step_source import Surroundings, most_prompts, staleness_of, step_sources
+from grpo_lightning.modules.step_source import most_prompts, staleness_of, step_sources
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -30,7 +30,8 @@ from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts import chain
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
+from grpo_lightning.rollouts.further_prompts import FurtherPrompts
+from grpo_lightning.rollouts.run_state import LogHistory, epoch_after, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
@@ -96,11 +97,8 @@ class GRPOModule(PolicyModule):
 
         # What steps sample from, and what is noted of them.
         check_settings(settings, self.policy.config, self.source)
-        around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
-        per_reward = self.step_advantages.per_reward
-        self.noted, self.step_source = step_sources(
-            settings, self.source, self.num_updates, success, per_reward, around
-        )
+        further = FurtherPrompts(self, self.num_updates)
+        self.noted, self.step_source = step_sources(settings, self.source, success, further)
         replays = settings.dynamic_sampling.replay_groups > 0
         self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
         self.numbers, self.log_history = StepNumbers(), LogHistory()
@@ -116,6 +114,7 @@ class GRPOModule(PolicyModule):
             # Scoring starts with the first completion that ends.
             sampled = self.step_source.sample(batch, self.moment())
             report.add_entries(sampled.entries)
+            report.add_rollouts(sampled.rollouts)
         with report.phase("old_and_reference"):
             # Old and reference logprobs, no gradient; of all ranks that share this one's passes.
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
@@ -146,7 +145,6 @@ class GRPOModule(PolicyModule):
         """Where the run stands."""
         if self._trainer is None:
             return Moment(self.steps_done)
-        self.log_history.note(self.trainer, self.step_metrics)
         run = state_of_run(self.trainer, self.num_updates, self.log_history)
         return Moment(self.steps_done, run.global_step, run.max_steps, run.epoch, run)
 
@@ -156,7 +154,9 @@ class GRPOModule(PolicyModule):
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        return self.step_advantages(rollouts, rewards, report, self.global_rank)
+        advantages, metrics = self.step_advantages(rollouts, rewards)
+        report.add(metrics)
+        return advantages
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""
@@ -165,7 +165,9 @@ class GRPOModule(PolicyModule):
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the step's loss: a forward pass, then ``algorithm/objective.py``."""
-        return self.loss(experience, micro_batch, report)
+        loss, metrics = self.loss(experience, micro_batch)
+        report.add(metrics)
+        return loss
 
     def end_step(self, report: StepReport) -> None:
         """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""
@@ -185,16 +187,14 @@ class GRPOModule(PolicyModule):
         numbers.pop(UNREPORTED, None)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.numbers.complete(numbers, self.num_updates, float(rate))
-        self.loss.end_step(numbers)
+        numbers |= self.loss.end_step(numbers)
         self.log_step(numbers, shown={"reward", "loss", "tokens_per_second"})
+        self.log_history.note(self.trainer.global_step, epoch_after(self.trainer), numbers)
 
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
         """What samples and scores; another loop is a subclass of RolloutSource, made here."""
         talks_to = part_of(self.settings, ToolSettings)
         return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
-
-    def _ranks(self) -> tuple[int, int]:
-        return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
 
     @property
     def can_repeat_step(self) -> bool:
@@ -257,7 +257,6 @@ class GRPOModule(PolicyModule):
         """Logs them, and tells them to rewards that look at the history."""
         logged = super().log_means(stage)
         if stage == "val":
-            self.log_history.note(self.trainer, self.step_metrics)
             self.log_history.note_evaluation(self.trainer.global_step, logged)
         return logged
 
@@ -285,7 +284,6 @@ class GRPOModule(PolicyModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state of every part that has some."""
         super().on_save_checkpoint(checkpoint)
-        self.log_history.note(self.trainer, self.step_metrics)
         for name, part in self._stateful().items():
             checkpoint[name] = part.state_dict()
         checkpoint["sources"] = chain.state_of(self.step_source, self.steps_done)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.distributed.gather import own_rank
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
@@ -24,21 +25,15 @@ class DynamicSource(Source):
         source: Knows the totals of rewards.
         sampler: Chooses, and remembers.
         prompts: Gives the run's prompts, for further ones in an order of their own, once training starts.
-        ranks: Gives the number of this rank and how many there are, once training starts.
     """
 
     key = "dynamic_sampling"
     inner: Source
 
     def __init__(
-        self,
-        inner: Source,
-        source: RolloutSource,
-        sampler: DynamicSampler,
-        prompts: Callable[[], PromptDataset],
-        ranks: Callable[[], tuple[int, int]] = lambda: (0, 1),
+        self, inner: Source, source: RolloutSource, sampler: DynamicSampler, prompts: Callable[[], PromptDataset]
     ) -> None:
-        self.inner, self.source, self.sampler, self.prompts, self.ranks = inner, source, sampler, prompts, ranks
+        self.inner, self.source, self.sampler, self.prompts = inner, source, sampler, prompts
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """The chosen groups, whose rewards are there already."""
@@ -59,7 +54,7 @@ class DynamicSource(Source):
     def _draw(self, count: int) -> PromptBatch:
         """So many further prompts of this rank."""
         prompts = self.prompts()
-        return prompts.batch(self.sampler.next_rows(count, len(prompts), *self.ranks()))
+        return prompts.batch(self.sampler.next_rows(count, len(prompts), *own_rank()))
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What the sampler remembers, of all ranks."""
@@ -68,4 +63,4 @@ class DynamicSource(Source):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
         weights = {reward.name: reward.weight for reward in self.source.reward_runner.rewards}
-        self.sampler.load_state_dict(state, weights, *self.ranks())
+        self.sampler.load_state_dict(state, weights, *own_rank())
