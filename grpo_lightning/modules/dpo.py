@@ -1,6 +1,6 @@
 """DPOModule: learning from completions that people preferred to others, or judged one by one."""
 
-import time
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,16 +11,16 @@ from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, m
 from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, with_replaced
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
-from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
+from grpo_lightning.datamodules.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
@@ -28,7 +28,8 @@ from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
 from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples, sum_per_completion
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
-from grpo_lightning.training.whole_steps import micro_batches_everywhere
+from grpo_lightning.training.steps import Steps
+from grpo_lightning.training.written_update import WrittenUpdate
 from grpo_lightning.types import PromptBatch, Rollouts
 
 PRECOMPUTED_AT_ONCE = 64
@@ -46,7 +47,7 @@ class DPOModule(PolicyModule):
     @takes(DPOSettings)
     def __init__(self, settings: DPOSettings) -> None:
         super().__init__()
-        self.settings, self.seed, self.written = settings, settings.seed, part_of(settings, WrittenSettings)
+        self.settings, self.written = settings, part_of(settings, WrittenSettings)
         self.loss = settings.loss()
         without = settings.without_reference(self.loss)
         reference = part_of(settings, ReferenceSettings)
@@ -55,13 +56,15 @@ class DPOModule(PolicyModule):
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.read = ReadAhead(self.own_preferences)
+        self.steps = Steps(self.optimization, self.passes, settings.seed)
+        self.update = WrittenUpdate(self.optimization, self.passes, self.read, self.load_balance)
         references = ReferencePasses(reference, without, "Leave one of them out.", self.passes)
         precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
         self.preference_passes = PreferencePasses(self.loss, self.passes, None if without else references, precomputed)
 
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
+        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.settings, self.datamodule)
         policy, in_pairs = self.policy, self.loss.in_pairs
         read = read_preferences(batch, policy.tokenizer, self.written, in_pairs, policy.end_ids)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
@@ -76,31 +79,25 @@ class DPOModule(PolicyModule):
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean loss of the batch's examples, over all ranks."""
-        started = time.perf_counter()
-        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        report = self.steps.begin()
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
-        sums = MetricSums()
-        micro_batches = self.micro_batches(preferences)
-        for micro_batch in micro_batches:
-            loss, metrics = self.preference_loss(preferences, micro_batch, ref_logps, kl)
-            sums += metrics
-            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        self.read.launch(next_batch(self.trainer))
-        norm = self.optimization.step()
+        loss = partial(self.preference_loss, preferences, ref_logps, kl)
+        self.update(self.micro_batches(preferences), loss, report)
+        if self.loss.needs_kl:
+            report.add_mean("kl", kl[None])
         if self.preference_passes.reference_passes is not None:
             self.preference_passes.reference_passes.move(self.steps_done + 1)
-        numbers = sums.over_ranks().result() | ({"kl": kl.item()} if self.loss.needs_kl else {})
-        self.end_written_step(with_margin(numbers), norm, micro_batches[0].totals.tokens, started)
+        self.steps.log(with_margin(self.steps.end(report).result()))
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         plan, rollouts = plan_examples(self.passes, preferences), preferences.rollouts
         losses = preferences.num_examples if self.loss.in_pairs else rollouts.num_completions
-        return micro_batches_everywhere(self.passes, rollouts, plan, losses, self.load_balance)
+        return self.update.micro_batches(rollouts, plan, losses)
 
     def preference_loss(
-        self, preferences: Preferences, micro_batch: MicroBatch, ref_logps: Tensor, kl: Tensor
+        self, preferences: Preferences, ref_logps: Tensor, kl: Tensor, micro_batch: MicroBatch
     ) -> tuple[Tensor, MetricSums]:
         """This micro-batch's share of the mean loss, and what is logged of it."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
@@ -111,10 +108,8 @@ class DPOModule(PolicyModule):
         loss, metrics = losses.sum() / micro_batch.totals.completions, mean_entries(logged(self.loss, scores, losses))
         if balance is not None and loads is not None:
             share, added = balance.loss(loads, micro_batch.loads_of_step)
-            loss, metrics = (
-                loss + share,
-                metrics + MetricSums(means=added.means),
-            )  # the loss logged is that of preferences
+            # The loss that is logged is that of preferences.
+            loss, metrics = loss + share, metrics + MetricSums(means=added.means)
         return loss, metrics
 
     def setup(self, stage: str) -> None:
@@ -127,7 +122,7 @@ class DPOModule(PolicyModule):
             self.preference_passes.reference_passes.is_for_fit = stage == "fit"
         for prompts in prompts_in_memory(self.datamodule):
             check_columns(prompts.columns, self.loss.in_pairs)
-        if self.loss.needs_kl and self.prompts_in_a_step() < 2:
+        if self.loss.needs_kl and prompts_in_a_step(self.datamodule) < 2:
             raise ValueError(
                 f"data.batch_size=1: model.loss_type={self.settings.loss_type!r} compares each prompt with the completion of "
                 "another one of the batch. Use 2 or more."
@@ -187,7 +182,8 @@ class DPOModule(PolicyModule):
             logprobs = self.passes.scorer.score(rollouts, micro_batch.rows).logprobs
             self.optimization.accumulate_gradient(-logprobs.mean(), micro_batch)
 
-        return self.base_workload(
+        return workload_of(
+            self,
             run_pass=run_pass,
             max_completion_length=2 * self.written.max_completion_length,
             length_setting=("max_completion_length", self.written.max_completion_length),

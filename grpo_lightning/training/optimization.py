@@ -171,6 +171,11 @@ class Optimization:
                 "trainer.precision, and check that rewards, margins and the logprobs of teachers are finite."
             )
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next optimizer step, of the first group of weights."""
+        return float(self.lightning.trainer.optimizers[0].param_groups[0]["lr"])
+
     def settle_buckets(self, idle_loss: Tensor) -> None:
         """Lets DDP settle its buckets: their layout rounds the sums over ranks, and a resumed run must not differ.
 
