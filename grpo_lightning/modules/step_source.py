@@ -45,5 +45,5 @@ def step_sources(
     noted = NotedSource(inner, source, success)
     if settings.dynamic_sampling.mode == "off":
         return noted, noted
-    sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, settings.per_reward)
+    sampler = DynamicSampler(settings.dynamic_sampling, settings.seed, source.composed, settings.per_reward)
     return noted, DynamicSource(noted, source, sampler, further.dataset)

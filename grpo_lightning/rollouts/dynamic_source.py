@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.distributed.gather import own_rank
+from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
@@ -22,7 +21,7 @@ class DynamicSource(Source):
 
     Args:
         inner: What is sampled from: ``source``, or a wrapper of it.
-        source: Knows the totals of rewards.
+        source: Knows the rewards, and what a rank does while others sample.
         sampler: Chooses, and remembers.
         prompts: Gives the run's prompts, for further ones in an order of their own, once training starts.
     """
@@ -37,18 +36,20 @@ class DynamicSource(Source):
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """The chosen groups, whose rewards are there already."""
-        entries: dict[str, Tensor] = {}
-
-        def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
-            sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
-            for name, values in sampled.entries.items():  # of every round
-                entries[name] = torch.cat([entries[name], values]) if name in entries else values
-            return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
-
-        def idle() -> None:
-            self.source.sample_nothing(self.source.sampling)
-
-        groups, numbers = self.sampler.collect(batch, sample, self._draw, self.source.composed, moment.step, idle)
+        wanted, sampled = len(batch), [self.inner.sample(batch, moment, stage)]
+        rounds = [self.sampler.round(_scored(sampled[0]))]
+        for number in range(1, self.sampler.further_rounds + 1):
+            need = wanted - sum(len(each.kept) for each in rounds)
+            if not max(gather_objects(need)):
+                break
+            if need:
+                sampled.append(self.inner.sample(self._draw(need), moment, f"refill {number}"))
+                rounds.append(self.sampler.round(_scored(sampled[-1])))
+            else:  # other ranks sample
+                self.source.sample_nothing(self.source.sampling)
+        groups, numbers = self.sampler.choose(rounds, wanted, moment.step)
+        names = dict.fromkeys(name for each in sampled for name in each.entries)
+        entries = {name: torch.cat([each.entries[name] for each in sampled if name in each.entries]) for name in names}
         return Sampled(groups.batch, groups.rollouts, lambda: groups.rewards, entries | numbers)
 
     def _draw(self, count: int) -> PromptBatch:
@@ -64,3 +65,8 @@ class DynamicSource(Source):
         """Restores it."""
         weights = {reward.name: reward.weight for reward in self.source.reward_runner.rewards}
         self.sampler.load_state_dict(state, weights, *own_rank())
+
+
+def _scored(sampled: Sampled) -> ScoredGroups:
+    """With its rewards, for which it waits."""
+    return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
