@@ -17,8 +17,8 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.data_checks import check_data, check_held_out
-from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
+from grpo_lightning.modules.checks.data import check_data, check_held_out
+from grpo_lightning.modules.checks.settings import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import HasState, PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
@@ -38,6 +38,7 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.settings.flat import part_of, takes
+from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
@@ -47,7 +48,6 @@ from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceS
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
 from grpo_lightning.training.steps import Steps
-from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 from grpo_lightning.vision.settings import VisionSettings

@@ -26,9 +26,9 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
+from grpo_lightning.modules.checks.trainer import check_batch, prepare_trainer
 from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
-from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of

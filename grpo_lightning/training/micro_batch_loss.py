@@ -13,9 +13,9 @@ from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_batch import TokenBatch
 from grpo_lightning.scoring.readout import TokenScores
+from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
-from grpo_lightning.training.teachers import Teachers
 
 
 class MicroBatchLoss:
