@@ -27,7 +27,6 @@ class StepReport:
         self._on_phase = on_phase
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
-        self.num_updates = 0
         self._started = time.perf_counter()
 
     @contextmanager
@@ -55,8 +54,7 @@ class StepReport:
                 self.add(MetricSums(maxima={f"{name}_max": spread.max()}, samples={name: spread}))
 
     def add_update(self, grad_norm: Tensor) -> None:
-        """Counts an optimizer step; a gradient that is not finite was skipped."""
-        self.num_updates += 1
+        """Adds an optimizer step; a gradient that is not finite was skipped."""
         finite = torch.isfinite(grad_norm)
         norm = torch.stack([torch.where(finite, grad_norm, 0.0).double(), finite.double()])
         self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": (~finite).double()}))

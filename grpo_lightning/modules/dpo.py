@@ -26,14 +26,11 @@ from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
-from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples, sum_per_completion
+from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.steps import Steps
 from grpo_lightning.training.written_update import WrittenUpdate
 from grpo_lightning.types import PromptBatch, Rollouts
-
-PRECOMPUTED_AT_ONCE = 64
-"""Prompts; they fill passes."""
 
 
 class DPOModule(PolicyModule):
@@ -86,8 +83,7 @@ class DPOModule(PolicyModule):
         self.update(self.micro_batches(preferences), loss, report)
         if self.loss.needs_kl:
             report.add_mean("kl", kl[None])
-        if self.preference_passes.reference_passes is not None:
-            self.preference_passes.reference_passes.move(self.steps_done + 1)
+        self.preference_passes.move(self.steps_done + 1)
         self.steps.log(with_margin(self.steps.end(report).result()))
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
@@ -118,8 +114,7 @@ class DPOModule(PolicyModule):
         Raises:
             ValueError: In the words of the config.
         """
-        if self.preference_passes.reference_passes is not None:
-            self.preference_passes.reference_passes.is_for_fit = stage == "fit"
+        self.preference_passes.expect(is_for_fit=stage == "fit")
         for prompts in prompts_in_memory(self.datamodule):
             check_columns(prompts.columns, self.loss.in_pairs)
         if self.loss.needs_kl and prompts_in_a_step(self.datamodule) < 2:
@@ -148,34 +143,20 @@ class DPOModule(PolicyModule):
 
     def start_reference(self) -> None:
         """Makes it, once."""
-        reference_passes = self.preference_passes.reference_passes
-        if reference_passes is not None and reference_passes.scorer is None:
-            reference_passes.start()
+        self.preference_passes.start()
 
     @with_float32_defaults
     def precompute(self, *roles: str) -> None:
         """Reference logprobs of the data's rows, by the policy before its first step; every rank has all of them."""
-        table = self.preference_passes.precomputed
-        if table is None or self.steps_done:
+        if self.preference_passes.precomputed is None or self.steps_done:
             return
         for role in roles:
             found = getattr(self.datamodule, role, None) or {}
             for prompts in found.values() if isinstance(found, dict) else [found]:
-                for start in range(0, len(prompts), PRECOMPUTED_AT_ONCE * self.replica.count):
-                    first = start + PRECOMPUTED_AT_ONCE * self.replica.index
-                    places = range(first, min(first + PRECOMPUTED_AT_ONCE, len(prompts)))
-                    rollouts = self.preferences(prompts.batch(list(places))).rollouts
-                    for each in self.replica.of_all((rollouts, self.base_logps(rollouts).cpu())):
-                        table.add(*each)
-
-    def base_logps(self, rollouts: Rollouts) -> Tensor:
-        """``(N,)`` nats under what the policy is before its first step, a trained adapter that it starts from included."""
-        logprobs, _ = self.passes.score(self.passes.scorer, rollouts)
-        return sum_per_completion(logprobs, rollouts.completion_lengths)
+                self.preference_passes.precompute(prompts, self.preferences)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled; a pair stays together, as one completion of twice the length."""
-        reference_passes = self.preference_passes.reference_passes
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
             # The loss of pairs takes no memory to speak of beside their logprobs.
@@ -187,7 +168,7 @@ class DPOModule(PolicyModule):
             run_pass=run_pass,
             max_completion_length=2 * self.written.max_completion_length,
             length_setting=("max_completion_length", self.written.max_completion_length),
-            copies_reference=reference_passes is not None and reference_passes.copies_reference,
+            copies_reference=self.preference_passes.copies_reference,
         )
 
     @with_float32_defaults

@@ -176,9 +176,7 @@ class GRPOModule(PolicyModule):
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
         self.reference_passes.move(self.steps_done + 1)
-        outcomes = self.noted.take()
-        if hasattr(self.datamodule, "record"):
-            report.add_entries(self.datamodule.record(outcomes))
+        report.add_entries(self.noted.tell(self.datamodule))
         numbers = self.objective.summarize(self.steps.end(report)) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
         numbers.pop(UNREPORTED, None)
