@@ -201,12 +201,10 @@ class GRPOModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Checks the data before weights load."""
-        self.source.on_started = self.start_times.mark
         self.reference_passes.is_for_fit = stage == "fit"
-        self.source.precision = self.trainer.strategy.precision_plugin.forward_context
         for runner in (self.source.reward_runner, self.evaluation.reward_runner):
             runner.guard.device = self.trainer.strategy.root_device
-        self.source.generator.expect()
+        self.source.expect(self.trainer.strategy.precision_plugin.forward_context, self.start_times.mark)
         if stage == "fit":
             check_data(self.settings, self.datamodule, self.policy.config, self.source)
         if stage in ("fit", "validate"):
