@@ -54,7 +54,7 @@ partial() {
 
 peer() {  # NAME; its records are whole after each of its steps
   local folder=$scratch/$1-$$ file
-  take() { for file in "$folder"/*.json "$folder"/*.log; do cp "$file" "$out/.part" && mv "$out/.part" "$out/${file##*/}"; done 2>/dev/null; }
+  take() { for file in "$folder"/*/*.json "$folder"/*/*.log; do cp "$file" "$out/.part" && mv "$out/.part" "$out/${file##*/}"; done 2>/dev/null; }
   (while sleep 5; do take; done) &
   trap "kill $!" EXIT
   within 540 python3 benchmarks/vs_peers.py --device cuda --shape 0.5b --dtype mixed --warmup-steps 1 --steps 3 \

@@ -61,6 +61,7 @@ class TrainingLoader:
         self.epoch = 0
         self.next_batch = 0
         self.order = order or EpochOrder(len(prompts), batch_size * world_size, seed, shuffle)
+        self._ahead: tuple[list[int], PromptBatch] | None = None
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
@@ -71,7 +72,11 @@ class TrainingLoader:
         # changes nothing, and every step reads the place anew.
         while self.next_batch < len(self):
             self.next_batch += 1
-            yield self.batch_at(self.epoch, self.next_batch - 1)
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and ahead[0] == self._places(self.epoch, self.next_batch - 1):
+                yield ahead[1]
+            else:
+                yield self.batch_at(self.epoch, self.next_batch - 1)
         self.set_epoch(self.epoch + 1)
 
     def following_place(self, limit: int | None = None) -> tuple[int, int]:
@@ -85,8 +90,17 @@ class TrainingLoader:
 
     def batch_at(self, epoch: int, batch: int) -> PromptBatch:
         """This rank's prompts at a place, wherever the loader is."""
+        return self.prompts.batch(self._places(epoch, batch))
+
+    def batch_ahead(self, epoch: int, batch: int) -> PromptBatch:
+        """The same, of the step that comes next, which is then handed this very object."""
+        places = self._places(epoch, batch)
+        self._ahead = places, self.prompts.batch(places)
+        return self._ahead[1]
+
+    def _places(self, epoch: int, batch: int) -> list[int]:
         mine = training_rows(0, self.batch_size, self.rank, self.world_size)
-        return self.prompts.batch(self.order.places(epoch, batch)[mine.start : mine.stop])
+        return list(self.order.places(epoch, batch)[mine.start : mine.stop])
 
     @property
     def sampler(self) -> TrainingLoader:

@@ -17,8 +17,8 @@ Read = TypeVar("Read")
 class ReadAhead(Generic[Read]):
     """Reads the batch of each step one step ahead; what is read is the same as without it.
 
-    Launch it once a step's passes are on their way to the GPU, for which the host then waits: before them, a thread that
-    runs Python would hold up the one that feeds the GPU.
+    Launch it before the step's last backward pass: the GPU then has the forward pass to do, and what the thread holds up is made
+    up for; the end of a backward pass waits for the GPU, and a thread that begins there is waited for as well.
 
     Args:
         read: A batch to what a step trains on: a function of the batch alone, without collectives. It never runs twice at
@@ -67,4 +67,4 @@ def next_batch(trainer: Trainer) -> PromptBatch | None:
     if not isinstance(loader, TrainingLoader):
         return None
     place = place_after(trainer, loader)
-    return None if place is None else loader.batch_at(*place)
+    return None if place is None else loader.batch_ahead(*place)

@@ -64,7 +64,7 @@ class SFTModule(PolicyModule):
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
-        self.read = ReadAhead(self.demonstrations)
+        self.read = ReadAhead(self.laid_out)
         self.steps = Steps(self.optimization, self.passes, settings.seed)
         self.update = WrittenUpdate(self.optimization, self.passes, self.read, self.load_balance)
 
@@ -73,6 +73,12 @@ class SFTModule(PolicyModule):
         batch = with_replaced(batch, [COLUMN], self.settings, self.datamodule)
         rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
+        return rollouts
+
+    def laid_out(self, batch: PromptBatch) -> Rollouts:
+        """The same, with the first pass over them ready to go to the GPU."""
+        rollouts = self.demonstrations(batch)
+        self.passes.lay_out_ahead(rollouts)
         return rollouts
 
     def setup(self, stage: str) -> None:

@@ -52,6 +52,8 @@ class ForwardPass:
         self.slow_attention: str | None = None
         """Why packed attention is not the fastest one."""
         self._replay: RouterReplay | None = None
+        self._ahead: tuple[Rollouts, Tensor, PackedBatch | PaddedBatch] | None = None
+        """What has been laid out, of which completions, and not been asked for yet."""
         self._own_attention = install_packed_attention(base_model(model)) if layout == "packed" else None
 
     @property
@@ -81,6 +83,16 @@ class ForwardPass:
         """What routers do with these completions and their prompts, without a readout; None without routers."""
         return call_gathered(self.model, self._decode, rollouts, rows, True).loads
 
+    def lay_out_ahead(self, rollouts: Rollouts, rows: Tensor) -> None:
+        """Lays a pass out now, whose scores are asked for next; from another thread too."""
+        self._ahead = rollouts, rows, self._laid_out(rollouts, rows)
+
+    def _laid_out(self, rollouts: Rollouts, rows: Tensor) -> PackedBatch | PaddedBatch:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is rollouts and torch.equal(ahead[1], rows):
+            return ahead[2]
+        return pack(rollouts, rows, self.share_prompts) if self.layout == "packed" else pad(rollouts, rows)
+
     def packing_of(self, rollouts: Rollouts, rows: Tensor) -> Packing:
         """What the layers asked of packed attention in a pass over ``rows``."""
         batch = pack(rollouts, rows, self.share_prompts)
@@ -106,10 +118,10 @@ class ForwardPass:
         return self.readout.read_plain(rollouts, rows, self.readout.targets(rollouts, rows, self.device), **options)
 
     def _decode(self, rollouts: Rollouts, rows: Tensor, with_loads: bool = False) -> Decoded:
-        if self.layout == "packed":
-            batch = pack(rollouts, rows, self.share_prompts)
+        batch = self._laid_out(rollouts, rows)
+        if isinstance(batch, PackedBatch):
             return self._decode_packed(rollouts, batch, Packing(batch.spans, self.device), with_loads)
-        return self._decode_padded(rollouts, pad(rollouts, rows), with_loads)
+        return self._decode_padded(rollouts, batch, with_loads)
 
     def _decode_packed(
         self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, with_loads: bool = False

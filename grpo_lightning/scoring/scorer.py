@@ -140,6 +140,10 @@ class Scorer:
         options |= {"with_entropy": with_entropy, "entropy_grad": entropy_grad, "with_loads": with_loads}
         return self._forward.score(*branched(rollouts, rows), **options)
 
+    def lay_out_ahead(self, rollouts: Rollouts, rows: Tensor) -> None:
+        """Does now, from another thread too, what ``score`` of these rows does before the GPU has something to do."""
+        self._forward.lay_out_ahead(*branched(rollouts, rows))
+
     def hidden(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
         """``(T, H)`` hidden states that predict the completion tokens, for a head of one's own."""
         if not self._settled:

@@ -92,6 +92,12 @@ class Passes:
         """The completions of each pass that ``rows`` need."""
         return self.scorer.plan(rollouts, rows, self.max_tokens)
 
+    def lay_out_ahead(self, rollouts: Rollouts) -> None:
+        """Lays out the first pass over all completions while the GPU is busy with others; of a rank that has them all."""
+        plan = self.plan(rollouts, torch.arange(rollouts.num_completions))
+        if plan and self.replica.size == 1:
+            self.scorer.lay_out_ahead(rollouts, plan[0])
+
     def plan_everywhere(self, scorer: Scorer, rollouts: Rollouts) -> list[Tensor]:
         """Passes over all completions, without gradient; see ``in_step_with_others``."""
         plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), self.max_tokens)

@@ -63,8 +63,9 @@ class WrittenUpdate:
             loss, metrics = share(micro_batch)
             if replica.leads:  # the others have the same numbers
                 report.add(metrics)
+            if micro_batch.is_last:
+                self.read.launch(next_batch(self.optimization.lightning.trainer))
             self.optimization.accumulate_gradient(loss * replica.count, micro_batch)
-        self.read.launch(next_batch(self.optimization.lightning.trainer))
         report.add_update(self.optimization.step())
         tokens = torch.tensor(micro_batches[0].totals.tokens, dtype=torch.float64)
         report.add(MetricSums(maxima={"tokens/completion": tokens}))  # of all ranks, and on each the same

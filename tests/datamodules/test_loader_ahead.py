@@ -57,3 +57,16 @@ def test_what_follows_a_resumed_place_is_what_followed_it(prompts):
     resumed.load_state_dict(loader.state_dict())
     assert resumed.following_place() == loader.following_place() == (0, 3)
     assert resumed.batch_at(0, 3).uids == uids(loader, 1)[0]
+
+
+def test_a_batch_that_was_read_ahead_is_handed_out_itself_unless_another_comes_first(prompts):
+    loader = TrainingLoader(prompts, 2, seed=5)
+    batches = iter(loader)
+    next(batches)
+    ahead = loader.batch_ahead(*loader.following_place())
+    assert next(batches) is ahead
+    later = loader.batch_ahead(0, 3)
+    assert loader.batch_at(0, 3) is not later  # others get copies
+    found = next(batches)
+    assert found.uids == loader.batch_at(0, 2).uids != later.uids
+    assert next(batches).uids == later.uids

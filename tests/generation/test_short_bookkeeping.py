@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, replace
 from types import SimpleNamespace as Named
 from typing import Any
@@ -159,6 +160,8 @@ class Ahead:
             states = Named(request_states=self.collected)
             assert shorten_bookkeeping(Named(llm_engine=Named(engine_core=core_client, output_processor=states)))
         self.hasher = core.request_block_hasher
+        self.scheduled: list[dict[str, Any]] = []
+        """What the scheduler said at each step."""
         self.states: list[Any] = []
         self.outputs: dict[str, list[Any]] = {}
         self.preemptions = 0
@@ -183,6 +186,7 @@ class Ahead:
         drawn = {name: random.Random(name) for name in self.outputs}
         while self.scheduler.has_requests() or under_way:
             scheduled = self.scheduler.schedule()
+            self.scheduled.append(deepcopy(vars(scheduled)))
             self.preemptions += len(scheduled.preempted_req_ids or ())
             if scheduled.num_scheduled_tokens:
                 under_way.append((scheduled, self._sample(scheduled, drawn)))
@@ -245,6 +249,7 @@ def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(gener
     own, short = (Ahead(core, num_blocks, is_short) for is_short in (False, True))
     own.run(limits)
     short.run(limits)
+    assert short.scheduled == own.scheduled
     assert short.states == own.states
     assert short.completions() == own.completions()
     assert (own.preemptions > 0) == (num_blocks == 9)

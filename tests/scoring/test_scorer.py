@@ -134,6 +134,19 @@ def test_the_gradient_of_a_step_is_the_same_under_any_budget(layout, max_tokens)
     assert_relatively_close(loss_gradient(model, scores, rollouts, parts), expected)
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_pass_that_was_laid_out_ahead_has_the_scores_of_its_own_rows(layout):
+    scorer, rollouts, others = Scorer(toy("qwen2"), TEMPERATURE, layout), some_rollouts(), some_rollouts()
+    rows, fewer = torch.tensor([0, 2, 3]), torch.tensor([1, 2])
+    expected = [scorer.score(each, part).logprobs for each, part in [(rollouts, rows), (rollouts, fewer)]]
+    others.completion_ids[0] += 1
+    for asked, answer in [((rollouts, rows.clone()), expected[0]), ((rollouts, fewer), expected[1])]:
+        scorer.lay_out_ahead(rollouts, rows)
+        assert torch.equal(scorer.score(*asked).logprobs, answer)
+    scorer.lay_out_ahead(rollouts, rows)
+    assert not torch.equal(scorer.score(others, rows).logprobs, expected[0])
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_runs_layers_again_with_the_same_packing(use_reentrant):
     model, rollouts = toy("mistral"), some_rollouts()

@@ -23,15 +23,16 @@ SHARED_MEMORY = Path("/dev/shm")
 """Where Linux lists named shared memory."""
 
 
-def stand_before_scheduler(scheduler: Any, update_from_output: Any, allocate_slots: Any) -> None:
-    """From here on, this scheduler's two methods are others.
+def stand_before_scheduler(scheduler: Any, update_from_output: Any, allocate_slots: Any, schedule: Any) -> None:
+    """From here on, this scheduler's three methods are others.
 
     Args:
         scheduler: Of an engine in this process.
         update_from_output: In place of ``Scheduler.update_from_output``.
         allocate_slots: In place of ``KVCacheManager.allocate_slots``.
+        schedule: In place of ``Scheduler.schedule``.
     """
-    scheduler.update_from_output = update_from_output
+    scheduler.update_from_output, scheduler.schedule = update_from_output, schedule
     scheduler.kv_cache_manager.allocate_slots = allocate_slots
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from grpo_lightning.generation.vllm.compat import request_counters
 from grpo_lightning.generation.vllm.patches import stand_before_scheduler
+from grpo_lightning.generation.vllm.plain_schedule import PlainSchedule
 
 FURTHER_WORK = (
     "connector",
@@ -66,7 +67,7 @@ def shorten_bookkeeping(llm: Any) -> ShortBookkeeping | None:
 
 
 class ShortBookkeeping:
-    """Stands before two methods of a scheduler.
+    """Stands before three methods of a scheduler, one of them by ``PlainSchedule``.
 
     Args:
         scheduler: vLLM's.
@@ -85,7 +86,8 @@ class ShortBookkeeping:
         """By id; None for those that go through vLLM's own code."""
         self._running, self._dropped, self._in_flight = RequestStatus.RUNNING, attrgetter(dropped), in_flight
         self._update, self._allocate = scheduler.update_from_output, self.manager.allocate_slots
-        stand_before_scheduler(scheduler, self.update_from_output, self.allocate_slots)
+        plain_schedule = PlainSchedule(scheduler, self.requests, block_size)
+        stand_before_scheduler(scheduler, self.update_from_output, self.allocate_slots, plain_schedule.schedule)
 
     def allocate_slots(self, request: Any, num_new_tokens: int, *args: Any, **options: Any) -> Any:
         """``KVCacheManager.allocate_slots``: nothing to do for the next token of a request whose last block has room."""
@@ -98,7 +100,8 @@ class ShortBookkeeping:
         """``Scheduler.update_from_output`` for what is not plain; what was withheld goes out before it."""
         alive = self.scheduler.requests
         if len(self.requests) > len(alive):  # some were aborted
-            self.requests = {name: plain for name, plain in self.requests.items() if name in alive}
+            for name in self.requests.keys() - alive.keys():
+                del self.requests[name]
         if _is_plain_step(scheduled, output):
             scheduled = replace(scheduled, num_scheduled_tokens=self._write_down(scheduled, output))
         results = self._update(scheduled, output)
