@@ -109,6 +109,12 @@ def percentile(values: Tensor, percent: int) -> float:
     return float(values.sort().values[-(-percent * len(values) // 100) - 1])
 
 
+def mean_of(values: Tensor) -> Tensor:
+    """``(2,)`` float64: sum of the entries that are not NaN, and their number."""
+    seen = values[~values.isnan()].double()
+    return torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])
+
+
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:
     """``(2,)``: sum of the values where ``counted`` is True, and their number."""
     kept = values.detach().masked_fill(~counted, 0.0)

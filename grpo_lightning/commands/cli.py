@@ -40,7 +40,7 @@ from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
 from grpo_lightning.modules import GRPOModule
-from grpo_lightning.modules.optimizer_check import check_optimization
+from grpo_lightning.modules.checks.optimizer import check_optimization
 from grpo_lightning.rewards.text.valid_text import in_words
 from grpo_lightning.training.optimization import ADAMW
 

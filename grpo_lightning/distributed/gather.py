@@ -1,4 +1,4 @@
-"""Python values of every rank, in one collective."""
+"""Python values of every rank, in one collective, and which of the ranks this one is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from typing import TypeVar
 import torch.distributed as dist
 
 Value = TypeVar("Value")
+
+
+def own_rank() -> tuple[int, int]:
+    """The number of this rank, and how many there are.
+
+    Example:
+        >>> own_rank()
+        (0, 1)
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 
 def gather_objects(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:

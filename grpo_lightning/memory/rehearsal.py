@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import MicroBatch
@@ -204,14 +205,30 @@ def unchanged(work: Workload) -> Iterator[None]:
             work.passes.max_tokens = budget
 
 
-def rehearse(work: Workload, gauge: MemoryGauge, budget: int | None, is_fixed: bool) -> MemoryPlan:
-    """Finds a budget that fits, or makes sure that one does; the same on all ranks.
+def rehearse(work: Workload, gauge: MemoryGauge) -> MemoryPlan:
+    """Gives passes a number of tokens that fits, or makes sure that theirs does; the same on all ranks.
 
     Args:
         work: The training that is about to start.
         gauge: Of this rank's device.
-        budget: ``model.max_tokens_per_microbatch``; None to choose it.
-        is_fixed: Whether a budget that does not fit is an error.
+
+    Raises:
+        MemoryError: If nothing fits, or not the number of the config; it says what to change.
+    """
+    passes = work.passes
+    asked = passes.max_tokens if passes.is_fixed else passes.saved_budget
+    plan = _plan(work, gauge, asked)
+    passes.max_tokens = plan.budget
+    if asked not in (None, plan.budget):
+        rank_zero_warn(
+            f"The checkpoint's micro-batches of {asked} tokens do not fit into memory here: this run has {plan.budget}, and its "
+            "numbers will differ from those of the first one in rounding."
+        )
+    return plan
+
+
+def _plan(work: Workload, gauge: MemoryGauge, budget: int | None) -> MemoryPlan:
+    """The budget, where it fits or there is none another one, and what it takes.
 
     Raises:
         MemoryError: If nothing fits, or not the fixed budget; it says what to change.
@@ -231,7 +248,7 @@ def rehearse(work: Workload, gauge: MemoryGauge, budget: int | None, is_fixed: b
         needed = rehearsal.needed(tokens, with_step=True) if rehearsal.may_fit(line, tokens) else None
         if needed is not None:
             return MemoryPlan(budget, needed, least_room(gather_objects(rehearsal.state)))
-        smaller = None if is_fixed else smaller_budget(budget, rehearsal.longest)
+        smaller = None if work.passes.is_fixed else smaller_budget(budget, rehearsal.longest)
         if smaller is None:
             raise rehearsal.refusal(tokens, line)
         budget = smaller

@@ -20,6 +20,10 @@ class HasBudget(Protocol):
     """Passes over a policy, with the number of tokens that one may have."""
 
     max_tokens: int
+    is_fixed: bool
+    """Whether the config says how many; otherwise the start of training does, or the run that is gone on from."""
+    saved_budget: int | None
+    """Of that run."""
 
     @property
     def scorer(self) -> Scorer:

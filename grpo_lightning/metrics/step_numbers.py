@@ -12,24 +12,21 @@ class StepNumbers:
         self.num_tokens = 0
         """Prompt and completion tokens of all completions so far, over all ranks."""
 
-    def complete(self, numbers: dict[str, float], num_updates: int, learning_rate: float) -> None:
-        """Divides, counts and adds, in place.
+    def complete(self, sums: dict[str, float], num_updates: int) -> dict[str, float]:
+        """The numbers with their means over updates, all tokens so far, and the speed of the engine.
 
         Args:
-            numbers: Of the step, the same on every rank.
+            sums: Of the step, the same on every rank.
             num_updates: Optimizer steps of the GRPO step, over which its losses are averaged.
-            learning_rate: After them.
         """
-        for name in ("loss", "policy_loss"):
-            numbers[name] = numbers.get(name, 0.0) / num_updates
-        completion_tokens = numbers.pop("tokens/completion")
+        numbers = sums | {name: sums.get(name, 0.0) / num_updates for name in ("loss", "policy_loss")}
         self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
-        numbers |= {"num_tokens": float(self.num_tokens), "learning_rate": learning_rate}
-        numbers["tokens_per_second"] = completion_tokens / numbers["step_time"]
+        numbers["num_tokens"] = float(self.num_tokens)
         generating = numbers.get("time/generate", 0.0)
         at_other_times = {"sampling/staleness_steps", "sampling/age/mean"}  # sampled ahead, or begun in earlier steps
         if generating and at_other_times.isdisjoint(numbers):
-            numbers["generation/tokens_per_second"] = completion_tokens / generating
+            numbers["generation/tokens_per_second"] = numbers["tokens/completion"] / generating
+        return numbers
 
     def state_dict(self) -> dict[str, Any]:
         """The count."""

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages import batch_std
-from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
 from grpo_lightning.metrics.turn_counts import turn_counts
-from grpo_lightning.rewards import RewardTable
 from grpo_lightning.types import Rollouts
 
 SPREAD = ("sampling/staleness_steps", "sampling/staleness_updates")
@@ -29,7 +27,6 @@ class StepReport:
         self._on_phase = on_phase
         self.metrics = MetricSums()
         self.seconds: dict[str, float] = {}
-        self.num_updates = 0
         self._started = time.perf_counter()
 
     @contextmanager
@@ -46,8 +43,7 @@ class StepReport:
 
     def add_mean(self, name: str, values: Tensor) -> None:
         """Adds the entries of ``values`` to the mean called ``name``; NaN entries do not count."""
-        seen = values[~values.isnan()].double()
-        self.add(MetricSums(means={name: torch.stack([seen.sum(), torch.tensor(float(seen.numel())).to(seen)])}))
+        self.add(MetricSums(means={name: mean_of(values)}))
 
     def add_entries(self, entries: dict[str, Tensor]) -> None:
         """Adds the entries of several means, by name; of those in ``SPREAD`` percentiles and the largest are told too."""
@@ -57,15 +53,8 @@ class StepReport:
                 spread = values.double()
                 self.add(MetricSums(maxima={f"{name}_max": spread.max()}, samples={name: spread}))
 
-    def add_rewards(self, rewards: RewardTable, rewards_per_func: Tensor) -> None:
-        """Adds each reward's mean and standard deviation over ``rewards_per_func``, (N, R) of all ranks, NaN for None."""
-        for r, name in enumerate(rewards.names):
-            self.add_mean(f"rewards/{name}/mean", rewards_per_func[:, r])
-            self.add_mean(f"rewards/{name}/std", batch_std(rewards_per_func[:, r]).reshape(1))
-
     def add_update(self, grad_norm: Tensor) -> None:
-        """Counts an optimizer step; a gradient that is not finite was skipped."""
-        self.num_updates += 1
+        """Adds an optimizer step; a gradient that is not finite was skipped."""
         finite = torch.isfinite(grad_norm)
         norm = torch.stack([torch.where(finite, grad_norm, 0.0).double(), finite.double()])
         self.add(MetricSums(means={"grad_norm": norm}, maxima={"skipped_updates": (~finite).double()}))

@@ -1,4 +1,4 @@
-"""LightningModules: policy, then rollouts, then evaluation, then the objective, then the GRPO step."""
+"""LightningModules, one for each stage: the parts that it holds, and the order in which they act."""
 
 from grpo_lightning.modules.dpo import DPOModule
 from grpo_lightning.modules.grpo import GRPOModule

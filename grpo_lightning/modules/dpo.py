@@ -1,6 +1,6 @@
 """DPOModule: learning from completions that people preferred to others, or judged one by one."""
 
-import time
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,28 +11,26 @@ from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, m
 from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, with_replaced
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
-from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
+from grpo_lightning.datamodules.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
-from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples, sum_per_completion
+from grpo_lightning.training.preference_passes import PreferencePasses, plan_examples
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
-from grpo_lightning.training.whole_steps import micro_batches_everywhere
+from grpo_lightning.training.steps import Steps
+from grpo_lightning.training.written_update import WrittenUpdate
 from grpo_lightning.types import PromptBatch, Rollouts
-
-PRECOMPUTED_AT_ONCE = 64
-"""Prompts; they fill passes."""
 
 
 class DPOModule(PolicyModule):
@@ -46,7 +44,7 @@ class DPOModule(PolicyModule):
     @takes(DPOSettings)
     def __init__(self, settings: DPOSettings) -> None:
         super().__init__()
-        self.settings, self.seed, self.written = settings, settings.seed, part_of(settings, WrittenSettings)
+        self.settings, self.written = settings, part_of(settings, WrittenSettings)
         self.loss = settings.loss()
         without = settings.without_reference(self.loss)
         reference = part_of(settings, ReferenceSettings)
@@ -55,13 +53,15 @@ class DPOModule(PolicyModule):
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.read = ReadAhead(self.own_preferences)
+        self.steps = Steps(self.optimization, self.passes, settings.seed)
+        self.update = WrittenUpdate(self.optimization, self.passes, self.read, self.load_balance)
         references = ReferencePasses(reference, without, "Leave one of them out.", self.passes)
         precomputed = PrecomputedLogps() if settings.precompute_ref_log_probs else None
         self.preference_passes = PreferencePasses(self.loss, self.passes, None if without else references, precomputed)
 
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
+        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.settings, self.datamodule)
         policy, in_pairs = self.policy, self.loss.in_pairs
         read = read_preferences(batch, policy.tokenizer, self.written, in_pairs, policy.end_ids)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
@@ -76,32 +76,24 @@ class DPOModule(PolicyModule):
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean loss of the batch's examples, over all ranks."""
-        started = time.perf_counter()
-        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        report = self.steps.begin()
         preferences = self.preferences(batch)
         ref_logps, kl = self.preference_passes.reference_logps(preferences), self.preference_passes.kl(preferences)
-        sums = MetricSums()
-        micro_batches = self.micro_batches(preferences)
-        for micro_batch in micro_batches:
-            loss, metrics = self.preference_loss(preferences, micro_batch, ref_logps, kl)
-            sums += metrics
-            if micro_batch.is_last:
-                self.read.launch(next_batch(self.trainer))
-            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        norm = self.optimization.step()
-        if self.preference_passes.reference_passes is not None:
-            self.preference_passes.reference_passes.move(self.steps_done + 1)
-        numbers = sums.over_ranks().result() | ({"kl": kl.item()} if self.loss.needs_kl else {})
-        self.end_written_step(with_margin(numbers), norm, micro_batches[0].totals.tokens, started)
+        loss = partial(self.preference_loss, preferences, ref_logps, kl)
+        self.update(self.micro_batches(preferences), loss, report)
+        if self.loss.needs_kl:
+            report.add_mean("kl", kl[None])
+        self.preference_passes.move(self.steps_done + 1)
+        self.steps.log(with_margin(self.steps.end(report).result()))
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         plan, rollouts = plan_examples(self.passes, preferences), preferences.rollouts
         losses = preferences.num_examples if self.loss.in_pairs else rollouts.num_completions
-        return micro_batches_everywhere(self.passes, rollouts, plan, losses, self.load_balance)
+        return self.update.micro_batches(rollouts, plan, losses)
 
     def preference_loss(
-        self, preferences: Preferences, micro_batch: MicroBatch, ref_logps: Tensor, kl: Tensor
+        self, preferences: Preferences, ref_logps: Tensor, kl: Tensor, micro_batch: MicroBatch
     ) -> tuple[Tensor, MetricSums]:
         """This micro-batch's share of the mean loss, and what is logged of it."""
         if not len(micro_batch.rows):  # a pass that other ranks' collectives wait for
@@ -112,10 +104,8 @@ class DPOModule(PolicyModule):
         loss, metrics = losses.sum() / micro_batch.totals.completions, mean_entries(logged(self.loss, scores, losses))
         if balance is not None and loads is not None:
             share, added = balance.loss(loads, micro_batch.loads_of_step)
-            loss, metrics = (
-                loss + share,
-                metrics + MetricSums(means=added.means),
-            )  # the loss logged is that of preferences
+            # The loss that is logged is that of preferences.
+            loss, metrics = loss + share, metrics + MetricSums(means=added.means)
         return loss, metrics
 
     def setup(self, stage: str) -> None:
@@ -124,11 +114,10 @@ class DPOModule(PolicyModule):
         Raises:
             ValueError: In the words of the config.
         """
-        if self.preference_passes.reference_passes is not None:
-            self.preference_passes.reference_passes.is_for_fit = stage == "fit"
+        self.preference_passes.expect(is_for_fit=stage == "fit")
         for prompts in prompts_in_memory(self.datamodule):
             check_columns(prompts.columns, self.loss.in_pairs)
-        if self.loss.needs_kl and self.prompts_in_a_step() < 2:
+        if self.loss.needs_kl and prompts_in_a_step(self.datamodule) < 2:
             raise ValueError(
                 f"data.batch_size=1: model.loss_type={self.settings.loss_type!r} compares each prompt with the completion of "
                 "another one of the batch. Use 2 or more."
@@ -154,45 +143,32 @@ class DPOModule(PolicyModule):
 
     def start_reference(self) -> None:
         """Makes it, once."""
-        reference_passes = self.preference_passes.reference_passes
-        if reference_passes is not None and reference_passes.scorer is None:
-            reference_passes.start()
+        self.preference_passes.start()
 
     @with_float32_defaults
     def precompute(self, *roles: str) -> None:
         """Reference logprobs of the data's rows, by the policy before its first step; every rank has all of them."""
-        table = self.preference_passes.precomputed
-        if table is None or self.steps_done:
+        if self.preference_passes.precomputed is None or self.steps_done:
             return
         for role in roles:
             found = getattr(self.datamodule, role, None) or {}
             for prompts in found.values() if isinstance(found, dict) else [found]:
-                for start in range(0, len(prompts), PRECOMPUTED_AT_ONCE * self.replica.count):
-                    first = start + PRECOMPUTED_AT_ONCE * self.replica.index
-                    places = range(first, min(first + PRECOMPUTED_AT_ONCE, len(prompts)))
-                    rollouts = self.preferences(prompts.batch(list(places))).rollouts
-                    for each in self.replica.of_all((rollouts, self.base_logps(rollouts).cpu())):
-                        table.add(*each)
-
-    def base_logps(self, rollouts: Rollouts) -> Tensor:
-        """``(N,)`` nats under what the policy is before its first step, a trained adapter that it starts from included."""
-        logprobs, _ = self.passes.score(self.passes.scorer, rollouts)
-        return sum_per_completion(logprobs, rollouts.completion_lengths)
+                self.preference_passes.precompute(prompts, self.preferences)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled; a pair stays together, as one completion of twice the length."""
-        reference_passes = self.preference_passes.reference_passes
 
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
             # The loss of pairs takes no memory to speak of beside their logprobs.
             logprobs = self.passes.scorer.score(rollouts, micro_batch.rows).logprobs
             self.optimization.accumulate_gradient(-logprobs.mean(), micro_batch)
 
-        return self.base_workload(
+        return workload_of(
+            self,
             run_pass=run_pass,
             max_completion_length=2 * self.written.max_completion_length,
             length_setting=("max_completion_length", self.written.max_completion_length),
-            copies_reference=reference_passes is not None and reference_passes.copies_reference,
+            copies_reference=self.preference_passes.copies_reference,
         )
 
     @with_float32_defaults

@@ -17,26 +17,28 @@ from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.metrics.step_numbers import StepNumbers
 from grpo_lightning.metrics.step_record import StepRecord
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.modules.data_checks import check_data, check_held_out
-from grpo_lightning.modules.grpo_checks import check_settings, check_strategy
+from grpo_lightning.modules.checks.data import check_data, check_held_out
+from grpo_lightning.modules.checks.settings import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
-from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.policy_module import HasState, PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
-from grpo_lightning.modules.step_source import Surroundings, most_prompts, staleness_of, step_sources
+from grpo_lightning.modules.step_source import most_prompts, staleness_of, step_sources
+from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.rollouts import chain
 from grpo_lightning.rollouts.base import Moment
+from grpo_lightning.rollouts.chain import Chain
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
-from grpo_lightning.rollouts.run_state import LogHistory, state_of_run
+from grpo_lightning.rollouts.further_prompts import FurtherPrompts
+from grpo_lightning.rollouts.run_state import LogHistory, epoch_after, state_of_run
 from grpo_lightning.rollouts.sampler_canary import UNREPORTED, make_canary
 from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
-from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
+from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.micro_batch_loss import MicroBatchLoss
@@ -45,7 +47,7 @@ from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
-from grpo_lightning.training.teachers import Teachers
+from grpo_lightning.training.steps import Steps
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
 from grpo_lightning.vision.settings import VisionSettings
@@ -93,18 +95,15 @@ class GRPOModule(PolicyModule):
         self.num_updates = self.updates.settings.num_updates
         self.objective.policy_loss.check_updates(self.num_updates)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
+        self.steps = Steps(self.optimization, self.passes, self.seed)
 
         # What steps sample from, and what is noted of them.
         check_settings(settings, self.policy.config, self.source)
-        around = Surroundings(lambda: self.trainer, self._ranks, lambda: self.datamodule.train_prompts)
-        per_reward = self.step_advantages.per_reward
-        self.noted, self.step_source = step_sources(
-            settings, self.source, self.num_updates, success, per_reward, around
-        )
+        further = FurtherPrompts(self, self.num_updates)
+        self.noted, self.step_source = step_sources(settings, self.source, success, further)
         replays = settings.dynamic_sampling.replay_groups > 0
         self.canary = make_canary(settings.max_sampler_mismatch, self.sampling, replays, staleness_of(settings))
         self.numbers, self.log_history = StepNumbers(), LogHistory()
-        self.kept += (*self._stateful(), "sources")
         self.last_step: StepRecord | None = None
         """What the last step generated, for callbacks."""
 
@@ -116,6 +115,7 @@ class GRPOModule(PolicyModule):
             # Scoring starts with the first completion that ends.
             sampled = self.step_source.sample(batch, self.moment())
             report.add_entries(sampled.entries)
+            report.add_rollouts(sampled.rollouts)
         with report.phase("old_and_reference"):
             # Old and reference logprobs, no gradient; of all ranks that share this one's passes.
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
@@ -139,14 +139,12 @@ class GRPOModule(PolicyModule):
 
     def begin_step(self) -> StepReport:
         """Seeds everything that draws from global generators during the step."""
-        seed_everything(self.seed, "step", self.steps_done, self.replica.index)
-        return StepReport(lambda phase: self.rank_watch.enter(f"step {self.steps_done + 1}, phase {phase}"))
+        return self.steps.begin(lambda phase: self.rank_watch.enter(f"step {self.steps_done + 1}, phase {phase}"))
 
     def moment(self) -> Moment:
         """Where the run stands."""
         if self._trainer is None:
             return Moment(self.steps_done)
-        self.log_history.note(self.trainer, self.step_metrics)
         run = state_of_run(self.trainer, self.num_updates, self.log_history)
         return Moment(self.steps_done, run.global_step, run.max_steps, run.epoch, run)
 
@@ -156,7 +154,9 @@ class GRPOModule(PolicyModule):
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        return self.step_advantages(rollouts, rewards, report, self.global_rank)
+        advantages, metrics = self.step_advantages(rollouts, rewards)
+        report.add(metrics)
+        return advantages
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""
@@ -165,36 +165,29 @@ class GRPOModule(PolicyModule):
 
     def policy_loss(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
         """This micro-batch's share of the step's loss: a forward pass, then ``algorithm/objective.py``."""
-        return self.loss(experience, micro_batch, report)
+        loss, metrics = self.loss(experience, micro_batch)
+        report.add(metrics)
+        return loss
 
     def end_step(self, report: StepReport) -> None:
         """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""
-        self.steps_done += 1
         gauge = self.memory_gauge()
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
-        self.reference_passes.move(self.steps_done)
-        if self.policy.weight_sample is not None:
-            report.add_mean("update/changed_since_start", self.policy.weight_sample.changed())
-        outcomes = self.noted.take()
-        if hasattr(self.datamodule, "record"):
-            report.add_entries(self.datamodule.record(outcomes))
-        numbers = self.objective.summarize(report.close().over_ranks()) | self.source.transfer
+        self.reference_passes.move(self.steps_done + 1)
+        report.add_entries(self.noted.tell(self.datamodule))
+        numbers = self.objective.summarize(self.steps.end(report)) | self.source.transfer
         self.canary.check(numbers, self.steps_done)
         numbers.pop(UNREPORTED, None)
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.numbers.complete(numbers, self.num_updates, float(rate))
-        self.loss.end_step(numbers)
-        self.log_step(numbers, shown={"reward", "loss", "tokens_per_second"})
+        numbers = self.numbers.complete(numbers, self.num_updates)
+        self.steps.log(numbers | self.loss.end_step(numbers), shown={"reward", "loss", "tokens_per_second"})
+        self.log_history.note(self.trainer.global_step, epoch_after(self.trainer), self.step_metrics)
 
     def make_source(self, settings: RolloutSettings) -> RolloutSource:
         """What samples and scores; another loop is a subclass of RolloutSource, made here."""
         talks_to = part_of(self.settings, ToolSettings)
         return make_source(settings, talks_to, self.sampling, self.policy, self.seed)
-
-    def _ranks(self) -> tuple[int, int]:
-        return self.global_rank, 1 if self._trainer is None else self.trainer.world_size
 
     @property
     def can_repeat_step(self) -> bool:
@@ -208,12 +201,10 @@ class GRPOModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Checks the data before weights load."""
-        self.source.on_started = self.start_times.mark
         self.reference_passes.is_for_fit = stage == "fit"
-        self.source.precision = self.trainer.strategy.precision_plugin.forward_context
         for runner in (self.source.reward_runner, self.evaluation.reward_runner):
             runner.guard.device = self.trainer.strategy.root_device
-        self.source.generator.expect()
+        self.source.expect(self.trainer.strategy.precision_plugin.forward_context, self.start_times.mark)
         if stage == "fit":
             check_data(self.settings, self.datamodule, self.policy.config, self.source)
         if stage in ("fit", "validate"):
@@ -228,10 +219,11 @@ class GRPOModule(PolicyModule):
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``."""
         joint_threshold = self.trainer.world_size > 1 and self.objective.needs_entropy_threshold
-        return self.base_workload(
+        return workload_of(
+            self,
             run_pass=RehearsedStep(self.experience, self.policy_loss, self.optimization, self.teachers),
             wake=partial(wake, self.source),
-            prompts_in_a_step=most_prompts(self.settings, self.prompts_in_a_step()),
+            prompts_in_a_step=most_prompts(self.settings, prompts_in_a_step(self.datamodule)),
             max_completion_length=self.sampling.max_completion_length,
             group_size=self.sampling.num_generations,
             is_joint=self.policy.is_sharded or joint_threshold,
@@ -257,7 +249,6 @@ class GRPOModule(PolicyModule):
         """Logs them, and tells them to rewards that look at the history."""
         logged = super().log_means(stage)
         if stage == "val":
-            self.log_history.note(self.trainer, self.step_metrics)
             self.log_history.note_evaluation(self.trainer.global_step, logged)
         return logged
 
@@ -272,27 +263,18 @@ class GRPOModule(PolicyModule):
 
     def teardown(self, stage: str) -> None:
         """Ends what runs outside Python: the next batch before the engine, then reward workers."""
-        chain.close(self.step_source, self.steps_done)
+        Chain(self.step_source, self.steps_done).close()
         self.evaluation.close()
         if self.teachers is not None:
             self.teachers.close()
 
-    def _stateful(self) -> dict[str, Any]:
-        """The parts that a checkpoint keeps, by name."""
-        parts = {"reference": self.reference_passes, "loss": self.loss, "numbers": self.numbers}
-        return parts | {"log_history": self.log_history}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the state of every part that has some."""
-        super().on_save_checkpoint(checkpoint)
-        self.log_history.note(self.trainer, self.step_metrics)
-        for name, part in self._stateful().items():
-            checkpoint[name] = part.state_dict()
-        checkpoint["sources"] = chain.state_of(self.step_source, self.steps_done)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores them."""
-        super().on_load_checkpoint(checkpoint)
-        for name, part in self._stateful().items():
-            part.load_state_dict(checkpoint[name])
-        chain.restore(self.step_source, checkpoint["sources"])
+    def parts_with_state(self) -> dict[str, HasState]:
+        """See ``PolicyModule``."""
+        own: dict[str, HasState] = {
+            "reference": self.reference_passes,
+            "loss": self.loss,
+            "numbers": self.numbers,
+            "log_history": self.log_history,
+            "sources": Chain(self.step_source, self.steps_done),
+        }
+        return super().parts_with_state() | own

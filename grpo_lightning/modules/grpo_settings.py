@@ -13,7 +13,7 @@ from grpo_lightning.rollouts.evaluation import EvaluationSettings
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.settings import ToolSettings
-from grpo_lightning.training.distillation import Distillation
+from grpo_lightning.training.distillation.settings import Distillation
 from grpo_lightning.training.experience_maker import ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings

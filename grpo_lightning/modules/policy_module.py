@@ -5,17 +5,14 @@ from __future__ import annotations
 import inspect
 import shlex
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import lightning as L
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
@@ -29,19 +26,29 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
-from grpo_lightning.metrics.written_step import written_step
+from grpo_lightning.modules.checks.trainer import check_batch, prepare_trainer
 from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
-from grpo_lightning.modules.trainer_checks import check_batch, prepare_trainer
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
 from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.rollouts.replicas import Replica, replica_of
 from grpo_lightning.settings.saved import check_loaded_settings, plain_settings
 from grpo_lightning.training.optimization import Optimization
 from grpo_lightning.training.passes import Passes
+from grpo_lightning.training.steps import Steps
 
 SETTINGS_KEY = "module_settings"
 """In a checkpoint. Not Lightning's own key: its command line would put these in the place of the config's."""
+
+
+class HasState(Protocol):
+    """A part that a checkpoint keeps something of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it is to go on from."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Goes on from there."""
 
 
 class PolicyModule(L.LightningModule):
@@ -52,6 +59,7 @@ class PolicyModule(L.LightningModule):
     policy: Policy
     passes: Passes
     optimization: Optimization
+    steps: Steps
     given_settings: dict[str, Any]
     """What the module was made with, by name; those that a subclass adds are among them."""
 
@@ -68,12 +76,6 @@ class PolicyModule(L.LightningModule):
         self.strict_loading = False  # a checkpoint holds trained weights only; on_load_checkpoint checks them itself
         self.num_updates = 1
         """Optimizer steps of a step."""
-        self.steps_done = 0
-        """Steps finished; saved in checkpoints, and with the seed the source of all randomness."""
-        self.kept: tuple[str, ...] = ("steps_done", "passes")
-        """Entries of a checkpoint without which nothing can go on from it."""
-        self.step_metrics: dict[str, float] = {}
-        """What the last step logged, the same on every rank."""
         self.memory_plan: MemoryPlan | None = None
         """What the start of training measured; None where memory cannot be measured."""
         self.rank_watch = RankWatch()
@@ -85,14 +87,24 @@ class PolicyModule(L.LightningModule):
         self.register_state_dict_post_hook(mark_returned)
 
     @property
+    def steps_done(self) -> int:
+        """Steps finished."""
+        return self.steps.done
+
+    @property
+    def step_metrics(self) -> dict[str, float]:
+        """What the last step logged, the same on every rank."""
+        return self.steps.metrics
+
+    @property
     def replica(self) -> Replica:
         """The ranks that this one runs training passes with; known once the weights are there."""
         return self.passes.replica
 
     @property
     def datamodule(self) -> Any:
-        """The Trainer's; None where it has plain dataloaders."""
-        return getattr(self.trainer, "datamodule", None)
+        """The Trainer's; None where it has plain dataloaders, and without a Trainer."""
+        return None if self._trainer is None else getattr(self.trainer, "datamodule", None)
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
@@ -133,27 +145,6 @@ class PolicyModule(L.LightningModule):
     def workload(self) -> Workload:
         """The training that is about to start, for the measurement of memory."""
 
-    def base_workload(self, **training: Any) -> Workload:
-        """What every workload has, with what is said of the training itself."""
-        longest = getattr(getattr(self.datamodule, "train_prompts", None), "lengths", None)
-        usual: dict[str, Any] = {"prompts_in_a_step": self.prompts_in_a_step(), "is_joint": self.policy.is_sharded}
-        return Workload(
-            policy=self.policy,
-            passes=self.passes,
-            optimizer=self.trainer.optimizers[0],
-            optimizer_factory=self.optimization.new_optimizer,
-            device=self.device,
-            precision=self.trainer.strategy.precision_plugin.train_step_context,
-            longest_prompt=max(longest) if longest else getattr(self.datamodule, "max_prompt_length", None),
-            world_size=self.trainer.world_size,
-            replica_size=self.replica.size,
-            **(usual | training),
-        )
-
-    def prompts_in_a_step(self) -> int:
-        """Prompts that one step of this rank may train on; more than any has where the data does not tell."""
-        return int(getattr(self.datamodule, "batch_size", 2**20))
-
     def memory_gauge(self) -> MemoryGauge | None:
         """What measures the device that the policy is trained on; None where memory cannot be measured."""
         return gauge_of(self.device)
@@ -169,16 +160,8 @@ class PolicyModule(L.LightningModule):
             return
         self.start_times.mark("setup")
         self.rank_watch.enter("the measurement of memory before the first step")
-        passes = self.passes
-        budget = passes.max_tokens if passes.is_fixed else passes.saved_budget
-        self.memory_plan = rehearse(self.workload(), gauge, budget, passes.is_fixed)
-        passes.max_tokens = self.memory_plan.budget
+        self.memory_plan = rehearse(self.workload(), gauge)
         self.start_times.mark("rehearsal")
-        if budget not in (None, passes.max_tokens):
-            rank_zero_warn(
-                f"The checkpoint's micro-batches of {budget} tokens do not fit into memory here: this run has "
-                f"{passes.max_tokens}, and its numbers will differ from those of the first one in rounding."
-            )
 
     def on_train_start(self) -> None:
         """Settles memory, and DDP's buckets; from here on the device is watched."""
@@ -230,32 +213,9 @@ class PolicyModule(L.LightningModule):
             "talks to it."
         )
 
-    def replacements(self) -> dict[str, str]:
-        """Text to replace in what the data has written, old by new: model.replace_text, then data.replace_text."""
-        of_model = getattr(self, "settings").replace_text or {}  # noqa: B009 - each module has settings of its own
-        datamodule = None if self._trainer is None else self.datamodule
-        return {**of_model, **(getattr(datamodule, "replace_text", None) or {})}
-
-    def end_written_step(self, metrics: dict[str, float], norm: Tensor, tokens: int, started: float) -> None:
-        """Logs and counts a step whose data was written and not sampled; arguments as of ``written_step``."""
-        self.steps_done += 1
-        rate, sample = self.trainer.optimizers[0].param_groups[0]["lr"], self.policy.weight_sample
-        changed = None if sample is None else sample.changed()
-        numbers = written_step(metrics, norm, tokens, started, float(rate), changed)
-        self.log_step(numbers, shown=numbers.keys())
-
-    def log_step(self, metrics: dict[str, float], shown: Collection[str]) -> None:
-        """Logs a step, the metrics ``shown`` to the progress bar as well, and keeps it as ``step_metrics``.
-
-        Until an epoch ends Lightning logs what a step lacks with its value of an earlier step: that is forgotten here.
-        """
-        results: Any = self.trainer._results or {}
-        for key in {f"training_step.{name}" for name in self.step_metrics.keys() - metrics.keys()} & results.keys():
-            results[key].reset()
-        self.step_metrics = metrics
-        for name in sorted(metrics):
-            number = torch.tensor(float(metrics[name]))  # on the CPU: a float would go to the GPU and back
-            self.log(name, number, prog_bar=name in shown)
+    def parts_with_state(self) -> dict[str, HasState]:
+        """What a checkpoint keeps beside the weights, by name; without each of them nothing can go on from it."""
+        return {"passes": self.passes}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""
@@ -263,8 +223,9 @@ class PolicyModule(L.LightningModule):
         # Lightning's own ModelParallelStrategy loads by the names of the whole module.
         keeps_all = isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2Strategy)
         self.policy.add_to_checkpoint(checkpoint, "policy", keeps_all)
-        own = {"steps_done": self.steps_done, "passes": self.passes.state_dict()}
-        checkpoint |= own | {STAGE: self.stage, SETTINGS_KEY: plain_settings(self.given_settings)}
+        checkpoint |= {name: part.state_dict() for name, part in self.parts_with_state().items()}
+        own = {STAGE: self.stage, SETTINGS_KEY: plain_settings(self.given_settings)}
+        checkpoint |= own | {"steps_done": self.steps_done}
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **settings: Any) -> Self:
@@ -288,10 +249,11 @@ class PolicyModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that does not fit, before any weight is changed; restores all but the weights."""
         check_stage(checkpoint, self.stage)
-        check_parts(checkpoint, self.kept)
+        check_parts(checkpoint, ("steps_done", *self.parts_with_state()))
         if self._trainer is not None and (self.trainer.state.fn, self.trainer.state.status) == ("fit", "running"):
             check_parts(checkpoint, ("loops", "lr_schedulers"), self.trainer.strategy.lightning_restore_optimizer)
         self.policy.check_checkpoint(checkpoint, "policy")
         self.policy.changed()
-        self.steps_done = checkpoint["steps_done"]
-        self.passes.load_state_dict(checkpoint["passes"])
+        self.steps.done = checkpoint["steps_done"]
+        for name, part in self.parts_with_state().items():
+            part.load_state_dict(checkpoint[name])

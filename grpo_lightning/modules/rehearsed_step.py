@@ -13,8 +13,8 @@ from grpo_lightning.algorithm.experience import Experience, MicroBatch
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rollouts.source import RolloutSource
+from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.optimization import Optimization
-from grpo_lightning.training.teachers import Teachers
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.probe import image_prompts
 

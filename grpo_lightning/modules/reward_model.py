@@ -1,7 +1,7 @@
 """RewardModelModule: a language model with a head of one number learns which of two texts people prefer."""
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,22 +17,23 @@ from grpo_lightning.datamodules.compared_texts import MARGIN, check_compared, co
 from grpo_lightning.datamodules.demonstrations import with_replaced
 from grpo_lightning.datamodules.mixture import prompts_in_memory
 from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
-from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
+from grpo_lightning.datamodules.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.scoring.value_readout import ValueReadout
-from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.preference_passes import plan_examples
-from grpo_lightning.training.whole_steps import micro_batches_everywhere
+from grpo_lightning.training.steps import Steps
+from grpo_lightning.training.written_update import WrittenUpdate
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
@@ -78,11 +79,13 @@ class RewardModelModule(PolicyModule):
     @takes(RewardModelSettings)
     def __init__(self, settings: RewardModelSettings) -> None:
         super().__init__()
-        self.settings, self.seed = settings, settings.seed
+        self.settings = settings
         self.policy = RewardPolicy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy, make_readout=ValueReadout)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.read = ReadAhead(self.texts)
+        self.steps = Steps(self.optimization, self.passes, settings.seed)
+        self.update = WrittenUpdate(self.optimization, self.passes, self.read)
 
     def configure_callbacks(self) -> list[Callback]:
         """As for every policy; refuses weights in parts."""
@@ -99,7 +102,7 @@ class RewardModelModule(PolicyModule):
 
     def texts(self, batch: PromptBatch) -> Preferences:
         """The batch's texts in pairs, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [CHOSEN, REJECTED], self.replacements())
+        batch = with_replaced(batch, [CHOSEN, REJECTED], self.settings, self.datamodule)
         texts = compared_texts(batch, self.policy.tokenizer, self.settings.max_length)
         uids = [uid for uid in batch.uids for _ in (CHOSEN, REJECTED)]
         check_written(texts.rollouts, positions_of(self.policy.config), uids, "model.max_length", behind=1)
@@ -123,20 +126,11 @@ class RewardModelModule(PolicyModule):
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean loss of the batch's pairs, over all ranks."""
-        started = time.perf_counter()
-        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        report = self.steps.begin()
         pairs, margins = self.pairs(batch)
-        plan = plan_examples(self.passes, pairs)
-        micro_batches = micro_batches_everywhere(self.passes, pairs.rollouts, plan, pairs.num_examples)
-        sums = MetricSums()
-        for micro_batch in micro_batches:
-            loss, metrics = self.pair_loss(pairs, margins, micro_batch)
-            sums += metrics
-            if micro_batch.is_last:
-                self.read.launch(next_batch(self.trainer))
-            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        norm = self.optimization.step()
-        self.end_written_step(sums.over_ranks().result(), norm, micro_batches[0].totals.tokens, started)
+        micro_batches = self.update.micro_batches(pairs.rollouts, plan_examples(self.passes, pairs), pairs.num_examples)
+        self.update(micro_batches, partial(self.pair_loss, pairs, margins), report)
+        self.steps.log(self.steps.end(report).result())
 
     def rewards(self, pairs: Preferences, rows: Tensor) -> Tensor:
         """``(M,)``, of whole pairs, in one pass."""
@@ -166,7 +160,8 @@ class RewardModelModule(PolicyModule):
             rewards = self.passes.scorer.score(rollouts, micro_batch.rows).logprobs
             self.optimization.accumulate_gradient(rewards.mean(), micro_batch)
 
-        return self.base_workload(
+        return workload_of(
+            self,
             run_pass=run_pass,
             max_completion_length=2 * self.settings.max_length,
             length_setting=("max_length", self.settings.max_length),

@@ -1,7 +1,7 @@
 """SFTModule: imitation of written completions, to warm up a policy that earns no reward yet."""
 
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,20 +16,21 @@ from grpo_lightning.datamodules.demonstrations import (
     with_replaced,
 )
 from grpo_lightning.datamodules.mixture import prompts_in_memory
-from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
+from grpo_lightning.datamodules.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule
+from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import check_written, positions_of
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.seeds import seed_everything
 from grpo_lightning.settings.flat import part_of, takes
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
 from grpo_lightning.training.optimization import Optimization, OptimizationSettings
 from grpo_lightning.training.passes import Passes, PassSettings
-from grpo_lightning.training.whole_steps import micro_batches_everywhere
+from grpo_lightning.training.steps import Steps
+from grpo_lightning.training.written_update import WrittenUpdate
 from grpo_lightning.types import PromptBatch, Rollouts
 
 NO_ROLLOUTS = Rollouts.from_lists([], [], [], [], [])
@@ -58,16 +59,18 @@ class SFTModule(PolicyModule):
     @takes(SFTSettings)
     def __init__(self, settings: SFTSettings) -> None:
         super().__init__()
-        self.settings, self.seed, self.written = settings, settings.seed, part_of(settings, WrittenSettings)
+        self.settings, self.written = settings, part_of(settings, WrittenSettings)
         self.policy = Policy(part_of(settings, PolicySettings), settings.seed)
         self.passes = Passes(part_of(settings, PassSettings), self.policy)
         self.optimization = Optimization(part_of(settings, OptimizationSettings), self.policy, self)
         self.load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.read = ReadAhead(self.laid_out)
+        self.steps = Steps(self.optimization, self.passes, settings.seed)
+        self.update = WrittenUpdate(self.optimization, self.passes, self.read, self.load_balance)
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [COLUMN], self.replacements())
+        batch = with_replaced(batch, [COLUMN], self.settings, self.datamodule)
         rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts
@@ -90,44 +93,31 @@ class SFTModule(PolicyModule):
     @with_float32_defaults
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """One optimizer step on the mean negative logprob of the batch's completion tokens, over all ranks."""
-        started = time.perf_counter()
-        seed_everything(self.seed, "step", self.steps_done, self.replica.index)  # dropout
+        report = self.steps.begin()
         rollouts = self.replica.rollouts(self.read(batch))
-        total, balance = torch.zeros((), device=self.device, dtype=torch.float64), MetricSums()
-        micro_batches = self.micro_batches(rollouts)
-        for micro_batch in micro_batches:
-            loss, metrics = self.imitation_loss(rollouts, micro_batch)
-            total += loss.detach().double()
-            balance += metrics
-            if micro_batch.is_last:
-                self.read.launch(next_batch(self.trainer))
-            self.optimization.accumulate_gradient(loss * self.replica.count, micro_batch)
-        norm = self.optimization.step()
-        numbers = {"loss": sum(self.replica.of_all(float(total)))}
-        if self.load_balance is not None:
-            numbers = balance.over_ranks().result() | numbers
-        self.end_written_step(numbers, norm, micro_batches[0].totals.tokens, started)
+        self.update(self.micro_batches(rollouts), partial(self.imitation_loss, rollouts), report)
+        self.steps.log(self.steps.end(report).result())
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:
         """The forward and backward passes of the step, equally many on every rank."""
         rows = torch.arange(rollouts.num_completions)
-        plan = self.passes.plan(rollouts, rows)
-        return micro_batches_everywhere(self.passes, rollouts, plan, len(rows), self.load_balance)
+        return self.update.micro_batches(rollouts, self.passes.plan(rollouts, rows), len(rows))
 
     def imitation_loss(self, rollouts: Rollouts, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
-        """This micro-batch's share of the mean negative logprob, in nats per completion token.
+        """This micro-batch's share of the mean negative logprob, in nats per completion token, and what is logged of it.
 
-        With its share of the loss that keeps experts in use, where there is one, and what is logged of that.
+        With its share of the loss that keeps experts in use, where there is one.
         """
         is_empty = not len(micro_batch.rows)  # a pass that other ranks' collectives wait for
         rows = torch.tensor([0]) if is_empty else micro_batch.rows
         balance = self.load_balance
         scores = self.passes.scorer.score(rollouts, rows, with_loads=balance is not None)
         loss = -scores.logprobs.sum() * (0.0 if is_empty else 1.0 / micro_batch.totals.tokens)
-        if balance is None or scores.loads is None or is_empty:
-            return loss, MetricSums()
-        share, metrics = balance.loss(scores.loads, micro_batch.loads_of_step)
-        return loss + share, metrics
+        metrics = MetricSums()
+        if balance is not None and scores.loads is not None and not is_empty:
+            share, metrics = balance.loss(scores.loads, micro_batch.loads_of_step)
+            loss = loss + share
+        return loss, MetricSums(totals={"loss": loss.detach().double()}, means=metrics.means)
 
     def workload(self) -> Workload:
         """See ``PolicyModule.workload``: nothing is sampled, and each completion has a prompt of its own."""
@@ -135,7 +125,8 @@ class SFTModule(PolicyModule):
         def run_pass(rollouts: Rollouts, micro_batch: MicroBatch) -> None:
             self.optimization.accumulate_gradient(self.imitation_loss(rollouts, micro_batch)[0], micro_batch)
 
-        return self.base_workload(
+        return workload_of(
+            self,
             run_pass=run_pass,
             max_completion_length=self.written.max_completion_length,
         )

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
-from grpo_lightning.datamodules.loader import TrainingLoader, is_last_step, place_after
 from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
-from grpo_lightning.rollouts.run_state import epoch_at, known_after
+from grpo_lightning.rollouts.run_state import known_after
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch
 
@@ -112,25 +110,3 @@ class AsyncRollouts(Source):
     def close(self, step: int) -> None:
         """Ends the sampling of the next batch; before the generator does."""
         self.next_batch.end(step, self.inner.generator.interrupt)
-
-
-def following_batch(trainer: Trainer, num_updates: int) -> tuple[float, PromptBatch] | None:
-    """The epoch, with its fraction, and the prompts of the step after the one in progress; None where training is known to end with this one.
-
-    Args:
-        trainer: In a fit on the loader of GRPODataModule.
-        num_updates: Optimizer steps of a GRPO step.
-
-    Raises:
-        TypeError: With another loader, which cannot tell.
-    """
-    if is_last_step(trainer, num_updates):
-        return None
-    loader = trainer.train_dataloader
-    if not isinstance(loader, TrainingLoader):
-        raise TypeError(
-            f"model.async_rollouts needs the loader of GRPODataModule for the next prompts; train_dataloader() gave a "
-            f"{type(loader).__name__}. Leave train_dataloader as it is, or use async_rollouts=0."
-        )
-    place = place_after(trainer, loader, num_updates)
-    return None if place is None else (epoch_at(trainer, *place), loader.batch_at(*place))

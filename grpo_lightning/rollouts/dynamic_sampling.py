@@ -21,7 +21,6 @@ from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.replay_buffer import ReplayBuffer
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
-from grpo_lightning.types import PromptBatch
 
 logger = logging.getLogger(__name__)
 
@@ -89,26 +88,43 @@ def groups_with_signal(
     return groups[differs].unique().tolist()
 
 
-Sample = Callable[[PromptBatch, int], ScoredGroups]
-"""Completions of these prompts with their rewards; the second argument is the round, 0 for the step's own prompts."""
+@dataclass(frozen=True)
+class Round:
+    """What a step samples at a time."""
+
+    sampled: ScoredGroups
+    kept: ScoredGroups
+    """Those of them in which completions differ."""
 
 
 class DynamicSampler:
-    """Collects the groups of a step, on one rank; what it remembers between steps goes into the checkpoint.
+    """Chooses the groups of a step, on one rank; what it remembers between steps goes into the checkpoint.
 
     Further prompts come from an order of their own, endless and shuffled: the epochs of the data are left as they are.
 
     Args:
         settings: Mode and caps.
         seed: Of the order of further prompts.
+        compose: Values and weights of a table, whose weighted sum is the total.
         per_reward: As for ``groups_with_signal``.
     """
 
-    def __init__(self, settings: DynamicSampling, seed: int, per_reward: bool = False) -> None:
-        self.settings, self.seed, self.per_reward = settings, seed, per_reward
+    def __init__(
+        self,
+        settings: DynamicSampling,
+        seed: int,
+        compose: Callable[[RewardTable], tuple[Tensor, Tensor]],
+        per_reward: bool = False,
+    ) -> None:
+        self.settings, self.seed, self.compose, self.per_reward = settings, seed, compose, per_reward
         self.drawn = 0
         """Further prompts that this rank has taken so far."""
         self.replay = ReplayBuffer(settings.replay_groups, settings.replay_max_age)
+
+    @property
+    def further_rounds(self) -> int:
+        """Rounds in which a step may sample further prompts."""
+        return self.settings.max_rounds if self.settings.mode == "refill" else 0
 
     def next_rows(self, count: int, num_rows: int, rank: int = 0, world_size: int = 1) -> list[int]:
         """Dataset rows of this rank's next further prompts; ranks take turns, so none is drawn twice in a pass."""
@@ -118,41 +134,26 @@ class DynamicSampler:
         permutations = {epoch: epoch_permutation(num_rows, self.seed, -1 - epoch) for epoch in orders}
         return [int(permutations[place // num_rows][place % num_rows]) for place in places]
 
-    def collect(
-        self,
-        batch: PromptBatch,
-        sample: Sample,
-        draw: Callable[[int], PromptBatch],
-        compose: Callable[[RewardTable], tuple[Tensor, Tensor]],
-        step: int,
-        idle: Callable[[], None] = lambda: None,
-    ) -> tuple[ScoredGroups, dict[str, Tensor]]:
-        """The groups to train on, and per-group numbers to log.
+    def round(self, sampled: ScoredGroups) -> Round:
+        """A round in which these were sampled."""
+        rewards_per_func, weights = self.compose(sampled.rewards)
+        kept = groups_with_signal(rewards_per_func, sampled.rollouts.group, weights, self.per_reward)
+        return Round(sampled, sampled.take(kept))
+
+    def choose(self, rounds: Sequence[Round], wanted: int, step: int) -> tuple[ScoredGroups, dict[str, Tensor]]:
+        """The groups to train on, and per-group numbers to log; called on every rank.
 
         Args:
-            batch: The step's own prompts: as many groups are wanted.
-            sample: Samples and scores prompts.
-            draw: So many further prompts.
-            compose: Values and weights of a table, whose weighted sum is the total.
+            rounds: Of the step; of its own prompts the first.
+            wanted: Groups that the step is to have.
             step: GRPO steps done.
-            idle: The part in a round of a rank that needs no further prompts, while others sample.
 
         Returns:
             Groups in which completions differ; where no rank has any, the first one that rank 0 sampled. And entries
             to average: ``dynamic_sampling/kept`` (of the groups sampled), ``rounds``, ``missing`` (of those wanted),
             ``replayed`` (of those trained on), ``reward_sampled`` (mean total reward before any choice).
         """
-        wanted, sampled = len(batch), [sample(batch, 0)]
-        kept = [self._with_signal(sampled[0], compose)]
-        for number in range(1, self.settings.max_rounds + 1) if self.settings.mode == "refill" else ():
-            need = wanted - sum(map(len, kept))
-            if not max(gather_objects(need)):
-                break
-            if not need:
-                idle()
-            else:
-                sampled.append(sample(draw(need), number))
-                kept.append(self._with_signal(sampled[-1], compose))
+        sampled, kept = [each.sampled for each in rounds], [each.kept for each in rounds]
         fresh = sum(map(len, kept))
         replayed = self.replay.pop(wanted - fresh, step) if self.settings.replay_groups else []
         if self.settings.replay_groups:
@@ -161,19 +162,14 @@ class DynamicSampler:
         # A rank may be left without groups, so that the step is the same on any number of ranks; all of them may not.
         nobody = not any(gather_objects(bool(parts)))
         groups = ScoredGroups.joined(parts or [sampled[0].take([0] if nobody and is_first_rank() else [])])
+        totals = [combine_rewards(*self.compose(one.rewards)) for one in sampled]
         return _with_metrics_of(sampled, groups), {
             "dynamic_sampling/kept": _share(fresh, sum(map(len, sampled))),
             "dynamic_sampling/rounds": torch.tensor([float(len(sampled))], dtype=torch.float64),
             "dynamic_sampling/missing": _share(wanted - fresh - len(replayed), wanted),
             "dynamic_sampling/replayed": _share(len(replayed), len(groups)),
-            "dynamic_sampling/reward_sampled": torch.cat([combine_rewards(*compose(one.rewards)) for one in sampled]),
+            "dynamic_sampling/reward_sampled": torch.cat(totals),
         }
-
-    def _with_signal(
-        self, groups: ScoredGroups, compose: Callable[[RewardTable], tuple[Tensor, Tensor]]
-    ) -> ScoredGroups:
-        rewards_per_func, weights = compose(groups.rewards)
-        return groups.take(groups_with_signal(rewards_per_func, groups.rollouts.group, weights, self.per_reward))
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, the same on each: called on every rank."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
@@ -21,45 +21,41 @@ class DynamicSource(Source):
 
     Args:
         inner: What is sampled from: ``source``, or a wrapper of it.
-        source: Knows the totals of rewards.
+        source: Knows the rewards, and what a rank does while others sample.
         sampler: Chooses, and remembers.
         prompts: Gives the run's prompts, for further ones in an order of their own, once training starts.
-        ranks: Gives the number of this rank and how many there are, once training starts.
     """
 
     key = "dynamic_sampling"
     inner: Source
 
     def __init__(
-        self,
-        inner: Source,
-        source: RolloutSource,
-        sampler: DynamicSampler,
-        prompts: Callable[[], PromptDataset],
-        ranks: Callable[[], tuple[int, int]] = lambda: (0, 1),
+        self, inner: Source, source: RolloutSource, sampler: DynamicSampler, prompts: Callable[[], PromptDataset]
     ) -> None:
-        self.inner, self.source, self.sampler, self.prompts, self.ranks = inner, source, sampler, prompts, ranks
+        self.inner, self.source, self.sampler, self.prompts = inner, source, sampler, prompts
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """The chosen groups, whose rewards are there already."""
-        entries: dict[str, Tensor] = {}
-
-        def sample(prompts: PromptBatch, number: int) -> ScoredGroups:
-            sampled = self.inner.sample(prompts, moment, f"refill {number}" if number else stage)
-            for name, values in sampled.entries.items():  # of every round
-                entries[name] = torch.cat([entries[name], values]) if name in entries else values
-            return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())
-
-        def idle() -> None:
-            self.source.sample_nothing(self.source.sampling)
-
-        groups, numbers = self.sampler.collect(batch, sample, self._draw, self.source.composed, moment.step, idle)
+        wanted, sampled = len(batch), [self.inner.sample(batch, moment, stage)]
+        rounds = [self.sampler.round(_scored(sampled[0]))]
+        for number in range(1, self.sampler.further_rounds + 1):
+            need = wanted - sum(len(each.kept) for each in rounds)
+            if not max(gather_objects(need)):
+                break
+            if need:
+                sampled.append(self.inner.sample(self._draw(need), moment, f"refill {number}"))
+                rounds.append(self.sampler.round(_scored(sampled[-1])))
+            else:  # other ranks sample
+                self.source.sample_nothing(self.source.sampling)
+        groups, numbers = self.sampler.choose(rounds, wanted, moment.step)
+        names = dict.fromkeys(name for each in sampled for name in each.entries)
+        entries = {name: torch.cat([each.entries[name] for each in sampled if name in each.entries]) for name in names}
         return Sampled(groups.batch, groups.rollouts, lambda: groups.rewards, entries | numbers)
 
     def _draw(self, count: int) -> PromptBatch:
         """So many further prompts of this rank."""
         prompts = self.prompts()
-        return prompts.batch(self.sampler.next_rows(count, len(prompts), *self.ranks()))
+        return prompts.batch(self.sampler.next_rows(count, len(prompts), *own_rank()))
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What the sampler remembers, of all ranks."""
@@ -68,4 +64,9 @@ class DynamicSource(Source):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
         weights = {reward.name: reward.weight for reward in self.source.reward_runner.rewards}
-        self.sampler.load_state_dict(state, weights, *self.ranks())
+        self.sampler.load_state_dict(state, weights, *own_rank())
+
+
+def _scored(sampled: Sampled) -> ScoredGroups:
+    """With its rewards, for which it waits."""
+    return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards())

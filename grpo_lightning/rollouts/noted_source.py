@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from grpo_lightning.types import PromptBatch
 
 
 class NotedSource(Source):
-    """Passes rollouts on; as their rewards are read, keeps the outcome of each group until it is taken.
+    """Passes rollouts on; as their rewards are read, keeps the outcome of each group until it is told.
 
     Args:
         inner: What is sampled from.
@@ -48,7 +49,12 @@ class NotedSource(Source):
         is_trained_on = self.success in rewards.names
         return rewards.values[:, rewards.names.index(self.success)] if is_trained_on else totals
 
-    def take(self) -> GroupOutcomes:
-        """The outcomes since the last call."""
+    def tell(self, data: Any) -> dict[str, Tensor]:
+        """Hands the outcomes since the last call to data that keeps them, and gives its entries of means for the log.
+
+        Args:
+            data: The Trainer's datamodule; None where it has plain dataloaders.
+        """
         outcomes, self._outcomes = GroupOutcomes.joined(self._outcomes), []
-        return outcomes
+        entries: dict[str, Tensor] = data.record(outcomes) if hasattr(data, "record") else {}
+        return entries

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.generation.parts import CutsCompletions, Part
 from grpo_lightning.generation.room import naming_rows
 from grpo_lightning.numerics.dtypes import with_float32_defaults
@@ -113,19 +113,13 @@ class PartialSource(Source):
     Args:
         source: Samples; its generator ``CutsCompletions``.
         settings: How much is carried.
-        ranks: Gives the number of this rank and how many there are, once training starts.
     """
 
     key = "partial_rollouts"
     inner: RolloutSource
 
-    def __init__(
-        self,
-        source: RolloutSource,
-        settings: PartialRollouts,
-        ranks: Callable[[], tuple[int, int]] = lambda: (0, 1),
-    ) -> None:
-        self.inner, self.settings, self.ranks = source, settings, ranks
+    def __init__(self, source: RolloutSource, settings: PartialRollouts) -> None:
+        self.inner, self.settings = source, settings
         self._carried: list[GrowingGroup] = []
         self._before: tuple[int, list[GrowingGroup]] = (-1, [])
         """The step that was sampled for last, and what was carried into it: of a step that fails, a checkpoint holds that."""
@@ -183,7 +177,7 @@ class PartialSource(Source):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with it; on another number of ranks the groups are dealt out anew, oldest first."""
-        rank, world_size = self.ranks()
+        rank, world_size = own_rank()
         parts = [[GrowingGroup.from_state(group) for group in part] for part in state["ranks"]]
         if len(parts) != world_size:
             oldest_first = sorted((group for part in parts for group in part), key=lambda group: group.step)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from grpo_lightning.rewards import RewardState
 
@@ -73,6 +73,12 @@ def epoch_now(trainer: Trainer) -> float:
     return epoch_at(trainer, trainer.current_epoch, progress.processed)
 
 
+def epoch_after(trainer: Trainer) -> float:
+    """The same once the step in progress is over."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return epoch_at(trainer, trainer.current_epoch, progress.processed + 1)
+
+
 def epoch_at(trainer: Trainer, epoch: int, batch: int) -> float:
     """Passes over the data before this batch of this epoch, both counted from 0."""
     batches = trainer.num_training_batches
@@ -86,18 +92,16 @@ class LogHistory:
         self.entries: list[dict[str, float]] = []
         """The last one last."""
 
-    def note(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Takes in the step that is over; once, however often it is called.
+    def note(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """Takes in the metrics of a step, unless it has moved no weight.
 
         Args:
-            trainer: Of the run.
-            metrics: Of that step and no other: a run that was resumed has nothing of earlier ones.
+            step: Optimizer steps after it.
+            epoch: Passes over the data after it.
+            metrics: Of that step.
         """
-        step = trainer.global_step
-        if trainer.state.fn != TrainerFn.FITTING or not metrics or not step:
-            return
-        if not self.entries or self.entries[-1]["step"] < step:
-            self.entries = [*self.entries[-KEPT + 1 :], {**metrics, "step": step, "epoch": epoch_now(trainer)}]
+        if step > (self.entries[-1]["step"] if self.entries else 0):
+            self.entries = [*self.entries[-KEPT + 1 :], {**metrics, "step": step, "epoch": epoch}]
 
     def note_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Adds held-out metrics to the entry of the step after which they were measured."""

@@ -95,16 +95,26 @@ class RolloutSource(Source):
         """What is logged of the last transfer of weights to the generator: its time and size, on this rank."""
         self.before_transfer: list[Callable[[], None]] = []
         """Called before other weights are sent."""
-        self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Of the Trainer, around a step."""
-        self.on_started: Callable[[str, str], None] = lambda part, note: None
-        """Called with each part of the generator's start that is over, and a remark."""
+        self._precision: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._on_started: Callable[[str, str], None] = lambda part, note: None
         self._is_started = False
+
+    def expect(
+        self, precision: Callable[[], AbstractContextManager[None]], on_started: Callable[[str, str], None]
+    ) -> None:
+        """Is told of the run that is about to begin.
+
+        Args:
+            precision: Of the Trainer, around a step.
+            on_started: Called with each part of the generator's start that is over, and a remark.
+        """
+        self._precision, self._on_started = precision, on_started
+        self.generator.expect()
 
     def prepare(self) -> None:
         """Starts the generator and gives it the policy's weights, where it has others; on all ranks together."""
         # As inside a step: training starts outside of one, and an engine would be built for what no pass computes in.
-        with self.precision():
+        with self._precision():
             self._bring_up_to_date()
 
     @with_float32_defaults
@@ -113,13 +123,13 @@ class RolloutSource(Source):
             self.generator.start(self.policy.model, self.policy.tokenizer, self.policy.name_or_path)
             self._is_started = True
             check_sees_images(self.generator, self.policy.image_processing)
-            self.on_started("generator", self.generator.start_note())
+            self._on_started("generator", self.generator.start_note())
         if self.sent_version != self.policy.version:
             for act in self.before_transfer:
                 act()
             self.transfer = self.generator.update_weights(self.policy.model)
             self.sent_version = self.policy.version
-            self.on_started("first sync", "")
+            self._on_started("first sync", "")
 
     @torch.no_grad()
     def generate(

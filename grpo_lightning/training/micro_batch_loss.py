@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from grpo_lightning.algorithm.experience import Experience, MicroBatch
-from grpo_lightning.algorithm.metric_sums import MetricSums
+from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_batch import TokenBatch
-from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.scoring.readout import TokenScores
+from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.passes import Passes
-from grpo_lightning.training.teachers import Teachers
 
 
 class MicroBatchLoss:
@@ -39,18 +38,20 @@ class MicroBatchLoss:
         self.objective, self.passes, self.teachers, self.load_balance = objective, passes, teachers, load_balance
         self.entropy_controller = objective.entropy_controller()
 
-    def __call__(self, experience: Experience, micro_batch: MicroBatch, report: StepReport) -> Tensor:
-        """This micro-batch's share of the loss, times the number of replicas, over which strategies take the mean."""
-        rows, replica = micro_batch.rows, self.passes.replica
+    def __call__(self, experience: Experience, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
+        """This micro-batch's share of the loss, and what is logged of it.
+
+        The share is times the number of replicas, over which strategies take the mean.
+        """
+        rows, replica, metrics = micro_batch.rows, self.passes.replica, MetricSums()
         if len(rows):
             share, metrics = self._share(experience, micro_batch)
             loss = share * replica.count
-            if replica.leads:  # the others have the same numbers
-                report.add(metrics)
-                report.add_mean("packing/fill", self.passes.fill(experience.rollouts, rows))
+            metrics += MetricSums(means={"packing/fill": mean_of(self.passes.fill(experience.rollouts, rows))})
         else:  # a pass that other ranks' collectives wait for
             loss = self.passes.scorer.idle()
-        return loss + self.passes.no_change() if micro_batch.is_last else loss
+        loss = loss + self.passes.no_change() if micro_batch.is_last else loss
+        return loss, metrics if replica.leads else MetricSums()  # the others have the same numbers
 
     def _share(self, experience: Experience, micro_batch: MicroBatch) -> tuple[Tensor, MetricSums]:
         """A forward pass, the objective of its logprobs, and what is added to that; with what is logged."""
@@ -87,12 +88,14 @@ class MicroBatchLoss:
         if self.load_balance is not None and scores.loads is not None:
             yield self.load_balance.loss(scores.loads, micro_batch.loads_of_step)
 
-    def end_step(self, numbers: dict[str, float]) -> None:
-        """Adds the entropy coefficient of the step, and adapts it to the step's entropy."""
-        if self.entropy_controller is not None:
-            numbers["entropy_coef"] = self.entropy_controller.coefficient
-            if "entropy_of_trained_tokens" in numbers:
-                self.entropy_controller.update(numbers["entropy_of_trained_tokens"])
+    def end_step(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Adapts the entropy coefficient to the step's entropy, and tells which one the step had, if any."""
+        if self.entropy_controller is None:
+            return {}
+        coefficient = self.entropy_controller.coefficient
+        if "entropy_of_trained_tokens" in numbers:
+            self.entropy_controller.update(numbers["entropy_of_trained_tokens"])
+        return {"entropy_coef": coefficient}
 
     def state_dict(self) -> dict[str, Any]:
         """An entropy coefficient that has changed."""

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -22,7 +21,6 @@ from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
 from grpo_lightning.errors import ExplainedError
-from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
@@ -171,6 +169,11 @@ class Optimization:
                 "trainer.precision, and check that rewards, margins and the logprobs of teachers are finite."
             )
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next optimizer step, of the first group of weights."""
+        return float(self.lightning.trainer.optimizers[0].param_groups[0]["lr"])
+
     def settle_buckets(self, idle_loss: Tensor) -> None:
         """Lets DDP settle its buckets: their layout rounds the sums over ranks, and a resumed run must not differ.
 
@@ -220,21 +223,3 @@ def make_scheduler(
             "step. Use grpo_lightning.modules.schedules.WarmupSchedule."
         )
     return scheduler
-
-
-def check_trainer(trainer: Trainer) -> None:
-    """Refuses Trainer settings without effect, before Lightning refuses them in its own words.
-
-    Raises:
-        ValueError: Naming what to set instead.
-    """
-    if trainer.gradient_clip_val:
-        raise ValueError("trainer.gradient_clip_val is not used by GRPO. Set model.max_grad_norm instead.")
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            "trainer.accumulate_grad_batches is not used: one batch is one GRPO step whatever its size. "
-            "Set data.batch_size to the prompts of a step; model.max_tokens_per_microbatch bounds the memory."
-        )
-    if str(trainer.precision) == "16-mixed":
-        raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")
-    known_precision(trainer.precision)

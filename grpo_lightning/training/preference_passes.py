@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,14 +10,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
+from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.precomputed_logps import PrecomputedLogps
 from grpo_lightning.training.reference_passes import ReferencePasses
-from grpo_lightning.types import Rollouts
+from grpo_lightning.types import PromptBatch, Rollouts
+
+PRECOMPUTED_AT_ONCE = 64
+"""Prompts; they fill passes."""
 
 
 def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
@@ -63,6 +69,44 @@ class PreferencePasses:
     ) -> None:
         self.loss, self.passes = loss, passes
         self.reference_passes, self.precomputed = reference_passes, precomputed
+
+    @property
+    def copies_reference(self) -> bool:
+        """Whether a copy of the policy is on its device, to compare with."""
+        return self.reference_passes is not None and self.reference_passes.copies_reference
+
+    def expect(self, is_for_fit: bool) -> None:
+        """Says whether what comes is a training, and not an evaluation, which leaves a reference that has moved as it is."""
+        if self.reference_passes is not None:
+            self.reference_passes.is_for_fit = is_for_fit
+
+    def start(self) -> None:
+        """Makes the reference, once, where there is to be one."""
+        if self.reference_passes is not None and self.reference_passes.scorer is None:
+            self.reference_passes.start()
+
+    def move(self, step: int) -> None:
+        """See ``ReferencePasses.move``."""
+        if self.reference_passes is not None:
+            self.reference_passes.move(step)
+
+    def precompute(self, prompts: PromptDataset | MixedPrompts, read: Callable[[PromptBatch], Preferences]) -> None:
+        """Takes down what all rows have under the policy as it is, before its first step; every rank has all of them then.
+
+        Args:
+            prompts: Of the data.
+            read: Their completions.
+        """
+        assert self.precomputed is not None
+        replica = self.passes.replica
+        for start in range(0, len(prompts), PRECOMPUTED_AT_ONCE * replica.count):
+            first = start + PRECOMPUTED_AT_ONCE * replica.index
+            places = range(first, min(first + PRECOMPUTED_AT_ONCE, len(prompts)))
+            rollouts = read(prompts.batch(list(places))).rollouts
+            logprobs, _ = self.passes.score(self.passes.scorer, rollouts)
+            logps = sum_per_completion(logprobs, rollouts.completion_lengths)
+            for each in replica.of_all((rollouts, logps.cpu())):
+                self.precomputed.add(*each)
 
     def reference_logps(self, preferences: Preferences) -> Tensor:
         """``(N,)`` nats of each completion under the reference, no gradient; 0 where there is none."""

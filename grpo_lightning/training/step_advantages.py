@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,11 @@ from grpo_lightning.algorithm.advantages import (
     AdvantageEstimator,
     AdvantageSpec,
     CompletionTokens,
+    batch_std,
     combine_rewards,
 )
-from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.metrics.step_report import StepReport
+from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
+from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.rewards import RewardComposition, RewardContractError, RewardTable
 from grpo_lightning.types import Rollouts
 
@@ -38,6 +40,11 @@ class AdvantageSettings:
     multi_objective_aggregation: str = "sum_then_normalize"
     partial_rewards: str = "sum"
 
+    @property
+    def per_reward(self) -> bool:
+        """Whether each reward is normalised for itself."""
+        return self.multi_objective_aggregation == "normalize_then_sum"
+
 
 class StepAdvantages:
     """Compares completions over all ranks, and hands each rank its own.
@@ -51,7 +58,7 @@ class StepAdvantages:
     """
 
     def __init__(self, settings: AdvantageSettings, composition: RewardComposition) -> None:
-        self.settings, self.composition = settings, composition
+        self.composition = composition
         partial, aggregation = settings.partial_rewards, settings.multi_objective_aggregation
         self.estimate = AdvantageEstimator(settings.scale_rewards, aggregation, partial, settings.advantages)
         if composition.how != "sum" and (partial, aggregation) != ("sum", "sum_then_normalize"):
@@ -61,33 +68,27 @@ class StepAdvantages:
                 "both out."
             )
 
-    @property
-    def per_reward(self) -> bool:
-        """Whether each reward is normalised for itself."""
-        return self.settings.multi_objective_aggregation == "normalize_then_sum"
+    def __call__(self, rollouts: Rollouts, rewards: RewardTable) -> tuple[Tensor, MetricSums]:
+        """This rank's advantages, compared with the completions of all ranks, and what is logged of these and their rewards.
 
-    def __call__(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport, rank: int = 0) -> Tensor:
-        """(N,) advantages, or (T,) where the rule or a reward tells tokens apart; over the completions of all ranks.
-
-        Those of this rank are returned.
+        Advantages are (N,) float32, or (T,) where the rule or a reward tells tokens apart.
         """
         tokens = self.completion_tokens(rollouts, rewards)
         ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, rewards.metrics, tokens))
         groups, offset = [], 0  # group ids that differ between ranks
-        for _, group, num_prompts, metrics, _ in ranks:
+        for _, group, num_prompts, _, _ in ranks:
             groups.append(group + offset)
             offset += num_prompts
-            for name, value in metrics.items():
-                report.add_mean(name, torch.tensor([value]))
         rewards_per_func = torch.cat([of_rank for of_rank, *_ in ranks])
         composed, weights = self.composition(rewards_per_func, rewards.names, rewards.weights)
         totals = combine_rewards(composed, weights).split([len(of_rank) for of_rank, *_ in ranks])
         of_all = CompletionTokens.joined([rank_tokens for *_, rank_tokens in ranks], totals)
         result = self.estimate(composed, torch.cat(groups), weights, of_all)
-        report.add(result.metrics())
-        report.add_rollouts(rollouts)
-        report.add_rewards(rewards, rewards_per_func)
-        return of_all.split(result.advantages, [rank_tokens for *_, rank_tokens in ranks])[rank].float()
+        advantages = of_all.split(result.advantages, [rank_tokens for *_, rank_tokens in ranks])[own_rank()[0]].float()
+        metrics = result.metrics() + _of_rewards(rewards_per_func, rewards.names)
+        for _, _, _, of_rank, _ in ranks:
+            metrics += MetricSums(means={name: mean_of(torch.tensor([value])) for name, value in of_rank.items()})
+        return advantages, metrics
 
     def completion_tokens(self, rollouts: Rollouts, rewards: RewardTable) -> CompletionTokens:
         """Lengths of this rank's completions, and rewards of single tokens where one gave a list.
@@ -101,3 +102,11 @@ class StepAdvantages:
                 "per completion. Leave how and gates out, or return one number."
             )
         return CompletionTokens.of(rollouts, rewards.values, rewards.names, rewards.weights, rewards.lists)
+
+
+def _of_rewards(rewards_per_func: Tensor, names: Sequence[str]) -> MetricSums:
+    """Each reward's mean and standard deviation over (N, R) scores of all ranks, NaN for None."""
+    columns = dict(zip(names, rewards_per_func.unbind(dim=1), strict=True))
+    means = {f"rewards/{name}/mean": mean_of(column) for name, column in columns.items()}
+    spreads = {f"rewards/{name}/std": mean_of(batch_std(column).reshape(1)) for name, column in columns.items()}
+    return MetricSums(means=means | spreads)

@@ -46,13 +46,13 @@ def train(folder: Path, model_dir: Path, data: Path, stage: str, ranks: int, res
         **settings,
     )
     steps: list[dict[str, float]] = []
-    log_step = module.log_step
+    log = module.steps.log
 
-    def note(metrics: dict[str, float], shown: Any) -> None:
-        log_step(metrics, shown)
+    def note(metrics: dict[str, float]) -> None:
+        log(metrics)
         steps.append({name: metrics[name] for name in ("loss", "grad_norm")})
 
-    module.log_step = note
+    module.steps.log = note
     converter = {"converter": "dpo"} if module_class is DPOModule else {"converter": "sft"}
     arguments = {} if module_class is DPOModule else {"converter_args": {"completion_key": "chosen"}}
     source = GRPODataModule(dataset=str(data), batch_size=4 // ranks, **converter, **arguments)

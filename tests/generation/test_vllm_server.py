@@ -45,7 +45,7 @@ from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs
 from grpo_lightning.generation.vllm.server_token import token_file
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
-from grpo_lightning.training.server_teacher import check_same_tokens
+from grpo_lightning.training.distillation.server_teacher import check_same_tokens
 from grpo_lightning.types import Rollouts
 
 pytestmark = [*needs_vllm, pytest.mark.slow]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.numerics import logprob_formulas
 from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
-from grpo_lightning.training.lessons import filled, lessons_of
+from grpo_lightning.training.distillation.lessons import filled, lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo_lightning import GRPOModule
 from grpo_lightning.types import PromptBatch, Rollouts
 
 LEARNING_RATE = 0.1
@@ -369,3 +370,17 @@ def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(ti
     assert set(dtypes) == {torch.float32}
     assert module.step_metrics["reward"] == 257.0 + 5.5
     assert module.step_metrics["grad_norm"] > 0
+
+
+def test_a_subclass_may_replace_the_advantages_altogether(tiny_model_dir, tmp_path):
+    class AllAlike(GRPOModule):
+        def advantages(self, rollouts: Rollouts, rewards, report) -> Tensor:
+            return torch.ones(rollouts.num_completions)
+
+    settings = make_module(tiny_model_dir).given_settings
+    module = AllAlike(**settings)
+    make_trainer(tmp_path).fit(module, datamodule=make_data(tmp_path))
+    assert module.last_step.advantages.tolist() == [1.0] * 12
+    lengths = module.last_step.rollouts.completion_lengths
+    assert module.step_metrics["completions/mean_length"] == pytest.approx(lengths.float().mean().item())
+    assert "reward" not in module.step_metrics

@@ -44,12 +44,12 @@ def model_dir(tmp_path_factory) -> Path:
 class DoubleKTO(DPOModule):
     """In float64, and keeping what each step logged."""
 
-    steps: list[dict[str, float]]
+    told: list[dict[str, float]]
 
     def configure_model(self) -> None:
         super().configure_model()
         self.policy.model.double()
-        self.steps = []
+        self.told = []
 
     def start_reference(self) -> None:
         super().start_reference()
@@ -61,10 +61,7 @@ class DoubleKTO(DPOModule):
             DPOModule.training_step.__wrapped__(self, batch, batch_idx)
         finally:
             torch.set_default_dtype(torch.float32)
-
-    def end_written_step(self, numbers: dict[str, float], norm: Any, *rest: Any) -> None:
-        self.steps.append({"loss": numbers["loss"], "kl": numbers["kl"], "grad_norm": float(norm)})
-        super().end_written_step(numbers, norm, *rest)
+        self.told.append({name: self.step_metrics[name] for name in ("loss", "kl", "grad_norm")})
 
 
 def theirs(model_dir: Path, folder: Path, rows: list[dict], batch_size: int, passes: int = 1) -> list[dict[str, float]]:
@@ -91,7 +88,7 @@ def ours(model_dir: Path, folder: Path, rows: list[dict], batch_size: int) -> li
     data = {"batch_size": batch_size, "converter": "kto" if "label" in rows[0] else "dpo"}
     settings = {"optimizer": lambda p: torch.optim.SGD(p, lr=RATE), "loss_type": "kto", "microbatch_layout": "packed"}
     settings |= WEIGHTS
-    return train_stage(DoubleKTO, "kto", rows, model_dir, folder, STEPS, data=data, **settings).steps
+    return train_stage(DoubleKTO, "kto", rows, model_dir, folder, STEPS, data=data, **settings).told
 
 
 @pytest.mark.parametrize(

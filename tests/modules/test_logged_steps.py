@@ -6,8 +6,15 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightning.pytorch.loggers import CSVLogger
-from runs import fit, share_of_digits
+from runs import fit, share_of_digits, train_stage
+from transformers import AutoTokenizer
+
+from grpo_lightning.modules.sft import SFTModule
+
+DEMONSTRATIONS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in (1, 20, 300)]
+"""One step's."""
 
 
 def rare(completions: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
@@ -27,3 +34,28 @@ def test_a_metric_that_a_step_lacks_is_not_logged_with_the_value_of_an_earlier_s
     assert [row["step"] for row in rows] == ["0", "1", "2"]
     assert [row["rewards/rare/mean"] for row in rows] == ["1.0", "", ""]
     assert all(row["rewards/share_of_digits/mean"] for row in rows)
+
+
+def test_a_step_on_written_data_tells_its_norm_its_rate_and_its_speed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    module = train_stage(SFTModule, "sft", DEMONSTRATIONS, tiny_model_dir, tmp_path)
+    numbers = module.step_metrics
+    assert set(numbers) == {
+        *("loss", "grad_norm", "skipped_updates", "learning_rate", "step_time", "tokens_per_second"),
+        "update/changed_since_start",
+    }
+    assert (numbers["learning_rate"], numbers["skipped_updates"]) == (0.1, 0.0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokens = sum(len(tokenizer(row["completion"]).input_ids) + 1 for row in DEMONSTRATIONS)  # and an end of text each
+    assert numbers["tokens_per_second"] * numbers["step_time"] == pytest.approx(tokens)
+    assert numbers["grad_norm"] > 0 and 0 < numbers["update/changed_since_start"] <= 1
+
+
+def test_a_skipped_step_on_written_data_has_no_norm(tiny_model_dir: Path, tmp_path: Path) -> None:
+    class WithoutGradient(SFTModule):
+        def imitation_loss(self, *args: Any) -> Any:
+            loss, metrics = super().imitation_loss(*args)
+            return loss * float("nan"), metrics
+
+    module = train_stage(WithoutGradient, "sft", DEMONSTRATIONS, tiny_model_dir, tmp_path, trainer={"max_epochs": 1})
+    assert module.step_metrics["skipped_updates"] == 1.0 and "grad_norm" not in module.step_metrics
+    assert module.step_metrics["update/changed_since_start"] == 0.0

@@ -19,7 +19,7 @@ from grpo_lightning.generation.vllm.requests import check_prompts
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.training.distillation import Distillation
-from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.training.distillation.lessons import lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
 
 ASK = [{"role": "user", "content": "2+3?"}]

@@ -15,7 +15,7 @@ from torch import Tensor
 from grpo_lightning import GRPOModule, SFTModule
 from grpo_lightning.commands.module_choice import chosen_class, chosen_path, with_one_option
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.modules.data_checks import check_positions
+from grpo_lightning.modules.checks.data import check_positions
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.sft import SFTSettings
 from grpo_lightning.rollouts.source import RolloutSource

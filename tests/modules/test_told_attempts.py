@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from trl.experimental.sdpo.loss_utils import compute_full_logit_self_distillation_loss
 
 from grpo_lightning.algorithm.lessons import NOBODY
-from grpo_lightning.training.attempts import first_success_of_another
 from grpo_lightning.training.distillation import Distillation
-from grpo_lightning.training.lessons import lessons_of
+from grpo_lightning.training.distillation.attempts import first_success_of_another
+from grpo_lightning.training.distillation.lessons import lessons_of
 from grpo_lightning.types import PromptBatch, Rollouts
 
 SHOWN = "{prompt} Solved: {successful_attempt} Again: "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit, make_data, make_module, make_trainer, weights
 
 from grpo_lightning.rewards import RewardComposition, RewardTable
+from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, groups_with_signal
+from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.groups import join_rollouts
 from grpo_lightning.rollouts.replay_buffer import ReplayBuffer
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
@@ -86,25 +87,51 @@ def test_chosen_groups_keep_their_tokens_rewards_and_prompts_together() -> None:
     assert join_rollouts([nothing.rollouts, both.rollouts]).group.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+class Given(Source):
+    """Groups of each round as they are written down."""
+
+    key = "given"
+
+    def __init__(self, rounds: list[ScoredGroups]) -> None:
+        self.rounds = rounds
+
+    def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
+        groups = self.rounds[0 if stage == "train" else int(stage.removeprefix("refill "))].take(range(len(batch)))
+        return Sampled(groups.batch, groups.rollouts, lambda: groups.rewards)
+
+
+class Further:
+    """Ten prompts, and how many of them a step asks for at a time."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, rows: list[int]) -> PromptBatch:
+        self.asked.append(len(rows))
+        return groups_of([[0.0]] * len(rows)).batch
+
+
+def sample(sampler: DynamicSampler, rounds: list[ScoredGroups], step: int = 0) -> tuple[Sampled, list[int]]:
+    """A step of its source on one rank, whose generator has nothing to do; and what it asked for."""
+    further, nothing = Further(), cast(Any, None)
+    source = DynamicSource(Given(rounds), nothing, sampler, lambda: cast(Any, further))
+    return source.sample(rounds[0].batch, Moment(step)), further.asked
+
+
 def collect(
     sampler: DynamicSampler, rounds: list[list[list[float]]], step: int = 0
 ) -> tuple[ScoredGroups, dict[str, list[float]], list[int]]:
-    asked: list[int] = []
-
-    def sample(batch: PromptBatch, number: int) -> ScoredGroups:
-        return groups_of(rounds[number][: len(batch)], first_uid=100 * number)
-
-    def draw(count: int) -> PromptBatch:
-        asked.append(count)
-        return groups_of([[0.0]] * count).batch
-
-    groups, numbers = sampler.collect(groups_of(rounds[0]).batch, sample, draw, compose, step)
-    short = {name.removeprefix("dynamic_sampling/"): values.tolist() for name, values in numbers.items()}
-    return groups, short, asked
+    given = [groups_of(rewards, first_uid=100 * number) for number, rewards in enumerate(rounds)]
+    sampled, asked = sample(sampler, given, step)
+    short = {name.removeprefix("dynamic_sampling/"): values.tolist() for name, values in sampled.entries.items()}
+    return ScoredGroups(sampled.batch, sampled.rollouts, sampled.await_rewards()), short, asked
 
 
 def test_dropping_leaves_the_groups_with_signal() -> None:
-    sampler = DynamicSampler(DynamicSampling("drop"), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop"), seed=0, compose=compose)
     groups, numbers, asked = collect(sampler, [[[1, 1], [0, 1], [0, 0], [2, 3]]])
     assert uids(groups) == [1, 3] and asked == []
     assert sum(numbers["kept"]) == 2 and len(numbers["kept"]) == 4 and numbers["rounds"] == [1.0]
@@ -112,7 +139,7 @@ def test_dropping_leaves_the_groups_with_signal() -> None:
 
 
 def test_refilling_draws_just_what_is_missing_until_the_cap() -> None:
-    sampler = DynamicSampler(DynamicSampling("refill", max_rounds=2), seed=0)
+    sampler = DynamicSampler(DynamicSampling("refill", max_rounds=2), seed=0, compose=compose)
     rounds: list[Any] = [[[1, 1], [0, 1], [0, 0], [2, 2]], [[0, 1], [0, 0], [1, 1]], [[5, 5], [5, 6]]]
     groups, numbers, asked = collect(sampler, rounds)
     assert asked == [3, 2] and uids(groups) == [1, 100, 201]
@@ -122,12 +149,12 @@ def test_refilling_draws_just_what_is_missing_until_the_cap() -> None:
 
 
 def test_where_nothing_has_signal_one_group_remains_so_that_a_step_is_a_step() -> None:
-    groups, numbers, _ = collect(DynamicSampler(DynamicSampling("drop"), seed=0), [[[1, 1], [0, 0]]])
+    groups, numbers, _ = collect(DynamicSampler(DynamicSampling("drop"), seed=0, compose=compose), [[[1, 1], [0, 0]]])
     assert uids(groups) == [0] and sum(numbers["kept"]) == 0
 
 
 def test_good_groups_fill_gaps_of_later_steps_once_newest_first_until_too_old() -> None:
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=2, replay_max_age=2), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=2, replay_max_age=2), seed=0, compose=compose)
     collect(sampler, [[[0, 1], [0, 2], [0, 3]]], step=0)  # 1 and 2 are kept, 0 made room
     groups, numbers, _ = collect(sampler, [[[1, 1], [5, 6]]], step=1)
     assert uids(groups) == [1, 2] and numbers["replayed"] == [1, 0] and numbers["missing"] == [0, 0]
@@ -144,23 +171,23 @@ def test_a_buffer_of_no_size_keeps_nothing() -> None:
 
 
 def test_further_prompts_are_an_endless_order_shared_by_the_ranks() -> None:
-    samplers = [DynamicSampler(DynamicSampling("refill"), seed=3) for _ in range(2)]
+    samplers = [DynamicSampler(DynamicSampling("refill"), seed=3, compose=compose) for _ in range(2)]
     drawn = [[row for count in (2, 0, 3) for row in s.next_rows(count, 5, rank, 2)] for rank, s in enumerate(samplers)]
     assert sorted(drawn[0] + drawn[1]) == sorted(list(range(5)) * 2)
-    alone = DynamicSampler(DynamicSampling("refill"), seed=3)
+    alone = DynamicSampler(DynamicSampling("refill"), seed=3, compose=compose)
     assert alone.next_rows(10, 5) == [row for pair in zip(*drawn, strict=True) for row in pair]
 
 
 def test_the_state_of_one_rank_count_serves_another() -> None:
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     collect(sampler, [[[0, 1], [0, 2], [0, 3]]], step=7)
     sampler.drawn = 5
     state = json.loads(json.dumps(sampler.state_dict(), default=lambda tensor: tensor.tolist()))
     assert state["ranks"][0]["drawn"] == 5 and len(state["ranks"][0]["replay"]) == 3
-    same = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    same = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     same.load_state_dict(sampler.state_dict(), {"r": 1.0})
     assert [uids(group) for group in same.replay.pop(3, 7)] == [[2], [1], [0]]
-    halves = [DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0) for _ in range(2)]
+    halves = [DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose) for _ in range(2)]
     for rank, half in enumerate(halves):
         half.load_state_dict(sampler.state_dict(), {"r": 1.0}, rank, 2)
     assert [[uids(group) for _, group in half.replay.groups] for half in halves] == [[[0], [2]], [[1]]]
@@ -168,9 +195,9 @@ def test_the_state_of_one_rank_count_serves_another() -> None:
 
 
 def test_kept_groups_are_the_same_out_of_a_checkpoint() -> None:
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     collect(sampler, [[[0, 1], [0, 2]]])
-    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     again.load_state_dict(sampler.state_dict(), {"r": 1.0})
     for kept, (_, group) in zip(sampler.replay.groups, again.replay.groups, strict=True):
         assert group.batch == kept[1].batch and group.batch.columns["a"]
@@ -182,9 +209,9 @@ def test_off_is_what_yaml_makes_of_it_too() -> None:
 
 
 def test_kept_groups_that_other_rewards_scored_are_left_out_of_a_resumed_run(caplog: pytest.LogCaptureFixture) -> None:
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     collect(sampler, [[[0, 1], [0, 2]]])
-    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    again = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     again.load_state_dict(sampler.state_dict(), {"r": 0.5})
     assert [group.rewards.weights.tolist() for _, group in again.replay.groups] == [[0.5]] * 2 and not caplog.text
     for others in ({"s": 1.0}, {"r": 1.0, "s": 1.0}):
@@ -196,7 +223,7 @@ def test_kept_groups_that_other_rewards_scored_are_left_out_of_a_resumed_run(cap
 def test_kept_groups_of_an_older_version_are_left_out_and_no_other_rewards_are_blamed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     collect(sampler, [[[0, 1], [0, 2]]])
     state = sampler.state_dict()
     for _, group in state["ranks"][0]["replay"]:
@@ -221,13 +248,11 @@ def test_metrics_are_of_the_step_that_scores_and_not_of_the_groups_that_it_repla
         groups = groups_of([[0, 1], [1, 1]])
         return replace(groups, rewards=replace(groups.rewards, metrics={"seconds": seconds}))
 
-    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0)
+    sampler = DynamicSampler(DynamicSampling("drop", replay_groups=3), seed=0, compose=compose)
     for step, seconds in enumerate((5.0, 2.0)):
-        now = at(seconds)
-        sample, draw = partial(lambda scored, *asked: scored, now), partial(lambda scored, count: scored.batch, now)
-        groups, _ = sampler.collect(now.batch, sample, draw, compose, step)
-        assert groups.rewards.metrics == {"seconds": seconds}
-    assert len(groups) == 2  # one of them from the step before
+        sampled, _ = sample(sampler, [at(seconds)], step)
+        assert sampled.await_rewards().metrics == {"seconds": seconds}
+    assert len(sampled.batch) == 2  # one of them from the step before
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from vllm_cases import TOKENIZER, ending_model
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import TransformersGenerator, VLLMServer
 from grpo_lightning.generation.parts import Part, PartRequest
-from grpo_lightning.modules.partial_checks import check_carried
+from grpo_lightning.modules.checks.partial_rollouts import check_carried
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.partial_rollouts import EnoughGroups, PartialRollouts, ages
 from grpo_lightning.rollouts.sampler_canary import MISMATCH

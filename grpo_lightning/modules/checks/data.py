@@ -7,13 +7,13 @@ from typing import Any
 from grpo_lightning.datamodules.mixture import MixedPrompts
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.generation.base import Generator
+from grpo_lightning.modules.checks.partial_rollouts import check_carried
 from grpo_lightning.modules.grpo_settings import GRPOSettings
-from grpo_lightning.modules.partial_checks import check_carried
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardContractError, RewardRunner
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.rollouts.turns.source import text_prompts
-from grpo_lightning.training.lessons import check_columns
+from grpo_lightning.training.distillation.lessons import check_columns
 
 
 def check_positions(settings: GRPOSettings, config: Any, generator: Generator, longest_prompt: int = 0) -> None:

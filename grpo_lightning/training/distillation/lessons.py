@@ -14,7 +14,7 @@ from grpo_lightning.algorithm.lessons import NOBODY, Lessons
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
 from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.messages import said
-from grpo_lightning.training.distillation import PLACE, SUCCESS, Distillation
+from grpo_lightning.training.distillation.settings import PLACE, SUCCESS, Distillation
 from grpo_lightning.types import Prompt, PromptBatch, Rollouts
 
 

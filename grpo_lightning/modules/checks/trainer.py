@@ -18,9 +18,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.strategies import check_strategy
+from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.strategy_check import check_policy
-from grpo_lightning.training.optimization import check_trainer
 from grpo_lightning.types import PromptBatch
 
 AVERAGES = (
@@ -62,6 +62,24 @@ def prepare_trainer(module: L.LightningModule, policy: Policy) -> None:
     check_strategy(module.trainer.strategy)
     check_policy(policy, module.trainer.strategy)
     use_whole_files(module.trainer.strategy)
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Refuses Trainer settings without effect, before Lightning refuses them in its own words.
+
+    Raises:
+        ValueError: Naming what to set instead.
+    """
+    if trainer.gradient_clip_val:
+        raise ValueError("trainer.gradient_clip_val is not used by GRPO. Set model.max_grad_norm instead.")
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "trainer.accumulate_grad_batches is not used: one batch is one GRPO step whatever its size. "
+            "Set data.batch_size to the prompts of a step; model.max_tokens_per_microbatch bounds the memory."
+        )
+    if str(trainer.precision) == "16-mixed":
+        raise ValueError("trainer.precision=16-mixed needs loss scaling. Use bf16-mixed, bf16-true or 32-true.")
+    known_precision(trainer.precision)
 
 
 def use_whole_files(strategy: Strategy) -> None:

@@ -14,7 +14,7 @@ from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.scoring.scorer import Scorer
-from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
+from grpo_lightning.training.distillation.settings import Distillation, TeacherRefusedError
 from grpo_lightning.training.passes import Passes
 
 TEACHER = "model.distillation.teacher"

@@ -8,10 +8,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.generation.strategy_check import check_generator
-from grpo_lightning.modules.data_checks import check_positions
+from grpo_lightning.modules.checks.data import check_positions
+from grpo_lightning.modules.checks.partial_rollouts import check_partial_rollouts
+from grpo_lightning.modules.checks.vision import check_vision_settings, check_vision_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
-from grpo_lightning.modules.partial_checks import check_partial_rollouts
-from grpo_lightning.modules.vision_checks import check_vision_settings, check_vision_strategy
 from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.rollouts.source import RolloutSource
 

@@ -15,7 +15,7 @@ from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, Token
 from grpo_lightning.generation.vllm.server_token import known_token
 from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.training.distillation import SAMPLED, Distillation, TeacherRefusedError
+from grpo_lightning.training.distillation.settings import SAMPLED, Distillation, TeacherRefusedError
 from grpo_lightning.types import Rollouts
 
 TOKENS_AT_ONCE = 1000

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.training.distillation import FEEDBACK, SUCCESS, Distillation
+from grpo_lightning.training.distillation.settings import FEEDBACK, SUCCESS, Distillation
 from grpo_lightning.types import Rollouts
 
 logger = logging.getLogger(__name__)

@@ -20,15 +20,15 @@ from grpo_lightning.numerics.divergence import Divergence, Likeliest, Side, dive
 from grpo_lightning.numerics.output_head import OutputHead
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.training.attempts import check_rewards, told_of_attempts
-from grpo_lightning.training.distillation import REFERENCE, SAMPLED, SELF, Distillation
-from grpo_lightning.training.lesson_lengths import check_lengths, without_too_long
-from grpo_lightning.training.lessons import lessons_of
-from grpo_lightning.training.loaded_teacher import LoadedTeacher
-from grpo_lightning.training.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
+from grpo_lightning.training.distillation.attempts import check_rewards, told_of_attempts
+from grpo_lightning.training.distillation.lesson_lengths import check_lengths, without_too_long
+from grpo_lightning.training.distillation.lessons import lessons_of
+from grpo_lightning.training.distillation.loaded_teacher import LoadedTeacher
+from grpo_lightning.training.distillation.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
+from grpo_lightning.training.distillation.server_teacher import ServerTeacher
+from grpo_lightning.training.distillation.settings import REFERENCE, SAMPLED, SELF, Distillation
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
-from grpo_lightning.training.server_teacher import ServerTeacher
 from grpo_lightning.types import PromptBatch, Rollouts
 
 
