@@ -12,10 +12,10 @@ import torch
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
-from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
+from grpo_lightning.rewards.runtime.call_plan import applicable_rows, check_calling, rows_of_calls
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
-from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.settings import RewardRuntime

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from grpo_lightning.errors import write_all_text
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
-from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
+from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
 from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows, prepare_call
+from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
-from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.event_loop import ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows
+from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
 from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 if TYPE_CHECKING:  # a reward's process imports this package, and does without torch
@@ -130,7 +130,7 @@ class StepScoring:
         started = time.perf_counter()
         future = self._calls.loop.start(self._finish())
         try:
-            self._calls.main_thread.calls.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
+            self._calls.main_thread.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
             results = future.result()
         except TimeoutError as error:
             raise RewardFailedError(

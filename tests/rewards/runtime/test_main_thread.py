@@ -164,7 +164,19 @@ def own_name(completions: Any, alarm: float = 0.0) -> Any:
     return [alarm for _ in completions]
 
 
-@pytest.mark.parametrize("reward", [kills, own_name, Holder(len), len, AccuracyReward(), functools.partial(own_name)])
+def seen_beside_an_alarm() -> Exception:
+    """An error whose traceback leads to a frame that knows ``with_alarm``."""
+    helper = with_alarm
+    try:
+        raise ValueError(helper.__name__)
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [kills, own_name, Holder(len), len, AccuracyReward(), functools.partial(own_name), Holder(seen_beside_an_alarm())],
+)
 def test_rewards_that_use_no_alarm_stay_in_threads(reward: Any) -> None:
     assert main_thread_reason(reward) == ""
 

@@ -26,9 +26,9 @@ from visible_devices import visible
 
 from grpo_lightning.rewards import FunctionReward, RewardRunner
 from grpo_lightning.rewards.runtime import python_state
+from grpo_lightning.rewards.runtime.call_rows import CallRows, RewardState
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
 from grpo_lightning.rewards.runtime.process_state import ProcessState
-from grpo_lightning.rewards.runtime.reward_call import CallRows, RewardState
 
 Change = tuple[Callable[[], Any], Callable[[], Any]]
 """What a reward does, and how to see whether it is still so."""

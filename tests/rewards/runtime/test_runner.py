@@ -25,8 +25,8 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring

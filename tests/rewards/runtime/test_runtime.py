@@ -29,7 +29,7 @@ from grpo_lightning.rewards import (
     resolve_rewards,
 )
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
-from grpo_lightning.rewards.runtime.call_rows import rows_of_calls
+from grpo_lightning.rewards.runtime.call_plan import rows_of_calls
 
 nan = float("nan")
 GROUPS = [0, 0, 1, 1, 2, 2]
