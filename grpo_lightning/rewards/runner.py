@@ -165,8 +165,7 @@ class RewardRunner:
         self._calls.close()
 
     def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
-        for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):
-            asked = sum(map(len, scoring.rows_of_calls[r]))
+        for watch, outcome, asked in zip(self._watches, outcomes, scoring.asked(), strict=True):
             if not asked:
                 continue
             row = min(outcome.errors, default=0)

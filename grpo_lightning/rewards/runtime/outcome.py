@@ -30,9 +30,9 @@ class Outcome:
     """Wall time of each call, without the wait for a free slot."""
 
     @classmethod
-    def failed(cls, count: int, text: str) -> Outcome:
+    def failed(cls, count: int, text: str, timeouts: int = 0) -> Outcome:
         """No value for any of ``count`` rows."""
-        return cls([math.nan] * count, errors=dict.fromkeys(range(count), text), raised=count)
+        return cls([math.nan] * count, errors=dict.fromkeys(range(count), text), raised=count, timeouts=timeouts)
 
     @classmethod
     def merged(cls, count: int, parts: Iterable[tuple[Sequence[int], Outcome]]) -> Outcome:
