@@ -8,14 +8,14 @@ import threading
 from functools import partial
 from typing import Any, Protocol
 
+from grpo_lightning.concurrency.event_loop import ends_unheard, in_thread
+from grpo_lightning.concurrency.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.instance import Answer, Instance
 from grpo_lightning.environments.process_worker import InstanceRunner
 from grpo_lightning.environments.slots import CallSlots
-from grpo_lightning.rewards.runtime.event_loop import ends_unheard, in_thread
-from grpo_lightning.rewards.runtime.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
 
 PROCESSES = 8
 """Environments at once with ``isolation = "process"``, unless the class has a ``concurrency``."""

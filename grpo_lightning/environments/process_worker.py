@@ -6,11 +6,11 @@ import asyncio
 import inspect
 from typing import Any
 
+from grpo_lightning.concurrency.tracebacks import traceback_of
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, ToolMistake
 from grpo_lightning.environments.instance import Instance
 from grpo_lightning.environments.printed import Tail, captured
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 
 class InstanceRunner:

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from grpo_lightning.concurrency.event_loop import fulfil
 from grpo_lightning.rewards.base import RewardContractError
-from grpo_lightning.rewards.runtime.event_loop import fulfil
 
 
 class MainThreadCalls:

@@ -8,15 +8,15 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.concurrency.event_loop import in_thread
+from grpo_lightning.concurrency.tracebacks import traceback_of
+from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.errors import write_all_text
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
 from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
-from grpo_lightning.rewards.runtime.event_loop import in_thread
 from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
 
 if TYPE_CHECKING:
     import torch

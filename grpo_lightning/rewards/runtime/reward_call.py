@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.concurrency.event_loop import ends_unheard
+from grpo_lightning.concurrency.tracebacks import as_exception
 from grpo_lightning.rewards.base import BaseRewardFunction
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
 from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
-from grpo_lightning.rewards.runtime.event_loop import ends_unheard
 from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
-from grpo_lightning.rewards.runtime.tracebacks import as_exception
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard

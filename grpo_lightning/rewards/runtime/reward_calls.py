@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread, in_thread
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import CallRows
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, in_thread
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.concurrency.event_loop import ends_unheard
+from grpo_lightning.concurrency.tracebacks import traceback_of
 from grpo_lightning.messages import Conversation, Prompt
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
 from grpo_lightning.rewards.runtime.call_rows import CallRows
-from grpo_lightning.rewards.runtime.event_loop import ends_unheard
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 if TYPE_CHECKING:  # a reward's process imports this package, and does without torch
     from grpo_lightning.rewards.runtime.reward_calls import RewardCalls

@@ -55,7 +55,7 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     try:
         serve(Connection(descriptor), seconds, memory_bytes)
     except (EOFError, ConnectionError):  # the trainer ended or was killed
-        from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants
+        from grpo_lightning.concurrency.process_tree import VARIABLE, end_descendants
 
         if VARIABLE in os.environ:
             end_descendants(os.environ[VARIABLE])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
+from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
 
 CHILD = """
 import os, signal, sys, time

@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from grpo_lightning.rewards.runtime.process_tree import VARIABLE, end_descendants, end_tree
+from grpo_lightning.concurrency.process_tree import VARIABLE, end_descendants, end_tree
 
 SCRIPT = Path(__file__).with_name("worker.py")
 START_LIMIT = 120.0

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from grpo_lightning.rewards.runtime.tracebacks import as_exception
+from grpo_lightning.concurrency.tracebacks import as_exception
 
 T = TypeVar("T")
 
