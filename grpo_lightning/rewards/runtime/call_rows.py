@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,15 @@ class CallRows:
         taken = ", ".join(sorted(RESERVED & set(self.columns)))
         if taken:
             raise RewardContractError(f"The dataset has columns named like reward arguments: {taken}. Rename them.")
+
+    @classmethod
+    def to_come(
+        cls, prompts: Sequence[Prompt], group: Sequence[int], columns: Mapping[str, Sequence[Any]], state: RewardState
+    ) -> CallRows:
+        """Rows whose completions have not arrived yet."""
+        ids: list[list[int]] = [[] for _ in prompts]
+        lists = {name: list(values) for name, values in columns.items()}
+        return cls(list(prompts), [""] * len(ids), ids, lists, state, list(group), conversations=[None] * len(ids))
 
     def __len__(self) -> int:
         return len(self.completions)

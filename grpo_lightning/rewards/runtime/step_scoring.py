@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpo_lightning.concurrency.event_loop import ends_unheard
 from grpo_lightning.concurrency.tracebacks import traceback_of
-from grpo_lightning.messages import Conversation, Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
+from grpo_lightning.messages import Conversation
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, asks_for
 from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
 from grpo_lightning.rewards.runtime.outcome import Outcome
@@ -46,35 +46,20 @@ class StepScoring:
     Args:
         calls: Of R rewards.
         rows_of_calls: For each reward the rows of each of its calls.
-        prompts: N prompts.
-        group: N numbers, the same for completions of one prompt.
-        columns: Dataset columns, N entries each.
-        state: Where training stands.
+        rows: All N, in which completions are still to come.
     """
 
-    def __init__(
-        self,
-        calls: RewardCalls,
-        rows_of_calls: Sequence[Sequence[Sequence[int]]],
-        prompts: Sequence[Prompt],
-        group: Sequence[int],
-        columns: Mapping[str, Sequence[Any]],
-        state: RewardState,
-    ) -> None:
-        count = len(prompts)
+    def __init__(self, calls: RewardCalls, rows_of_calls: Sequence[Sequence[Sequence[int]]], rows: CallRows) -> None:
         self._calls, self.step_time_limit = calls, calls.runtime.step_time_limit
-        lists = {name: list(values) for name, values in columns.items()}
-        self.rows = CallRows(
-            list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
-        )
+        self.rows = rows
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
-        self._added = [False] * count
+        self._added = [False] * len(rows)
         self._planned: list[list[PlannedCall]] = []  # of each reward
-        self._calls_of_row: list[list[PlannedCall]] = [[] for _ in prompts]
+        self._calls_of_row: list[list[PlannedCall]] = [[] for _ in range(len(rows))]
         for reward, of_reward in zip(calls.rewards, rows_of_calls, strict=True):
-            needs = asks_for(reward, "logprobs") and "logprobs" not in columns
-            self._planned.append([PlannedCall(reward, list(rows), needs, len(rows) + needs) for rows in of_reward])
+            needs = asks_for(reward, "logprobs") and "logprobs" not in rows.columns
+            self._planned.append([PlannedCall(reward, list(own), needs, len(own) + needs) for own in of_reward])
             for call in self._planned[-1]:
                 for row in call.rows:
                     self._calls_of_row[row].append(call)

@@ -91,7 +91,7 @@ def _parts(thing: Any, home: str) -> Iterable[Any]:
         return [value for kind in thing.__mro__ if _is_users(kind, home) for value in vars(kind).values()]
     if isinstance(thing, HOLDERS):
         return gc.get_referents(thing)[:200]
-    if _is_users(type(thing), home) or hasattr(thing, "function"):
+    if _is_users(thing, home) or hasattr(thing, "function"):
         return (type(thing), *getattr(thing, "__dict__", {}).values())
     return ()
 
@@ -99,7 +99,7 @@ def _parts(thing: Any, home: str) -> Iterable[Any]:
 def _parts_of_function(function: types.FunctionType, home: str) -> Iterator[Any]:
     named = dict(_named(function))
     for value in named.values():
-        if isinstance(value, types.ModuleType) and _is_users_module(value.__name__, home):
+        if isinstance(value, types.ModuleType) and _is_users(value, home):
             yield from (vars(value)[used] for used in named.keys() & vars(value))
         yield value
     yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
@@ -116,23 +116,19 @@ def _named(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         yield name, next(iter(gc.get_referents(cell)), None)  # one that is not bound yet has none
 
 
-def _package(thing: Any) -> str:
-    """The top package that a module is, or in which a function, a class or an object's class was made."""
+def _module(thing: Any) -> str:
+    """The name of a module, or of that in which a function, a class or an object's class was made."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
-    return str(name or type(thing).__module__).partition(".")[0].lstrip("_")
+    return str(name or type(thing).__module__)
+
+
+def _package(thing: Any) -> str:
+    return _module(thing).partition(".")[0].lstrip("_")
 
 
 def _is_users(thing: Any, home: str) -> bool:
-    return _is_users_module(str(getattr(thing, "__module__", None) or "builtins"), home)
-
-
-def _is_users_module(module: str, home: str) -> bool:
-    package = module.partition(".")[0]
-    if package in (OURS, "builtins"):
+    module = _module(thing)
+    if _package(thing) in (OURS, "builtins") or module in sys.builtin_module_names:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)  # none in a notebook
-    return package == home or (module not in sys.builtin_module_names and _is_outside_libraries(file))
-
-
-def _is_outside_libraries(file: str | None) -> bool:
-    return file is None or not str(Path(file).resolve()).startswith(LIBRARIES)
+    return _package(thing) == home or file is None or not str(Path(file).resolve()).startswith(LIBRARIES)

@@ -140,6 +140,7 @@ def over(connection: Any) -> Any:
         by_event_loop,
         functools.partial(by_default, grade=with_alarm),
         Holder(with_alarm),
+        Holder(functools.lru_cache(with_alarm)),
         Holder(Holder(parse)),
         Holder({"grade": parse}),
         Own(),
