@@ -95,6 +95,7 @@ class WorkerPool:
         try:
             while worker := self._any_idle():
                 if worker.process.poll() is None:
+                    worker.is_taken = True
                     return worker
                 self._forget(worker)  # it died while idle, which is no request's fault
             worker = Worker(self)
@@ -124,14 +125,14 @@ class WorkerPool:
     def give_back(self, worker: Worker) -> None:
         """Others may take the child."""
         with self._lock:
-            if worker in self._all:  # else the pool was closed
+            if worker.is_taken and worker in self._all:  # else the pool was closed
                 self._idle.append(worker)
-        self._free.release()
+        self._end_turn(worker)
 
     def drop(self, worker: Worker) -> None:
         """Kills a child that was taken."""
         self._forget(worker)
-        self._free.release()
+        self._end_turn(worker)
 
     def close(self) -> None:
         """Ends the children; the next request starts new ones."""
@@ -145,6 +146,12 @@ class WorkerPool:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
+    def _end_turn(self, worker: Worker) -> None:
+        with self._lock:
+            was_taken, worker.is_taken = worker.is_taken, False
+        if was_taken:  # one that was dropped may still be given back
+            self._free.release()
+
     def _forget(self, worker: Worker) -> None:
         worker.kill()
         with self._lock:
@@ -156,6 +163,7 @@ class Worker:
     """One child that has said that it is ready."""
 
     def __init__(self, pool: WorkerPool) -> None:
+        self.is_taken = True
         self.pipe, theirs = Pipe()
         self._token = secrets.token_hex(16)
         limits = [str(theirs.fileno()), str(pool.time_limit), str(pool.memory_bytes)]

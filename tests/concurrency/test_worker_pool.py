@@ -147,6 +147,17 @@ def test_children_in_an_environment_and_session_of_their_own_end_with_it_too(
     assert len(started) == 2 and all(ends(pid) for pid in started)
 
 
+def test_a_child_that_was_dropped_and_is_given_back_makes_room_for_one_other(script: Path) -> None:
+    pool = WorkerPool(script, size=1)
+    first = pool.take()
+    with pytest.raises(AttributeError, match="pickle"):
+        pool.ask(first, lambda: None)
+    pool.give_back(first)
+    assert pool.take() is not first
+    assert not pool._free.acquire(blocking=False)
+    pool.close()
+
+
 def test_a_script_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(7)")
