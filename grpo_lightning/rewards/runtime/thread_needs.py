@@ -71,9 +71,9 @@ def _own_reason(thing: Any) -> str:
         return f"it uses {package}.{name}"
     if isinstance(thing, types.FunctionType):
         named = dict(_named(thing))
-        modules = {_package(value) for value in named.values() if isinstance(value, types.ModuleType)}
-        modules |= {name.partition(".")[0] for name, value in named.items() if value is None}  # imported inside
-        if packages := modules & USE_SIGNALS:
+        modules = {value.__name__ for value in named.values() if isinstance(value, types.ModuleType)}
+        modules |= {name for name, value in named.items() if value is None}  # imported inside
+        if packages := {module.partition(".")[0] for module in modules} & USE_SIGNALS:
             return f"{thing.__name__} uses {min(packages)}"
         for module, telling in TELLING.items():
             if module in modules and (used := telling & set(named)):
