@@ -12,6 +12,10 @@ from grpo_lightning.rewards.runtime.answer_checks import ListedReward
 from grpo_lightning.rewards.text.valid_text import valid_text
 
 
+class CallTimeoutError(TimeoutError):
+    """A call that was given up after its time limit."""
+
+
 @dataclass
 class Outcome:
     """What one reward gave for some rows."""

@@ -15,8 +15,7 @@ from grpo_lightning.errors import write_all_text
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
 from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
-from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from grpo_lightning.concurrency.tracebacks import as_exception
 from grpo_lightning.rewards.base import BaseRewardFunction
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
 from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
-from grpo_lightning.rewards.runtime.outcome import Outcome
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
@@ -22,10 +22,6 @@ if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
 
 Place = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Calls a function somewhere, and gives what it returns to the rewards' event loop."""
-
-
-class CallTimeoutError(TimeoutError):
-    """A call that was given up after its time limit."""
 
 
 class MainThreadNeededError(Exception):

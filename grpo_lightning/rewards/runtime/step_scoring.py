@@ -15,8 +15,7 @@ from grpo_lightning.messages import Conversation
 from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, asks_for
 from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
-from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallTimeoutError
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 
 if TYPE_CHECKING:  # a reward's process imports this package, and does without torch
     from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
