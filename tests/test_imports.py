@@ -59,8 +59,8 @@ def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
     [
         "import grpo_lightning",
         "from grpo_lightning import BaseRewardFunction, register_reward, get_reward_function",
-        "from grpo_lightning.rewards.runtime import process_caller, process_worker, reward_call, worker_pool",
-        "from grpo_lightning.rewards.runtime import math_worker\nfrom grpo_lightning.rewards.sandbox import child, judge",
+        "from grpo_lightning.concurrency import worker, worker_pool\nfrom grpo_lightning.rewards.runtime import process_caller, reward_call",
+        "from grpo_lightning.rewards.grading import math_worker\nfrom grpo_lightning.rewards.sandbox import child, judge",
         "from grpo_lightning.commands import migrate, report",
         "from grpo_lightning.commands import serve\nserve.build_parser().format_help()",
         "from grpo_lightning.generation.vllm import server_guard",

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread, ends_unheard, in_thread
+from grpo_lightning.concurrency.tracebacks import traceback_of
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.printed import Tail, captured
 from grpo_lightning.environments.slots import CallSlots
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread, ends_unheard, in_thread
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)

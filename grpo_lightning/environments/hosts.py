@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pickle
-import sys
 import threading
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
+from grpo_lightning.concurrency.event_loop import ends_unheard, in_thread
+from grpo_lightning.concurrency.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.instance import Answer, Instance
+from grpo_lightning.environments.process_worker import InstanceRunner
 from grpo_lightning.environments.slots import CallSlots
-from grpo_lightning.rewards.runtime.event_loop import ends_unheard, in_thread
-from grpo_lightning.rewards.runtime.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
 
 PROCESSES = 8
 """Environments at once with ``isolation = "process"``, unless the class has a ``concurrency``."""
@@ -129,18 +128,17 @@ class ProcessHost:
     """
 
     def __init__(self, described: EnvironmentClass, calls: Calls, limit: int) -> None:
+        unbound = dataclasses.replace(described, tools={})  # they are bound to what no child knows
+        make = partial(InstanceRunner, unbound, limit)
+        self.at_once: int | None = described.concurrency or PROCESSES
         try:
-            pickled = pickle.dumps(dataclasses.replace(described, tools={}))  # bound to nothing that a child knows
+            self.pool = WorkerPool(make, self.at_once, calls.deadline, MEMORY_BYTES, "environment's")
         except Exception as error:  # pickle raises many kinds
             raise EnvironmentContractError(
                 f"{described.name} has isolation = 'process' and cannot be sent to one: {error}. Define it in a module of "
                 "its own."
             ) from error
         self.described, self.calls = described, calls
-        script = Path(__file__).with_name("process_worker.py")
-        greeting = (sys.path, pickled, limit)
-        self.at_once: int | None = described.concurrency or PROCESSES
-        self.pool = WorkerPool(script, self.at_once, calls.deadline, MEMORY_BYTES, greeting, "environment's")
 
     def lease(self) -> Lease:
         """See :class:`Host`."""
@@ -174,6 +172,8 @@ class _ProcessLease:
             raise RaisedFault(f"{what} raised in its process:\n{trace}", said)
         if kind == "fault":
             raise EnvironmentFault(content)
+        if kind == "unsent":
+            raise EnvironmentFault(f"{what}: what it gave cannot leave its process: {content}")
         answer: Answer = content
         return answer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
@@ -20,7 +19,6 @@ from grpo_lightning.rewards.grading.graders import (
 )
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.rewards.runtime import worker_pool
 from grpo_lightning.rewards.text.claimed import claims_of
 from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
 from grpo_lightning.rewards.text.numeric import Margin
@@ -96,8 +94,7 @@ class AccuracyReward(BaseRewardFunction):
         elif self.mode == "numeric":
             self._grader = NumericGrader(margin)
         else:
-            script = Path(worker_pool.__file__).with_name("math_worker.py")
-            self._grader = MathGrader(margin, script, self.time_limit, self.workers)
+            self._grader = MathGrader(margin, self.time_limit, self.workers)
             self.concurrency = self.workers  # more calls would only wait for the processes, in slots that others need
 
     def __call__(

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from grpo_lightning.messages import Conversation, Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardState
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
-from grpo_lightning.rewards.runtime.call_rows import applicable_rows, check_calling, rows_of_calls
+from grpo_lightning.rewards.runtime.call_plan import applicable_rows, check_calling, rows_of_calls
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import FailureWatch
 from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
-from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
@@ -100,14 +100,10 @@ class RewardRunner:
         Raises:
             RewardContractError: If the columns break the contract.
         """
-        lists = {name: list(values) for name, values in (columns or {}).items()}
-        column = self.runtime.reward_column
-        sizes = ", ".join(f"{len(values)} {name}" for name, values in lists.items() if len(values) != len(prompts))
-        if sizes:
-            raise RewardContractError(f"There are {len(prompts)} completions, but {sizes}: each needs one entry.")
-        rows = applicable_rows(self.names, lists, column, len(prompts))
-        calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, rows, strict=True)]
-        return StepScoring(self._calls, calls, prompts, group, lists, trainer_state or RewardState())
+        rows = CallRows.to_come(prompts, group, columns or {}, trainer_state or RewardState())
+        applicable = applicable_rows(self.names, rows.columns, self.runtime.reward_column, len(rows))
+        calls = [rows_of_calls(reward, own, group) for reward, own in zip(self.rewards, applicable, strict=True)]
+        return StepScoring(self._calls, calls, rows)
 
     def finish(self, scoring: StepScoring) -> RewardTable:
         """The table of a step whose completions have all arrived.
@@ -165,8 +161,7 @@ class RewardRunner:
         self._calls.close()
 
     def _watch(self, scoring: StepScoring, outcomes: list[Outcome]) -> None:
-        for r, (watch, outcome) in enumerate(zip(self._watches, outcomes, strict=True)):
-            asked = sum(map(len, scoring.rows_of_calls[r]))
+        for watch, outcome, asked in zip(self._watches, outcomes, scoring.asked(), strict=True):
             if not asked:
                 continue
             row = min(outcome.errors, default=0)

@@ -10,9 +10,9 @@ from typing import Any
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.environments.episode import EnvironmentContractError, ToolMistake
 from grpo_lightning.environments.tools import Tool
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 
 START_LIMIT = 60.0
 """Seconds in which a server must have listed its tools."""

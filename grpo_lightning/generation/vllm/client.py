@@ -11,8 +11,8 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.errors import ExplainedError
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
 from grpo_lightning.rewards.grading.braces import is_closed, is_readable
 from grpo_lightning.rewards.grading.names import is_name, same_name
 from grpo_lightning.rewards.grading.notation import tidy, visible
@@ -17,7 +18,6 @@ from grpo_lightning.rewards.grading.quantity_forms import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
 from grpo_lightning.rewards.grading.symbols import LATEX
 from grpo_lightning.rewards.grading.verdict import Comparison, formulas_in
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
 from grpo_lightning.rewards.text.extraction import inner_answer
 from grpo_lightning.rewards.text.numeric import Margin
 
@@ -96,14 +96,13 @@ class MathGrader:
 
     Args:
         margin: For plain numbers.
-        script: Of the child process.
         time_limit: Seconds over one answer.
         workers: Child processes.
     """
 
-    def __init__(self, margin: Margin, script: Path, time_limit: float, workers: int) -> None:
+    def __init__(self, margin: Margin, time_limit: float, workers: int) -> None:
         self.margin, self.time_limit, self.workers = margin, time_limit, workers
-        self.pool = WorkerPool(script, size=workers, time_limit=time_limit)
+        self.pool = WorkerPool(Path(__file__).with_name("math_worker.py"), size=workers, time_limit=time_limit)
         self._readable: dict[str, bool] = {}
 
     def verdicts(self, tasks: Sequence[Task]) -> list[Verdict]:
@@ -150,7 +149,7 @@ class MathGrader:
                 raise WorkerError("the parts of the answer took that long together")
             if not is_readable(other):
                 return False
-            reply = self.pool.call((relation, as_latex(one), as_latex(other)))
+            reply = self.pool.call((relation, as_latex(one), as_latex(other), self.time_limit))
             if reply == "timeout":
                 raise WorkerError("")
             if reply == "unreadable reference":

@@ -16,7 +16,7 @@ from grpo_lightning.rewards.text.chat_text import prompt_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from grpo_lightning.rewards.runtime.local_model import LocalModel, Tokens
+    from grpo_lightning.rewards.kinds.local_model import LocalModel, Tokens
 
 
 def fluency_score(nats_per_token: float, tokens: int, best: float, worst: float, full_length: int) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.kinds.http_client import RemoteError
 from grpo_lightning.rewards.kinds.remote_reward import RemoteReward
 from grpo_lightning.rewards.registry import register_reward
-from grpo_lightning.rewards.runtime.http_client import RemoteError
 from grpo_lightning.rewards.text.chat_text import prompt_text
 
 DEFAULT_RUBRIC = "Is the answer correct, complete and helpful? Does it follow the instructions of the task?"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_lightning.rewards.base import BaseRewardFunction
 
 if TYPE_CHECKING:  # it imports torch, which processes of other rewards do without
-    from grpo_lightning.rewards.runtime.local_model import LocalModel
+    from grpo_lightning.rewards.kinds.local_model import LocalModel
 
 
 @dataclass
@@ -93,6 +93,6 @@ class LocalModelReward(BaseRewardFunction):
             self._local.close()
 
     def _unloaded(self, model: str) -> LocalModel:
-        from grpo_lightning.rewards.runtime.local_model import LocalModel
+        from grpo_lightning.rewards.kinds.local_model import LocalModel
 
         return LocalModel(self.auto_class, model, self.tokenizer, self.device, self.dtype, self.batch_size)

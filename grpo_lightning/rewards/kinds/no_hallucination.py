@@ -17,7 +17,7 @@ from grpo_lightning.rewards.text.extraction import THINK_CLOSE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from grpo_lightning.rewards.runtime.local_model import LocalModel, Tokens
+    from grpo_lightning.rewards.kinds.local_model import LocalModel, Tokens
 
 CONTEXT_KEYS = ("context", "documents", "passage", "source")
 MAX_SENTENCES = 64

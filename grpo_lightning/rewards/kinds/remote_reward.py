@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from grpo_lightning.rewards.base import BaseRewardFunction
-from grpo_lightning.rewards.runtime.http_client import HTTPClient
+from grpo_lightning.rewards.kinds.http_client import HTTPClient
 
 
 @dataclass

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grpo_lightning.ordinary_text import OrdinaryText
-    from grpo_lightning.rewards.runtime.local_model import LocalModel, Tokens
+    from grpo_lightning.rewards.kinds.local_model import LocalModel, Tokens
 
 MAX_CHARS_PER_TOKEN = 32
 

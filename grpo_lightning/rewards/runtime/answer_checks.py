@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, KeysView, Sequence, ValuesView
 from numbers import Real
@@ -14,18 +13,6 @@ LARGEST = 3.4028234663852886e38
 """The largest float32: TRL and the advantages compute in it."""
 LIMIT = 1e150
 """Of a reward's size; rewards are float64, and standard deviations add up squares."""
-
-
-def materialized(result: Any) -> Any:
-    """A generator, a ``map`` or a view of a dictionary as a list, in the thread in which the reward was called.
-
-    Example:
-        >>> materialized(map(float, "12")), materialized({"a": 1.0}.values()), materialized((1, 2))
-        ([1.0, 2.0], [1.0], (1, 2))
-    """
-    if isinstance(result, Iterator | KeysView | ValuesView) and not inspect.isawaitable(result):
-        return list(result)
-    return result
 
 
 class ListedReward(float):
@@ -68,7 +55,7 @@ def checked_values(result: Any, count: int, name: str) -> list[float]:
     """
     if result is None:
         return [math.nan] * count
-    values = _as_sequence(materialized(result), name)
+    values = _as_sequence(result, name)
     if len(values) != count:
         raise RewardContractError(
             f"Reward '{name}' returned {len(values)} values for {count} completions. "
@@ -86,6 +73,8 @@ def _as_sequence(result: Any, name: str) -> Sequence[Any]:
                 f"Reward '{name}' returned an array of shape {tuple(result.shape)}. Return one value per completion."
             )
         return result.tolist()
+    if isinstance(result, Iterator | KeysView | ValuesView):  # whose code runs now, in the thread of the call
+        return list(result)
     if isinstance(result, Sequence) and not isinstance(result, str | bytes):
         return result
     hint = " Wrap the value in a list, one per completion." if isinstance(result, Real) else ""

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from grpo_lightning.concurrency.event_loop import fulfil
 from grpo_lightning.rewards.base import RewardContractError
-from grpo_lightning.rewards.runtime.tracebacks import as_exception
-
-
-@dataclass
-class MainThreadCall:
-    """A call that waits for the main thread."""
-
-    reward: str
-    """Name, for the error."""
-    function: Callable[[], Any]
-    started: Future[None] = field(default_factory=Future)
-    """Done when the call begins; cancelled, the call never does."""
-    result: Future[Any] = field(default_factory=Future)
-
-    def make(self) -> None:
-        """Makes the call in this thread.
-
-        Raises:
-            KeyboardInterrupt: If Ctrl-C came meanwhile.
-        """
-        if not self.started.set_running_or_notify_cancel():
-            return
-        self.result.set_running_or_notify_cancel()
-        self.started.set_result(None)
-        try:
-            if threading.current_thread() is not threading.main_thread():
-                raise RewardContractError(
-                    f"Reward '{self.reward}' needs the main thread, and this run waits for rewards in the thread "
-                    f"{threading.current_thread().name}. Give the reward isolation: process, or run the training on the "
-                    "main thread."
-                )
-            self.result.set_result(self.function())
-        except BaseException as error:
-            self.result.set_exception(as_exception(error))
-            if isinstance(error, KeyboardInterrupt):
-                raise
 
 
 class MainThreadCalls:
     """A queue from the rewards' event loop to the thread that waits for them."""
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[MainThreadCall | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
 
-    def submit(self, reward: str, function: Callable[[], Any]) -> MainThreadCall:
-        """Has ``function`` called by whoever is or will be in ``serve_until``; from any thread."""
-        call = MainThreadCall(reward, function)
-        self._waiting.put(call)
-        return call
+    async def run(self, reward: str, function: Callable[[], Any]) -> Any:
+        """The result of a reward's call by whoever is or will be in ``serve_until``; cancelled before, it is not made.
+
+        Raises:
+            RewardContractError: If that is another thread than the main one.
+        """
+
+        def call() -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                raise RewardContractError(
+                    f"Reward '{reward}' needs the main thread, and this run waits for rewards in the thread "
+                    f"{threading.current_thread().name}. Give the reward isolation: process, or run the training on the "
+                    "main thread."
+                )
+            return function()
+
+        future: Future[Any] = Future()
+        self._waiting.put((future, call))
+        return await asyncio.wrap_future(future)
 
     def serve_until(self, future: Future[Any], idle_limit: float) -> None:
         """Makes calls in this thread, one after the other as they were submitted, until the future is done.
@@ -69,6 +48,7 @@ class MainThreadCalls:
 
         Raises:
             TimeoutError: After that time.
+            KeyboardInterrupt: If Ctrl-C came in a call.
         """
         future.add_done_callback(lambda _: self._waiting.put(None))
         while not future.done():
@@ -76,5 +56,5 @@ class MainThreadCalls:
                 call = self._waiting.get(timeout=idle_limit)
             except Empty as error:
                 raise TimeoutError from error
-            if call is not None:
-                call.make()
+            if call is not None and isinstance(raised := fulfil(*call), KeyboardInterrupt):
+                raise raised

@@ -12,6 +12,10 @@ from grpo_lightning.rewards.runtime.answer_checks import ListedReward
 from grpo_lightning.rewards.text.valid_text import valid_text
 
 
+class CallTimeoutError(TimeoutError):
+    """A call that was given up after its time limit."""
+
+
 @dataclass
 class Outcome:
     """What one reward gave for some rows."""
@@ -30,9 +34,9 @@ class Outcome:
     """Wall time of each call, without the wait for a free slot."""
 
     @classmethod
-    def failed(cls, count: int, text: str) -> Outcome:
+    def failed(cls, count: int, text: str, timeouts: int = 0) -> Outcome:
         """No value for any of ``count`` rows."""
-        return cls([math.nan] * count, errors=dict.fromkeys(range(count), text), raised=count)
+        return cls([math.nan] * count, errors=dict.fromkeys(range(count), text), raised=count, timeouts=timeouts)
 
     @classmethod
     def merged(cls, count: int, parts: Iterable[tuple[Sequence[int], Outcome]]) -> Outcome:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
-import pickle
-import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from grpo_lightning.concurrency.event_loop import in_thread
+from grpo_lightning.concurrency.tracebacks import traceback_of
+from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool, WorkerStartError
+from grpo_lightning.errors import write_all_text
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
-from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
-from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool, WorkerStartError
+from grpo_lightning.rewards.runtime.answer_checks import checked_values
+from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +40,15 @@ class ProcessCaller:
     """
 
     def __init__(self, reward: BaseRewardFunction, time_limit: float, device: torch.device | None = None) -> None:
+        self.reward, self.size = reward, reward.concurrency or PROCESSES
+        make, seen = partial(RewardInChild, reward), visible_devices(device)
         try:
-            pickled = pickle.dumps(reward)
+            self._pool = WorkerPool(make, self.size, time_limit, MEMORY_BYTES, environment=seen)
         except Exception as error:  # pickle raises many kinds
             raise RewardContractError(
                 f"Reward '{reward.name}' has isolation: process and cannot be sent to one: {error}. Define it in a "
                 "module of its own, or use isolation: thread."
             ) from error
-        self.reward = reward
-        self.size = reward.concurrency or PROCESSES
-        script = Path(__file__).with_name("process_worker.py")
-        greeting = (sys.path, pickled)
-        self._pool = WorkerPool(
-            script, self.size, time_limit, MEMORY_BYTES, greeting, environment=visible_devices(device)
-        )
 
     async def __call__(self, rows: CallRows) -> Outcome:
         """The outcome of one call.
@@ -61,17 +58,8 @@ class ProcessCaller:
             CallTimeoutError: If it ran out of time and was killed.
             RuntimeError: With the child's traceback, if the reward raised.
         """
-        reply: Any = await in_thread(lambda: self._ask(rows))
-        kind, content = reply
-        if kind == "outcome":
-            return content
-        if kind == "contract":
-            raise RewardContractError(content)
-        raise RuntimeError(f"in the reward's process:\n{content}")
-
-    def _ask(self, rows: CallRows) -> Any:
         try:
-            return self._pool.call(rows)
+            kind, content = await in_thread(lambda: self._pool.call(rows))
         except WorkerError as error:
             if isinstance(error.__cause__, TimeoutError):
                 raise CallTimeoutError(f"Reward '{self.reward.name}': {error}") from error
@@ -81,10 +69,41 @@ class ProcessCaller:
                 f"Reward '{self.reward.name}' has isolation: process, and its process cannot import it. Define it in a "
                 f"module that imports without this script or notebook, or use isolation: thread. The process said:\n{error}"
             ) from error
+        if kind == "outcome":
+            return content
+        if kind == "contract":
+            raise RewardContractError(content)
+        raise RuntimeError(f"in the reward's process:\n{content}")
 
     def close(self) -> None:
         """Ends the processes."""
         self._pool.close()
+
+
+class RewardInChild:
+    """The reward in a child process, which answers one call after the other."""
+
+    def __init__(self, reward: BaseRewardFunction) -> None:
+        self.reward = reward
+        write_all_text()
+
+    def __call__(self, rows: CallRows) -> tuple[str, Any]:
+        """``("outcome", Outcome)``, ``("contract", message)`` or ``("raised", traceback)``."""
+        try:
+            arguments, outcome = prepare_call(self.reward, rows)
+            result: Any = self.reward(**arguments)
+            if inspect.isawaitable(result):
+                result = asyncio.run(_awaited(result))
+            outcome.rewards = checked_values(result, len(rows), self.reward.name)
+        except RewardContractError as error:
+            return "contract", str(error)
+        except BaseException as error:  # SystemExit too: the child goes on with the next call
+            return "raised", traceback_of(error)
+        return "outcome", outcome
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
 
 
 def visible_devices(device: torch.device | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import multiprocessing
 import operator
@@ -11,14 +12,14 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import torch
-
-from grpo_lightning.rewards.runtime import python_state
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ READ_BY_TRAINING = (
 )  # fmt: skip
 """How variables begin that training, its engine or a process that it starts reads; a key of a judge stays as a reward sets it."""
 HANDLED = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2", "CHLD", "ALRM")]
+DEFAULT_DEPTH = 1000
+"""Python's own limit on nested calls. More is no harm, and libraries ask for it; with less, training fails."""
+START_METHOD = multiprocessing.get_all_start_methods()[0]
+"""Python's own. A pool of any context asks for the default one, which is thereby fixed without having changed."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +40,38 @@ class ProcessValue:
     """Something that a call can leave changed."""
 
     get: Callable[[], Any]
+    """None where Python cannot tell: a handler of C code, a precision that torch does not say."""
     set: Callable[[Any], object]
     is_harmless: Callable[[Any, Any], bool] = operator.eq
     """Whether training may go on with what a call left, in place of what was there before it."""
-    shown: Callable[[Any], str] = str
-    takes_none: bool = False
-    """Elsewhere None is what Python cannot set: a handler of C code, a precision that torch does not say."""
 
 
-STREAM: dict[str, Any] = {
-    "is_harmless": python_state.passes_on,
-    "shown": python_state.kind_of_stream,
-    "takes_none": True,
-}
+def umask() -> int | None:
+    """The file mode creation mask; None where only setting it would tell, which other threads would notice."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), None)
 
 
-def _set_deterministic(value: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+def _raising_filters() -> list[Any]:
+    """Filters that make errors of warnings: training's own would end the run."""
+    return [each for each in warnings.filters if each[0] == "error"]
+
+
+def _set_raising_filters(filters: list[Any]) -> None:
+    """What hides warnings stays, libraries do it when they are imported."""
+    warnings.filters[:] = [each for each in warnings.filters if each[0] != "error" or each in filters]  # type: ignore[index]
+
+
+def _passes_on(found: TextIO | None, before: TextIO | None) -> bool:
+    """Whether what is printed still arrives: it goes into no memory that it did not go into before.
+
+    ``contextlib.redirect_stdout`` around calls that overlap leaves the buffer of one of them in place, and all that training
+    prints from then on in it. Bars and notebooks put streams of their own in place, which pass on what they get.
+    """
+    return found is before or not isinstance(found, io.StringIO | None)
 
 
 def _environment() -> dict[str, str]:
@@ -64,14 +84,12 @@ def _set_environment(values: dict[str, str]) -> None:
     os.environ.update(values)
 
 
-def _cudnn() -> tuple[bool, bool, bool]:
-    cudnn = torch.backends.cudnn
-    return cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+def _attributes(owner: Any, *names: str, is_harmless: Callable[[Any, Any], bool] = operator.eq) -> ProcessValue:
+    def put(values: Any) -> None:
+        for name, value in zip(names, values if len(names) > 1 else [values], strict=True):
+            setattr(owner, name, value)
 
-
-def _set_cudnn(flags: tuple[bool, bool, bool]) -> None:
-    cudnn = torch.backends.cudnn
-    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
+    return ProcessValue(partial(operator.attrgetter(*names), owner), put, is_harmless)
 
 
 def _matmul_precision() -> str | None:
@@ -81,69 +99,50 @@ def _matmul_precision() -> str | None:
         return None
 
 
-def _set_default_device(device: torch.device) -> None:
-    # Without one: with "cpu" torch would send every call through a mode of its own.
-    torch.set_default_device(None if device == torch.device("cpu") else device)
+def _autocast(device: str) -> ProcessValue:
+    def put(value: tuple[bool, torch.dtype]) -> None:
+        torch.set_autocast_enabled(device, value[0])
+        torch.set_autocast_dtype(device, value[1])
 
-
-def _set_grad(is_on: bool) -> None:
-    torch.set_grad_enabled(is_on)
-
-
-def _autocast(device: str) -> tuple[bool, torch.dtype]:
-    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-
-
-def _set_autocast(device: str, value: tuple[bool, torch.dtype]) -> None:
-    torch.set_autocast_enabled(device, value[0])
-    torch.set_autocast_dtype(device, value[1])
-
-
-def _start_method() -> str | None:
-    # A pool of any context asks for the default one, which is thereby fixed without having changed.
-    method = multiprocessing.get_start_method(allow_none=True)
-    return None if method == multiprocessing.get_all_start_methods()[0] else method
-
-
-def _has_alarm() -> bool:
-    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
-
-
-def _end_alarm(had_one: bool) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    return ProcessValue(lambda: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), put)
 
 
 OF_PROCESS = {
     "torch's default dtype": ProcessValue(torch.get_default_dtype, torch.set_default_dtype),
     "torch.use_deterministic_algorithms": ProcessValue(
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
-        _set_deterministic,
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
     ),
     "torch's float32 matmul precision": ProcessValue(_matmul_precision, torch.set_float32_matmul_precision),
     "torch's anomaly mode": ProcessValue(torch.is_anomaly_enabled, torch.set_anomaly_enabled),
-    "torch.backends.cudnn": ProcessValue(_cudnn, _set_cudnn),
+    "torch.backends.cudnn": _attributes(torch.backends.cudnn, "enabled", "benchmark", "deterministic"),
     "the start method of multiprocessing": ProcessValue(
-        _start_method,
-        lambda method: multiprocessing.set_start_method(method, force=True),
-        takes_none=True,
+        lambda: multiprocessing.get_start_method(allow_none=True) or START_METHOD,
+        lambda method: multiprocessing.set_start_method(None if method == START_METHOD else method, force=True),
     ),
     "os.environ": ProcessValue(_environment, _set_environment),
-    "os.umask": ProcessValue(python_state.umask, python_state.set_umask),
-    "sys.stdout": ProcessValue(python_state.standard_output, python_state.set_standard_output, **STREAM),
-    "sys.stderr": ProcessValue(python_state.standard_error, python_state.set_standard_error, **STREAM),
-    "the filters of warnings": ProcessValue(python_state.raising_filters, python_state.set_raising_filters),
-    "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
-    "gc.disable": ProcessValue(gc.isenabled, python_state.set_garbage_collection),
-    "sys.setrecursionlimit": ProcessValue(sys.getrecursionlimit, sys.setrecursionlimit, python_state.is_deep_enough),
+    "os.umask": ProcessValue(umask, os.umask),
+    "sys.stdout": _attributes(sys, "stdout", is_harmless=_passes_on),
+    "sys.stderr": _attributes(sys, "stderr", is_harmless=_passes_on),
+    "the filters of warnings": ProcessValue(_raising_filters, _set_raising_filters),
+    "logging.disable": _attributes(logging.root.manager, "disable"),
+    "gc.disable": ProcessValue(gc.isenabled, lambda is_on: gc.enable() if is_on else gc.disable()),
+    "sys.setrecursionlimit": ProcessValue(
+        sys.getrecursionlimit, sys.setrecursionlimit, lambda found, before: found >= min(before, DEFAULT_DEPTH)
+    ),
 }
 """Of all threads at once: looked at when no call is under way, as calls overlap and may change one for their own time."""
 
 OF_THREAD = {
-    "torch's grad mode": ProcessValue(torch.is_grad_enabled, _set_grad),
-    "torch's default device": ProcessValue(torch.get_default_device, _set_default_device),
+    "torch's grad mode": ProcessValue(torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's default device": ProcessValue(
+        torch.get_default_device,
+        # With "cpu" in place of none torch would send every call through a mode of its own.
+        lambda device: torch.set_default_device(None if device == torch.device("cpu") else device),
+    ),
     "torch.set_num_threads": ProcessValue(torch.get_num_threads, torch.set_num_threads),
-    "torch's autocast on cpu": ProcessValue(partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
-    "torch's autocast on cuda": ProcessValue(partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
+    "torch's autocast on cpu": _autocast("cpu"),
+    "torch's autocast on cuda": _autocast("cuda"),
 }
 """Of the thread that makes the call: the main thread's are training's, another's are the next reward's."""
 
@@ -153,7 +152,9 @@ OF_MAIN_THREAD = {
         for one in HANDLED
     },
     # An alarm that is left goes off in the middle of training.
-    "a pending signal.alarm": ProcessValue(_has_alarm, _end_alarm),
+    "a pending signal.alarm": ProcessValue(
+        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, lambda had_one: signal.setitimer(signal.ITIMER_REAL, 0)
+    ),
 }
 
 
@@ -165,8 +166,8 @@ class ProcessState:
     generator wants others at the next step.
     """
 
-    _open: dict[int, str] = field(default_factory=dict)
-    """Calls under way, with the names of their rewards."""
+    _open: int = 0
+    """Calls under way."""
     _before: dict[str, Any] | None = None
     """The settings of the process when no call was under way."""
     _since: set[str] = field(default_factory=set)
@@ -185,19 +186,18 @@ class ProcessState:
         watched = dict(OF_THREAD) if owns_thread else {}
         if owns_thread and threading.current_thread() is threading.main_thread():
             watched |= OF_MAIN_THREAD
-        own = {name: setting.get() for name, setting in watched.items()}
-        token = object()
+        own = _now(watched)
         with self._lock:
             if self._before is None:
                 self._before = _now(OF_PROCESS)
-            self._open[id(token)] = reward
+            self._open += 1
             self._since.add(reward)
         try:
             yield
         finally:
             self._put_back(watched, own, {reward})
             with self._lock:
-                del self._open[id(token)]
+                self._open -= 1
                 if not self._open:
                     self._settle()
 
@@ -215,15 +215,16 @@ class ProcessState:
     def _put_back(self, settings: dict[str, ProcessValue], before: dict[str, Any], rewards: set[str]) -> None:
         for name, setting in settings.items():
             found, wanted = setting.get(), before[name]
-            if setting.is_harmless(found, wanted) or (wanted is None and not setting.takes_none):
+            if wanted is None or setting.is_harmless(found, wanted):
                 continue
             setting.set(wanted)
             if name not in self._said:
                 self._said.add(name)
+                names = ", ".join(f"'{reward}'" for reward in sorted(rewards))
                 log.warning(
-                    "%s changed %s%s and left it so, which training would have gone on with. It was put back. Change it "
+                    "%s %s changed %s%s and left it so, which training would have gone on with. It was put back. Change it "
                     "for the time of the call only, or give the reward isolation: process.",
-                    *(_subject(rewards), name, _change(wanted, found, setting.shown)),
+                    *("Reward" if len(rewards) == 1 else "One of the rewards", names, name, _change(wanted, found)),
                 )
 
 
@@ -231,13 +232,9 @@ def _now(settings: dict[str, ProcessValue]) -> dict[str, Any]:
     return {name: setting.get() for name, setting in settings.items()}
 
 
-def _subject(rewards: set[str]) -> str:
-    names = ", ".join(f"'{name}'" for name in sorted(rewards))
-    return f"Reward {names}" if len(rewards) == 1 else f"One of the rewards {names}"
-
-
-def _change(before: Any, after: Any, shown: Callable[[Any], str]) -> str:
+def _change(before: Any, after: Any) -> str:
     if isinstance(before, dict):  # variables may be secrets: their names only
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         return f" ({', '.join(changed)})"
-    return f" from {shown(before)} to {shown(after)}" if not callable(before) and not callable(after) else ""
+    said = (bool, int, str, tuple, torch.dtype, torch.device)  # a handler or a stream says nothing by its text
+    return f" from {before} to {after}" if isinstance(before, said) and isinstance(after, said) else ""

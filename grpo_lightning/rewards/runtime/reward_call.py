@@ -1,112 +1,27 @@
-"""One call of one reward: what it sees, and how it is made."""
+"""One call of one reward in this process: guarded, limited in time, its answer checked."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from grpo_lightning.messages import Conversation, Prompt
-from grpo_lightning.rewards.base import (
-    RESERVED,
-    BaseRewardFunction,
-    Completion,
-    RewardContractError,
-    RewardState,
-    accepted_arguments,
-    asks_for,
-)
+from grpo_lightning.concurrency.event_loop import ends_unheard
+from grpo_lightning.concurrency.tracebacks import as_exception
+from grpo_lightning.rewards.base import BaseRewardFunction
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
-from grpo_lightning.rewards.runtime.call_deadline import within
-from grpo_lightning.rewards.runtime.event_loop import in_thread
-from grpo_lightning.rewards.runtime.main_thread import MainThreadCall, MainThreadCalls
-from grpo_lightning.rewards.runtime.outcome import Loggers, Outcome
+from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 from grpo_lightning.rewards.runtime.signal_probe import SignalProbe
 
 if TYPE_CHECKING:  # a reward's process reads this file, and does without torch
     from grpo_lightning.rewards.runtime.call_guard import CallGuard
 
-
-@dataclass(frozen=True)
-class CallRows:
-    """The completions that a call sees, with all that rewards may know about them."""
-
-    prompts: list[Prompt]
-    completions: list[Completion]
-    completions_ids: list[list[int]]
-    columns: dict[str, list[Any]]
-    state: RewardState
-    group: list[int] = field(default_factory=list)
-    """The prompt of each; empty for one prompt."""
-    logprobs: list[list[float]] | None = None
-    """Of each completion those of its tokens; None where no sampler is known."""
-    conversations: list[Conversation | None] = field(default_factory=list)
-    """Of each completion what happened in its turns; empty or None for completions of one turn."""
-
-    def __post_init__(self) -> None:
-        sizes = {"prompts": len(self.prompts), "completions_ids": len(self.completions_ids)}
-        sizes |= {name: len(values) for name, values in self.columns.items()}
-        sizes |= {"entries of group": len(self.group)} if self.group else {}
-        sizes |= {"logprobs": len(self.logprobs)} if self.logprobs is not None else {}
-        wrong = ", ".join(f"{size} {name}" for name, size in sizes.items() if size != len(self))
-        if wrong:
-            raise RewardContractError(f"There are {len(self)} completions, but {wrong}: each needs one entry.")
-        taken = ", ".join(sorted(RESERVED & set(self.columns)))
-        if taken:
-            raise RewardContractError(f"The dataset has columns named like reward arguments: {taken}. Rename them.")
-
-    def __len__(self) -> int:
-        return len(self.completions)
-
-    def take(self, rows: Sequence[int]) -> CallRows:
-        """These completions alone."""
-
-        def chosen(values: Sequence[Any]) -> list[Any]:
-            return [values[row] for row in rows]
-
-        columns = {name: chosen(values) for name, values in self.columns.items()}
-        of_each = (chosen(self.prompts), chosen(self.completions), chosen(self.completions_ids))
-        group, logprobs = self.group and chosen(self.group), self.logprobs and chosen(self.logprobs)
-        return CallRows(
-            *of_each, columns, self.state, group, logprobs, self.conversations and chosen(self.conversations)
-        )
-
-    def arguments(self) -> dict[str, Any]:
-        """Fresh lists for every call: a reward that sorts its arguments in place must not disturb the next one."""
-        return {
-            "prompts": list(self.prompts),
-            "completions": list(self.completions),
-            "completions_ids": list(self.completions_ids),
-            "trainer_state": self.state,
-            **{name: list(values) for name, values in self.columns.items()},
-        }
-
-    def on_request(self) -> dict[str, Any]:
-        """What only those rewards get that name it, and a column of the data does not stand for."""
-        offers: dict[str, list[Any] | None] = {"group": self.group or [0] * len(self), "logprobs": self.logprobs}
-        if any(self.conversations):
-            offers["environments"] = [each and each.environment for each in self.conversations]
-            offers["turn_rewards"] = [each and list(each.rewards) for each in self.conversations]
-            offers["final_rewards"] = [each and each.final_reward for each in self.conversations]
-        return {name: list(v) for name, v in offers.items() if v is not None and name not in self.columns}
-
-
-def prepare_call(reward: BaseRewardFunction, rows: CallRows) -> tuple[dict[str, Any], Outcome]:
-    """The keyword arguments of one call, and the outcome that its loggers write into.
-
-    Raises:
-        RewardContractError: If the reward needs a column that the data does not have.
-    """
-    outcome = Outcome([])
-    requested = rows.on_request()
-    on_request = {name: value for name, value in requested.items() if asks_for(reward, name)}
-    if any(instance is not None for instance in requested.get("environments", ())):
-        on_request["environments"] = requested["environments"]  # TRL gives them to all, also among **kwargs
-    on_offer = {**rows.arguments(), **on_request, **Loggers(reward.name, len(rows), outcome).arguments()}
-    return accepted_arguments(reward.__call__, on_offer, reward.name), outcome
+Place = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a function somewhere, and gives what it returns to the rewards' event loop."""
 
 
 class MainThreadNeededError(Exception):
@@ -115,54 +30,47 @@ class MainThreadNeededError(Exception):
 
 @dataclass
 class WatchedCall:
-    """A call that a guard limits and a probe listens to, on whichever thread it is made."""
+    """A call that a guard surrounds and a probe listens to, on whichever thread it is made."""
 
     reward: BaseRewardFunction
     arguments: dict[str, Any]
     count: int
     """Completions in it."""
-    guard: CallGuard
     time_limit: float
+    guard: CallGuard
     probe: SignalProbe = field(default_factory=SignalProbe)
+    started: float = 0.0
 
-    def made(self) -> Any:
-        """The checked answer of a plain reward, made in this thread; of one that returns a coroutine, the coroutine."""
+    async def answer(self, place: Place) -> list[float]:
+        """The checked answer; of an asynchronous reward made on this loop, else where ``place`` does it."""
+        self.started = time.perf_counter()
+        # An async def gives a coroutine, which has done nothing yet.
+        result: Any = self.reward(**self.arguments) if self.reward.is_async else await place(self._made)
+        if not inspect.isawaitable(result):
+            return result
+        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
+            return checked_values(await result, self.count, self.reward.name)
+
+    def _made(self) -> Any:
+        self.started = time.perf_counter()
         with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit):
             result = self.reward(**self.arguments)
             # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
             return result if inspect.isawaitable(result) else checked_values(result, self.count, self.reward.name)
 
-    async def answer(self, main_call: MainThreadCall | None) -> list[float]:
-        """The checked answer; made on this loop, in a thread of its own or by the main thread."""
-        if self.reward.is_async:
-            result: Any = self.reward(**self.arguments)  # a coroutine, which does nothing yet
-        elif main_call is None:
-            result = await in_thread(self.made)
-        else:
-            result = await asyncio.wrap_future(main_call.result)
-        if inspect.isawaitable(result):  # a plain function may return a coroutine
-            with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
-                return checked_values(await result, self.count, self.reward.name)
-        return result
-
 
 async def call_reward(
-    reward: BaseRewardFunction,
-    rows: CallRows,
-    time_limit: float,
-    guard: CallGuard,
-    main_thread: MainThreadCalls | None = None,
+    reward: BaseRewardFunction, rows: CallRows, time_limit: float, guard: CallGuard, place: Place, can_end: bool = True
 ) -> Outcome:
-    """Calls the reward once: on this loop if it is asynchronous, else in a thread of its own or in the main thread.
-
-    A thread that runs out of time cannot be stopped; its result is not waited for any longer.
+    """Calls the reward once.
 
     Args:
         reward: To be called.
         rows: What it sees.
         time_limit: Seconds from the start of the call.
         guard: Entered where the call is made.
-        main_thread: Where a synchronous call is made; None for a thread of its own.
+        place: Makes a synchronous call.
+        can_end: Whether a call may be left behind there at its limit; else the limit is looked at when it has ended.
 
     Raises:
         RewardContractError: If a column is missing or the answer is malformed.
@@ -171,18 +79,47 @@ async def call_reward(
         Exception: Whatever the reward raises.
     """
     arguments, outcome = prepare_call(reward, rows)
-    call = WatchedCall(reward, arguments, len(rows), guard, time_limit)
-    main_call = None if main_thread is None else main_thread.submit(reward.name, call.made)
-    if main_call is not None:
-        await asyncio.wrap_future(main_call.started)
-    started = time.perf_counter()
+    call = WatchedCall(reward, arguments, len(rows), time_limit, guard)
+    late = _too_late(reward, time_limit, goes_on=can_end and not reward.is_async)
     try:
-        outcome.rewards = await within(time_limit, lambda: call.answer(main_call), reward)
-    except Exception as error:
-        if call.probe.asked:
-            raise MainThreadNeededError from error
-        raise
+        outcome.rewards = await _within(time_limit if can_end else None, lambda: call.answer(place), late)
+    except Exception:
+        if not call.probe.asked:
+            raise
     if call.probe.asked:
         raise MainThreadNeededError
-    outcome.seconds.append(time.perf_counter() - started)
+    outcome.seconds.append(time.perf_counter() - call.started)
+    if not can_end and outcome.seconds[0] > time_limit:
+        raise late
     return outcome
+
+
+def _too_late(reward: BaseRewardFunction, time_limit: float, goes_on: bool) -> CallTimeoutError:
+    stays = " Its thread cannot be stopped and goes on in the background; isolation: process makes it killable."
+    return CallTimeoutError(
+        f"Reward '{reward.name}' took more than {time_limit:g} s for one call and was given up.{stays if goes_on else ''} "
+        "Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs longer."
+    )
+
+
+async def _within(seconds: float | None, call: Callable[[], Awaitable[Any]], late: Exception) -> Any:
+    """What ``call`` gives; after so many seconds it is cancelled, not waited for, and ``late`` is raised."""
+    task = asyncio.ensure_future(_contained(call))
+    ends_unheard(task)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        task.cancel()  # of one that is done nothing happens
+    if not done:
+        raise late
+    return task.result()
+
+
+async def _contained(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Turns what would end the loop of all rewards into an ordinary exception of this one."""
+    try:
+        return await call()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise as_exception(error) from error

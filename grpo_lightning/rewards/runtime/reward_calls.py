@@ -1,19 +1,26 @@
-"""Where each call of a reward runs, and how many run at the same time."""
+"""Where each call of a reward is made, and how many are made at the same time."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
-from grpo_lightning.rewards.base import BaseRewardFunction
+from grpo_lightning.concurrency.event_loop import EventLoopThread, in_thread
+from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
-from grpo_lightning.rewards.runtime.main_thread_rewards import MainThreadRewards
+from grpo_lightning.rewards.runtime.call_rows import CallRows
+from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
 from grpo_lightning.rewards.runtime.outcome import Outcome
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.reward_call import CallRows, MainThreadNeededError, call_reward
+from grpo_lightning.rewards.runtime.reward_call import MainThreadNeededError, call_reward
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
+from grpo_lightning.rewards.runtime.thread_needs import main_thread_reason
+
+log = logging.getLogger(__name__)
 
 ASYNC_CALLS = 256
 """Calls of an asynchronous reward at the same time, where it does not say (``concurrency``)."""
@@ -31,36 +38,53 @@ class RewardCalls:
         self.rewards, self.runtime = rewards, runtime
         self.loop = EventLoopThread()
         """Where calls are made and waited for."""
-        self.main_thread = MainThreadRewards(rewards)
+        self.main_thread = MainThreadCalls()
         self.guard = CallGuard()
         """Around each call in this process; knows the rank's device."""
+        self._in_main: set[str] = set()
         self._processes: dict[str, ProcessCaller] = {}
         self._slots: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Semaphore] = {}
+        for reward in rewards:
+            if reason := _main_thread_reason(reward):
+                self._take_to_main(reward, reason)
 
     async def __call__(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call, in the main thread where the reward needs it."""
-        if reward not in self.main_thread:
+        """One call; the wait for a free slot does not count as its time."""
+        if reward.name not in self._in_main:
             try:
-                return await self._call_anywhere(reward, rows)
+                return await self._call_beside_training(reward, rows)
             except MainThreadNeededError as error:
-                self.main_thread.add(reward, error)
-        return await call_reward(reward, rows, self._limit(reward), self.guard, self.main_thread.calls)
+                if reward.is_async:
+                    raise RewardContractError(_no_signals(reward)) from error
+                self._take_to_main(reward, "a call of it asked for a signal")
+        place = partial(self.main_thread.run, reward.name)
+        return await call_reward(reward, rows, self._limit(reward), self.guard, place, can_end=False)
 
-    async def _call_anywhere(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
-        """One call within the bounds on parallelism and time; the wait for a free slot does not count."""
-        isolated = reward.isolation == "process"
-        if isolated and reward.name not in self._processes:
-            self._processes[reward.name] = ProcessCaller(reward, self._limit(reward), self.guard.device)
-        own = self._processes[reward.name].size if isolated else reward.concurrency
-        own = own or (ASYNC_CALLS if reward.is_async else self.runtime.max_workers)
-        shared = ASYNC_CALLS * len(self.rewards) if reward.is_async else self.runtime.max_workers
-        async with self._slot(reward.name, own), self._slot("async" if reward.is_async else "", shared):
-            if not isolated:
-                return await call_reward(reward, rows, self._limit(reward), self.guard)
+    async def _call_beside_training(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
+        process = self._process(reward) if reward.isolation == "process" else None
+        many = ASYNC_CALLS if reward.is_async else self.runtime.max_workers
+        shared = contextlib.nullcontext() if reward.is_async else self._slot("", many)
+        async with self._slot(reward.name, process.size if process else reward.concurrency or many), shared:
+            if process is None:
+                return await call_reward(reward, rows, self._limit(reward), self.guard, in_thread)
             started = time.perf_counter()
-            outcome = await self._processes[reward.name](rows)
+            outcome = await process(rows)
             outcome.seconds.append(time.perf_counter() - started)
             return outcome
+
+    def _take_to_main(self, reward: BaseRewardFunction, reason: str) -> None:
+        if reward.name not in self._in_main:
+            self._in_main.add(reward.name)
+            log.info(
+                "Reward '%s' is called in the main thread, once all completions are there: %s, which works nowhere else. To "
+                "overlap it with other work, give it isolation: process.",
+                *(reward.name, reason),
+            )
+
+    def _process(self, reward: BaseRewardFunction) -> ProcessCaller:
+        if reward.name not in self._processes:
+            self._processes[reward.name] = ProcessCaller(reward, self._limit(reward), self.guard.device)
+        return self._processes[reward.name]
 
     def _limit(self, reward: BaseRewardFunction) -> float:
         return reward.call_time_limit or self.runtime.time_limit
@@ -82,3 +106,19 @@ class RewardCalls:
         self.loop.close()
         self.guard.watch.close()
         self._slots.clear()
+
+
+def _main_thread_reason(reward: BaseRewardFunction) -> str:
+    if reward.isolation == "main":
+        return "it has isolation: main"
+    if reward.isolation == "process" or reward.is_async:  # a process has a main thread; of async ones only calls tell
+        return ""
+    return main_thread_reason(getattr(reward, "function", reward))
+
+
+def _no_signals(reward: BaseRewardFunction) -> str:
+    return (
+        f"Reward '{reward.name}' is asynchronous and asks for a signal (a time limit by signal.alarm, as math_verify has), "
+        "which Python gives to the main thread only: its scores would be those of calls that failed. Write it as a plain "
+        "def, or give it isolation: process."
+    )

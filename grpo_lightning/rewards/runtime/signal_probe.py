@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any
 
-_signal = importlib.import_module("_signal")  # what signal.signal calls
 _current: ContextVar[SignalProbe | None] = ContextVar("signal_probe", default=None)
 
 
@@ -44,13 +43,13 @@ class SignalProbe:
 
     def __enter__(self) -> SignalProbe:
         self._token = _current.set(self)
-        _WRAPPED.open()
+        _wrap(+1)
         return self
 
     def __exit__(self, *exception: object) -> None:
         assert self._token is not None
         _current.reset(self._token)
-        _WRAPPED.close()
+        _wrap(-1)
 
 
 def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,34 +64,19 @@ def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class _WrappedFunctions:
-    """Of ``signal.signal`` the inner function, which those have too who imported it by name; the others by module."""
-
-    def __init__(self) -> None:
-        self._lock, self._open = threading.Lock(), 0
-        self._originals = {
-            (module, name): getattr(module, name)
-            for module, name in (
-                (_signal, "signal"),
-                (signal, "alarm"),
-                (signal, "setitimer"),
-                (signal, "siginterrupt"),
-            )
-        }
-
-    def open(self) -> None:
-        with self._lock:
-            self._open += 1
-            if self._open == 1:
-                for (module, name), function in self._originals.items():
-                    setattr(module, name, _noted(function))
-
-    def close(self) -> None:
-        with self._lock:
-            self._open -= 1
-            if self._open == 0:
-                for (module, name), function in self._originals.items():
-                    setattr(module, name, function)
+def _wrap(change: int) -> None:
+    """One probe more or less; the last one that closes puts the functions back."""
+    global _open
+    with _lock:
+        _open += change
+        for module, name, function, noted in _FUNCTIONS:
+            setattr(module, name, noted if _open else function)
 
 
-_WRAPPED = _WrappedFunctions()
+_lock, _open = threading.Lock(), 0
+# What signal.signal calls, so that those have it too who imported it by name.
+_INNER = (importlib.import_module("_signal"), "signal")
+_FUNCTIONS = [
+    (module, name, getattr(module, name), _noted(getattr(module, name)))
+    for module, name in (_INNER, (signal, "alarm"), (signal, "setitimer"), (signal, "siginterrupt"))
+]

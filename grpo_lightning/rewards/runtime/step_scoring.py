@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from grpo_lightning.messages import Conversation, Prompt
-from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, RewardState, asks_for
-from grpo_lightning.rewards.runtime.call_deadline import CallTimeoutError
-from grpo_lightning.rewards.runtime.event_loop import ends_unheard
+from grpo_lightning.concurrency.event_loop import ends_unheard
+from grpo_lightning.concurrency.tracebacks import traceback_of
+from grpo_lightning.messages import Conversation
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, asks_for
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import RewardFailedError
-from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
+from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
 
 if TYPE_CHECKING:  # a reward's process imports this package, and does without torch
     from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 
 BLOCKED_AFTER = 30.0
 """Seconds past the step's limit after which the event loop counts as blocked."""
+
+
+@dataclass
+class PlannedCall:
+    """A call that starts once nothing is missing that it sees."""
+
+    reward: BaseRewardFunction
+    rows: list[int]
+    needs_logprobs: bool
+    """They come with the last completion of all."""
+    missing: int
+    """How many of its completions, and the logprobs."""
+    task: asyncio.Task[Outcome] | None = None
 
 
 class StepScoring:
@@ -32,43 +45,23 @@ class StepScoring:
     Args:
         calls: Of R rewards.
         rows_of_calls: For each reward the rows of each of its calls.
-        prompts: N prompts.
-        group: N numbers, the same for completions of one prompt.
-        columns: Dataset columns, N entries each.
-        state: Where training stands.
+        rows: All N, in which completions are still to come.
     """
 
-    def __init__(
-        self,
-        calls: RewardCalls,
-        rows_of_calls: Sequence[Sequence[Sequence[int]]],
-        prompts: Sequence[Prompt],
-        group: Sequence[int],
-        columns: Mapping[str, Sequence[Any]],
-        state: RewardState,
-    ) -> None:
-        count = len(prompts)
+    def __init__(self, calls: RewardCalls, rows_of_calls: Sequence[Sequence[Sequence[int]]], rows: CallRows) -> None:
         self._calls, self.step_time_limit = calls, calls.runtime.step_time_limit
-        self.rows_of_calls = [[list(rows) for rows in of_reward] for of_reward in rows_of_calls]
-        lists = {name: list(values) for name, values in columns.items()}
-        self.rows = CallRows(
-            list(prompts), [""] * count, [[] for _ in prompts], lists, state, list(group), None, [None] * count
-        )
+        self.rows = rows
         self.wait_seconds = 0.0
         """How long ``outcomes`` had to wait: what the rewards added to the step."""
-        self._added = [False] * count
-        self._needs_logprobs = [asks_for(reward, "logprobs") and "logprobs" not in columns for reward in calls.rewards]
-        # A call waits for its completions, and for the logprobs, which come with the last of all.
-        self._missing = [
-            [len(rows) + needs for rows in of_reward]
-            for of_reward, needs in zip(rows_of_calls, self._needs_logprobs, strict=True)
-        ]
-        self._tasks: list[list[asyncio.Task[Outcome] | None]] = [[None] * len(of_reward) for of_reward in rows_of_calls]
-        self._calls_of_row: list[list[tuple[int, int]]] = [[] for _ in prompts]
-        for r, of_reward in enumerate(rows_of_calls):
-            for c, rows in enumerate(of_reward):
-                for row in rows:
-                    self._calls_of_row[row].append((r, c))
+        self._added = [False] * len(rows)
+        self._planned: list[list[PlannedCall]] = []  # of each reward
+        self._calls_of_row: list[list[PlannedCall]] = [[] for _ in range(len(rows))]
+        for reward, of_reward in zip(calls.rewards, rows_of_calls, strict=True):
+            needs = asks_for(reward, "logprobs") and "logprobs" not in rows.columns
+            self._planned.append([PlannedCall(reward, list(own), needs, len(own) + needs) for own in of_reward])
+            for call in self._planned[-1]:
+                for row in call.rows:
+                    self._calls_of_row[row].append(call)
 
     def add(
         self, row: int, completion: Completion, ids: Sequence[int], conversation: Conversation | None = None
@@ -94,27 +87,31 @@ class StepScoring:
             self.rows.prompts[row] = conversation.asked(self.rows.prompts[row])  # as in TRL
             for name, value in conversation.columns.items():
                 self.rows.columns.setdefault(name, [None] * len(self.rows))[row] = value
-        for r, c in self._calls_of_row[row]:
+        for call in self._calls_of_row[row]:
             if conversation is not None and conversation.is_fault:
-                self.rows_of_calls[r][c].remove(row)
-            self._one_less(r, c)
+                call.rows.remove(row)
+            self._one_less(call)
 
     def add_logprobs(self, logprobs: Sequence[Sequence[float]] | None) -> None:
         """The logprobs of all completions' tokens, or that there are none; from the thread that adds completions."""
         if logprobs is not None:
             self.rows = replace(self.rows, logprobs=[list(of_one) for of_one in logprobs])
-        for r, needs in enumerate(self._needs_logprobs):
-            for c in range(len(self.rows_of_calls[r]) if needs else 0):
-                self._one_less(r, c)
+        for call in chain.from_iterable(self._planned):
+            if call.needs_logprobs:
+                self._one_less(call)
 
-    def _one_less(self, r: int, c: int) -> None:
-        self._missing[r][c] -= 1
-        if not self._missing[r][c]:
-            self._calls.loop.loop.call_soon_threadsafe(self._start, r, c)
+    def _one_less(self, call: PlannedCall) -> None:
+        call.missing -= 1
+        if not call.missing:
+            self._calls.loop.loop.call_soon_threadsafe(self._start, call)
 
     def missing(self) -> list[int]:
         """Completions that have not arrived yet."""
         return [row for row, added in enumerate(self._added) if not added]
+
+    def asked(self) -> list[int]:
+        """Completions that each reward is called with."""
+        return [sum(len(call.rows) for call in of_reward) for of_reward in self._planned]
 
     def outcomes(self) -> list[Outcome]:
         """What each reward gave, all completions having arrived; waits for calls that still run.
@@ -130,8 +127,8 @@ class StepScoring:
         started = time.perf_counter()
         future = self._calls.loop.start(self._finish())
         try:
-            self._calls.main_thread.calls.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
-            results = future.result()
+            self._calls.main_thread.serve_until(future, self.step_time_limit + BLOCKED_AFTER)
+            found = future.result()
         except TimeoutError as error:
             raise RewardFailedError(
                 f"The event loop of the rewards did not answer for {self.step_time_limit + BLOCKED_AFTER:g} s: an async "
@@ -141,23 +138,14 @@ class StepScoring:
             future.cancel()  # Ctrl-C must not leave rewards running
             raise
         self.wait_seconds = time.perf_counter() - started
-        return [self._outcome(r, of_reward) for r, of_reward in enumerate(results)]
+        return found
 
-    def _outcome(self, r: int, parts: list[Outcome | BaseException]) -> Outcome:
-        for part in parts:
-            if isinstance(part, BaseException):
-                raise part
-        whole = [part for part in parts if isinstance(part, Outcome)]
-        return Outcome.merged(len(self.rows), zip(self.rows_of_calls[r], whole, strict=True))
+    def _start(self, call: PlannedCall) -> None:
+        call.task = asyncio.ensure_future(self._score(call.reward, self.rows.take(call.rows)))
+        ends_unheard(call.task)
 
-    def _start(self, r: int, c: int) -> None:
-        if self._tasks[r][c] is None:
-            scored = self._score(self._calls.rewards[r], self.rows.take(self.rows_of_calls[r][c]))
-            self._tasks[r][c] = task = asyncio.ensure_future(scored)
-            ends_unheard(task)
-
-    async def _finish(self) -> list[list[Outcome | BaseException]]:
-        tasks = [task for of_reward in self._tasks for task in of_reward if task is not None]
+    async def _finish(self) -> list[Outcome]:
+        tasks = [call.task for call in chain.from_iterable(self._planned) if call.task is not None]
         try:
             if tasks:
                 await asyncio.wait(tasks, timeout=self.step_time_limit)
@@ -165,20 +153,16 @@ class StepScoring:
             for task in tasks:
                 task.cancel()
         return [
-            [self._result(task, len(rows)) for task, rows in zip(of_reward, rows_of_calls, strict=True)]
-            for of_reward, rows_of_calls in zip(self._tasks, self.rows_of_calls, strict=True)
+            Outcome.merged(len(self.rows), [(call.rows, self._outcome(call)) for call in of_reward])
+            for of_reward in self._planned
         ]
 
-    def _result(self, task: asyncio.Task[Outcome] | None, count: int) -> Outcome | BaseException:
-        assert task is not None  # every completion has arrived, so every call has started
-        if task.done() and not task.cancelled():
-            return task.exception() or task.result()
-        late = Outcome.failed(
-            count,
-            f"not scored within model.reward_runtime.step_time_limit={self.step_time_limit:g} s of the last completion",
-        )
-        late.timeouts = 1
-        return late
+    def _outcome(self, call: PlannedCall) -> Outcome:
+        assert call.task is not None  # every completion has arrived, so every call has started
+        if call.task.done() and not call.task.cancelled():
+            return call.task.result()
+        limit = f"model.reward_runtime.step_time_limit={self.step_time_limit:g} s"
+        return Outcome.failed(len(call.rows), f"not scored within {limit} of the last completion", timeouts=1)
 
     async def _score(self, reward: BaseRewardFunction, rows: CallRows) -> Outcome:
         if not len(rows):  # all of them were left out
@@ -188,8 +172,8 @@ class StepScoring:
         except RewardContractError:
             raise
         except Exception as error:  # a user's reward may raise anything; the traceback is kept, counted and shown
-            failed = Outcome.failed(len(rows), _shown(error))
-            failed.timeouts = int(isinstance(error, CallTimeoutError))
+            late = isinstance(error, CallTimeoutError)
+            failed = Outcome.failed(len(rows), str(error) if late else traceback_of(error), timeouts=int(late))
         if len(rows) == 1 or not self._calls.repeats_by_row(
             reward
         ):  # one that compares completions must not see one alone
@@ -198,7 +182,3 @@ class StepScoring:
         alone = Outcome.merged(len(rows), [([row], single) for row, single in enumerate(singles)])
         alone.timeouts += failed.timeouts
         return alone
-
-
-def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, CallTimeoutError) else traceback_of(error)

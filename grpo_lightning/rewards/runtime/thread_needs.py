@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dis
 import functools
+import gc
 import sqlite3
 import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ USE_SIGNALS = frozenset(
     | {"timeout_decorator", "wrapt_timeout_decorator", "interruptingcow"}
 )
 """Packages that bound the time of a call with ``signal.alarm``."""
-SIGNAL_NAMES = frozenset(
-    {"signal", "alarm", "setitimer", "siginterrupt", "SIGALRM", "SIGVTALRM", "SIGPROF", "ITIMER_REAL"}
-)
-"""What code that sets a handler or an alarm names; ``signal.SIGKILL`` alone is no reason."""
+TELLING = {
+    "signal": frozenset({"alarm", "setitimer", "siginterrupt", "SIGALRM", "SIGVTALRM", "SIGPROF", "ITIMER_REAL"}),
+    "asyncio": frozenset({"get_event_loop"}),  # in the main thread it gives a loop, in others it raises
+}
+"""Module -> names beside it that show a need; ``signal.SIGKILL`` alone is no reason."""
 BOUND_TO_A_THREAD = (sqlite3.Connection, sqlite3.Cursor, threading.local)
 """Objects that another thread than their maker's cannot use, or finds empty."""
+HOLDERS = (list, tuple, dict, functools.partial, types.MethodType, staticmethod, classmethod, property)
 OURS = __name__.partition(".")[0]
 LIBRARIES = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib"))
 MOST = 3000
@@ -45,146 +47,88 @@ def main_thread_reason(reward: Any) -> str:
         >>> main_thread_reason(lambda completions: [len(text) for text in completions])
         ''
     """
-    home = _package_of(reward)
-    waiting, seen = [reward], {id(reward): reward}  # holding the objects, or an id could come to mean another one
+    start = reward
+    while isinstance(start, functools.partial):
+        start = start.func
+    home = _package(start)  # an installed one is the user's choice, too
+    waiting: list[Any] = [reward]
+    seen: dict[int, Any] = {}  # holding the objects, or an id could come to mean another one
     while waiting and len(seen) < MOST:
         thing = waiting.pop()
-        if reason := _own_reason(thing):
-            return reason
-        for part in _parts(thing, home):
-            if id(part) not in seen:
-                seen[id(part)] = part
-                waiting.append(part)
+        if id(thing) not in seen:
+            seen[id(thing)] = thing
+            if reason := _own_reason(thing):
+                return reason
+            waiting += _parts(thing, home)
     return ""
 
 
 def _own_reason(thing: Any) -> str:
     if isinstance(thing, BOUND_TO_A_THREAD):
         return f"it holds a {type(thing).__module__}.{type(thing).__qualname__} made in the main thread"
+    package, name = _package(thing), "" if isinstance(thing, types.ModuleType) else getattr(thing, "__name__", "")
+    if package in USE_SIGNALS or name in TELLING.get(package, ()) or (package, name) == ("signal", "signal"):
+        return f"it uses {package}.{name}"
     if isinstance(thing, types.FunctionType):
-        for used in _used(thing):
-            if _needs_main_thread(used):
-                return f"{thing.__name__} uses {used}"
+        named = dict(_named(thing))
+        modules = {value.__name__ for value in named.values() if isinstance(value, types.ModuleType)}
+        modules |= {name for name, value in named.items() if value is None}  # imported inside
+        if packages := {module.partition(".")[0] for module in modules} & USE_SIGNALS:
+            return f"{thing.__name__} uses {min(packages)}"
+        for module, telling in TELLING.items():
+            if module in modules and (used := telling & set(named)):
+                return f"{thing.__name__} uses {module}.{min(used)}"
     return ""
 
 
-def _needs_main_thread(used: str) -> bool:
-    package, _, name = used.partition(".")
-    if package == "signal":
-        return name in SIGNAL_NAMES
-    # In the main thread it gives a loop, in others it raises.
-    return package in USE_SIGNALS or used == "asyncio.get_event_loop"
-
-
-def _used(function: types.FunctionType) -> Iterator[str]:
-    """``package.name`` of all that the code of a function imports, or takes from modules and libraries."""
-    local: dict[str, str] = {}  # modules imported inside the function, by the names that they have there
-    for code in _codes(function.__code__):
-        module, imported = "", ""
-        for instruction in dis.get_instructions(code):
-            kind, value = instruction.opname, instruction.argval
-            if kind == "IMPORT_NAME":
-                module = imported = str(value)
-                yield module
-            elif kind == "IMPORT_FROM":
-                yield f"{module}.{value}"
-                imported = ""
-            elif kind in ("LOAD_ATTR", "LOAD_METHOD"):
-                yield f"{module}.{value}"
-                module = ""
-            elif kind.startswith("STORE_") and imported:
-                local[str(value)], imported = imported, ""
-            elif kind in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLOSURE"):
-                known = _value_of(function, value)
-                module = known.__name__ if isinstance(known, types.ModuleType) else local.get(value, "")
-                yield _origin(known, value)
-            elif kind.startswith("LOAD_FAST"):
-                module = local.get(str(value), "")
-
-
-def _origin(value: Any, name: str) -> str:
-    """``package.name`` of what was imported by name, whatever it is called here; empty for a module's own."""
-    if isinstance(value, types.ModuleType):
-        return value.__name__.partition(".")[0] if value.__name__ not in ("signal", "asyncio") else ""
-    package = str(getattr(value, "__module__", None) or "").partition(".")[0].lstrip("_")
-    return f"{package}.{getattr(value, '__name__', name)}"
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
-
-
-def _value_of(function: types.FunctionType, name: str) -> Any:
-    if name in function.__code__.co_freevars and function.__closure__:
-        try:
-            return function.__closure__[function.__code__.co_freevars.index(name)].cell_contents
-        except ValueError:  # not bound yet
-            return None
-    return function.__globals__.get(name)
-
-
-def _parts(thing: Any, home: str) -> Iterator[Any]:
+def _parts(thing: Any, home: str) -> Iterable[Any]:
     """What a thing is made of, as far as it is the user's and may be called."""
-    if isinstance(thing, functools.partial):
-        yield from (thing.func, *thing.args, *thing.keywords.values())
-    elif isinstance(thing, types.MethodType):
-        yield from (thing.__func__, thing.__self__)
-    elif isinstance(thing, types.FunctionType):
-        if _is_users(thing, home):
-            yield from _parts_of_function(thing, home)
-    elif isinstance(thing, type):
-        users = [kind for kind in thing.__mro__ if _is_users(kind, home)]
-        yield from (_plain(value) for kind in users for value in vars(kind).values())
-    elif isinstance(thing, list | tuple):
-        yield from thing[:100]
-    elif isinstance(thing, dict):
-        yield from list(thing.values())[:100]
-    elif not isinstance(thing, types.ModuleType) and (_is_users(type(thing), home) or hasattr(thing, "function")):
-        yield type(thing)
-        yield from getattr(thing, "__dict__", {}).values()
+    if isinstance(thing, types.ModuleType):
+        return ()
+    if isinstance(thing, types.FunctionType):
+        return _parts_of_function(thing, home) if _is_users(thing, home) else ()
+    if isinstance(thing, type):
+        return [value for kind in thing.__mro__ if _is_users(kind, home) for value in vars(kind).values()]
+    if isinstance(thing, HOLDERS):
+        return gc.get_referents(thing)[:200]
+    if _is_users(thing, home) or hasattr(thing, "function"):
+        return (type(thing), *getattr(thing, "__dict__", {}).values())
+    return ()
 
 
 def _parts_of_function(function: types.FunctionType, home: str) -> Iterator[Any]:
-    names = {name for code in _codes(function.__code__) for name in code.co_names}
-    for name in names | set(function.__code__.co_freevars):
-        value = _value_of(function, name)
-        if not isinstance(value, types.ModuleType):
-            yield value
-        elif _is_users_module(value.__name__, home):
-            yield from (vars(value)[used] for used in names & set(vars(value)))
+    named = dict(_named(function))
+    for value in named.values():
+        if isinstance(value, types.ModuleType) and _is_users(value, home):
+            yield from (vars(value)[used] for used in named.keys() & vars(value))
+        yield value
     yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    if wrapped := getattr(function, "__wrapped__", None):
-        yield wrapped
+    yield getattr(function, "__wrapped__", None)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, staticmethod | classmethod):
-        return value.__func__
-    return value.fget if isinstance(value, property) else value
+def _named(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The names in the code of a function, but for its own variables, with what is known of their values."""
+    codes = [function.__code__]
+    for code in codes:  # which grows meanwhile
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        yield from ((name, function.__globals__.get(name)) for name in code.co_names)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield name, next(iter(gc.get_referents(cell)), None)  # one that is not bound yet has none
 
 
-def _package_of(reward: Any) -> str:
-    """The top package of the code that a reward starts in: an installed one is the user's choice, too."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
-    module = getattr(reward, "__module__", None) or type(reward).__module__
-    return str(module).partition(".")[0]
+def _module(thing: Any) -> str:
+    """The name of a module, or of that in which a function, a class or an object's class was made."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    return str(name or type(thing).__module__)
+
+
+def _package(thing: Any) -> str:
+    return _module(thing).partition(".")[0].lstrip("_")
 
 
 def _is_users(thing: Any, home: str) -> bool:
-    return _is_users_module(str(getattr(thing, "__module__", None) or "builtins"), home)
-
-
-def _is_users_module(module: str, home: str) -> bool:
-    package = module.partition(".")[0]
-    if package in (OURS, "builtins"):
+    module = _module(thing)
+    if _package(thing) in (OURS, "builtins") or module in sys.builtin_module_names:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)  # none in a notebook
-    return package == home or (module not in sys.builtin_module_names and _is_outside_libraries(file))
-
-
-def _is_outside_libraries(file: str | None) -> bool:
-    return file is None or not str(Path(file).resolve()).startswith(LIBRARIES)
+    return _package(thing) == home or file is None or not str(Path(file).resolve()).startswith(LIBRARIES)

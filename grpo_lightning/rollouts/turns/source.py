@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.environments import EpisodeFactory
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import open_turns, waits_for_all
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.collect import collect

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSampler
-from grpo_lightning.rewards.runtime.event_loop import EventLoopThread
 
 Played = TypeVar("Played")
 Ask = Callable[[TurnRequest], Awaitable[SampledTurn]]

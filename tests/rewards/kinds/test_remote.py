@@ -19,7 +19,7 @@ from grpo_lightning.rewards import (
     RewardRunner,
     get_reward_function,
 )
-from grpo_lightning.rewards.runtime.http_client import HTTPClient, RemoteError
+from grpo_lightning.rewards.kinds.http_client import HTTPClient, RemoteError
 
 
 def table(reward: Any, completions: list[Any], prompts: list[Any] | None = None, **columns: Any) -> Any:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from asyncio import events
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -140,6 +141,7 @@ def over(connection: Any) -> Any:
         by_event_loop,
         functools.partial(by_default, grade=with_alarm),
         Holder(with_alarm),
+        Holder(functools.lru_cache(with_alarm)),
         Holder(Holder(parse)),
         Holder({"grade": parse}),
         Own(),
@@ -160,11 +162,37 @@ def kills(completions: Any) -> Any:
     return [os.kill(1, signal.SIGKILL) for _ in completions]
 
 
+def of_a_librarys_part(completions: Any) -> Any:
+    """As functions of asyncio itself ask for it, which work in any thread."""
+    return [events.get_event_loop for _ in completions]
+
+
 def own_name(completions: Any, alarm: float = 0.0) -> Any:
     return [alarm for _ in completions]
 
 
-@pytest.mark.parametrize("reward", [kills, own_name, Holder(len), len, AccuracyReward(), functools.partial(own_name)])
+def seen_beside_an_alarm() -> Exception:
+    """An error whose traceback leads to a frame that knows ``with_alarm``."""
+    helper = with_alarm
+    try:
+        raise ValueError(helper.__name__)
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        kills,
+        own_name,
+        of_a_librarys_part,
+        Holder(len),
+        len,
+        AccuracyReward(),
+        functools.partial(own_name),
+        Holder(seen_beside_an_alarm()),
+    ],
+)
 def test_rewards_that_use_no_alarm_stay_in_threads(reward: Any) -> None:
     assert main_thread_reason(reward) == ""
 

@@ -25,10 +25,9 @@ from runs import fit, share_of_digits, weights
 from visible_devices import visible
 
 from grpo_lightning.rewards import FunctionReward, RewardRunner
-from grpo_lightning.rewards.runtime import python_state
+from grpo_lightning.rewards.runtime.call_rows import CallRows, RewardState
 from grpo_lightning.rewards.runtime.process_caller import ProcessCaller
-from grpo_lightning.rewards.runtime.process_state import ProcessState
-from grpo_lightning.rewards.runtime.reward_call import CallRows, RewardState
+from grpo_lightning.rewards.runtime.process_state import ProcessState, umask
 
 Change = tuple[Callable[[], Any], Callable[[], Any]]
 """What a reward does, and how to see whether it is still so."""
@@ -56,7 +55,7 @@ OF_PROCESS: dict[str, Change] = {
         lambda: os.environ.update(CUDA_VISIBLE_DEVICES="7"),
         lambda: os.environ.get("CUDA_VISIBLE_DEVICES"),
     ),
-    "os.umask": (lambda: os.umask(0o777), python_state.umask),
+    "os.umask": (lambda: os.umask(0o777), umask),
     "sys.stdout": (lambda: setattr(sys, "stdout", io.StringIO()), lambda: sys.stdout),
     "sys.stderr": (lambda: setattr(sys, "stderr", io.StringIO()), lambda: sys.stderr),
     "the filters of warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),

@@ -25,8 +25,8 @@ from grpo_lightning.rewards import (
     RewardTable,
     resolve_rewards,
 )
+from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.outcome import Outcome
-from grpo_lightning.rewards.runtime.reward_call import CallRows
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rewards.runtime.step_scoring import StepScoring
@@ -128,7 +128,7 @@ def test_a_step_that_is_given_up_leaves_no_complaints_of_asyncio_behind(caplog: 
         pass
 
     calls = Broken(resolve_rewards(["format"]), RewardRuntime(step_time_limit=60.0))
-    given_up = StepScoring(calls, [[[0]]], ["p"], [0], {}, RewardState())
+    given_up = StepScoring(calls, [[[0]]], CallRows.to_come(["p"], [0], {}, RewardState()))
     given_up.add(0, "a", [1])
     calls.loop.start(nothing()).result(timeout=60)  # what was started before has ended: calls run in turn
     del given_up

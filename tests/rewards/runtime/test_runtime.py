@@ -29,7 +29,7 @@ from grpo_lightning.rewards import (
     resolve_rewards,
 )
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS
-from grpo_lightning.rewards.runtime.call_rows import rows_of_calls
+from grpo_lightning.rewards.runtime.call_plan import rows_of_calls
 
 nan = float("nan")
 GROUPS = [0, 0, 1, 1, 2, 2]
@@ -447,6 +447,10 @@ def wrong_count(completions, **columns):
 async def waits(completions, **columns):
     return [0.25]
 
+def logs_what_no_process_can_send(completions, log_extra, **columns):
+    log_extra("function", [lambda: None])
+    return [1.0]
+
 def prints_half_a_character(completions, **columns):
     print(chr(0xD83D))
     return [0.5]
@@ -483,6 +487,8 @@ def test_isolated_functions_keep_the_contract_and_may_be_async(
     for name, value in (("waits", 0.25), ("prints_half_a_character", 0.5)):
         one = runner([wrapped(getattr(process_rewards, name), isolation="process")])
         assert score(one, ["a"]).values.tolist() == [[value]]
+    with pytest.raises(RewardFailedError, match=r"(?s)in the reward's process.*pickle"):
+        score(runner([wrapped(process_rewards.logs_what_no_process_can_send, isolation="process")]), ["a"])
     with pytest.raises(RewardContractError, match="'wrong_count' returned 2 values for 1 completions"):
         score(runner([wrapped(process_rewards.wrong_count, isolation="process")]), ["a"])
 

@@ -7,7 +7,7 @@ import os
 import traceback
 from pathlib import Path
 
-PACKAGE = str(Path(__file__).parents[2]) + os.sep
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 def as_exception(error: BaseException) -> Exception:

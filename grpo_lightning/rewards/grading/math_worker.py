@@ -1,20 +1,15 @@
-"""Child process that compares formulas. Run as a script: it imports neither torch nor this package.
+"""Compares formulas in the children of a WorkerPool, which run it as a file: it imports neither torch nor this package.
 
-Usage: ``python -P math_worker.py FD SECONDS BYTES``, with a multiprocessing connection on file descriptor FD. Requests
-are ``(relation, reference, answer)``, LaTeX formulas without ``=``; replies are "yes", "no", "unreadable reference" or
-"timeout". math-verify's parser reads the formulas, with the case of their letters, which math-verify itself gives up; the
-comparison is made here, without its rounding to six decimals.
+Requests are ``(relation, reference, answer, seconds)``, LaTeX formulas without ``=`` and the time for them; replies are
+"yes", "no", "unreadable reference" or "timeout". math-verify's parser reads the formulas, with the case of their letters,
+which math-verify itself gives up; the comparison is made here, without its rounding to six decimals.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import resource
 import signal
-import sys
-from multiprocessing.connection import Connection
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
@@ -150,36 +145,19 @@ def _is_zero(difference: Expr, most_digits: int) -> bool:
     return not any(part != 0 and getattr(part, "_prec", DIGITS) > SURE_BITS for part in parts)
 
 
-def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
-    """Sets the limits of this process, then answers requests until the other end closes the connection."""
+def answer(request: tuple[str, str, str, float]) -> str:
+    """The reply to one request."""
     logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGALRM, _raise_out_of_time)
-    connection = Connection(descriptor)
-    with contextlib.suppress(EOFError, ConnectionError):  # the trainer ended or was killed
-        serve(connection, seconds)
-
-
-def serve(connection: Connection, seconds: float) -> None:
-    """Answers requests, one at a time."""
-    connection.send("ready")
-    while True:
-        request = connection.recv()
-        # The alarm interrupts Python code. Code that it cannot interrupt is killed by the pool, or, where the
-        # trainer itself was killed, by the limit on processor time, whose signal has no handler.
-        signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            reply = compare(*request)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        except OutOfTimeError:
-            reply = "timeout"
-        except Exception:  # what sympy raises on text of a model, RecursionError and MemoryError among it
-            reply = "no"
+    *formulas, seconds = request
+    # The alarm interrupts Python code. Code that it cannot interrupt is killed by the pool.
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        reply = compare(*formulas)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(reply)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    except OutOfTimeError:
+        reply = "timeout"
+    except Exception:  # what sympy raises on text of a model, RecursionError and MemoryError among it
+        reply = "no"
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return reply

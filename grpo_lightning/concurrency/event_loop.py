@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from grpo_lightning.rewards.runtime.tracebacks import as_exception
+from grpo_lightning.concurrency.tracebacks import as_exception
 
 T = TypeVar("T")
 
@@ -71,26 +71,28 @@ def ends_unheard(task: asyncio.Future[Any]) -> None:
 async def in_thread(function: Callable[[], T]) -> T:
     """The function's result from a daemon thread: if it hangs, neither the loop nor the process's exit waits."""
     future: Future[T] = Future()
+    _THREADS.run(lambda: fulfil(future, function))
+    return await asyncio.wrap_future(future)
 
-    def work() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
+
+def fulfil(future: Future[T], function: Callable[[], T]) -> BaseException | None:
+    """Calls the function here and hands on what it gives or raises, unless the future was cancelled; what it raised."""
+    if future.set_running_or_notify_cancel():
         try:
             future.set_result(function())
         except BaseException as error:
             future.set_exception(as_exception(error))
-
-    _THREADS.run(work)
-    return await asyncio.wrap_future(future)
+            return error
+    return None
 
 
 class _DaemonThreads:
     """Threads that are used again once their work is done; work never waits for a thread that hangs."""
 
     def __init__(self) -> None:
-        self._lock, self._idle, self._waiting, self._pid = threading.Lock(), 0, SimpleQueue[Callable[[], None]](), 0
+        self._lock, self._idle, self._waiting, self._pid = threading.Lock(), 0, SimpleQueue[Callable[[], object]](), 0
 
-    def run(self, work: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], object]) -> None:
         with self._lock:
             if self._pid != os.getpid():  # threads do not survive a fork
                 self._idle, self._waiting, self._pid = 0, SimpleQueue(), os.getpid()
@@ -100,7 +102,7 @@ class _DaemonThreads:
                 return
         threading.Thread(target=self._serve, args=(work, self._waiting), name="reward", daemon=True).start()
 
-    def _serve(self, work: Callable[[], None], waiting: SimpleQueue[Callable[[], None]]) -> None:
+    def _serve(self, work: Callable[[], object], waiting: SimpleQueue[Callable[[], object]]) -> None:
         while True:
             work()
             with self._lock:

@@ -6,22 +6,18 @@ import os
 import signal
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from grpo_lightning.rewards.runtime.worker_pool import WorkerError, WorkerPool
+from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
 
 CHILD = """
 import os, signal, sys, time
-from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[1]))
-connection.send("ready")
-while True:
-    try:
-        request = connection.recv()
-    except EOFError:
-        break
+
+def answer(request):
     if request == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
@@ -44,7 +40,7 @@ while True:
         time.sleep(600)
     if request == "die":
         os._exit(3)
-    connection.send((request, os.getpid()))
+    return request, os.getpid()
 """
 
 
@@ -63,6 +59,19 @@ def ends(pid: int) -> bool:
     return False
 
 
+def replies_of(pool: WorkerPool, requests: list[Any]) -> list[Any]:
+    """Asked side by side; the error in place of a reply that never came."""
+
+    def reply(request: Any) -> Any:
+        try:
+            return pool.call(request)
+        except WorkerError as error:
+            return error
+
+    with ThreadPoolExecutor(pool.size) as threads:
+        return list(threads.map(reply, requests))
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     path = tmp_path / "child.py"
@@ -72,14 +81,13 @@ def script(tmp_path: Path) -> Path:
 
 def test_replies_come_in_the_order_of_the_requests(script: Path) -> None:
     pool = WorkerPool(script, size=2)
-    assert [reply[0] for reply in pool.map(list(range(20)))] == list(range(20))
-    assert pool.map([]) == []
+    assert [reply[0] for reply in replies_of(pool, list(range(20)))] == list(range(20))
     pool.close()
 
 
 def test_a_child_that_hangs_is_killed_and_replaced_while_the_other_works_on(script: Path) -> None:
     pool = WorkerPool(script, size=2, time_limit=0.2)
-    replies = pool.map(["hang", *range(10), "hang", 10])
+    replies = replies_of(pool, ["hang", *range(10), "hang", 10])
     assert isinstance(replies[0], WorkerError) and "killed after 0.2 s" in str(replies[0])
     assert isinstance(replies[11], WorkerError) and "killed after 0.2 s" in str(replies[11])
     assert [reply[0] for reply in replies[1:11]] == list(range(10))
@@ -89,7 +97,7 @@ def test_a_child_that_hangs_is_killed_and_replaced_while_the_other_works_on(scri
 
 def test_a_child_that_dies_costs_its_own_request_only(script: Path) -> None:
     pool = WorkerPool(script, size=1)
-    replies = pool.map([1, "die", 2])
+    replies = replies_of(pool, [1, "die", 2])
     assert replies[0][0] == 1 and replies[2][0] == 2
     assert isinstance(replies[1], WorkerError) and "died" in str(replies[1])
     assert replies[0][1] != replies[2][1]  # another process
@@ -98,28 +106,28 @@ def test_a_child_that_dies_costs_its_own_request_only(script: Path) -> None:
 
 def test_children_are_kept_between_calls_and_started_again_after_close(script: Path) -> None:
     pool = WorkerPool(script, size=1)
-    first, second = pool.map([1])[0][1], pool.map([1])[0][1]
+    first, second = replies_of(pool, [1])[0][1], replies_of(pool, [1])[0][1]
     pool.close()
-    assert first == second != pool.map([1])[0][1]
+    assert first == second != replies_of(pool, [1])[0][1]
     pool.close()
 
 
 @pytest.mark.parametrize("end", ["hang", "die", "close", "die idle"])
 def test_what_a_grader_has_started_ends_with_it(script: Path, tmp_path: Path, end: str) -> None:
     pool, pids = WorkerPool(script, size=1), tmp_path / "pids"
-    (first,) = pool.map([("start", str(pids), "started")])
+    (first,) = replies_of(pool, [("start", str(pids), "started")])
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 2 and all(is_running(pid) for pid in started)
     if end in ("hang", "die"):
         pool.time_limit = 0.2 if end == "hang" else pool.time_limit
-        (error,) = pool.map([end])
+        (error,) = replies_of(pool, [end])
         assert isinstance(error, WorkerError) and ("killed after 0.2 s" if end == "hang" else "died") in str(error)
     elif end == "close":
         pool.close()
     else:
         os.kill(first[1], signal.SIGKILL)
         pool._all[0].process.wait()
-        assert pool.map([1])[0][0] == 1
+        assert replies_of(pool, [1])[0][0] == 1
     assert all(ends(pid) for pid in started)
     pool.close()
 
@@ -129,18 +137,29 @@ def test_children_in_an_environment_and_session_of_their_own_end_with_it_too(
     script: Path, tmp_path: Path, end: str
 ) -> None:
     pool, pids = WorkerPool(script, size=1), tmp_path / "pids"
-    assert pool.map([("start alone", str(pids), "started")])[0][0] == "started"
+    assert replies_of(pool, [("start alone", str(pids), "started")])[0][0] == "started"
     started = [int(pid) for pid in pids.read_text().split()]
     if end == "hang":
         pool.time_limit = 0.2
-        (error,) = pool.map(["hang"])
+        (error,) = replies_of(pool, ["hang"])
         assert isinstance(error, WorkerError) and "killed after 0.2 s" in str(error)
     pool.close()
     assert len(started) == 2 and all(ends(pid) for pid in started)
 
 
+def test_a_child_that_was_dropped_and_is_given_back_makes_room_for_one_other(script: Path) -> None:
+    pool = WorkerPool(script, size=1)
+    first = pool.take()
+    with pytest.raises(AttributeError, match="pickle"):
+        pool.ask(first, lambda: None)
+    pool.give_back(first)
+    assert pool.take() is not first
+    assert not pool._free.acquire(blocking=False)
+    pool.close()
+
+
 def test_a_script_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(7)")
-    with pytest.raises(RuntimeError, match=r"broken\.py did not start: exit code 7"):
-        WorkerPool(broken).map([1])
+    with pytest.raises(RuntimeError, match=r"(?s)broken\.py.*SystemExit: 7"):
+        WorkerPool(broken).call(1)

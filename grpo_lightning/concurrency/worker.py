@@ -1,0 +1,65 @@
+"""A child of a worker pool. Run as a script: ``python -P worker.py FD SECONDS BYTES``.
+
+It receives ``(sys.path, work)``, where work is a pickled function that makes the one that answers, or the path of a file
+that defines ``answer``. It says "ready", or ``("failed", traceback)`` and ends; then it answers each request until the other
+end closes the connection. Before its work it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def loaded(connection: Connection) -> Callable[[Any], Any]:
+    """What answers requests; where it cannot be had, the other end is told why, and this process ends."""
+    sys.path[:], work = connection.recv()
+    try:
+        answer = runpy.run_path(work)["answer"] if isinstance(work, str) else pickle.loads(work)()
+    except BaseException as error:
+        connection.send(("failed", "".join(traceback.format_exception(error))))
+        raise SystemExit(1) from None
+    return answer
+
+
+def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
+    """Answers requests, one at a time; ``("unsent", why)`` in place of what cannot be pickled."""
+    answer = loaded(connection)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    connection.send("ready")
+    while True:
+        request = connection.recv()
+        # The pool kills a call that takes too long. If the trainer itself was killed, this limit on processor
+        # time ends the process: its signal has no handler.
+        signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 2)
+        reply = answer(request)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        try:
+            connection.send(reply)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # pickle raises many kinds, before anything is sent
+            connection.send(("unsent", str(error)))
+
+
+def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
+    """Serves until the other end closes the connection, and takes along what its work has started."""
+    try:
+        serve(Connection(descriptor), seconds, memory_bytes)
+    except (EOFError, ConnectionError):  # the trainer ended or was killed
+        from grpo_lightning.concurrency.process_tree import VARIABLE, end_descendants
+
+        if VARIABLE in os.environ:
+            end_descendants(os.environ[VARIABLE])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
