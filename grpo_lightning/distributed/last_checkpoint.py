@@ -46,7 +46,7 @@ class LastCheckpoint(Callback):
             trainer._default_root_dir = str(Path(trainer.default_root_dir).absolute())  # type: ignore[attr-defined]
         self._folder = os.getcwd()
         if stage == "fit":
-            self._place = self._steps = None
+            self._place = self._steps = self._not_written = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
