@@ -145,7 +145,7 @@ class TrainingLoader:
         if changed:
             rank_zero_warn(
                 f"{self.prompts.name} has the prompts that the checkpoint's run drew from, and other values in "
-                f"{', '.join(changed)}. From here on rewards and losses are those of the new ones."
+                f"{', '.join(changed)}. What is drawn from here on has the new ones."
             )
 
     def _identity(self) -> dict[str, Any]:
