@@ -13,10 +13,11 @@ from runs import make_data, make_module, make_trainer
 from toy_models import build_model, build_tokenizer
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm import served_weights, server_weights
-from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.server_weights import NCCLTransfer
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.serving import transfer as server_weights
+from grpo_lightning.generation.vllm.serving import weights as served_weights
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.transfer import NCCLTransfer
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
 WHAT_TO_DO = r"(?s)was answered with 500: .*no module named lm_head.*is healthy.*not waited for.*own output"

@@ -19,8 +19,8 @@ import pytest
 from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm import compat as vllm_compat
-from grpo_lightning.generation.vllm.client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command, server_environment
+from grpo_lightning.generation.vllm.serving.client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command, server_environment
 
 
 class Handler(BaseHTTPRequestHandler):

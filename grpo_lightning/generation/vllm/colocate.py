@@ -12,16 +12,14 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
 from grpo_lightning.generation.turns import TurnSampler
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
-from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.completions import Completions
-from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts, without_pixels
-from grpo_lightning.generation.vllm.engine_parts import engine_parts
-from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks, of_own_rows
-from grpo_lightning.generation.vllm.engine_routes import ToldExperts
-from grpo_lightning.generation.vllm.engine_settings import (
+from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
+from grpo_lightning.generation.vllm.engine.images import EngineImages, check_shown, image_prompts, without_pixels
+from grpo_lightning.generation.vllm.engine.parts import engine_parts
+from grpo_lightning.generation.vllm.engine.process import is_distributed
+from grpo_lightning.generation.vllm.engine.ranks import check_ranks, of_all_ranks, of_own_rows
+from grpo_lightning.generation.vllm.engine.sampling_parameters import further_parameters
+from grpo_lightning.generation.vllm.engine.settings import (
     adapters_obstacle,
     check_engine_kwargs,
     check_numbers,
@@ -31,12 +29,14 @@ from grpo_lightning.generation.vllm.engine_settings import (
     noting_failed_start,
     plain_model,
 )
-from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
-from grpo_lightning.generation.vllm.engine_turns import EngineTurns
-from grpo_lightning.generation.vllm.engine_weights import EngineWeights
-from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
-from grpo_lightning.generation.vllm.sampling_parameters import further_parameters
-from grpo_lightning.generation.vllm.shown_models import refuse_missing_part
+from grpo_lightning.generation.vllm.engine.turns import EngineTurns
+from grpo_lightning.generation.vllm.engine.weights import EngineWeights
+from grpo_lightning.generation.vllm.models import refuse_missing_part
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
+from grpo_lightning.generation.vllm.requests.routed_experts import ToldExperts
+from grpo_lightning.generation.vllm.skeleton import kept_skeleton
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
 from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptImages, Rollouts

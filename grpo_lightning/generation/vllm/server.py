@@ -14,28 +14,28 @@ import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
-from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
-from grpo_lightning.generation.vllm.completions import Completions
-from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
-from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
-from grpo_lightning.generation.vllm.served_weights import ServedWeights
-from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
-from grpo_lightning.generation.vllm.server_launch import (
+from grpo_lightning.generation.vllm.engine.process import is_distributed
+from grpo_lightning.generation.vllm.engine.settings import adapters_obstacle, engine_dtype, plain_model
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
+from grpo_lightning.generation.vllm.serving.asking import ask_until_answered, constrain, served_length
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.images import ServerImages, check_shown, shown_prompts
+from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
     check_not_launched,
     launch_options,
     share_token,
     wait_for_server,
 )
-from grpo_lightning.generation.vllm.server_process import SERVED_NAME
-from grpo_lightning.generation.vllm.server_requests import ask_until_answered, constrain, served_length
-from grpo_lightning.generation.vllm.server_token import known_token
-from grpo_lightning.generation.vllm.server_turns import open_server_turns
-from grpo_lightning.generation.vllm.server_weights import open_transfer
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
+from grpo_lightning.generation.vllm.serving.token import known_token
+from grpo_lightning.generation.vllm.serving.transfer import open_transfer
+from grpo_lightning.generation.vllm.serving.turns import open_server_turns
+from grpo_lightning.generation.vllm.serving.weights import ServedWeights
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
