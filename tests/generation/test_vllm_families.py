@@ -19,7 +19,7 @@ from vllm_cases import PROMPTS, SEEDS, SETTINGS, ending_model, mismatch, needs_v
 
 from grpo_lightning.generation import VLLMColocate, VLLMServer
 from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
-from grpo_lightning.generation.vllm.tied_heads import ALWAYS_TIED
+from grpo_lightning.generation.vllm.models import ALWAYS_TIED
 from grpo_lightning.generation.vllm.weights import published_names
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 

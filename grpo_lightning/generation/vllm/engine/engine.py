@@ -13,11 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm.compat import (
-    adapter_request,
-    draws_seeded_together,
-    token_prompt,
-)
+from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_together, token_prompt
 from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm.engine.sampling_parameters import TokenIds
 from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping

@@ -10,8 +10,7 @@ from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.compat import NO_VIDEOS, TEXT_ALONE, why_unusable
 from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
-from grpo_lightning.generation.vllm.models import refuse_unshown
-from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
+from grpo_lightning.generation.vllm.models import refuse_own_head, refuse_unshown
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
@@ -11,7 +10,7 @@ from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
 from grpo_lightning.generation.vllm.engine.sampling_parameters import further_parameters
 from grpo_lightning.generation.vllm.requests.completions import Completions
-from grpo_lightning.generation.vllm.requests.prompts import engine_requests, held_by
+from grpo_lightning.generation.vllm.requests.prompts import held_by, single_request
 from grpo_lightning.seeds import derive_seed
 
 
@@ -45,9 +44,7 @@ def engine_parts(
     with engine.sampling_mode(derive_seed("vllm", *(request.seed for request in requests))):
         try:
             for n, request in enumerate(requests):
-                own = replace(sampling, num_generations=1, max_completion_length=request.limit)
-                (one,) = engine_requests([request.prompt_ids], own, [request.seed], eos_ids, seeded)
-                places[engine.add(one, further)] = n
+                places[engine.add(single_request(request, sampling, eos_ids, seeded), further)] = n
             while engine.has_unfinished:
                 is_enough = False
                 for name, part, logprobs in engine.step():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from grpo_lightning.distributed.gather import is_distributed, own_rank
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import UNUSED_SAMPLER, import_vllm
 from grpo_lightning.generation.vllm.patches.models import compute_as_transformers
@@ -24,11 +25,6 @@ from grpo_lightning.generation.vllm.patches.process import (
     know_model,
     naming_shared_memory,
 )
-
-
-def is_distributed() -> bool:
-    """True where ranks train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def make_engine(device: torch.device, **arguments: Any) -> Any:
@@ -72,15 +68,16 @@ def _identity(tensor_parallel_size: int) -> str:
     """A name that the ranks of this rank's engine agree on, and nothing else on the machine has; all ranks have to ask."""
     of_run = [secrets.token_hex(3)]  # short: macOS allows 31 characters with what vLLM adds
     dist.broadcast_object_list(of_run, src=0)
-    return f"{of_run[0]}{dist.get_rank() // tensor_parallel_size}"
+    return f"{of_run[0]}{own_rank()[0] // tensor_parallel_size}"
 
 
 def _launcher_variables(device: torch.device) -> dict[str, str]:
     """What vLLM reads of its place among the ranks; Lightning sets only some of it."""
-    if not is_distributed():
+    rank, ranks = own_rank()
+    if ranks == 1:
         return {}
     local_rank = str(device.index) if device.type == "cuda" else os.environ.get("LOCAL_RANK", "0")
-    return {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size()), "LOCAL_RANK": local_rank}
+    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": local_rank}
 
 
 @contextmanager

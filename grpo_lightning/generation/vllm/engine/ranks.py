@@ -1,4 +1,4 @@
-"""Ranks that share an engine or a server, and wait for each other."""
+"""Ranks that share an engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from grpo_lightning.distributed.gather import own_rank
 from grpo_lightning.generation.base import OnCompleted
-from grpo_lightning.generation.vllm.engine.process import is_distributed
 
 
 def check_ranks(tensor_parallel_size: int) -> None:
@@ -17,7 +17,7 @@ def check_ranks(tensor_parallel_size: int) -> None:
     Raises:
         ValueError: If the ranks cannot be divided among engines.
     """
-    ranks = dist.get_world_size() if is_distributed() else 1
+    ranks = own_rank()[1]
     if ranks % tensor_parallel_size:
         raise ValueError(
             f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size} does not divide the "
@@ -50,9 +50,3 @@ def of_own_rows(on_completed: OnCompleted | None, rows: range, num_generations: 
             on_completed((b - rows.start) * num_generations + g, ids)
 
     return completed
-
-
-def wait_for_ranks() -> None:
-    """Returns when every rank is here."""
-    if is_distributed():
-        dist.barrier()

@@ -1,30 +1,21 @@
-"""Settings of a vLLM engine that follow from the policy, and those that a config may not override."""
+"""Arguments of an engine: those that a config may not override, and those that follow from the device."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from peft import PeftModel
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from grpo_lightning.distributed.sharding import plain_class
-from grpo_lightning.finetuning.adapters import adapter_rank
 from grpo_lightning.generation.vllm.compat import installed_name
-from grpo_lightning.numerics.routers import has_experts
+from grpo_lightning.generation.vllm.skeleton import plain_model
 from grpo_lightning.scoring.probe import types_beside_attention
 
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """On a CPU: a request with a seed whose prompt is computed in pieces ends in "CPU Generator does not use offset"."""
 WITHOUT_SHARED_PREFIXES = {"enable_prefix_caching": False}
 """On a CPU, beside ``WHOLE_PROMPTS``: vLLM cuts prompts where it keeps the states of convolutions and linear attention."""
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
-"""What vLLM accepts as max_lora_rank, in all versions."""
 GRAPH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sequences that a CUDA graph is captured for; others run in the next larger one. vLLM's own 51 take twice as long to capture,
 and a step whose batch is padded by up to a third still reads the weights once. vLLM's end at 512, where a batch of 64 prompts with
@@ -88,63 +79,6 @@ def check_engine_kwargs(engine_kwargs: dict[str, Any]) -> None:
                 f"model.generator.init_args.engine_kwargs has {name}={value!r}, which is set for correct logprobs and "
                 "weights. Leave it out."
             )
-
-
-def plain_model(policy: PreTrainedModel) -> PreTrainedModel:
-    """The transformers model inside the adapters, or the policy itself."""
-    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
-
-
-def engine_dtype(setting: str, policy: PreTrainedModel) -> str:
-    """The name of the dtype the engine computes in.
-
-    ``auto`` is what the policy computes in: autocast's dtype inside autocast (trainer.precision=bf16-mixed), else that
-    of its weights. vLLM's own "auto" would turn a float32 checkpoint into bfloat16.
-    """
-    if setting != "auto":
-        return setting
-    model = plain_model(policy)
-    device = model.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-    return str(dtype).removeprefix("torch.")
-
-
-def save_skeleton(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes the policy's configuration and tokenizer as they are now: what an engine is built from, less the weights.
-
-    The directory that the policy was loaded from lacks tokens that were added since, and a quantized policy is sent
-    dequantised.
-    """
-    model = plain_model(policy)
-    config = copy.deepcopy(model.config)
-    config.architectures = [plain_class(model).__name__]
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.get_text_config().vocab_size = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    config.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-
-
-def adapters_obstacle(policy: PreTrainedModel) -> str | None:
-    """Why an engine on the policy's device adds no adapters to the model; None where it does.
-
-    vLLM takes its Triton kernel for the experts of an engine that adds adapters, and a CPU has no Triton.
-    """
-    model = plain_model(policy)
-    if model.device.type == "cpu" and has_experts(model.config.get_text_config()):
-        return "vLLM adds no adapters to a mixture of experts on a CPU"
-    return None
-
-
-def lora_arguments(policy: PreTrainedModel) -> dict[str, Any]:
-    """Engine arguments for one adapter of the policy's rank."""
-    rank = adapter_rank(policy)
-    if rank > LORA_RANKS[-1]:
-        raise ValueError(
-            f"the adapter has rank {rank}, and vLLM loads at most {LORA_RANKS[-1]}. "
-            "Set model.generator.init_args.lora_sync=merge."
-        )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
 
 
 def device_arguments(

@@ -11,7 +11,7 @@ from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSample
 from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
 from grpo_lightning.generation.vllm.engine.sampling_parameters import further_parameters
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_turn
-from grpo_lightning.generation.vllm.requests.prompts import turn_request
+from grpo_lightning.generation.vllm.requests.prompts import single_request
 from grpo_lightning.seeds import derive_seed
 
 
@@ -51,7 +51,7 @@ class EngineTurns(TurnSampler):
         if not self._is_open:
             self._mode.enter_context(self.engine.sampling_mode(derive_seed("vllm", request.seed)))
             self._is_open = True
-        one = turn_request(request, self.sampling, self.eos_ids)
+        one = single_request(request, self.sampling, self.eos_ids)
         limit = request.limit + len(request.prompt_ids)
         if limit > self.engine.max_model_length:
             raise ValueError(

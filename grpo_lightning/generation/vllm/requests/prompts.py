@@ -1,4 +1,4 @@
-"""Prompts as requests to a vLLM engine, and what it has no room for."""
+"""Prompts as requests to vLLM, with sampling settings in its words, and what it has no room for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.parts import PartRequest
 from grpo_lightning.generation.room import check_room
 from grpo_lightning.generation.turns import TurnRequest
-from grpo_lightning.generation.vllm.engine.sampling_parameters import common_sampling_parameters, seed_of_prompt
 
 MAX_MODEL_LENGTH = "model.generator.init_args.max_model_length"
+STRUCTURED = ("regex", "json", "grammar", "choice")
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,54 @@ def engine_requests(
     return requests
 
 
-def turn_request(request: TurnRequest, sampling: SamplingSettings, eos_ids: Iterable[int]) -> EngineRequest:
-    """A turn of a rollout: one completion, with a seed of its own."""
-    own = replace(sampling, num_generations=1, max_completion_length=request.limit)
-    return engine_requests([request.prompt_ids], own, [request.seed], eos_ids, seed_per_prompt=True)[0]
+def single_request(
+    asked: TurnRequest | PartRequest, sampling: SamplingSettings, eos_ids: Iterable[int], is_seeded: bool = True
+) -> EngineRequest:
+    """A turn of a rollout, or a part of a completion: one completion, with a limit and, where it is seeded, a seed of its own."""
+    own = replace(sampling, num_generations=1, max_completion_length=asked.limit)
+    (request,) = engine_requests([asked.prompt_ids], own, [asked.seed], eos_ids, is_seeded)
+    return request
+
+
+def check_structured_outputs(settings: dict[str, Any]) -> None:
+    """Refuses anything but one of regex, json, grammar and choice.
+
+    Raises:
+        ValueError: Naming what was found.
+    """
+    if settings and (len(settings) != 1 or next(iter(settings)) not in STRUCTURED):
+        raise ValueError(
+            f"model.structured_outputs={settings!r} is not one of {', '.join(STRUCTURED)} with its value. "
+            "Give exactly one, such as {regex: '[0-9]+'}."
+        )
+
+
+def common_sampling_parameters(sampling: SamplingSettings, eos_ids: Iterable[int]) -> dict[str, Any]:
+    """What vLLM's ``SamplingParams`` and its completions endpoint call these settings, but for n, seed and structure.
+
+    The end-of-sequence ids are passed as stop tokens and vLLM's own are ignored: then exactly they end a completion.
+    """
+    check_structured_outputs(sampling.structured_outputs or {})
+    parameters: dict[str, Any] = {
+        "max_tokens": sampling.max_completion_length,
+        "temperature": float(sampling.temperature),
+        "top_p": float(sampling.top_p),
+        "top_k": sampling.top_k,
+        "min_p": float(sampling.min_p),
+        "repetition_penalty": float(sampling.repetition_penalty),
+        "logprobs": 0,  # of the sampled token only
+        "ignore_eos": True,
+        "stop_token_ids": sorted(eos_ids),
+        "skip_special_tokens": False,  # stop strings are looked for in the text with its special tokens
+    }
+    if sampling.stop:
+        parameters |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+    return parameters
+
+
+def seed_of_prompt(seed: int) -> int:
+    """A seed of 63 bits folded to 31: torch's CPU generator drops the rest. Completion g of a prompt gets seed + g."""
+    return (seed ^ (seed >> 31)) & 0x7FFFFFFF
 
 
 def check_prompts(

@@ -1,146 +1,75 @@
-"""Asking a vLLM server for completions: many prompts at a time, and which of them went without an answer."""
+"""Many questions to a vLLM server at a time, and again those that it left unanswered when it was lost."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import as_completed
-from typing import Any
+from typing import Any, TypeVar
 
-from grpo_lightning.generation.base import SamplingSettings
-from grpo_lightning.generation.vllm.requests.completions import Completions
-from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient, result_of
-from grpo_lightning.generation.vllm.serving.images import ENDPOINT, check_tokens
-from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 
 logger = logging.getLogger(__name__)
 
-Choice = tuple[int, list[int], list[float], str]
-"""Place in the batch, token ids, logprobs and finish reason of one completion."""
-
-
-def ask(
-    client: VLLMClient, model: str, requests: Sequence[EngineRequest], completions: Completions, at_a_time: int
-) -> tuple[list[EngineRequest], ServerUnavailable | None]:
-    """Sends the requests and adds what comes back to ``completions``, from this thread.
-
-    Args:
-        client: Of the server.
-        model: The name that it serves the policy, or its adapter, under.
-        requests: One a prompt, at least one.
-        completions: Of the whole batch.
-        at_a_time: Requests that wait for an answer at the same time.
-
-    Returns:
-        The requests that were not answered, in order, and why the last of them was not.
-    """
-    unanswered: list[EngineRequest] = []
-    reason: ServerUnavailable | None = None
-    slots = asyncio.Semaphore(at_a_time)
-    answers = {client.start(complete(client, model, request, slots)): request for request in requests}
-    try:
-        for answer in as_completed(answers):
-            try:
-                choices = result_of(answer)
-            except ServerUnavailable as error:
-                unanswered.append(answers[answer])
-                reason = error
-                continue
-            for n, token_ids, logprobs, finish_reason in choices:
-                completions.extend(n, token_ids, logprobs, finish_reason)
-    except BaseException:
-        for answer in answers:
-            answer.cancel()
-        raise
-    return sorted(unanswered, key=lambda request: request.first), reason
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+ATTEMPTS = 3
+"""Losses of the server in a row, without an answer between them, after which it is given up."""
 
 
 def ask_until_answered(
     client: VLLMClient,
-    model: str,
-    requests: Sequence[EngineRequest],
-    completions: Completions,
-    at_a_time: int,
-    recover: Callable[[ServerUnavailable | None], None],
+    questions: Sequence[Question],
+    ask: Callable[[Question], Coroutine[Any, Any, Answer]],
+    take: Callable[[Question, Answer], None],
+    recover: Callable[[ServerUnavailable], None],
 ) -> None:
-    """``ask``, and again for what a lost server left unanswered.
+    """Returns when every question has its answer.
 
     Args:
-        client, model, requests, completions, at_a_time: As of ``ask``.
-        recover: Waits for the server, and gives it the weights that this batch is sampled with.
+        client: Of the server.
+        questions: All at once.
+        ask: Awaits the answer to one, on the client's loop.
+        take: Called with each answer as it comes, from this thread.
+        recover: Called with the last reason where some are without one: makes the server ready to be asked again.
 
     Raises:
         ServerUnavailable: If nothing was answered three times in a row.
     """
-    waiting, losses = list(requests), 0
+    waiting, losses = list(questions), 0
     while waiting:
-        unanswered, error = ask(client, model, waiting, completions, at_a_time)
+        unanswered, reason = _ask_once(client, waiting, ask, take)
         losses = losses + 1 if len(unanswered) == len(waiting) else 0
-        if unanswered:
-            if losses == 3:
-                assert error is not None
-                raise error
+        if reason is not None:
+            if losses == ATTEMPTS:
+                raise reason
             if losses <= 1:
-                logger.warning("The vLLM server left %d prompts unanswered (%s).", len(unanswered), error)
+                logger.warning("%s left %d requests unanswered (%s).", client.address, len(unanswered), reason)
             client.pause(losses)
-            recover(error)
+            recover(reason)
         waiting = unanswered
 
 
-async def complete(client: VLLMClient, model: str, request: EngineRequest, slots: asyncio.Semaphore) -> list[Choice]:
-    """The whole answer to one request, asked for once it has one of the slots.
-
-    Raises:
-        ServerUnavailable: If there is none, or only a part of one.
-    """
-    body: dict[str, Any] = {"model": model, "return_token_ids": True}
-    if request.rendered is None:
-        path, body = "/v1/completions", body | {"prompt": list(request.prompt_ids), **request.parameters}
-    else:
-        path, body = ENDPOINT, body | request.rendered | {"sampling_params": request.parameters}
-    async with slots:
-        answer = await client.send("POST", path, body)
-    if request.rendered is not None:
-        check_tokens(answer["prompt_token_ids"], request.prompt_ids)
-    rows: list[Choice] = []
-    for choice in answer["choices"]:
-        if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down
-            raise ServerUnavailable(f"a completion ended with finish_reason={choice['finish_reason']!r}")
-        logprobs = _logprobs(choice["logprobs"])
-        rows.append((request.first + choice["index"], choice["token_ids"], logprobs, choice["finish_reason"]))
-    if len(rows) != request.parameters["n"]:
-        raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
-    return rows
-
-
-def _logprobs(told: dict[str, Any]) -> list[float]:
-    """Of a completion's tokens, as either endpoint tells them."""
-    if "content" in told:
-        return [token["logprob"] for token in told["content"]]
-    logprobs: list[float] = told["token_logprobs"]
-    return logprobs
-
-
-def constrain(requests: Sequence[EngineRequest], sampling: SamplingSettings) -> None:
-    """Adds ``model.structured_outputs``, as the endpoints take it."""
-    for request in requests:
-        if sampling.structured_outputs:
-            request.parameters["structured_outputs"] = sampling.structured_outputs
-
-
-def served_length(client: VLLMClient) -> int:
-    """Tokens of a prompt with its completion that a server holds.
-
-    Raises:
-        ValueError: If it serves another model.
-    """
-    cards = client.call("GET", "/v1/models")["data"]
-    names = [card["id"] for card in cards]
-    if SERVED_NAME not in names:
-        raise ValueError(
-            f"the server at {client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
-            f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
-        )
-    return int(cards[names.index(SERVED_NAME)]["max_model_len"])
+def _ask_once(
+    client: VLLMClient,
+    questions: Sequence[Question],
+    ask: Callable[[Question], Coroutine[Any, Any, Answer]],
+    take: Callable[[Question, Answer], None],
+) -> tuple[list[Question], ServerUnavailable | None]:
+    """The questions without an answer, in order, and why the last of them has none."""
+    calls = {client.start(ask(question)): question for question in questions}
+    lost, reason = set(), None
+    try:
+        for call in as_completed(calls):
+            try:
+                answer = result_of(call)
+            except ServerUnavailable as error:
+                lost.add(call)
+                reason = error
+                continue
+            take(calls[call], answer)
+    except BaseException:  # Ctrl-C, for example
+        for call in calls:
+            call.cancel()
+        raise
+    return [question for call, question in calls.items() if call in lost], reason

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.compat import why_no_server_images
-from grpo_lightning.generation.vllm.models import refuse_unshown
+from grpo_lightning.generation.vllm.models import refuse_own_head, refuse_unshown
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.serving.process import IMAGE_OPTIONS
-from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 

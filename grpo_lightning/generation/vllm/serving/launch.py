@@ -9,12 +9,12 @@ from typing import Any
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.distributed.gather import is_distributed
 from grpo_lightning.generation.vllm.compat import is_cpu_build
-from grpo_lightning.generation.vllm.engine.process import is_distributed
-from grpo_lightning.generation.vllm.engine.settings import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, VLLMClient
 from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.serving.transfer import goes_by_nccl, write_weights
+from grpo_lightning.generation.vllm.skeleton import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.scoring.probe import types_beside_attention
 
@@ -38,8 +38,7 @@ class LaunchedServer:
     ) -> None:
         self.client = client
         self.model = directory / "model"
-        further = list(options)
-        command = server_command(str(self.model), client.host, client.port, dtype, further)
+        command = server_command(str(self.model), client.host, client.port, dtype, options)
         self.process = ServerProcess(command, gpus, directory / "server.log")
         client.token = lambda: self.process.token
         self._starts_allowed = STARTS_IN_A_ROW
@@ -63,9 +62,7 @@ class LaunchedServer:
                 "model.generator.init_args.port to a free port, or launch=false to use that server."
             )
         write_weights(stream, self.model)
-        save_skeleton(policy, tokenizer, self.model)
-        if processor is not None:
-            processor.save_pretrained(self.model)
+        save_skeleton(policy, tokenizer, self.model, processor)
         self.process.start()
 
     def expect_to_wait(self) -> None:

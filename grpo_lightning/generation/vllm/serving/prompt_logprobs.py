@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, ServerUnavailable, VLLMClient, result_of
-
-logger = logging.getLogger(__name__)
+from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
+from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, VLLMClient
 
 
 @dataclass(frozen=True)
@@ -102,46 +99,13 @@ class PromptLogprobs:
     ) -> list[Answer]:
         """What ``read`` makes of each answer as it comes: as vLLM writes them, those of a step would fill the memory."""
         slots = asyncio.Semaphore(self.at_a_time)
-
-        async def ask(row: TokenRow) -> Answer:
-            return read(row, await self._row(row, top_k, slots))
-
         answers: dict[int, Answer] = {}
-        losses = 0
-        while len(answers) < len(rows):
-            before = len(answers)
-            reason = self._ask({n: row for n, row in enumerate(rows) if n not in answers}, ask, answers)
-            if reason is not None:
-                losses = losses + 1 if len(answers) == before else 0
-                if losses == 3:
-                    raise reason
-                logger.warning(
-                    "%s left %d rows unanswered (%s).", self.client.address, len(rows) - len(answers), reason
-                )
-                self.client.pause(losses)
-                self._wait()
-        return [answers[n] for n in range(len(rows))]
 
-    def _ask(
-        self,
-        waiting: Mapping[int, TokenRow],
-        ask: Callable[[TokenRow], Coroutine[Any, Any, Answer]],
-        answers: dict[int, Answer],
-    ) -> ServerUnavailable | None:
-        """Adds what comes back to ``answers``; why the last of the others did not."""
-        reason = None
-        calls = {self.client.start(ask(row)): n for n, row in waiting.items()}
-        try:
-            for call in as_completed(calls):
-                try:
-                    answers[calls[call]] = result_of(call)
-                except ServerUnavailable as error:
-                    reason = error
-        except BaseException:  # Ctrl-C, for example
-            for call in calls:
-                call.cancel()
-            raise
-        return reason
+        async def ask(n: int) -> Answer:
+            return read(rows[n], await self._row(rows[n], top_k, slots))
+
+        ask_until_answered(self.client, range(len(rows)), ask, answers.__setitem__, lambda _: self._wait())
+        return [answers[n] for n in range(len(rows))]
 
     async def _row(self, row: TokenRow, top_k: int, slots: asyncio.Semaphore) -> Places:
         body: dict[str, Any] = {"model": self.model, "prompt": row.token_ids, "prompt_logprobs": top_k, "max_tokens": 1}

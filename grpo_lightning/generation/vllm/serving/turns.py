@@ -7,21 +7,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import SampledTurn, TurnRequest, TurnSampler
-from grpo_lightning.generation.vllm.compat import ADAPTER
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_turn
-from grpo_lightning.generation.vllm.requests.prompts import EngineRequest, turn_request
-from grpo_lightning.generation.vllm.serving.asking import Choice, complete, constrain
+from grpo_lightning.generation.vllm.requests.prompts import EngineRequest, single_request
+from grpo_lightning.generation.vllm.serving.asking import ATTEMPTS
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient, result_of
-from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
-from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
+from grpo_lightning.generation.vllm.serving.completing import Choice, complete, constrain
 
 logger = logging.getLogger(__name__)
-ATTEMPTS = 3
-"""Losses of the server in a row, without an answer between them, after which it is given up."""
 
 
 class ServerTurns(TurnSampler):
@@ -58,7 +53,7 @@ class ServerTurns(TurnSampler):
 
     def add(self, request: TurnRequest) -> None:
         """See ``TurnSampler.add``."""
-        one = turn_request(request, self.sampling, self.eos_ids)
+        one = single_request(request, self.sampling, self.eos_ids)
         constrain([one], self.sampling)
         self._send(request.rollout, one)
 
@@ -120,22 +115,3 @@ class ServerTurns(TurnSampler):
         """Ends the requests under way; the server forgets them."""
         for answer in self._waiting:
             answer.cancel()
-
-
-class TurnServer(Protocol):
-    """What a generator on a server has for its turns."""
-
-    client: VLLMClient
-    adapter_route: AdapterRoute
-    eos_ids: frozenset[int]
-    max_concurrent_requests: int
-
-    def recover(self, error: ServerUnavailable | None) -> None:
-        """Waits for the server, and gives it the weights again."""
-
-
-def open_server_turns(server: TurnServer, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
-    """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
-    model = ADAPTER if server.adapter_route.is_hot else SERVED_NAME
-    at_a_time = server.max_concurrent_requests
-    return ServerTurns(server.client, model, sampling, server.eos_ids, at_a_time, server.recover, wake)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import torch.distributed as dist
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from grpo_lightning.distributed.gather import is_distributed
 from grpo_lightning.generation.base import WeightsLost
 from grpo_lightning.generation.vllm.compat import ADAPTER
-from grpo_lightning.generation.vllm.engine.process import is_distributed
-from grpo_lightning.generation.vllm.engine.ranks import wait_for_ranks
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable
 from grpo_lightning.generation.vllm.serving.transfer import LOST_WITH_RANKS, WeightTransfer
 from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
@@ -67,7 +67,7 @@ class ServedWeights:
         Returns:
             Seconds, megabytes and GB/s. With a hot adapter, of the adapter.
         """
-        wait_for_ranks()  # another rank's prompts may still be on their way with the weights before
+        _wait_for_ranks()  # another rank's prompts may still be on their way with the weights before
         stream = self._stream()
         deadline = time.monotonic() + self._timeout
         for attempt in itertools.count():
@@ -84,7 +84,7 @@ class ServedWeights:
                 self.client.pause(attempt)
                 self._wait()
                 stream.bytes = 0
-        wait_for_ranks()
+        _wait_for_ranks()
         return stream.metrics()
 
     def _stream(self) -> WeightStream:
@@ -105,7 +105,7 @@ class ServedWeights:
         self.client.post("/v1/load_lora_adapter", body)
         self.client.post("/reset_prefix_cache")
 
-    def send_again(self, error: ServerUnavailable | None) -> None:
+    def send_again(self, error: ServerUnavailable) -> None:
         """Waits for a server that was lost, and gives it what it had; on this rank alone.
 
         Args:
@@ -130,3 +130,9 @@ class ServedWeights:
     def close(self) -> None:
         """Removes the files of weights, and lets go of connections."""
         self.transfer.close()
+
+
+def _wait_for_ranks() -> None:
+    """Returns when every rank is here."""
+    if is_distributed():
+        dist.barrier()

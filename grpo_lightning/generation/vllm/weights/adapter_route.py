@@ -9,12 +9,9 @@ from statistics import fmean
 from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
-from transformers import PretrainedConfig
 
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.finetuning.adapters import hot_load_obstacle
-from grpo_lightning.generation.base import Generator
-from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
 
 Way = Literal["hot", "merge"]
 LoraSync = Literal["hot", "merge", "auto"]
@@ -128,26 +125,3 @@ class AdapterRoute:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Before ``start``. What is not there is measured again."""
         self._chosen = cast("Way | None", state.get("lora_sync"))
-
-
-class RoutedGenerator(Generator):
-    """A generator whose engine is vLLM, and gets adapters by a route that checkpoints keep.
-
-    Args:
-        adapter_route: To the engine.
-    """
-
-    def __init__(self, adapter_route: AdapterRoute) -> None:
-        self.adapter_route = adapter_route
-
-    def check_model(self, config: PretrainedConfig) -> None:
-        """See ``Generator.check_model``."""
-        refuse_own_head(type(self).__name__, config)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``lora_sync: auto`` has chosen."""
-        return self.adapter_route.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps to the choice of the run before."""
-        self.adapter_route.load_state_dict(state)
