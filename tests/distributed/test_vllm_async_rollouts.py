@@ -26,7 +26,7 @@ from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable
-from grpo_lightning.generation.vllm.serving.transfer import FileTransfer, write_weights
+from grpo_lightning.generation.vllm.serving.file_transfer import FileTransfer, write_weights
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.types import Rollouts

@@ -31,9 +31,8 @@ from grpo_lightning.generation.vllm.serving.launch import (
 )
 from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 from grpo_lightning.generation.vllm.serving.token import known_token
-from grpo_lightning.generation.vllm.serving.transfer import open_transfer
 from grpo_lightning.generation.vllm.serving.turns import ServerTurns
-from grpo_lightning.generation.vllm.serving.weights import ServedWeights
+from grpo_lightning.generation.vllm.serving.weights import ServedWeights, open_transfer
 from grpo_lightning.generation.vllm.skeleton import adapters_obstacle, engine_dtype, plain_model
 from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute, LoraSync
 from grpo_lightning.generation.vllm.weights.stream import WeightStream

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +16,10 @@ from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_together, token_prompt
 from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm.engine.sampling_parameters import TokenIds
+from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
 from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_logprobs
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
-from grpo_lightning.generation.vllm.weights.adapters import add_adapter
 from grpo_lightning.generation.vllm.weights.loading import load_directly, reload
 from grpo_lightning.numerics.routers import has_experts
 
@@ -66,7 +66,12 @@ class ColocatedEngine:
         ColocatedEngine._in_process = self
 
     def sample(
-        self, requests: Sequence[EngineRequest], further: dict[str, Any], completions: Completions, seed: int
+        self,
+        requests: Sequence[EngineRequest],
+        further: dict[str, Any],
+        completions: Completions,
+        seed: int,
+        is_enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Runs requests until all have ended; hands each completion over as it ends.
 
@@ -75,8 +80,9 @@ class ColocatedEngine:
             further: Arguments of ``vllm.SamplingParams`` that all of them share.
             completions: Receives the completions.
             seed: Of requests that bring no seed of their own.
+            is_enough: Asked after each step; once it is, all that is under way is cut.
         """
-        engine = self.llm.llm_engine
+        engine, is_cut = self.llm.llm_engine, False
         places: dict[str, int] = {}
         with self.sampling_mode(seed):
             try:
@@ -87,9 +93,12 @@ class ColocatedEngine:
                         routes = getattr(part, "routed_experts", None)  # none before vLLM 0.32
                         n = places[name] + part.index
                         completions.extend(n, part.token_ids, logprobs, part.finish_reason, routes)
+                    if not is_cut and is_enough():
+                        self._cut_all()
+                        is_cut = True
             finally:  # after an error in a callback, or an interrupt
                 if engine.has_unfinished_requests():
-                    engine.abort_request(list(places))
+                    self.abort(places)
 
     @contextmanager
     def sampling_mode(self, seed: int) -> Iterator[None]:
@@ -117,16 +126,11 @@ class ColocatedEngine:
             for part in output.outputs:
                 yield output.request_id, part, sampled_logprobs(part.logprobs, part.token_ids)
 
-    @property
-    def has_unfinished(self) -> bool:
-        """Whether requests are under way."""
-        return bool(self.llm.llm_engine.has_unfinished_requests())
-
-    def abort(self, names: Sequence[str]) -> None:
+    def abort(self, names: Iterable[str]) -> None:
         """Ends these requests."""
         self.llm.llm_engine.abort_request(list(names))
 
-    def cut_all(self) -> None:
+    def _cut_all(self) -> None:
         """Lowers the limit of everything under way, so that it ends with the token that is next or being computed.
 
         vLLM then hands over what there is, as of any completion that ran into its limit.
@@ -179,10 +183,15 @@ class ColocatedEngine:
 
         Args:
             directory: As peft writes it.
-            matrices: In place of the directory's, under the same names; the engine keeps them.
+            matrices: In place of the directory's, under the same names; the engine keeps them and writes to them.
+
+        Raises:
+            RuntimeError: If the engine refuses it.
         """
-        with preserved_random_state(self.device), engine_mode(self.device):
-            add_adapter(self.llm, directory, matrices)
+        source = nullcontext() if matrices is None else reading_adapters_from(matrices)
+        with preserved_random_state(self.device), engine_mode(self.device), source:
+            if not self.llm.llm_engine.add_lora(adapter_request(directory, load_inplace=True)):
+                raise RuntimeError(f"vLLM did not load the adapter in {directory}.")
         self._adapter_path = directory
         self._forget_old_keys()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartEnd, PartRequest
@@ -38,27 +39,18 @@ def engine_parts(
     """
     limit = engine.max_model_length
     check_room([each.prompt_ids for each in requests], [each.limit for each in requests], limit, held_by(limit))
-    further, found, is_cut = further_parameters(sampling), Completions(len(requests), 1), False
-    ends: list[PartEnd] = ["cut"] * len(requests)
-    places: dict[str, int] = {}
-    with engine.sampling_mode(derive_seed("vllm", *(request.seed for request in requests))):
-        try:
-            for n, request in enumerate(requests):
-                places[engine.add(single_request(request, sampling, eos_ids, seeded), further)] = n
-            while engine.has_unfinished:
-                is_enough = False
-                for name, part, logprobs in engine.step():
-                    n = places[name]
-                    found.extend(n, part.token_ids, logprobs, part.finish_reason)
-                    ends[n] = _end_of(found, n, requests[n].limit)
-                    is_enough |= ends[n] != "cut" and on_ended(n)
-                if is_enough and not is_cut:
-                    engine.cut_all()
-                    is_cut = True
-        finally:  # after an error in a callback, or an interrupt
-            if engine.has_unfinished:
-                engine.abort(list(places))
+    is_enough = False
+
+    def completed(n: int, _: list[int]) -> None:
+        nonlocal is_enough
+        is_enough |= _end_of(found, n, requests[n].limit) != "cut" and on_ended(n)
+
+    found = Completions(len(requests), 1, completed)
+    asked = [replace(single_request(each, sampling, eos_ids, seeded), first=n) for n, each in enumerate(requests)]
+    seed = derive_seed("vllm", *(request.seed for request in requests))
+    engine.sample(asked, further_parameters(sampling), found, seed, lambda: is_enough)
     found.check_finite()
+    ends = [_end_of(found, n, request.limit) for n, request in enumerate(requests)]
     return [Part(*part) for part in zip(found.token_ids, found.logprobs, ends, strict=True)]
 
 

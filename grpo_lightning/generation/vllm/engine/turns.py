@@ -84,7 +84,7 @@ class EngineTurns(TurnSampler):
     def close(self) -> None:
         """Aborts what is under way."""
         if self._under_way:
-            self.engine.abort(list(self._under_way))
+            self.engine.abort(self._under_way)
             self._under_way.clear()
         self._mode.close()
         self.on_closed(time.perf_counter() - self._started, self._tokens)

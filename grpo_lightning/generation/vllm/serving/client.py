@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.errors import ExplainedError
@@ -164,10 +163,9 @@ class VLLMClient:
         """Allows calls again."""
         self._closed.clear()
 
-    def post(self, path: str, body: Any = None, **query: str) -> Any:
+    def post(self, path: str, body: Any = None) -> Any:
         """POST with a JSON body."""
-        question = "?" + "&".join(f"{name}={quote(value)}" for name, value in query.items()) if query else ""
-        return self.call("POST", path + question, body)
+        return self.call("POST", path, body)
 
     def is_healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
@@ -224,7 +222,3 @@ class VLLMClient:
             attempt: 0 for the first repetition: half a second, then twice as long each time, up to 10 seconds.
         """
         self._closed.wait(min(0.5 * 2.0**attempt, 10.0))
-
-    def collective_rpc(self, method: str, **kwargs: Any) -> Any:
-        """Calls a method of every worker of the engine."""
-        return self.post("/collective_rpc", {"method": method, "kwargs": kwargs})

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_lightning.distributed.gather import is_distributed
 from grpo_lightning.generation.vllm.compat import is_cpu_build
 from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, VLLMClient
+from grpo_lightning.generation.vllm.serving.file_transfer import write_weights
+from grpo_lightning.generation.vllm.serving.nccl_transfer import goes_by_nccl
 from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command
-from grpo_lightning.generation.vllm.serving.transfer import goes_by_nccl, write_weights
 from grpo_lightning.generation.vllm.skeleton import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.scoring.probe import types_beside_attention

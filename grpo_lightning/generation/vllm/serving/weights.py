@@ -17,13 +17,19 @@ from transformers import PreTrainedModel
 from grpo_lightning.distributed.gather import is_distributed
 from grpo_lightning.generation.base import WeightsLost
 from grpo_lightning.generation.vllm.compat import ADAPTER
-from grpo_lightning.generation.vllm.serving.client import ServerUnavailable
-from grpo_lightning.generation.vllm.serving.transfer import LOST_WITH_RANKS, WeightTransfer
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.file_transfer import FileTransfer
+from grpo_lightning.generation.vllm.serving.nccl_transfer import NCCLTransfer, goes_by_nccl
+from grpo_lightning.generation.vllm.serving.transfer import WeightTransfer
 from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
 from grpo_lightning.generation.vllm.weights.adapters import write_adapter
 from grpo_lightning.generation.vllm.weights.stream import WeightStream, check_same_weights, weight_shapes
 
 logger = logging.getLogger(__name__)
+LOST_WITH_RANKS = (
+    "the vLLM server was lost during a step. Weights that were sent over NCCL by several ranks cannot be sent again by one of "
+    "them: resume from the last checkpoint, or use model.generator.init_args.weight_transfer=files."
+)
 
 
 class ServedWeights:
@@ -136,3 +142,12 @@ def _wait_for_ranks() -> None:
     """Returns when every rank is here."""
     if is_distributed():
         dist.barrier()
+
+
+def open_transfer(
+    route: str, client: VLLMClient, is_sender: bool, model: PreTrainedModel, directory: str | None, address: str
+) -> WeightTransfer:
+    """The route of a run: see ``goes_by_nccl``; other arguments as of the routes."""
+    if goes_by_nccl(route, model):
+        return NCCLTransfer(client, is_sender, model.device, address)
+    return FileTransfer(client, is_sender, directory)

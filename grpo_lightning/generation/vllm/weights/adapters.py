@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -13,8 +11,6 @@ from torch import Tensor
 
 from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.finetuning.adapters import adapter_state
-from grpo_lightning.generation.vllm.compat import adapter_request
-from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
 
 
 def copy_adapter(policy: PeftModel) -> dict[str, Tensor]:
@@ -42,19 +38,3 @@ def write_adapter(policy: PeftModel, directory: Path) -> int:
 def size_of(tensors: dict[str, Tensor]) -> int:
     """Bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def add_adapter(llm: Any, directory: str, matrices: dict[str, Tensor] | None = None) -> None:
-    """Reads the adapter in ``directory`` into the engine, in place of the one that it has.
-
-    Args:
-        llm: An engine in this process.
-        directory: With the configuration, and the matrices.
-        matrices: In place of those in the directory; the engine keeps them and writes to them.
-
-    Raises:
-        RuntimeError: If the engine refuses it.
-    """
-    with nullcontext() if matrices is None else reading_adapters_from(matrices):
-        if not llm.llm_engine.add_lora(adapter_request(directory, load_inplace=True)):
-            raise RuntimeError(f"vLLM did not load the adapter in {directory}.")
