@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -133,14 +132,6 @@ def import_vllm() -> ModuleType:
 
         _ = vllm.LLM  # which it imports when it is asked for
     return vllm
-
-
-def token_prompt(ids: Sequence[int]) -> Any:
-    """A prompt of token ids as ``LLMEngine.add_request`` takes it: rendered already, where that exists."""
-    from vllm import inputs
-
-    rendered = getattr(inputs, "tokens_input", None)
-    return rendered(list(ids)) if rendered is not None else {"prompt_token_ids": list(ids)}
 
 
 ADAPTER = "policy-adapter"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo_lightning.generation.random_state import preserved_random_state
-from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_together, token_prompt
+from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_together
 from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm.engine.sampling_parameters import TokenIds
 from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
@@ -90,9 +90,8 @@ class ColocatedEngine:
                     places[self.add(request, further)] = request.first
                 while engine.has_unfinished_requests():
                     for name, part, logprobs in self.step():
-                        routes = getattr(part, "routed_experts", None)  # none before vLLM 0.32
                         n = places[name] + part.index
-                        completions.extend(n, part.token_ids, logprobs, part.finish_reason, routes)
+                        completions.extend(n, part.token_ids, logprobs, part.finish_reason, part.routed_experts)
                     if not is_cut and is_enough():
                         self._cut_all()
                         is_cut = True
@@ -109,6 +108,7 @@ class ColocatedEngine:
     def add(self, request: EngineRequest, further: dict[str, Any]) -> str:
         """Takes a request, while others are under way or not; its name."""
         from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         name = f"rollout-{next(self._numbers)}"
@@ -116,7 +116,7 @@ class ColocatedEngine:
         sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
         sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
         adapter = adapter_request(self._adapter_path) if self._adapter_path else None
-        prompt = token_prompt(request.prompt_ids) if request.rendered is None else request.rendered
+        prompt = tokens_input(list(request.prompt_ids)) if request.rendered is None else request.rendered
         self.llm.llm_engine.add_request(name, prompt, sampling, lora_request=adapter)
         return name
 
@@ -158,7 +158,7 @@ class ColocatedEngine:
         Not where vLLM repacks weights after loading: on a CPU, when quantized, in latent attention, in mixtures.
         """
         config = self.llm.llm_engine.model_config
-        repacked = config.quantization or getattr(config, "use_mla", False) or self.is_mixture
+        repacked = config.quantization or config.use_mla or self.is_mixture
         return self.device.type != "cpu" and not repacked
 
     @property

@@ -132,7 +132,7 @@ def launch_options(
     if plain_model(policy).device.type == "cuda" and goes_by_nccl(weight_transfer, plain_model(policy)):
         options += ["--weight-transfer-config", '{"backend": "nccl"}']
     if is_cpu_build() and types_beside_attention(plain_model(policy)):
-        options += ["--no-enable-prefix-caching"]  # see engine_settings.WITHOUT_SHARED_PREFIXES
+        options += ["--no-enable-prefix-caching"]  # see engine.settings.WITHOUT_SHARED_PREFIXES
     if hot_adapter:
         rank = lora_arguments(policy)["max_lora_rank"]
         options += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]

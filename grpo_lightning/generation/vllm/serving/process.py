@@ -23,7 +23,7 @@ GUARD = "grpo_lightning.generation.vllm.serving.guard.TokenGuard"
 IMAGE_OPTIONS = ("--enable-scale-out", "--limit-mm-per-prompt", json.dumps(NO_VIDEOS))
 """Of a server that is shown images: the endpoint that takes them beside tokens, and no room kept for the longest video."""
 ON_CPU = ("--no-enable-chunked-prefill", "--gpu-memory-utilization", "0.5")
-"""Of a server without a GPU: see engine_settings.WHOLE_PROMPTS; and half of the machine's memory, which that option is a share of.
+"""Of a server without a GPU: see engine.settings.WHOLE_PROMPTS; and half of the machine's memory, which that option is a share of.
 vLLM's own 0.92 has to be free before it starts, and would leave nothing for the run beside it."""
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"
