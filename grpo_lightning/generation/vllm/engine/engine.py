@@ -15,7 +15,7 @@ from torch import Tensor
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_together
 from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mode, make_engine, quiet_collector
-from grpo_lightning.generation.vllm.engine.sampling_parameters import TokenIds
+from grpo_lightning.generation.vllm.engine.sampling_parameters import sampling_params
 from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
 from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_logprobs
@@ -107,16 +107,12 @@ class ColocatedEngine:
 
     def add(self, request: EngineRequest, further: dict[str, Any]) -> str:
         """Takes a request, while others are under way or not; its name."""
-        from vllm import SamplingParams
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
 
         name = f"rollout-{next(self._numbers)}"
-        sampling = SamplingParams(**request.parameters, **further, output_kind=RequestOutputKind.DELTA)
-        sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
-        sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
         adapter = adapter_request(self._adapter_path) if self._adapter_path else None
         prompt = tokens_input(list(request.prompt_ids)) if request.rendered is None else request.rendered
+        sampling = sampling_params(request.parameters, further)
         self.llm.llm_engine.add_request(name, prompt, sampling, lora_request=adapter)
         return name
 

@@ -17,6 +17,17 @@ def further_parameters(sampling: SamplingSettings) -> dict[str, Any]:
     }
 
 
+def sampling_params(parameters: dict[str, Any], further: dict[str, Any]) -> Any:
+    """The ``vllm.SamplingParams`` of one request, which hands over what is new since its last output."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = SamplingParams(**parameters, **further, output_kind=RequestOutputKind.DELTA)
+    sampling.stop_token_ids = TokenIds(sampling.stop_token_ids)
+    sampling.skip_clone = True  # ours alone; a deep copy would make a plain list of the ids again
+    return sampling
+
+
 def structured_outputs(settings: dict[str, Any]) -> Any:
     """The constraint of vLLM for one of regex, json, grammar or choice; None for an empty dict."""
     if not settings:
