@@ -24,6 +24,7 @@ FURTHER_WORK = (
     "return_sampling_mask",
     "num_spec_tokens",
     "num_lookahead_tokens",
+    "use_pp",
 )
 """Attributes of vLLM's schedulers that say that they do more at every token."""
 
