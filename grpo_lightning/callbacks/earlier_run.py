@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.distributed.checkpoint_io import newest
+from grpo_lightning.distributed.moved_folder import finish_moves
 from grpo_lightning.errors import ExplainedError
 
 RESULTS = ("hpc_ckpt_*.ckpt", "checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
@@ -201,9 +202,12 @@ def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
     """The newest of each folder's last.ckpt and of what Lightning saved in ``root`` when SLURM asked for it.
 
     Where there is none, the newest checkpoint of another name: with ``checkpoint.save_last: link``, a run may be killed when
-    the checkpoint that last.ckpt leads to has been replaced, and the link not yet.
+    the checkpoint that last.ckpt leads to has been replaced, and the link not yet. What a kill has left between two moves of a
+    sharded checkpoint is put in its place.
     """
     folders = list(folders)
+    for folder in folders:
+        finish_moves(folder)
     last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
     others = [path for folder in folders for path in folder.glob("*.ckpt")]
     return newest(path for path in last if path.exists()) or newest(path for path in others if path.exists())

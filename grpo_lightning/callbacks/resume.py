@@ -18,6 +18,7 @@ from grpo_lightning.distributed.checkpoint_check import (
     read_checkpoint,
 )
 from grpo_lightning.distributed.checkpoint_io import newest
+from grpo_lightning.distributed.moved_folder import finish_move
 
 
 def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
@@ -38,6 +39,7 @@ def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
     if ckpt_path is None or ckpt_path in ("last", "best", "hpc") or "://" in ckpt_path:
         return
     path = Path(ckpt_path)
+    finish_move(path)
     if not path.exists():
         there = newest(root.glob("checkpoints/*.ckpt"))
         meant = f"The newest of this run is {there}." if there else f"There is none in {root / 'checkpoints'} either."

@@ -92,6 +92,15 @@ class MixedPrompts:
         """CRC-32 of the datasets' checksums, in order: it changes with the tokens of any prompt and with the split into datasets."""
         return zlib.crc32(repr([part.checksum for part in self.parts.values()]).encode())
 
+    @property
+    def column_checksums(self) -> dict[str, int]:
+        """Of each dataset's columns, as ``dataset/column``."""
+        return {
+            f"{name}/{column}": value
+            for name, part in self.parts.items()
+            for column, value in part.column_checksums.items()
+        }
+
     def batch(self, places: Sequence[int]) -> PromptBatch:
         """The prompts at these places in [0, len(self)), with a column None where a row lacks it."""
         several, owners = list(self.parts.values()), [bisect_right(self.starts, place) - 1 for place in places]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from grpo_lightning.datamodules.column_checksums import checksum_of
 from grpo_lightning.datamodules.converters import Converter
 from grpo_lightning.datamodules.prompt_form import PromptForm
 from grpo_lightning.datamodules.rows import without_padding
@@ -95,6 +96,11 @@ class PromptDataset:
     def checksum(self) -> int:
         """CRC-32 of the tokens of all kept prompts, in order."""
         return zlib.crc32(torch.tensor(self.lengths).numpy().data, zlib.crc32(self._ids.numpy().data))
+
+    @cached_property
+    def column_checksums(self) -> dict[str, int]:
+        """Of each column's values in the kept prompts, in order."""
+        return {column: checksum_of(self.values(column)) for column in self.columns}
 
     @property
     def image_tokens(self) -> list[int]:

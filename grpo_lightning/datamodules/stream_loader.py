@@ -10,12 +10,16 @@ from grpo_lightning.datamodules.mixture import join_batches
 from grpo_lightning.datamodules.order import OtherDataError, epoch_permutation, training_rows
 from grpo_lightning.datamodules.prompts import PromptDataset
 from grpo_lightning.datamodules.stream_rows import START, Cursor, RowStream
-from grpo_lightning.errors import refusing_rows
+from grpo_lightning.errors import ExplainedError, refusing_rows
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch
 
 MakePrompts = Callable[[Sequence[Mapping[str, Any]], int], PromptDataset]
 """Rows of a block and the number of its first row -> its prompts."""
+
+
+class ShortStreamError(ExplainedError, ValueError):
+    """A whole pass over a stream does not fill a step: training would read it again and again, for ever."""
 
 
 @dataclass
@@ -41,6 +45,11 @@ class _Reader:
     def place(self) -> dict[str, Any]:
         """What a checkpoint holds of the place."""
         return {"cursor": self.cursor, "used": self.used}
+
+    @property
+    def rows_read(self) -> int:
+        """Of the pass, those of the block at hand too."""
+        return int(self._after["rows"])
 
     def take(self, count: int) -> list[PromptBatch]:
         """The next prompts, in pieces; fewer than asked for at the end of the stream."""
@@ -148,8 +157,11 @@ class StreamLoader:
 
     def _read(self, index: int) -> bool:
         pieces = self._reader.take(self.batch_size * self.world_size)
-        if sum(map(len, pieces)) < self.batch_size * self.world_size:  # the rest of a pass is left out
+        found = sum(map(len, pieces))
+        if found < self.batch_size * self.world_size:  # the rest of a pass is left out
             self._is_over = True
+            if index == 0:
+                raise self._short(found)
             return False
         columns = list(dict.fromkeys(column for piece in pieces for column in piece.columns))
         whole = join_batches(pieces, columns)
@@ -160,6 +172,15 @@ class StreamLoader:
         self._batches[index] = PromptBatch(*texts, cells, whole.images[part])
         self._places[index + 1] = self._reader.place()
         return True
+
+    def _short(self, found: int) -> ShortStreamError:
+        rows, ranks = self._reader.rows_read, f" on each of {self.world_size} devices" if self.world_size > 1 else ""
+        dropped = f" ({rows - found} of its {rows} rows are longer than data.max_prompt_length)" if rows > found else ""
+        return ShortStreamError(
+            f"data.batch_size={self.batch_size} prompts{ranks} need {self.batch_size * self.world_size} prompts for a step, but "
+            f"a whole pass over {self.stream.name} has {found}{dropped}. Use a smaller data.batch_size or fewer devices"
+            f"{', raise data.max_prompt_length' if dropped else ''}, or bring more data."
+        )
 
     @property
     def sampler(self) -> StreamLoader:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
-from grpo_lightning.distributed.checkpoint_values import as_written
+from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
 from grpo_lightning.errors import ExplainedError
 
 
@@ -68,6 +70,47 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 part.unlink(missing_ok=True)
             message = f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}"
             raise CheckpointNotWrittenError(message) from error
+
+
+class ReadableCheckpointIO(_WrappingCheckpointIO):
+    """Gives a plugin of the user's what is read again, however it writes.
+
+    Args:
+        plugin: Writes and reads.
+    """
+
+    def __init__(self, plugin: CheckpointIO) -> None:
+        super().__init__(plugin)
+        self.plugin = plugin
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Without numpy's scalars; arrays in the form of ours where ``torch.save`` is what writes them."""
+        in_form = as_written if isinstance(_innermost(self.plugin), TorchCheckpointIO) else with_python_scalars
+        self.plugin.save_checkpoint(in_form(checkpoint), path, storage_options=storage_options)
+
+    def teardown(self) -> None:
+        """Waits for what a plugin such as ``AsyncCheckpointIO`` still writes, and raises what it met."""
+        self.plugin.teardown()
+
+
+def whole_files(plugin: CheckpointIO) -> CheckpointIO:
+    """What writes a Trainer's checkpoint files: ours in the place of Lightning's default, also inside what wraps it."""
+    if type(plugin) is TorchCheckpointIO:
+        return AtomicCheckpointIO()
+    if isinstance(plugin, AtomicCheckpointIO | ReadableCheckpointIO):
+        return plugin
+    wrapper: Any = plugin
+    while isinstance(wrapper, _WrappingCheckpointIO):
+        if type(wrapper._checkpoint_io) is TorchCheckpointIO:
+            wrapper._checkpoint_io = AtomicCheckpointIO()
+        wrapper = wrapper._checkpoint_io
+    return ReadableCheckpointIO(plugin)
+
+
+def _innermost(plugin: Any) -> Any:
+    while isinstance(plugin, _WrappingCheckpointIO):
+        plugin = plugin.checkpoint_io
+    return plugin
 
 
 def _what_is_left(target: Path) -> str:

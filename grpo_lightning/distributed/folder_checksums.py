@@ -45,6 +45,11 @@ def folder_fault(folder: Path, rank: int = 0, ranks: int = 1) -> str | None:
     return None
 
 
+def has_checksums(folder: Path) -> bool:
+    """Whether its files were noted, after all of them had been written."""
+    return any(folder.glob(f"{PREFIX}*.json"))
+
+
 def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(PREFIX))
 

@@ -25,6 +25,7 @@ class LastCheckpoint(Callback):
     written before the next one.
 
     It comes before all other callbacks: the checkpoint is there before anything that may fail at the end, such as an export.
+    One serves all runs of a module: ``trainer.save_checkpoint`` may come after a fit, and after an evaluation that follows it.
 
     Args:
         watch: Says where the run is; a save after an error must not change what it says of the error.
@@ -44,6 +45,8 @@ class LastCheckpoint(Callback):
         if "://" not in str(trainer.default_root_dir):
             trainer._default_root_dir = str(Path(trainer.default_root_dir).absolute())  # type: ignore[attr-defined]
         self._folder = os.getcwd()
+        if stage == "fit":
+            self._place = self._steps = self._not_written = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,9 +61,13 @@ class LastCheckpoint(Callback):
             os.chdir(self._folder)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the format, and puts the noted place in. In an evaluation Lightning's own is right: the rest of it has yet to come."""
+        """Adds the format, and puts the noted place in.
+
+        In an evaluation inside of training Lightning's own is right: the rest of it has yet to come.
+        """
         checkpoint["format"] = FORMAT
-        if trainer.training and self._is_between_steps(trainer, pl_module):
+        is_in_evaluation = trainer.state.fn == "fit" and trainer.evaluating
+        if not is_in_evaluation and self._is_between_steps(trainer, pl_module):
             checkpoint["loops"]["fit_loop"] = self._place
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

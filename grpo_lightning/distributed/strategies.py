@@ -28,6 +28,7 @@ from grpo_lightning.distributed.checkpoint_values import as_written, with_python
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
 from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.moved_folder import finish_move, part_of, put_in_place
 
 METADATA = "meta.pt"
 """Of a sharded checkpoint, by Lightning's convention: what is neither weights nor optimizer states."""
@@ -84,7 +85,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, Path(filepath), storage_options)
             return
         path = Path(self.broadcast(str(filepath)))
-        part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+        part = part_of(path)
         if self.is_global_zero:
             shutil.rmtree(part, ignore_errors=True)
         self.barrier()
@@ -93,13 +94,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         note_checksums(part, self.global_rank, self.world_size)
         self.barrier()
         if self.is_global_zero:
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            elif path.exists():
-                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
-                os.replace(path, old)
-            os.replace(part, path)
-            shutil.rmtree(old, ignore_errors=True)
+            put_in_place(path)
         self.barrier()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -126,6 +121,9 @@ class FSDP2Strategy(ModelParallelStrategy):
             CheckpointNotReadableError: If it is not what was written.
         """
         path = Path(self.broadcast(str(checkpoint_path)))
+        if self.is_global_zero:
+            finish_move(path)
+        self.barrier()
         self._check_folder(path)
         if not (path / METADATA).is_file():  # the whole in one file
             return super().load_checkpoint(path, weights_only)

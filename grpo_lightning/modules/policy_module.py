@@ -79,6 +79,7 @@ class PolicyModule(L.LightningModule):
         self.memory_plan: MemoryPlan | None = None
         """What the start of training measured; None where memory cannot be measured."""
         self.rank_watch = RankWatch()
+        self.last_checkpoint = LastCheckpoint(self.rank_watch)
         self.utilization = DeviceUtilization()
         self.start_times = StartTimes()
         self.start_times.mark("imports")
@@ -110,7 +111,7 @@ class PolicyModule(L.LightningModule):
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [LastCheckpoint(self.rank_watch), self.rank_watch, StopSignals(), NoWrongAdvice()]
+        return [self.last_checkpoint, self.rank_watch, StopSignals(), NoWrongAdvice()]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""

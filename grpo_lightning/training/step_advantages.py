@@ -96,9 +96,14 @@ class StepAdvantages:
         Raises:
             RewardContractError: If the composition asks for one number.
         """
-        if rewards.lists and (self.composition.how != "sum" or self.composition.gates):
+        listed = [
+            name
+            for name, weight in zip(rewards.names, rewards.weights, strict=True)
+            if weight and name in rewards.lists
+        ]
+        if listed and (self.composition.how != "sum" or self.composition.gates):
             raise RewardContractError(
-                f"The reward {', '.join(rewards.lists)} returned lists, and model.reward_composition looks at one number "
+                f"The reward {', '.join(listed)} returned lists, and model.reward_composition looks at one number "
                 "per completion. Leave how and gates out, or return one number."
             )
         return CompletionTokens.of(rollouts, rewards.values, rewards.names, rewards.weights, rewards.lists)

@@ -144,6 +144,17 @@ def test_a_reward_per_token_counts_from_its_own_token_backwards_and_a_none_in_it
     torch.testing.assert_close(found, f64(*first, -3 * mean, -2 * mean, -mean))
 
 
+def test_lists_of_a_reward_of_weight_0_change_no_advantage():
+    table, weights = f64(1.0, 4.0, 0.5, 2.0).reshape(2, 2), f64(2.0, 0.0)
+    tokens = CompletionTokens.of(two_rollouts(), table, ("r", "w"), weights, {"w": [(1.0, 3.0), (2.0,)]})
+    found = AdvantageEstimator("none")(table, torch.tensor([0, 0]), weights, tokens).advantages
+    assert found.tolist() == [0.5, -0.5]  # totals 2 and 1
+    listed = {"r": [(1.0, 0.0), None], "w": [(1.0, 3.0), (2.0,)]}
+    tokens = CompletionTokens.of(two_rollouts(), table, ("r", "w"), weights, listed)
+    found = AdvantageEstimator("none")(table, torch.tensor([0, 0]), weights, tokens).advantages
+    assert found.tolist() == token_advantages({"r": [(1.0, 0.0), None]}, 1.0, 0.5).tolist()
+
+
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_list_of_one_turn_gives_the_advantages_of_the_same_number_to_the_last_bit(scale: str):
     once = token_advantages({}, 0.3, 0.7, scale=scale)

@@ -105,6 +105,24 @@ def test_the_total_is_the_weighted_sum_of_the_rewards_that_are_there():
     torch.testing.assert_close(totals, weights(-5.5, -6.0, 0.5, NAN), equal_nan=True)
 
 
+@pytest.mark.parametrize("policy", ["sum", "renormalize", "drop"])
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_reward_of_weight_0_changes_no_advantage(policy, scale):
+    groups = torch.tensor([0, 0, 0, 1, 1])
+    judged = rewards([1.0], [NAN], [3.0], [NAN], [NAN])
+    watched = torch.cat([judged, rewards([5.0], [7.0], [NAN], [9.0], [1.0])], dim=1)
+    alone = AdvantageEstimator(scale, partial_rewards=policy)(judged, groups, ONE)
+    beside = AdvantageEstimator(scale, partial_rewards=policy)(watched, groups, weights(1.0, 0.0))
+    assert alone.advantages[1] == 0 and alone.rewards.isnan().tolist() == [False, True, False, True, True]
+    torch.testing.assert_close(beside.advantages, alone.advantages, rtol=0, atol=0)
+    assert beside.metrics().result() == alone.metrics().result()
+
+
+def test_where_all_weights_are_0_the_totals_are():
+    totals = combine_rewards(rewards([2.0, NAN], [NAN, NAN]), weights(0.0, 0.0))
+    torch.testing.assert_close(totals, weights(0.0, NAN), equal_nan=True)
+
+
 def test_renormalize_scales_a_partial_total_up_to_the_full_weight():
     values, importance = rewards([1.0, 1.0], [1.0, NAN], [NAN, 1.0]), weights(3.0, -1.0)
     totals = combine_rewards(values, importance, "renormalize")

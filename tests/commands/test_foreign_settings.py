@@ -42,6 +42,8 @@ def lora(**arguments: Any) -> dict[str, Any]:
         {"class_path": "peft.chunk.T"},
         {"class_path": "peft.tuners.importlib.import_module", "init_args": {"name": "chunk"}},
         {"class_path": "peft.AutoPeftModel"},
+        {"class_path": "peft.tuners.lora.config.os"},
+        {"class_path": "peft.tuners.lora.config.warnings.warn", "init_args": {"message": "chunk"}},
         {"class_path": ["chunk.T"]},
         {"class_path": "LoraConfig", "init_args": {"corda_config": "chunk.T"}},
         {"class_path": "peft.LoraConfig", "dict_kwargs": {"more": "chunk.T"}},
@@ -67,6 +69,8 @@ def test_a_class_of_elsewhere_is_refused_before_its_module_is_run(tmp_path, monk
         lora(target_modules=["model.layers.0.q_proj"], modules_to_save=["lm_head"], rank_pattern={"model.q_proj": 4}),
         lora(eva_config={"class_path": "peft.EvaConfig", "init_args": {"rho": 2.0}}, init_lora_weights="eva"),
         lora(corda_config={"cache_file": "cov.pt"}, megatron_core="megatron.core"),
+        lora(corda_config={"class_path": "peft.tuners.lora.config.CordaConfig", "init_args": {"cache_file": "cov.pt"}}),
+        lora(corda_config={"class_path": "CordaConfig"}),
         lora(runtime_config={"ephemeral_gpu_offload": True}, use_dora=True, bias="none", task_type=None),
         lora(
             loftq_config={"loftq_bits": 8}, target_modules=["q_proj"], layers_pattern="layers", layers_to_transform=[0]

@@ -149,5 +149,34 @@ def test_a_resume_inside_an_epoch_of_other_prompts_is_said(step: int, rows: Any,
     assert any("have other tokens, or another order" in str(warning.message) for warning in said) == is_said
 
 
+def with_answers(*answers: Any) -> list[dict[str, Any]]:
+    return [row | {"answer": answers[index % len(answers)], "level": index} for index, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("step", "rows", "is_said"),
+    [
+        (3, with_answers("1", {"a": [2.0, None]}, object()), False),  # another object, whose address is no answer
+        (3, with_answers("1", {"a": [2.5, None]}, object()), True),
+        (3, [{name: row[name] for name in ("prompt", "level")} for row in with_answers(1)], True),
+        (5, with_answers("7"), False),
+    ],
+    ids=["the same", "one changed", "left out", "at the end of an epoch"],
+)
+def test_a_resume_inside_an_epoch_of_other_answers_is_said(step: int, rows: Any, is_said: bool, tmp_path: Path) -> None:
+    fit(tmp_path, Recorder(), max_steps=step, rows=with_answers("1", {"a": [2.0, None]}, object()))
+    data = GRPODataModule(rows, batch_size=2, seed=4)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=step + 1,
+        default_root_dir=str(tmp_path / "resumed"), use_distributed_sampler=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(Recorder(), datamodule=data, ckpt_path=str(tmp_path / f"step={step}.ckpt"), weights_only=False)
+    assert (
+        any("other values in answer. What is drawn from here on" in str(warning.message) for warning in said) == is_said
+    )
+
+
 def test_overfitting_on_a_few_batches_repeats_the_same_ones(tmp_path: Path) -> None:
     assert fit(tmp_path, Recorder(), overfit_batches=2).seen == [[0, 1], [2, 3]] * 3

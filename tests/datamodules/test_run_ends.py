@@ -31,10 +31,11 @@ class Recorder(L.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.tokenizer = build_tokenizer()
         self.fail_at = fail_at
+        self.last_checkpoint = LastCheckpoint(RankWatch())
         self.seen: list[list[int]] = []
 
     def configure_callbacks(self) -> list[Callback]:
-        return [LastCheckpoint(RankWatch())]
+        return [self.last_checkpoint]
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         if self.fail_at == self.global_step:
@@ -147,3 +148,28 @@ def test_epochs_as_a_limit_are_raised_without_a_gap(tmp_path: Path) -> None:
     second = fit(tmp_path / "parts", go_on=True, max_steps=-1, max_epochs=2)
     assert first.seen + second.seen == whole.seen
     assert torch.equal(second.weight, whole.weight)
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_a_checkpoint_that_is_saved_after_the_fit_is_at_the_place_where_its_last_step_left_off(
+    undisturbed: tuple[bool, Recorder], tmp_path: Path, step: int, evaluates: bool
+) -> None:
+    streaming, whole = undisturbed
+    first = fit(tmp_path, streaming=streaming, max_steps=step)
+    (tmp_path / "last.ckpt").unlink()
+    if evaluates:
+        first.trainer.validate(first, first.trainer.datamodule, verbose=False)
+    first.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = fit(tmp_path, go_on=True, streaming=streaming)
+    assert second.seen == whole.seen[step:]
+    assert torch.equal(second.weight, whole.weight)
+
+
+def test_a_checkpoint_after_an_evaluation_by_another_trainer_has_nothing_of_the_fits_place(tmp_path: Path) -> None:
+    module = fit(tmp_path, max_steps=2)
+    other = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False)
+    other.validate(module, GRPODataModule(ROWS, eval_dataset=ROWS[:2], batch_size=2), verbose=False)
+    other.save_checkpoint(tmp_path / "other.ckpt")
+    saved = torch.load(tmp_path / "other.ckpt", weights_only=True)
+    assert saved["global_step"] == saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 0

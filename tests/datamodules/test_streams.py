@@ -18,7 +18,7 @@ from runs import make_data, make_module, make_trainer
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
-from grpo_lightning.datamodules.stream_loader import StreamLoader
+from grpo_lightning.datamodules.stream_loader import ShortStreamError, StreamLoader
 from grpo_lightning.datamodules.stream_rows import RowStream
 from grpo_lightning.types import PromptBatch
 
@@ -152,6 +152,24 @@ def test_overlong_prompts_of_a_stream_are_left_out_and_uids_stay_row_numbers() -
     batches = list(data.train_dataloader())
     assert [batch.uids for batch in batches] == [[0, 2], [4, 6]]
     assert [batch.columns["kind"] for batch in batches] == [[0, 2], [4, 6]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (None, "need 24 prompts for a step, but a whole pass over .* has 23. Use a smaller data.batch_size or fewer"),
+        (1, "has 0 .23 of its 23 rows are longer than data.max_prompt_length.. Use .*, raise data.max_prompt_length"),
+    ],
+)
+def test_a_stream_that_never_fills_a_step_ends_the_run_and_is_not_read_for_ever(
+    limit: int | None, message: str, tmp_path: Path
+) -> None:
+    data = GRPODataModule(iterable(), batch_size=24, streaming=True, shuffle_block=5, max_prompt_length=limit)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, max_steps=2, default_root_dir=tmp_path, enable_progress_bar=False
+    )
+    with pytest.raises(ShortStreamError, match=message):
+        trainer.fit(Recorder(), data)
 
 
 def test_a_local_file_is_streamed_with_its_values(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from peft import LoraConfig
-from runs import fit
+from runs import fit, make_data, make_trainer
 
 from grpo_lightning.callbacks import CompletionWriter, HuggingFaceExport, SystemRecord
 from grpo_lightning.commands.cli import with_own_loggers
@@ -83,9 +83,12 @@ def test_where_the_last_checkpoint_cannot_be_written_the_export_is_made_all_the_
         "enable_checkpointing": True,
         "plugins": [AtomicCheckpointIO()],
     }
+    modules: list[Any] = []
     with pytest.raises(OSError, match=r"last.ckpt could not be written .* There is no earlier one. Free disk space"):
-        fit(tiny_model_dir, tmp_path, max_steps=2, trainer=ending)
+        fit(tiny_model_dir, tmp_path, max_steps=2, trainer=ending, on_module=modules.append)
     assert (tmp_path / "hf/last/model.safetensors").exists()
+    make_trainer(tmp_path, 1).fit(modules[0], datamodule=make_data(tmp_path))  # another fit says nothing of it
+    assert modules[0].steps_done == 3
 
 
 def test_a_bias_that_cannot_be_merged_is_refused_before_the_first_step(tiny_model_dir, tmp_path):

@@ -42,17 +42,19 @@ class CompletionTokens:
             rewards_per_func: ``(N, R)``: one number of each reward, for a list its sum; NaN for None.
             names: R names.
             weights: ``(R,)``.
-            lists: Where rewards gave lists.
+            lists: Where rewards gave lists; those of weight 0, which are only watched, count for nothing.
 
         Raises:
             ValueError: If a list has neither an entry per token nor one per turn.
         """
         placed = None
-        if lists:
+        counted = [r for r in range(len(names)) if weights[r] != 0]
+        if any(names[r] in lists for r in counted):
             masks = rollouts.completion_mask.split(rollouts.completion_lengths.tolist())
             parts = [torch.full((len(mask),), torch.nan, dtype=torch.float64) for mask in masks]
             for n, (mask, part) in enumerate(zip(masks, parts, strict=True)):
-                for r, name in enumerate(names):
+                for r in counted:
+                    name = names[r]
                     entries = lists.get(name, [None] * len(parts))[n]
                     one = [float(rewards_per_func[n, r])] if entries is None else entries
                     _add(

@@ -25,11 +25,14 @@ def is_partly_scored(rewards_per_func: Tensor, groups: Tensor, weights: Tensor) 
     counts = torch.zeros(weighted.shape, dtype=torch.int64, device=rewards_per_func.device)
     counts = counts.index_add(0, dense(groups), weighted.long())
     lacks = ((counts[dense(groups)] > 0) & ~weighted).any(dim=1)
-    return lacks & ~rewards_per_func.isnan().all(dim=1)
+    return lacks & weighted.any(dim=1)
 
 
 def combine_rewards(rewards_per_func: Tensor, weights: Tensor, policy: str = "sum") -> Tensor:
     """``(N,)``: the weighted total of each completion's rewards that are not None; NaN where there is none.
+
+    A reward of weight 0 is only watched: with it or without, a completion has the same total. Where all weights are 0, so
+    is every total that there is.
 
     Args:
         rewards_per_func: ``(N, R)``, NaN for None.
@@ -47,7 +50,8 @@ def combine_rewards(rewards_per_func: Tensor, weights: Tensor, policy: str = "su
         tensor([2.5000, 1.5000])
     """
     present = ~rewards_per_func.isnan()
-    totals = (rewards_per_func * weights).nansum(dim=1).masked_fill(~present.any(dim=1), torch.nan)
+    counted = present[:, weights != 0] if weights.any() else present
+    totals = (rewards_per_func * weights).nansum(dim=1).masked_fill(~counted.any(dim=1), torch.nan)
     if policy == "sum":
         return totals
     if policy == "renormalize":

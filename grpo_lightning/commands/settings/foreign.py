@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import peft
+import peft.tuners.lora.config as lora_config
 
 OWN = ("peft.",)
 """What the paths of classes begin with that a config may name; the name of a class alone is one of peft's too."""
@@ -65,10 +67,12 @@ def _made(value: Any, expected: str | None = None) -> Any:
 
 
 def _own_class(path: Any) -> Any:
-    """The class of peft that a path means."""
+    """The class of peft that a path means; peft has imported the modules of its own already."""
     module, _, name = str(path).rpartition(".")
-    found = vars(peft).get(name) if f"{module}.".startswith(OWN) or not module else None
-    if not (isinstance(found, type) and is_dataclass(found)):
+    places = [vars(sys.modules.get(module) or peft), vars(peft), vars(lora_config)]
+    found = next((place[name] for place in places if name in place), None)
+    is_own = f"{module}.".startswith(OWN) or not module
+    if not (is_own and isinstance(found, type) and is_dataclass(found) and found.__module__.startswith(OWN)):
         raise _refusal(f"names the class {str(path)[:100]} for its model")
     return found
 

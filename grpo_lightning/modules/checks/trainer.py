@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
@@ -16,7 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
+from grpo_lightning.distributed.checkpoint_io import whole_files
 from grpo_lightning.distributed.strategies import check_strategy
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.policy import Policy
@@ -83,13 +82,12 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def use_whole_files(strategy: Strategy) -> None:
-    """AtomicCheckpointIO in the place of Lightning's default; a plugin that the Trainer was given stays.
+    """AtomicCheckpointIO in the place of Lightning's default; a plugin that the Trainer was given goes on writing.
 
     Sharded strategies write directories, and check those themselves.
     """
-    writes_files = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
-    if writes_files and type(strategy.checkpoint_io) is TorchCheckpointIO:
-        strategy.checkpoint_io = AtomicCheckpointIO()
+    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        strategy.checkpoint_io = whole_files(strategy.checkpoint_io)
 
 
 def check_callbacks(trainer: L.Trainer) -> None:

@@ -1,0 +1,56 @@
+"""A directory that takes another's place in two moves, and what a kill between them leaves is put right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from grpo_lightning.distributed.folder_checksums import folder_fault, has_checksums
+
+PART, OLD = ".part", ".old"
+"""What the names of directories end with that are being written, and that are about to be removed."""
+
+
+def part_of(path: Path) -> Path:
+    """Where a directory is written that will be ``path``."""
+    return path.with_name(path.name + PART)
+
+
+def put_in_place(path: Path) -> None:
+    """Moves what has been written beside ``path`` there; nothing of an earlier one is mixed in."""
+    part, old = part_of(path), path.with_name(path.name + OLD)
+    if path.is_dir() and not part.exists():  # an evaluation of the same run took it for what a kill has left
+        return
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except FileNotFoundError:  # the same, a moment later
+        if not path.is_dir():
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_move(path: Path) -> None:
+    """Where a kill came between the two moves: the new directory if it is whole, else the old one. Any rank may do it."""
+    part, old = part_of(path), path.with_name(path.name + OLD)
+    if path.exists() or path.is_symlink():
+        return
+    is_whole = part.is_dir() and has_checksums(part) and folder_fault(part) is None
+    for found in ([part] if is_whole else []) + [old]:
+        if found.is_dir():
+            with suppress(OSError):  # another rank was first
+                os.replace(found, path)
+            return
+
+
+def finish_moves(folder: Path) -> None:
+    """The same of all checkpoints of a folder."""
+    for end in (PART, OLD):
+        for found in sorted(folder.glob(f"*.ckpt{end}")):
+            finish_move(found.with_name(found.name.removesuffix(end)))
