@@ -7,9 +7,9 @@ from grpo_lightning.datamodules.converters import (
     get_dataset_converter,
     register_converter,
 )
-from grpo_lightning.datamodules.data_config import load_data_config
-from grpo_lightning.datamodules.find_dataset import get_dataset
 from grpo_lightning.datamodules.grpo import GRPODataModule
+from grpo_lightning.datamodules.sources.dataset_info import load_data_config
+from grpo_lightning.datamodules.sources.find_dataset import get_dataset
 
 __all__ = [
     "DATASET_CONVERTERS",

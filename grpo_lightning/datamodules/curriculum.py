@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.datamodules.mixture import Quotas
-from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.datamodules.drawing.places import epoch_permutation
+from grpo_lightning.datamodules.prompts.mixture import Quotas
 
 POOLS = ("open", "easy", "hard")
 OPEN, EASY, HARD = range(3)
