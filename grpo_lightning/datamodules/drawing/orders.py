@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from grpo_lightning.datamodules.curriculum import Curriculum, Pools
+from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.drawing.places import OtherDataError, epoch_permutation
+from grpo_lightning.datamodules.drawing.pools import Pools
+from grpo_lightning.datamodules.drawing.quotas import Quotas
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
-from grpo_lightning.datamodules.prompts.mixture import MixedPrompts, Quotas
+from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
 from grpo_lightning.seeds import derive_seed
 
 PLANS_KEPT = 4

@@ -7,6 +7,9 @@ from typing import Any, overload
 
 import datasets
 
+Row = dict[str, Any]
+"""Values by column."""
+
 
 class Rows(Sequence[dict[str, Any]]):
     """A table in memory whose values are those of the file: nothing is cast to a type that a whole column has.

@@ -12,19 +12,13 @@ from typing import Any, TypeAlias
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from grpo_lightning.datamodules.sources.files import (
-    TEXT_FORMATS,
-    UnreadableFileError,
-    file_format,
-    is_pattern,
-    matching_files,
-    read_text_files,
-)
+from grpo_lightning.datamodules.sources.files import TEXT_FORMATS, file_format, is_pattern, matching_files
 from grpo_lightning.datamodules.sources.hub_index import HubFiles, remember, remembered
 from grpo_lightning.datamodules.sources.reasoning_gym import make_tasks
 from grpo_lightning.datamodules.sources.row_stream import RowStream
 from grpo_lightning.datamodules.sources.rows import Rows
 from grpo_lightning.datamodules.sources.splits import check_split, select_split, split_names
+from grpo_lightning.datamodules.sources.text_files import UnreadableFileError, read_text_files
 
 DEFAULT_SPLIT = "train"  # also what the datasets library calls the rows of a single local file
 

@@ -1,19 +1,21 @@
-"""Opens files of text, and says what is wrong with those that are not UTF-8."""
+"""JSON and tables of text as rows, read by Python: Arrow would turn dates into timestamps and round whole numbers."""
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
+import csv
 import io
-import lzma
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 import fsspec
 
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+from grpo_lightning.datamodules.sources.files import COMPRESSIONS, FILE_FORMATS, split_ending
+from grpo_lightning.datamodules.sources.json_rows import json_rows
+from grpo_lightning.datamodules.sources.rows import Row
+from grpo_lightning.datamodules.sources.table_rows import table_rows
+
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
     codecs.BOM_UTF32_BE: "utf-32",
@@ -22,7 +24,36 @@ _MARKS = {
 }
 
 
-def open_text(path: str) -> IO[str]:
+class UnreadableFileError(ValueError):
+    """A file's content is not what its name says."""
+
+
+def read_text_files(paths: Iterable[str], field: str | None = None) -> Iterator[Row]:
+    """The rows of JSON, JSON Lines, CSV and TSV files, one file after the other.
+
+    Args:
+        paths: Files, compressed ones by their ending.
+        field: Key of the list of rows inside of a JSON object.
+
+    Raises:
+        UnreadableFileError: If a file is not what its ending says; naming it where there are several.
+    """
+    several = list(paths)
+    for path in several:
+        ending = split_ending(path)[0]
+        try:
+            with open_text(path) as file:
+                if FILE_FORMATS.get(ending) == "csv":
+                    yield from table_rows(file, is_tsv=ending == ".tsv")
+                else:
+                    yield from json_rows(file, field, is_lines=ending != ".json")
+        except (ValueError, EOFError, OSError, csv.Error) as error:
+            if isinstance(error, UnicodeDecodeError):
+                error = ValueError(not_utf8(path, error))
+            raise UnreadableFileError(f"{path}: {error}" if len(several) > 1 else str(error)) from error
+
+
+def open_text(path: str) -> TextIO:
     """A local file or one on the hub, as text: UTF-8, or what a byte order mark at its beginning says.
 
     Args:
@@ -60,7 +91,7 @@ def not_utf8(path: str, error: UnicodeDecodeError) -> str:
 def _opened(path: str) -> Any:
     if "://" in path:
         return fsspec.open(path, "rb", compression="infer").open()
-    return OPENERS.get(Path(path).suffix.lower(), open)(path, "rb")
+    return COMPRESSIONS.get(Path(path).suffix.lower(), open)(path, "rb")
 
 
 def _way_out(path: str, encoding: str) -> str:

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer, weights, write_prompts
 
 from grpo_lightning.datamodules import GRPODataModule
-from grpo_lightning.datamodules.curriculum import EASY, HARD, OPEN, Curriculum, Pools
+from grpo_lightning.datamodules.curriculum import EASY, HARD, OPEN, Curriculum
 from grpo_lightning.datamodules.drawing.outcomes import GroupOutcomes
+from grpo_lightning.datamodules.drawing.pools import Pools
 from grpo_lightning.generation import TransformersGenerator
 from grpo_lightning.modules import GRPOModule, SFTModule
 

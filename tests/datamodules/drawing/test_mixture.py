@@ -15,7 +15,7 @@ from toy_models import build_tokenizer
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.datamodules.drawing.loader import TrainingLoader
 from grpo_lightning.datamodules.drawing.orders import DrawnOrder
-from grpo_lightning.datamodules.prompts.mixture import Quotas
+from grpo_lightning.datamodules.drawing.quotas import Quotas
 from grpo_lightning.datamodules.sources.specs import weighted
 
 

@@ -16,7 +16,8 @@ from toy_models import build_tokenizer
 from grpo_lightning.datamodules import GRPODatasetConverter, get_dataset
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.form import PromptForm
-from grpo_lightning.datamodules.sources.files import file_format, rows_inside
+from grpo_lightning.datamodules.sources.files import file_format
+from grpo_lightning.datamodules.sources.json_rows import rows_inside
 from grpo_lightning.datamodules.sources.rows import without_padding
 
 HOSTILE_VALUES = [
