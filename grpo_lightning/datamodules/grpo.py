@@ -16,7 +16,8 @@ from grpo_lightning.datamodules.drawing.loader import EvaluationLoader, Training
 from grpo_lightning.datamodules.drawing.orders import Order, make_order
 from grpo_lightning.datamodules.drawing.outcomes import GroupOutcomes, OutcomeBook
 from grpo_lightning.datamodules.drawing.progress import count_anew, steps_trained, untrained_batches
-from grpo_lightning.datamodules.drawing.stream_loader import MakePrompts, StreamLoader, check_can_stream
+from grpo_lightning.datamodules.drawing.stream_loader import StreamLoader, check_can_stream
+from grpo_lightning.datamodules.drawing.stream_reader import MakePrompts
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.form import PromptForm
 from grpo_lightning.datamodules.prompts.mixture import MixedPrompts

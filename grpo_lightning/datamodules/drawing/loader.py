@@ -176,26 +176,6 @@ class TrainingLoader:
         }
 
 
-def is_last_step(trainer: Trainer, num_updates: int = 1) -> bool:
-    """Whether ``trainer.max_steps`` ends training with the step in progress, of so many optimizer steps."""
-    return 0 <= trainer.max_steps <= trainer.global_step + num_updates
-
-
-def place_after(trainer: Trainer, loader: TrainingLoader, num_updates: int = 1) -> tuple[int, int] | None:
-    """(epoch, batch) of the step after the one in progress; None where training is known to end with this one.
-
-    Args:
-        trainer: In a fit on ``loader``.
-        loader: Its training data.
-        num_updates: Optimizer steps of the step in progress.
-    """
-    if is_last_step(trainer, num_updates):
-        return None
-    epoch, batch = loader.following_place(int(trainer.num_training_batches))
-    is_over = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epoch
-    return None if is_over else (epoch, batch)
-
-
 class EvaluationLoader:
     """Each prompt exactly once over all ranks, in the dataset's order; nothing is repeated to fill a batch.
 

@@ -2,86 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from grpo_lightning.datamodules.drawing.places import OtherDataError, epoch_permutation, training_rows
-from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.drawing.places import OtherDataError, training_rows
+from grpo_lightning.datamodules.drawing.stream_reader import MakePrompts, StreamReader
 from grpo_lightning.datamodules.prompts.mixture import join_batches
 from grpo_lightning.datamodules.sources.row_stream import START, Cursor, RowStream
-from grpo_lightning.errors import ExplainedError, refusing_rows
-from grpo_lightning.seeds import derive_seed
+from grpo_lightning.errors import ExplainedError
 from grpo_lightning.types import PromptBatch
-
-MakePrompts = Callable[[Sequence[Mapping[str, Any]], int], PromptDataset]
-"""Rows of a block and the number of its first row -> its prompts."""
 
 
 class ShortStreamError(ExplainedError, ValueError):
     """A whole pass over a stream does not fill a step: training would read it again and again, for ever."""
-
-
-@dataclass
-class _Reader:
-    """Prompts of one epoch in the order of training; ``place`` is where the next one lies."""
-
-    stream: RowStream
-    make_prompts: MakePrompts
-    block_size: int
-    seed: int | None
-    epoch: int
-    cursor: Cursor = field(default_factory=lambda: dict(START))
-    """Of the block at hand."""
-    used: int = 0
-    """Prompts of that block that have been handed out."""
-
-    def __post_init__(self) -> None:
-        self._blocks = self.stream.blocks(self.block_size, self.epoch, self.cursor)
-        self._after = self.cursor
-        self._prompts: PromptDataset | None = None
-        self._order: list[int] = []
-
-    def place(self) -> dict[str, Any]:
-        """What a checkpoint holds of the place."""
-        return {"cursor": self.cursor, "used": self.used}
-
-    @property
-    def rows_read(self) -> int:
-        """Of the pass, those of the block at hand too."""
-        return int(self._after["rows"])
-
-    def take(self, count: int) -> list[PromptBatch]:
-        """The next prompts, in pieces; fewer than asked for at the end of the stream."""
-        pieces: list[PromptBatch] = []
-        while count:
-            if self._prompts is None or self.used >= len(self._order):
-                if not self._next_block():
-                    break
-                continue
-            assert self._prompts is not None
-            places = self._order[self.used : self.used + count]
-            pieces.append(self._prompts.batch(places))
-            self.used += len(places)
-            count -= len(places)
-        return pieces
-
-    def _next_block(self) -> bool:
-        if self._prompts is not None:
-            self.cursor, self.used = self._after, 0
-        block = next(self._blocks, None)
-        if block is None:
-            self._prompts, self._order = None, []
-            return False
-        rows, self._after = block
-        first = self.cursor["rows"]
-        with refusing_rows():
-            self._prompts = self.make_prompts(rows, first)
-        order = epoch_permutation(
-            len(self._prompts), derive_seed(self.seed or 0, "block", first), self.epoch, self.seed is not None
-        )
-        self._order = order.tolist()
-        return True
 
 
 class StreamLoader:
@@ -124,7 +57,9 @@ class StreamLoader:
         self._open(dict(START), 0)
 
     def _open(self, cursor: Cursor, used: int) -> None:
-        self._reader = _Reader(self.stream, self.make_prompts, self.block_size, self.seed, self.epoch, cursor, used)
+        self._reader = StreamReader(
+            self.stream, self.make_prompts, self.block_size, self.seed, self.epoch, cursor, used
+        )
         self._places: dict[int, dict[str, Any]] = {self.next_batch: self._reader.place()}
         self._batches: dict[int, PromptBatch] = {}
         self._is_over = False
@@ -156,20 +91,17 @@ class StreamLoader:
         return self._batches[index]
 
     def _read(self, index: int) -> bool:
-        pieces = self._reader.take(self.batch_size * self.world_size)
-        found = sum(map(len, pieces))
-        if found < self.batch_size * self.world_size:  # the rest of a pass is left out
+        needed = self.batch_size * self.world_size
+        taken = self._reader.take(needed)
+        if len(taken) < needed:  # the rest of a pass is left out
             self._is_over = True
             if index == 0:
-                raise self._short(found)
+                raise self._short(len(taken))
             return False
-        columns = list(dict.fromkeys(column for piece in pieces for column in piece.columns))
-        whole = join_batches(pieces, columns)
+        columns = list(dict.fromkeys(column for prompts, _ in taken for column in prompts.columns))
         mine = training_rows(0, self.batch_size, self.rank, self.world_size)
-        part = slice(mine.start, mine.stop)
-        cells = {column: values[part] for column, values in whole.columns.items()}
-        texts = (whole.prompts[part], whole.prompt_ids[part], whole.uids[part])
-        self._batches[index] = PromptBatch(*texts, cells, whole.images[part])
+        parts = [prompts.batch([place]) for prompts, place in taken[mine.start : mine.stop]]
+        self._batches[index] = join_batches(parts, columns)
         self._places[index + 1] = self._reader.place()
         return True
 

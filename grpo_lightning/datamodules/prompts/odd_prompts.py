@@ -9,8 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import Converter, DatasetConverter
+from grpo_lightning.datamodules.prompts.chat_templates import row_template_kwargs
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
-from grpo_lightning.datamodules.prompts.tokenization import row_template_kwargs
 from grpo_lightning.messages import as_read
 
 ROLES = ("system", "user", "assistant", "tool", "developer")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from grpo_lightning.datamodules.prompts.tokenization import row_template_kwargs
+from grpo_lightning.datamodules.prompts.chat_templates import row_template_kwargs
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.images import IMAGE, IMAGES, holds_picture, read_image

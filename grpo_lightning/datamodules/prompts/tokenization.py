@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -10,18 +9,9 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.datamodules.prompts.chat_templates import chat_ids
+from grpo_lightning.datamodules.prompts.chat_templates import chat_ids, row_template_kwargs
 
 TOKENIZE_ROWS = 1024
-TOOLS, TEMPLATE_KWARGS = "tools", "chat_template_kwargs"
-"""Columns that reach the chat template of their row."""
-NOT_FOR_TEMPLATES = frozenset(
-    {
-        *("conversation", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
-        *("padding", "truncation", "max_length", "tokenizer_kwargs", "processor_kwargs"),
-    }
-)
-"""Arguments of ``apply_chat_template`` that say what becomes of the text: padding would be read as part of the prompt."""
 
 
 def tokenize_prompts(
@@ -64,42 +54,6 @@ def tokenize_prompts(
     return ids
 
 
-def row_template_kwargs(row: Mapping[str, Any], chat_template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the chat template for a row: those of the run, then the row's own, then its tools.
-
-    Either column may be JSON text, as tables hold it whose rows differ in their keys.
-
-    Raises:
-        ValueError: If a column holds something else, or an argument is not for the template.
-
-    Example:
-        >>> row_template_kwargs({"chat_template_kwargs": {"enable_thinking": False}, "tools": "[]"}, {"mood": "calm"})
-        {'mood': 'calm', 'enable_thinking': False}
-    """
-    own, tools = (_decoded(row.get(column), column) for column in (TEMPLATE_KWARGS, TOOLS))
-    if own is not None and not isinstance(own, Mapping):
-        raise ValueError(f"{TEMPLATE_KWARGS} holds {own!r:.80}, not a mapping.")
-    if tools is not None and not isinstance(tools, list):
-        raise ValueError(f"{TOOLS} holds {tools!r:.80}, not a list of tools.")
-    merged = {**chat_template_kwargs, **(own or {}), **({TOOLS: tools} if tools else {})}
-    taken = sorted(NOT_FOR_TEMPLATES & merged.keys())
-    if taken:
-        raise ValueError(
-            f"{TEMPLATE_KWARGS} (of the row, or of the model) holds {', '.join(taken)}, which would change a prompt's tokens "
-            "behind the template. Leave it out; data.max_prompt_length bounds prompts."
-        )
-    return merged
-
-
-def _decoded(value: Any, column: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else None
-    except ValueError as error:
-        raise ValueError(f"{column} holds text that is not JSON: {value!r:.80}.") from error
-
-
 def _with_equal_options(
     rows: Sequence[Mapping[str, Any]], chat_template_kwargs: Mapping[str, Any], name: str
 ) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -123,9 +77,6 @@ def _tokenized_chats(
             "Use model.tokenizer_name_or_path of an instruct model, or text prompts."
         )
     return chat_ids(chats, tokenizer, {"add_generation_prompt": True, **kwargs}, f"the prompts of {name}")
-
-
-# -- text -----------------------------------------------------------------------------------------------------------
 
 
 def _tokenized_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo_lightning.datamodules.prompts.chat_templates import chat_ids
-from grpo_lightning.datamodules.prompts.dataset import replaced_text
-from grpo_lightning.datamodules.prompts.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
+from grpo_lightning.datamodules.prompts.chat_templates import TEMPLATE_KWARGS, TOOLS, chat_ids, row_template_kwargs
+from grpo_lightning.datamodules.prompts.converted_rows import replaced_text
 from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.types import Message, Prompt, PromptBatch, Rollouts
 

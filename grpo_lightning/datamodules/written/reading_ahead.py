@@ -6,9 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from lightning.pytorch import Trainer
-
-from grpo_lightning.datamodules.drawing.loader import TrainingLoader, place_after
 from grpo_lightning.types import PromptBatch
 
 Read = TypeVar("Read")
@@ -59,12 +56,3 @@ class ReadAhead(Generic[Read]):
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._thread = self._next = None
-
-
-def next_batch(trainer: Trainer) -> PromptBatch | None:
-    """This rank's prompts of the step after the one in progress; None where there is none, or a stream cannot tell."""
-    loader = trainer.train_dataloader
-    if not isinstance(loader, TrainingLoader):
-        return None
-    place = place_after(trainer, loader)
-    return None if place is None else loader.batch_ahead(*place)

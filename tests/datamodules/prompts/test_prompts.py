@@ -9,7 +9,8 @@ from tokenizers.processors import TemplateProcessing
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODatasetConverter
-from grpo_lightning.datamodules.prompts.dataset import PromptDataset, replaced_text
+from grpo_lightning.datamodules.prompts.converted_rows import replaced_text
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.form import PromptForm
 
 TOKENIZER = build_tokenizer()

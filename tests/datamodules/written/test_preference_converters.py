@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from grpo_lightning.datamodules.converters import get_dataset_converter
-from grpo_lightning.datamodules.prompts.dataset import convert_row
+from grpo_lightning.datamodules.prompts.converted_rows import convert_row
 from grpo_lightning.datamodules.written.demonstrations import WrittenSettings
 from grpo_lightning.datamodules.written.preferences import read_preferences
 from grpo_lightning.types import PromptBatch
