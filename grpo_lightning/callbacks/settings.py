@@ -29,13 +29,14 @@ class SettingsRecord(Callback):
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = flat_settings(settings)
         self._changed: dict[str, str] = {}
+        self._said = ""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the settings, as text."""
         checkpoint["settings"] = self.settings
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Says which settings are others now.
+        """Finds which settings are others now.
 
         Raises:
             ExplainedError: If the optimizer or its schedule is another.
@@ -53,17 +54,22 @@ class SettingsRecord(Callback):
         classes = [f"{part}.class_path" for part in (OPTIMIZER, SCHEDULER)]
         _refuse([text for name, text in changed.items() if name in classes])
         self._changed = {name: text for name, text in changed.items() if name.startswith((OPTIMIZER, SCHEDULER))}
-        rank_zero_warn(
-            "This run goes on from a checkpoint that was made with other settings, which apply from the next step on: "
-            f"{'; '.join(changed.values())}."
-        )
+        self._said = "; ".join(changed.values())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sets the optimizer's arguments to those of this run, where they have changed.
+        """Says which settings are others, and sets the optimizer's arguments to those of this run.
+
+        Not before: data that cannot go on is refused once the checkpoint is read, and what has been promised of it would be wrong.
 
         Raises:
             ExplainedError: If the arguments of a schedule have changed that cannot be told where it would be now.
         """
+        if self._said:
+            rank_zero_warn(
+                "This run goes on from a checkpoint that was made with other settings, which apply from the next step on: "
+                f"{self._said}."
+            )
+            self._said = ""
         if not self._changed:
             return
         made: Any = pl_module.configure_optimizers()

@@ -35,6 +35,7 @@ from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.accelerators import check_accelerator
+from grpo_lightning.distributed.launched_ranks import check_launched, tasks_fault
 from grpo_lightning.distributed.launcher import use_early_ranks
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
@@ -146,7 +147,13 @@ class GRPOCLI(LightningCLI):
         kwargs["default_root_dir"] = root
         if config.get("logger") is not False:
             kwargs["logger"] = with_own_loggers(config.get("logger"), root)
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if (fault := tasks_fault(os.environ)) is None:
+                raise
+            raise ValueError(fault) from error
+        check_launched(trainer)
         use_early_ranks(trainer.strategy)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose

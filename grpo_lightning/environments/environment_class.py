@@ -45,6 +45,31 @@ class EnvironmentClass:
         return self.kind.__name__
 
 
+def check_arguments(make: Callable[[], Any], setting: str) -> None:
+    """Refuses what cannot be called as it stands, before a rollout finds out.
+
+    Args:
+        make: Makes an environment: a class or a function, or ``functools.partial`` of one.
+        setting: Which names it, for the error.
+
+    Raises:
+        EnvironmentContractError: If it wants other arguments than it is given.
+    """
+    maker, given = (make.func, make.keywords) if isinstance(make, functools.partial) else (make, {})
+    try:
+        signature = inspect.signature(maker)
+    except (TypeError, ValueError):  # some classes written in C have none
+        return
+    try:
+        signature.bind(*(make.args if isinstance(make, functools.partial) else ()), **given)
+    except TypeError as error:
+        name = getattr(maker, "__name__", repr(maker))
+        raise EnvironmentContractError(
+            f"{setting}: {name}({', '.join(signature.parameters)}) is called with {', '.join(given) or 'nothing'}: {error}. Its arguments are the "
+            f"init_args beside class_path; columns of the data go to reset."
+        ) from error
+
+
 def read_class(make: Callable[[], Any]) -> EnvironmentClass:
     """What the class of ``make()`` says.
 
@@ -127,16 +152,15 @@ def accepted_columns(reset: Callable[..., Any], row: dict[str, Any], name: str) 
         EnvironmentContractError: If it needs one that the row does not have.
     """
     parameters = inspect.signature(reset).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return row
-    missing = [
-        p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in row
-    ]
+    others = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [p.name for p in parameters if p.default is p.empty and p.kind not in others and p.name not in row]
     if missing:
         raise EnvironmentContractError(
             f"{name}.reset needs {', '.join(missing)}, but the row has {', '.join(row) or 'no columns'}. Add the column to "
             "the data, or give the argument a default."
         )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return row
     return {p.name: row[p.name] for p in parameters if p.name in row}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.class_episode import ClassEpisode, ToolCalls, ToolExceptions
-from grpo_lightning.environments.environment_class import EnvironmentClass, read_class
+from grpo_lightning.environments.environment_class import EnvironmentClass, check_arguments, read_class
 from grpo_lightning.environments.episode import EnvironmentContractError, Episode, EpisodeFactory
 from grpo_lightning.environments.hosts import Host, ProcessHost, ThreadHost
 from grpo_lightning.environments.import_path import imported
@@ -95,8 +95,14 @@ def _classes(environment: EnvironmentSpec | None) -> dict[str | None, Environmen
     if environment is None:
         return {}
     if isinstance(environment, Mapping) and not set(environment) <= SPEC:
-        return {name: read_class(_made(entry, f"model.environment.{name}")) for name, entry in environment.items()}
-    return {None: read_class(_made(environment, "model.environment"))}
+        return {name: _read(entry, f"model.environment.{name}") for name, entry in environment.items()}
+    return {None: _read(environment, "model.environment")}
+
+
+def _read(entry: Any, setting: str) -> EnvironmentClass:
+    make = _made(entry, setting)
+    check_arguments(make, setting)
+    return read_class(make)
 
 
 def _made(entry: Any, setting: str) -> Any:
@@ -106,9 +112,14 @@ def _made(entry: Any, setting: str) -> Any:
         if "class_path" not in entry or set(entry) - SPEC:
             raise EnvironmentContractError(f"{setting} holds {dict(entry)!r}: an entry has class_path and init_args.")
         entry, settings = entry["class_path"], entry.get("init_args") or {}
+        if not isinstance(settings, Mapping):
+            raise EnvironmentContractError(
+                f"{setting} has init_args={settings!r:.200}, which are no mapping of names to values."
+            )
     if isinstance(entry, str):
         entry = imported(entry, setting)
     if isinstance(entry, type) and hasattr(entry, "open_tools"):
+        check_arguments(functools.partial(entry, **settings), setting)
         return entry(**settings)
     if not callable(entry) and not isinstance(entry, ToolSource):
         raise EnvironmentContractError(f"{setting} holds {entry!r:.200}, which is neither a function nor a class.")

@@ -17,7 +17,7 @@ def imported(path: str, setting: str) -> Any:
         setting: Where it was named, for the error.
 
     Raises:
-        EnvironmentContractError: If there is no such module or attribute.
+        EnvironmentContractError: If it is no path of names, or there is no such module or attribute.
 
     Example:
         >>> imported("math.gcd", "model.tools"), imported("string.Template.delimiter", "model.tools")
@@ -39,6 +39,11 @@ def imported(path: str, setting: str) -> Any:
 def _module(path: str, setting: str) -> tuple[Any, list[str]]:
     """The longest part of the path that is a module, and what is left of it."""
     parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise EnvironmentContractError(
+            f"{setting}={path} is no import path: write package.module.name, with neither folders nor .py, and start in the "
+            "folder of the module."
+        )
     missing: ModuleNotFoundError | None = None
     for cut in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:cut])

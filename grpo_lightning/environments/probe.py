@@ -21,6 +21,7 @@ from grpo_lightning.environments.episode import (
 )
 from grpo_lightning.environments.forms import EnvironmentSpec, open_episodes
 from grpo_lightning.messages import Message
+from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 AT_ONCE = 8
 """Instances that are reset at the same time."""
@@ -49,6 +50,8 @@ async def probe(environment: EnvironmentSpec, row: dict[str, Any], deadline: flo
         assert factory is not None
     except EnvironmentContractError as error:
         return [Finding("error", str(error))]
+    except Exception as error:  # of the user's code: its module, or a function that makes environments
+        return [Finding("error", f"{environment} cannot be read:\n{traceback_of(error)}")]
     found: list[Finding] = []
     try:
         async for finding in _findings(factory, row):
@@ -82,6 +85,8 @@ async def _findings(factory: EpisodeFactory, row: dict[str, Any]) -> AsyncIterat
     yield _global_random(states, described)
     yield _same(first, await episode.reset(row), "a second reset of the same instance with the same row")
     yield await _reward(episode)
+    if described.has_step:
+        yield await _empty_turn(episode)
     yield await _at_once(factory, row, first, described)
     await episode.close()
 
@@ -145,6 +150,14 @@ async def _reward(episode: Episode) -> Finding:
     return Finding(
         "ok", "no get_reward, or it gives None" if reward is None else f"get_reward gives {reward:g} at the start"
     )
+
+
+async def _empty_turn(episode: Episode) -> Finding:
+    try:
+        await episode.respond("")
+    except EnvironmentFault as fault:
+        return Finding("error", f"a turn without words, which a policy may sample, is a fault: {fault}")
+    return Finding("ok", "step answers a turn without words")
 
 
 async def _at_once(

@@ -72,9 +72,11 @@ def tool_of(function: Callable[..., Any]) -> Tool:
     name = getattr(function, "__qualname__", repr(function))
     try:
         schema = get_json_schema(function)
-    except (DocstringParsingException, TypeHintParsingException) as error:
+    except Exception as error:  # annotations are evaluated: those of a name that is not imported raise NameError
+        known = isinstance(error, DocstringParsingException | TypeHintParsingException)
+        kind = "" if known else f"{type(error).__name__}: "
         raise EnvironmentContractError(
-            f"{name} cannot be a tool: {' '.join(map(str, error.args))}. A tool has a type for each argument and a Google "
+            f"{name} cannot be a tool: {kind}{' '.join(map(str, error.args))}. A tool has a type for each argument and a Google "
             "docstring that describes each under Args:. A method that is no tool starts with an underscore."
         ) from error
     return Tool(schema, function, int(getattr(function, "concurrency", 0)))

@@ -73,6 +73,8 @@ def migrate(
 def _place(migration: Migration, key: str, value: Any, is_given: bool) -> None:
     if key in HARMLESS and value == HARMLESS[key]:
         migration.needs_nothing(key)
+    elif is_of_another_loss(key, migration.get("loss_type")):
+        migration.refuse(key, f"loss_type is {migration.get('loss_type')}, so it has no effect in TRL either.")
     elif key in SAME:
         if value is not None or is_given:
             migration.put(SAME[key], value, key)
@@ -111,3 +113,14 @@ def _version_notes(m: Migration, first: Version, last: Version, is_told: bool) -
         if changed and not m.has(key):
             notes.append(f"{key} is not set, and its default was {changed}. If the run was older, give --trl_version.")
     return notes
+
+
+def is_of_another_loss(key: str, loss_type: object) -> bool:
+    """Whether a setting is one of a single loss, and another one is named: here it is refused, in TRL it does nothing.
+
+    Example:
+        >>> is_of_another_loss("sapo_temperature_neg", "dapo"), is_of_another_loss("vespo_k_pos", "vespo")
+        (True, False)
+    """
+    owner = key.partition("_")[0]
+    return owner in ("sapo", "vespo") and loss_type not in (owner, None)

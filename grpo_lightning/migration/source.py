@@ -19,6 +19,9 @@ ACCELERATE = ("compute_environment", "distributed_type", "deepspeed_config")
 SCRIPTS = (".sh", ".bash")
 """How the names of files end that hold commands."""
 
+PROGRAMS = (".py", ".ipynb")
+"""How the names of files end that make a trainer in Python."""
+
 
 def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a YAML file, overridden by those of a command line.
@@ -77,6 +80,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     if path.suffix in SCRIPTS:
         _refuse_script(path, text)
+    if path.suffix in PROGRAMS:
+        raise ValueError(
+            f"{path} is a program, which migrate does not run. Have it write its settings, behind its GRPOConfig: "
+            "yaml.safe_dump(args.to_dict(), open('trl.yaml', 'w')), and give what it hands to the trainer as options: migrate "
+            "trl.yaml --model_name_or_path MODEL --dataset_name DATA --reward_funcs my.reward; for a peft_config, "
+            "--use_peft true --lora_r 16 --lora_alpha 32 --lora_target_modules q_proj v_proj."
+        )
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ValueError(

@@ -264,3 +264,13 @@ def test_a_run_that_cannot_be_put_aside_is_said_in_one_line(tiny_model_dir, tmp_
     with pytest.raises(ExplainedError, match="holds an earlier run, which cannot be put aside"):
         train(tiny_model_dir, root, 2, folders)
     assert steps_saved(root) == 1
+
+
+def test_settings_of_data_that_cannot_go_on_are_not_said_to_apply(options, capsys, recwarn):
+    """They were in a warning, and refused right behind it."""
+    main(["fit", *options, "--trainer.max_steps=1"])
+    recwarn.clear()
+    with pytest.raises(SystemExit):
+        main(["fit", *options, "--trainer.max_steps=4", "--ckpt_path=last", "--data.batch_size=3"])
+    assert "data.batch_size times devices was 2 and is 3" in capsys.readouterr().err
+    assert not [warning for warning in recwarn if "other settings" in str(warning.message)]

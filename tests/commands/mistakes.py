@@ -159,6 +159,7 @@ RANGES = [
     ),
     setting("trainer.log_every_n_steps", -1, "writes no metrics"),
     setting("trainer.num_nodes", 0, "is no number of machines"),
+    setting("trainer.limit_train_batches", 0, "trains nothing. Choose a number of steps from 1"),
     setting("trainer.accelerator", "tpu", "Choose one of auto, cpu, gpu, cuda, mps."),
     setting("trainer.max_time", "soon", "Write days:hours:minutes:seconds, as in 00:08:00:00."),
     setting("checkpoint.every_n_train_steps", -1, "Choose 1 or more, or 0 for never."),

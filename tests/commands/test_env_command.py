@@ -103,8 +103,30 @@ def test_check_finds_nothing_in_sound_classes(name, capsys):
         ("Shared", "8 instances reset at once do not all say what one alone says"),
         ("Finished", "done is True right after reset"),
         ("Finished", "Finished.get_reward gave the reward 'much'"),
+        ("Unknown", "Unknown.move cannot be a tool: NameError: name 'Place' is not defined"),
+        ("Settings", "Settings(size) is called with nothing: missing a required argument: 'size'"),
+        ("Column", "Column.reset needs size, but the row has no columns"),
+        ("Wordy", "a turn without words, which a policy may sample, is a fault: Wordy.step raised:"),
+        ("broken", "faulty_worlds.broken cannot be read:"),
     ],
 )
 def test_check_finds_the_fault_of_a_class(name, told, capsys):
     assert main(["check", f"faulty_worlds.{name}"]) == 1
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["./worlds.py"], "model.environment=./worlds.py is no import path: write package.module.name"),
+        (["worlds.Counter", "--init_args", "3"], "model.environment has init_args=3, which are no mapping"),
+        (
+            ["worlds.Counter", "--init_args", '{"size": 3}'],
+            "is called with size: got an unexpected keyword argument 'size'",
+        ),
+    ],
+)
+def test_check_answers_what_it_cannot_call_in_a_line(arguments, told, capsys):
+    assert main(["check", *arguments]) == 1
+    shown = capsys.readouterr().out
+    assert told in shown and "Traceback" not in shown

@@ -228,6 +228,29 @@ def test_a_launchers_variable_below_zero_is_called_that_and_not_no_number():
     assert said == f"the environment variable LOCAL_RANK is '-1', below 0, where numbers of processes begin. {asked}"
 
 
+SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "grpo", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "0", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        (SLURM, "SLURM_NTASKS=2: the job asks for tasks by --ntasks, which does not say how many run on a node."),
+        (SLURM | {"SLURM_NTASKS_PER_NODE": "2"}, "(SLURM) has started 2 processes, but trainer.devices=1"),
+        (TORCHRUN, "(TorchElastic) has started 2 processes, but trainer.devices=1 on trainer.num_nodes=1 are 1."),
+    ],
+    ids=["ntasks", "SLURM", "torchrun"],
+)
+def test_ranks_of_a_launcher_that_the_trainer_is_not_for_are_refused(
+    variables, told, works, folder, capsys, monkeypatch
+):
+    """The first was a traceback of Lightning's; in the others each process would have trained by itself."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = write_config(Mistake(""), works, folder)
+    assert told in answer(words, capsys)
+
+
 def test_the_table_is_as_long_as_people_are_inventive():
     assert len(FIRST) + len(LATER) >= 130
     assert len({str(mistake) for mistake in FIRST + LATER}) == len(FIRST) + len(LATER)

@@ -256,3 +256,22 @@ def test_a_converter_may_be_named_by_import_path() -> None:
     assert convert({"q": "hi"}) == {"prompt": "hi"}
     with pytest.raises(ValueError, match="cannot be imported: No module named 'no_such_package'"):
         get_dataset_converter("no_such_package.Converter")
+
+
+@pytest.mark.parametrize(
+    "content", [3, True, {"text": "hi"}, ["hi"], [3], [{"type": "text"}], [{"type": "text", "text": 5}]]
+)
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_content_that_is_neither_text_nor_parts_is_refused(content, role):
+    """Chat templates fail on it in words of their own (can only concatenate str), or write it as Python does."""
+    with pytest.raises(ValueError, match=f"'prompt' has a message of the {role} with the content .* neither text nor"):
+        get_dataset_converter("grpo")({"prompt": [{"role": role, "content": content}]})
+
+
+def test_parts_calls_and_what_tools_give_stay_as_they_are():
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "count", "arguments": {}}}]},
+        {"role": "tool", "content": {"dots": 3}},
+    ]
+    assert get_dataset_converter("grpo")({"prompt": messages})["prompt"] == messages

@@ -75,3 +75,48 @@ class Finished:
     def get_reward(self):
         """No number."""
         return "much"
+
+
+class Unknown:
+    def reset(self, **row):
+        """Starts."""
+
+    def move(self, where: Place) -> str:  # noqa: F821  the fault
+        """Moves.
+
+        Args:
+            where: To.
+        """
+
+
+class Settings:
+    def __init__(self, size: int):
+        """Needs a size."""
+
+    def reset(self, **row):
+        """Starts."""
+
+    def step(self, text):
+        """Answers."""
+
+
+class Column:
+    def reset(self, size: int, **row):
+        """Needs a column, and takes all others."""
+
+    def step(self, text):
+        """Answers."""
+
+
+class Wordy:
+    def reset(self, **row):
+        """Starts."""
+
+    def step(self, text):
+        """The first word's length, where there is one."""
+        return str(len(text.split()[0]))
+
+
+def broken():
+    """Makes nothing."""
+    raise OSError("no game server")

@@ -203,6 +203,22 @@ def test_a_script_is_answered_with_what_can_be_taken_from_it(tmp_path: Path, scr
         read_source(tmp_path / "run.sh")
 
 
+@pytest.mark.parametrize("name", ["train.py", "train.ipynb"])
+def test_a_program_is_answered_with_how_it_writes_its_settings(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("from trl import GRPOConfig\n")
+    with pytest.raises(ValueError, match=rf"{name} is a program, .*yaml.safe_dump\(args.to_dict\(\)"):
+        read_source(tmp_path / name)
+
+
+def test_settings_of_a_loss_that_is_not_chosen_are_left_out_of_a_whole_config(tmp_path: Path):
+    """GRPOConfig.to_dict() has them all, and fit refuses those that have no effect."""
+    path = tmp_path / "whole.yaml"
+    path.write_text("loss_type: dapo\nsapo_temperature_pos: 1.0\nvespo_k_neg: 3.0\nmodel_name_or_path: m\n")
+    result = migrate(read_source(path))
+    assert not {"model.sapo_temperature_pos", "model.vespo_k_neg"} & set(result.config)
+    assert result.refused["vespo_k_neg"] == "loss_type is dapo, so it has no effect in TRL either."
+
+
 def test_axolotl_names_a_chat_template_and_its_server_and_wandb_by_what_is_there(tmp_path: Path):
     path = tmp_path / "axolotl.yaml"
     path.write_text(

@@ -74,6 +74,11 @@ RANGES = {
     ),
     "trainer.max_epochs": Range(at_least(-1), "is no number of epochs", "Choose 1 or more, or -1 for no limit"),
     "trainer.devices": Range(_is_devices, "leaves nothing to train on", "Choose 1 or more, -1 for all, or auto"),
+    "trainer.limit_train_batches": Range(
+        lambda value: isinstance(value, bool) or value != 0,
+        "trains nothing",
+        "Choose a number of steps from 1, or a share of an epoch such as 0.5",
+    ),
     "trainer.num_nodes": Range(at_least(1), "is no number of machines", "Choose 1 or more"),
     "trainer.accelerator": Range(
         lambda value: not isinstance(value, str) or value in ACCELERATORS,

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 from grpo_lightning.types import Message, Prompt
 
+SPEAKERS = ("system", "developer", "user", "assistant")
+"""Roles that speak. What a tool gives may be an object, which some chat templates write as JSON."""
+
 
 @dataclass
 class DatasetConverter(ABC):
@@ -156,7 +159,7 @@ def as_prompt(value: Any, name: str) -> Prompt:
         name: Its column, for the error.
 
     Raises:
-        ValueError: If the cell is neither, or a message has nothing in it.
+        ValueError: If the cell is neither, or a message has nothing in it, or what chat templates would write as Python does.
     """
     if value is None or isinstance(value, str):
         return value or ""
@@ -167,6 +170,11 @@ def as_prompt(value: Any, name: str) -> Prompt:
                 raise ValueError(
                     f"{name!r} has a message of the {message['role']} with the content null. Give it text, if need be an empty "
                     "one, or leave the row out."
+                )
+            if message["role"] in SPEAKERS and not _can_be_said(message["content"]):
+                raise ValueError(
+                    f"{name!r} has a message of the {message['role']} with the content {_shortened(message['content'])}, neither "
+                    "text nor a list of parts such as {'type': 'text', 'text': ...}. Make text of it."
                 )
         return messages
     raise ValueError(
@@ -182,6 +190,15 @@ def asked(prompt: Prompt, completion: Prompt) -> Prompt:
         completion: Behind it.
     """
     return prompt if isinstance(completion, str) or isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+
+
+def _can_be_said(content: Any) -> bool:
+    if content is None or isinstance(content, str):
+        return True
+    return isinstance(content, list) and all(
+        isinstance(part, Mapping) and (part.get("type") != "text" or isinstance(part.get("text"), str))
+        for part in content
+    )
 
 
 def _without_fillers(message: Mapping[str, Any]) -> Message:
