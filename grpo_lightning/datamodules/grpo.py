@@ -22,8 +22,7 @@ from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.form import PromptForm
 from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
 from grpo_lightning.datamodules.prompts.reader import PromptReader
-from grpo_lightning.datamodules.sources.dataset_info import load_data_config
-from grpo_lightning.datamodules.sources.find_dataset import find_dataset
+from grpo_lightning.datamodules.sources.find_dataset import find_source
 from grpo_lightning.datamodules.sources.reasoning_gym import check_other_tasks
 from grpo_lightning.datamodules.sources.row_stream import RowStream
 from grpo_lightning.datamodules.sources.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
@@ -148,7 +147,7 @@ class GRPODataModule(L.LightningDataModule):
         for specs in self._specs().values():
             for spec, split in specs.values():
                 if not is_rows(spec) and not self.streaming:
-                    find_dataset(spec, split, load_data_config(self.dataset_info)).load(self.load_from_cache_file)  # type: ignore[arg-type]  # not rows
+                    find_source(spec, split, self.dataset_info).load(self.load_from_cache_file)
 
     def setup(self, stage: str) -> None:
         """Converts and tokenises what the stage needs; mistakes in the data show here, before weights load."""

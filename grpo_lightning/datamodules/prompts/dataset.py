@@ -158,11 +158,6 @@ def _copied(value: Any) -> Any:
     return value if isinstance(value, UNCHANGING) else deepcopy(value)
 
 
-def _fitting(prompt_ids: Sequence[list[int]], name: str, first: int, limit: int | None, overlong: str) -> list[int]:
-    """Places of the prompts that are kept."""
-    return [n for n, ids in enumerate(prompt_ids) if _fits(ids, f"{name}, row {n + first}", limit, overlong)]
-
-
 def _nothing_left(prompt_ids: Sequence[list[int]], name: str, limit: int | None) -> str:
     if not prompt_ids:
         return f"{name} has no rows."
@@ -172,17 +167,20 @@ def _nothing_left(prompt_ids: Sequence[list[int]], name: str, limit: int | None)
     )
 
 
-def _fits(ids: list[int], place: str, limit: int | None, overlong: str) -> bool:
-    if not ids:
-        raise ValueError(f"{place} has a prompt of no tokens.")
-    if limit is None or len(ids) <= limit:
-        return True
-    if overlong == "refuse":
-        raise ValueError(
-            f"{place} has a prompt of {len(ids)} tokens, above data.max_prompt_length={limit}. Raise it, or set "
-            "data.overlong_prompts to drop."
-        )
-    return False
+def _fitting(prompt_ids: Sequence[list[int]], name: str, first: int, limit: int | None, overlong: str) -> list[int]:
+    """Places of the prompts that are kept."""
+    kept = []
+    for place, ids in enumerate(prompt_ids):
+        if not ids:
+            raise ValueError(f"{name}, row {place + first} has a prompt of no tokens.")
+        if limit is None or len(ids) <= limit:
+            kept.append(place)
+        elif overlong == "refuse":
+            raise ValueError(
+                f"{name}, row {place + first} has a prompt of {len(ids)} tokens, above data.max_prompt_length={limit}. Raise it, "
+                "or set data.overlong_prompts to drop."
+            )
+    return kept
 
 
 def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:

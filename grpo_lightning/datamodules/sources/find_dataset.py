@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from grpo_lightning.datamodules.sources.dataset_info import ENTRY_KEYS, check_entry, load_data_config
 from grpo_lightning.datamodules.sources.files import (
@@ -13,8 +13,11 @@ from grpo_lightning.datamodules.sources.files import (
     is_pattern,
     matching_files,
 )
+from grpo_lightning.datamodules.sources.given_rows import GivenRows
 from grpo_lightning.datamodules.sources.source import DEFAULT_SPLIT, DataSource, Table
-from grpo_lightning.datamodules.sources.specs import entry_name
+from grpo_lightning.datamodules.sources.specs import DatasetSpec, entry_name, is_rows
+
+Source: TypeAlias = "DataSource | GivenRows"
 
 
 def find_dataset(
@@ -52,35 +55,23 @@ def find_dataset(
 
 def _from_entry(name: str, entry: dict[str, Any], split: str | None) -> DataSource:
     check_entry(name, entry)
-    if "reasoning_gym" in entry:
-        return _tasks(name, entry)
+    is_made = "reasoning_gym" in entry
+    # What is made has these columns; a converter of the entry's own knows others.
+    columns = {"prompt_key": "question", "ground_truth_key": "answer"} if is_made and not entry.get("converter") else {}
     settings: dict[str, Any] = {
         "split": split or entry.get("split") or DEFAULT_SPLIT,
         "rows_field": entry.get("field"),
         "num_samples": entry.get("num_samples"),
         "converter": entry.get("converter"),
-        "converter_args": {**entry.get("columns", {}), **entry.get("converter_args", {})},
+        "converter_args": {**columns, **entry.get("columns", {}), **entry.get("converter_args", {})},
     }
+    if is_made:
+        own = {key: value for key, value in entry.items() if key == "reasoning_gym" or key not in ENTRY_KEYS}
+        return DataSource(name=name, reasoning_gym=own, **settings)
     if "file_name" in entry:
         return _local(name, Path(entry["file_name"]).expanduser(), **settings)
     hub = {"hub": entry["hf_hub_url"], "subset": entry.get("subset"), "folder": entry.get("folder")}
     return DataSource(name=name, **hub, **settings)
-
-
-def _tasks(name: str, entry: dict[str, Any]) -> DataSource:
-    settings = {key: value for key, value in entry.items() if key == "reasoning_gym" or key not in ENTRY_KEYS}
-    columns = {"prompt_key": "question", "ground_truth_key": "answer"}
-    return DataSource(
-        name=name,
-        reasoning_gym=settings,
-        num_samples=entry.get("num_samples"),
-        converter=entry.get("converter"),
-        converter_args={
-            **({} if entry.get("converter") else columns),
-            **entry.get("columns", {}),
-            **entry.get("converter_args", {}),
-        },
-    )
 
 
 def _local(name: str, path: Path, **settings: Any) -> DataSource:
@@ -106,6 +97,19 @@ def _local(name: str, path: Path, **settings: Any) -> DataSource:
     if settings.get("rows_field") is not None and formats != {"json"}:
         raise ValueError(f"Dataset {name!r}: field has no effect on {path}, which is not a JSON file.")
     return DataSource(name=name, path=str(path), **settings)
+
+
+def find_source(spec: DatasetSpec, split: str | None = None, dataset_info: str | Path | None = None) -> Source:
+    """Where a dataset's rows are, those given from Python included; the errors are ``find_dataset``'s.
+
+    Args:
+        spec: The rows, a name or an entry.
+        split: Overrides the entry's split.
+        dataset_info: Path of dataset_info.json.
+    """
+    if isinstance(spec, list) or is_rows(spec):
+        return GivenRows(spec, split)
+    return find_dataset(spec, split, load_data_config(dataset_info))
 
 
 def get_dataset(

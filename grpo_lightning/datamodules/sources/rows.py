@@ -25,7 +25,7 @@ class Rows(Sequence[dict[str, Any]]):
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows = list(rows)
-        self.column_names = list(dict.fromkeys(name for row in self._rows for name in row))
+        self.column_names = column_names(self._rows)
         """In the order of first appearance."""
 
     def __len__(self) -> int:
@@ -54,6 +54,11 @@ class Rows(Sequence[dict[str, Any]]):
     def to_list(self) -> list[dict[str, Any]]:
         """All rows."""
         return self[:]
+
+
+def column_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of a table, or all keys that any of these rows has."""
+    return list(getattr(rows, "column_names", None) or dict.fromkeys(name for row in rows for name in row))
 
 
 def without_padding(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
