@@ -50,8 +50,12 @@ class DataSource:
     def __str__(self) -> str:
         if self.reasoning_gym is not None:
             return f"reasoning_gym {self.reasoning_gym['reasoning_gym']}"
-        place = self.path or f"{self.hub}{f' ({self.subset})' if self.subset else ''}"
+        place = f"{self._place}{f' ({self.subset})' if self.subset else ''}"
         return place if self.path and self.split == DEFAULT_SPLIT else f"{place}, split {self.split}"
+
+    @property
+    def _place(self) -> str:
+        return self.path or str(self.hub)
 
     def load(self, load_from_cache_file: bool = True) -> Table:
         """Reads the rows.
@@ -91,30 +95,29 @@ class DataSource:
         path = Path(self.path or "")
         if self.path and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return select_split(self._saved_tables(), self.split, self.path)  # written by save_to_disk
-        place = (self.hub, self.subset, self.folder)
+        on_the_hub = (self.hub, self.subset, self.folder)
         try:
             builder = datasets.load_dataset_builder(
                 self.path or self.hub, self.subset, data_dir=self.folder, download_mode=mode
             )
         except ConnectionError:  # HF_HUB_OFFLINE=1, or no network
-            known = remembered(place) if self.hub and mode == "reuse_dataset_if_exists" else None
+            known = remembered(on_the_hub) if self.hub and mode == "reuse_dataset_if_exists" else None
             if known is None:
                 raise
             return self._of_files(known.splits, known.file_format, mode)
         urls = builder.config.data_files
         if builder.name in TEXT_FORMATS and urls:
-            check_split(self.split, list(map(str, urls)), self.path or str(self.hub))
+            check_split(self.split, list(map(str, urls)), self._place)
             wanted = {str(name): urls[name] for name in urls if str(name) in split_names(self.split)}
             download = datasets.DownloadConfig(force_download=mode == "force_redownload", token=builder.token)
             local = datasets.DownloadManager(download_config=download).download(wanted)
             if self.hub:
-                remember(
-                    place, HubFiles(builder.name, {split: list(map(str, paths)) for split, paths in local.items()})
-                )
+                splits = {split: list(map(str, paths)) for split, paths in local.items()}
+                remember(on_the_hub, HubFiles(builder.name, splits))
             return self._of_files(local, builder.name, mode)
         builder.download_and_prepare(download_mode=mode)
         tables = {str(name): partial(builder.as_dataset, split=name) for name in builder.info.splits or {}}
-        return select_split(tables, self.split, self.path or str(self.hub))
+        return select_split(tables, self.split, self._place)
 
     def stream(self) -> RowStream:
         """The rows, read as they are needed.
@@ -124,11 +127,16 @@ class DataSource:
         """
         if self.reasoning_gym is not None:
             return RowStream(self.load(), str(self))
+        if "[" in self.split:
+            raise ValueError(
+                f"{self} cannot be streamed: how long a split is, is known once it is read. Name whole splits, and keep the first "
+                "rows with num_samples."
+            )
+        names, files = split_names(self.split), self.files()
         try:
-            files = self.files()
             if files and file_format(files[0]) in TEXT_FORMATS:
-                check_split(self.split, [DEFAULT_SPLIT], str(self.path))
-                return self._lines(files)
+                check_split(self.split, [DEFAULT_SPLIT], self._place)
+                return self._lines(files * len(names))
             if files:
                 rows = datasets.load_dataset(
                     str(file_format(files[0])), data_files=files, split=self.split, streaming=True
@@ -136,9 +144,9 @@ class DataSource:
             else:
                 builder = datasets.load_dataset_builder(self.path or self.hub, self.subset, data_dir=self.folder)
                 urls = builder.config.data_files or {}
-                check_split(self.split, list(map(str, urls)) or [self.split], self.path or str(self.hub))
+                check_split(self.split, list(map(str, urls)) or names, self._place)
                 if builder.name in TEXT_FORMATS and urls:
-                    return self._lines(list(urls[self.split]))
+                    return self._lines([file for name in names for file in urls[name]])
                 rows = builder.as_streaming_dataset(split=self.split)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self} cannot be streamed: {error}") from error
@@ -162,7 +170,7 @@ class DataSource:
             return data
 
         tables: dict[str, Callable[[], Table]] = {name: partial(read, paths) for name, paths in files.items()}
-        return select_split(tables, self.split, self.path or str(self.hub))
+        return select_split(tables, self.split, self._place)
 
     def _saved_tables(self) -> dict[str, Callable[[], Table]]:
         saved = datasets.load_from_disk(self.path)

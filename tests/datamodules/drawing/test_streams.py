@@ -146,6 +146,39 @@ def test_without_shuffling_a_stream_keeps_its_order_and_ranks_share_each_step() 
     assert batches[1] == [[4 * step + 2, 4 * step + 3] for step in range(5)]
 
 
+def test_a_rank_makes_batches_of_its_own_prompts_alone() -> None:
+    """Pixels of their images are most of the work, and those of the other ranks' prompts were made and thrown away."""
+    rows, make = made(iterable(), batch_size=4, shuffle=False).train_stream
+    asked: list[int] = []
+
+    def noting(block: Any, first_row: int) -> Any:
+        prompts = make(block, first_row)
+        batch = prompts.batch
+        prompts.batch = lambda places: asked.extend(prompts.uids[place] for place in places) or batch(places)
+        return prompts
+
+    seen = [uid for batch in StreamLoader(rows, noting, 2, 1, 2, seed=None, block_size=3) for uid in batch.uids]
+    assert seen == asked == [4 * step + place for step in range(5) for place in (2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("in_a_folder", [False, True])
+def test_a_slice_of_a_split_is_not_streamed_and_several_splits_are(
+    tmp_path: Path, kind: str, in_a_folder: bool
+) -> None:
+    """Of JSON the slice was overlooked and all rows were read; in a folder its name was looked up as a split's."""
+    table = datasets.Dataset.from_list(ROWS)
+    file = tmp_path / f"train.{kind}"
+    table.to_parquet(file) if kind == "parquet" else table.to_json(file)
+    place = str(tmp_path if in_a_folder else file)
+    with pytest.raises(ValueError, match=r"split train\[:3\] cannot be streamed.*num_samples"):
+        made({"file_name": place, "split": "train[:3]"})
+    rows, _ = made({"file_name": place, "split": "train+train", "num_samples": 25}).train_stream
+    assert [row["prompt"] for block, _ in rows.blocks(100, 0) for row in block] == [
+        row["prompt"] for row in (ROWS + ROWS)[:25]
+    ]
+
+
 def test_overlong_prompts_of_a_stream_are_left_out_and_uids_stay_row_numbers() -> None:
     rows = [{"prompt": "z" * (9 if index % 2 else 2), "kind": index} for index in range(8)]
     data = made(rows, batch_size=2, shuffle=False, shuffle_block=3, max_prompt_length=4)
