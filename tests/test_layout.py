@@ -58,6 +58,18 @@ def top(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
+def inside(folder: str, imports: Imports) -> Imports:
+    """The same between what stands in a folder."""
+    depth, within = folder.count(".") + 2, f"{folder}."
+    parts: Imports = {}
+    for module, imported in imports.items():
+        if module.startswith(within):
+            part = ".".join(module.split(".")[:depth])
+            others = {".".join(name.split(".")[:depth]) for name in imported if name.startswith(within)}
+            parts.setdefault(part, set()).update(others - {part})
+    return parts
+
+
 def circle_in(imports: Imports) -> list[str]:
     """One circle, its first name again at its end; empty where there is none."""
     try:
@@ -79,6 +91,14 @@ def test_the_top_of_the_package_holds_nothing_but_what_every_folder_speaks():
 def test_no_folder_needs_a_folder_that_needs_it(imports):
     assert len(between_folders(imports)) > 15
     assert circle_in(between_folders(imports)) == []
+
+
+def test_no_folder_inside_a_folder_needs_one_that_needs_it(imports):
+    folders = {module.rpartition(".")[0] for module in imports} - {"", "grpo_lightning"}
+    folders -= {"grpo_lightning.rewards"}  # text/ and grading/ read numbers for each other
+    assert {"grpo_lightning.datamodules", "grpo_lightning.rewards.runtime"} <= folders
+    circles = {folder: circle_in(inside(folder, imports)) for folder in folders}
+    assert {folder: circle for folder, circle in circles.items() if circle} == {}
 
 
 def test_no_file_needs_a_file_that_needs_it(imports):

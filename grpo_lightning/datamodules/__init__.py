@@ -1,4 +1,10 @@
-"""Prompts: where they come from, what they are made from, and in which order a run sees them."""
+"""Prompts: where they come from, what they are made from, and in which order a run sees them.
+
+    sources  ->  converters  ->  prompts           ->  drawing             ->  GRPODataModule (grpo.py)
+    rows         one prompt      template, tokens      order and batches       loaders for Lightning's Trainer
+
+``written`` reads what the data has completions for: demonstrations and preferences.
+"""
 
 from grpo_lightning.datamodules.converters import (
     DATASET_CONVERTERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -13,6 +13,14 @@ from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.images import IMAGE, IMAGES, holds_picture, read_image
 from grpo_lightning.vision.messages import shows_images, with_images
 from grpo_lightning.vision.processing import ImageProcessing
+
+
+class _ShownRow(NamedTuple):
+    number: int
+    """In the source."""
+    pictures: list[Any]
+    """As the data has them, in the order of the prompt's blocks."""
+    image_tokens: int
 
 
 class ShownImages:
@@ -29,12 +37,7 @@ class ShownImages:
 
     def __init__(self, processing: ImageProcessing, chat_template_kwargs: Mapping[str, Any], name: str) -> None:
         self.processing, self.chat_template_kwargs, self.name = processing, chat_template_kwargs, name
-        self.pictures: list[list[Any]] = []
-        """The images of each row as the data has them, in the order of the prompt's blocks."""
-        self.image_tokens: list[int] = []
-        """Tokens of each row's prompt that images take the place of."""
-        self.numbers: list[int] = []
-        """Of each row in its source."""
+        self._rows: list[_ShownRow] = []
 
     def tokenized(self, rows: Sequence[dict[str, Any]], first: int) -> list[list[int]]:
         """The token ids of each prompt; its blocks are put into the rows.
@@ -59,16 +62,17 @@ class ShownImages:
             except ValueError as error:
                 raise ValueError(f"{self.name}, row {index}: {error}") from error
             ids.append(prompt_ids)
-            self.pictures.append(pictures)
-            self.image_tokens.append(int(shown.is_image.sum()))
-            self.numbers.append(index)
+            self._rows.append(_ShownRow(index, pictures, int(shown.is_image.sum())))
         return ids
 
     def keep(self, kept: Sequence[int]) -> None:
         """Forgets all rows but these."""
-        self.pictures = [self.pictures[index] for index in kept]
-        self.image_tokens = [self.image_tokens[index] for index in kept]
-        self.numbers = [self.numbers[index] for index in kept]
+        self._rows = [self._rows[index] for index in kept]
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """Tokens of each row's prompt that images take the place of."""
+        return [row.image_tokens for row in self._rows]
 
     def of_rows(self, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> tuple[PromptImages, ...]:
         """What the images of these rows become.
@@ -83,9 +87,9 @@ class ShownImages:
         made = []
         for place, row in zip(places, rows, strict=True):
             try:
-                made.append(self._processed(row, self.pictures[place])[1])
+                made.append(self._processed(row, self._rows[place].pictures)[1])
             except ValueError as error:
-                raise RefusedRowError(f"{self.name}, row {self.numbers[place]}: {error}") from error
+                raise RefusedRowError(f"{self.name}, row {self._rows[place].number}: {error}") from error
         return tuple(made)
 
     def _processed(self, row: Mapping[str, Any], pictures: Sequence[Any]) -> tuple[list[int], PromptImages]:
