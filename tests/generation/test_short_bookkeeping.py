@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_model, needs_vllm, rows, running
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
 
 pytestmark = needs_vllm
 STOP = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=("a", "e"))

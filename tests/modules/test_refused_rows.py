@@ -15,7 +15,7 @@ from grpo_lightning.datamodules.written.demonstrations import WrittenSettings, d
 from grpo_lightning.datamodules.written.preferences import read_preferences
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings
-from grpo_lightning.generation.vllm.requests import check_prompts
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.training.distillation import Distillation
