@@ -58,7 +58,7 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
 def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
     """This project's module; what is not said here keeps its default."""
     from grpo_lightning import DPOModule, GRPODataModule
-    from grpo_lightning.datamodules.preferences import Preferences
+    from grpo_lightning.datamodules.written.preferences import Preferences
     from sides.our_trainer import PRECISIONS, make_trainer
 
     class MeasuredModule(DPOModule):
