@@ -125,7 +125,8 @@ OF_PROCESS = {
     "sys.stdout": _attributes(sys, "stdout", is_harmless=_passes_on),
     "sys.stderr": _attributes(sys, "stderr", is_harmless=_passes_on),
     "the filters of warnings": ProcessValue(_raising_filters, _set_raising_filters),
-    "logging.disable": _attributes(logging.root.manager, "disable"),
+    # The attribute alone would not do: each logger remembers what it answered while it was disabled.
+    "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
     "gc.disable": ProcessValue(gc.isenabled, lambda is_on: gc.enable() if is_on else gc.disable()),
     "sys.setrecursionlimit": ProcessValue(
         sys.getrecursionlimit, sys.setrecursionlimit, lambda found, before: found >= min(before, DEFAULT_DEPTH)
