@@ -94,10 +94,9 @@ class WorkerPool:
         self._free.acquire()
         try:
             while worker := self._any_idle():
-                if worker.process.poll() is None:
-                    worker.is_taken = True
+                if worker.process.poll() is None and self._begin_turn(worker):
                     return worker
-                self._forget(worker)  # it died while idle, which is no request's fault
+                self._forget(worker)  # it died while idle, which is no request's fault, or the pool was closed
             worker = Worker(self)
         except BaseException:
             self._free.release()
@@ -124,10 +123,7 @@ class WorkerPool:
 
     def give_back(self, worker: Worker) -> None:
         """Others may take the child."""
-        with self._lock:
-            if worker.is_taken and worker in self._all:  # else the pool was closed
-                self._idle.append(worker)
-        self._end_turn(worker)
+        self._end_turn(worker, is_idle=True)
 
     def drop(self, worker: Worker) -> None:
         """Kills a child that was taken."""
@@ -135,21 +131,29 @@ class WorkerPool:
         self._end_turn(worker)
 
     def close(self) -> None:
-        """Ends the children; the next request starts new ones."""
+        """Ends the children, those that are taken too; the next request starts new ones."""
         with self._lock:
             self._idle.clear()
             workers, self._all = self._all, []
         for worker in workers:
             worker.kill()
+            self._end_turn(worker)
 
     def _any_idle(self) -> Worker | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
-    def _end_turn(self, worker: Worker) -> None:
+    def _begin_turn(self, worker: Worker) -> bool:
+        with self._lock:
+            worker.is_taken = worker in self._all
+            return worker.is_taken
+
+    def _end_turn(self, worker: Worker, is_idle: bool = False) -> None:
         with self._lock:
             was_taken, worker.is_taken = worker.is_taken, False
-        if was_taken:  # one that was dropped may still be given back
+            if was_taken and is_idle and worker in self._all:
+                self._idle.append(worker)
+        if was_taken:  # one that was dropped, or whose pool was closed, may still be given back
             self._free.release()
 
     def _forget(self, worker: Worker) -> None:
@@ -164,6 +168,7 @@ class Worker:
 
     def __init__(self, pool: WorkerPool) -> None:
         self.is_taken = True
+        self._ending = threading.Lock()
         self.pipe, theirs = Pipe()
         self._token = secrets.token_hex(16)
         limits = [str(theirs.fileno()), str(pool.time_limit), str(pool.memory_bytes)]
@@ -202,10 +207,11 @@ class Worker:
         return self.pipe.recv()
 
     def kill(self) -> None:
-        """Ends it, with all that it started."""
-        if self.process.returncode is None:  # else its number may be another's by now
-            end_tree(self.process.pid)
-        self.process.kill()
-        self.process.wait()
-        end_descendants(self._token)
-        self.pipe.close()
+        """Ends it, with all that it started; from any thread, and more than once."""
+        with self._ending:
+            if self.process.returncode is None:  # else its number may be another's by now
+                end_tree(self.process.pid)
+            self.process.kill()
+            self.process.wait()
+            end_descendants(self._token)
+            self.pipe.close()

@@ -14,7 +14,7 @@ from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
 from grpo_lightning.environments.instance import Answer, Instance
-from grpo_lightning.environments.process_worker import InstanceRunner
+from grpo_lightning.environments.instance_runner import InstanceRunner
 from grpo_lightning.environments.slots import CallSlots
 
 PROCESSES = 8

@@ -158,6 +158,38 @@ def test_a_child_that_was_dropped_and_is_given_back_makes_room_for_one_other(scr
     pool.close()
 
 
+@pytest.mark.parametrize("ended_by", ["nobody", "give_back", "drop"])
+def test_a_child_that_was_taken_when_its_pool_closed_leaves_its_place_once(script: Path, ended_by: str) -> None:
+    pool = WorkerPool(script, size=1)
+    first = pool.take()
+    pool.close()
+    pool.close()
+    assert not is_running(first.process.pid)
+    if ended_by != "nobody":
+        getattr(pool, ended_by)(first)
+    assert pool._free.acquire(timeout=0), "a later request would wait for ever"
+    assert not pool._free.acquire(timeout=0), "more children than the size would run"
+    pool._free.release()
+    second = pool.take()
+    assert second is not first and pool.ask(second, 1)[0] == 1
+    pool.close()
+
+
+def test_a_request_under_way_when_its_pool_closes_fails_and_the_next_one_is_answered(script: Path) -> None:
+    pool = WorkerPool(script, size=1)
+    taken = pool.take()
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(pool.ask, taken, "hang")
+        while not hanging.running():
+            time.sleep(0.01)
+        pool.close()
+        with pytest.raises(WorkerError, match="died"):
+            hanging.result()
+    assert replies_of(pool, [1])[0][0] == 1
+    assert pool._free.acquire(timeout=0) and not pool._free.acquire(timeout=0)
+    pool.close()
+
+
 def test_a_script_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(7)")

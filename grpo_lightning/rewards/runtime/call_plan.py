@@ -55,6 +55,11 @@ def check_calling(reward: BaseRewardFunction) -> None:
             f"Reward '{reward.name}' has batched, which has no effect with scope={reward.scope!r}: a group or a batch "
             "is one call anyway. Remove it, or set scope: completion."
         )
+    if reward.isolation == "main" and reward.is_async:
+        raise ValueError(
+            f"Reward '{reward.name}' has isolation='main', which has no effect on an async def: it runs on the rewards' event "
+            "loop, in a thread of its own. Write the reward as a plain def, or remove isolation."
+        )
 
 
 def applicable_rows(

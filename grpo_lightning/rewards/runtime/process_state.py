@@ -33,6 +33,8 @@ DEFAULT_DEPTH = 1000
 """Python's own limit on nested calls. More is no harm, and libraries ask for it; with less, training fails."""
 START_METHOD = multiprocessing.get_all_start_methods()[0]
 """Python's own. A pool of any context asks for the default one, which is thereby fixed without having changed."""
+UNTOLD: Any = object()
+"""In place of a value that Python cannot tell: a handler of C code, a precision that torch does not say. None may be a value."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,19 @@ class ProcessValue:
     """Something that a call can leave changed."""
 
     get: Callable[[], Any]
-    """None where Python cannot tell: a handler of C code, a precision that torch does not say."""
+    """May give ``UNTOLD``, which is not put back."""
     set: Callable[[Any], object]
     is_harmless: Callable[[Any, Any], bool] = operator.eq
     """Whether training may go on with what a call left, in place of what was there before it."""
 
 
-def umask() -> int | None:
-    """The file mode creation mask; None where only setting it would tell, which other threads would notice."""
+def umask() -> Any:
+    """The file mode creation mask; ``UNTOLD`` where only setting it would tell, which other threads would notice."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return None
-    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), None)
+        return UNTOLD
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), UNTOLD)
 
 
 def _raising_filters() -> list[Any]:
@@ -92,11 +94,16 @@ def _attributes(owner: Any, *names: str, is_harmless: Callable[[Any, Any], bool]
     return ProcessValue(partial(operator.attrgetter(*names), owner), put, is_harmless)
 
 
-def _matmul_precision() -> str | None:
+def _matmul_precision() -> Any:
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses to say where both of its interfaces for TF32 were used
-        return None
+        return UNTOLD
+
+
+def _handler(one: signal.Signals) -> Any:
+    handler = signal.getsignal(one)
+    return UNTOLD if handler is None else handler
 
 
 def _autocast(device: str) -> ProcessValue:
@@ -125,7 +132,8 @@ OF_PROCESS = {
     "sys.stdout": _attributes(sys, "stdout", is_harmless=_passes_on),
     "sys.stderr": _attributes(sys, "stderr", is_harmless=_passes_on),
     "the filters of warnings": ProcessValue(_raising_filters, _set_raising_filters),
-    "logging.disable": _attributes(logging.root.manager, "disable"),
+    # The attribute alone would not do: each logger remembers what it answered while it was disabled.
+    "logging.disable": ProcessValue(lambda: logging.root.manager.disable, logging.disable),
     "gc.disable": ProcessValue(gc.isenabled, lambda is_on: gc.enable() if is_on else gc.disable()),
     "sys.setrecursionlimit": ProcessValue(
         sys.getrecursionlimit, sys.setrecursionlimit, lambda found, before: found >= min(before, DEFAULT_DEPTH)
@@ -148,7 +156,7 @@ OF_THREAD = {
 
 OF_MAIN_THREAD = {
     **{
-        f"the handler of {one.name}": ProcessValue(partial(signal.getsignal, one), partial(signal.signal, one))
+        f"the handler of {one.name}": ProcessValue(partial(_handler, one), partial(signal.signal, one))
         for one in HANDLED
     },
     # An alarm that is left goes off in the middle of training.
@@ -215,7 +223,7 @@ class ProcessState:
     def _put_back(self, settings: dict[str, ProcessValue], before: dict[str, Any], rewards: set[str]) -> None:
         for name, setting in settings.items():
             found, wanted = setting.get(), before[name]
-            if wanted is None or setting.is_harmless(found, wanted):
+            if wanted is UNTOLD or setting.is_harmless(found, wanted):
                 continue
             setting.set(wanted)
             if name not in self._said:

@@ -41,15 +41,26 @@ class WatchedCall:
     probe: SignalProbe = field(default_factory=SignalProbe)
     started: float = 0.0
 
-    async def answer(self, place: Place) -> list[float]:
-        """The checked answer; of an asynchronous reward made on this loop, else where ``place`` does it."""
+    async def answer(self, place: Place, can_end: bool) -> list[float]:
+        """The checked answer; of an asynchronous reward made on this loop, else where ``place`` does it.
+
+        What is made may have to be waited for still. That is done on this loop, where it ends at the limit in any case.
+
+        Raises:
+            CallTimeoutError: If it takes too long; without ``can_end`` what ``place`` makes has ended by then.
+        """
         self.started = time.perf_counter()
+        goes_on = can_end and not self.reward.is_async
+        result = await _within(self.time_limit if can_end else None, lambda: self._begun(place), self._late(goes_on))
+        if inspect.isawaitable(result):
+            result = await _within(self._left(), lambda: self._awaited(result), self._late())
+        if not can_end and self._left() < 0:
+            raise self._late()
+        return result
+
+    async def _begun(self, place: Place) -> Any:
         # An async def gives a coroutine, which has done nothing yet.
-        result: Any = self.reward(**self.arguments) if self.reward.is_async else await place(self._made)
-        if not inspect.isawaitable(result):
-            return result
-        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
-            return checked_values(await result, self.count, self.reward.name)
+        return self.reward(**self.arguments) if self.reward.is_async else await place(self._made)
 
     def _made(self) -> Any:
         self.started = time.perf_counter()
@@ -57,6 +68,21 @@ class WatchedCall:
             result = self.reward(**self.arguments)
             # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
             return result if inspect.isawaitable(result) else checked_values(result, self.count, self.reward.name)
+
+    async def _awaited(self, result: Awaitable[Any]) -> list[float]:
+        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
+            return checked_values(await result, self.count, self.reward.name)
+
+    def _left(self) -> float:
+        return self.started + self.time_limit - time.perf_counter()
+
+    def _late(self, goes_on: bool = False) -> CallTimeoutError:
+        stays = " Its thread cannot be stopped and goes on in the background; isolation: process makes it killable."
+        return CallTimeoutError(
+            f"Reward '{self.reward.name}' took more than {self.time_limit:g} s for one call and was given up."
+            f"{stays if goes_on else ''} Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs "
+            "longer."
+        )
 
 
 async def call_reward(
@@ -70,7 +96,8 @@ async def call_reward(
         time_limit: Seconds from the start of the call.
         guard: Entered where the call is made.
         place: Makes a synchronous call.
-        can_end: Whether a call may be left behind there at its limit; else the limit is looked at when it has ended.
+        can_end: Whether a call may be left behind there at its limit; else the limit is looked at when it has ended. What it
+            gives to be awaited ends at the limit either way.
 
     Raises:
         RewardContractError: If a column is missing or the answer is malformed.
@@ -80,26 +107,15 @@ async def call_reward(
     """
     arguments, outcome = prepare_call(reward, rows)
     call = WatchedCall(reward, arguments, len(rows), time_limit, guard)
-    late = _too_late(reward, time_limit, goes_on=can_end and not reward.is_async)
     try:
-        outcome.rewards = await _within(time_limit if can_end else None, lambda: call.answer(place), late)
+        outcome.rewards = await call.answer(place, can_end)
     except Exception:
         if not call.probe.asked:
             raise
     if call.probe.asked:
         raise MainThreadNeededError
     outcome.seconds.append(time.perf_counter() - call.started)
-    if not can_end and outcome.seconds[0] > time_limit:
-        raise late
     return outcome
-
-
-def _too_late(reward: BaseRewardFunction, time_limit: float, goes_on: bool) -> CallTimeoutError:
-    stays = " Its thread cannot be stopped and goes on in the background; isolation: process makes it killable."
-    return CallTimeoutError(
-        f"Reward '{reward.name}' took more than {time_limit:g} s for one call and was given up.{stays if goes_on else ''} "
-        "Raise model.reward_runtime.time_limit or the reward's call_time_limit if it needs longer."
-    )
 
 
 async def _within(seconds: float | None, call: Callable[[], Awaitable[Any]], late: Exception) -> Any:

@@ -13,16 +13,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from grpo_lightning.rewards.runtime.code_reading import closure_of, codes_of, names_read_of_modules
+
 USE_SIGNALS = frozenset(
     {"math_verify", "latex2sympy2", "latex2sympy2_extended", "lighteval"}
     | {"timeout_decorator", "wrapt_timeout_decorator", "interruptingcow"}
 )
 """Packages that bound the time of a call with ``signal.alarm``."""
 TELLING = {
-    "signal": frozenset({"alarm", "setitimer", "siginterrupt", "SIGALRM", "SIGVTALRM", "SIGPROF", "ITIMER_REAL"}),
+    "signal": frozenset(
+        {"signal", "alarm", "setitimer", "siginterrupt"} | {"SIGALRM", "SIGVTALRM", "SIGPROF", "ITIMER_REAL"}
+    ),
     "asyncio": frozenset({"get_event_loop"}),  # in the main thread it gives a loop, in others it raises
 }
-"""Module -> names beside it that show a need; ``signal.SIGKILL`` alone is no reason."""
+"""Module -> names of it that show a need; ``signal.SIGKILL`` is no reason, and no ``alarm`` of another object."""
 BOUND_TO_A_THREAD = (sqlite3.Connection, sqlite3.Cursor, threading.local)
 """Objects that another thread than their maker's cannot use, or finds empty."""
 HOLDERS = (list, tuple, dict, functools.partial, types.MethodType, staticmethod, classmethod, property)
@@ -67,17 +71,15 @@ def _own_reason(thing: Any) -> str:
     if isinstance(thing, BOUND_TO_A_THREAD):
         return f"it holds a {type(thing).__module__}.{type(thing).__qualname__} made in the main thread"
     package, name = _package(thing), "" if isinstance(thing, types.ModuleType) else getattr(thing, "__name__", "")
-    if package in USE_SIGNALS or name in TELLING.get(package, ()) or (package, name) == ("signal", "signal"):
+    if package in USE_SIGNALS or name in TELLING.get(package, ()):
         return f"it uses {package}.{name}"
     if isinstance(thing, types.FunctionType):
-        named = dict(_named(thing))
-        modules = {value.__name__ for value in named.values() if isinstance(value, types.ModuleType)}
-        modules |= {name for name, value in named.items() if value is None}  # imported inside
-        if packages := {module.partition(".")[0] for module in modules} & USE_SIGNALS:
+        read = sorted(set(names_read_of_modules(thing)))
+        if packages := {module.partition(".")[0] for module, _ in read} & USE_SIGNALS:
             return f"{thing.__name__} uses {min(packages)}"
-        for module, telling in TELLING.items():
-            if module in modules and (used := telling & set(named)):
-                return f"{thing.__name__} uses {module}.{min(used)}"
+        for module, used in read:
+            if used in TELLING.get(module, ()):
+                return f"{thing.__name__} uses {module}.{used}"
     return ""
 
 
@@ -97,23 +99,14 @@ def _parts(thing: Any, home: str) -> Iterable[Any]:
 
 
 def _parts_of_function(function: types.FunctionType, home: str) -> Iterator[Any]:
-    named = dict(_named(function))
-    for value in named.values():
+    names = dict.fromkeys(name for code in codes_of(function) for name in code.co_names)  # in an order that repeats
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    for value in (*values, *(value for _, value in closure_of(function))):
         if isinstance(value, types.ModuleType) and _is_users(value, home):
-            yield from (vars(value)[used] for used in named.keys() & vars(value))
+            yield from (vars(value)[used] for used in names if used in vars(value))
         yield value
     yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     yield getattr(function, "__wrapped__", None)
-
-
-def _named(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The names in the code of a function, but for its own variables, with what is known of their values."""
-    codes = [function.__code__]
-    for code in codes:  # which grows meanwhile
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        yield from ((name, function.__globals__.get(name)) for name in code.co_names)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield name, next(iter(gc.get_referents(cell)), None)  # one that is not bound yet has none
 
 
 def _module(thing: Any) -> str:

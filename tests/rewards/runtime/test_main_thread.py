@@ -7,6 +7,7 @@ import functools
 import logging
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 from asyncio import events
@@ -85,6 +86,37 @@ def in_a_nested_function(completions: Any) -> Any:
     return [inner(text) for text in completions]
 
 
+def by_a_handler(completions: Any) -> Any:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return [signal.signal(signal.SIGTERM, before) for _ in completions]
+
+
+def by_a_handler_imported_inside(completions: Any) -> Any:
+    from signal import SIGTERM, getsignal
+    from signal import signal as handle
+
+    return [handle(SIGTERM, getsignal(SIGTERM)) for _ in completions]
+
+
+def by_a_module_for_an_inner_function(completions: Any) -> Any:
+    import os.path as path
+    import signal as s
+
+    def inner(text: str) -> Any:
+        return s.alarm(len(path.basename(text)))
+
+    return [inner(text) for text in completions]
+
+
+def by_another_name(completions: Any) -> Any:
+    s = signal
+    return [s.alarm(0) for _ in completions]
+
+
+def by_a_module_of_a_module(completions: Any) -> Any:
+    return [subprocess.signal.alarm(0) for _ in completions]  # type: ignore[attr-defined]
+
+
 def by_default(completions: Any, grade: Callable[..., Any] = parse) -> Any:
     return [grade(text) for text in completions]
 
@@ -137,6 +169,11 @@ def over(connection: Any) -> Any:
         by_from_import_inside,
         by_helper,
         in_a_nested_function,
+        by_a_handler,
+        by_a_handler_imported_inside,
+        by_a_module_for_an_inner_function,
+        by_another_name,
+        by_a_module_of_a_module,
         by_default,
         by_event_loop,
         functools.partial(by_default, grade=with_alarm),
@@ -171,6 +208,26 @@ def own_name(completions: Any, alarm: float = 0.0) -> Any:
     return [alarm for _ in completions]
 
 
+class Clock:
+    alarm = 0.0
+    signal = 1.0
+    lighteval = 2.0
+
+
+def alarms_of_a_clock_beside_signals(completions: Any) -> Any:
+    clock = Clock()
+    return [clock.alarm + clock.signal + signal.SIGKILL for _ in completions]
+
+
+def a_clock_called_signal(signal: Clock) -> Any:
+    """Beside the module, which is global here."""
+    return signal.alarm, [signal.alarm for _ in "ab"], asyncio.sleep
+
+
+def a_verdict_called_like_a_package(completions: Any) -> Any:
+    return [Clock.lighteval for _ in completions]
+
+
 def seen_beside_an_alarm() -> Exception:
     """An error whose traceback leads to a frame that knows ``with_alarm``."""
     helper = with_alarm
@@ -185,6 +242,9 @@ def seen_beside_an_alarm() -> Exception:
     [
         kills,
         own_name,
+        alarms_of_a_clock_beside_signals,
+        a_clock_called_signal,
+        a_verdict_called_like_a_package,
         of_a_librarys_part,
         Holder(len),
         len,
@@ -242,6 +302,19 @@ def test_a_call_that_hides_its_need_is_made_again_in_the_main_thread(
     one = runner(reward)
     for _ in range(2):
         assert score(one, ["a", "b"]).values.tolist() == [[1.0], [1.0]]
+
+
+def test_a_reward_that_sets_a_handler_is_called_once(runner: Callable[..., RewardRunner]) -> None:
+    seen: list[bool] = []
+
+    def handling(completions: list[str]) -> list[float]:
+        seen.append(threading.current_thread() is MAIN)
+        before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
+        return [1.0] * len(completions)
+
+    assert score(runner(handling), ["a"]).values.tolist() == [[1.0]]
+    assert seen == [True]
 
 
 def test_signals_are_themselves_again_after_the_calls(runner: Callable[..., RewardRunner]) -> None:

@@ -189,6 +189,45 @@ def test_a_reward_that_changes_all_of_it_and_every_seed_changes_nothing_of_a_run
         torch.testing.assert_close(ends[1][name], wanted, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("isolation", ["thread", "main"])
+def test_a_logger_that_was_asked_while_a_reward_had_disabled_logging_speaks_afterwards(
+    isolation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_training, inside = logging.getLogger("grpo_lightning.of_training"), []
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        logging.disable(logging.CRITICAL)
+        inside.append(of_training.isEnabledFor(logging.WARNING))
+        return [1.0] * len(completions)
+
+    with caplog.at_level(logging.WARNING):
+        scored(reward, isolation)
+        of_training.warning("training goes on")
+    assert inside == [False]
+    assert "training goes on" in caplog.text
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_was_none_is_none_again(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process without a console."""
+
+    def reward(completions: list[str], **columns: Any) -> list[float]:
+        setattr(sys, stream, io.StringIO())
+        return [1.0] * len(completions)
+
+    monkeypatch.setattr(sys, stream, None)
+    assert scored(reward, "thread") == [1.0, 1.0]
+    assert getattr(sys, stream) is None
+
+
+def test_a_precision_that_torch_does_not_tell_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> str:
+        raise RuntimeError("both interfaces were used")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuses)
+    assert scored(lambda completions, **columns: [1.0] * len(completions), "thread") == [1.0, 1.0]
+
+
 def test_calls_that_catch_the_output_at_the_same_time_leave_it_to_training() -> None:
     both, first_is_out = threading.Barrier(2), threading.Event()
     before = sys.stdout

@@ -233,6 +233,48 @@ def test_the_error_of_a_time_out_names_reward_limit_and_setting(
     assert "completion 1" in caplog.text and "model.reward_runtime.time_limit" in caplog.text
 
 
+@pytest.mark.parametrize("isolation", ["main", "thread"])
+def test_a_coroutine_that_a_plain_function_returns_is_cancelled_at_the_limit_of_its_call(
+    isolation: str, runner: Callable[..., RewardRunner], caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+
+    async def waits(completions: list[str]) -> list[float]:
+        try:
+            await asyncio.sleep(5 if completions == ["b"] else 0)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+        return [1.0]
+
+    def plain(completions: list[str]) -> Any:
+        return waits(completions)
+
+    reward = wrapped(plain, scope="completion", call_time_limit=0.5, isolation=isolation)
+    with caplog.at_level(logging.WARNING):
+        table = score(runner([reward]), ["a", "b"])
+    assert table.values[:, 0].isnan().tolist() == [False, True]
+    assert table.metrics["rewards/plain/timeouts"] == 1.0
+    assert ended.wait(60)
+    assert "Reward 'plain' took more than 0.5 s for one call and was given up. Raise" in caplog.text
+
+
+def test_a_call_in_the_main_thread_that_took_too_long_counts_as_none_and_is_not_said_to_go_on(
+    runner: Callable[..., RewardRunner], caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow(completions: list[str]) -> list[float]:
+        time.sleep(0.6 if completions == ["b"] else 0.0)
+        return [1.0]
+
+    one = runner([wrapped(slow, scope="completion", call_time_limit=0.5, isolation="main")])
+    with caplog.at_level(logging.WARNING):
+        table = score(one, ["a", "b", "c"])
+    assert table.values[:, 0].isnan().tolist() == [False, True, False]
+    assert table.metrics["rewards/slow/timeouts"] == 1.0
+    assert "Reward 'slow' took more than 0.5 s for one call and was given up. Raise model.reward_runtime" in caplog.text
+    assert "goes on in the background" not in caplog.text
+
+
 def test_a_step_waits_no_longer_than_its_limit_in_all(runner: Callable[..., RewardRunner]) -> None:
     async def slow(completions: list[str]) -> list[float]:
         await asyncio.sleep(60 if completions[0] != "a" else 0)
@@ -410,6 +452,23 @@ def test_how_a_function_may_be_called_is_said_where_it_is_registered_or_in_the_c
 def test_impossible_ways_to_be_called_are_refused(calling: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RewardRunner([wrapped(print, **calling)])
+
+
+class AsyncInMain(BaseRewardFunction):
+    isolation = "main"
+
+    async def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+
+def test_isolation_main_is_refused_for_async_rewards_which_have_a_thread_of_their_own() -> None:
+    async def graded(completions: list[str]) -> list[float]:
+        return [1.0] * len(completions)
+
+    with pytest.raises(ValueError, match=r"'graded' has isolation='main', which has no effect.*plain def, or remove"):
+        RewardRunner([wrapped(graded, isolation="main")])
+    with pytest.raises(ValueError, match="isolation='main', which has no effect on an async def"):
+        RewardRunner([AsyncInMain()])
 
 
 @pytest.mark.parametrize("setting", [{"max_workers": 0}, {"time_limit": 0}, {"step_time_limit": -1}])
