@@ -20,7 +20,7 @@ def first_evaluation(trainer: Trainer) -> int | None:
         None where time decides, or a stream whose end is not known.
     """
     epochs, batches, epoch = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.num_training_batches
-    if trainer._val_check_time_interval is not None or batches is None or not math.isfinite(batches):
+    if getattr(trainer, "_val_check_time_interval", None) is not None or batches is None or not math.isfinite(batches):
         return None
     if epochs is None or epochs == 1:
         return int(batches)
