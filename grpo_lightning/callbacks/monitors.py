@@ -8,13 +8,17 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from grpo_lightning.callbacks.evaluations import never_evaluated
+from grpo_lightning.callbacks.samples import show
+from grpo_lightning.callbacks.summary import BeforeAfterSummary
 from grpo_lightning.errors import ExplainedError
 
 
 class MonitorCheck(Callback):
     """Refuses a ``monitor`` of ModelCheckpoint or EarlyStopping that no metric has the name of.
 
-    Held-out metrics have names that the settings tell. What a step logs is known once the first one has ended.
+    Held-out metrics have names that the settings tell. What a step logs is known once the first one has ended. A run that ends
+    before its first evaluation is refused where something waits for it, else it says so.
     """
 
     def __init__(self) -> None:
@@ -41,6 +45,22 @@ class MonitorCheck(Callback):
             known = [f"{prefix}/{each}" for prefix in prefixes for each in means().names]
             if name not in known:
                 raise ValueError(no_metric(setting, name, known))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says that nothing will be evaluated, where that is so.
+
+        Raises:
+            ExplainedError: If a ``monitor`` waits for it: no best checkpoint would be written.
+        """
+        why = never_evaluated(trainer, pl_module) if hasattr(pl_module, "num_updates") else None
+        if why is None:
+            return
+        waiting = next((f"{setting}={name}" for setting, name in monitored(trainer) if name.startswith("val")), None)
+        if waiting is not None:
+            raise ExplainedError(f"{waiting} would never be measured. {why}")
+        is_shown = any(isinstance(callback, BeforeAfterSummary) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not is_shown:
+            show(why)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,21 @@ FSDP1 = (
     "Use trainer.strategy=fsdp2, which shards as much."
 )
 
+SPAWNED = (
+    "trainer.strategy=ddp_spawn starts processes that would be sent the module, which cannot be sent. Use trainer.strategy=ddp, "
+    "which starts the program once per device; in a notebook ddp_notebook, before anything has used a GPU."
+)
+
+
+def check_not_spawned() -> None:
+    """For the state of a module that is pickled: refuses it where a process is being spawned, which is to get it.
+
+    Raises:
+        ValueError: Naming the strategies that do not.
+    """
+    if get_spawning_popen() is not None:
+        raise ValueError(SPAWNED)
+
 
 def _unsupported(name: str) -> str:
     instead = (
@@ -197,6 +213,8 @@ def check_strategy_name(name: str) -> None:
         raise ValueError(FSDP1)
     if short.lower().startswith("deepspeed"):
         raise ValueError(_unsupported(short))
+    if short.startswith("ddp_spawn"):
+        raise ValueError(SPAWNED)
     if "." not in name and name.isidentifier() and name.islower() and name not in ("auto", *StrategyRegistry):
         raise ValueError(
             f"trainer.strategy={name} is no strategy. Choose one of auto, ddp and fsdp2, or a class path of Lightning's."

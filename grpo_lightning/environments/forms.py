@@ -94,9 +94,20 @@ def _classes(environment: EnvironmentSpec | None) -> dict[str | None, Environmen
     """By the names that rows use; None for the only one."""
     if environment is None:
         return {}
+    if isinstance(environment, Mapping) and "class_path" in environment:
+        return {None: _read(_with_settings(environment), "model.environment")}
     if isinstance(environment, Mapping) and not set(environment) <= SPEC:
         return {name: _read(entry, f"model.environment.{name}") for name, entry in environment.items()}
     return {None: _read(environment, "model.environment")}
+
+
+def _with_settings(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One environment with its settings: those of ``--model.environment.init_args.limit 9`` arrive beside its class_path."""
+    beside = {name: value for name, value in entry.items() if name not in SPEC}
+    given = entry.get("init_args") or {}
+    if not beside or not isinstance(given, Mapping):
+        return entry
+    return {"class_path": entry["class_path"], "init_args": {**given, **beside}}
 
 
 def _read(entry: Any, setting: str) -> EnvironmentClass:

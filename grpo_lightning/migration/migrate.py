@@ -6,6 +6,7 @@ from typing import Any
 
 from grpo_lightning.migration.compose import COMPOSERS
 from grpo_lightning.migration.composed import COMPOSED
+from grpo_lightning.migration.losses import compose_largest_weight, is_of_another_loss
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
 from grpo_lightning.migration.refused import HARMLESS, REFUSED
@@ -62,19 +63,21 @@ def migrate(
     )
     migration.refused.update(overridden)
     for key, value in migration.source.items():
-        _place(migration, key, value, is_given=key in current)
-    for compose in COMPOSERS:
+        _place(migration, key, value, last, is_given=key in current)
+    for compose in (compose_largest_weight, *COMPOSERS):
         compose(migration)
     if not is_grpo_arguments:
         migration.notes[:0] = _version_notes(migration, first, last, is_told=trl_version is not None)
     return migration
 
 
-def _place(migration: Migration, key: str, value: Any, is_given: bool) -> None:
+def _place(migration: Migration, key: str, value: Any, version: Version, is_given: bool) -> None:
     if key in HARMLESS and value == HARMLESS[key]:
         migration.needs_nothing(key)
-    elif is_of_another_loss(key, migration.get("loss_type")):
-        migration.refuse(key, f"loss_type is {migration.get('loss_type')}, so it has no effect in TRL either.")
+    elif value is not None and is_of_another_loss(
+        key, loss_type := migration.get("loss_type") or default_at("loss_type", version)
+    ):
+        migration.refuse(key, f"loss_type is {loss_type}, so it has no effect in TRL either.")
     elif key in SAME:
         if value is not None or is_given:
             migration.put(SAME[key], value, key)
@@ -113,14 +116,3 @@ def _version_notes(m: Migration, first: Version, last: Version, is_told: bool) -
         if changed and not m.has(key):
             notes.append(f"{key} is not set, and its default was {changed}. If the run was older, give --trl_version.")
     return notes
-
-
-def is_of_another_loss(key: str, loss_type: object) -> bool:
-    """Whether a setting is one of a single loss, and another one is named: here it is refused, in TRL it does nothing.
-
-    Example:
-        >>> is_of_another_loss("sapo_temperature_neg", "dapo"), is_of_another_loss("vespo_k_pos", "vespo")
-        (True, False)
-    """
-    owner = key.partition("_")[0]
-    return owner in ("sapo", "vespo") and loss_type not in (owner, None)

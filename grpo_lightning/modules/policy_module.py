@@ -18,7 +18,7 @@ from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, chec
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
-from grpo_lightning.distributed.strategies import FSDP2Strategy
+from grpo_lightning.distributed.strategies import FSDP2Strategy, check_not_spawned
 from grpo_lightning.memory.budget import MemoryPlan
 from grpo_lightning.memory.gauge import MemoryGauge, gauge_of
 from grpo_lightning.memory.rehearsal import rehearse
@@ -86,6 +86,11 @@ class PolicyModule(L.LightningModule):
         self.held_out = HeldOutMeans()
         self.returned = ReturnedWeights()
         self.register_state_dict_post_hook(mark_returned)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As Lightning's; refused to a strategy that spawns processes, in place of what pickle says of the first lock."""
+        check_not_spawned()
+        return super().__getstate__()
 
     @property
     def steps_done(self) -> int:

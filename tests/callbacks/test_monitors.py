@@ -38,3 +38,29 @@ def test_a_metric_of_steps_that_does_not_exist_ends_the_run_after_the_first(tiny
 def test_metrics_that_exist_are_waited_for(tiny_model_dir, tmp_path):
     module = run(tiny_model_dir, tmp_path, EarlyStopping("val/accuracy"), ModelCheckpoint(tmp_path, monitor="reward"))
     assert module.steps_done == 2
+
+
+def run_for_two_steps(model_dir, tmp_path, *callbacks, **trainer):
+    """Of an epoch of 6: 12 prompts, 2 a step."""
+    settings = {"callbacks": [MonitorCheck(), *callbacks], "enable_checkpointing": True, **trainer}
+    held_out = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4)), "batch_size": 2}
+    return fit(model_dir, tmp_path, 2, settings, held_out)
+
+
+def test_a_run_that_ends_before_its_first_evaluation_says_so(tiny_model_dir, tmp_path, capsys):
+    """Lightning evaluates at the end of an epoch, and trainer.max_steps ends a run before: nothing was said of it."""
+    module = run_for_two_steps(tiny_model_dir, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it ends after step 2, and the first evaluation would come after step 6." in said
+    assert "val/accuracy" not in module.trainer.callback_metrics
+
+
+def test_a_checkpoint_that_waits_for_an_evaluation_that_never_comes_is_refused(tiny_model_dir, tmp_path):
+    with pytest.raises(ExplainedError, match=r"checkpoint.monitor=val/accuracy would never be measured.*at most 2"):
+        run_for_two_steps(tiny_model_dir, tmp_path, ModelCheckpoint(tmp_path, monitor="val/accuracy"))
+
+
+@pytest.mark.parametrize("interval", [2, 0.34])
+def test_a_run_that_evaluates_says_nothing_of_it(tiny_model_dir, tmp_path, capsys, interval):
+    module = run_for_two_steps(tiny_model_dir, tmp_path, val_check_interval=interval)
+    assert "is not evaluated" not in capsys.readouterr().out and "val/accuracy" in module.trainer.callback_metrics

@@ -37,6 +37,17 @@ def test_names_of_strategies_that_train_pass(name):
     check_strategy_name(name)
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_spawn_find_unused_parameters_true"])
+def test_a_strategy_that_spawns_is_refused_by_name_and_in_python_with_those_that_train(
+    tiny_model_dir, tmp_path, strategy
+):
+    """It was `cannot pickle '_thread.lock' object`, out of Lightning's launcher."""
+    with pytest.raises(ValueError, match=r"Use trainer.strategy=ddp, .*ddp_notebook"):
+        check_strategy_name(strategy)
+    with pytest.raises(ValueError, match=r"Use trainer.strategy=ddp, .*ddp_notebook"):
+        fit(tiny_model_dir, tmp_path, trainer={"strategy": strategy, "devices": 2})
+
+
 def test_a_generator_that_needs_whole_weights_is_refused_before_they_load(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match=r"model.generator=TransformersGenerator needs them whole"):
         fit(tiny_model_dir, tmp_path, trainer={"strategy": "fsdp2"}, generator=TransformersGenerator())

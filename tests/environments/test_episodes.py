@@ -20,6 +20,7 @@ from grpo_lightning.environments import (
     behind_prompt,
     open_episodes,
 )
+from grpo_lightning.environments.forms import _classes
 
 DEADLINE = 0.3
 
@@ -116,6 +117,19 @@ def test_rows_choose_among_several_classes_which_are_not_told_the_choice():
     assert run(play()) == ("['level']", "increase")
 
 
+@pytest.mark.parametrize("limit", [{"init_args": {"shift": 3}}, {"shift": 3}])
+def test_settings_of_an_environment_on_the_command_line_are_its_own(monkeypatch, limit):
+    """`--model.environment.class_path worlds.Shelf --model.environment.init_args.shift 3` leaves the second form."""
+
+    class Shelf(worlds.Library):
+        def reset(self, **row):
+            return None
+
+    monkeypatch.setattr(worlds, "Shelf", Shelf, raising=False)
+    (environment,) = _classes({"class_path": "worlds.Shelf", **limit}).values()
+    assert environment.make().shift == 3
+
+
 def test_settings_reach_the_class_and_an_attribute_done_ends_the_episode():
     class Timed:
         def __init__(self, turns: int) -> None:
@@ -188,7 +202,7 @@ def test_an_observation_continues_the_last_message_of_the_prompt_as_in_trl():
         ({"environment": dict}, r"dict has no method reset"),
         (
             {"environment": {"class_path": "worlds.Counter", "arguments": {}}},
-            "neither a function nor a class|an entry has",
+            "called with arguments: .*Its arguments are the init_args",
         ),
         ({"tools": worlds.add, "deadline": 0.0}, "leaves no time"),
         ({"tools": worlds.add, "output_limit": 0}, "output_limit=0"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from runs import fit, make_data, make_module, make_trainer, weights, write_prompts
 
+from grpo_lightning.callbacks import PredictionWriter
 from grpo_lightning.metrics.evaluation import NamedMeans, pass_at_k
 
 
@@ -84,3 +87,16 @@ def test_predictions_show_what_a_reward_says_of_each_completion(tiny_model_dir, 
     rows = [row for batch in batches for row in batch]
     assert len(rows) == 4 * module.sampling.num_generations
     assert all(row["shouted"] == row["completion"].upper() for row in rows)
+
+
+def test_written_predictions_are_not_said_to_be_without_indices(tiny_model_dir, tmp_path):
+    """Lightning warned of it at every `predict`; whatever else it warns of is heard as before."""
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)))
+    trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        filters = list(warnings.filters)
+        trainer.predict(make_module(tiny_model_dir), datamodule=data)
+        assert warnings.filters == filters
+    assert not [each for each in heard if "batch indices" in str(each.message)]
+    assert (tmp_path / "predictions.jsonl").read_text().count("\n") == 16

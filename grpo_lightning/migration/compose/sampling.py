@@ -57,6 +57,8 @@ def _template(m: Migration) -> None:
 def compose_correction(m: Migration) -> None:
     """vllm_importance_sampling_*."""
     is_on = m.get("vllm_importance_sampling_correction")
+    if m.get("loss_type") == "vespo" and not m.get("use_vllm"):
+        is_on = False  # TRL corrects what vLLM samples; vespo takes no weight of a whole completion, the default here
     if is_on is not None:
         m.put("model.importance_sampling_correction", bool(is_on), "vllm_importance_sampling_correction")
     for key, target in CORRECTION.items():

@@ -280,5 +280,5 @@ class ChatForm:
         raise ValueError(
             f"The chat template of {self.tokenizer.name_or_path!r} renders a tool call as {turn!r:.200}, which is none of "
             f"{', '.join(READERS)}. Set model.turns.tool_call_format to what the model writes, or use a tokenizer with a "
-            "response_template."
+            "response_template; a chat template that knows no tools has to be replaced (model.chat_template_kwargs)."
         )

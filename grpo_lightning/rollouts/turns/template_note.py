@@ -9,6 +9,11 @@ from grpo_lightning.rollouts.turns.chat_form import PROBE, ChatForm
 from grpo_lightning.rollouts.turns.dummy_exchange import MARK, dummy_exchange
 from grpo_lightning.types import Message
 
+HIDES_TOOLS = (
+    "The chat template does not show the policy its tools: unless the prompts describe them, it never hears of them. Give "
+    "model.chat_template_kwargs a chat_template that writes tools and calls."
+)
+
 
 def template_note(form: ChatForm, has_tools: bool, history: Literal["append", "as_template"] = "append") -> str:
     """How calls are read, and what ``model.turns.history`` means where the template writes earlier turns otherwise."""
@@ -17,6 +22,8 @@ def template_note(form: ChatForm, has_tools: bool, history: Literal["append", "a
     kinds = [("what the user says", said), *([("the result of a tool", result)] if has_tools else [])]
     changed = [name for name, messages in kinds if not keeps_history(form, messages)]
     calls = f"Tool calls are read as {form.format_name}. " if has_tools else ""
+    if has_tools and not shows_tools(form):
+        calls = f"{calls}{HIDES_TOOLS} "
     if not changed:
         return f"{calls}The chat template keeps earlier turns as they are, as training does."
     means = {
@@ -29,6 +36,17 @@ def template_note(form: ChatForm, has_tools: bool, history: Literal["append", "a
         f"{calls}The chat template writes earlier turns otherwise behind {' and '.join(changed)} (it leaves out their "
         f"reasoning, for one). {means[history]}"
     )
+
+
+def shows_tools(form: ChatForm) -> bool:
+    """Whether a prompt names the tools that the policy may call; a template that knows none leaves them out without a word."""
+    parameters = {
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "?"}},
+        "required": ["text"],
+    }
+    function = {"name": PROBE.name, "description": "?", "parameters": parameters}
+    return PROBE.name in form.render([{"role": "user", "content": "?"}], [{"type": "function", "function": function}])
 
 
 def keeps_history(form: ChatForm, messages: Sequence[Message]) -> bool:
