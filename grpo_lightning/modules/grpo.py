@@ -122,6 +122,7 @@ class GRPOModule(PolicyModule):
             report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
             rewards = sampled.await_rewards()  # (N, R)
+            report.add(self.step_advantages.reward_metrics(sampled.rollouts, rewards))
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
@@ -154,9 +155,7 @@ class GRPOModule(PolicyModule):
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        advantages, metrics = self.step_advantages(rollouts, rewards)
-        report.add(metrics)
-        return advantages
+        return self.step_advantages(rollouts, rewards)
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""
