@@ -83,7 +83,7 @@ class DPOModule(PolicyModule):
         self.update(self.micro_batches(preferences), loss, report)
         if self.loss.needs_kl:
             report.add_mean("kl", kl[None])
-        self.preference_passes.move(self.steps_done + 1)
+        self.preference_passes.move(self.steps.count())
         self.steps.log(with_margin(self.steps.end(report).result()))
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:

@@ -169,15 +169,16 @@ class GRPOModule(PolicyModule):
         return loss
 
     def end_step(self, report: StepReport) -> None:
-        """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""
+        """Counts the step, brings the metrics of all ranks together in one collective, and logs them."""
+        step = self.steps.count()
         gauge = self.memory_gauge()
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
-        self.reference_passes.move(self.steps_done + 1)
+        self.reference_passes.move(step)
         report.add_entries(self.noted.tell(self.datamodule))
         numbers = self.objective.summarize(self.steps.end(report)) | self.source.transfer
-        self.canary.check(numbers, self.steps_done)
+        self.canary.check(numbers, step)
         numbers.pop(UNREPORTED, None)
         numbers = self.numbers.complete(numbers, self.num_updates)
         self.steps.log(numbers | self.loss.end_step(numbers), shown={"reward", "loss", "tokens_per_second"})

@@ -130,6 +130,7 @@ class RewardModelModule(PolicyModule):
         pairs, margins = self.pairs(batch)
         micro_batches = self.update.micro_batches(pairs.rollouts, plan_examples(self.passes, pairs), pairs.num_examples)
         self.update(micro_batches, partial(self.pair_loss, pairs, margins), report)
+        self.steps.count()
         self.steps.log(self.steps.end(report).result())
 
     def rewards(self, pairs: Preferences, rows: Tensor) -> Tensor:

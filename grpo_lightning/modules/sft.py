@@ -96,6 +96,7 @@ class SFTModule(PolicyModule):
         report = self.steps.begin()
         rollouts = self.replica.rollouts(self.read(batch))
         self.update(self.micro_batches(rollouts), partial(self.imitation_loss, rollouts), report)
+        self.steps.count()
         self.steps.log(self.steps.end(report).result())
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:
