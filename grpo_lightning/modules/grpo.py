@@ -23,7 +23,7 @@ from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import HasState, PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
 from grpo_lightning.modules.step_source import most_prompts, staleness_of, step_sources
-from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
+from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -223,7 +223,7 @@ class GRPOModule(PolicyModule):
             self,
             run_pass=RehearsedStep(self.experience, self.policy_loss, self.optimization, self.teachers),
             wake=partial(wake, self.source),
-            prompts_in_a_step=most_prompts(self.settings, prompts_in_a_step(self.datamodule)),
+            prompts_in_a_step=most_prompts(self.settings, self.prompts_in_a_step()),
             max_completion_length=self.sampling.max_completion_length,
             group_size=self.sampling.num_generations,
             is_joint=self.policy.is_sharded or joint_threshold,

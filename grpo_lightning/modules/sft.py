@@ -70,7 +70,7 @@ class SFTModule(PolicyModule):
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [COLUMN], self.settings, self.datamodule)
+        batch = with_replaced(batch, [COLUMN], self.replacements())
         rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts

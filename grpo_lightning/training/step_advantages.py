@@ -114,7 +114,7 @@ class StepAdvantages:
 
 
 def _over_ranks(rollouts: Rollouts, rewards: RewardTable, beside: Beside) -> tuple[list[Tensor], Tensor, list[Beside]]:
-    """In one collective: (n, R) scores of each rank, (N,) group ids of all that differ between ranks, and what each gives beside."""
+    """In one collective: (n, R) scores of each rank, (N,) group ids that differ between ranks, and what each gives beside."""
     ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, beside))
     groups, offset = [], 0
     for _, group, num_prompts, _ in ranks:
