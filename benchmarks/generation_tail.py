@@ -165,7 +165,7 @@ def measure(name: str, options: argparse.Namespace, workload: Any, policy: Any, 
         with Timeline(engine, profiled=False) as timeline:
             run()
         result["steps_by_running_completions"] = timeline.by_running()
-        with HostStacks("vllm/colocated_engine.py:step") as stacks:
+        with HostStacks("engine/engine.py:step") as stacks:
             run()
         result["host"] = stacks.shares()
         if is_cuda and name != "eager":

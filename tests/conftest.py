@@ -24,7 +24,7 @@ import pytest
 import torch
 from frozen_imports import freeze_imports
 
-from grpo_lightning.generation.vllm.server_process import RANK_VARIABLES
+from grpo_lightning.generation.vllm.serving.process import RANK_VARIABLES
 
 # What a shell starts with & is deaf to Ctrl-C, and so is what that starts; but tests interrupt runs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -100,7 +100,7 @@ def registry_as_it_was() -> Iterator[None]:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of each pause of a ``VLLMClient``, which takes no time; test_vllm_client.py has their lengths."""
-    from grpo_lightning.generation.vllm.client import VLLMClient
+    from grpo_lightning.generation.vllm.serving.client import VLLMClient
 
     made: list[int] = []
     monkeypatch.setattr(VLLMClient, "pause", lambda self, attempt: made.append(attempt))

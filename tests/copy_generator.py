@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from grpo_lightning.generation import Generator, SamplingSettings, TransformersGenerator
 from grpo_lightning.generation.base import OnCompleted
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.types import Rollouts
 
 

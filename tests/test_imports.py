@@ -63,7 +63,7 @@ def test_an_exported_name_is_the_same_object_as_where_it_is_defined():
         "from grpo_lightning.rewards.grading import math_worker\nfrom grpo_lightning.rewards.sandbox import child, judge",
         "from grpo_lightning.commands import migrate, report",
         "from grpo_lightning.commands import serve\nserve.build_parser().format_help()",
-        "from grpo_lightning.generation.vllm import server_guard",
+        "from grpo_lightning.generation.vllm.serving import guard",
         "from grpo_lightning.__main__ import main\nmain(['--help'])",
     ],
 )
@@ -75,7 +75,7 @@ def test_a_server_and_what_starts_it_need_no_training_code():
     """Nor do the processes of the server itself, which import the guard and the worker."""
     serve = "from grpo_lightning.commands import serve\nfrom grpo_lightning.policy import model_config"
     assert heavy_imports_after(serve) == ["torch", "transformers"]
-    assert heavy_imports_after("from grpo_lightning.generation.vllm import worker_weights") == ["torch"]
+    assert heavy_imports_after("from grpo_lightning.generation.vllm.weights import loading") == ["torch"]
 
 
 def test_the_check_above_would_notice_torch():

@@ -26,7 +26,7 @@ from forked_python import ForkedPython, be, program_of, write_into
 from frozen_imports import freeze_imports
 from vllm_cases import eager_torch
 
-from grpo_lightning.generation.vllm.server_process import server_environment
+from grpo_lightning.generation.vllm.serving.process import server_environment
 
 IMPORTED = (
     "vllm.entrypoints.llm",

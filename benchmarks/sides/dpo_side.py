@@ -58,7 +58,7 @@ def trl(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: b
 def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: bool) -> None:
     """This project's module; what is not said here keeps its default."""
     from grpo_lightning import DPOModule, GRPODataModule
-    from grpo_lightning.datamodules.preferences import Preferences
+    from grpo_lightning.datamodules.written.preferences import Preferences
     from sides.our_trainer import PRECISIONS, make_trainer
 
     class MeasuredModule(DPOModule):
@@ -72,9 +72,10 @@ def ours(workload: PairWorkload, clock: PhaseClock, record: str, checkpointing: 
             clock.count(useful_tokens=int(lengths[group].sum()) + found.rollouts.completion_ids.numel())
             return found
 
-        def preference_loss(self, preferences: Preferences, micro_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        def preference_loss(self, preferences: Preferences, *args: Any) -> Any:
+            *_, micro_batch = args
             clock.count(positions=self.passes.scorer.count_tokens(preferences.rollouts, micro_batch.rows))
-            return super().preference_loss(preferences, micro_batch, *args, **kwargs)
+            return super().preference_loss(preferences, *args)
 
         def training_step(self, *args: Any, **kwargs: Any) -> None:
             super().training_step(*args, **kwargs)

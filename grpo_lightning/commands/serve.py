@@ -8,10 +8,10 @@ import time
 from types import FrameType
 
 from grpo_lightning.commands.arguments import CommandParser, devices, whole
-from grpo_lightning.generation.vllm.client import VLLMClient
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.server_process import IMAGE_OPTIONS, ServerProcess, server_command
-from grpo_lightning.generation.vllm.server_token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
+from grpo_lightning.generation.vllm.serving.client import VLLMClient
+from grpo_lightning.generation.vllm.serving.process import IMAGE_OPTIONS, ServerProcess, server_command
+from grpo_lightning.generation.vllm.serving.token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
 
 
 def build_parser() -> CommandParser:

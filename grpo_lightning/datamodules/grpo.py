@@ -12,20 +12,20 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
 from grpo_lightning.datamodules.curriculum import Curriculum
-from grpo_lightning.datamodules.data_config import load_data_config
-from grpo_lightning.datamodules.drawing import Order, make_order
-from grpo_lightning.datamodules.find_dataset import find_dataset
-from grpo_lightning.datamodules.loader import EvaluationLoader, TrainingLoader, check_epoch
-from grpo_lightning.datamodules.mixture import MixedPrompts
-from grpo_lightning.datamodules.outcomes import GroupOutcomes, OutcomeBook
-from grpo_lightning.datamodules.progress import count_anew, steps_trained, untrained_batches
-from grpo_lightning.datamodules.prompt_form import PromptForm
-from grpo_lightning.datamodules.prompts import PromptDataset
-from grpo_lightning.datamodules.reading import PromptReader
-from grpo_lightning.datamodules.reasoning_gym import check_other_tasks
-from grpo_lightning.datamodules.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
-from grpo_lightning.datamodules.stream_loader import MakePrompts, StreamLoader, check_can_stream
-from grpo_lightning.datamodules.stream_rows import RowStream
+from grpo_lightning.datamodules.drawing.loader import EvaluationLoader, TrainingLoader, check_epoch
+from grpo_lightning.datamodules.drawing.orders import Order, make_order
+from grpo_lightning.datamodules.drawing.outcomes import GroupOutcomes, OutcomeBook
+from grpo_lightning.datamodules.drawing.progress import count_anew, steps_trained, untrained_batches
+from grpo_lightning.datamodules.drawing.stream_loader import StreamLoader, check_can_stream
+from grpo_lightning.datamodules.drawing.stream_reader import MakePrompts
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.form import PromptForm
+from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
+from grpo_lightning.datamodules.prompts.reader import PromptReader
+from grpo_lightning.datamodules.sources.find_dataset import find_source
+from grpo_lightning.datamodules.sources.reasoning_gym import check_other_tasks
+from grpo_lightning.datamodules.sources.row_stream import RowStream
+from grpo_lightning.datamodules.sources.specs import UNNAMED, DatasetSpec, EvalSpec, by_name, is_rows, weighted
 from grpo_lightning.settings.given import checked
 
 EvaluationLoaders = EvaluationLoader | dict[str, EvaluationLoader]
@@ -147,7 +147,7 @@ class GRPODataModule(L.LightningDataModule):
         for specs in self._specs().values():
             for spec, split in specs.values():
                 if not is_rows(spec) and not self.streaming:
-                    find_dataset(spec, split, load_data_config(self.dataset_info)).load(self.load_from_cache_file)  # type: ignore[arg-type]  # not rows
+                    find_source(spec, split, self.dataset_info).load(self.load_from_cache_file)
 
     def setup(self, stage: str) -> None:
         """Converts and tokenises what the stage needs; mistakes in the data show here, before weights load."""

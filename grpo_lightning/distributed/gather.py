@@ -21,6 +21,11 @@ def own_rank() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def is_distributed() -> bool:
+    """True where ranks train together."""
+    return own_rank()[1] > 1
+
+
 def gather_objects(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:
     """``value`` of every rank (of ``group``, where given), in rank order; no collective on a single process.
 

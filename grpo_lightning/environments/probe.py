@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from grpo_lightning.concurrency.tracebacks import traceback_of
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import (
     EnvironmentContractError,
@@ -21,7 +22,6 @@ from grpo_lightning.environments.episode import (
 )
 from grpo_lightning.environments.forms import EnvironmentSpec, open_episodes
 from grpo_lightning.messages import Message
-from grpo_lightning.rewards.runtime.tracebacks import traceback_of
 
 AT_ONCE = 8
 """Instances that are reset at the same time."""

@@ -8,10 +8,16 @@ from torch import Tensor
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, metric_names, with_margin
-from grpo_lightning.datamodules.demonstrations import COLUMN, WrittenSettings, with_replaced
-from grpo_lightning.datamodules.mixture import prompts_in_memory
-from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences, check_columns, read_preferences
-from grpo_lightning.datamodules.reading_ahead import ReadAhead
+from grpo_lightning.datamodules.prompts.mixture import prompts_in_memory
+from grpo_lightning.datamodules.written.demonstrations import COLUMN, WrittenSettings, with_replaced
+from grpo_lightning.datamodules.written.preferences import (
+    CHOSEN,
+    REJECTED,
+    Preferences,
+    check_columns,
+    read_preferences,
+)
+from grpo_lightning.datamodules.written.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings

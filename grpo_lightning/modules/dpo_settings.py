@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grpo_lightning.algorithm.preferences import PreferenceLoss, PreferenceLossSpec, make_preference_loss
-from grpo_lightning.datamodules.demonstrations import WrittenSettings
+from grpo_lightning.datamodules.written.demonstrations import WrittenSettings
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings
 from grpo_lightning.training.optimization import OptimizationSettings

@@ -13,11 +13,11 @@ from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
 from grpo_lightning.algorithm.preferences.metrics import logged_rewards, mean_entries
-from grpo_lightning.datamodules.compared_texts import MARGIN, check_compared, compared_texts
-from grpo_lightning.datamodules.demonstrations import with_replaced
-from grpo_lightning.datamodules.mixture import prompts_in_memory
-from grpo_lightning.datamodules.preferences import CHOSEN, REJECTED, Preferences
-from grpo_lightning.datamodules.reading_ahead import ReadAhead
+from grpo_lightning.datamodules.prompts.mixture import prompts_in_memory
+from grpo_lightning.datamodules.written.compared_texts import MARGIN, check_compared, compared_texts
+from grpo_lightning.datamodules.written.demonstrations import with_replaced
+from grpo_lightning.datamodules.written.preferences import CHOSEN, REJECTED, Preferences
+from grpo_lightning.datamodules.written.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule

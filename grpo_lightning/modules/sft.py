@@ -8,15 +8,15 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.datamodules.demonstrations import (
+from grpo_lightning.datamodules.prompts.mixture import prompts_in_memory
+from grpo_lightning.datamodules.written.demonstrations import (
     COLUMN,
     WrittenSettings,
     check_demonstrated,
     demonstrations,
     with_replaced,
 )
-from grpo_lightning.datamodules.mixture import prompts_in_memory
-from grpo_lightning.datamodules.reading_ahead import ReadAhead
+from grpo_lightning.datamodules.written.reading_ahead import ReadAhead
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.policy_module import PolicyModule

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards, is_unanimous
-from grpo_lightning.datamodules.order import epoch_permutation
+from grpo_lightning.datamodules.drawing.places import epoch_permutation
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable

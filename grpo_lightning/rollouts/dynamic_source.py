@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler

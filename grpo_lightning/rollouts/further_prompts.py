@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import lightning as L
 
-from grpo_lightning.datamodules.loader import TrainingLoader, is_last_step, place_after
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.drawing.loader import TrainingLoader
+from grpo_lightning.datamodules.drawing.progress import is_last_step, place_after
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.rollouts.run_state import epoch_at
 from grpo_lightning.types import PromptBatch
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards
-from grpo_lightning.datamodules.outcomes import GroupOutcomes
+from grpo_lightning.datamodules.drawing.outcomes import GroupOutcomes
 from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
 from grpo_lightning.rollouts.source import RolloutSource

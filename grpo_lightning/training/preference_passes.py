@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss, PreferenceScores
-from grpo_lightning.datamodules.mixture import MixedPrompts
-from grpo_lightning.datamodules.preferences import Preferences
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
+from grpo_lightning.datamodules.written.preferences import Preferences
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads

@@ -11,7 +11,8 @@ from torch import Tensor
 from grpo_lightning.algorithm.averaging import StepTotals
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.datamodules.reading_ahead import ReadAhead, next_batch
+from grpo_lightning.datamodules.drawing.progress import next_batch
+from grpo_lightning.datamodules.written.reading_ahead import ReadAhead
 from grpo_lightning.metrics.step_report import StepReport
 from grpo_lightning.training.load_balance import LoadBalance
 from grpo_lightning.training.optimization import Optimization

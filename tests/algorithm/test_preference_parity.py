@@ -19,7 +19,7 @@ from toy_models import save_toy_model
 
 from grpo_lightning.algorithm.preferences import make_preference_loss
 from grpo_lightning.algorithm.preferences.metrics import logged, mean_entries, with_margin
-from grpo_lightning.datamodules.preferences import Preferences
+from grpo_lightning.datamodules.written.preferences import Preferences
 from grpo_lightning.modules.dpo import DPOModule
 from grpo_lightning.types import Rollouts
 

@@ -16,7 +16,7 @@ from toy_models import save_toy_model
 from grpo_lightning import GRPODataModule, SFTModule
 from grpo_lightning.distributed.sharding import whole
 from grpo_lightning.distributed.strategies import FSDP2Strategy
-from grpo_lightning.generation.vllm.engine_settings import save_skeleton
+from grpo_lightning.generation.vllm.skeleton import save_skeleton
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 
 PROMPTS_PER_STEP = 6

@@ -25,9 +25,9 @@ from vllm_cases import SMALL_SERVER, even_tokens, mismatch, needs_vllm
 from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import VLLMServer
-from grpo_lightning.generation.vllm.client import ServerUnavailable
-from grpo_lightning.generation.vllm.server_weights import FileTransfer, write_weights
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable
+from grpo_lightning.generation.vllm.serving.file_transfer import FileTransfer, write_weights
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.modules import GRPOModule
 from grpo_lightning.types import Rollouts
 

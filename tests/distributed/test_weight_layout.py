@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from toy_models import build_model
 
 from grpo_lightning.distributed.sharding import shard
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 LORA: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "up_proj"], "init_lora_weights": False}
 ADAPTERS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ from grpo_lightning.finetuning.adapter_directory import refuse_adapter_directory
 from grpo_lightning.finetuning.adapter_files import load_adapter, save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import adapter_rank, adapter_state, hot_load_obstacle, merged_state_dict
 from grpo_lightning.finetuning.base_identity import identify_base
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 IDS = torch.arange(3, 40)[None]
 

@@ -21,7 +21,7 @@ from grpo_lightning.finetuning.adapter_files import save_merged
 from grpo_lightning.finetuning.adapters import adapter_state, merged_outlines, merged_state_dict
 from grpo_lightning.finetuning.quantization import dequantized, keep_trainable_layout
 from grpo_lightning.finetuning.settings import FinetuningSettings
-from grpo_lightning.generation.vllm.weight_stream import base_state_dict
+from grpo_lightning.generation.vllm.weights.stream import base_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,8 +6,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from toy_models import build_model
 
-from grpo_lightning.generation.vllm import adapter_route
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
+from grpo_lightning.generation.vllm.weights import adapter_route
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
 
 
 def lora_policy():

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from fake_vllm_server import HANG_UP, fake_vllm
 
-from grpo_lightning.generation.vllm.client import ServerNotReadyError, ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, TokenRow, likeliest_of
+from grpo_lightning.generation.vllm.serving.client import (
+    ServerNotReadyError,
+    ServerRefused,
+    ServerUnavailable,
+    VLLMClient,
+)
+from grpo_lightning.generation.vllm.serving.prompt_logprobs import PromptLogprobs, TokenRow, likeliest_of
 
 ROWS = [TokenRow([1, 2, 3, 4], 2), TokenRow([1, 2, 3], 1), TokenRow([1, 2], 1)]
 TOLD = ([0, 1], [-1.0, -2.0])

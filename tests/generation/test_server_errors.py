@@ -13,10 +13,11 @@ from runs import make_data, make_module, make_trainer
 from toy_models import build_model, build_tokenizer
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm import served_weights, server_weights
-from grpo_lightning.generation.vllm.client import ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.server_weights import NCCLTransfer
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.serving import nccl_transfer
+from grpo_lightning.generation.vllm.serving import weights as served_weights
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.nccl_transfer import NCCLTransfer
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
 WHAT_TO_DO = r"(?s)was answered with 500: .*no module named lm_head.*is healthy.*not waited for.*own output"
@@ -136,8 +137,8 @@ def test_a_broadcast_to_a_server_that_fails_ends(server, policy, monkeypatch, st
         if ends_in_error:
             raise RuntimeError("NCCL error: unhandled system error")
 
-    monkeypatch.setattr(server_weights, "nccl_send", broadcast)
-    monkeypatch.setattr(server_weights, "nccl_payloads", lambda init, update, packed: (init, update))
+    monkeypatch.setattr(nccl_transfer, "nccl_send", broadcast)
+    monkeypatch.setattr(nccl_transfer, "nccl_payloads", lambda init, update, packed: (init, update))
     transfer = NCCLTransfer(VLLMClient("127.0.0.1", server.server_address[1], 10), True, torch.device("cpu"))
     transfer._group = GroupOfOne()
     server.answer("/update_weights", always=status)

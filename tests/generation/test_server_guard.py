@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.generation.vllm.server_guard import TokenGuard
-from grpo_lightning.generation.vllm.server_process import ServerProcess, server_command
-from grpo_lightning.generation.vllm.server_token import (
+from grpo_lightning.generation.vllm.serving.guard import TokenGuard
+from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command
+from grpo_lightning.generation.vllm.serving.token import (
     HOSTS_VARIABLE,
     TOKEN_VARIABLE,
     known_token,

@@ -9,8 +9,8 @@ from fake_vllm_server import HANG_UP, fake_vllm
 
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.turns import TurnRequest
-from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.server_turns import ServerTurns
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.turns import ServerTurns
 
 
 def play(server, recover):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
 from types import SimpleNamespace as Named
@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_model, needs_vllm, rows, running
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
-from grpo_lightning.generation.vllm.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
 
 pytestmark = needs_vllm
 STOP = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=("a", "e"))
@@ -105,9 +105,9 @@ def scheduler(generator) -> Iterator[Any]:
     """Of that engine, to be watched or changed by one test."""
     found = engine_core(generator).scheduler
     manager = found.kv_cache_manager
-    before = found.update_from_output, manager.allocate_slots, found.num_lookahead_tokens
+    before = found.update_from_output, found.schedule, manager.allocate_slots, found.num_lookahead_tokens
     yield found
-    found.update_from_output, manager.allocate_slots, found.num_lookahead_tokens = before
+    found.update_from_output, found.schedule, manager.allocate_slots, found.num_lookahead_tokens = before
 
 
 def test_completions_are_those_of_vllms_own_bookkeeping(generator, own):
@@ -155,6 +155,15 @@ class Ahead:
         )
         self.collected: dict[str, Any] = {}
         """By request: the collector of logprobs of vLLM's output processor."""
+        self.own_schedules = 0
+        """Steps that vLLM scheduled in its own way, with requests of its own."""
+        schedule = self.scheduler.schedule
+
+        def counted(*args: Any) -> Any:
+            self.own_schedules += bool(self.scheduler.running or self.scheduler.waiting)
+            return schedule(*args)
+
+        self.scheduler.schedule = counted
         if is_short:
             core_client = Named(engine_core=Named(scheduler=self.scheduler))
             states = Named(request_states=self.collected)
@@ -166,25 +175,31 @@ class Ahead:
         self.outputs: dict[str, list[Any]] = {}
         self.preemptions = 0
 
-    def run(self, limits: list[int]) -> None:
-        """Completions of up to so many tokens, two steps of the model always under way."""
+    def add(self, limit: int) -> None:
+        """A request for a completion of up to so many tokens."""
         from vllm import SamplingParams
         from vllm.logprobs import FlatLogprobs
         from vllm.v1.engine.logprobs import LogprobsProcessor
         from vllm.v1.request import Request
 
-        for n, limit in enumerate(limits):
-            sampling = SamplingParams(max_tokens=limit, logprobs=0, detokenize=False, stop_token_ids=[7])
-            sampling.flat_logprobs = True
-            request = Request(f"r{n}", LONG_PROMPT[: 110 + n], sampling, None, block_hasher=self.hasher)
-            self.outputs[request.request_id] = []
-            logprobs = {"logprobs": FlatLogprobs(), "cumulative_logprob": 0.0, "num_logprobs": 0}
-            processor = LogprobsProcessor(None, prompt_logprobs=None, num_prompt_logprobs=None, **logprobs)
-            self.collected[request.request_id] = Named(logprobs_processor=processor)
-            self.scheduler.add_request(request)
+        n = len(self.outputs)
+        sampling = SamplingParams(max_tokens=limit, logprobs=0, detokenize=False, stop_token_ids=[7])
+        sampling.flat_logprobs = True
+        request = Request(f"r{n}", LONG_PROMPT[: 110 + n % 20], sampling, None, block_hasher=self.hasher)
+        self.outputs[request.request_id] = []
+        logprobs = {"logprobs": FlatLogprobs(), "cumulative_logprob": 0.0, "num_logprobs": 0}
+        processor = LogprobsProcessor(None, prompt_logprobs=None, num_prompt_logprobs=None, **logprobs)
+        self.collected[request.request_id] = Named(logprobs_processor=processor)
+        self.scheduler.add_request(request)
+
+    def run(self, limits: list[int], before_step: Callable[[], None] = lambda: None) -> None:
+        """Completions of up to so many tokens, two steps of the model always under way."""
+        for limit in limits:
+            self.add(limit)
         under_way: deque[Any] = deque()
-        drawn = {name: random.Random(name) for name in self.outputs}
+        drawn: dict[str, random.Random] = defaultdict(lambda: random.Random(len(drawn)))
         while self.scheduler.has_requests() or under_way:
+            before_step()
             scheduled = self.scheduler.schedule()
             self.scheduled.append(deepcopy(vars(scheduled)))
             self.preemptions += len(scheduled.preempted_req_ids or ())
@@ -250,7 +265,44 @@ def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(gener
     own.run(limits)
     short.run(limits)
     assert short.scheduled == own.scheduled
+    if num_blocks == 200:  # with few, a step may always have to preempt
+        assert short.own_schedules < len(short.scheduled) / 3
     assert short.states == own.states
     assert short.completions() == own.completions()
     assert (own.preemptions > 0) == (num_blocks == 9)
     assert sum(map(len, short.outputs.values())) < sum(map(len, own.outputs.values())) / 2
+
+
+def disturbed(core: Any, seed: int, num_blocks: int, is_short: bool) -> Ahead:
+    """A run in which requests come, are given up, and have their limits lowered at random."""
+    from vllm.v1.request import RequestStatus
+
+    ahead, drawn = Ahead(core, num_blocks, is_short), random.Random(seed)
+    bookkeeping = ahead.scheduler.update_from_output.__self__ if is_short else None
+
+    def disturb() -> None:
+        event, under_way = drawn.random(), sorted(ahead.scheduler.requests)
+        if event < 0.05 and len(ahead.outputs) < 20:
+            ahead.add(drawn.randrange(1, 60))
+        elif event < 0.07 and under_way:
+            ahead.scheduler.finish_requests(drawn.choice(under_way), RequestStatus.FINISHED_ABORTED)
+        elif event < 0.08:  # as ColocatedEngine.cut_all
+            for request in ahead.scheduler.requests.values():
+                under_way_of_it = max(1, request.num_output_placeholders)
+                request.max_tokens = min(request.max_tokens, request.num_output_tokens + under_way_of_it)
+            if bookkeeping is not None:
+                bookkeeping.read_limits()
+
+    ahead.run([drawn.randrange(1, 60) for _ in range(6)], disturb)
+    return ahead
+
+
+@pytest.mark.parametrize(("seed", "num_blocks"), [(0, 200), (1, 200), (2, 12), (3, 9), (4, 9)])
+def test_requests_that_come_and_go_are_scheduled_as_vllm_would_schedule_them(generator, seed, num_blocks):
+    core = engine_core(generator)
+    own, short = (disturbed(core, seed, num_blocks, is_short) for is_short in (False, True))
+    assert short.scheduled == own.scheduled
+    assert short.states == own.states
+    ended = [name for name, parts in own.outputs.items() if parts and parts[-1].finish_reason is not None]
+    assert len(ended) > 3
+    assert {name: short.completions()[name] for name in ended} == {name: own.completions()[name] for name in ended}

@@ -8,7 +8,7 @@ import pytest
 import transformers
 from transformers import Qwen2_5_VLConfig
 
-from grpo_lightning.generation.vllm.shown_models import architecture_of, refuse_unshown, why_not_imported
+from grpo_lightning.generation.vllm.models import architecture_of, refuse_unshown, why_not_imported
 
 
 def raised(source: str) -> ImportError:

@@ -23,7 +23,7 @@ from transformers import (
 
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.transformers.generator import TransformersGenerator
-from grpo_lightning.generation.vllm.engine_settings import engine_dtype
+from grpo_lightning.generation.vllm.skeleton import engine_dtype
 from grpo_lightning.types import Rollouts
 
 TOKENIZER = build_tokenizer()

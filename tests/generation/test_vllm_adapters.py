@@ -20,9 +20,9 @@ from vllm_cases import (
     shift_weights,
 )
 
-from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
-from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
+from grpo_lightning.generation.vllm.weights.adapter_route import TRIAL, AdapterRoute
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 pytestmark = needs_vllm
 

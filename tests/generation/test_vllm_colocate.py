@@ -27,7 +27,7 @@ from vllm_cases import (
 
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.transformers.sampling import TokenSampler
-from grpo_lightning.generation.vllm.engine_process import RESTORED_VARIABLES
+from grpo_lightning.generation.vllm.patches.process import RESTORED_VARIABLES
 
 pytestmark = needs_vllm
 

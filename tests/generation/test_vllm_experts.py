@@ -26,7 +26,7 @@ from vllm_cases import (
 
 from grpo_lightning.generation import Generator, VLLMColocate, VLLMServer
 from grpo_lightning.generation.vllm.compat import why_no_routed_experts
-from grpo_lightning.generation.vllm.server_weights import goes_by_nccl
+from grpo_lightning.generation.vllm.serving.nccl_transfer import goes_by_nccl
 from grpo_lightning.numerics.routers import recorded_routes, router_form
 
 pytestmark = needs_vllm

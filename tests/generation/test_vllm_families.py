@@ -18,10 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from vllm_cases import PROMPTS, SEEDS, SETTINGS, ending_model, mismatch, needs_vllm, running, shift_weights
 
 from grpo_lightning.generation import VLLMColocate, VLLMServer
-from grpo_lightning.generation.vllm import published_names
 from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
-from grpo_lightning.generation.vllm.tied_heads import ALWAYS_TIED
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.models import ALWAYS_TIED
+from grpo_lightning.generation.vllm.weights import published_names
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 pytestmark = needs_vllm
 

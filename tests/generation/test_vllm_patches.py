@@ -13,11 +13,10 @@ import torch
 import torch.distributed as dist
 
 import grpo_lightning
-from grpo_lightning.generation.vllm import model_patches, patches, reloading, weight_patches
 from grpo_lightning.generation.vllm.compat import installed_version, why_unusable
-from grpo_lightning.generation.vllm.patch_list import PATCHES
-from grpo_lightning.generation.vllm.patches import keeping_process_group, keeping_threads
-from grpo_lightning.generation.vllm.reloading import copying_after_reload
+from grpo_lightning.generation.vllm.patches.patch_list import PATCHES
+from grpo_lightning.generation.vllm.patches.process import keeping_process_group, keeping_threads
+from grpo_lightning.generation.vllm.patches.reloading import copying_after_reload
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
 PACKAGE, HERE = Path(grpo_lightning.__path__[0]), Path(__file__).parent
@@ -26,10 +25,11 @@ FOREIGN = ("vllm", "torch", "transformers", "peft")
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.changes)
 def test_each_change_names_its_function_and_a_test(patch):
-    found = [file for file in (patches, weight_patches, reloading, model_patches) if hasattr(file, patch.by)]
-    assert len(found) == 1 and inspect.isfunction(getattr(found[0], patch.by))
-    file, _, function = patch.test.partition("::")
-    assert re.search(rf"^def {function}\(", (HERE / file).read_text(), re.MULTILINE)
+    name = f"grpo_lightning.generation.vllm.patches.{patch.by}"
+    function = pydoc.locate(name)
+    assert inspect.isfunction(function) and f"{function.__module__}.{function.__name__}" == name
+    file, _, test = patch.test.partition("::")
+    assert re.search(rf"^def {test}\(", (HERE / file).read_text(), re.MULTILINE)
 
 
 @pytest.mark.skipif(why_unusable() is not None, reason="needs vLLM")
@@ -41,9 +41,9 @@ def test_what_is_changed_is_there(patch):
     assert pydoc.locate(patch.changes) is not None
 
 
-def test_all_changes_are_in_four_files():
-    found = {path.name for path in PACKAGE.rglob("*.py") if changes_of(path.read_text())}
-    assert found == {"patches.py", "weight_patches.py", "reloading.py", "model_patches.py"}
+def test_all_changes_are_in_one_folder():
+    found = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if changes_of(path.read_text())}
+    assert found == {Path("generation/vllm/patches")}
 
 
 def test_the_search_finds_what_it_looks_for():

@@ -39,10 +39,10 @@ from vllm_cases import (
 from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm.adapter_route import TRIAL, AdapterRoute
-from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
-from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs
-from grpo_lightning.generation.vllm.server_token import token_file
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.serving.prompt_logprobs import PromptLogprobs
+from grpo_lightning.generation.vllm.serving.token import token_file
+from grpo_lightning.generation.vllm.weights.adapter_route import TRIAL, AdapterRoute
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
 from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 from grpo_lightning.training.distillation.server_teacher import check_same_tokens

@@ -18,8 +18,8 @@ from vllm_cases import SMALL_SERVER, eager_torch, needs_vllm
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, VLLMServer
-from grpo_lightning.generation.vllm import server_images
-from grpo_lightning.generation.vllm.client import VLLMClient
+from grpo_lightning.generation.vllm.serving import images as server_images
+from grpo_lightning.generation.vllm.serving.client import VLLMClient
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH

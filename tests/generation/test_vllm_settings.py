@@ -13,19 +13,12 @@ from grpo_lightning.generation import SamplingSettings, TransformersGenerator, V
 from grpo_lightning.generation.random_state import preserved_random_state
 from grpo_lightning.generation.vllm import colocate as vllm_colocate
 from grpo_lightning.generation.vllm import compat as vllm_compat
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute
-from grpo_lightning.generation.vllm.completions import Completions
-from grpo_lightning.generation.vllm.engine_settings import (
-    check_engine_kwargs,
-    engine_dtype,
-    lora_arguments,
-    note_of_failed_start,
-    save_skeleton,
-)
-from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
-from grpo_lightning.generation.vllm.requests import engine_requests
-from grpo_lightning.generation.vllm.sampling_parameters import common_sampling_parameters, seed_of_prompt
-from grpo_lightning.generation.vllm.weight_stream import (
+from grpo_lightning.generation.vllm.engine.settings import check_engine_kwargs, note_of_failed_start
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import common_sampling_parameters, engine_requests, seed_of_prompt
+from grpo_lightning.generation.vllm.skeleton import engine_dtype, kept_skeleton, lora_arguments, save_skeleton
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
+from grpo_lightning.generation.vllm.weights.stream import (
     WeightStream,
     base_state_dict,
     check_same_weights,

@@ -9,7 +9,7 @@ from vllm_cases import eager_torch, even_tokens, needs_vllm, small_engine
 from vllm_forks import run_engine_ranks
 from vllm_ranks import shared_memory_of_an_engine, train
 
-from grpo_lightning.generation.vllm.engine_weights import EngineWeights
+from grpo_lightning.generation.vllm.engine.weights import EngineWeights
 from grpo_lightning.rollouts.sampler_canary import MISMATCH, StaleSamplerError
 
 pytestmark = needs_vllm

@@ -10,12 +10,12 @@ from runs import make_module, make_trainer, write_rows
 from toy_models import build_tokenizer
 
 from grpo_lightning import GRPODataModule, RewardModelModule
-from grpo_lightning.datamodules.compared_texts import compared_texts
-from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
-from grpo_lightning.datamodules.preferences import read_preferences
+from grpo_lightning.datamodules.written.compared_texts import compared_texts
+from grpo_lightning.datamodules.written.demonstrations import WrittenSettings, demonstrations
+from grpo_lightning.datamodules.written.preferences import read_preferences
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings
-from grpo_lightning.generation.vllm.requests import check_prompts
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
 from grpo_lightning.training.distillation import Distillation

@@ -12,7 +12,7 @@ from runs import fit, weights
 from taught_by_server import answers_of
 from toy_models import save_toy_model
 
-from grpo_lightning.generation.vllm.client import ServerNotReadyError
+from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError
 from grpo_lightning.training.distillation import Distillation, TeacherRefusedError
 
 TOP_K = 5

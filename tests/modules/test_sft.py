@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grpo_lightning import DPOModule, GRPODataModule
 from grpo_lightning.datamodules.converters import get_dataset_converter
-from grpo_lightning.datamodules.demonstrations import WrittenSettings, demonstrations
-from grpo_lightning.datamodules.prompt_form import PromptForm
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.form import PromptForm
+from grpo_lightning.datamodules.written.demonstrations import WrittenSettings, demonstrations
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.modules.sft import SFTModule
 from grpo_lightning.types import PromptBatch

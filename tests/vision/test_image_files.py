@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from grpo_lightning.datamodules.prompt_form import PromptForm
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.form import PromptForm
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.vision.images import FORMATS, holds_picture, read_image
 from tests.runs import make_module

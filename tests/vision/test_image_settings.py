@@ -18,10 +18,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import grpo_lightning
 from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, RewardModelModule, SFTModule
 from grpo_lightning.commands.rewards import main as rewards_command
-from grpo_lightning.datamodules.prompt_form import PromptForm
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.form import PromptForm
 from grpo_lightning.generation import VLLMColocate, VLLMServer
-from grpo_lightning.generation.vllm.tied_heads import refuse_own_head
+from grpo_lightning.generation.vllm.models import refuse_own_head
 from grpo_lightning.vision.images import read_image, reference_of
 from grpo_lightning.vision.messages import with_images
 from grpo_lightning.vision.thumbnails import is_thumbnail, thumbnails

@@ -6,44 +6,46 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.distributed.gather import own_rank
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
 from grpo_lightning.generation.parts import OnEnded, Part, PartRequest
 from grpo_lightning.generation.turns import TurnSampler
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
-from grpo_lightning.generation.vllm.colocated_engine import ColocatedEngine
+from grpo_lightning.generation.vllm.base import VLLMGenerator
 from grpo_lightning.generation.vllm.compat import why_unusable
-from grpo_lightning.generation.vllm.completions import Completions
-from grpo_lightning.generation.vllm.engine_images import EngineImages, check_shown, image_prompts, without_pixels
-from grpo_lightning.generation.vllm.engine_parts import engine_parts
-from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_ranks import check_ranks, of_all_ranks, of_own_rows
-from grpo_lightning.generation.vllm.engine_routes import ToldExperts
-from grpo_lightning.generation.vllm.engine_settings import (
-    adapters_obstacle,
+from grpo_lightning.generation.vllm.engine.engine import ColocatedEngine
+from grpo_lightning.generation.vllm.engine.images import EngineImages, check_shown, image_prompts, without_pixels
+from grpo_lightning.generation.vllm.engine.parts import engine_parts
+from grpo_lightning.generation.vllm.engine.ranks import check_ranks, of_all_ranks, of_own_rows
+from grpo_lightning.generation.vllm.engine.sampling_parameters import further_parameters
+from grpo_lightning.generation.vllm.engine.settings import (
     check_engine_kwargs,
     check_numbers,
     device_arguments,
-    engine_dtype,
-    lora_arguments,
     noting_failed_start,
+)
+from grpo_lightning.generation.vllm.engine.turns import EngineTurns
+from grpo_lightning.generation.vllm.engine.weights import EngineWeights
+from grpo_lightning.generation.vllm.models import refuse_missing_part
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
+from grpo_lightning.generation.vllm.requests.routed_experts import ToldExperts
+from grpo_lightning.generation.vllm.skeleton import (
+    adapters_obstacle,
+    engine_dtype,
+    kept_skeleton,
+    lora_arguments,
     plain_model,
 )
-from grpo_lightning.generation.vllm.engine_skeleton import kept_skeleton
-from grpo_lightning.generation.vllm.engine_turns import EngineTurns
-from grpo_lightning.generation.vllm.engine_weights import EngineWeights
-from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
-from grpo_lightning.generation.vllm.sampling_parameters import further_parameters
-from grpo_lightning.generation.vllm.shown_models import refuse_missing_part
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute, LoraSync
 from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 
 
-class VLLMColocate(RoutedGenerator):
+class VLLMColocate(VLLMGenerator):
     """Samples with a vLLM engine that shares the process and the device with training.
 
     The engine is built when training starts, gets the policy's weights before it samples and after every optimizer
@@ -146,7 +148,7 @@ class VLLMColocate(RoutedGenerator):
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "enforce_eager": self.enforce_eager,
-            "seed": (dist.get_rank() if is_distributed() else 0) // self.tensor_parallel_size,
+            "seed": own_rank()[0] // self.tensor_parallel_size,
         }
         arguments |= device_arguments(policy, self.kv_cache_memory_gb, bool(self.sleep_level), self.engine_kwargs)
         adapters = lora_arguments(policy) if self.adapter_route.engine_adds_adapters else {}
@@ -174,16 +176,6 @@ class VLLMColocate(RoutedGenerator):
             self.stop()  # weights that are half changed cannot be repaired: the next start builds another engine
             raise
 
-    def generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """G completions for each of B prompts; see ``Generator.generate``."""
-        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
-
     def generate_with_images(
         self,
         prompt_ids: Sequence[Sequence[int]],
@@ -204,10 +196,9 @@ class VLLMColocate(RoutedGenerator):
             (prompt_ids, seeds, images), rows = of_all_ranks(prompt_ids, seeds, without_pixels(images))
         size = sampling.num_generations
         completions = Completions(len(prompt_ids), size, of_own_rows(on_completed, rows, size), self.experts.count)
-        seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         started = time.perf_counter()
         shown = image_prompts(engine.llm, prompt_ids, images)
-        requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, seeded, shown)
+        requests = engine_requests(prompt_ids, sampling, seeds, self._eos_ids, self._is_seeded(engine), shown)
         engine.sample(requests, further_parameters(sampling), completions, derive_seed("vllm", *seeds))
         rollouts = completions.rollouts(prompt_ids, rows)
         self._sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
@@ -222,11 +213,13 @@ class VLLMColocate(RoutedGenerator):
     ) -> list[Part]:
         """See ``CutsCompletions``."""
         engine = self._ready_engine()
-        seeded = engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
         started = time.perf_counter()
-        parts = engine_parts(engine, requests, sampling, self._eos_ids, seeded, on_ended)
+        parts = engine_parts(engine, requests, sampling, self._eos_ids, self._is_seeded(engine), on_ended)
         self._sampled(time.perf_counter() - started, sum(len(part.ids) for part in parts))
         return parts
+
+    def _is_seeded(self, engine: ColocatedEngine) -> bool:
+        return engine.draws_seeded_cheaply if self.seed_per_prompt is None else self.seed_per_prompt
 
     def _sampled(self, seconds: float, tokens: int) -> None:
         self.adapter_route.sampled(seconds, tokens)

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpo_lightning.uncollected import uncollected
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 SUPPORTED = ((0, 25), (0, 33))
 ROUTED_EXPERTS_SINCE = (0, 32)
@@ -139,14 +134,6 @@ def import_vllm() -> ModuleType:
     return vllm
 
 
-def token_prompt(ids: Sequence[int]) -> Any:
-    """A prompt of token ids as ``LLMEngine.add_request`` takes it: rendered already, where that exists."""
-    from vllm import inputs
-
-    rendered = getattr(inputs, "tokens_input", None)
-    return rendered(list(ids)) if rendered is not None else {"prompt_token_ids": list(ids)}
-
-
 ADAPTER = "policy-adapter"
 """The name that the policy's adapter has in an engine."""
 
@@ -189,26 +176,3 @@ def nccl_payloads(init: dict[str, Any], update: dict[str, Any], packed: dict[str
 
     at_start = "packed" in {field.name for field in fields(NCCLWeightTransferInitInfo)}
     return (init | packed, update) if at_start else (init, update | packed)
-
-
-def nccl_group(address: str, port: int, world_size: int, device: torch.device) -> Any:
-    """The trainer's end of the group in which weights are broadcast; it is rank 0, the engine's workers the others."""
-    from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
-    from vllm.distributed.utils import StatelessProcessGroup
-
-    group = StatelessProcessGroup.create(host=address, port=port, rank=0, world_size=world_size)
-    return PyNcclCommunicator(group, device=device)
-
-
-def nccl_send(group: Any, weights: Iterator[tuple[str, Tensor]], packed: dict[str, Any]) -> None:
-    """Broadcasts the tensors, packed into buffers."""
-    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
-
-    packed_nccl_broadcast_producer(
-        iterator=weights,
-        group=group,
-        src=0,
-        post_iter_func=lambda pair: pair[1],
-        buffer_size_bytes=packed["packed_buffer_size_bytes"],
-        num_buffers=packed["packed_num_buffers"],
-    )

@@ -5,43 +5,43 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.distributed.gather import own_rank
 from grpo_lightning.generation.base import OnCompleted, SamplingSettings
-from grpo_lightning.generation.vllm.adapter_route import AdapterRoute, LoraSync, RoutedGenerator
-from grpo_lightning.generation.vllm.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.turns import TurnSampler
+from grpo_lightning.generation.vllm.base import VLLMGenerator
 from grpo_lightning.generation.vllm.compat import ADAPTER, why_unusable
-from grpo_lightning.generation.vllm.completions import Completions
-from grpo_lightning.generation.vllm.engine_process import is_distributed
-from grpo_lightning.generation.vllm.engine_settings import adapters_obstacle, engine_dtype, plain_model
-from grpo_lightning.generation.vllm.requests import check_prompts, engine_requests
-from grpo_lightning.generation.vllm.served_weights import ServedWeights
-from grpo_lightning.generation.vllm.server_images import ServerImages, check_shown, shown_prompts
-from grpo_lightning.generation.vllm.server_launch import (
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.completing import complete_all, constrain, served_length
+from grpo_lightning.generation.vllm.serving.images import ServerImages, check_shown, shown_prompts
+from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
     check_not_launched,
     launch_options,
     share_token,
     wait_for_server,
 )
-from grpo_lightning.generation.vllm.server_process import SERVED_NAME
-from grpo_lightning.generation.vllm.server_requests import ask_until_answered, constrain, served_length
-from grpo_lightning.generation.vllm.server_token import known_token
-from grpo_lightning.generation.vllm.server_turns import open_server_turns
-from grpo_lightning.generation.vllm.server_weights import open_transfer
-from grpo_lightning.generation.vllm.weight_stream import WeightStream
+from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
+from grpo_lightning.generation.vllm.serving.token import known_token
+from grpo_lightning.generation.vllm.serving.turns import ServerTurns
+from grpo_lightning.generation.vllm.serving.weights import ServedWeights, open_transfer
+from grpo_lightning.generation.vllm.skeleton import adapters_obstacle, engine_dtype, plain_model
+from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute, LoraSync
+from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 
 
-class VLLMServer(RoutedGenerator):
+class VLLMServer(VLLMGenerator):
     """Samples with a plain vLLM server: its completions endpoint, and its own endpoints for weights.
 
     Start one beside the run with ``python -m grpo_lightning serve``, or let the run start it (``launch``). All ranks
@@ -71,7 +71,6 @@ class VLLMServer(RoutedGenerator):
     """
 
     supports_async_rollouts: ClassVar[bool] = True
-    open_turns = open_server_turns
 
     def __init__(
         self,
@@ -127,7 +126,7 @@ class VLLMServer(RoutedGenerator):
     @property
     def is_sender(self) -> bool:
         """Whether this rank talks to the server about weights, and launches it."""
-        return not is_distributed() or dist.get_rank() == 0
+        return own_rank()[0] == 0
 
     def expect(self) -> None:
         """Waits for a server that this run does not launch, and says so at once: it may never come."""
@@ -194,16 +193,6 @@ class VLLMServer(RoutedGenerator):
         with self.adapter_route.update():
             return self._weights.send()
 
-    def generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """G completions for each of B prompts; see ``Generator.generate``."""
-        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
-
     def generate_with_images(
         self,
         prompt_ids: Sequence[Sequence[int]],
@@ -224,13 +213,23 @@ class VLLMServer(RoutedGenerator):
         shown = shown_prompts(images)
         waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True, rendered=shown)
         constrain(waiting, sampling)
-        started, model = time.perf_counter(), ADAPTER if self.adapter_route.is_hot else SERVED_NAME
-        ask_until_answered(self.client, model, waiting, completions, self.max_concurrent_requests, self.recover)
+        started = time.perf_counter()
+        complete_all(self.client, self._served, waiting, completions, self.max_concurrent_requests, self.recover)
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
 
-    def recover(self, error: ServerUnavailable | None) -> None:
+    def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
+        """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
+        at_a_time = self.max_concurrent_requests
+        return ServerTurns(self.client, self._served, sampling, self.eos_ids, at_a_time, self.recover, wake)
+
+    @property
+    def _served(self) -> str:
+        """The name of the policy, or of its adapter, in requests."""
+        return ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+
+    def recover(self, error: ServerUnavailable) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
         assert self._weights is not None
         self._weights.send_again(error)

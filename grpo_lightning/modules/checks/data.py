@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo_lightning.datamodules.mixture import MixedPrompts
-from grpo_lightning.datamodules.prompts import PromptDataset
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
+from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
 from grpo_lightning.generation.base import Generator
 from grpo_lightning.modules.checks.partial_rollouts import check_carried
 from grpo_lightning.modules.grpo_settings import GRPOSettings

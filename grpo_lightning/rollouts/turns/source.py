@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from grpo_lightning.concurrency.event_loop import EventLoopThread
-from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
+from grpo_lightning.datamodules.prompts.chat_templates import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.environments import EpisodeFactory
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings

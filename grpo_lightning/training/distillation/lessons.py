@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.lessons import NOBODY, Lessons
-from grpo_lightning.datamodules.tokenization import TEMPLATE_KWARGS, TOOLS, tokenize_prompts
+from grpo_lightning.datamodules.prompts.chat_templates import TEMPLATE_KWARGS, TOOLS
+from grpo_lightning.datamodules.prompts.tokenization import tokenize_prompts
 from grpo_lightning.errors import RefusedRowError, refusing_rows
 from grpo_lightning.messages import said
 from grpo_lightning.training.distillation.settings import PLACE, SUCCESS, Distillation

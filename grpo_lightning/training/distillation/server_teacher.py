@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.algorithm.lessons import Lessons
-from grpo_lightning.generation.vllm.client import ServerRefused, VLLMClient
-from grpo_lightning.generation.vllm.prompt_logprobs import PromptLogprobs, TokenRow
-from grpo_lightning.generation.vllm.server_token import known_token
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.serving.prompt_logprobs import PromptLogprobs, TokenRow
+from grpo_lightning.generation.vllm.serving.token import known_token
 from grpo_lightning.numerics.divergence import Likeliest
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.training.distillation.settings import SAMPLED, Distillation, TeacherRefusedError

@@ -1,0 +1,1 @@
+"""Prompts to batches: the order of a run, mixtures and curricula, loaders that go on where a checkpoint was written."""

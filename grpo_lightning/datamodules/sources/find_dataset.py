@@ -1,0 +1,134 @@
+"""What a name of a dataset means: a key of dataset_info.json, local files, the Hugging Face hub, or a maker of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from grpo_lightning.datamodules.sources.dataset_info import ENTRY_KEYS, check_entry, load_data_config
+from grpo_lightning.datamodules.sources.files import (
+    FILE_FORMATS,
+    check_directory,
+    file_format,
+    is_pattern,
+    matching_files,
+)
+from grpo_lightning.datamodules.sources.given_rows import GivenRows
+from grpo_lightning.datamodules.sources.source import DEFAULT_SPLIT, DataSource, Table
+from grpo_lightning.datamodules.sources.specs import DatasetSpec, entry_name, is_rows
+
+Source: TypeAlias = "DataSource | GivenRows"
+
+
+def find_dataset(
+    spec: str | dict[str, Any],
+    split: str | None = None,
+    data_config: dict[str, dict[str, Any]] | None = None,
+) -> DataSource:
+    """Decides what a name means, without reading rows: a key, else a local path, else a hub dataset.
+
+    Args:
+        spec: The name, or an entry as in dataset_info.json.
+        split: Overrides the entry's split.
+        data_config: Entries of dataset_info.json.
+
+    Raises:
+        FileNotFoundError: If it looks like a path and nothing is there.
+        ValueError: If the name is unknown, the entry wrong or the file of a kind that cannot be read.
+    """
+    data_config = data_config or {}
+    if isinstance(spec, dict):
+        return _from_entry(entry_name(spec), spec, split)
+    if spec in data_config:
+        return _from_entry(spec, data_config[spec], split)
+    path = Path(spec).expanduser()
+    if path.exists() or file_format(path) or is_pattern(str(path)) or spec.startswith((".", "/", "~")):
+        return _local(spec, path, split=split or DEFAULT_SPLIT)
+    if "/" not in spec or spec.count("/") > 1:
+        keys = ", ".join(sorted(data_config)) or "none"
+        raise ValueError(
+            f"Dataset {spec!r} is not a key of dataset_info.json (keys: {keys}), no file {path.resolve()} exists, and "
+            "a hub dataset is named owner/name. Correct data.dataset, or point data.dataset_info to the right file."
+        )
+    return DataSource(name=spec, hub=spec, split=split or DEFAULT_SPLIT)
+
+
+def _from_entry(name: str, entry: dict[str, Any], split: str | None) -> DataSource:
+    check_entry(name, entry)
+    is_made = "reasoning_gym" in entry
+    # What is made has these columns; a converter of the entry's own knows others.
+    columns = {"prompt_key": "question", "ground_truth_key": "answer"} if is_made and not entry.get("converter") else {}
+    settings: dict[str, Any] = {
+        "split": split or entry.get("split") or DEFAULT_SPLIT,
+        "rows_field": entry.get("field"),
+        "num_samples": entry.get("num_samples"),
+        "converter": entry.get("converter"),
+        "converter_args": {**columns, **entry.get("columns", {}), **entry.get("converter_args", {})},
+    }
+    if is_made:
+        own = {key: value for key, value in entry.items() if key == "reasoning_gym" or key not in ENTRY_KEYS}
+        return DataSource(name=name, reasoning_gym=own, **settings)
+    if "file_name" in entry:
+        return _local(name, Path(entry["file_name"]).expanduser(), **settings)
+    hub = {"hub": entry["hf_hub_url"], "subset": entry.get("subset"), "folder": entry.get("folder")}
+    return DataSource(name=name, **hub, **settings)
+
+
+def _local(name: str, path: Path, **settings: Any) -> DataSource:
+    if is_pattern(str(path)):
+        files = matching_files(str(path))
+        if not files:
+            raise FileNotFoundError(f"Dataset {name!r}: no file matches {path.absolute()}.")
+    elif not path.exists():
+        raise FileNotFoundError(f"Dataset {name!r}: there is no file or directory {path.resolve()}.")
+    else:
+        files = [] if path.is_dir() else [str(path)]
+        check_directory(name, path)
+    formats = {file_format(file) for file in files}
+    if None in formats:
+        unknown = next(file for file in files if file_format(file) is None)
+        raise ValueError(
+            f"Dataset {name!r}: {unknown} is not one of {', '.join(FILE_FORMATS)} (text also as .gz, .bz2 or .xz)."
+        )
+    if len(formats) > 1:
+        raise ValueError(
+            f"Dataset {name!r}: {path} matches files of several formats ({', '.join(sorted(map(str, formats)))})."
+        )
+    if settings.get("rows_field") is not None and formats != {"json"}:
+        raise ValueError(f"Dataset {name!r}: field has no effect on {path}, which is not a JSON file.")
+    return DataSource(name=name, path=str(path), **settings)
+
+
+def find_source(spec: DatasetSpec, split: str | None = None, dataset_info: str | Path | None = None) -> Source:
+    """Where a dataset's rows are, those given from Python included; the errors are ``find_dataset``'s.
+
+    Args:
+        spec: The rows, a name or an entry.
+        split: Overrides the entry's split.
+        dataset_info: Path of dataset_info.json.
+    """
+    if isinstance(spec, list) or is_rows(spec):
+        return GivenRows(spec, split)
+    return find_dataset(spec, split, load_data_config(dataset_info))
+
+
+def get_dataset(
+    name: str | dict[str, Any],
+    split: str | None = None,
+    dataset_info: str | Path | None = None,
+    load_from_cache_file: bool = True,
+) -> Table:
+    """The raw rows of a dataset, before conversion: a ``datasets.Dataset``, or ``Rows`` of JSON and tables of text.
+
+    Args:
+        name: A key of dataset_info.json, a local file (JSON, JSONL, Parquet, Arrow, CSV, TSV), directory or pattern,
+            ``owner/name`` on the hub, or an entry as in dataset_info.json. Code that comes with a dataset is never run.
+        split: Its split; by default the entry's, else ``train``, as a local file is called too.
+        dataset_info: Path of dataset_info.json.
+        load_from_cache_file: False reads or downloads again instead of using the cached copy.
+
+    Raises:
+        FileNotFoundError, ValueError: Saying which of the above was tried.
+    """
+    source = find_dataset(name, split, load_data_config(dataset_info))
+    return source.load(load_from_cache_file)

@@ -1,0 +1,1 @@
+"""A server beside the training: started, guarded, asked, given weights, waited for when it is lost."""

@@ -1,0 +1,105 @@
+"""Completions of a vLLM server, whole ones alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpo_lightning.generation.base import SamplingSettings
+from grpo_lightning.generation.vllm.requests.completions import Completions
+from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
+from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
+from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.images import ENDPOINT, check_tokens
+from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
+
+Choice = tuple[int, list[int], list[float], str]
+"""Place in the batch, token ids, logprobs and finish reason of one completion."""
+
+
+def complete_all(
+    client: VLLMClient,
+    model: str,
+    requests: Sequence[EngineRequest],
+    completions: Completions,
+    at_a_time: int,
+    recover: Callable[[ServerUnavailable], None],
+) -> None:
+    """Adds the completions of all requests to ``completions``, from this thread.
+
+    Args:
+        client: Of the server.
+        model: The name that it serves the policy, or its adapter, under.
+        requests: One a prompt.
+        completions: Of the whole batch.
+        at_a_time: Requests that wait for an answer at the same time.
+        recover: Waits for a server that was lost, and gives it the weights that this batch is sampled with.
+
+    Raises:
+        ServerUnavailable: If nothing was answered three times in a row.
+    """
+    slots = asyncio.Semaphore(at_a_time)
+
+    def take(_: EngineRequest, choices: list[Choice]) -> None:
+        for choice in choices:
+            completions.extend(*choice)
+
+    ask_until_answered(client, requests, lambda request: complete(client, model, request, slots), take, recover)
+
+
+async def complete(client: VLLMClient, model: str, request: EngineRequest, slots: asyncio.Semaphore) -> list[Choice]:
+    """The whole answer to one request, asked for once it has one of the slots.
+
+    Raises:
+        ServerUnavailable: If there is none, or only a part of one.
+    """
+    body: dict[str, Any] = {"model": model, "return_token_ids": True}
+    if request.rendered is None:
+        path, body = "/v1/completions", body | {"prompt": list(request.prompt_ids), **request.parameters}
+    else:
+        path, body = ENDPOINT, body | request.rendered | {"sampling_params": request.parameters}
+    async with slots:
+        answer = await client.send("POST", path, body)
+    if request.rendered is not None:
+        check_tokens(answer["prompt_token_ids"], request.prompt_ids)
+    rows: list[Choice] = []
+    for choice in answer["choices"]:
+        if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down
+            raise ServerUnavailable(f"a completion ended with finish_reason={choice['finish_reason']!r}")
+        logprobs = _logprobs(choice["logprobs"])
+        rows.append((request.first + choice["index"], choice["token_ids"], logprobs, choice["finish_reason"]))
+    if len(rows) != request.parameters["n"]:
+        raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
+    return rows
+
+
+def _logprobs(told: dict[str, Any]) -> list[float]:
+    """Of a completion's tokens, as either endpoint tells them."""
+    if "content" in told:
+        return [token["logprob"] for token in told["content"]]
+    logprobs: list[float] = told["token_logprobs"]
+    return logprobs
+
+
+def constrain(requests: Sequence[EngineRequest], sampling: SamplingSettings) -> None:
+    """Adds ``model.structured_outputs``, as the endpoints take it."""
+    for request in requests:
+        if sampling.structured_outputs:
+            request.parameters["structured_outputs"] = sampling.structured_outputs
+
+
+def served_length(client: VLLMClient) -> int:
+    """Tokens of a prompt with its completion that a server holds.
+
+    Raises:
+        ValueError: If it serves another model.
+    """
+    cards = client.call("GET", "/v1/models")["data"]
+    names = [card["id"] for card in cards]
+    if SERVED_NAME not in names:
+        raise ValueError(
+            f"the server at {client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
+            f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
+        )
+    return int(cards[names.index(SERVED_NAME)]["max_model_len"])
