@@ -22,7 +22,7 @@ from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.modules.dpo_settings import DPOSettings
 from grpo_lightning.modules.policy_module import PolicyModule
-from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
+from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.positions import check_written, positions_of
@@ -67,7 +67,7 @@ class DPOModule(PolicyModule):
 
     def own_preferences(self, batch: PromptBatch) -> Preferences:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.settings, self.datamodule)
+        batch = with_replaced(batch, [CHOSEN, REJECTED, COLUMN], self.replacements())
         policy, in_pairs = self.policy, self.loss.in_pairs
         read = read_preferences(batch, policy.tokenizer, self.written, in_pairs, policy.end_ids)
         uids = [batch.uids[b] for b in read.rollouts.group.tolist()]
@@ -89,7 +89,7 @@ class DPOModule(PolicyModule):
         self.update(self.micro_batches(preferences), loss, report)
         if self.loss.needs_kl:
             report.add_mean("kl", kl[None])
-        self.preference_passes.move(self.steps_done + 1)
+        self.preference_passes.move(self.steps.count())
         self.steps.log(with_margin(self.steps.end(report).result()))
 
     def micro_batches(self, preferences: Preferences) -> list[MicroBatch]:
@@ -123,7 +123,7 @@ class DPOModule(PolicyModule):
         self.preference_passes.expect(is_for_fit=stage == "fit")
         for prompts in prompts_in_memory(self.datamodule):
             check_columns(prompts.columns, self.loss.in_pairs)
-        if self.loss.needs_kl and prompts_in_a_step(self.datamodule) < 2:
+        if self.loss.needs_kl and self.prompts_in_a_step() < 2:
             raise ValueError(
                 f"data.batch_size=1: model.loss_type={self.settings.loss_type!r} compares each prompt with the completion of "
                 "another one of the batch. Use 2 or more."

@@ -23,7 +23,7 @@ from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.modules.policy_module import HasState, PolicyModule
 from grpo_lightning.modules.rehearsed_step import RehearsedStep, most_shown, wake
 from grpo_lightning.modules.step_source import most_prompts, staleness_of, step_sources
-from grpo_lightning.modules.workload import prompts_in_a_step, workload_of
+from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
@@ -122,6 +122,7 @@ class GRPOModule(PolicyModule):
             report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
             rewards = sampled.await_rewards()  # (N, R)
+            report.add(self.step_advantages.reward_metrics(sampled.rollouts, rewards))
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
@@ -154,9 +155,7 @@ class GRPOModule(PolicyModule):
 
     def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        advantages, metrics = self.step_advantages(rollouts, rewards)
-        report.add(metrics)
-        return advantages
+        return self.step_advantages(rollouts, rewards)
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""
@@ -170,15 +169,16 @@ class GRPOModule(PolicyModule):
         return loss
 
     def end_step(self, report: StepReport) -> None:
-        """Brings the metrics of all ranks together in one collective, logs them, and counts the step."""
+        """Counts the step, brings the metrics of all ranks together in one collective, and logs them."""
+        step = self.steps.count()
         gauge = self.memory_gauge()
         if gauge is not None:
             report.add_peak_memory(gauge.peak())
             report.add_mean("system/gpu_utilization", self.utilization.take())
-        self.reference_passes.move(self.steps_done + 1)
+        self.reference_passes.move(step)
         report.add_entries(self.noted.tell(self.datamodule))
         numbers = self.objective.summarize(self.steps.end(report)) | self.source.transfer
-        self.canary.check(numbers, self.steps_done)
+        self.canary.check(numbers, step)
         numbers.pop(UNREPORTED, None)
         numbers = self.numbers.complete(numbers, self.num_updates)
         self.steps.log(numbers | self.loss.end_step(numbers), shown={"reward", "loss", "tokens_per_second"})
@@ -223,7 +223,7 @@ class GRPOModule(PolicyModule):
             self,
             run_pass=RehearsedStep(self.experience, self.policy_loss, self.optimization, self.teachers),
             wake=partial(wake, self.source),
-            prompts_in_a_step=most_prompts(self.settings, prompts_in_a_step(self.datamodule)),
+            prompts_in_a_step=most_prompts(self.settings, self.prompts_in_a_step()),
             max_completion_length=self.sampling.max_completion_length,
             group_size=self.sampling.num_generations,
             is_joint=self.policy.is_sharded or joint_threshold,

@@ -112,6 +112,15 @@ class PolicyModule(L.LightningModule):
         """The Trainer's; None where it has plain dataloaders, and without a Trainer."""
         return None if self._trainer is None else getattr(self.trainer, "datamodule", None)
 
+    def replacements(self) -> dict[str, str]:
+        """Text to replace in what the data has written, old by new: model.replace_text, then data.replace_text."""
+        of_data = getattr(self.datamodule, "replace_text", None)
+        return {**(self.policy.settings.replace_text or {}), **(of_data or {})}
+
+    def prompts_in_a_step(self) -> int:
+        """Prompts that one step of this rank may train on; more than any has where the data does not tell."""
+        return int(getattr(self.datamodule, "batch_size", 2**20))
+
     def configure_callbacks(self) -> list[Callback]:
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)

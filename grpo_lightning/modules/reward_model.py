@@ -102,7 +102,7 @@ class RewardModelModule(PolicyModule):
 
     def texts(self, batch: PromptBatch) -> Preferences:
         """The batch's texts in pairs, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [CHOSEN, REJECTED], self.settings, self.datamodule)
+        batch = with_replaced(batch, [CHOSEN, REJECTED], self.replacements())
         texts = compared_texts(batch, self.policy.tokenizer, self.settings.max_length)
         uids = [uid for uid in batch.uids for _ in (CHOSEN, REJECTED)]
         check_written(texts.rollouts, positions_of(self.policy.config), uids, "model.max_length", behind=1)
@@ -130,6 +130,7 @@ class RewardModelModule(PolicyModule):
         pairs, margins = self.pairs(batch)
         micro_batches = self.update.micro_batches(pairs.rollouts, plan_examples(self.passes, pairs), pairs.num_examples)
         self.update(micro_batches, partial(self.pair_loss, pairs, margins), report)
+        self.steps.count()
         self.steps.log(self.steps.end(report).result())
 
     def rewards(self, pairs: Preferences, rows: Tensor) -> Tensor:

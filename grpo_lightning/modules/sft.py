@@ -70,7 +70,7 @@ class SFTModule(PolicyModule):
 
     def demonstrations(self, batch: PromptBatch) -> Rollouts:
         """The batch's completions, with data.replace_text applied as to the prompts."""
-        batch = with_replaced(batch, [COLUMN], self.settings, self.datamodule)
+        batch = with_replaced(batch, [COLUMN], self.replacements())
         rollouts = demonstrations(batch, self.policy.tokenizer, self.written, self.policy.end_ids)
         check_written(rollouts, positions_of(self.policy.config), batch.uids, "model.max_completion_length")
         return rollouts
@@ -96,6 +96,7 @@ class SFTModule(PolicyModule):
         report = self.steps.begin()
         rollouts = self.replica.rollouts(self.read(batch))
         self.update(self.micro_batches(rollouts), partial(self.imitation_loss, rollouts), report)
+        self.steps.count()
         self.steps.log(self.steps.end(report).result())
 
     def micro_batches(self, rollouts: Rollouts) -> list[MicroBatch]:

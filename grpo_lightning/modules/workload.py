@@ -17,7 +17,7 @@ def workload_of(module: PolicyModule, **training: Any) -> Workload:
     """
     data, trainer = module.datamodule, module.trainer
     longest = getattr(getattr(data, "train_prompts", None), "lengths", None)
-    usual: dict[str, Any] = {"prompts_in_a_step": prompts_in_a_step(data), "is_joint": module.policy.is_sharded}
+    usual: dict[str, Any] = {"prompts_in_a_step": module.prompts_in_a_step(), "is_joint": module.policy.is_sharded}
     return Workload(
         policy=module.policy,
         passes=module.passes,
@@ -30,12 +30,3 @@ def workload_of(module: PolicyModule, **training: Any) -> Workload:
         replica_size=module.replica.size,
         **(usual | training),
     )
-
-
-def prompts_in_a_step(data: Any) -> int:
-    """Prompts that one step of this rank may train on; more than any has where the data does not tell.
-
-    Args:
-        data: The Trainer's datamodule; None where it has plain dataloaders.
-    """
-    return int(getattr(data, "batch_size", 2**20))

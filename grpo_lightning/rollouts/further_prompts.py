@@ -23,7 +23,9 @@ class FurtherPrompts:
         self.lightning, self.num_updates = lightning, num_updates
 
     def of_next_step(self) -> tuple[float, PromptBatch] | None:
-        """The epoch, with its fraction, and this rank's prompts of the step after the one in progress; None where training is known to end with this one.
+        """The epoch, with its fraction, and this rank's prompts of the step after the one in progress.
+
+        None where training is known to end with this one.
 
         Raises:
             TypeError: With another loader than GRPODataModule's, which cannot tell.

@@ -142,6 +142,10 @@ class Scorer:
 
     def lay_out_ahead(self, rollouts: Rollouts, rows: Tensor) -> None:
         """Does now, from another thread too, what ``score`` of these rows does before the GPU has something to do."""
+        if not self._settled:
+            self.check()
+        if self.is_plain:
+            return
         self._forward.lay_out_ahead(*branched(rollouts, rows))
 
     def hidden(self, rollouts: Rollouts, rows: Tensor) -> Tensor:

@@ -93,9 +93,15 @@ class Passes:
         return self.scorer.plan(rollouts, rows, self.max_tokens)
 
     def lay_out_ahead(self, rollouts: Rollouts) -> None:
-        """Lays out the first pass over all completions while the GPU is busy with others; of a rank that has them all."""
+        """Lays out the first pass over all completions while the GPU is busy with others.
+
+        Nothing where a pass has more than this rank's completions, or none is laid out. Where a load balance counts what
+        routers do before the step's first pass, that count uses the layout.
+        """
+        if self.replica.size > 1 or self.scorer.is_plain:
+            return
         plan = self.plan(rollouts, torch.arange(rollouts.num_completions))
-        if plan and self.replica.size == 1:
+        if plan:
             self.scorer.lay_out_ahead(rollouts, plan[0])
 
     def plan_everywhere(self, scorer: Scorer, rollouts: Rollouts) -> list[Tensor]:

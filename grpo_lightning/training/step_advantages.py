@@ -1,9 +1,10 @@
-"""The advantages of a step: every rank's rewards, compared together."""
+"""Every rank's rewards of a step, together: what is logged of them, and the advantages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
 from grpo_lightning.distributed.gather import gather_objects, own_rank
 from grpo_lightning.rewards import RewardComposition, RewardContractError, RewardTable
 from grpo_lightning.types import Rollouts
+
+Beside = TypeVar("Beside")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,27 +71,28 @@ class StepAdvantages:
                 "both out."
             )
 
-    def __call__(self, rollouts: Rollouts, rewards: RewardTable) -> tuple[Tensor, MetricSums]:
-        """This rank's advantages, compared with the completions of all ranks, and what is logged of these and their rewards.
+    def __call__(self, rollouts: Rollouts, rewards: RewardTable) -> Tensor:
+        """This rank's advantages, compared with the completions of all ranks.
 
-        Advantages are (N,) float32, or (T,) where the rule or a reward tells tokens apart.
+        (N,) float32, or (T,) where the rule or a reward tells tokens apart.
         """
-        tokens = self.completion_tokens(rollouts, rewards)
-        ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, rewards.metrics, tokens))
-        groups, offset = [], 0  # group ids that differ between ranks
-        for _, group, num_prompts, _, _ in ranks:
-            groups.append(group + offset)
-            offset += num_prompts
-        rewards_per_func = torch.cat([of_rank for of_rank, *_ in ranks])
+        values, groups, tokens = _over_ranks(rollouts, rewards, self.completion_tokens(rollouts, rewards))
+        composed, weights = self.composition(torch.cat(values), rewards.names, rewards.weights)
+        totals = combine_rewards(composed, weights).split([len(of_rank) for of_rank in values])
+        of_all = CompletionTokens.joined(tokens, totals)
+        advantages = self.estimate(composed, groups, weights, of_all).advantages
+        return of_all.split(advantages, tokens)[own_rank()[0]].float()
+
+    def reward_metrics(self, rollouts: Rollouts, rewards: RewardTable) -> MetricSums:
+        """What is logged of all ranks' rewards and their totals, whatever advantages are made of them."""
+        values, groups, told = _over_ranks(rollouts, rewards, rewards.metrics)
+        rewards_per_func = torch.cat(values)
         composed, weights = self.composition(rewards_per_func, rewards.names, rewards.weights)
-        totals = combine_rewards(composed, weights).split([len(of_rank) for of_rank, *_ in ranks])
-        of_all = CompletionTokens.joined([rank_tokens for *_, rank_tokens in ranks], totals)
-        result = self.estimate(composed, torch.cat(groups), weights, of_all)
-        advantages = of_all.split(result.advantages, [rank_tokens for *_, rank_tokens in ranks])[own_rank()[0]].float()
-        metrics = result.metrics() + _of_rewards(rewards_per_func, rewards.names)
-        for _, _, _, of_rank, _ in ranks:
+        metrics = self.estimate.totals(composed, groups, weights).metrics()
+        metrics += _of_each(rewards_per_func, rewards.names)
+        for of_rank in told:
             metrics += MetricSums(means={name: mean_of(torch.tensor([value])) for name, value in of_rank.items()})
-        return advantages, metrics
+        return metrics
 
     def completion_tokens(self, rollouts: Rollouts, rewards: RewardTable) -> CompletionTokens:
         """Lengths of this rank's completions, and rewards of single tokens where one gave a list.
@@ -109,7 +113,17 @@ class StepAdvantages:
         return CompletionTokens.of(rollouts, rewards.values, rewards.names, rewards.weights, rewards.lists)
 
 
-def _of_rewards(rewards_per_func: Tensor, names: Sequence[str]) -> MetricSums:
+def _over_ranks(rollouts: Rollouts, rewards: RewardTable, beside: Beside) -> tuple[list[Tensor], Tensor, list[Beside]]:
+    """In one collective: (n, R) scores of each rank, (N,) group ids that differ between ranks, and what each gives beside."""
+    ranks = gather_objects((rewards.values, rollouts.group, rollouts.num_prompts, beside))
+    groups, offset = [], 0
+    for _, group, num_prompts, _ in ranks:
+        groups.append(group + offset)
+        offset += num_prompts
+    return [of_rank for of_rank, *_ in ranks], torch.cat(groups), [of_rank for *_, of_rank in ranks]
+
+
+def _of_each(rewards_per_func: Tensor, names: Sequence[str]) -> MetricSums:
     """Each reward's mean and standard deviation over (N, R) scores of all ranks, NaN for None."""
     columns = dict(zip(names, rewards_per_func.unbind(dim=1), strict=True))
     means = {f"rewards/{name}/mean": mean_of(column) for name, column in columns.items()}

@@ -39,9 +39,13 @@ class Steps:
         seed_everything(self.seed, "step", self.done, self.passes.replica.index)
         return StepReport(on_phase)
 
-    def end(self, report: StepReport) -> MetricSums:
-        """Counts the step; gives what all ranks report of it, in one collective."""
+    def count(self) -> int:
+        """Counts the step, once the policy is improved and before anything else is done about it; its number, from 1."""
         self.done += 1
+        return self.done
+
+    def end(self, report: StepReport) -> MetricSums:
+        """What all ranks report of the step, in one collective."""
         sample = self.passes.policy.weight_sample
         if sample is not None:
             report.add_mean("update/changed_since_start", sample.changed())

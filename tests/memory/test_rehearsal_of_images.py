@@ -10,10 +10,9 @@ import pytest
 import torch
 from memory_device import SavedTensors, on_device
 
-from grpo_lightning import GRPODataModule
+from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.memory import budget, rehearsal
 from grpo_lightning.memory.worst_case import filling_rollouts, showing
-from grpo_lightning.modules import grpo
 from grpo_lightning.modules.rehearsed_step import most_shown
 from grpo_lightning.types import PromptImages, Rollouts
 from tests.runs import make_module, make_trainer, weights
@@ -101,7 +100,7 @@ def test_auto_is_bounded_by_the_models_size_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(budget, "BUDGET_STEP", 32)
     monkeypatch.setattr(rehearsal, "largest_budget", lambda parameters: 512)
     monkeypatch.setitem(_SETTINGS, "max_tokens_per_microbatch", "auto")
-    monkeypatch.setattr(grpo, "prompts_in_a_step", lambda data: 2**20)
+    monkeypatch.setattr(GRPOModule, "prompts_in_a_step", lambda self: 2**20)
     module = fit(tmp_path, toy_llava, "trained", SavedTensors(LARGE))
     assert module.memory_plan.budget == module.passes.max_tokens == 512
 

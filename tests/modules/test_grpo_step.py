@@ -12,6 +12,8 @@ from toy_models import save_toy_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning import GRPOModule
+from grpo_lightning.callbacks import Alarms, CompletionWriter
+from grpo_lightning.commands.cli import TRAINER_DEFAULTS
 from grpo_lightning.types import PromptBatch, Rollouts
 
 LEARNING_RATE = 0.1
@@ -377,10 +379,19 @@ def test_a_subclass_may_replace_the_advantages_altogether(tiny_model_dir, tmp_pa
         def advantages(self, rollouts: Rollouts, rewards, report) -> Tensor:
             return torch.ones(rollouts.num_completions)
 
-    settings = make_module(tiny_model_dir).given_settings
-    module = AllAlike(**settings)
-    make_trainer(tmp_path).fit(module, datamodule=make_data(tmp_path))
+    def logs_its_own(completions, log_metric, **columns):
+        log_metric("told", 2.5)
+        return share_of_digits(completions)
+
+    module = AllAlike(**make_module(tiny_model_dir, rewards=[logs_its_own]).given_settings)
+    callbacks = [Alarms(), CompletionWriter(), *TRAINER_DEFAULTS["callbacks"]]  # of the command line
+    make_trainer(tmp_path, max_steps=2, callbacks=callbacks).fit(module, datamodule=make_data(tmp_path))
     assert module.last_step.advantages.tolist() == [1.0] * 12
-    lengths = module.last_step.rollouts.completion_lengths
-    assert module.step_metrics["completions/mean_length"] == pytest.approx(lengths.float().mean().item())
-    assert "reward" not in module.step_metrics
+    numbers, rollouts = module.step_metrics, module.last_step.rollouts
+    rewards = torch.tensor(share_of_digits(module.policy.tokenizer.batch_decode(rollouts.completions()))).double()
+    assert numbers["completions/mean_length"] == pytest.approx(rollouts.completion_lengths.float().mean().item())
+    assert numbers["reward"] == numbers["rewards/logs_its_own/mean"] == pytest.approx(rewards.mean().item())
+    assert numbers["reward_std"] == numbers["rewards/logs_its_own/std"] == pytest.approx(rewards.std().item())
+    assert numbers["reward_group_std"] == pytest.approx(rewards.view(3, 4).std(dim=1).mean().item())
+    assert numbers["frac_reward_none"] == 0 and numbers["told"] == 2.5
+    assert "time/rewards/logs_its_own" in numbers

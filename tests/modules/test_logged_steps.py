@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
-from runs import fit, share_of_digits, train_stage
+from runs import fit, make_module, make_trainer, share_of_digits, train_stage, write_prompts
 from transformers import AutoTokenizer
 
+from grpo_lightning import GRPODataModule
 from grpo_lightning.modules.sft import SFTModule
 
 DEMONSTRATIONS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in (1, 20, 300)]
@@ -59,3 +61,23 @@ def test_a_skipped_step_on_written_data_has_no_norm(tiny_model_dir: Path, tmp_pa
     module = train_stage(WithoutGradient, "sft", DEMONSTRATIONS, tiny_model_dir, tmp_path, trainer={"max_epochs": 1})
     assert module.step_metrics["skipped_updates"] == 1.0 and "grad_norm" not in module.step_metrics
     assert module.step_metrics["update/changed_since_start"] == 0.0
+
+
+def test_data_that_keeps_outcomes_finds_the_step_counted_and_may_fail(tiny_model_dir: Path, tmp_path: Path) -> None:
+    found = []
+
+    class Keeping(GRPODataModule):
+        def record(self, outcomes: Any) -> dict[str, torch.Tensor]:
+            assert self.trainer is not None
+            found.append(self.trainer.lightning_module.steps_done)
+            if len(found) == 2:
+                raise OSError("the disk is full")
+            return super().record(outcomes)
+
+    module, data = (
+        make_module(tiny_model_dir),
+        Keeping(dataset=str(write_prompts(tmp_path / "train.jsonl")), batch_size=3),
+    )
+    with pytest.raises(OSError, match="the disk is full"):
+        make_trainer(tmp_path, max_steps=3).fit(module, datamodule=data)
+    assert found == [1, 2] and module.steps_done == 2  # the policy has been improved twice

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.advantages.registry import AGGREGATIONS, AdvantageRule, AdvantageSpec, make_rule
-from grpo_lightning.algorithm.advantages.result import Advantages
+from grpo_lightning.algorithm.advantages.result import Advantages, TotalRewards
 from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.advantages.statistics import group_std
 from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens
@@ -65,11 +65,10 @@ class AdvantageEstimator:
         """
         dtype, rewards_per_func, weights = rewards_per_func.dtype, rewards_per_func.double(), weights.double()
         tokens = tokens or CompletionTokens.single(len(rewards_per_func))
-        partly_scored = is_partly_scored(rewards_per_func, groups, weights)
-        policy = self.partial_rewards
-        if policy == "drop":
-            rewards_per_func, policy = rewards_per_func.masked_fill(partly_scored.unsqueeze(1), torch.nan), "sum"
-        rewards = combine_rewards(rewards_per_func, weights, policy)
+        totals = self.totals(rewards_per_func, groups, weights)
+        rewards = totals.rewards
+        if self.partial_rewards == "drop":
+            rewards_per_func = _dropped(rewards_per_func, totals.partly_scored)
         token_rewards = self._token_rewards(tokens, rewards)
         step = ScoredStep(rewards, groups, tokens.lengths, tokens.sizes, rewards_per_func, weights, token_rewards)
         advantages = self.rule(step)
@@ -84,7 +83,18 @@ class AdvantageEstimator:
                 f"model.advantages={name_of(self.advantages)!r} gave a tensor of shape {tuple(advantages.shape)} for {len(rewards_per_func)} completions of "
                 f"{int(tokens.sizes.sum())} tokens. Return one value per completion, or one per token."
             )
-        return Advantages(advantages.to(dtype), rewards.to(dtype), group_std(rewards, groups).to(dtype), partly_scored)
+        stds = totals.group_stds.to(dtype)
+        return Advantages(rewards.to(dtype), stds, totals.partly_scored, advantages.to(dtype))
+
+    def totals(self, rewards_per_func: Tensor, groups: Tensor, weights: Tensor) -> TotalRewards:
+        """What the rule compares, of any number of whole groups, in float64; arguments as of a call."""
+        rewards_per_func, weights = rewards_per_func.double(), weights.double()
+        partly_scored = is_partly_scored(rewards_per_func, groups, weights)
+        policy = self.partial_rewards
+        if policy == "drop":
+            rewards_per_func, policy = _dropped(rewards_per_func, partly_scored), "sum"
+        rewards = combine_rewards(rewards_per_func, weights, policy)
+        return TotalRewards(rewards, group_std(rewards, groups), partly_scored)
 
     def _token_rewards(self, tokens: CompletionTokens, rewards: Tensor) -> Tensor | None:
         if tokens.rewards is None:
@@ -101,3 +111,8 @@ class AdvantageEstimator:
                 "up. Use sum or drop."
             )
         return tokens.rewards.masked_fill(rewards.isnan().repeat_interleave(tokens.sizes), torch.nan)
+
+
+def _dropped(rewards_per_func: Tensor, partly_scored: Tensor) -> Tensor:
+    """(N, R): NaN for the completions that only some rewards scored."""
+    return rewards_per_func.masked_fill(partly_scored.unsqueeze(1), torch.nan)

@@ -1,4 +1,4 @@
-"""Advantages, and what they report."""
+"""Totals of rewards and what they report, and the advantages made of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from grpo_lightning.algorithm.metric_sums import MetricSums, mean_over
 
 
 @dataclass(frozen=True)
-class Advantages:
-    """Advantages of N completions, or of their T tokens, and what they were made of."""
+class TotalRewards:
+    """The rewards of N completions, each added up, and how they differ inside groups."""
 
-    advantages: Tensor
-    """(N,) or (T,); 0 for a completion without a reward."""
     rewards: Tensor
     """(N,): weighted totals; NaN for a completion without a reward."""
     group_stds: Tensor
@@ -42,3 +40,11 @@ class Advantages:
             "frac_reward_none": share(~scored),
         }
         return MetricSums(means=means)
+
+
+@dataclass(frozen=True)
+class Advantages(TotalRewards):
+    """Advantages of N completions, or of their T tokens, and the totals that they were made of."""
+
+    advantages: Tensor
+    """(N,) or (T,); 0 for a completion without a reward."""

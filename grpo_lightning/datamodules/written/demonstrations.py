@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,16 +99,14 @@ def check_demonstrated(columns: Collection[str]) -> None:
         )
 
 
-def with_replaced(batch: PromptBatch, columns: Sequence[str], settings: Any, data: Any) -> PromptBatch:
-    """The batch with model.replace_text and data.replace_text applied to these columns, where it has them, as to the prompts.
+def with_replaced(batch: PromptBatch, columns: Sequence[str], replacements: Mapping[str, str]) -> PromptBatch:
+    """The batch with text replaced in these columns, where it has them, as in the prompts.
 
     Args:
         batch: As the data has it.
         columns: What is written.
-        settings: Of the module.
-        data: The Trainer's datamodule; None where it has plain dataloaders.
+        replacements: Old text by new, in their order.
     """
-    replacements = {**(settings.replace_text or {}), **(getattr(data, "replace_text", None) or {})}
     written = {name: batch.columns[name] for name in columns if name in batch.columns}
     if not replacements or not written:
         return batch

@@ -30,15 +30,15 @@ class ReadAhead(Generic[Read]):
     def __init__(self, read: Callable[[PromptBatch], Read]) -> None:
         self._read = read
         self._thread: ThreadPoolExecutor | None = None
-        self._next: tuple[list[int], Future[Read]] | None = None
+        self._next: tuple[PromptBatch, Future[Read]] | None = None
 
     def __call__(self, batch: PromptBatch) -> Read:
         """The batch, read now unless it has been; errors of a row come here, in the step that the row belongs to."""
-        uids, future = self._next or ([], None)
-        self._next = None
-        if future is None:
+        ahead, self._next = self._next, None
+        if ahead is None:
             return self._read(batch)
-        if uids != batch.uids:
+        announced, future = ahead
+        if not _is_same(batch, announced):
             future.exception()  # waits for it
             return self._read(batch)
         return future.result()
@@ -49,10 +49,23 @@ class ReadAhead(Generic[Read]):
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="reading ahead")
-        self._next = (batch.uids, self._thread.submit(self._read, batch))
+        self._next = (batch, self._thread.submit(self._read, batch))
 
     def close(self) -> None:
         """Ends the thread."""
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._thread = self._next = None
+
+
+def _is_same(batch: PromptBatch, announced: PromptBatch) -> bool:
+    """Whether this is what was announced, or a copy of it, as Lightning makes one in bf16-true.
+
+    Row numbers would not tell: training and held-out data have the same ones.
+    """
+    if batch is announced:
+        return True
+    try:
+        return batch == announced
+    except (ValueError, RuntimeError):  # arrays or tensors in a column, which are not compared: reading again is safe
+        return False
