@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
-from grpo_lightning.rewards.grading.graders import (
+from grpo_lightning.rewards.graders import (
     MAX_ANSWER_CHARS,
     ExactGrader,
     Grader,
@@ -17,11 +17,11 @@ from grpo_lightning.rewards.grading.graders import (
     NumericGrader,
     Verdict,
 )
+from grpo_lightning.rewards.grading.numeric import Margin
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.registry import register_reward
 from grpo_lightning.rewards.text.claimed import claims_of
 from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
-from grpo_lightning.rewards.text.numeric import Margin
 
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
 

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import measure, readings
+from grpo_lightning.rewards.grading.numeric import Number
 from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
-from grpo_lightning.rewards.text.numeric import Number
 
 _FEET = re.compile(r"([0-9]{1,4})\s?'\s?([0-9]{1,3}(?:\.[0-9]+|\s[0-9]/[0-9])?)\s?(?:\"|'')")
 _PIECE = re.compile(r"([0-9][0-9.,]*)\s?([A-Za-z]+)\.?")

@@ -11,11 +11,11 @@ from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, st
 from grpo_lightning.rewards.grading.labels import whole_label, without_labels
 from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
+from grpo_lightning.rewards.grading.numeric import last_number_span
 from grpo_lightning.rewards.grading.plain_units import with_powers
 from grpo_lightning.rewards.grading.prose import words_in_sentence
 from grpo_lightning.rewards.grading.signs import with_signs
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
-from grpo_lightning.rewards.text.numeric import last_number_span
 
 MAX_RUN = 500
 """Characters on either side of a number that may belong to it; what is longer is no answer."""

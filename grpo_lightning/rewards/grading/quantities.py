@@ -9,10 +9,10 @@ from grpo_lightning.rewards.grading.compounds import compound_amount, feet_and_i
 from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
+from grpo_lightning.rewards.grading.numeric import Number
 from grpo_lightning.rewards.grading.quantity_forms import Measured, Quantity
 from grpo_lightning.rewards.grading.spoken import in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
-from grpo_lightning.rewards.text.numeric import Number
 
 OTHER_VALUE = frozenset(
     "or not no nor neither never between than least most under over above below almost nearly except plus minus"

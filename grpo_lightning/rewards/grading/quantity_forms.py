@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import product
 
 from grpo_lightning.rewards.grading.measures import CURRENCIES, Dimension, readings
-from grpo_lightning.rewards.text.numeric import Number
+from grpo_lightning.rewards.grading.numeric import Number
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from grpo_lightning.rewards.grading.groups import CHOICES, are_choices, same_gro
 from grpo_lightning.rewards.grading.intervals import FLIPPED
 from grpo_lightning.rewards.grading.left_sides import denotes_value, may_name_one
 from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.numeric import Margin, Number
 from grpo_lightning.rewards.grading.quantities import in_short
 from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
 from grpo_lightning.rewards.grading.shapes import parse
 from grpo_lightning.rewards.grading.symbols import MONEY
 from grpo_lightning.rewards.grading.words import choice, choice_label, same_words
-from grpo_lightning.rewards.text.numeric import Margin, Number
 
 Formulas = Callable[[str, str, str], bool]
 """``(relation, reference, answer)``, with the relation "equal", "about", "proportional" or "same sign", to a verdict."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from grpo_lightning.rewards.grading.calendar import moment
+from grpo_lightning.rewards.grading.denied import denied_behind
 from grpo_lightning.rewards.grading.notation import tidy
+from grpo_lightning.rewards.grading.numeric import last_number_span
 from grpo_lightning.rewards.grading.quantities import quantity
-from grpo_lightning.rewards.text.denied import denied_behind
-from grpo_lightning.rewards.text.numeric import last_number_span
 
 MAX_WHOLE = 40
 """Characters of a text that is nothing but a value."""

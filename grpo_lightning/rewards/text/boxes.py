@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from grpo_lightning.rewards.grading.braces import closing
+from grpo_lightning.rewards.grading.denied import denied_until, turns_back
 from grpo_lightning.rewards.text.concluded import concluding_clause
-from grpo_lightning.rewards.text.denied import denied_until, turns_back
 
 MAX_SPAN = 10_000
 """Characters within which a box must close."""

@@ -6,7 +6,7 @@ import re
 
 import regex  # type: ignore[import-untyped]  # ships no types
 
-from grpo_lightning.rewards.text.numeric import numbers_in
+from grpo_lightning.rewards.grading.numeric import numbers_in
 
 MAX_CHARS = 50_000
 """Read of a text; what follows is left out."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
+from grpo_lightning.rewards.grading.denied import denied_behind, without_contrast
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.grading.numeric import in_ascii, last_number_span
 from grpo_lightning.rewards.grading.whole_value import whole_value
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
-from grpo_lightning.rewards.text.denied import denied_behind, without_contrast
 from grpo_lightning.rewards.text.json_answer import json_answer
-from grpo_lightning.rewards.text.numeric import in_ascii, last_number_span
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from grpo_lightning.rewards import AccuracyReward, RewardContractError
+from grpo_lightning.rewards.grading.numeric import numbers_in
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.text.boxes import boxed_answer
 from grpo_lightning.rewards.text.extraction import inner_answer, lenient_answer, strict_answer
-from grpo_lightning.rewards.text.numeric import numbers_in
 
 
 def score(reward: AccuracyReward, completions: list[Any], references: list[Any], **kwargs: Any) -> list[float | None]:

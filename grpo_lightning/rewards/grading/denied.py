@@ -8,7 +8,7 @@ MAX_AROUND = 300
 """Characters on either side of a box that may deny it."""
 
 _NOT_THIS = re.compile(
-    r"(?:\b(?:is|are|was|be|equals?|does|can)\s{1,3}(?:definitely\s|certainly\s|clearly\s)?not|n['’]t|\bcannot|\bnever)"  # noqa: RUF001
+    r"(?:\b(?:is|are|was|be|equals?|does|can)\s{1,3}(?:definitely\s|certainly\s|clearly\s)?not|n['’]t|\bcannot|\bnever)"
     r"(?:\s{1,3}(?:be|equal(?:\s{1,3}to)?|simply|just|exactly))?\s{0,3}:?\s{0,3}[$*]{0,4}(?:\\[(\[])?\s{0,3}$",
     re.IGNORECASE,
 )
@@ -17,12 +17,12 @@ _FAULT = (
     r"|too\s(?:high|low|big|small|large|many|much|few)|impossible|extraneous|invalid|ruled\sout|rejected|(?:common\s)?mistake"
     r"|not\s(?:an?\s|the\s)?(?:valid\s|possible\s|real\s)?solution|not\s(?:valid|possible))"
 )
-_IS = r"(?:is|was|seems|looks|must\sbe|(?:would|can)\sbe|cannot\sbe|can['’]t\sbe)"  # noqa: RUF001
+_IS = r"(?:is|was|seems|looks|must\sbe|(?:would|can)\sbe|cannot\sbe|can['’]t\sbe)"
 _IS_FAULTY = (
     rf"(?:{_IS}\s(?:also\s|clearly\s|actually\s|obviously\s)?(?:an?\s|the\s)?{_FAULT}"
-    r"|(?:is|was)n['’]t\s(?:quite\s)?(?:the\s)?(?:right|correct|answer)|can(?:not|['’]t)\sbe\s(?:the\s)?(?:right|correct|answer)"  # noqa: RUF001
-    r"|(?:does|do)(?:\snot|n['’]t)(?:\s(?:work|satisfy|hold|fit|count|apply|qualify)|(?=[.!\s]{0,3}$))"  # noqa: RUF001
-    r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"  # noqa: RUF001
+    r"|(?:is|was)n['’]t\s(?:quite\s)?(?:the\s)?(?:right|correct|answer)|can(?:not|['’]t)\sbe\s(?:the\s)?(?:right|correct|answer)"
+    r"|(?:does|do)(?:\snot|n['’]t)(?:\s(?:work|satisfy|hold|fit|count|apply|qualify)|(?=[.!\s]{0,3}$))"
+    r"|['’]s\s(?:also\s|clearly\s|actually\s)?" + _FAULT + r")\b(?!\s(?:to|if|that|for|when|unless)\b)"
 )
 _WORDS_OF_DOUBT = r"no|wait|actually|hmm+|oops|sorry|hold\son|correction|on\ssecond\sthought"
 _TURN = rf"(?:(?:but|{_WORDS_OF_DOUBT})\b[\s,.!?:;…—-]{{0,6}})"
@@ -30,9 +30,9 @@ _BEHIND = re.compile(
     r"[\s$.,;:!?*)\]\\-]{0,12}"
     rf"(?:{_IS_FAULTY}"
     rf"|(?:was|is)\smy\s(?:first|initial|earlier)\s(?:guess|thought|answer|attempt)"
-    rf"|{_TURN}{{0,4}}(?:that|this|it|which|(?:the|my)\sanswer)(?:\s|(?=['’])){_IS_FAULTY}"  # noqa: RUF001
-    rf"|{_TURN}{{0,4}}I\s(?:doubt\s(?:it|that|so)|do(?:n['’]t|\snot)\sthink\sso)\b"  # noqa: RUF001
-    rf"|{_TURN}{{0,4}}I(?:['’]ve|\shave)?\s(?:just\s)?(?:made|see|found|notice)\s(?:an?|my|the)\s(?:\w{{1,15}}\s)?(?:mistake|error)\b)",  # noqa: RUF001
+    rf"|{_TURN}{{0,4}}(?:that|this|it|which|(?:the|my)\sanswer)(?:\s|(?=['’])){_IS_FAULTY}"
+    rf"|{_TURN}{{0,4}}I\s(?:doubt\s(?:it|that|so)|do(?:n['’]t|\snot)\sthink\sso)\b"
+    rf"|{_TURN}{{0,4}}I(?:['’]ve|\shave)?\s(?:just\s)?(?:made|see|found|notice)\s(?:an?|my|the)\s(?:\w{{1,15}}\s)?(?:mistake|error)\b)",
     re.IGNORECASE,
 )
 _CONTRAST = re.compile(

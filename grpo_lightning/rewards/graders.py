@@ -14,12 +14,12 @@ from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
 from grpo_lightning.rewards.grading.braces import is_closed, is_readable
 from grpo_lightning.rewards.grading.names import is_name, same_name
 from grpo_lightning.rewards.grading.notation import tidy, visible
+from grpo_lightning.rewards.grading.numeric import Margin
 from grpo_lightning.rewards.grading.quantity_forms import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
 from grpo_lightning.rewards.grading.symbols import LATEX
 from grpo_lightning.rewards.grading.verdict import Comparison, formulas_in
 from grpo_lightning.rewards.text.extraction import inner_answer
-from grpo_lightning.rewards.text.numeric import Margin
 
 MAX_ANSWER_CHARS = 1000
 """Longer answers score 0 unread: no reference is that long, and parsers take minutes over a megabyte of braces."""
