@@ -150,7 +150,7 @@ class GRPOCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:
-            if (fault := tasks_fault(os.environ)) is None:
+            if "--ntasks" not in str(error) or (fault := tasks_fault(os.environ)) is None:
                 raise
             raise ValueError(fault) from error
         check_launched(trainer)

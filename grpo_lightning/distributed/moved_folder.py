@@ -41,12 +41,23 @@ def finish_move(path: Path) -> None:
     part, old = part_of(path), path.with_name(path.name + OLD)
     if path.exists() or path.is_symlink():
         return
-    is_whole = part.is_dir() and has_checksums(part) and folder_fault(part) is None
-    for found in ([part] if is_whole else []) + [old]:
-        if found.is_dir():
-            with suppress(OSError):  # another rank was first
-                os.replace(found, path)
-            return
+    found = next((each for each in (part, old) if _is_whole(each, without_checksums=each == old)), None)
+    if found is None:
+        return
+    with suppress(OSError):  # another rank was first
+        os.replace(found, path)
+    if path.is_dir():
+        shutil.rmtree(old, ignore_errors=True)  # else it would come back once ``path`` is removed
+
+
+def _is_whole(folder: Path, without_checksums: bool) -> bool:
+    """Whether everything is there that its checksums name; of one that has none, ``without_checksums``."""
+    try:
+        if not folder.is_dir():
+            return False
+        return folder_fault(folder) is None if has_checksums(folder) else without_checksums
+    except OSError:  # it cannot be read
+        return False
 
 
 def finish_moves(folder: Path) -> None:

@@ -102,7 +102,9 @@ class MathGrader:
 
     def __init__(self, margin: Margin, time_limit: float, workers: int) -> None:
         self.margin, self.time_limit, self.workers = margin, time_limit, workers
-        self.pool = WorkerPool(Path(__file__).with_name("math_worker.py"), size=workers, time_limit=time_limit)
+        self.pool = WorkerPool(
+            Path(__file__).with_name("grading") / "math_worker.py", size=workers, time_limit=time_limit
+        )
         self._readable: dict[str, bool] = {}
 
     def verdicts(self, tasks: Sequence[Task]) -> list[Verdict]:

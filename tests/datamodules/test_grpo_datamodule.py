@@ -139,6 +139,12 @@ def test_settings_are_checked_on_construction(settings: dict[str, Any], message:
             r"is a stream \(generator\), which only training reads. Set data.streaming",
         ),
         ({"dataset": []}, "fit", "data given from Python has no rows"),
+        ({"dataset": TEXTS, "split": "train[:1]"}, "fit", r"and 'train\[:1\]' is a part of one.*dataset.select"),
+        (
+            {"dataset": datasets.DatasetDict(a=datasets.Dataset.from_list(TEXTS)), "split": "a[:2]"},
+            "fit",
+            r"'a\[:2\]' is a part of one",
+        ),
         (
             {"dataset": pd.DataFrame(TEXTS)},
             "fit",

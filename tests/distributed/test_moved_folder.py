@@ -72,6 +72,25 @@ def test_a_directory_that_was_not_written_to_its_end_takes_no_place(tmp_path):
     assert newest_checkpoint(tmp_path, [tmp_path]) == tmp_path / "last.ckpt"
 
 
+def test_what_was_replaced_does_not_come_back_once_the_new_one_is_removed(tmp_path):
+    path = tmp_path / "step=2.ckpt"
+    written(part_of(path), "new")
+    old = written(path.with_name(path.name + ".old"), "old")
+    finish_move(path)
+    assert text_of(path) == "new" and not old.exists()
+
+
+def test_what_was_about_to_be_removed_takes_its_place_again_if_it_is_whole(tmp_path):
+    path = tmp_path / "step=2.ckpt"
+    old = written(path.with_name(path.name + ".old"), "old")
+    (old / "meta.pt").unlink()
+    finish_move(path)
+    assert not path.exists()
+    written(old.with_name("step=4.ckpt.old"), "whole")
+    finish_move(tmp_path / "step=4.ckpt")
+    assert text_of(tmp_path / "step=4.ckpt") == "whole"
+
+
 def test_a_directory_that_somebody_else_has_put_in_place_is_there(tmp_path):
     path = tmp_path / "last.ckpt"
     written(part_of(path), "new")

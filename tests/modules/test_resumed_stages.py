@@ -21,15 +21,15 @@ OTHERS = {"sft": (SFTModule, "sft", WRITTEN), "dpo": (DPOModule, "dpo", PAIRS), 
 STAGES = ("sft", "dpo", "rm", "fit")
 
 
-def run(stage: str, model_dir: Path, folder: Path, resume_from: str | None = None, **trainer: Any) -> None:
-    """A step of a stage."""
+def run(stage: str, model_dir: Path, folder: Path, resume_from: str | None = None, **trainer: Any) -> Any:
+    """The module after a step of a stage, after two where it goes on from one."""
     folder.mkdir(exist_ok=True)
     if stage == "fit":
         module, data = make_module(model_dir, num_generations=2, max_completion_length=2), make_data(folder)
         make_trainer(folder, 2 if resume_from else 1, **trainer).fit(module, datamodule=data, ckpt_path=resume_from)
-    else:
-        steps, settings = 2 if resume_from else 1, {"trainer": trainer, "resume_from": resume_from}
-        train_stage(*OTHERS[stage], model_dir, folder, steps, **settings)
+        return module
+    steps, settings = 2 if resume_from else 1, {"trainer": trainer, "resume_from": resume_from}
+    return train_stage(*OTHERS[stage], model_dir, folder, steps, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def test_a_stage_does_not_go_on_from_the_checkpoint_of_another(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_goes_on_from_its_own(checkpoints, tiny_model_dir, tmp_path, stage):
-    run(stage, tiny_model_dir, tmp_path, checkpoints[stage])
+    module = run(stage, tiny_model_dir, tmp_path, checkpoints[stage])
+    assert module.steps_done == 2
+    assert module.trainer.global_step == 2
 
 
 def test_a_module_is_not_loaded_from_the_checkpoint_of_another_stage(checkpoints):

@@ -66,7 +66,12 @@ def replaced_text(prompt: Prompt, replacements: Mapping[str, str]) -> Prompt:
         for old, new in replacements.items():
             prompt = prompt.replace(old, new)
         return prompt
-    return [{**message, "content": _replaced_content(message["content"], replacements)} for message in prompt]
+    if not isinstance(prompt, list):  # no text, which is refused with its row
+        return prompt
+    return [
+        {**message, "content": _replaced_content(message["content"], replacements)} if "content" in message else message
+        for message in prompt
+    ]
 
 
 def _replaced_content(content: Any, replacements: Mapping[str, str]) -> Any:
@@ -74,6 +79,9 @@ def _replaced_content(content: Any, replacements: Mapping[str, str]) -> Any:
         return replaced_text(content, replacements)
     if isinstance(content, list):  # parts, such as {"type": "text", "text": ...}
         return [
-            {**part, "text": replaced_text(part["text"], replacements)} if "text" in part else part for part in content
+            {**part, "text": replaced_text(part["text"], replacements)}
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+            else part
+            for part in content
         ]
     return content

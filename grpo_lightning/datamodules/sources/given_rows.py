@@ -37,7 +37,7 @@ class GivenRows:
         if not hasattr(rows, "__len__"):
             raise ValueError(
                 f"{self} is a stream ({kind}), which only training reads. Set data.streaming for data.dataset; elsewhere use a "
-                "datasets.Dataset or a list, or a part: a split such as train[:10000], or num_samples."
+                "datasets.Dataset or a list, such as list(stream.take(10000))."
             )
         first: Any = next(iter(rows), {})
         if not isinstance(first, Mapping):
@@ -53,6 +53,11 @@ class GivenRows:
         return RowStream(self._of_split(), str(self))
 
     def _of_split(self) -> Any:
+        if self.split is not None and not {"[", "+"}.isdisjoint(self.split):
+            raise ValueError(
+                f"{self} has whole splits, and {self.split!r} is a part of one, or several. Give the part itself, such as "
+                "dataset.select(range(1000)), or several that datasets.concatenate_datasets has put together."
+            )
         if not is_rows_by_split(self.given):
             return self.given
         split = self.split or DEFAULT_SPLIT

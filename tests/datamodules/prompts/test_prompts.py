@@ -116,6 +116,19 @@ def test_text_is_replaced_in_order_in_prompts_and_in_the_content_of_messages() -
     assert batch.columns == {"note": ["<hint>"]}
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        7,
+        [{"role": "assistant", "tool_calls": [{"name": "add"}]}],
+        [{"role": "user", "content": ["a", 3, {"type": "text", "text": None}]}],
+    ],
+)
+def test_what_is_no_text_is_left_to_those_who_refuse_it(written) -> None:
+    assert replaced_text(written, {"a": "b"}) == written
+
+
 def test_a_row_that_cannot_be_converted_is_quoted_with_its_place_and_keys() -> None:
     with pytest.raises(ValueError, match=r"a.jsonl, row 1 cannot be converted: .*Keys found: text, n"):
         prompts([{"prompt": "a"}, {"text": "b", "n": 1}])
