@@ -7,7 +7,6 @@ from typing import Any
 
 from grpo_lightning.datamodules.converters import Converter
 from grpo_lightning.rewards.text.valid_text import valid_text
-from grpo_lightning.types import Prompt
 
 TOKENIZED = ("prompt", "completion", "chosen", "rejected")
 """Columns whose texts a tokenizer reads."""
@@ -53,8 +52,8 @@ def _keys(row: Mapping[str, Any]) -> str:
     return f"Keys found: {', '.join(map(str, row)) or 'none'}."
 
 
-def replaced_text(prompt: Prompt, replacements: Mapping[str, str]) -> Prompt:
-    """The prompt with each key replaced by its value, one after the other, in text and in the content of messages.
+def replaced_text(prompt: Any, replacements: Mapping[str, str]) -> Any:
+    """A prompt with each key replaced by its value, one after the other, in text and in the content of messages; else as it is.
 
     Example:
         >>> replaced_text([{"role": "user", "content": "<hint> 1 + 1"}], {"<hint> ": ""})
