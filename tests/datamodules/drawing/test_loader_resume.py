@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from toy_models import build_tokenizer
+from recorder import BatchRecorder
 
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.types import PromptBatch
@@ -18,32 +18,15 @@ from grpo_lightning.types import PromptBatch
 ROWS = [{"prompt": f"question {index}"} for index in range(11)]  # 5 batches of 2 an epoch, one row left out of each
 
 
-class Recorder(L.LightningModule):
-    """Manual optimization of one number; records what it was trained and validated on."""
+class Recorder(BatchRecorder):
+    """Notes what it was validated on, too."""
 
     def __init__(self, fail_at: int | None = None) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.tokenizer = build_tokenizer()
-        self.fail_at = fail_at
-        self.seen: list[list[int]] = []
+        super().__init__(fail_at)
         self.validated: list[int] = []
-
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        if self.fail_at == self.global_step:
-            raise RuntimeError("the machine is gone")
-        self.seen.append(batch.uids)
-        optimizer = self.optimizers()
-        (self.weight * sum(batch.uids)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         self.validated.extend(batch.uids)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def fit(directory: Path, module: Recorder, ckpt_path: str | None = None, rows: Any = ROWS, **trainer: Any) -> Recorder:
@@ -131,6 +114,19 @@ def test_a_resume_inside_an_epoch_with_another_global_batch_is_refused(tmp_path:
         fit(tmp_path, Recorder(), ckpt_path=str(tmp_path / "last.ckpt"), batch_size=3)
 
 
+def said_at_a_resume(rows: Any, step: int, folder: Path) -> list[str]:
+    """Warnings of a run that goes on for one step from ``step=N.ckpt`` of the folder, on these rows."""
+    data = GRPODataModule(rows, batch_size=2, seed=4)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=step + 1,
+        default_root_dir=str(folder / "resumed"), use_distributed_sampler=False,
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(Recorder(), datamodule=data, ckpt_path=str(folder / f"step={step}.ckpt"), weights_only=False)
+    return [str(warning.message) for warning in said]
+
+
 @pytest.mark.parametrize(
     ("step", "rows", "is_said"),
     [(3, ROWS, False), (3, ROWS[::-1], True), (3, [*ROWS[:-1], {"prompt": "another"}], True), (5, ROWS[::-1], False)],
@@ -138,15 +134,8 @@ def test_a_resume_inside_an_epoch_with_another_global_batch_is_refused(tmp_path:
 )
 def test_a_resume_inside_an_epoch_of_other_prompts_is_said(step: int, rows: Any, is_said: bool, tmp_path: Path) -> None:
     fit(tmp_path, Recorder(), max_steps=step)
-    data = GRPODataModule(rows, batch_size=2, seed=4)
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=step + 1,
-        default_root_dir=str(tmp_path / "resumed"), use_distributed_sampler=False,
-    )  # fmt: skip
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        trainer.fit(Recorder(), datamodule=data, ckpt_path=str(tmp_path / f"step={step}.ckpt"), weights_only=False)
-    assert any("have other tokens, or another order" in str(warning.message) for warning in said) == is_said
+    said = said_at_a_resume(rows, step, tmp_path)
+    assert any("have other tokens, or another order" in line for line in said) == is_said
 
 
 def with_answers(*answers: Any) -> list[dict[str, Any]]:
@@ -165,17 +154,8 @@ def with_answers(*answers: Any) -> list[dict[str, Any]]:
 )
 def test_a_resume_inside_an_epoch_of_other_answers_is_said(step: int, rows: Any, is_said: bool, tmp_path: Path) -> None:
     fit(tmp_path, Recorder(), max_steps=step, rows=with_answers("1", {"a": [2.0, None]}, object()))
-    data = GRPODataModule(rows, batch_size=2, seed=4)
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_steps=step + 1,
-        default_root_dir=str(tmp_path / "resumed"), use_distributed_sampler=False,
-    )  # fmt: skip
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        trainer.fit(Recorder(), datamodule=data, ckpt_path=str(tmp_path / f"step={step}.ckpt"), weights_only=False)
-    assert (
-        any("other values in answer. What is drawn from here on" in str(warning.message) for warning in said) == is_said
-    )
+    said = said_at_a_resume(rows, step, tmp_path)
+    assert any("other values in answer. What is drawn from here on" in line for line in said) == is_said
 
 
 def test_overfitting_on_a_few_batches_repeats_the_same_ones(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
+from recorder import BatchRecorder
 from runs import make_data, make_module, make_trainer
 from toy_models import build_tokenizer
 
@@ -37,32 +38,15 @@ class ByHand:
         return iter(ROWS)
 
 
-class Recorder(L.LightningModule):
-    """Manual optimization of one number; records what it was trained on."""
+class Recorder(BatchRecorder):
+    """Notes after which steps it was validated, too."""
 
     def __init__(self, fail_at: int | None = None) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.tokenizer = build_tokenizer()
-        self.fail_at = fail_at
-        self.seen: list[list[int]] = []
+        super().__init__(fail_at)
         self.evaluated_after: list[int] = []
-
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        if self.fail_at == self.global_step:
-            raise RuntimeError("the machine is gone")
-        self.seen.append(batch.uids)
-        optimizer = self.optimizers()
-        (self.weight * sum(batch.uids)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         self.evaluated_after.append(self.global_step)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def fit(directory: Path, module: Recorder, rows: Any, ckpt_path: str | None = None, **trainer: Any) -> Recorder:
