@@ -26,6 +26,7 @@ from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable
+from grpo_lightning.generation.vllm.serving.endpoints import TOKENS
 from grpo_lightning.generation.vllm.serving.file_transfer import FileTransfer, write_weights
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 from grpo_lightning.modules import GRPOModule
@@ -170,7 +171,7 @@ def test_a_batch_whose_weights_are_gone_is_never_finished_with_others(server, ti
             weights.transfer = AsOverNCCL(weights.client, is_sender=True)
 
         async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
-            if path == "/v1/completions" and next(calls) == 2 * PROMPTS:
+            if path == TOKENS.path and len(args[0]["token_ids"]) > 1 and next(calls) == 2 * PROMPTS:
                 raise ServerUnavailable("the server was away for a moment")
             return await send(method, path, *args, **options)
 
@@ -201,7 +202,7 @@ def test_a_server_that_dies_while_the_next_batch_is_sampled_gets_the_weights_of_
                 trained.set()
 
         async def sent(method: str, path: str, *args: Any, **options: Any) -> Any:
-            if path == "/v1/completions" and next(calls) == 3 * PROMPTS:
+            if path == TOKENS.path and len(args[0]["token_ids"]) > 1 and next(calls) == 3 * PROMPTS:
                 (vllm,) = Path(f"/proc/{server[1].pid}/task/{server[1].pid}/children").read_text().split()
                 killed.append(int(vllm))
                 os.killpg(int(vllm), signal.SIGKILL)

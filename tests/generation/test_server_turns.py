@@ -10,12 +10,13 @@ from fake_vllm_server import HANG_UP, fake_vllm
 from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.turns import TurnRequest
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import TEXT
 from grpo_lightning.generation.vllm.serving.turns import ServerTurns
 
 
 def play(server, recover):
     client, woken = VLLMClient("127.0.0.1", server.server_port, 5.0), threading.Semaphore(0)
-    turns = ServerTurns(client, "policy", SamplingSettings(), frozenset({1}), 2, recover, woken.release)
+    turns = ServerTurns(client, TEXT, "policy", SamplingSettings(), frozenset({1}), 2, recover, woken.release)
     found = []
     try:
         for rollout in range(4):

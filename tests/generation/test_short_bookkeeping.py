@@ -17,6 +17,7 @@ from vllm_cases import END_IDS, LONG_PROMPT, PROMPTS, SEEDS, SETTINGS, ending_mo
 
 from grpo_lightning.generation import SamplingSettings, VLLMColocate
 from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.patches.withheld import HandsOver, ToProcessor, ToServer
 
 pytestmark = needs_vllm
 STOP = SamplingSettings(num_generations=3, max_completion_length=12, temperature=0.7, stop=("a", "e"))
@@ -126,11 +127,11 @@ def test_a_completion_leaves_the_engine_when_it_ends_and_not_token_by_token(gene
 
 
 def test_an_engine_that_does_more_at_every_token_is_left_alone(generator, scheduler):
-    llm, before = generator._engine.llm, scheduler.update_from_output
+    before, hand_over = scheduler.update_from_output, ToServer()
     scheduler.num_lookahead_tokens = 2
-    assert not shorten_bookkeeping(llm) and scheduler.update_from_output == before
+    assert not shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output == before
     scheduler.num_lookahead_tokens = 0
-    assert shorten_bookkeeping(llm) and scheduler.update_from_output != before
+    assert shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output != before
 
 
 class Ahead:
@@ -139,10 +140,10 @@ class Ahead:
     Args:
         core: vLLM's, for the configuration.
         num_blocks: Of its cache, one of which vLLM keeps.
-        is_short: With the shortened bookkeeping.
+        reader: With the shortened bookkeeping, for who reads completions in this process, or of a server; else None.
     """
 
-    def __init__(self, core: Any, num_blocks: int, is_short: bool) -> None:
+    def __init__(self, core: Any, num_blocks: int, reader: str | None = None) -> None:
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
         config = core.scheduler.kv_cache_config
@@ -164,10 +165,9 @@ class Ahead:
             return schedule(*args)
 
         self.scheduler.schedule = counted
-        if is_short:
-            core_client = Named(engine_core=Named(scheduler=self.scheduler))
-            states = Named(request_states=self.collected)
-            assert shorten_bookkeeping(Named(llm_engine=Named(engine_core=core_client, output_processor=states)))
+        if reader is not None:
+            way: HandsOver = ToServer() if reader == "server" else ToProcessor(Named(request_states=self.collected))
+            assert shorten_bookkeeping(self.scheduler, way)
         self.hasher = core.request_block_hasher
         self.scheduled: list[dict[str, Any]] = []
         """What the scheduler said at each step."""
@@ -179,12 +179,13 @@ class Ahead:
         """A request for a completion of up to so many tokens."""
         from vllm import SamplingParams
         from vllm.logprobs import FlatLogprobs
+        from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.logprobs import LogprobsProcessor
         from vllm.v1.request import Request
 
         n = len(self.outputs)
         sampling = SamplingParams(max_tokens=limit, logprobs=0, detokenize=False, stop_token_ids=[7])
-        sampling.flat_logprobs = True
+        sampling.flat_logprobs, sampling.output_kind = True, RequestOutputKind.FINAL_ONLY
         request = Request(f"r{n}", LONG_PROMPT[: 110 + n % 20], sampling, None, block_hasher=self.hasher)
         self.outputs[request.request_id] = []
         logprobs = {"logprobs": FlatLogprobs(), "cumulative_logprob": 0.0, "num_logprobs": 0}
@@ -257,11 +258,15 @@ class Ahead:
         }
 
 
+READERS = pytest.mark.parametrize("reader", ["process", "server"])
+
+
+@READERS
 @pytest.mark.parametrize("num_blocks", [200, 9])
-def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(generator, num_blocks):
+def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(generator, num_blocks, reader):
     core = engine_core(generator)
     limits = [1, 2, 130, 100, 90, 120, 17]
-    own, short = (Ahead(core, num_blocks, is_short) for is_short in (False, True))
+    own, short = Ahead(core, num_blocks), Ahead(core, num_blocks, reader)
     own.run(limits)
     short.run(limits)
     assert short.scheduled == own.scheduled
@@ -273,12 +278,12 @@ def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(gener
     assert sum(map(len, short.outputs.values())) < sum(map(len, own.outputs.values())) / 2
 
 
-def disturbed(core: Any, seed: int, num_blocks: int, is_short: bool) -> Ahead:
+def disturbed(core: Any, seed: int, num_blocks: int, reader: str | None = None) -> Ahead:
     """A run in which requests come, are given up, and have their limits lowered at random."""
     from vllm.v1.request import RequestStatus
 
-    ahead, drawn = Ahead(core, num_blocks, is_short), random.Random(seed)
-    bookkeeping = ahead.scheduler.update_from_output.__self__ if is_short else None
+    ahead, drawn = Ahead(core, num_blocks, reader), random.Random(seed)
+    bookkeeping = None if reader is None else ahead.scheduler.update_from_output.__self__
 
     def disturb() -> None:
         event, under_way = drawn.random(), sorted(ahead.scheduler.requests)
@@ -297,12 +302,23 @@ def disturbed(core: Any, seed: int, num_blocks: int, is_short: bool) -> Ahead:
     return ahead
 
 
+@READERS
 @pytest.mark.parametrize(("seed", "num_blocks"), [(0, 200), (1, 200), (2, 12), (3, 9), (4, 9)])
-def test_requests_that_come_and_go_are_scheduled_as_vllm_would_schedule_them(generator, seed, num_blocks):
+def test_requests_that_come_and_go_are_scheduled_as_vllm_would_schedule_them(generator, seed, num_blocks, reader):
     core = engine_core(generator)
-    own, short = (disturbed(core, seed, num_blocks, is_short) for is_short in (False, True))
+    own, short = disturbed(core, seed, num_blocks), disturbed(core, seed, num_blocks, reader)
     assert short.scheduled == own.scheduled
     assert short.states == own.states
     ended = [name for name, parts in own.outputs.items() if parts and parts[-1].finish_reason is not None]
     assert len(ended) > 3
     assert {name: short.completions()[name] for name in ended} == {name: own.completions()[name] for name in ended}
+
+
+def test_a_request_of_which_somebody_waits_for_each_token_is_left_to_vllm():
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    final, streamed = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
+    assert ToServer().can_wait(SamplingParams(logprobs=0, output_kind=final))
+    assert not ToServer().can_wait(SamplingParams(logprobs=0, output_kind=streamed))
+    assert not ToServer().can_wait(SamplingParams(stop=["a"], output_kind=final))

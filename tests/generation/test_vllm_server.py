@@ -40,6 +40,7 @@ from vllm_program_forks import VLLMFork
 
 from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import TEXT, TOKENS, sampling_endpoint
 from grpo_lightning.generation.vllm.serving.prompt_logprobs import PromptLogprobs
 from grpo_lightning.generation.vllm.serving.token import token_file
 from grpo_lightning.generation.vllm.weights.adapter_route import TRIAL, AdapterRoute
@@ -104,6 +105,36 @@ def test_sampling_logprobs_equal_those_of_a_forward_pass(generator, policy):
     assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert len(set(rollouts.completion_lengths.tolist())) > 2
     assert mismatch(policy, rollouts) < 1e-4
+
+
+def counter(client: VLLMClient, name: str) -> float:
+    """Of what the server tells Prometheus."""
+    lines = (line for line in client.call("GET", "/metrics").splitlines() if line.startswith(f"vllm:{name}{{"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def test_a_completion_leaves_the_servers_engine_when_it_ends_and_not_token_by_token(generator, served):
+    assert sampling_endpoint(generator.client, "policy") is TOKENS
+    names = ("generation_tokens_total", "inter_token_latency_seconds_count")
+    for endpoint in (TOKENS, TEXT):
+        generator._endpoint = endpoint
+        before = [counter(generator.client, name) for name in names]
+        found = rows(generator.generate(PROMPTS, SETTINGS, SEEDS))
+        tokens, outputs = (counter(generator.client, name) - n for name, n in zip(names, before, strict=True))
+        assert tokens == sum(len(ids) for ids, _, _ in found) > 60
+        assert outputs <= len(found)  # after the first token, which comes with the prompt
+        if endpoint is TOKENS:
+            expected = found
+    generator._endpoint = TOKENS
+    assert [(ids, truncated) for ids, _, truncated in found] == [(ids, truncated) for ids, _, truncated in expected]
+    for (_, logprobs, _), (_, others, _) in zip(found, expected, strict=True):
+        assert logprobs == pytest.approx(others, abs=1e-4)
+
+
+def test_who_has_a_completion_streamed_sees_each_token_when_it_is_there(generator, served):
+    body = {"model": "policy", "prompt": PROMPTS[0], "max_tokens": 9, "ignore_eos": True, "stream": True}
+    chunks = [line for line in generator.client.post("/v1/completions", body).splitlines() if '"choices"' in line]
+    assert len(chunks) == 9
 
 
 def test_routes_that_change_something_want_the_servers_token_and_a_name_of_its_own(served, generator):

@@ -20,6 +20,7 @@ from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.serving import images as server_images
 from grpo_lightning.generation.vllm.serving.client import VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import TOKENS
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.sampler_canary import MISMATCH
@@ -103,7 +104,7 @@ def test_a_server_that_takes_no_images_is_refused_with_how_to_start_one(checkpoi
     prompts = image_prompts(policy.image_processing)
     with fake_vllm() as server:
         client = VLLMClient("127.0.0.1", server.server_address[1], request_timeout=5)
-        server.answer(server_images.ENDPOINT, always=403)
+        server.answer(TOKENS.path, always=403)
         with pytest.raises(ValueError, match=r"takes no images .*403.* serve --images, on vLLM 0\.32"):
             server_images.check_shown(client, "policy", prompts)
         client.close()

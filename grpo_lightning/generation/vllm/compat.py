@@ -10,6 +10,7 @@ import importlib.util
 import os
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -114,6 +115,15 @@ def why_no_server_images() -> str | None:
     if _minor(found[0]) < SERVER_IMAGES_SINCE:
         return f"its servers take them from vLLM {low} on, and {found[0]} is installed. VLLMColocate does so before"
     return None
+
+
+def tokens_in_options() -> tuple[str, ...]:
+    """What switches on a server's endpoint that takes tokens and gives tokens: nothing where it is always there. Imports nothing."""
+    found = importlib.util.find_spec("vllm")
+    folders = [] if found is None else found.submodule_search_locations or []
+    parsers = (file for folder in folders for file in Path(folder, "entrypoints").rglob("cli_args.py"))
+    is_an_option = any("enable_scale_out" in file.read_text(encoding="utf-8") for file in parsers)
+    return ("--enable-scale-out",) if is_an_option else ()
 
 
 def import_vllm() -> ModuleType:

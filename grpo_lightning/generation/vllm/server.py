@@ -21,6 +21,7 @@ from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.serving.completing import complete_all, constrain, served_length
+from grpo_lightning.generation.vllm.serving.endpoints import TEXT, sampling_endpoint
 from grpo_lightning.generation.vllm.serving.images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
@@ -42,7 +43,7 @@ from grpo_lightning.vision.processing import ImageProcessing
 
 
 class VLLMServer(VLLMGenerator):
-    """Samples with a plain vLLM server: its completions endpoint, and its own endpoints for weights.
+    """Samples with a plain vLLM server: its endpoints for completions, and its own for weights.
 
     Start one beside the run with ``python -m grpo_lightning serve``, or let the run start it (``launch``). All ranks
     send their prompts to it, one request a prompt; rank 0 sends the weights. When the server dies during a step, the
@@ -112,6 +113,7 @@ class VLLMServer(VLLMGenerator):
         self.trainer_address = trainer_address
         self.images = ServerImages()
         self.launched: LaunchedServer | None = None
+        self._endpoint = TEXT
         self._files: Path | None = None
         self._weights: ServedWeights | None = None
 
@@ -154,6 +156,7 @@ class VLLMServer(VLLMGenerator):
             self._launch(policy, tokenizer, files)
         self._wait()
         self._model_length = served_length(self.client)
+        self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
         places = plain_model(policy), self.weight_directory, self.trainer_address
         transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
         transfer.caches += self.images.caches
@@ -214,7 +217,8 @@ class VLLMServer(VLLMGenerator):
         waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True, rendered=shown)
         constrain(waiting, sampling)
         started = time.perf_counter()
-        complete_all(self.client, self._served, waiting, completions, self.max_concurrent_requests, self.recover)
+        whom = self.client, self._endpoint, self._served
+        complete_all(*whom, waiting, completions, self.max_concurrent_requests, self.recover)
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
@@ -222,7 +226,8 @@ class VLLMServer(VLLMGenerator):
     def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
         """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
         at_a_time = self.max_concurrent_requests
-        return ServerTurns(self.client, self._served, sampling, self.eos_ids, at_a_time, self.recover, wake)
+        whom = self.client, self._endpoint, self._served
+        return ServerTurns(*whom, sampling, self.eos_ids, at_a_time, self.recover, wake)
 
     @property
     def _served(self) -> str:

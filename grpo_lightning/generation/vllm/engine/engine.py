@@ -18,6 +18,7 @@ from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mod
 from grpo_lightning.generation.vllm.engine.sampling_parameters import sampling_params
 from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
 from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.patches.withheld import ToProcessor
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_logprobs
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
 from grpo_lightning.generation.vllm.weights.loading import load_directly, reload
@@ -59,7 +60,9 @@ class ColocatedEngine:
             generation_config="vllm",
             load_format="dummy",  # the policy's weights are sent before the first request
         )
-        self._bookkeeping = shorten_bookkeeping(self.llm) if short_bookkeeping else None
+        engine = self.llm.llm_engine
+        place = engine.engine_core.engine_core.scheduler, ToProcessor(engine.output_processor)
+        self._bookkeeping = shorten_bookkeeping(*place) if short_bookkeeping else None
         self.max_model_length: int = self.llm.llm_engine.model_config.max_model_len
         self._adapter_path: str | None = None
         self._numbers = itertools.count()

@@ -1,20 +1,21 @@
 """vLLM's bookkeeping of each token, shortened for completions of which only the end is read.
 
 At every step vLLM's scheduler and its output processor do some twenty Python calls for each running request: they look for
-room in the cache, for reasons to stop, and wrap the token and its logprob in objects on their way out. With a small model
-that takes longer than the GPU needs. Rollouts need little of it: a token that does not end its completion, and whose place in
-the cache is there, is written down here and that is all. Everything else, and every request that is not as plain as that, goes
-through vLLM's own code as before.
+room in the cache, for reasons to stop, and wrap the token and its logprob in objects on their way out; of a server they also
+go to another process. With a small model that takes longer than the GPU needs. Rollouts need little of it: a token that does
+not end its completion, and whose place in the cache is there, is written down here and that is all. Everything else, and every
+request that is not as plain as that, goes through vLLM's own code as before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from grpo_lightning.generation.vllm.compat import request_counters
 from grpo_lightning.generation.vllm.patches.plain_schedule import PlainSchedule
+from grpo_lightning.generation.vllm.patches.withheld import HandsOver, Withheld
 
 FURTHER_WORK = (
     "connector",
@@ -37,33 +38,29 @@ class _Plain:
     """Tokens that may end it."""
     limit: int
     """Tokens of prompt and completion with which it ends at the latest."""
-    wants_logprobs: bool
-    tokens: list[int] = field(default_factory=list)
-    """Withheld, with their logprobs and ranks if wanted."""
-    logprobs: list[float] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
+    withheld: Withheld
 
 
-def shorten_bookkeeping(llm: Any) -> ShortBookkeeping | None:
-    """From here on, an engine in this process writes down plain tokens only, and hands over a completion when it ends.
+def shorten_bookkeeping(scheduler: Any, hand_over: HandsOver) -> ShortBookkeeping | None:
+    """From here on, an engine writes down plain tokens only, and hands over a completion when it ends.
 
     The tokens, their logprobs and how they end are the same, bit for bit.
 
     Args:
-        llm: A ``vllm.LLM``.
+        scheduler: vLLM's, before its first request.
+        hand_over: To whoever reads completions.
 
     Returns:
         None if this version of vLLM is not known, or the engine does more at every token (speculation, hybrid caches,
         transfers, ...), and is left as it is.
     """
     counters = request_counters()
-    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     groups = scheduler.kv_cache_config.kv_cache_groups
     is_usual = type(scheduler).__name__ in ("Scheduler", "AsyncScheduler") and len(groups) == 1
     does_more = any(getattr(scheduler, name, None) for name in FURTHER_WORK)
     if counters is None or not is_usual or does_more or "Mamba" in type(groups[0].kv_cache_spec).__name__:
         return None
-    return ShortBookkeeping(scheduler, llm.llm_engine.output_processor, groups[0].kv_cache_spec.block_size, *counters)
+    return ShortBookkeeping(scheduler, hand_over, groups[0].kv_cache_spec.block_size, *counters)
 
 
 class ShortBookkeeping:
@@ -71,17 +68,19 @@ class ShortBookkeeping:
 
     Args:
         scheduler: vLLM's.
-        processor: Of its outputs, which collects logprobs.
+        hand_over: What was withheld, with the end of its completion.
         block_size: Tokens in a block of its cache of keys and values.
         dropped: The counter of a request's tokens that were computed in vain.
         in_flight: The counter of its tokens that are computed now, where there is one.
     """
 
-    def __init__(self, scheduler: Any, processor: Any, block_size: int, dropped: str, in_flight: str | None) -> None:
+    def __init__(
+        self, scheduler: Any, hand_over: HandsOver, block_size: int, dropped: str, in_flight: str | None
+    ) -> None:
         from vllm.v1.request import RequestStatus
 
         self.scheduler, self.manager, self.block_size = scheduler, scheduler.kv_cache_manager, block_size
-        self.processor = processor
+        self.hand_over = hand_over
         self.requests: dict[str, _Plain | None] = {}
         """By id; None for those that go through vLLM's own code."""
         self._running, self._dropped, self._in_flight = RequestStatus.RUNNING, attrgetter(dropped), in_flight
@@ -132,10 +131,10 @@ class ShortBookkeeping:
             if plain is None or token in plain.stops or length >= plain.limit:
                 rest[name] = count
                 continue
-            plain.tokens.append(token)
-            if plain.wants_logprobs:
-                plain.logprobs.append(logprobs[index])
-                plain.ranks.append(ranks[index])
+            plain.withheld.tokens.append(token)
+            if plain.withheld.wants_logprobs:
+                plain.withheld.logprobs.append(logprobs[index])
+                plain.withheld.ranks.append(ranks[index])
             self._append(request, token, length)
         return rest
 
@@ -155,19 +154,18 @@ class ShortBookkeeping:
 
     def _plain(self, request: Any) -> _Plain | None:
         sampling = request.sampling_params
-        is_watched = (  # at every token: by a grammar, by stop strings, by somebody who wants more than the sampled logprob
+        is_watched = (  # at every token: by a grammar, by somebody who wants more than the sampled logprob or wants it now
             sampling is None
             or request.structured_output_request is not None
-            or sampling.detokenize
             or sampling.num_logprobs not in (None, 0)
             or sampling.prompt_logprobs is not None
             or sampling.repetition_detection is not None
-            or not (sampling.num_logprobs is None or sampling.flat_logprobs)
+            or not self.hand_over.can_wait(sampling)
         )
         if is_watched or request.has_encoder_inputs or request.resumable:
             return None
         stops = frozenset(sampling.stop_token_ids or ()) | {sampling.eos_token_id}
-        return _Plain(stops, self._limit(request), sampling.num_logprobs is not None)
+        return _Plain(stops, self._limit(request), Withheld(sampling.num_logprobs is not None))
 
     def _limit(self, request: Any) -> int:
         return int(min(request.num_prompt_tokens + request.max_tokens, self.scheduler.max_model_len))
@@ -182,12 +180,9 @@ class ShortBookkeeping:
         """Puts what was withheld of a completion before what vLLM hands over of it."""
         name = completion.request_id
         plain = self.requests.pop(name, None) if completion.finish_reason is not None else self.requests.get(name)
-        if not plain or not plain.tokens:
-            return
-        completion.new_token_ids = plain.tokens + completion.new_token_ids
-        if plain.wants_logprobs and name in self.processor.request_states:
-            _append_logprobs(self.processor.request_states[name].logprobs_processor, plain)
-        plain.tokens, plain.logprobs, plain.ranks = [], [], []
+        if plain and plain.withheld.tokens:
+            self.hand_over.give(plain.withheld, completion)
+            plain.withheld = Withheld(plain.withheld.wants_logprobs)
 
 
 def _is_plain_step(scheduled: Any, output: Any) -> bool:
@@ -202,16 +197,3 @@ def _is_plain_step(scheduled: Any, output: Any) -> bool:
         and not output.num_nans_in_logits
         and (scores is None or scores.cu_num_generated_tokens is None)
     )
-
-
-def _append_logprobs(processor: Any, plain: _Plain) -> None:
-    """What ``LogprobsProcessor`` does token by token: the withheld ones go before those that it is about to get."""
-    flat, count = processor.logprobs, len(plain.tokens)
-    start = len(flat.logprobs)
-    flat.start_indices.extend(range(start, start + count))
-    flat.end_indices.extend(range(start + 1, start + count + 1))
-    flat.token_ids.extend(plain.tokens)
-    flat.logprobs.extend(plain.logprobs)
-    flat.ranks.extend(plain.ranks)
-    flat.decoded_tokens.extend([None] * count)
-    processor.cumulative_logprob += sum(plain.logprobs)

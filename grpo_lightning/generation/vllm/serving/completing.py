@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from grpo_lightning.generation.base import SamplingSettings
@@ -11,7 +11,8 @@ from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
 from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.serving.images import ENDPOINT, check_tokens
+from grpo_lightning.generation.vllm.serving.endpoints import TOKENS, Endpoint
+from grpo_lightning.generation.vllm.serving.images import check_tokens
 from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 
 Choice = tuple[int, list[int], list[float], str]
@@ -20,6 +21,7 @@ Choice = tuple[int, list[int], list[float], str]
 
 def complete_all(
     client: VLLMClient,
+    endpoint: Endpoint,
     model: str,
     requests: Sequence[EngineRequest],
     completions: Completions,
@@ -30,6 +32,7 @@ def complete_all(
 
     Args:
         client: Of the server.
+        endpoint: Its for prompts without pictures.
         model: The name that it serves the policy, or its adapter, under.
         requests: One a prompt.
         completions: Of the whole batch.
@@ -45,22 +48,23 @@ def complete_all(
         for choice in choices:
             completions.extend(*choice)
 
-    ask_until_answered(client, requests, lambda request: complete(client, model, request, slots), take, recover)
+    def ask(request: EngineRequest) -> Coroutine[Any, Any, list[Choice]]:
+        return complete(client, endpoint, model, request, slots)
+
+    ask_until_answered(client, requests, ask, take, recover)
 
 
-async def complete(client: VLLMClient, model: str, request: EngineRequest, slots: asyncio.Semaphore) -> list[Choice]:
+async def complete(
+    client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest, slots: asyncio.Semaphore
+) -> list[Choice]:
     """The whole answer to one request, asked for once it has one of the slots.
 
     Raises:
         ServerUnavailable: If there is none, or only a part of one.
     """
-    body: dict[str, Any] = {"model": model, "return_token_ids": True}
-    if request.rendered is None:
-        path, body = "/v1/completions", body | {"prompt": list(request.prompt_ids), **request.parameters}
-    else:
-        path, body = ENDPOINT, body | request.rendered | {"sampling_params": request.parameters}
+    asked = endpoint if request.rendered is None else TOKENS
     async with slots:
-        answer = await client.send("POST", path, body)
+        answer = await client.send("POST", asked.path, {"model": model} | asked.body(request))
     if request.rendered is not None:
         check_tokens(answer["prompt_token_ids"], request.prompt_ids)
     rows: list[Choice] = []

@@ -12,15 +12,13 @@ from transformers import PretrainedConfig
 from grpo_lightning.generation.vllm.compat import why_no_server_images
 from grpo_lightning.generation.vllm.models import refuse_own_head, refuse_unshown
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import TOKENS
 from grpo_lightning.generation.vllm.serving.process import IMAGE_OPTIONS
 from grpo_lightning.types import PromptImages
 from grpo_lightning.vision.processing import ImageProcessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-ENDPOINT = "/inference/v1/generate"
-"""Takes token ids with pictures, and tells which tokens it made of them; ``/v1/completions`` takes text alone."""
 
 
 class ServerImages:
@@ -48,7 +46,7 @@ class ServerImages:
 
 
 def shown_prompts(images: Sequence[PromptImages]) -> list[dict[str, Any] | None]:
-    """Prompts as ``ENDPOINT`` takes them, each picture encoded once without loss; None for those of text alone."""
+    """Prompts as the endpoint for tokens takes them, each picture encoded once without loss; None for those of text alone."""
     return [_shown(each) if each.images else None for each in images]
 
 
@@ -86,7 +84,7 @@ def check_shown(client: VLLMClient, model: str, prompts: Sequence[tuple[list[int
     for ids, images in prompts:
         body = {"model": model, "sampling_params": {"max_tokens": 1}, "return_token_ids": True, **_shown(images)}
         try:
-            found = client.post(ENDPOINT, body)["prompt_token_ids"]
+            found = client.post(TOKENS.path, body)["prompt_token_ids"]
         except ServerRefused as error:
             raise ValueError(
                 f"model.vision_tower is set, and the vLLM server at {client.address} takes no images ({error}). Start it "

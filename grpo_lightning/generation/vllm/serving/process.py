@@ -11,17 +11,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_lightning.generation.vllm.compat import NO_VIDEOS, UNUSED_SAMPLER, is_cpu_build
+from grpo_lightning.generation.vllm.compat import (
+    NO_VIDEOS,
+    UNUSED_SAMPLER,
+    is_cpu_build,
+    request_counters,
+    tokens_in_options,
+)
 from grpo_lightning.generation.vllm.serving.token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
 """What requests call the served model."""
 WORKER = "grpo_lightning.generation.vllm.worker.PolicyWorker"
 """Extends the workers of a server, so that they take the policy's weights in every version."""
+SCHEDULER = "grpo_lightning.generation.vllm.serving.scheduler.policy_scheduler"
+"""Makes vLLM's scheduler, which then hands over completions when they end and not token by token."""
 GUARD = "grpo_lightning.generation.vllm.serving.guard.TokenGuard"
 """Stands before the routes of a server: who has not its token can read whether it lives, and nothing else."""
-IMAGE_OPTIONS = ("--enable-scale-out", "--limit-mm-per-prompt", json.dumps(NO_VIDEOS))
-"""Of a server that is shown images: the endpoint that takes them beside tokens, and no room kept for the longest video."""
+IMAGE_OPTIONS = ("--limit-mm-per-prompt", json.dumps(NO_VIDEOS))
+"""Of a server that is shown images: no room kept for the longest video."""
 ON_CPU = ("--no-enable-chunked-prefill", "--gpu-memory-utilization", "0.5")
 """Of a server without a GPU: see engine.settings.WHOLE_PROMPTS; and half of the machine's memory, which that option is a share of.
 vLLM's own 0.92 has to be free before it starts, and would leave nothing for the run beside it."""
@@ -55,11 +63,13 @@ def server_command(model: str, host: str, port: int, dtype: str, further: Sequen
         "--middleware": GUARD,
         "--load-format": "safetensors",  # a pickled weight file is code
     }
+    if request_counters() is not None:  # of the versions whose scheduler is known
+        options["--scheduler-cls"] = SCHEDULER
     if is_cpu_build():
         further = [*ON_CPU, *further]
     pairs = [word for pair in options.items() for word in pair]
     module = "vllm.entrypoints.openai.api_server"
-    return [sys.executable, "-m", module, *pairs, "--no-trust-remote-code", *further]
+    return [sys.executable, "-m", module, *pairs, "--no-trust-remote-code", *tokens_in_options(), *further]
 
 
 def server_environment(gpus: str | None = None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from grpo_lightning.generation.vllm.requests.prompts import EngineRequest, singl
 from grpo_lightning.generation.vllm.serving.asking import ATTEMPTS
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient, result_of
 from grpo_lightning.generation.vllm.serving.completing import Choice, complete, constrain
+from grpo_lightning.generation.vllm.serving.endpoints import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class ServerTurns(TurnSampler):
 
     Args:
         client: Of the server.
+        endpoint: Its for prompts without pictures.
         model: The name that it serves the policy, or its adapter, under.
         sampling: How to draw.
         eos_ids: Tokens that end a turn.
@@ -35,6 +37,7 @@ class ServerTurns(TurnSampler):
     def __init__(
         self,
         client: VLLMClient,
+        endpoint: Endpoint,
         model: str,
         sampling: SamplingSettings,
         eos_ids: frozenset[int],
@@ -42,7 +45,8 @@ class ServerTurns(TurnSampler):
         recover: Callable[[ServerUnavailable], None],
         wake: Callable[[], None],
     ) -> None:
-        self.client, self.model, self.sampling, self.eos_ids = client, model, sampling, eos_ids
+        self.client, self.endpoint, self.model = client, endpoint, model
+        self.sampling, self.eos_ids = sampling, eos_ids
         self.recover, self.wake = recover, wake
         self._slots = asyncio.Semaphore(at_a_time)
         self._answered: SimpleQueue[tuple[int, EngineRequest, Future[list[Choice]]]] = SimpleQueue()
@@ -58,7 +62,7 @@ class ServerTurns(TurnSampler):
         self._send(request.rollout, one)
 
     def _send(self, rollout: int, request: EngineRequest) -> None:
-        answer = self.client.start(complete(self.client, self.model, request, self._slots))
+        answer = self.client.start(complete(self.client, self.endpoint, self.model, request, self._slots))
         self._waiting.add(answer)
 
         def answered(answer: Future[list[Choice]]) -> None:
