@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import signal
 import sqlite3
@@ -326,17 +327,60 @@ def test_signals_are_themselves_again_after_the_calls(runner: Callable[..., Rewa
     assert not probe.asked
 
 
-def test_an_async_reward_that_asks_for_signals_stops_the_run(runner: Callable[..., RewardRunner]) -> None:
-    async def graded(completions: list[str]) -> list[float]:
-        try:
-            return [float(bool(parse(text, raise_on_error=True))) for text in completions]
-        except Exception:
-            return [0.0] * len(completions)
+async def graded(completions: list[str]) -> list[float]:
+    try:
+        return [float(bool(parse(text, raise_on_error=True))) for text in completions]
+    except Exception:
+        return [0.0] * len(completions)
 
-    with pytest.raises(
-        RewardContractError, match=r"'graded' is asynchronous and asks for a signal.*isolation: process"
-    ):
-        score(runner(graded), ["$1$"])
+
+def gives_what_is_awaited(completions: list[str]) -> Any:
+    return graded(completions)
+
+
+def gives_a_hidden_coroutine(completions: list[str]) -> Any:
+    """Nothing in its code tells that it needs the main thread."""
+    return globals()["grad" + "ed"](completions)
+
+
+def asks_before_it_gives_a_coroutine(completions: list[str]) -> Any:
+    """Which the main thread allows; of what is awaited then it does not."""
+    hidden("alarm")(completions)
+    return gives_a_hidden_coroutine(completions)
+
+
+@pytest.mark.parametrize(
+    ("function", "isolation"),
+    [
+        (graded, "thread"),
+        *itertools.product(
+            (gives_what_is_awaited, gives_a_hidden_coroutine, asks_before_it_gives_a_coroutine), ("thread", "main")
+        ),
+    ],
+)
+def test_a_reward_that_asks_for_signals_in_a_coroutine_stops_the_run(
+    runner: Callable[..., RewardRunner], function: Any, isolation: str
+) -> None:
+    reward = FunctionReward(name="graded", function=function, isolation=isolation)
+    with pytest.raises(RewardContractError, match=r"'graded' asks for a signal.*in a coroutine.*isolation: process"):
+        score(runner(reward), ["$1$"])
+
+
+def test_a_coroutine_that_only_the_main_thread_can_make_is_awaited_like_any_other(
+    runner: Callable[..., RewardRunner],
+) -> None:
+    made: list[bool] = []
+
+    async def one_each(completions: list[str]) -> list[float]:
+        await asyncio.sleep(0)
+        return [1.0] * len(completions)
+
+    def made_in_main(completions: list[str]) -> Any:
+        made.append(hidden("alarm")(completions) == [1.0])
+        return one_each(completions)
+
+    assert score(runner(made_in_main), ["a"]).values.tolist() == [[1.0]]
+    assert made == [False, True]
 
 
 def test_waiting_for_rewards_in_another_thread_stops_the_run_with_the_reason(
