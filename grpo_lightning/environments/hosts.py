@@ -185,6 +185,8 @@ class _ProcessLease:
                 f"{self.host.described.name} has isolation = 'process', and its process cannot import it. Define it in a "
                 f"module that imports without this script or notebook. The process said:\n{error}"
             ) from error
+        except WorkerError as error:
+            raise EnvironmentFault(f"{self.host.described.name}: {error}") from error
         with self._lock:
             if not self._is_over:
                 self.worker = worker

@@ -537,6 +537,21 @@ def test_an_environment_in_a_process_of_its_own_may_die_hang_raise_and_seed():
     assert (faults["time_outs"], faults["exceptions"]) == (1, 2)
 
 
+def test_an_episode_that_waits_for_a_process_when_the_run_closes_is_a_fault():
+    async def play():
+        factory = opened(environment=worlds.Apart)
+        for seed in range(worlds.Apart.concurrency):
+            await started(factory, seed=seed)
+        waiting = asyncio.create_task(started(factory, seed=9))
+        while not factory.hosts[None].pool._free._cond._waiters:
+            await asyncio.sleep(0.01)
+        await factory.close()
+        with pytest.raises(EnvironmentFault, match="Apart: the environment's processes were ended"):
+            await waiting
+
+    run(play())
+
+
 def test_a_class_that_a_process_cannot_have_is_refused():
     class Local:
         isolation = "process"
