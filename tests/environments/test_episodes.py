@@ -130,6 +130,11 @@ def test_settings_of_an_environment_on_the_command_line_are_its_own(monkeypatch,
     assert environment.make().shift == 3
 
 
+def test_settings_of_any_name_stand_under_init_args_and_named_ones_beside_it_too():
+    made = _classes({"class_path": "worlds.Open", "init_args": {"size": 3, "level": 1}, "level": 2})[None].make()
+    assert (made.level, made.further) == (2, {"size": 3})
+
+
 def test_settings_reach_the_class_and_an_attribute_done_ends_the_episode():
     class Timed:
         def __init__(self, turns: int) -> None:
@@ -202,7 +207,15 @@ def test_an_observation_continues_the_last_message_of_the_prompt_as_in_trl():
         ({"environment": dict}, r"dict has no method reset"),
         (
             {"environment": {"class_path": "worlds.Counter", "arguments": {}}},
-            "called with arguments: .*Its arguments are the init_args",
+            r"model\.environment has arguments beside class_path, and worlds\.Counter names no such",
+        ),
+        (
+            {"environment": {"class_path": "worlds.Open", "init_arg": {"size": 3}}},
+            r"has init_arg beside class_path, and worlds\.Open names .*\(but level\).*under init_args",
+        ),
+        (
+            {"environment": {"class_path": "worlds.Counter", "init_args": {"size": 3}}},
+            "Its arguments are the init_args",
         ),
         ({"tools": worlds.add, "deadline": 0.0}, "leaves no time"),
         ({"tools": worlds.add, "output_limit": 0}, "output_limit=0"),
