@@ -27,7 +27,6 @@ from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.chain import Chain
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
@@ -47,6 +46,7 @@ from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
+from grpo_lightning.training.step_rewards import StepRewards
 from grpo_lightning.training.steps import Steps
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -121,13 +121,13 @@ class GRPOModule(PolicyModule):
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
             report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
-            rewards = sampled.await_rewards()  # (N, R)
-            report.add(self.step_advantages.reward_metrics(sampled.rollouts, rewards))
+            rewards = self.step_advantages.together(sampled.rollouts, sampled.await_rewards())  # (N, R), and all ranks'
+            report.add(self.step_advantages.reward_metrics(rewards))
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
             if self.teachers is not None:
-                experience = self.teachers.taught(experience, sampled.batch, rewards)
+                experience = self.teachers.taught(experience, sampled.batch, rewards.own)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -135,7 +135,7 @@ class GRPOModule(PolicyModule):
                     self.optimization.accumulate_gradient(loss, micro_batch)
                 report.add_update(self.optimization.step())
         of_completions = per_completion(advantages, sampled.rollouts)
-        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards, of_completions)
+        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards.own, of_completions)
         self.end_step(report)
 
     def begin_step(self) -> StepReport:
@@ -153,9 +153,9 @@ class GRPOModule(PolicyModule):
         """The rollouts with the logprobs that the loss compares; advantages are 0 until rewards are known."""
         return self.experience_maker.make(rollouts, self.num_updates)
 
-    def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
+    def advantages(self, rollouts: Rollouts, rewards: StepRewards, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        return self.step_advantages(rollouts, rewards)
+        return self.step_advantages(rewards)
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""
