@@ -114,6 +114,63 @@ def by_another_name(completions: Any) -> Any:
     return [s.alarm(0) for _ in completions]
 
 
+def by_an_import_that_may_fail(completions: Any) -> Any:
+    try:
+        import signal
+    except ImportError:
+        signal = None  # type: ignore[assignment]
+    return [signal.alarm(0) for _ in completions]
+
+
+def by_one_of_two_modules(completions: Any) -> Any:
+    if len(completions) > 1:
+        import signal as clock
+    else:
+        import time as clock  # type: ignore[no-redef]
+    return [clock.alarm(0) for _ in completions]
+
+
+def by_an_import_further_down(completions: Any) -> Any:
+    clock = None
+    for _ in completions:
+        if clock is not None:
+            clock.alarm(0)
+        import signal as clock
+    return clock
+
+
+def by_an_inner_functions_import(completions: Any) -> Any:
+    clock: Any = None
+
+    def start() -> None:
+        nonlocal clock
+        import signal as clock  # type: ignore[no-redef]
+
+    start()
+    return [clock.alarm(0) for _ in completions]
+
+
+def by_names_of_names(completions: Any) -> Any:
+    third = second = first = None
+    for _ in completions:
+        if third is not None:
+            third.alarm(0)
+
+        third = second
+        second = first
+        first = signal
+    return third
+
+
+def by_two_names_at_once(completions: Any) -> Any:
+    clock = other = signal
+    return [clock.alarm(0) for _ in (completions, other)]
+
+
+def by_a_name_in_an_expression(completions: Any) -> Any:
+    return [(clock := signal).alarm(0) for _ in completions], clock
+
+
 def by_a_module_of_a_module(completions: Any) -> Any:
     return [subprocess.signal.alarm(0) for _ in completions]  # type: ignore[attr-defined]
 
@@ -174,6 +231,13 @@ def over(connection: Any) -> Any:
         by_a_handler_imported_inside,
         by_a_module_for_an_inner_function,
         by_another_name,
+        by_an_import_that_may_fail,
+        by_one_of_two_modules,
+        by_an_import_further_down,
+        by_an_inner_functions_import,
+        by_names_of_names,
+        by_two_names_at_once,
+        by_a_name_in_an_expression,
         by_a_module_of_a_module,
         by_default,
         by_event_loop,
@@ -225,6 +289,14 @@ def a_clock_called_signal(signal: Clock) -> Any:
     return signal.alarm, [signal.alarm for _ in "ab"], asyncio.sleep
 
 
+def a_name_that_held_another_module(completions: Any) -> Any:
+    import os as clock
+
+    here = clock.getcwd()
+    clock = Clock()  # type: ignore[assignment]
+    return here, clock.alarm, signal.SIGKILL  # type: ignore[attr-defined]
+
+
 def a_verdict_called_like_a_package(completions: Any) -> Any:
     return [Clock.lighteval for _ in completions]
 
@@ -245,6 +317,7 @@ def seen_beside_an_alarm() -> Exception:
         own_name,
         alarms_of_a_clock_beside_signals,
         a_clock_called_signal,
+        a_name_that_held_another_module,
         a_verdict_called_like_a_package,
         of_a_librarys_part,
         Holder(len),
