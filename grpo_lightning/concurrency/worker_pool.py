@@ -28,6 +28,10 @@ class WorkerError(RuntimeError):
     """A request whose child process ran out of time, died, or was ended with its pool."""
 
 
+class UnsentReplyError(RuntimeError):
+    """A reply that cannot leave its child process, which goes on; the text says why."""
+
+
 class WorkerStartError(RuntimeError):
     """A child that could not take up its work; the text is its own."""
 
@@ -77,13 +81,15 @@ class WorkerPool:
 
         Raises:
             WorkerError: If the child ran out of time, or died, or the pool was closed meanwhile.
+            UnsentReplyError: If pickle cannot send the reply.
             WorkerStartError: If its work cannot be imported there.
             RuntimeError: If no child can be started.
         """
         worker = self.take()
-        reply = self.ask(worker, request)
-        self.give_back(worker)
-        return reply
+        try:
+            return self.ask(worker, request)
+        finally:
+            self.give_back(worker)
 
     def take(self) -> Worker:
         """A child that answers nobody else until it is given back or dropped: for requests that build on each other.
@@ -114,18 +120,21 @@ class WorkerPool:
         return worker
 
     def ask(self, worker: Worker, request: Any) -> Any:
-        """The reply of a child that was taken; a child that gives none is killed, and is not to be given back.
+        """The reply of a child that was taken; a child that gives none is killed, and nobody else gets it.
 
         Raises:
-            WorkerError: As ``call``.
+            WorkerError, UnsentReplyError: As ``call``.
         """
         with self._dropped_at_errors(worker):
             try:
-                return worker.ask(request, self.time_limit + GRACE)
+                kind, content = worker.ask(request, self.time_limit + GRACE)
             except TimeoutError as error:
                 raise WorkerError(f"the {self.work} process was killed after {self.time_limit:g} s") from error
             except (EOFError, OSError) as error:
                 raise WorkerError(f"the {self.work} process died (out of memory, or crashed)") from error
+        if kind == "unsent":
+            raise UnsentReplyError(content)
+        return content
 
     def give_back(self, worker: Worker) -> None:
         """Others may take the child."""
@@ -212,18 +221,18 @@ class Worker:
             RuntimeError: If it says nothing.
         """
         try:
-            answer = self.ask((sys.path, sent), START_LIMIT)
+            kind, content = self.ask((sys.path, sent), START_LIMIT)
         except (EOFError, OSError) as error:
             self.kill()
             raise RuntimeError(
                 f"a {self._work} process did not start: exit code {self.process.returncode}, after at most "
                 f"{START_LIMIT:g} s. Its own message is on stderr."
             ) from error
-        if answer != "ready":  # ("failed", text)
-            raise WorkerStartError(answer[1])
+        if kind == "failed":
+            raise WorkerStartError(content)
 
-    def ask(self, request: Any, seconds: float) -> Any:
-        """Its reply.
+    def ask(self, request: Any, seconds: float) -> tuple[str, Any]:
+        """What it says, and of which kind that is.
 
         Raises:
             TimeoutError: If it has given none after so many seconds.
@@ -231,7 +240,8 @@ class Worker:
         self.pipe.send(request)
         if not self.pipe.poll(seconds):
             raise TimeoutError
-        return self.pipe.recv()
+        said: tuple[str, Any] = self.pipe.recv()
+        return said
 
     def kill(self) -> None:
         """Ends it, with all that it started; from any thread, and more than once."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
+from grpo_lightning.concurrency.worker_pool import UnsentReplyError, WorkerError, WorkerPool
 
 CHILD = """
 import os, signal, sys, time
@@ -155,6 +155,19 @@ def test_a_child_that_was_dropped_and_is_given_back_makes_room_for_one_other(scr
     pool.give_back(first)
     assert pool.take() is not first
     assert not pool._free.acquire(blocking=False)
+    pool.close()
+
+
+def test_a_reply_that_cannot_be_sent_says_so_and_its_child_goes_on(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os\ndef answer(request):\n    return (lambda: 0) if request else ('unsent', os.getpid())\n"
+    )
+    pool = WorkerPool(script, size=1)
+    kind, child = pool.call(0)
+    with pytest.raises(UnsentReplyError, match="pickle"):
+        pool.call(1)
+    assert pool.call(0) == (kind, child) == ("unsent", child)
     pool.close()
 
 

@@ -155,7 +155,6 @@ def by_names_of_names(completions: Any) -> Any:
     for _ in completions:
         if third is not None:
             third.alarm(0)
-
         third = second
         second = first
         first = signal
