@@ -37,6 +37,7 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.settings.flat import part_of, takes
+from grpo_lightning.training.distillation.lesson_maker import LessonMaker
 from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
@@ -85,9 +86,12 @@ class GRPOModule(PolicyModule):
 
         # From rewards to a better policy.
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
-        success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
-        read = (self.passes, self.reference_passes, settings.chat_template_kwargs, rewards, success)
-        self.teachers = None if teach is None else Teachers(teach, *read)
+        success = self.evaluation.success_reward
+        self.teachers = None
+        if teach is not None:
+            told = (settings.chat_template_kwargs, self.source.reward_runner.names, success)
+            lesson_maker = LessonMaker(teach, self.policy.tokenizer, *told)
+            self.teachers = Teachers(teach, lesson_maker, self.passes, self.reference_passes)
         load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
         trains_all = self.objective.trains_all_completions or teach is not None
