@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -514,6 +515,28 @@ def test_a_tool_whose_values_are_yet_to_come_is_refused_in_its_first_call(tool, 
 
     with pytest.raises(EnvironmentContractError, match=f"A tool returned a {kind}, .*in place of yield"):
         run(play())
+
+
+def test_a_process_without_a_console_keeps_what_is_printed_beside_a_call_to_itself(monkeypatch):
+    """As under pythonw, where sys.stdout is None and print says nothing."""
+
+    def says() -> str:
+        """Prints, while another thread does too."""
+        print("of the tool")
+        thread = threading.Thread(target=lambda: others.append(print("of training", flush=True)))
+        thread.start()
+        thread.join()
+        raise KeyError("no such page")
+
+    async def play():
+        episode, _ = await started(opened(tools=[says]))
+        with pytest.raises(EnvironmentFault, match=r"It printed:\nof the tool\n$"):
+            await episode.call("says", {})
+
+    others: list[None] = []
+    monkeypatch.setattr(sys, "stdout", None)
+    run(play())
+    assert others == [None] and sys.stdout is None
 
 
 # ---- environments in processes of their own
