@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from grpo_lightning.callbacks.completions import CompletionWriter
 from grpo_lightning.callbacks.export import HuggingFaceExport
 from grpo_lightning.distributed.checkpoint_io import newest
-from grpo_lightning.distributed.moved_folder import finish_moves
+from grpo_lightning.distributed.moved_folder import REQUEUED, finish_moves
 from grpo_lightning.errors import ExplainedError
 
-RESULTS = ("hpc_ckpt_*.ckpt", "checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
+RESULTS = (REQUEUED, "checkpoints", "completions", "hf", "summary.json", "system.json", "report.html")
 """What a run writes into ``trainer.default_root_dir`` beside the logs of its launches."""
 
 CHECKPOINTS, COMPLETIONS, EXPORTS = ("*.ckpt",), ("step-*.parquet*",), ("last", "last-adapter", "step-[0-9]*")
@@ -208,6 +208,7 @@ def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
     folders = list(folders)
     for folder in folders:
         finish_moves(folder)
-    last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob("hpc_ckpt_*.ckpt")]
+    finish_moves(root, REQUEUED)
+    last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob(REQUEUED)]
     others = [path for folder in folders for path in folder.glob("*.ckpt")]
     return newest(path for path in last if path.exists()) or newest(path for path in others if path.exists())

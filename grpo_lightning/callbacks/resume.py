@@ -18,7 +18,7 @@ from grpo_lightning.distributed.checkpoint_check import (
     read_checkpoint,
 )
 from grpo_lightning.distributed.checkpoint_io import newest
-from grpo_lightning.distributed.moved_folder import finish_move
+from grpo_lightning.distributed.moved_folder import REQUEUED, finish_move, finish_moves
 
 
 def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
@@ -32,7 +32,8 @@ def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
     Raises:
         CheckpointNotReadableError: With a way out.
     """
-    if ckpt_path == "hpc" and not any(root.glob("hpc_ckpt_*.ckpt")):
+    finish_moves(root, REQUEUED)
+    if ckpt_path == "hpc" and not any(root.glob(REQUEUED)):
         raise CheckpointNotReadableError(
             f"--ckpt_path hpc: {root} has no hpc_ckpt_N.ckpt, which a requeue by SLURM leaves. Use --ckpt_path last."
         )

@@ -11,10 +11,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo_lightning.callbacks.earlier_run import newest_checkpoint
 from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
-from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_directory import ADAPTER_CONFIG_NAME
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
@@ -42,18 +42,16 @@ def find_checkpoint(path: Path) -> Path:
         FileNotFoundError: If there is none.
         ValueError: If it is a sharded checkpoint, which is a directory.
     """
-    if path.is_file():
-        return path
-    if (path / ".metadata").exists():
-        raise ValueError(
-            f"{path} is a sharded checkpoint. Make one file of it with "
-            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`, and give that. Of your own runs alone: "
-            "that program runs code which a checkpoint names."
-        )
-    last = path / "checkpoints" / "last.ckpt"
-    found = last if last.is_file() else newest(path.glob("checkpoints/*.ckpt"))
+    is_one = path.is_file() or (path / ".metadata").exists()
+    found = path if is_one else newest_checkpoint(path, [path / "checkpoints"])
     if found is None:
         raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
+    if found.is_dir():
+        raise ValueError(
+            f"{found} is a sharded checkpoint. Make one file of it with "
+            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {found}`, and give that. Of your own runs alone: "
+            "that program runs code which a checkpoint names."
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """A child of a worker pool. Run as a script: ``python -P worker.py FD SECONDS BYTES``.
 
 It receives ``(sys.path, work)``, where work is a pickled function that makes the one that answers, or the path of a file
-that defines ``answer``. It says "ready", or ``("failed", traceback)`` and ends; then it answers each request until the other
-end closes the connection. Before its work it imports nothing but the standard library.
+that defines ``answer``. It says ``("ready", None)``, or ``("failed", traceback)`` and ends; then it answers each request with
+``("reply", answer)``, or ``("unsent", why)`` for an answer that cannot be pickled, until the other end closes the connection. Before its work it imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def loaded(connection: Connection) -> Callable[[Any], Any]:
 
 
 def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
-    """Answers requests, one at a time; ``("unsent", why)`` in place of what cannot be pickled."""
+    """Answers requests, one at a time."""
     answer = loaded(connection)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    connection.send("ready")
+    connection.send(("ready", None))
     while True:
         request = connection.recv()
         # The pool kills a call that takes too long. If the trainer itself was killed, this limit on processor
@@ -43,7 +43,7 @@ def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
         reply = answer(request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         try:
-            connection.send(reply)
+            connection.send(("reply", reply))
         except (EOFError, ConnectionError):
             raise
         except Exception as error:  # pickle raises many kinds, before anything is sent

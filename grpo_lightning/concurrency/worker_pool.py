@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
@@ -24,7 +25,11 @@ GRACE = 1.0
 
 
 class WorkerError(RuntimeError):
-    """A request whose child process ran out of time or died."""
+    """A request whose child process ran out of time, died, or was ended with its pool."""
+
+
+class UnsentReplyError(RuntimeError):
+    """A reply that cannot leave its child process, which goes on; the text says why."""
 
 
 class WorkerStartError(RuntimeError):
@@ -65,6 +70,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._all: list[Worker] = []
+        self._closings = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         limits = (self.size, self.time_limit, self.memory_bytes)
@@ -74,14 +80,16 @@ class WorkerPool:
         """The child's reply, as soon as a child is free for it.
 
         Raises:
-            WorkerError: If the child ran out of time, or died.
+            WorkerError: If the child ran out of time, or died, or the pool was closed meanwhile.
+            UnsentReplyError: If pickle cannot send the reply.
             WorkerStartError: If its work cannot be imported there.
             RuntimeError: If no child can be started.
         """
         worker = self.take()
-        reply = self.ask(worker, request)
-        self.give_back(worker)
-        return reply
+        try:
+            return self.ask(worker, request)
+        finally:
+            self.give_back(worker)
 
     def take(self) -> Worker:
         """A child that answers nobody else until it is given back or dropped: for requests that build on each other.
@@ -90,36 +98,43 @@ class WorkerPool:
 
         Raises:
             WorkerStartError, RuntimeError: As ``call``.
+            WorkerError: If the pool was closed meanwhile.
         """
+        closings = self._closings
         self._free.acquire()
         try:
             while worker := self._any_idle():
                 if worker.process.poll() is None and self._begin_turn(worker):
                     return worker
                 self._forget(worker)  # it died while idle, which is no request's fault, or the pool was closed
-            worker = Worker(self)
+            with self._lock:
+                if closings != self._closings:
+                    raise self._closed()
+                worker = Worker(self)
+                self._all.append(worker)
         except BaseException:
             self._free.release()
             raise
-        with self._lock:
-            self._all.append(worker)
+        with self._dropped_at_errors(worker):
+            worker.begin(self.sent)
         return worker
 
     def ask(self, worker: Worker, request: Any) -> Any:
-        """The reply of a child that was taken; a child that gives none is killed, and is not to be given back.
+        """The reply of a child that was taken; a child that gives none is killed, and nobody else gets it.
 
         Raises:
-            WorkerError: As ``call``.
+            WorkerError, UnsentReplyError: As ``call``.
         """
-        try:
-            return worker.ask(request, self.time_limit + GRACE)
-        except BaseException as error:  # also Ctrl-C: a reply still on the way would answer the next request
-            self.drop(worker)
-            if isinstance(error, TimeoutError):
+        with self._dropped_at_errors(worker):
+            try:
+                kind, content = worker.ask(request, self.time_limit + GRACE)
+            except TimeoutError as error:
                 raise WorkerError(f"the {self.work} process was killed after {self.time_limit:g} s") from error
-            if isinstance(error, EOFError | OSError):
+            except (EOFError, OSError) as error:
                 raise WorkerError(f"the {self.work} process died (out of memory, or crashed)") from error
-            raise
+        if kind == "unsent":
+            raise UnsentReplyError(content)
+        return content
 
     def give_back(self, worker: Worker) -> None:
         """Others may take the child."""
@@ -131,13 +146,28 @@ class WorkerPool:
         self._end_turn(worker)
 
     def close(self) -> None:
-        """Ends the children, those that are taken too; the next request starts new ones."""
+        """Ends the children, those that are taken or being started too; only later requests start new ones."""
         with self._lock:
+            self._closings += 1
             self._idle.clear()
             workers, self._all = self._all, []
         for worker in workers:
             worker.kill()
             self._end_turn(worker)
+
+    @contextlib.contextmanager
+    def _dropped_at_errors(self, worker: Worker) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # also Ctrl-C: a reply still on the way would answer the next request
+            is_closed = worker not in self._all
+            self.drop(worker)
+            if is_closed and isinstance(error, RuntimeError):
+                raise self._closed() from error
+            raise
+
+    def _closed(self) -> WorkerError:
+        return WorkerError(f"the {self.work} processes were ended before the answer: their pool was closed")
 
     def _any_idle(self) -> Worker | None:
         with self._lock:
@@ -164,12 +194,13 @@ class WorkerPool:
 
 
 class Worker:
-    """One child that has said that it is ready."""
+    """One child, which answers once it has begun."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.is_taken = True
         self._ending = threading.Lock()
         self.pipe, theirs = Pipe()
+        self._work = pool.work
         self._token = secrets.token_hex(16)
         limits = [str(theirs.fileno()), str(pool.time_limit), str(pool.memory_bytes)]
         self.process = subprocess.Popen(
@@ -181,22 +212,27 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the trainer
         )
         theirs.close()
+
+    def begin(self, sent: str | bytes) -> None:
+        """Has it take up its work.
+
+        Raises:
+            WorkerStartError: With its own text, if it cannot.
+            RuntimeError: If it says nothing.
+        """
         try:
-            answer = self.ask((sys.path, pool.sent), START_LIMIT)
-            if answer != "ready":  # ("failed", text)
-                raise WorkerStartError(answer[1])
-        except (EOFError, OSError, TimeoutError) as error:
+            kind, content = self.ask((sys.path, sent), START_LIMIT)
+        except (EOFError, OSError) as error:
             self.kill()
             raise RuntimeError(
-                f"a {pool.work} process did not start: exit code {self.process.returncode}, after at most "
+                f"a {self._work} process did not start: exit code {self.process.returncode}, after at most "
                 f"{START_LIMIT:g} s. Its own message is on stderr."
             ) from error
-        except BaseException:
-            self.kill()
-            raise
+        if kind == "failed":
+            raise WorkerStartError(content)
 
-    def ask(self, request: Any, seconds: float) -> Any:
-        """Its reply.
+    def ask(self, request: Any, seconds: float) -> tuple[str, Any]:
+        """What it says, and of which kind that is.
 
         Raises:
             TimeoutError: If it has given none after so many seconds.
@@ -204,7 +240,8 @@ class Worker:
         self.pipe.send(request)
         if not self.pipe.poll(seconds):
             raise TimeoutError
-        return self.pipe.recv()
+        said: tuple[str, Any] = self.pipe.recv()
+        return said
 
     def kill(self) -> None:
         """Ends it, with all that it started; from any thread, and more than once."""
@@ -213,5 +250,4 @@ class Worker:
                 end_tree(self.process.pid)
             self.process.kill()
             self.process.wait()
-            end_descendants(self._token)
-            self.pipe.close()
+            end_descendants(self._token)  # and the pipe closes with this object: another thread may be reading from it

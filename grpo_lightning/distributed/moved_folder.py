@@ -11,6 +11,8 @@ from grpo_lightning.distributed.folder_checksums import folder_fault, has_checks
 
 PART, OLD = ".part", ".old"
 """What the names of directories end with that are being written, and that are about to be removed."""
+REQUEUED = "hpc_ckpt_*.ckpt"
+"""What Lightning saves in ``trainer.default_root_dir`` when SLURM asks for it, before it queues the job again."""
 
 
 def part_of(path: Path) -> Path:
@@ -60,8 +62,19 @@ def _is_whole(folder: Path, without_checksums: bool) -> bool:
         return False
 
 
-def finish_moves(folder: Path) -> None:
-    """The same of all checkpoints of a folder."""
+def finish_moves(folder: Path, names: str = "*.ckpt") -> None:
+    """The same of all checkpoints of a folder, or of those that match a pattern."""
     for end in (PART, OLD):
-        for found in sorted(folder.glob(f"*.ckpt{end}")):
+        for found in sorted(folder.glob(f"{names}{end}")):
             finish_move(found.with_name(found.name.removesuffix(end)))
+
+
+def drop_half_written_requeues(root: Path) -> None:
+    """Removes what a kill has left of checkpoints for SLURM that were not written to their end.
+
+    Lightning reads a number off their names, too, and would look for the checkpoint that never came to be.
+    """
+    finish_moves(root, REQUEUED)
+    for part in root.glob(f"{REQUEUED}{PART}"):
+        with suppress(OSError):  # another rank was first
+            shutil.rmtree(part) if part.is_dir() else part.unlink()

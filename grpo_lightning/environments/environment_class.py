@@ -45,6 +45,20 @@ class EnvironmentClass:
         return self.kind.__name__
 
 
+def argument_names(maker: Callable[..., Any]) -> list[str] | None:
+    """Of those that can be given by name; None of a class written in C that does not tell.
+
+    Example:
+        >>> argument_names(lambda size, *more, level=1, **further: None)
+        ['size', 'level']
+    """
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+
+
 def check_arguments(make: Callable[[], Any], setting: str) -> None:
     """Refuses what cannot be called as it stands, before a rollout finds out.
 

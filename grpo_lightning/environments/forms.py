@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.class_episode import ClassEpisode, ToolCalls, ToolExceptions
-from grpo_lightning.environments.environment_class import EnvironmentClass, check_arguments, read_class
+from grpo_lightning.environments.environment_class import EnvironmentClass, argument_names, check_arguments, read_class
 from grpo_lightning.environments.episode import EnvironmentContractError, Episode, EpisodeFactory
 from grpo_lightning.environments.hosts import Host, ProcessHost, ThreadHost
 from grpo_lightning.environments.import_path import imported
@@ -102,12 +102,24 @@ def _classes(environment: EnvironmentSpec | None) -> dict[str | None, Environmen
 
 
 def _with_settings(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One environment with its settings: those of ``--model.environment.init_args.limit 9`` arrive beside its class_path."""
+    """One environment with its settings: those of ``--model.environment.init_args.limit 9`` arrive beside its class_path.
+
+    So does a misspelt key, which ``**kwargs`` would take: beside it only arguments with a name are meant.
+    """
     beside = {name: value for name, value in entry.items() if name not in SPEC}
     given = entry.get("init_args") or {}
     if not beside or not isinstance(given, Mapping):
         return entry
-    return {"class_path": entry["class_path"], "init_args": {**given, **beside}}
+    kind = entry["class_path"]
+    named = argument_names(imported(kind, "model.environment") if isinstance(kind, str) else kind)
+    odd = [name for name in beside if named is not None and name not in named]
+    if odd:
+        raise EnvironmentContractError(
+            f"model.environment has {', '.join(odd)} beside class_path, and {kind} names no such argument (but "
+            f"{', '.join(named or ()) or 'none'}). Write its settings under init_args. Those that its **kwargs would take are "
+            'given so on the command line, too: --model.environment \'{"class_path": ..., "init_args": {...}}\'.'
+        )
+    return {"class_path": kind, "init_args": {**given, **beside}}
 
 
 def _read(entry: Any, setting: str) -> EnvironmentClass:

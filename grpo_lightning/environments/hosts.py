@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from grpo_lightning.concurrency.event_loop import ends_unheard, in_thread
-from grpo_lightning.concurrency.worker_pool import Worker, WorkerError, WorkerPool, WorkerStartError
+from grpo_lightning.concurrency.worker_pool import UnsentReplyError, Worker, WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
@@ -160,8 +160,11 @@ class _ProcessLease:
     async def ask(self, operation: str, *arguments: Any) -> Answer:
         if self.worker is None:
             await in_thread(self._take)
-        kind, content = await in_thread(lambda: self._ask((operation, *arguments)))
         what = f"{self.host.described.name}.{arguments[0] if operation == 'call' else operation}"
+        try:
+            kind, content = await in_thread(lambda: self._ask((operation, *arguments)))
+        except UnsentReplyError as error:
+            raise EnvironmentFault(f"{what}: what it gave cannot leave its process: {error}") from error
         if kind == "mistake":
             raise ToolMistake(content)
         if kind == "contract":
@@ -172,8 +175,6 @@ class _ProcessLease:
             raise RaisedFault(f"{what} raised in its process:\n{trace}", said)
         if kind == "fault":
             raise EnvironmentFault(content)
-        if kind == "unsent":
-            raise EnvironmentFault(f"{what}: what it gave cannot leave its process: {content}")
         answer: Answer = content
         return answer
 
@@ -185,6 +186,8 @@ class _ProcessLease:
                 f"{self.host.described.name} has isolation = 'process', and its process cannot import it. Define it in a "
                 f"module that imports without this script or notebook. The process said:\n{error}"
             ) from error
+        except WorkerError as error:
+            raise EnvironmentFault(f"{self.host.described.name}: {error}") from error
         with self._lock:
             if not self._is_over:
                 self.worker = worker

@@ -32,16 +32,22 @@ _TAIL: ContextVar[Tail | None] = ContextVar("printed", default=None)
 
 
 class _Routed:
-    """A stream that gives what this thread or coroutine prints to its own tail, and all else to the stream behind it."""
+    """A stream that gives what this thread or coroutine prints to its own tail, and all else to the stream behind it.
+
+    Without a console there is none behind it, and what others print goes nowhere.
+    """
 
     def __init__(self, behind: Any) -> None:
         self.behind = behind
 
     def write(self, text: str) -> int:
-        return (_TAIL.get() or self.behind).write(text)
+        stream = _TAIL.get() or self.behind
+        return len(text) if stream is None else stream.write(text)
 
     def flush(self) -> None:
-        (_TAIL.get() or self.behind).flush()
+        stream = _TAIL.get() or self.behind
+        if stream is not None:
+            stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.behind, name)

@@ -27,7 +27,6 @@ from grpo_lightning.modules.workload import workload_of
 from grpo_lightning.numerics.dtypes import with_float32_defaults
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
-from grpo_lightning.rewards import RewardTable
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.chain import Chain
 from grpo_lightning.rollouts.evaluation import Evaluation, EvaluationSettings
@@ -38,6 +37,7 @@ from grpo_lightning.rollouts.source import RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.make import make_source
 from grpo_lightning.rollouts.turns.settings import ToolSettings
 from grpo_lightning.settings.flat import part_of, takes
+from grpo_lightning.training.distillation.lesson_maker import LessonMaker
 from grpo_lightning.training.distillation.teachers import Teachers
 from grpo_lightning.training.experience_maker import ExperienceMaker, ExperienceSettings
 from grpo_lightning.training.load_balance import LoadBalanceSettings, make_load_balance
@@ -47,6 +47,7 @@ from grpo_lightning.training.passes import Passes, PassSettings
 from grpo_lightning.training.reference_passes import ReferencePasses, ReferenceSettings
 from grpo_lightning.training.router_replay import replay_gaps
 from grpo_lightning.training.step_advantages import AdvantageSettings, StepAdvantages
+from grpo_lightning.training.step_rewards import StepRewards
 from grpo_lightning.training.steps import Steps
 from grpo_lightning.training.updates import Updates, UpdateSettings
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -85,9 +86,12 @@ class GRPOModule(PolicyModule):
 
         # From rewards to a better policy.
         self.step_advantages = StepAdvantages(part_of(settings, AdvantageSettings), self.source.compose_rewards)
-        success, rewards = self.evaluation.success_reward, self.source.reward_runner.names
-        read = (self.passes, self.reference_passes, settings.chat_template_kwargs, rewards, success)
-        self.teachers = None if teach is None else Teachers(teach, *read)
+        success = self.evaluation.success_reward
+        self.teachers = None
+        if teach is not None:
+            told = (settings.chat_template_kwargs, self.source.reward_runner.names, success)
+            lesson_maker = LessonMaker(teach, self.policy.tokenizer, *told)
+            self.teachers = Teachers(teach, lesson_maker, self.passes, self.reference_passes)
         load_balance = make_load_balance(part_of(settings, LoadBalanceSettings), self.passes)
         self.loss = MicroBatchLoss(self.objective, self.passes, self.teachers, load_balance)
         trains_all = self.objective.trains_all_completions or teach is not None
@@ -121,13 +125,13 @@ class GRPOModule(PolicyModule):
             experience = self.experience(self.replica.rollouts(sampled.rollouts))
             report.add_entries(replay_gaps(self.passes, experience.rollouts))
         with report.phase("rewards"):
-            rewards = sampled.await_rewards()  # (N, R)
-            report.add(self.step_advantages.reward_metrics(sampled.rollouts, rewards))
+            rewards = self.step_advantages.together(sampled.rollouts, sampled.await_rewards())  # (N, R), and all ranks'
+            report.add(self.step_advantages.reward_metrics(rewards))
             advantages = self.advantages(sampled.rollouts, rewards, report)  # (N,)
             experience = experience.with_advantages(self.replica.rows(advantages))
             experience = self.mark_tokens(experience)
             if self.teachers is not None:
-                experience = self.teachers.taught(experience, sampled.batch, rewards)
+                experience = self.teachers.taught(experience, sampled.batch, rewards.own)
         with report.phase("train"):
             for micro_batches in self.updates.of_step(experience, self.steps_done):
                 for micro_batch in micro_batches:
@@ -135,7 +139,7 @@ class GRPOModule(PolicyModule):
                     self.optimization.accumulate_gradient(loss, micro_batch)
                 report.add_update(self.optimization.step())
         of_completions = per_completion(advantages, sampled.rollouts)
-        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards, of_completions)
+        self.last_step = StepRecord(sampled.batch, sampled.rollouts, rewards.own, of_completions)
         self.end_step(report)
 
     def begin_step(self) -> StepReport:
@@ -153,9 +157,9 @@ class GRPOModule(PolicyModule):
         """The rollouts with the logprobs that the loss compares; advantages are 0 until rewards are known."""
         return self.experience_maker.make(rollouts, self.num_updates)
 
-    def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> Tensor:
+    def advantages(self, rollouts: Rollouts, rewards: StepRewards, report: StepReport) -> Tensor:
         """(N,) advantages of this rank's completions, or (T,) of their tokens; compared with those of all ranks."""
-        return self.step_advantages(rollouts, rewards)
+        return self.step_advantages(rewards)
 
     def mark_tokens(self, experience: Experience) -> Experience:
         """With the tokens of the step that the loss treats differently; most losses treat none."""

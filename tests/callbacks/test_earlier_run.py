@@ -154,6 +154,26 @@ def test_the_way_to_continue_is_a_checkpoint_that_this_run_has_saved(tiny_model_
     assert how_to_continue(trainer) == "Continue with --ckpt_path 'hpc_ckpt_1.ckpt'."
 
 
+@pytest.mark.parametrize("is_directory", [False, True], ids=["file", "directory"])
+@pytest.mark.parametrize("saved", [0, 1])
+def test_a_job_goes_on_from_what_was_saved_for_it_though_a_later_one_was_half_written(
+    saved, is_directory, options, tmp_path, monkeypatch
+):
+    """Lightning looks for the highest number, which it reads of half-written ones as well."""
+    root = tmp_path / "run"
+    main(["fit", *options, "--trainer.max_steps=1"])
+    if saved:
+        (root / "checkpoints" / "last.ckpt").rename(root / "hpc_ckpt_1.ckpt")
+    half = root / f"hpc_ckpt_{saved + 1}.ckpt.part"
+    half.mkdir() if is_directory else half.write_bytes(b"half of it")
+    job = {"NTASKS": "1", "JOB_NAME": "grpo", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODELIST": "localhost"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    main(["fit", *options, "--trainer.max_steps=2"])
+    assert steps_saved(root) == 2 and not half.exists()
+    assert (root / "earlier").exists() == (not saved)
+
+
 def test_files_in_places_of_their_own_are_put_aside_too(tiny_model_dir, tmp_path):
     make_data(tmp_path)
     places = {name: tmp_path / name for name in ("checkpoints", "completions", "exports")}

@@ -20,7 +20,7 @@ from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.step_report import StepReport
-from grpo_lightning.rewards import RewardTable
+from grpo_lightning.training.step_rewards import StepRewards
 from grpo_lightning.types import Rollouts
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ class FadingAdvantages(GRPOModule):
         super().__init__(**settings)
         self.half_life = half_life
 
-    def advantages(self, rollouts: Rollouts, rewards: RewardTable, report: StepReport) -> torch.Tensor:
+    def advantages(self, rollouts: Rollouts, rewards: StepRewards, report: StepReport) -> torch.Tensor:
         fading = torch.exp2(-rollouts.completion_lengths / self.half_life)
         report.add_mean("fading", fading)
         return super().advantages(rollouts, rewards, report) * fading

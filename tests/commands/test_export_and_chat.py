@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,10 +96,23 @@ def test_export_says_what_is_wrong(arguments, message, tiny_model_dir, tmp_path,
     assert message in capsys.readouterr().err
 
 
-def test_a_sharded_checkpoint_is_pointed_to_the_command_that_joins_it(tmp_path):
-    (tmp_path / ".metadata").touch()
-    with pytest.raises(ValueError, match="consolidate_checkpoint"):
+@pytest.mark.parametrize("place", [".", "checkpoints/last.ckpt", "hpc_ckpt_1.ckpt"])
+def test_a_sharded_checkpoint_is_pointed_to_the_command_that_joins_it(place, tmp_path):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / ".metadata").touch()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / place))} is a sharded .*consolidate_checkpoint"):
         find_checkpoint(tmp_path)
+
+
+def test_what_slurm_asked_for_is_the_run_s_newest_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    last, requeued = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"
+    for number, path in enumerate((last, requeued)):
+        path.touch()
+        os.utime(path, (number, number))
+    assert find_checkpoint(tmp_path) == requeued
+    os.utime(last, (5, 5))
+    assert find_checkpoint(tmp_path) == last
 
 
 def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):

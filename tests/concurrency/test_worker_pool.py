@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
+from grpo_lightning.concurrency.worker_pool import UnsentReplyError, WorkerError, WorkerPool
 
 CHILD = """
 import os, signal, sys, time
@@ -158,6 +158,19 @@ def test_a_child_that_was_dropped_and_is_given_back_makes_room_for_one_other(scr
     pool.close()
 
 
+def test_a_reply_that_cannot_be_sent_says_so_and_its_child_goes_on(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import os\ndef answer(request):\n    return (lambda: 0) if request else ('unsent', os.getpid())\n"
+    )
+    pool = WorkerPool(script, size=1)
+    kind, child = pool.call(0)
+    with pytest.raises(UnsentReplyError, match="pickle"):
+        pool.call(1)
+    assert pool.call(0) == (kind, child) == ("unsent", child)
+    pool.close()
+
+
 @pytest.mark.parametrize("ended_by", ["nobody", "give_back", "drop"])
 def test_a_child_that_was_taken_when_its_pool_closed_leaves_its_place_once(script: Path, ended_by: str) -> None:
     pool = WorkerPool(script, size=1)
@@ -183,10 +196,63 @@ def test_a_request_under_way_when_its_pool_closes_fails_and_the_next_one_is_answ
         while not hanging.running():
             time.sleep(0.01)
         pool.close()
-        with pytest.raises(WorkerError, match="died"):
+        with pytest.raises(WorkerError, match="grading processes were ended"):
             hanging.result()
     assert replies_of(pool, [1])[0][0] == 1
     assert pool._free.acquire(timeout=0) and not pool._free.acquire(timeout=0)
+    pool.close()
+
+
+def starting_slowly(folder: Path) -> Path:
+    """A child that says where it is and goes no further, until ``folder/go`` is there."""
+    path = folder / "slow.py"
+    path.write_text(
+        "import os, pathlib, time\n"
+        f"folder = pathlib.Path({str(folder)!r})\n"
+        "(folder / f'{os.getpid()}.started').touch()\n"
+        "while not (folder / 'go').exists():\n"
+        "    time.sleep(0.01)\n" + textwrap.dedent(CHILD)
+    )
+    return path
+
+
+def children_in(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.started")]
+
+
+def test_a_child_that_is_being_started_when_its_pool_closes_ends_and_its_request_fails(tmp_path: Path) -> None:
+    pool = WorkerPool(starting_slowly(tmp_path), size=1)
+    with ThreadPoolExecutor(1) as threads:
+        request = threads.submit(pool.call, 1)
+        while not children_in(tmp_path):
+            time.sleep(0.01)
+        pool.close()
+        (tmp_path / "go").touch()
+        with pytest.raises(WorkerError, match="grading processes were ended"):
+            request.result()
+    assert not is_running(children_in(tmp_path)[0])
+    assert pool._free.acquire(timeout=0) and not pool._free.acquire(timeout=0)
+    pool._free.release()
+    assert replies_of(pool, [1])[0][0] == 1
+    pool.close()
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_requests_that_wait_for_a_child_when_their_pool_closes_start_none(tmp_path: Path, waiting: int) -> None:
+    pool = WorkerPool(starting_slowly(tmp_path), size=1)
+    (tmp_path / "go").touch()
+    pool.take()
+    with ThreadPoolExecutor(waiting) as threads:
+        requests = [threads.submit(pool.call, number) for number in range(waiting)]
+        while len(pool._free._cond._waiters) < waiting:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        pool.close()
+        for request in requests:
+            with pytest.raises(WorkerError, match="grading processes were ended"):
+                request.result()
+    (started,) = children_in(tmp_path)
+    assert not is_running(started)
+    assert replies_of(pool, [1])[0][0] == 1
     pool.close()
 
 

@@ -62,6 +62,26 @@ def test_wherever_a_kill_comes_the_newest_whole_checkpoint_is_found(call, tmp_pa
     assert text_of(path) == ("old" if call == 0 else "new")
 
 
+@pytest.mark.parametrize("asked", ["last", "hpc"])
+@pytest.mark.parametrize("call", range(5))
+def test_what_slurm_asked_for_is_found_wherever_a_kill_comes(call, asked, tmp_path):
+    path = written(tmp_path / "hpc_ckpt_1.ckpt", "old")
+    written(part_of(path), "new")
+    process = CONTEXT.Process(target=killed_before, args=(call, path))
+    process.start()
+    process.join()
+    if asked == "hpc":
+        check_named("hpc", tmp_path, "fit")
+    else:
+        assert newest_checkpoint(tmp_path, []) == path
+    assert text_of(path) == ("old" if call == 0 else "new")
+
+
+def test_directories_of_the_users_beside_those_for_slurm_are_left(tmp_path):
+    mine = written(tmp_path / "mine.ckpt.old", "mine")
+    assert newest_checkpoint(tmp_path, []) is None and mine.exists()
+
+
 def test_a_directory_that_was_not_written_to_its_end_takes_no_place(tmp_path):
     old = written(tmp_path / "last.ckpt.old", "old")
     part = written(tmp_path / "last.ckpt.part", "new", ranks_that_noted=1)

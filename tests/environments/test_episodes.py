@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -130,6 +131,11 @@ def test_settings_of_an_environment_on_the_command_line_are_its_own(monkeypatch,
     assert environment.make().shift == 3
 
 
+def test_settings_of_any_name_stand_under_init_args_and_named_ones_beside_it_too():
+    made = _classes({"class_path": "worlds.Open", "init_args": {"size": 3, "level": 1}, "level": 2})[None].make()
+    assert (made.level, made.further) == (2, {"size": 3})
+
+
 def test_settings_reach_the_class_and_an_attribute_done_ends_the_episode():
     class Timed:
         def __init__(self, turns: int) -> None:
@@ -202,7 +208,15 @@ def test_an_observation_continues_the_last_message_of_the_prompt_as_in_trl():
         ({"environment": dict}, r"dict has no method reset"),
         (
             {"environment": {"class_path": "worlds.Counter", "arguments": {}}},
-            "called with arguments: .*Its arguments are the init_args",
+            r"model\.environment has arguments beside class_path, and worlds\.Counter names no such",
+        ),
+        (
+            {"environment": {"class_path": "worlds.Open", "init_arg": {"size": 3}}},
+            r"has init_arg beside class_path, and worlds\.Open names .*\(but level\).*under init_args",
+        ),
+        (
+            {"environment": {"class_path": "worlds.Counter", "init_args": {"size": 3}}},
+            "Its arguments are the init_args",
         ),
         ({"tools": worlds.add, "deadline": 0.0}, "leaves no time"),
         ({"tools": worlds.add, "output_limit": 0}, "output_limit=0"),
@@ -503,6 +517,28 @@ def test_a_tool_whose_values_are_yet_to_come_is_refused_in_its_first_call(tool, 
         run(play())
 
 
+def test_a_process_without_a_console_keeps_what_is_printed_beside_a_call_to_itself(monkeypatch):
+    """As under pythonw, where sys.stdout is None and print says nothing."""
+
+    def says() -> str:
+        """Prints, while another thread does too."""
+        print("of the tool")
+        thread = threading.Thread(target=lambda: others.append(print("of training", flush=True)))
+        thread.start()
+        thread.join()
+        raise KeyError("no such page")
+
+    async def play():
+        episode, _ = await started(opened(tools=[says]))
+        with pytest.raises(EnvironmentFault, match=r"It printed:\nof the tool\n$"):
+            await episode.call("says", {})
+
+    others: list[None] = []
+    monkeypatch.setattr(sys, "stdout", None)
+    run(play())
+    assert others == [None] and sys.stdout is None
+
+
 # ---- environments in processes of their own
 
 
@@ -535,6 +571,21 @@ def test_an_environment_in_a_process_of_its_own_may_die_hang_raise_and_seed():
     pids = [re.search(r"process (\d+)", messages[0]["content"])[1] for messages in (said, again)]
     assert pids[0] != pids[1] and said[0]["content"].split("drew")[1] == again[0]["content"].split("drew")[1]
     assert (faults["time_outs"], faults["exceptions"]) == (1, 2)
+
+
+def test_an_episode_that_waits_for_a_process_when_the_run_closes_is_a_fault():
+    async def play():
+        factory = opened(environment=worlds.Apart)
+        for seed in range(worlds.Apart.concurrency):
+            await started(factory, seed=seed)
+        waiting = asyncio.create_task(started(factory, seed=9))
+        while not factory.hosts[None].pool._free._cond._waiters:
+            await asyncio.sleep(0.01)
+        await factory.close()
+        with pytest.raises(EnvironmentFault, match="Apart: the environment's processes were ended"):
+            await waiting
+
+    run(play())
 
 
 def test_a_class_that_a_process_cannot_have_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import threading
@@ -171,3 +172,26 @@ def test_an_mcp_server_that_cannot_be_used_is_refused(settings, message):
     pytest.importorskip("mcp")
     with pytest.raises(EnvironmentContractError, match=message):
         open_episodes(tools=[mcp_tools(**settings)])
+
+
+@pytest.mark.parametrize("mode", ["lists its tools", "says nothing"])
+def test_an_mcp_server_that_does_not_end_by_itself_is_ended(mode, tmp_path, monkeypatch):
+    """As one whose input is read by a child of its own, or one that hangs as it starts."""
+    adapter = pytest.importorskip("grpo_lightning.environments.adapters.mcp")
+    server = Path(__file__).with_name("mcp_server.py")
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import os, pathlib, subprocess, sys, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        f"{mode == 'lists its tools'} and subprocess.run([sys.executable, {str(server)!r}])\n"
+        "time.sleep(600)\n"
+    )
+    settings = mcp_tools(command=[sys.executable, str(script)])
+    if mode == "says nothing":
+        monkeypatch.setattr(adapter, "START_LIMIT", 3.0)
+        with pytest.raises(EnvironmentContractError, match="gave no tools: TimeoutError"):
+            open_episodes(tools=[settings])
+    else:
+        asyncio.run(open_episodes(tools=[settings]).close())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -219,6 +219,17 @@ class AlarmedApart(Alarmed):
     isolation = "process"
 
 
+class Open:
+    """Takes settings of any name, as wrappers of other libraries do."""
+
+    def __init__(self, level: int = 0, **further: object) -> None:
+        self.level, self.further = level, further
+
+    def reset(self) -> str:
+        """Starts."""
+        return "go"
+
+
 class Library:
     """Holds tools as attributes, and gives them to environments."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_lightning import GRPOModule
 from grpo_lightning.callbacks import Alarms, CompletionWriter
 from grpo_lightning.commands.cli import TRAINER_DEFAULTS
+from grpo_lightning.training import step_rewards
 from grpo_lightning.types import PromptBatch, Rollouts
 
 LEARNING_RATE = 0.1
@@ -372,6 +374,29 @@ def test_bfloat16_weights_leave_rewards_counts_and_logprobs_in_full_precision(ti
     assert set(dtypes) == {torch.float32}
     assert module.step_metrics["reward"] == 257.0 + 5.5
     assert module.step_metrics["grad_norm"] > 0
+
+
+def test_rewards_are_gathered_and_composed_once_a_step_and_another_table_has_advantages_of_its_own(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    gathered, composed, found = [], [], {}
+    gather = step_rewards.gather_objects
+    monkeypatch.setattr(step_rewards, "gather_objects", lambda value: gathered.append(1) or gather(value))
+
+    class Reversed(GRPOModule):
+        def advantages(self, rollouts: Rollouts, rewards, report) -> Tensor:
+            usual = super().advantages(rollouts, rewards, report)
+            assert (sum(gathered), sum(composed)) == (1, 1)
+            other = self.step_advantages.together(rollouts, replace(rewards.own, values=-rewards.values))
+            found.update(usual=usual, other=self.step_advantages(other))
+            return usual
+
+    module = Reversed(**make_module(tiny_model_dir, rewards=[share_of_digits]).given_settings)
+    compose = module.step_advantages.composition
+    module.step_advantages.composition = lambda *given: composed.append(1) or compose(*given)
+    make_trainer(tmp_path, max_steps=1).fit(module, datamodule=make_data(tmp_path))
+    assert found["usual"].any()
+    torch.testing.assert_close(found["other"], -found["usual"])
 
 
 def test_a_subclass_may_replace_the_advantages_altogether(tiny_model_dir, tmp_path):

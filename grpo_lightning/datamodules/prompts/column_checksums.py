@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
+
+import numpy as np
+import torch
 
 PLAIN = (type(None), bool, int, float, complex, str)
+TIMES = (date, datetime, time)
 DEEPEST = 50
 """Lists and dictionaries within each other that are looked into."""
 
 
 def checksum_of(values: Iterable[Any]) -> int:
-    """CRC-32 of a column's values, in order. Of objects that are no plain values only the class counts.
+    """CRC-32 of a column's values, in order; the order of a dictionary's keys is none.
+
+    Looked into are the values that cells of tables, Python lists and arrays have; of other objects only the class counts.
 
     Example:
         >>> checksum_of(["4", {"a": [1, None]}]) == checksum_of(["4", {"a": [1, None]}])
@@ -26,18 +35,41 @@ def checksum_of(values: Iterable[Any]) -> int:
     return total
 
 
-def _told(value: Any, depth: int = 0) -> Any:
-    """What is the same of equal values in every process, as addresses and the order of sets are not."""
+def _told(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """What is the same of equal values in every process, as addresses and the order of sets are not.
+
+    Args:
+        value: Of a column, or inside of one.
+        around: The ids of what it stands in.
+    """
     kind = type(value)
     if kind in PLAIN:
         return value
-    if kind is bytes:
+    if isinstance(value, bytes | bytearray):
         return len(value), zlib.crc32(value)
-    if depth < DEEPEST and kind in (list, tuple):
-        return [_told(item, depth + 1) for item in value]
-    if depth < DEEPEST and kind is dict:
-        return [(_told(key, depth + 1), _told(item, depth + 1)) for key, item in value.items()]
-    return kind.__name__
+    if isinstance(value, TIMES):
+        return kind.__name__, value.isoformat(), getattr(value, "fold", 0)
+    if isinstance(value, timedelta | Decimal | UUID):
+        return kind.__name__, str(value)
+    if isinstance(value, np.generic):
+        is_time = isinstance(value, np.datetime64 | np.timedelta64)  # whose item is a number without its unit
+        return (kind.__name__, str(value)) if is_time or type(value.item()) not in PLAIN else value.item()
+    return kind.__name__ if id(value) in around or len(around) == DEEPEST else _parts(value, (*around, id(value)))
+
+
+def _parts(value: Any, around: tuple[int, ...]) -> Any:
+    """The same of what holds others."""
+    if isinstance(value, list | tuple):
+        return [_told(item, around) for item in value]
+    if isinstance(value, dict):
+        return sorted(((_told(key, around), _told(item, around)) for key, item in value.items()), key=repr)
+    if isinstance(value, set | frozenset):
+        return sorted((_told(item, around) for item in value), key=repr)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return value.dtype.str, value.shape, zlib.crc32(value.tobytes())
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return type(value).__name__, _told(value.tolist(), around)
+    return type(value).__name__
 
 
 def changed_columns(saved: dict[str, int], now: dict[str, int]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from mcp.client.client import Client
@@ -16,6 +16,8 @@ from grpo_lightning.environments.tools import Tool
 
 START_LIMIT = 60.0
 """Seconds in which a server must have listed its tools."""
+CLOSE_LIMIT = 10.0
+"""Seconds for the end of a session: a server that was started has two to end by itself, two more before it is killed."""
 
 
 class MCPTools:
@@ -58,7 +60,7 @@ class MCPTools:
         listed: Future[list[Any]] = Future()
         self._session = self._loop.start(self._hold_session(listed))
         try:
-            found = {tool.name: tool for tool in listed.result(START_LIMIT)}
+            found = {tool.name: tool for tool in listed.result(START_LIMIT + CLOSE_LIMIT)}
         except Exception as error:
             self.close()
             raise EnvironmentContractError(
@@ -80,6 +82,7 @@ class MCPTools:
         """Ends the session, and a server that was started."""
         if self._end is not None and self._session is not None:
             self._loop.loop.call_soon_threadsafe(self._end.set)
+            wait([self._session], CLOSE_LIMIT)  # a loop that stops earlier leaves the server behind
             self._end = None
         self._loop.close()
 
@@ -87,7 +90,7 @@ class MCPTools:
         """Opens and closes the session in one task, as its cancel scopes demand."""
         self._end = asyncio.Event()
         try:
-            async with Client(self._server()) as client:
+            async with asyncio.timeout(START_LIMIT) as start, Client(self._server()) as client:
                 self._client = client
                 tools, cursor = [], None
                 while True:
@@ -96,6 +99,7 @@ class MCPTools:
                     cursor = page.next_cursor
                     if not cursor:
                         break
+                start.reschedule(None)
                 listed.set_result(tools)
                 await self._end.wait()
         except Exception as error:

@@ -7,8 +7,12 @@ import gc
 import re
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
+
+Held = defaultdict[str, set[str]]
+"""Variables -> the names of modules that they may hold."""
 
 BETWEEN = frozenset({"EXTENDED_ARG", "CACHE", "NOP", "PUSH_NULL", "RESUME", "NOT_TAKEN"})
 """Instructions that may stand between the load of a module and that of its attribute."""
@@ -17,10 +21,11 @@ OF_MODULE = re.compile("^LOAD_.*(NAME|GLOBAL)")
 """Loads that find what is global; in Python 3.11 to 3.14."""
 
 
-def names_read_of_modules(function: types.FunctionType) -> Iterator[tuple[str, str]]:
+def names_read_of_modules(function: types.FunctionType) -> set[tuple[str, str]]:
     """``(module, name)`` of every ``module.name`` and ``from module import name`` in the code; ``(module, "")`` of each module.
 
-    Modules are known by what the function's globals and closure hold, and by its own imports under whatever name. Functions
+    Modules are known by what the function's globals and closure hold, and by its own imports under whatever name. A name may
+    hold each of the modules that it is ever given: which of them it holds where, only a run would tell. Functions
     and classes inside of it are read, too. What is called otherwise (``getattr``, an argument) is not seen.
 
     Example:
@@ -30,9 +35,18 @@ def names_read_of_modules(function: types.FunctionType) -> Iterator[tuple[str, s
         >>> sorted(names_read_of_modules(reward))
         [('signal', ''), ('signal', 'SIGKILL')]
     """
-    shared = {name: value.__name__ for name, value in closure_of(function) if isinstance(value, types.ModuleType)}
-    for code in codes_of(function):
-        yield from _read(code, function.__globals__, shared)
+    shared: Held = defaultdict(set)
+    for name, value in closure_of(function):
+        shared[name] |= _name(value)
+    codes = [(code, Variables(code, function.__globals__, shared)) for code in codes_of(function)]
+    found: set[tuple[str, str]] = set()
+    known = -1
+    while known != (
+        known := sum(variables.count() for _, variables in codes)
+    ):  # a loop reads what is given further down
+        for code, variables in codes:
+            found.update(_read(code, variables))
+    return found
 
 
 def closure_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -49,16 +63,36 @@ def codes_of(function: types.FunctionType) -> list[types.CodeType]:
     return codes
 
 
-def _read(code: types.CodeType, around: dict[str, Any], shared: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Follows the modules through the instructions.
+class Variables:
+    """The modules that the variables of one code may hold.
 
     Args:
         code: Of a function or of something inside of it.
         around: Its globals.
-        shared: Variables of the functions around it that hold modules, by name; those that it has for inner ones are added.
+        shared: Variables of the functions around it, by name; those that it has for inner ones are among them.
     """
-    own: dict[str, str] = {}
-    top, source, names_follow, constant = "", "", False, None  # top: the module that was loaded last
+
+    def __init__(self, code: types.CodeType, around: dict[str, Any], shared: Held) -> None:
+        self._around, self._shared, self._own = around, shared, defaultdict[str, set[str]](set)
+        self._shared_names = {*code.co_cellvars, *code.co_freevars}
+
+    def of(self, name: str) -> set[str]:
+        """Those that it was given so far."""
+        return (self._shared if name in self._shared_names else self._own)[name]
+
+    def of_global(self, name: str) -> set[str]:
+        """The one that a global holds."""
+        return _name(self._around.get(name))
+
+    def count(self) -> int:
+        """How much is known."""
+        return sum(map(len, (*self._own.values(), *self._shared.values())))
+
+
+def _read(code: types.CodeType, variables: Variables) -> Iterator[tuple[str, str]]:
+    """Follows the modules through the instructions, and notes those that variables are given."""
+    top: set[str] = set()  # what was loaded last, if it is a module
+    source, names_follow, constant, copies = "", False, None, 0
     for step in dis.get_instructions(code):
         kind, value = step.opname, step.argval
         if kind in BETWEEN:
@@ -66,33 +100,34 @@ def _read(code: types.CodeType, around: dict[str, Any], shared: dict[str, str]) 
         if kind == "IMPORT_NAME":
             yield value, ""
             names_follow = constant is not None  # from a.b import c, else import a.b, which binds a
-            source = top = value if names_follow else value.partition(".")[0]
+            source = value if names_follow else value.partition(".")[0]
+            top = {source}
         elif kind == "IMPORT_FROM":
             yield source, value
-            top = _inner(source, value) or f"{source}.{value}"
-            source = source if names_follow else top  # import a.b as c
+            top = _inner(source, value) or {f"{source}.{value}"}
+            source = source if names_follow else next(iter(top))  # import a.b as c
         elif kind in ("LOAD_ATTR", "LOAD_METHOD"):
-            if top:
-                yield top, value
-            top = _inner(top, value)
+            yield from ((module, value) for module in top)
+            top = set[str]().union(*(_inner(module, value) for module in top))
+        elif kind == "COPY":  # a = b = module, (a := module).name
+            copies += 1
         elif VARIABLE.search(kind):
             stores = kind.count("STORE_")
             for place, name in enumerate(value if isinstance(value, tuple) else (value,)):  # from 3.13 on two at once
-                variables = shared if name in code.co_cellvars or name in code.co_freevars else own
                 if place < stores:
-                    variables[name], top = top, ""
+                    variables.of(name).update(top)
+                    top, copies = top if copies else set(), max(copies - 1, 0)
                     continue
-                top = variables.get(name, "") or (_name(around.get(name)) if OF_MODULE.search(kind) else "")
-                if top:
-                    yield top, ""
+                top = variables.of(name) | (variables.of_global(name) if OF_MODULE.search(kind) else set())
+                yield from ((module, "") for module in top)
         else:
-            top, constant = "", value if kind == "LOAD_CONST" else None
+            top, constant, copies = set(), value if kind == "LOAD_CONST" else None, 0
 
 
-def _inner(module: str, name: str) -> str:
+def _inner(module: str, name: str) -> set[str]:
     """The name of a module that another one has under ``name``; empty for what is none."""
-    return _name(vars(sys.modules[module]).get(name)) if module in sys.modules else ""
+    return _name(vars(sys.modules[module]).get(name)) if module in sys.modules else set()
 
 
-def _name(value: Any) -> str:
-    return value.__name__ if isinstance(value, types.ModuleType) else ""
+def _name(value: Any) -> set[str]:
+    return {value.__name__} if isinstance(value, types.ModuleType) else set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.concurrency.event_loop import in_thread
 from grpo_lightning.concurrency.tracebacks import traceback_of
-from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool, WorkerStartError
+from grpo_lightning.concurrency.worker_pool import UnsentReplyError, WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.errors import write_all_text
 from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
@@ -56,7 +56,7 @@ class ProcessCaller:
         Raises:
             RewardContractError: If the reward broke the contract, or cannot be imported in the process.
             CallTimeoutError: If it ran out of time and was killed.
-            RuntimeError: With the child's traceback, if the reward raised.
+            RuntimeError: With the child's traceback, if the reward raised; if what it logged cannot be sent.
         """
         try:
             kind, content = await in_thread(lambda: self._pool.call(rows))
@@ -64,6 +64,11 @@ class ProcessCaller:
             if isinstance(error.__cause__, TimeoutError):
                 raise CallTimeoutError(f"Reward '{self.reward.name}': {error}") from error
             raise
+        except UnsentReplyError as error:
+            raise RuntimeError(
+                f"Reward '{self.reward.name}' has isolation: process, and what it logged cannot leave that: {error}. Log "
+                "numbers and texts."
+            ) from error
         except WorkerStartError as error:
             raise RewardContractError(
                 f"Reward '{self.reward.name}' has isolation: process, and its process cannot import it. Define it in a "

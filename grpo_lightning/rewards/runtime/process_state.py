@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -174,12 +175,14 @@ class ProcessState:
     generator wants others at the next step.
     """
 
-    _open: int = 0
-    """Calls under way."""
-    _before: dict[str, Any] | None = None
-    """The settings of the process when no call was under way."""
+    _open: Counter[str] = field(default_factory=Counter)
+    """Calls under way, by reward; those that were given up go on."""
+    _before: dict[str, Any] = field(default_factory=dict)
+    """The settings of the process before the calls that overlap, or at the end of a step that left some behind."""
     _since: set[str] = field(default_factory=set)
-    """Rewards called since then."""
+    """Rewards that were under way since then."""
+    _is_settled: bool = True
+    """Whether all has been put back, so that settings which differ from then on are training's."""
     _said: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -196,29 +199,26 @@ class ProcessState:
             watched |= OF_MAIN_THREAD
         own = _now(watched)
         with self._lock:
-            if self._before is None:
-                self._before = _now(OF_PROCESS)
-            self._open += 1
+            if self._is_settled:
+                self._before, self._since, self._is_settled = _now(OF_PROCESS), set(self._open), False
+            self._open[reward] += 1
             self._since.add(reward)
         try:
             yield
         finally:
             self._put_back(watched, own, {reward})
             with self._lock:
-                self._open -= 1
+                self._open -= Counter([reward])  # which leaves out what is 0
                 if not self._open:
-                    self._settle()
+                    self._put_back(OF_PROCESS, self._before, self._since)
+                    self._is_settled = True
 
     def settle(self) -> None:
         """At the end of a step, also where a call was given up and still runs: training goes on from here."""
         with self._lock:
-            self._settle()
-
-    def _settle(self) -> None:
-        if self._before is not None:
-            self._put_back(OF_PROCESS, self._before, self._since)
-            if not self._open:
-                self._before, self._since = None, set()
+            if not self._is_settled:
+                self._put_back(OF_PROCESS, self._before, self._since)
+            self._before, self._is_settled = _now(OF_PROCESS), True
 
     def _put_back(self, settings: dict[str, ProcessValue], before: dict[str, Any], rewards: set[str]) -> None:
         for name, setting in settings.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_lightning.concurrency.event_loop import ends_unheard
 from grpo_lightning.concurrency.tracebacks import as_exception
-from grpo_lightning.rewards.base import BaseRewardFunction
+from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
 from grpo_lightning.rewards.runtime.answer_checks import checked_values
 from grpo_lightning.rewards.runtime.call_rows import CallRows, prepare_call
 from grpo_lightning.rewards.runtime.outcome import CallTimeoutError, Outcome
@@ -30,7 +30,7 @@ class MainThreadNeededError(Exception):
 
 @dataclass
 class WatchedCall:
-    """A call that a guard surrounds and a probe listens to, on whichever thread it is made."""
+    """A call that a guard surrounds and probes listen to, on whichever thread it is made."""
 
     reward: BaseRewardFunction
     arguments: dict[str, Any]
@@ -38,7 +38,10 @@ class WatchedCall:
     """Completions in it."""
     time_limit: float
     guard: CallGuard
-    probe: SignalProbe = field(default_factory=SignalProbe)
+    made: SignalProbe = field(default_factory=SignalProbe)
+    """Of what is called where ``place`` makes it, which another place may help."""
+    awaited: SignalProbe = field(default_factory=SignalProbe)
+    """Of what is awaited, which is always done on this loop."""
     started: float = 0.0
 
     async def answer(self, place: Place, can_end: bool) -> list[float]:
@@ -64,13 +67,13 @@ class WatchedCall:
 
     def _made(self) -> Any:
         self.started = time.perf_counter()
-        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit):
+        with self.made, self.guard.call(self.reward.name, self.count, self.time_limit):
             result = self.reward(**self.arguments)
             # What it returned may be its own code, too: an object's __float__, a tensor still to be computed.
             return result if inspect.isawaitable(result) else checked_values(result, self.count, self.reward.name)
 
     async def _awaited(self, result: Awaitable[Any]) -> list[float]:
-        with self.probe, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
+        with self.awaited, self.guard.call(self.reward.name, self.count, self.time_limit, owns_thread=False):
             return checked_values(await result, self.count, self.reward.name)
 
     def _left(self) -> float:
@@ -100,7 +103,7 @@ async def call_reward(
             gives to be awaited ends at the limit either way.
 
     Raises:
-        RewardContractError: If a column is missing or the answer is malformed.
+        RewardContractError: If a column is missing, the answer is malformed, or what it gives to be awaited asked for signals.
         CallTimeoutError: If the call takes longer than ``time_limit`` seconds.
         MainThreadNeededError: If it asked for signals outside of the main thread, whatever it gave or raised then.
         Exception: Whatever the reward raises.
@@ -110,10 +113,12 @@ async def call_reward(
     try:
         outcome.rewards = await call.answer(place, can_end)
     except Exception:
-        if not call.probe.asked:
+        if not call.made.asked and not call.awaited.asked:
             raise
-    if call.probe.asked:
+    if call.made.asked:
         raise MainThreadNeededError
+    if call.awaited.asked:
+        raise RewardContractError(_no_signals(reward))
     outcome.seconds.append(time.perf_counter() - call.started)
     return outcome
 
@@ -139,3 +144,11 @@ async def _contained(call: Callable[[], Awaitable[Any]]) -> Any:
         raise
     except BaseException as error:
         raise as_exception(error) from error
+
+
+def _no_signals(reward: BaseRewardFunction) -> str:
+    return (
+        f"Reward '{reward.name}' asks for a signal (a time limit by signal.alarm, as math_verify has) in a coroutine, which runs "
+        "on the rewards' event loop; Python gives signals to the main thread only, so that its scores would be those of calls "
+        "that failed. Write it as a plain def that gives its scores and no coroutine, or give it isolation: process."
+    )

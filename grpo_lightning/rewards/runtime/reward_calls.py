@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from grpo_lightning.concurrency.event_loop import EventLoopThread, in_thread
-from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.base import BaseRewardFunction
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
@@ -53,9 +53,7 @@ class RewardCalls:
         if reward.name not in self._in_main:
             try:
                 return await self._call_beside_training(reward, rows)
-            except MainThreadNeededError as error:
-                if reward.is_async:
-                    raise RewardContractError(_no_signals(reward)) from error
+            except MainThreadNeededError:
                 self._take_to_main(reward, "a call of it asked for a signal")
         place = partial(self.main_thread.run, reward.name)
         return await call_reward(reward, rows, self._limit(reward), self.guard, place, can_end=False)
@@ -114,11 +112,3 @@ def _main_thread_reason(reward: BaseRewardFunction) -> str:
     if reward.isolation == "process" or reward.is_async:  # a process has a main thread; of async ones only calls tell
         return ""
     return main_thread_reason(getattr(reward, "function", reward))
-
-
-def _no_signals(reward: BaseRewardFunction) -> str:
-    return (
-        f"Reward '{reward.name}' is asynchronous and asks for a signal (a time limit by signal.alarm, as math_verify has), "
-        "which Python gives to the main thread only: its scores would be those of calls that failed. Write it as a plain "
-        "def, or give it isolation: process."
-    )

@@ -74,7 +74,7 @@ def _own_reason(thing: Any) -> str:
     if package in USE_SIGNALS or name in TELLING.get(package, ()):
         return f"it uses {package}.{name}"
     if isinstance(thing, types.FunctionType):
-        read = sorted(set(names_read_of_modules(thing)))
+        read = sorted(names_read_of_modules(thing))
         if packages := {module.partition(".")[0] for module, _ in read} & USE_SIGNALS:
             return f"{thing.__name__} uses {min(packages)}"
         for module, used in read:

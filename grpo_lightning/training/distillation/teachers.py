@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,9 +19,8 @@ from grpo_lightning.numerics.divergence import Divergence, Likeliest, Side, dive
 from grpo_lightning.numerics.output_head import OutputHead
 from grpo_lightning.policy.positions import positions_of
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.training.distillation.attempts import check_rewards, told_of_attempts
 from grpo_lightning.training.distillation.lesson_lengths import check_lengths, without_too_long
-from grpo_lightning.training.distillation.lessons import lessons_of
+from grpo_lightning.training.distillation.lesson_maker import LessonMaker
 from grpo_lightning.training.distillation.loaded_teacher import LoadedTeacher
 from grpo_lightning.training.distillation.own_teachers import PolicyAsTeacher, ReferenceAsTeacher
 from grpo_lightning.training.distillation.server_teacher import ServerTeacher
@@ -47,29 +45,19 @@ class Teachers:
 
     Args:
         settings: Who they are.
+        lesson_maker: Makes what they read.
         passes: Over the policy, which they teach.
         reference_passes: Over the reference.
-        chat_template_kwargs: As for the prompts.
-        trained_on: Names of the rewards.
-        success_reward: The one of them that says whether a completion is correct.
 
     Raises:
-        ValueError: If a teacher has other tokens, or is to show what no reward finds.
+        ValueError: If a teacher has other tokens.
     """
 
     def __init__(
-        self,
-        settings: Distillation,
-        passes: Passes,
-        reference_passes: ReferencePasses,
-        chat_template_kwargs: dict[str, Any] | None = None,
-        trained_on: Sequence[str] = (),
-        success_reward: str = "",
+        self, settings: Distillation, lesson_maker: LessonMaker, passes: Passes, reference_passes: ReferencePasses
     ) -> None:
-        check_rewards(settings, trained_on, success_reward)
-        self.success_reward = success_reward
+        self.lesson_maker = lesson_maker
         self.settings, self.policy, self.temperature = settings, passes.policy, passes.temperature
-        self.chat_template_kwargs = chat_template_kwargs or {}
         own: dict[str, Teacher] = {SELF: PolicyAsTeacher(passes), REFERENCE: ReferenceAsTeacher(reference_passes)}
         own |= {name: ServerTeacher(name, settings, passes.policy, passes.temperature) for name in settings.addresses}
         self.teachers: list[Teacher] = [
@@ -95,12 +83,7 @@ class Teachers:
             batch: Its prompts, with the columns.
             rewards: Of its completions.
         """
-        settings, rollouts, tokenizer = self.settings, experience.rollouts, self.policy.tokenizer
-        lessons = experience.lessons_or_own
-        if settings.needed_columns or settings.told_of_step:
-            attempts = told_of_attempts(settings, rollouts, rewards, self.success_reward, tokenizer)
-            lessons = lessons_of(settings, batch, rollouts, tokenizer, self.chat_template_kwargs, attempts)
-        lessons = self._readable(lessons, batch)
+        lessons = self._readable(self.lesson_maker.make(experience, batch, rewards), batch)
         likeliest = self._asked(lessons) if self.settings.addresses else None
         return replace(experience, lessons=replace(lessons, likeliest=likeliest))
 

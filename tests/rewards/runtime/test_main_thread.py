@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import signal
 import sqlite3
@@ -113,6 +114,62 @@ def by_another_name(completions: Any) -> Any:
     return [s.alarm(0) for _ in completions]
 
 
+def by_an_import_that_may_fail(completions: Any) -> Any:
+    try:
+        import signal
+    except ImportError:
+        signal = None  # type: ignore[assignment]
+    return [signal.alarm(0) for _ in completions]
+
+
+def by_one_of_two_modules(completions: Any) -> Any:
+    if len(completions) > 1:
+        import signal as clock
+    else:
+        import time as clock  # type: ignore[no-redef]
+    return [clock.alarm(0) for _ in completions]
+
+
+def by_an_import_further_down(completions: Any) -> Any:
+    clock = None
+    for _ in completions:
+        if clock is not None:
+            clock.alarm(0)
+        import signal as clock
+    return clock
+
+
+def by_an_inner_functions_import(completions: Any) -> Any:
+    clock: Any = None
+
+    def start() -> None:
+        nonlocal clock
+        import signal as clock  # type: ignore[no-redef]
+
+    start()
+    return [clock.alarm(0) for _ in completions]
+
+
+def by_names_of_names(completions: Any) -> Any:
+    third = second = first = None
+    for _ in completions:
+        if third is not None:
+            third.alarm(0)
+        third = second
+        second = first
+        first = signal
+    return third
+
+
+def by_two_names_at_once(completions: Any) -> Any:
+    clock = other = signal
+    return [clock.alarm(0) for _ in (completions, other)]
+
+
+def by_a_name_in_an_expression(completions: Any) -> Any:
+    return [(clock := signal).alarm(0) for _ in completions], clock
+
+
 def by_a_module_of_a_module(completions: Any) -> Any:
     return [subprocess.signal.alarm(0) for _ in completions]  # type: ignore[attr-defined]
 
@@ -173,6 +230,13 @@ def over(connection: Any) -> Any:
         by_a_handler_imported_inside,
         by_a_module_for_an_inner_function,
         by_another_name,
+        by_an_import_that_may_fail,
+        by_one_of_two_modules,
+        by_an_import_further_down,
+        by_an_inner_functions_import,
+        by_names_of_names,
+        by_two_names_at_once,
+        by_a_name_in_an_expression,
         by_a_module_of_a_module,
         by_default,
         by_event_loop,
@@ -224,6 +288,14 @@ def a_clock_called_signal(signal: Clock) -> Any:
     return signal.alarm, [signal.alarm for _ in "ab"], asyncio.sleep
 
 
+def a_name_that_held_another_module(completions: Any) -> Any:
+    import os as clock
+
+    here = clock.getcwd()
+    clock = Clock()  # type: ignore[assignment]
+    return here, clock.alarm, signal.SIGKILL  # type: ignore[attr-defined]
+
+
 def a_verdict_called_like_a_package(completions: Any) -> Any:
     return [Clock.lighteval for _ in completions]
 
@@ -244,6 +316,7 @@ def seen_beside_an_alarm() -> Exception:
         own_name,
         alarms_of_a_clock_beside_signals,
         a_clock_called_signal,
+        a_name_that_held_another_module,
         a_verdict_called_like_a_package,
         of_a_librarys_part,
         Holder(len),
@@ -326,17 +399,60 @@ def test_signals_are_themselves_again_after_the_calls(runner: Callable[..., Rewa
     assert not probe.asked
 
 
-def test_an_async_reward_that_asks_for_signals_stops_the_run(runner: Callable[..., RewardRunner]) -> None:
-    async def graded(completions: list[str]) -> list[float]:
-        try:
-            return [float(bool(parse(text, raise_on_error=True))) for text in completions]
-        except Exception:
-            return [0.0] * len(completions)
+async def graded(completions: list[str]) -> list[float]:
+    try:
+        return [float(bool(parse(text, raise_on_error=True))) for text in completions]
+    except Exception:
+        return [0.0] * len(completions)
 
-    with pytest.raises(
-        RewardContractError, match=r"'graded' is asynchronous and asks for a signal.*isolation: process"
-    ):
-        score(runner(graded), ["$1$"])
+
+def gives_what_is_awaited(completions: list[str]) -> Any:
+    return graded(completions)
+
+
+def gives_a_hidden_coroutine(completions: list[str]) -> Any:
+    """Nothing in its code tells that it needs the main thread."""
+    return globals()["grad" + "ed"](completions)
+
+
+def asks_before_it_gives_a_coroutine(completions: list[str]) -> Any:
+    """Which the main thread allows; of what is awaited then it does not."""
+    hidden("alarm")(completions)
+    return gives_a_hidden_coroutine(completions)
+
+
+@pytest.mark.parametrize(
+    ("function", "isolation"),
+    [
+        (graded, "thread"),
+        *itertools.product(
+            (gives_what_is_awaited, gives_a_hidden_coroutine, asks_before_it_gives_a_coroutine), ("thread", "main")
+        ),
+    ],
+)
+def test_a_reward_that_asks_for_signals_in_a_coroutine_stops_the_run(
+    runner: Callable[..., RewardRunner], function: Any, isolation: str
+) -> None:
+    reward = FunctionReward(name="graded", function=function, isolation=isolation)
+    with pytest.raises(RewardContractError, match=r"'graded' asks for a signal.*in a coroutine.*isolation: process"):
+        score(runner(reward), ["$1$"])
+
+
+def test_a_coroutine_that_only_the_main_thread_can_make_is_awaited_like_any_other(
+    runner: Callable[..., RewardRunner],
+) -> None:
+    made: list[bool] = []
+
+    async def one_each(completions: list[str]) -> list[float]:
+        await asyncio.sleep(0)
+        return [1.0] * len(completions)
+
+    def made_in_main(completions: list[str]) -> Any:
+        made.append(hidden("alarm")(completions) == [1.0])
+        return one_each(completions)
+
+    assert score(runner(made_in_main), ["a"]).values.tolist() == [[1.0]]
+    assert made == [False, True]
 
 
 def test_waiting_for_rewards_in_another_thread_stops_the_run_with_the_reason(

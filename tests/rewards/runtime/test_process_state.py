@@ -168,6 +168,68 @@ def test_what_a_call_that_was_given_up_changed_is_put_back_before_training_goes_
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_call_that_never_ends_takes_nothing_back_that_training_has_changed_since(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, release = ProcessState(), threading.Event()
+
+    def step(name: str, work: Callable[[], object]) -> threading.Thread:
+        entered = threading.Event()
+
+        def call() -> None:
+            with state.call(name):
+                work()
+                entered.set()
+                release.wait()
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        entered.wait()
+        state.settle()
+        return thread
+
+    monkeypatch.setenv("TORCH_OF_TRAINING", "at the start")
+    threads = [step("hangs", lambda: None)]
+    monkeypatch.setenv("TORCH_OF_TRAINING", "of the second step")
+    with caplog.at_level(logging.WARNING):
+        threads.append(step("other", lambda: None))
+    assert os.environ["TORCH_OF_TRAINING"] == "of the second step" and "left it so" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        threads.append(step("changes", lambda: os.environ.update(TORCH_OF_TRAINING="of a reward")))
+    assert os.environ["TORCH_OF_TRAINING"] == "of the second step"
+    assert "One of the rewards 'changes', 'hangs', 'other' changed os.environ" in caplog.text
+    monkeypatch.setenv("TORCH_OF_TRAINING", "of the fourth step")  # in which no reward is called here
+    state.settle()
+    assert os.environ["TORCH_OF_TRAINING"] == "of the fourth step"
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert os.environ["TORCH_OF_TRAINING"] == "of the fourth step"
+
+
+def test_only_rewards_that_were_called_since_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    state, release, entered = ProcessState(), threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        with state.call("hangs"):
+            entered.set()
+            release.wait()
+
+    thread = threading.Thread(target=hangs)
+    thread.start()
+    entered.wait()
+    with state.call("of the first step"):
+        pass
+    state.settle()
+    with caplog.at_level(logging.WARNING), state.call("of the second"):
+        torch.set_default_dtype(torch.float64)
+    state.settle()
+    assert torch.get_default_dtype() == torch.float32
+    assert "One of the rewards 'hangs', 'of the second' changed" in caplog.text
+    release.set()
+    thread.join()
+
+
 @pytest.mark.parametrize("isolation", ["thread", "main"])
 def test_a_reward_that_changes_all_of_it_and_every_seed_changes_nothing_of_a_run(
     isolation: str, tiny_model_dir: Path, tmp_path: Path

@@ -546,7 +546,9 @@ def test_isolated_functions_keep_the_contract_and_may_be_async(
     for name, value in (("waits", 0.25), ("prints_half_a_character", 0.5)):
         one = runner([wrapped(getattr(process_rewards, name), isolation="process")])
         assert score(one, ["a"]).values.tolist() == [[value]]
-    with pytest.raises(RewardFailedError, match=r"(?s)in the reward's process.*pickle"):
+    with pytest.raises(
+        RewardFailedError, match=r"(?s)'log\w+' has isolation: process, and what it logged cannot leave that: .*pickle"
+    ):
         score(runner([wrapped(process_rewards.logs_what_no_process_can_send, isolation="process")]), ["a"])
     with pytest.raises(RewardContractError, match="'wrong_count' returned 2 values for 1 completions"):
         score(runner([wrapped(process_rewards.wrong_count, isolation="process")]), ["a"])
