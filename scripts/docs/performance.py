@@ -32,13 +32,13 @@ TAIL = """
 
 - Install vLLM. `TransformersGenerator` is for CPUs and for architectures that vLLM does not know.
 - Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. Or set
-  `model.torch_compile: true`, which fuses more and takes some 20 seconds at the start: 7% less training time at 1.5B above.
+  `model.torch_compile: true`, which fuses more and takes some 20 seconds at the start: 2% less time of supervised steps at 0.5B above, nothing at 1.5B.
 - `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
-- Keep vLLM's compile cache (`~/.cache/vllm`). The first step of the 0.5B shape is over 89 s after the command on a bare machine
-  with an H200, and 64 s with the cache: 18 s of imports, 34 for the engine (4 of them compiling, 18 without the cache),
-  4 for the measurement of memory, 5 for the step (`benchmarks/partial_rollouts.py`, commit 77ba5a8).
+- Keep vLLM's compile cache (`~/.cache/vllm`). The first step of the 0.5B shape is over 69 s after the command on a bare machine
+  with an H200 (`benchmarks/multi_gpu.py`), and 40 s with the cache: 16 s of imports, 16 for the engine (3 of them compiling, 16
+  without the cache), 3 for the measurement of memory, 3 for the step (`benchmarks/partial_rollouts.py`, both at commit 83d8f2c).
 - Look at `time/*` in the [report](report.md): it says where the time of a step goes. If it is `time/rewards`, the reward is
   slow: make it `async def`, or vectorise it.
 - `trainer.precision: bf16-mixed` is as fast as `bf16-true`, and its steps land: see [precision.md](precision.md) for what each
@@ -210,6 +210,23 @@ def several_gpus(name: str, result: dict[str, Any]) -> str:
     return with_table(title, where, lines)
 
 
+RUNS = {
+    "ahead": "a server on a GPU of its own, `async_rollouts: 1`",
+    "synchronous": "the same server, `async_rollouts: 0`",
+    "colocate": "`VLLMColocate` on all GPUs, DDP",
+}
+
+
+def async_rollouts(name: str, result: dict[str, Any]) -> str:
+    """A table of runs on as many GPUs: with a server that samples ahead, and others."""
+    lines = ["| run | a step, s | waits for completions, s | training, s | tokens/s |", "|---|---|---|---|---|"]
+    for kind, run in result["runs"].items():
+        seconds = [f"{s:.2f}" for s in (run["step_seconds"], run["phases"]["generate"], run["phases"]["train"])]
+        lines.append(f"| {' | '.join([RUNS[kind], *seconds, format(run['tokens_per_second'], ',.0f')])} |")
+    where = f"`{result['command']}`. File: `benchmarks/results/{name}`. {result.get('note', '')}".strip()
+    return with_table(f"## Sampling a step ahead, shape {result['options']['shape']}, {result['device']}", where, lines)
+
+
 def stage(name: str, result: dict[str, Any]) -> str:
     """A table of the sides of a stage."""
     lines = ["| side | tokens/s | a step, s | peak GiB |", "|---|---|---|---|"]
@@ -261,6 +278,7 @@ def tail(name: str, result: dict[str, Any]) -> str:
 
 
 SECTIONS = {
+    "async_rollouts_": async_rollouts,
     "peers_": peers,
     "dpo_": stage,
     "distillation_": stage,
