@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo_lightning.generation.vllm.compat import NO_VIDEOS, UNUSED_SAMPLER, is_cpu_build
+from grpo_lightning.generation.vllm.serving.supervisor_watch import WATCH_VARIABLE
 from grpo_lightning.generation.vllm.serving.token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
@@ -77,7 +78,7 @@ def server_environment(gpus: str | None = None) -> dict[str, str]:
 class ServerProcess:
     """Starts the server, starts it again when it dies, ends it.
 
-    The server is the head of a process group of its own, so that its workers end with it.
+    The server is the head of a process group of its own, so that its workers end with it, and it ends with this process.
 
     Args:
         command: From ``server_command``.
@@ -109,8 +110,8 @@ class ServerProcess:
         try:
             self._process = subprocess.Popen(
                 self.command,
-                env=server_environment(self.gpus) | self._guarded(),
-                stdin=subprocess.DEVNULL,
+                env=server_environment(self.gpus) | self._guarded() | {WATCH_VARIABLE: "1"},
+                stdin=subprocess.PIPE,  # its end is how the server hears of ours
                 stdout=output,
                 stderr=subprocess.STDOUT if output is not None else None,
                 start_new_session=True,
@@ -150,6 +151,8 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)  # workers that outlived the head, or a head that did not listen
         self.wait(patience)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._process = None
 
     def log_tail(self, lines: int = 15) -> str:
