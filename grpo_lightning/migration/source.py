@@ -90,7 +90,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds {type(content).__name__}, not `key: value` lines. Give a TRL or a flat YAML config."
+            f"{path} {'is empty' if content is None else f'holds {type(content).__name__}'}, not `key: value` lines. Give a TRL or a flat YAML config."
         )
     refuse_foreign_file(str(path), content)
     ours = {"model", "trainer", "data"} & {key for key, value in content.items() if isinstance(value, dict)}
