@@ -131,7 +131,12 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 
 def main(args: list[str]) -> int:
     """Entry point of ``python -m grpo_lightning serve``."""
-    options = build_parser().parse_args(args)
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(args)
+    if unknown:
+        parser.error(
+            f"{unknown[0]} is no option of this command. Those of vLLM follow after --, as in: -- {unknown[0]}."
+        )
     reason = why_unusable()
     if reason is not None:
         print(f"grpo_lightning serve: {reason}.", file=sys.stderr)
