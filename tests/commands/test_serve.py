@@ -98,12 +98,13 @@ def test_the_folder_of_a_run_and_a_checkpoint_are_answered_with_what_can_be_serv
     assert f"whose trained policy is in {run}/hf/last." in refused(capsys, "--model", str(run))
 
 
-def test_a_server_that_dies_before_it_is_ready_is_not_started_again(capsys):
-    process = ServerProcess([sys.executable, "-c", "raise SystemExit(3)"])
+def test_a_server_that_dies_before_it_is_ready_is_not_started_again(capsys, tmp_path):
+    command = [sys.executable, "-c", "print('last words'); raise SystemExit(3)"]
+    process = ServerProcess(command, log_file=tmp_path / "log")
     with client_of(free_port()) as client:
         assert supervise(process, client, restarts=5) == 3
     process.stop()
-    assert process.starts == 1
+    assert process.starts == 1 and process.log_tail() == "last words"
     assert "vLLM died with status 3 before it was ready" in capsys.readouterr().err
 
 
