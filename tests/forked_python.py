@@ -90,6 +90,8 @@ def be(program: Callable[[], None], environment: Mapping[str, str]) -> None:
     sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing's was among them too
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # subprocess has restored them, and an interpreter ignores them
+        signal.signal(number, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)

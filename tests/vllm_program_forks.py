@@ -43,6 +43,7 @@ class VLLMFork:
 
     def __init__(self, command: list[str], **options: Any) -> None:
         self.args = command
+        self.stdin = None
         self.returncode: int | None = None
         output = options.get("stdout")
         order = {

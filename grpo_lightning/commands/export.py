@@ -11,8 +11,7 @@ from grpo_lightning.callbacks.export import export
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.hub import push, write_card
 from grpo_lightning.commands.quiet import quiet
-from grpo_lightning.commands.saved_policy import find_checkpoint, find_config, load_checkpoint
-from grpo_lightning.commands.settings.yaml_file import read_sections
+from grpo_lightning.commands.saved_policy import config_of, find_checkpoint, load_checkpoint
 
 
 def build_parser() -> CommandParser:
@@ -49,7 +48,7 @@ def main(args: list[str]) -> int:
     quiet()
     try:
         checkpoint = find_checkpoint(options.checkpoint)
-        config = read_sections(options.config or find_config(checkpoint))
+        config = config_of(checkpoint, options.config)
         module = load_checkpoint(checkpoint, config, options.accelerator)
         if options.form == "adapter" and not module.policy.settings.has_adapters:
             raise ValueError(f"{checkpoint} has no adapter: its run had model.finetuning_type=full. Use --form merged.")

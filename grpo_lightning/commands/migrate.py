@@ -13,6 +13,7 @@ from grpo_lightning.migration import (
     DISTILLATION,
     SELF_DISTILLATION,
     STAGES,
+    UNKNOWN,
     Migration,
     migrate,
     migrate_distillation,
@@ -71,6 +72,14 @@ def summary(result: Migration, needs_rewards: bool = True) -> str:
     return "\n".join(lines)
 
 
+def other_trainers(result: Migration) -> list[str]:
+    """Of a config that was read as GRPOConfig's: values of --trainer that know most of its keys that are unknown there."""
+    unknown = {key for key, reason in result.lost().items() if reason == UNKNOWN}
+    known = {name: len(unknown & {*each.same, *each.refused, *each.implied}) for name, each in STAGES.items()}
+    most = max(known.values())
+    return [name for name, count in known.items() if count == most > 0]
+
+
 def main(args: list[str]) -> int:
     """Runs the command; 1 where the source cannot be read."""
     options, theirs = build_parser().parse_known_args(args)
@@ -104,6 +113,11 @@ def main(args: list[str]) -> int:
     else:
         print(text)
     print(summary(result, options.trainer == "grpo"), file=sys.stderr)
+    if options.trainer == "grpo" and (others := other_trainers(result)):
+        print(
+            f"This was read as a GRPOConfig. For another trainer's give --trainer {' or '.join(others)}.",
+            file=sys.stderr,
+        )
     return 0
 
 

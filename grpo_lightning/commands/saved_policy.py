@@ -15,9 +15,11 @@ from grpo_lightning.callbacks.earlier_run import newest_checkpoint
 from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
+from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_directory import ADAPTER_CONFIG_NAME
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
+from grpo_lightning.modules.policy_module import SETTINGS_KEY
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
@@ -44,6 +46,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     is_one = path.is_file() or (path / ".metadata").exists()
     found = path if is_one else newest_checkpoint(path, [path / "checkpoints"])
+    found = found or newest(path.glob("*/version_*/checkpoints/*.ckpt"))  # where Lightning's own ModelCheckpoint writes
     if found is None:
         raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
     if found.is_dir():
@@ -68,6 +71,25 @@ def find_config(checkpoint: Path) -> Path:
     raise FileNotFoundError(
         f"{checkpoint}: no logs/version_*/config.yaml near it. Name the run's config with --config."
     )
+
+
+def config_of(checkpoint: Path, named: Path | None = None) -> dict[str, Any]:
+    """The config of the run, of its folder or as it is named; of a run from Python, the settings that its checkpoint holds.
+
+    Those leave out objects, such as a ``peft_config``: without it an adapter would be read as another one, so it is not read.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if named is not None:
+        return read_sections(named)
+    try:
+        return read_sections(find_config(checkpoint))
+    except FileNotFoundError:
+        settings = read_checkpoint(checkpoint, weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        if "model_name_or_path" not in settings or settings.get("finetuning_type", "full") != "full":
+            raise
+        return {"model": settings}
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,7 @@ def load_for_chat(
             policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return with_adapter(policy, str(source)), tokenizer, given
     checkpoint = find_checkpoint(source)
-    run_config = given or read_sections(find_config(checkpoint))
+    run_config = given or config_of(checkpoint)
     saved = load_checkpoint(checkpoint, run_config)
     if isinstance(saved.policy, RewardPolicy):
         raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import socket
 import sys
 import time
 from types import FrameType
@@ -10,8 +12,19 @@ from types import FrameType
 from grpo_lightning.commands.arguments import CommandParser, devices, whole
 from grpo_lightning.generation.vllm.compat import why_unusable
 from grpo_lightning.generation.vllm.serving.client import VLLMClient
-from grpo_lightning.generation.vllm.serving.process import IMAGE_OPTIONS, ServerProcess, server_command
-from grpo_lightning.generation.vllm.serving.token import LOOPBACK, TOKEN_VARIABLE, remove_token, write_token
+from grpo_lightning.generation.vllm.serving.process import (
+    IMAGE_OPTIONS,
+    SERVED_NAME,
+    ServerProcess,
+    server_command,
+)
+from grpo_lightning.generation.vllm.serving.token import (
+    LOOPBACK,
+    TOKEN_VARIABLE,
+    known_token,
+    remove_token,
+    write_token,
+)
 
 
 def build_parser() -> CommandParser:
@@ -23,7 +36,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--model", required=True, help="directory or hub name; the run's model.model_name_or_path")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; its token travels in the clear")
-    parser.add_argument("--port", type=whole("port", 0, 65535), default=8000)
+    parser.add_argument("--port", type=whole("port", 1, 65535), default=8000)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="by default what the checkpoint is stored in"
     )
@@ -54,8 +67,28 @@ def stored_dtype(model: str) -> str:
     return "bfloat16" if dtype is None else str(dtype).removeprefix("torch.")
 
 
+def why_no_place(host: str, port: int) -> str | None:
+    """Why nothing can listen there, in a sentence, or None. Asked before the token is written: another server's is not replaced."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as vLLM does: connections that have ended may linger
+            probe.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return (
+                f"--port {port} is taken: something listens there already. Choose another, or end that program first."
+            )
+        return f"--host {host} --port {port} cannot be listened on ({error.strerror}). --host is an address or name of this machine."
+    return None
+
+
 def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
     """Runs the server until it ends well or is told to stop; starts it again when it dies, later each time.
+
+    One that has never been ready is not started again: it would die of the same.
 
     Returns:
         The exit status: 0 after a request to stop, else that of the server's last death.
@@ -67,9 +100,20 @@ def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
         if status is None:
             if announced < process.starts and client.is_healthy():
                 announced = process.starts
-                print(f"vLLM is ready at {client.address} (process {process.pid})", flush=True)
+                if known_token(client.host, client.port) != process.token:  # of another one, which did not get the port
+                    write_token(client.port, process.token)
+                print(
+                    f"vLLM is ready at {client.address} (process {process.pid}); requests call the model {SERVED_NAME}",
+                    flush=True,
+                )
             continue
-        if status == 0 or process.starts > restarts:
+        if status == 0:
+            return status
+        why = "before it was ready: what it said above is the reason" if not announced else ""
+        if process.starts > restarts:
+            why = why or f"for the last of {process.starts} times (--restarts {restarts})"
+        if why:
+            print(f"vLLM died with status {status} {why}", file=sys.stderr, flush=True)
             return status
         pause = min(2.0 ** (process.starts - 1), 60.0)
         print(f"vLLM died with status {status}; starting it again in {pause:.0f} s", file=sys.stderr, flush=True)
@@ -78,7 +122,7 @@ def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
 
 
 class Stopped(Exception):
-    """SIGTERM or SIGINT."""
+    """SIGTERM, SIGINT or the end of the terminal (SIGHUP)."""
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
@@ -87,7 +131,12 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 
 def main(args: list[str]) -> int:
     """Entry point of ``python -m grpo_lightning serve``."""
-    options = build_parser().parse_args(args)
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(args)
+    if unknown:
+        parser.error(
+            f"{unknown[0]} is no option of this command. Those of vLLM follow after --, as in: -- {unknown[0]}."
+        )
     reason = why_unusable()
     if reason is not None:
         print(f"grpo_lightning serve: {reason}.", file=sys.stderr)
@@ -110,14 +159,18 @@ def main(args: list[str]) -> int:
     except ValueError as error:
         print(f"grpo_lightning serve: {str(error).replace('model.model_name_or_path=', '--model ')}", file=sys.stderr)
         return 2
+    if (taken := why_no_place(options.host, options.port)) is not None:
+        print(f"grpo_lightning serve: {taken}", file=sys.stderr)
+        return 2
     dtype = options.dtype or stored
     command = server_command(options.model, options.host, options.port, dtype, further)
     process = ServerProcess(command, options.gpus)
     client = VLLMClient("127.0.0.1" if options.host == "0.0.0.0" else options.host, options.port, request_timeout=10.0)
     client.token = lambda: process.token
     print(f"The token is in {write_token(options.port, process.token)}; runs on this machine find it.", flush=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(number, _stop)
     try:
         return supervise(process, client, options.restarts)
     except Stopped:

@@ -2,7 +2,7 @@
 
 from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.distillation import DISTILLATION, migrate_distillation
-from grpo_lightning.migration.migrate import migrate
+from grpo_lightning.migration.migrate import UNKNOWN, migrate
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import ALIASES
 from grpo_lightning.migration.refused import REFUSED
@@ -19,6 +19,7 @@ __all__ = [
     "SAME",
     "SELF_DISTILLATION",
     "STAGES",
+    "UNKNOWN",
     "Migration",
     "migrate",
     "migrate_distillation",

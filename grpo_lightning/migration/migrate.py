@@ -26,6 +26,8 @@ from grpo_lightning.migration.versions import (
     version_range,
 )
 
+UNKNOWN = "Unknown: no setting of TRL, of a recipe we know, nor of GRPOArguments. Check its spelling."
+
 
 def migrate(
     settings: dict[str, Any],
@@ -84,9 +86,7 @@ def _place(migration: Migration, key: str, value: Any, version: Version, is_give
     elif key in REFUSED:
         migration.refuse(key, REFUSED[key])
     elif key not in COMPOSED:
-        migration.refuse(
-            key, "Unknown: no setting of TRL, of a recipe we know, nor of GRPOArguments. Check its spelling."
-        )
+        migration.refuse(key, UNKNOWN)
 
 
 def _older_defaults(version: Version, settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from grpo_lightning.migration.numbers import check_numbers
+
 ALIASES: dict[str, str] = {
     # older TRL
     "torch_dtype": "dtype",
@@ -39,6 +41,9 @@ def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     Returns:
         The settings; current name -> the name that was written; and written names that another one overrides, with the
         reason.
+
+    Raises:
+        ValueError: If one that is a number holds something else.
     """
     current: dict[str, Any] = {}
     written: dict[str, str] = {}
@@ -51,4 +56,5 @@ def with_current_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
             overridden[key] = f"{written.get(name, name)} says the same, and decides."
         else:
             current[name], written[name] = value, key
+    check_numbers(current)
     return current, written, overridden

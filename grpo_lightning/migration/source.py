@@ -22,6 +22,12 @@ SCRIPTS = (".sh", ".bash")
 PROGRAMS = (".py", ".ipynb")
 """How the names of files end that make a trainer in Python."""
 
+OF_TRL = {
+    **{"single_gpu": "NO", "multi_gpu": "MULTI_GPU", "fsdp1": "FSDP", "fsdp2": "FSDP"},
+    **{"zero1": "DEEPSPEED", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"},
+}
+"""The types of the files that TRL 1.16 brings, by the names that `trl ... --accelerate_config` takes: 8 processes in bf16."""
+
 
 def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a YAML file, overridden by those of a command line.
@@ -52,15 +58,21 @@ def _words(argument: str, is_all: bool) -> list[str]:
 
 
 def _launcher(command: dict[str, Any]) -> dict[str, Any]:
-    """What the file of `accelerate launch --config_file` says of a run; ``command`` loses that option."""
-    path = command.pop("config_file", None)
-    if path is None:
+    """What the file of `accelerate launch --config_file` or `trl ... --accelerate_config` says; ``command`` loses that option."""
+    named = [command.pop(option, None) for option in ("config_file", "accelerate_config")]
+    path = str(named[0] or named[1])
+    if named == [None, None]:
         return {}
-    if not Path(str(path)).is_file():
-        return {"accelerate_config": str(path)}
-    content = yaml.safe_load(Path(str(path)).read_text(encoding="utf-8")) or {}
+    if not Path(path).is_file() and path not in OF_TRL:
+        return {"accelerate_config": path}
+    if Path(path).is_file():
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    else:
+        content = {"distributed_type": OF_TRL[path], "num_processes": 8, "mixed_precision": "bf16"}
     taken = {key: content[key] for key in ("num_processes", "num_machines", "mixed_precision") if key in content}
     kind = str(content.get("distributed_type", "")).lower()
+    if kind in ("no", "false"):  # accelerate starts one process then; YAML reads NO without quotes as false
+        taken["num_processes"] = 1
     return taken | {f"use_{name}": True for name in ("deepspeed", "fsdp") if name in kind}
 
 
@@ -90,7 +102,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds {type(content).__name__}, not `key: value` lines. Give a TRL or a flat YAML config."
+            f"{path} {'is empty' if content is None else f'holds {type(content).__name__}'}, not `key: value` lines. Give a TRL or a flat YAML config."
         )
     refuse_foreign_file(str(path), content)
     ours = {"model", "trainer", "data"} & {key for key, value in content.items() if isinstance(value, dict)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
@@ -15,6 +17,16 @@ MODEL = "model.model_name_or_path"
 
 def where_to_look(name: str) -> str:
     """What may be wrong with a directory or hub name that could not be read."""
+    export = f"`python -m grpo_lightning export {shlex.quote(name)} DIR` writes the policy"
+    if os.path.isfile(name):
+        of_one = f" {export} of a checkpoint as one." if name.endswith(".ckpt") else ""
+        return f"It is a file, and a model is a directory or a hub name.{of_one}"
+    if os.path.isdir(name) and not Path(name, "config.json").exists():
+        exported = sorted(Path(name).glob("hf/*/config.json"), key=lambda path: path.parent.name == "last")
+        if exported:
+            return f"It is the folder of a run, whose trained policy is in {exported[-1].parent}."
+        if Path(name, "checkpoints").is_dir():
+            return f"It is the folder of a run. {export} that it trained."
     if os.path.isdir(name):
         return "The directory exists: check that its files are complete."
     offline = " HF_HUB_OFFLINE is set, so the hub is not asked." if os.environ.get("HF_HUB_OFFLINE") else ""

@@ -125,8 +125,8 @@ class BaseRewardFunction(ABC):
         Args:
             prompts: One per completion, text or conversation as the dataset has it.
             completions: Text, or a list with the assistant's messages.
-            columns: The dataset's, a list with one entry per completion each; ``completions_ids``, the completions' token
-                ids; ``trainer_state`` with ``global_step``, ``max_steps`` and ``epoch``; and the loggers.
+            columns: The dataset's, a list with one entry per completion each; ``completion_ids``, the completions' token
+                ids, also as ``completions_ids``; ``trainer_state`` with ``global_step``, ``max_steps`` and ``epoch``; and the loggers.
         """
 
     @property

@@ -15,6 +15,7 @@ from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_plan import applicable_rows, check_calling, rows_of_calls
 from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.failures import FailureWatch
+from grpo_lightning.rewards.runtime.kept_state import KeptState
 from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
@@ -47,6 +48,8 @@ class RewardRunner:
             check_calling(reward)
         self.rewards = list(rewards)
         self.runtime = RewardRuntime(**runtime)
+        self.kept_state = KeptState(self.rewards)
+        """What they remember between calls, for checkpoints."""
         self._calls = RewardCalls(self.rewards, self.runtime)
         self._watches = [
             FailureWatch(reward.name, self.runtime.max_error_share, fails_whole=not self._calls.repeats_by_row(reward))

@@ -12,6 +12,7 @@ from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
+from grpo_lightning.rewards.runtime.kept_state import evaluated_apart
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -69,7 +70,8 @@ class Evaluation:
             )
         trained_on = source.reward_runner
         extra = resolve_rewards(settings.eval_rewards) if settings.eval_rewards else []
-        self.reward_runner = RewardRunner(resolve_rewards([*trained_on.rewards, *extra]), **asdict(trained_on.runtime))
+        rewards = [*evaluated_apart(trained_on.rewards), *extra]
+        self.reward_runner = RewardRunner(resolve_rewards(rewards), **asdict(trained_on.runtime))
         self.success_index = self._find_success_reward(settings.success_reward)
 
     def _find_success_reward(self, name: str | None) -> int:
@@ -92,6 +94,11 @@ class Evaluation:
             names += [f"pass@{k}" for k in _ks(self.sampling)]
         return NamedMeans(names)
 
+    def _score(self, batch: PromptBatch, rollouts: Rollouts, moment: Moment) -> RewardTable:
+        """With what the rewards remember of training, to which nothing is added."""
+        self.reward_runner.kept_state.restore([self.source.reward_runner.kept_state.state_dict()])
+        return self.source.score(batch, rollouts, moment, self.reward_runner)
+
     def evaluate(self, batch: PromptBatch, means: NamedMeans, moment: Moment) -> list[dict[str, Any]]:
         """Scores one greedy completion per prompt, and samples for pass@k, into ``means``.
 
@@ -102,7 +109,7 @@ class Evaluation:
             self.source.sample_nothing(self.greedy, self.sampling)
             return []
         rollouts = self.source.sample_as(batch, self.greedy, "eval", moment.step)
-        table = self.source.score(batch, rollouts, moment, self.reward_runner)
+        table = self._score(batch, rollouts, moment)
         means.update({f"rewards/{name}": table.values[:, r].tolist() for r, name in enumerate(table.names)})
         trained_on = len(self.source.reward_runner.rewards)
         trained = (table.values[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
@@ -121,11 +128,11 @@ class Evaluation:
             self.source.sample_nothing(self.source.sampling)
             return []
         rollouts = self.source.sample_as(batch, self.source.sampling, "train", moment.step)
-        return self._rows(batch, rollouts, self.source.score(batch, rollouts, moment, self.reward_runner))
+        return self._rows(batch, rollouts, self._score(batch, rollouts, moment))
 
     def _pass_at_ks(self, batch: PromptBatch, sampling: SamplingSettings, moment: Moment) -> dict[str, list[float]]:
         rollouts = self.source.sample_as(batch, sampling, "eval", moment.step)
-        table = self.source.score(batch, rollouts, moment, self.reward_runner)
+        table = self._score(batch, rollouts, moment)
         success = (table.values[:, self.success_index] >= 1).double()
         correct = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rollouts.group, success)
         samples = sampling.num_generations

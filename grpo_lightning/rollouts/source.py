@@ -235,12 +235,14 @@ class RolloutSource(Source):
         return self.compose_rewards(rewards.values, rewards.names, rewards.weights)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """The generator's."""
-        return self.generator.state_dict()
+        """The generator's, and what the rewards of all ranks remember; called on every rank."""
+        remembered = self.reward_runner.kept_state.of_all_ranks()
+        return self.generator.state_dict() | ({"rewards": remembered} if remembered else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it; the generator must fetch the restored weights."""
-        self.generator.load_state_dict(state)
+        self.reward_runner.kept_state.restore(state.get("rewards", ()))
+        self.generator.load_state_dict({name: value for name, value in state.items() if name != "rewards"})
         self.sent_version = None
 
     def close(self, step: int) -> None:

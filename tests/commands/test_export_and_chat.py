@@ -130,6 +130,32 @@ def test_a_launch_too_short_to_log_has_its_config_all_the_same(tiny_model_dir, t
     assert export.main([str(run), str(tmp_path / "hf")]) == 0
 
 
+def test_a_run_from_python_has_its_settings_in_its_checkpoint(tiny_model_dir, tmp_path, capsys):
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path, 1)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    path = (
+        tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "epoch=0-step=1.ckpt"
+    )  # as ModelCheckpoint calls it
+    trainer.save_checkpoint(path)
+    for number, source in enumerate((path, tmp_path)):
+        assert export.main([str(source), str(tmp_path / f"model{number}")]) == 0
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / f"model{number}", dtype=torch.float32)
+        expected = weights(module)
+        assert all(torch.equal(parameter, expected[name]) for name, parameter in exported.named_parameters())
+
+
+def test_an_adapter_of_a_run_from_python_wants_its_config_since_objects_are_not_in_a_checkpoint(
+    tiny_model_dir, tmp_path, capsys
+):
+    module = make_module(tiny_model_dir, finetuning_type="lora")
+    trainer = make_trainer(tmp_path, 1)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert export.main([str(tmp_path / "a.ckpt"), str(tmp_path / "model")]) == 1
+    assert "Name the run's config with --config" in capsys.readouterr().err
+
+
 def greedy(model_dir: Path, prompt: str, tokens: int) -> str:
     """What transformers answers to a chat of one message."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)

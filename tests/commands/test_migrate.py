@@ -85,6 +85,8 @@ def test_trls_command_line_is_understood_and_wins_over_the_file(tmp_path, capsys
     ("text", "message"),
     [
         ("- a\n", "not `key: value` lines"),
+        ("", "is empty"),
+        ("per_device_train_batch_size: eight\n", "per_device_train_batch_size='eight' is no number."),
         ("model: {beta: 1}\n", "config of this package already"),
         (
             "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n",
@@ -102,3 +104,20 @@ def test_a_quoted_command_longer_than_a_file_name_is_read(capsys: pytest.Capture
     command = f"accelerate launch grpo.py --learning_rate 1e-5 --num_generations 4 --output_dir {'x' * 300}"
     assert main([command]) == 0
     assert "num_generations: 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "trainers"),
+    [
+        ("packing: true\nmax_length: 64\n", "sft"),
+        ("f_divergence_type: reverse_kl\nmax_length: 64\n", "dpo"),
+        ("max_length: 64\n", "sft or dpo or kto or reward"),
+    ],
+)
+def test_a_config_of_another_trainer_is_answered_with_its_name(text, trainers, tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text(f"learning_rate: 1.0e-5\n{text}")
+    assert main([str(tmp_path / "old.yaml")]) == 0
+    assert f"For another trainer's give --trainer {trainers}." in capsys.readouterr().err
+    (tmp_path / "old.yaml").write_text("learning_rate: 1.0e-5\nnum_generation: 4\n")  # misspelt alone
+    assert main([str(tmp_path / "old.yaml")]) == 0
+    assert "--trainer" not in capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from grpo_lightning.generation.vllm.serving.guard import TokenGuard
+from grpo_lightning.generation.vllm.serving.owner import RUN_HEADER, new_run
 from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.serving.token import (
     HOSTS_VARIABLE,
@@ -77,6 +78,35 @@ def test_no_other_authorization_will_do(header: str) -> None:
 def test_a_request_by_a_name_that_is_not_the_servers_is_refused_even_with_the_token(host: str, allowed: bool) -> None:
     assert status("POST", "/pause", Host=host, Authorization="Bearer t0ken") == (200 if allowed else 403)
     assert status("GET", "/health", Host=host) == (200 if allowed else 403)
+
+
+def test_a_run_that_has_lost_the_server_to_another_one_is_refused() -> None:
+    guard = TokenGuard(application)
+
+    def asks(run: str | None, path: str = "/v1/completions") -> tuple[int, str]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        named = {"host": "127.0.0.1", "authorization": "Bearer t0ken"} | (
+            {} if run is None else {RUN_HEADER.lower(): run}
+        )
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        asyncio.run(guard(scope, None, send))
+        return sent[0]["status"], json.loads(sent[1]["body"])["error"] if len(sent) == 2 else ""
+
+    first, second = new_run(), new_run()
+    assert first != second
+    assert [asks(run)[0] for run in (first, second, None)] == [200, 200, 200]  # nobody's, as after a restart
+    assert asks(first, "/pause")[0] == asks(first)[0] == asks(None)[0] == 200
+    assert asks(second)[0] == 409  # it has sent nothing
+    assert asks(second, "/collective_rpc") == (200, "")
+    for path in ("/v1/completions", "/collective_rpc", "/pause"):  # neither its completions nor its weights
+        refused, why = asks(first, path)
+        assert refused == 409 and second.rpartition(" ")[0] in why
+    assert asks(second)[0] == asks(None)[0] == 200
 
 
 def test_a_websocket_wants_the_token_too() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
+from grpo_lightning.commands.serve import build_parser, stored_dtype
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.generation.vllm import compat as vllm_compat
 from grpo_lightning.generation.vllm.serving.client import CallsEnded, ServerRefused, ServerUnavailable, VLLMClient
@@ -173,15 +173,6 @@ def test_waiting_ends_with_what_to_start_and_set(server, client):
     server.statuses = [503] * 1000
     with pytest.raises(TimeoutError, match=r"within 0 s .*timeout.*grpo_lightning serve.*launch=true"):
         client.wait_until_healthy(0.1)
-
-
-def test_a_server_that_dies_is_started_again_as_often_as_allowed(tmp_path):
-    process = ServerProcess(
-        [sys.executable, "-c", "print('last words'); raise SystemExit(3)"], log_file=tmp_path / "log"
-    )
-    assert supervise(process, VLLMClient("127.0.0.1", 9, 1), restarts=1) == 3
-    assert process.starts == 2
-    assert process.log_tail().splitlines() == ["last words", "last words"]
 
 
 def test_stopping_ends_the_server_and_what_it_started(tmp_path):

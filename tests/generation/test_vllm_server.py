@@ -296,6 +296,24 @@ def test_a_server_that_dies_in_mid_step_is_asked_again_for_exactly_the_unanswere
     assert children(process.pid) != [vllm]
 
 
+def test_a_run_whose_server_another_run_takes_does_not_sample_from_the_others_weights(forked, policy):
+    _, first = forked
+    expected = first.generate(PROMPTS, SETTINGS, SEEDS)
+    second, other = VLLMServer(port=first.client.port, timeout=200), ending_model()
+    shift_weights(other)
+    second.start(other, TOKENIZER, "toy")
+    second.update_weights(other)
+    for ask in (lambda: first.generate(PROMPTS, SETTINGS, SEEDS), lambda: first.update_weights(policy)):
+        with pytest.raises(ServerRefused, match=r"the weights of another run \(process \d+ on "):
+            ask()
+    assert mismatch(other, second.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+    second.stop()
+    first.stop()
+    first.start(policy, TOKENIZER, "toy")  # as a run that goes on from its checkpoint
+    first.update_weights(policy)
+    assert torch.equal(first.generate(PROMPTS, SETTINGS, SEEDS).completion_ids, expected.completion_ids)
+
+
 @pytest.mark.usefixtures("forked_servers")
 def test_training_with_a_launched_server_and_a_hot_adapter(tiny_model_dir, tmp_path):
     generator = VLLMServer(port=free_port(), launch=True, launch_arguments=SMALL_SERVER, max_model_length=64)

@@ -70,6 +70,23 @@ def test_the_launchers_file_gives_its_processes_and_sharding(config, tmp_path):
     assert (settings["num_processes"], settings["use_deepspeed"], settings["mixed_precision"]) == (7, True, "bf16")
 
 
+def test_a_file_of_processes_that_trls_own_command_names_counts_too(config, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("distributed_type: FSDP\nnum_processes: 4\n")
+    settings = read_source(None, [f"trl grpo --config {config} --accelerate_config {own}"])
+    assert (settings["num_processes"], settings["use_fsdp"]) == (4, True) and "accelerate_config" not in settings
+    elsewhere = read_source(None, [f"trl grpo --config {config} --accelerate_config elsewhere.yaml"])
+    assert elsewhere["accelerate_config"] == "elsewhere.yaml"
+
+
+@pytest.mark.parametrize("name", ["single_gpu", "multi_gpu", "zero1", "zero2", "zero3", "fsdp1", "fsdp2"])
+def test_a_file_of_processes_that_trl_brings_counts_by_its_name(name, config):
+    folder = Path(pytest.importorskip("trl").__file__).parent / "accelerate_configs"
+    by_name = read_source(None, [f"trl grpo --config {config} --accelerate_config {name}"])
+    by_file = read_source(None, [f"trl grpo --config {config} --accelerate_config {folder / name}.yaml"])
+    assert by_name | {"num_machines": 1} == by_file and by_name["num_processes"] == (1 if name == "single_gpu" else 8)
+
+
 def test_values_are_read_as_they_are_meant():
     words = [
         "--lora_target_modules",

@@ -27,6 +27,7 @@ from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
     check_not_launched,
     launch_options,
+    name_run,
     share_token,
     wait_for_server,
 )
@@ -156,6 +157,7 @@ class VLLMServer(VLLMGenerator):
             self._launch(policy, tokenizer, files)
         self._wait()
         self._model_length = served_length(self.client)
+        name_run(self.client)
         self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
         places = plain_model(policy), self.weight_directory, self.trainer_address
         transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_lightning.rewards.base import ISOLATIONS, SCOPES, BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.runtime.kept_state import keeps_state
 
 
 def rows_of_calls(reward: BaseRewardFunction, rows: Sequence[int], group: Sequence[int]) -> list[list[int]]:
@@ -59,6 +60,12 @@ def check_calling(reward: BaseRewardFunction) -> None:
         raise ValueError(
             f"Reward '{reward.name}' has isolation='main', which has no effect on an async def: it runs on the rewards' event "
             "loop, in a thread of its own. Write the reward as a plain def, or remove isolation."
+        )
+
+    if reward.isolation == "process" and keeps_state(reward):
+        raise ValueError(
+            f"Reward '{reward.name}' has state_dict, and isolation='process', where what it remembers stays in processes that come "
+            "and go. Remove one of them."
         )
 
 

@@ -78,6 +78,7 @@ class CallRows:
             "prompts": list(self.prompts),
             "completions": list(self.completions),
             "completions_ids": list(self.completions_ids),
+            "completion_ids": list(self.completions_ids),
             "trainer_state": self.state,
             **{name: list(values) for name, values in self.columns.items()},
         }

@@ -357,3 +357,13 @@ def test_lists_that_do_not_belong_together_are_refused() -> None:
         RewardRunner([AccuracyReward(), AccuracyReward()])
     with pytest.raises(ValueError, match="max_error_share=0"):
         RewardRunner([AccuracyReward()], max_error_share=0)
+
+
+def test_a_class_gets_the_token_ids_by_either_name_as_a_function_does():
+    class ByTRLsName(BaseRewardFunction):
+        def __call__(self, completion_ids, **columns):
+            assert columns["completions_ids"] == completion_ids
+            return [float(ids[0]) for ids in completion_ids]
+
+    table = RewardRunner([ByTRLsName("ids")]).score(["p", "p"], ["a", "b"], [[3], [5]])
+    assert table.values.tolist() == [[3.0], [5.0]]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.generation.vllm.serving.owner import RUN_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class VLLMClient:
         """Ends the message of an error that is the server's."""
         self.token: Callable[[], str | None] = lambda: None
         """Gives the server's token, asked for at every call: a server that is started again may have another."""
+        self.run: str | None = None
+        """Names the run whose weights the server holds, once it sends them: the server refuses it when another run does."""
         self._loop = EventLoopThread("vllm client")
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -135,6 +138,8 @@ class VLLMClient:
 
     def _headers(self, payload: str | None) -> dict[str, str]:
         headers = {"Content-Type": "application/json"} if payload else {}
+        if self.run is not None:
+            headers[RUN_HEADER] = self.run
         token = self.token()
         return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 

@@ -16,6 +16,8 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from grpo_lightning.generation.vllm.serving.owner import RUN_HEADER, WeightsOwner
+from grpo_lightning.generation.vllm.serving.supervisor_watch import watch_supervisor
 from grpo_lightning.generation.vllm.serving.token import HOSTS_VARIABLE, TOKEN_VARIABLE
 
 OPEN_ROUTES = frozenset({"/health", "/ping", "/version", "/v1/models", "/load", "/metrics"})
@@ -27,6 +29,8 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 class TokenGuard:
     """ASGI middleware (``vllm --middleware``); reads the token from the environment.
+
+    It also keeps two runs apart that would sample from each other's weights, and ends the server with what started it.
 
     Args:
         app: The server.
@@ -41,14 +45,16 @@ class TokenGuard:
             raise RuntimeError(
                 f"{TOKEN_VARIABLE} is not set, and a server without a token is open to every local user."
             )
+        watch_supervisor()
         self.app = app
+        self._owner = WeightsOwner()
         self._token = hashlib.sha256(token.encode()).digest()
         further = os.environ.get(HOSTS_VARIABLE, "").split(",")
         names = ["localhost", socket.gethostname(), socket.getfqdn(), *further]
         self._names = {name.strip().lower() for name in names if name.strip()}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Passes the request on, or answers it with 401 or 403."""
+        """Passes the request on, or answers it with 401, 403 or, where another run has the server, 409."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
@@ -64,6 +70,9 @@ class TokenGuard:
                 "for the run and for grpo_lightning serve; on one machine a run finds the file that serve has named."
             )
             return await _refuse(scope, send, 401, reason)
+        run = headers.get(RUN_HEADER.lower().encode())
+        if run and not _is_open(scope) and (taken := self._owner.why_refused(run.decode("latin-1"), scope["path"])):
+            return await _refuse(scope, send, 409, taken)
         return await self.app(scope, receive, send)
 
     def _is_own(self, host: str) -> bool:

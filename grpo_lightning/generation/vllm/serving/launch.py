@@ -14,6 +14,7 @@ from grpo_lightning.generation.vllm.compat import is_cpu_build
 from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, VLLMClient
 from grpo_lightning.generation.vllm.serving.file_transfer import write_weights
 from grpo_lightning.generation.vllm.serving.nccl_transfer import goes_by_nccl
+from grpo_lightning.generation.vllm.serving.owner import new_run
 from grpo_lightning.generation.vllm.serving.process import ServerProcess, server_command
 from grpo_lightning.generation.vllm.skeleton import lora_arguments, plain_model, save_skeleton
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
@@ -137,6 +138,14 @@ def launch_options(
         rank = lora_arguments(policy)["max_lora_rank"]
         options += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
     return options
+
+
+def name_run(client: VLLMClient) -> None:
+    """From here on the requests of all ranks are one run's: the next ones bring its weights. All ranks call it."""
+    name = [new_run()]
+    if is_distributed():
+        dist.broadcast_object_list(name, src=0)
+    client.run = name[0]
 
 
 def share_token(client: VLLMClient, token: str | None) -> None:

@@ -18,6 +18,7 @@ from grpo_lightning.generation.vllm.compat import (
     request_counters,
     tokens_in_options,
 )
+from grpo_lightning.generation.vllm.serving.supervisor_watch import WATCH_VARIABLE
 from grpo_lightning.generation.vllm.serving.token import HOSTS_VARIABLE, TOKEN_VARIABLE, new_token
 
 SERVED_NAME = "policy"
@@ -87,7 +88,7 @@ def server_environment(gpus: str | None = None) -> dict[str, str]:
 class ServerProcess:
     """Starts the server, starts it again when it dies, ends it.
 
-    The server is the head of a process group of its own, so that its workers end with it.
+    The server is the head of a process group of its own, so that its workers end with it, and it ends with this process.
 
     Args:
         command: From ``server_command``.
@@ -119,8 +120,8 @@ class ServerProcess:
         try:
             self._process = subprocess.Popen(
                 self.command,
-                env=server_environment(self.gpus) | self._guarded(),
-                stdin=subprocess.DEVNULL,
+                env=server_environment(self.gpus) | self._guarded() | {WATCH_VARIABLE: "1"},
+                stdin=subprocess.PIPE,  # its end is how the server hears of ours
                 stdout=output,
                 stderr=subprocess.STDOUT if output is not None else None,
                 start_new_session=True,
@@ -160,6 +161,8 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)  # workers that outlived the head, or a head that did not listen
         self.wait(patience)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._process = None
 
     def log_tail(self, lines: int = 15) -> str:

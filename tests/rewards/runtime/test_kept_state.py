@@ -1,0 +1,134 @@
+"""What rewards remember between calls: in checkpoints, apart from evaluations, or said to be lost."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import make_data, make_module, make_trainer, weights
+
+from grpo_lightning.rewards import BaseRewardFunction, RewardRunner, resolve_rewards
+from grpo_lightning.rewards.base import RewardContractError
+
+
+class Forgetful:
+    """Pays less from call to call, and cannot tell how many there were."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        self.calls += 1
+        return [sum(token % 2 == 0 for token in ids) / self.calls for ids in completion_ids]
+
+
+class Remembering(Forgetful):
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+@dataclass
+class Novelty(BaseRewardFunction):
+    """1 over how often a completion was seen; what it gives is what it goes on writing to."""
+
+    name: str = "novelty"
+    weight: float = 1.0
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        for ids in completion_ids:
+            self.seen[ids[0]] = self.seen.get(ids[0], 0) + 1
+        return [1 / self.seen[ids[0]] for ids in completion_ids]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_resumed_run_goes_on_with_what_its_rewards_remember(evaluates, tiny_model_dir, tmp_path):
+    def run(steps: int, evaluated: bool = False, ckpt: Path | None = None) -> tuple[Any, Path]:
+        module = make_module(tiny_model_dir, rewards=[Remembering(), Novelty()])
+        own = {"val_check_interval": 1, "check_val_every_n_epoch": None} if evaluated else {}
+        trainer = make_trainer(tmp_path, steps, **own)
+        held_out = {"eval_dataset": str(tmp_path / "train.jsonl")} if evaluated else {}
+        trainer.fit(module, datamodule=make_data(tmp_path, **held_out), ckpt_path=ckpt)
+        trainer.save_checkpoint(tmp_path / "saved.ckpt")
+        return module, tmp_path / "saved.ckpt"
+
+    whole, _ = run(4)
+    _, saved = run(2, evaluates)
+    resumed, _ = run(4, evaluates, saved)
+    counts = [module.source.reward_runner.kept_state.state_dict() for module in (whole, resumed)]
+    assert counts[0] == counts[1] and counts[0]["Remembering"] == {"calls": 4}
+    expected, found = weights(whole), weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def runner(*rewards: Any) -> RewardRunner:
+    return RewardRunner(resolve_rewards(list(rewards)))
+
+
+def call(of: RewardRunner, times: int = 1) -> None:
+    for _ in range(times):
+        of.score(["p", "p"], ["a", "b"], [[1], [2]])
+
+
+def test_ranks_get_back_their_own_and_a_state_is_a_copy():
+    one = runner(Novelty())
+    call(one)
+    (saved,) = one.kept_state.of_all_ranks()
+    call(one)
+    assert saved == {"novelty": {"seen": {1: 1, 2: 1}}}
+    other = runner(Novelty())
+    other.kept_state.restore([saved])
+    call(other)
+    assert other.rewards[0].seen == {1: 2, 2: 2} and saved["novelty"]["seen"] == {1: 1, 2: 1}
+
+
+def test_what_no_checkpoint_holds_is_said_once_and_only_where_it_has_changed(caplog):
+    with caplog.at_level(logging.WARNING):
+        lost = runner(
+            Forgetful(), "accuracy,format,repetition", lambda completions, **columns: [0.0] * len(completions)
+        )
+        assert lost.kept_state.of_all_ranks() == [] and not caplog.records
+        lost.score(["p"], ["a"], [[1]], {"ground_truth": ["a"]})
+        lost.kept_state.of_all_ranks()
+        lost.kept_state.of_all_ranks()
+    (said,) = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert said.startswith("The reward 'Forgetful' remembers from call to call (calls)")
+
+
+def test_a_checkpoint_without_its_state_is_said(caplog):
+    later = runner(Remembering())
+    with caplog.at_level(logging.WARNING):
+        later.kept_state.restore([])
+    assert "no state of the reward 'Remembering'" in caplog.text
+
+
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused_with_the_rewards_name():
+    class Counting(Remembering):
+        def state_dict(self) -> dict[str, Any]:
+            return {"calls": Counter("abc"), "of": object()}
+
+    with pytest.raises(
+        RewardContractError, match=r"^Reward 'Counting': its state_dict\(\) gives what a checkpoint cannot"
+    ):
+        runner(Counting()).kept_state.of_all_ranks()
+
+
+def test_state_that_would_stay_in_another_process_is_refused():
+    reward = Novelty()
+    reward.isolation = "process"
+    with pytest.raises(ValueError, match=r"^Reward 'novelty' has state_dict, and isolation='process'"):
+        runner(reward)
