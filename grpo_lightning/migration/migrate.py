@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from grpo_lightning.migration.compose import COMPOSERS
@@ -68,6 +69,32 @@ def migrate(
         compose(migration)
     if not is_grpo_arguments:
         migration.notes[:0] = _version_notes(migration, first, last, is_told=trl_version is not None)
+    return migration
+
+
+def migrate_with_own(
+    settings: dict[str, Any],
+    own: Collection[str],
+    implied: Mapping[str, Any],
+    devices: int | None,
+    total_steps: int | None,
+) -> Migration:
+    """The same of a trainer of TRL 1.16's that has GRPOConfig's settings, but for some of its own.
+
+    Args:
+        settings: Their flat keys.
+        own: Settings that GRPOConfig does not have, or has with another meaning; they are yet to be composed.
+        implied: Its defaults of the others, where they are not GRPOConfig's.
+        devices, total_steps: See ``migrate``.
+    """
+    shared = {key: value for key, value in settings.items() if key not in own}
+    migration = migrate({**implied, **shared}, devices, total_steps, "1.16")
+    migration.source |= {key: value for key, value in settings.items() if key in own}
+    migration.given = dict(settings)
+    for noted in (migration.mapped, migration.refused):  # nobody has written what is implied
+        for key in noted.keys() - settings.keys():
+            del noted[key]
+    migration.notes[0] = "What is left out has the defaults of TRL 1.16."
     return migration
 
 
