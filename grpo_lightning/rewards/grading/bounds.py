@@ -53,12 +53,12 @@ def in_signs(text: str) -> str:
 
 
 def _begins_with_number(text: str) -> bool:
-    if number_in_words(text.lower().replace("-", " ").split()) is not None:
+    if number_in_words(text) is not None:
         return True
     first = text.split(maxsplit=1)[0].lstrip("$€£-")
     return literal(first.rstrip("%")) is not None or first.startswith(("\\frac", "\\sqrt", "π"))
 
 
 def _in_figures(bound: str) -> str:
-    found = number_in_words(bound.lower().replace("-", " ").split())
+    found = number_in_words(bound)
     return bound if found is None else " ".join([str(found[0]), *found[1]])

@@ -193,7 +193,7 @@ def words_in_sentence(text: str) -> str | None:
     if len(words) < 3 or len(words) > MAX_SENTENCE or not OTHER_VALUE.isdisjoint(words):
         return None
     first = next((place for place, word in enumerate(words) if word in NUMBER_WORDS), len(words))
-    found = number_in_words(words[first : first + MAX_WORDS])
+    found = number_in_words(" ".join(words[first : first + MAX_WORDS]))
     if found is None or "\\" in text:
         return None
     end = min(first + MAX_WORDS, len(words)) - len(found[1])

@@ -236,7 +236,7 @@ def _number(text: str) -> Number | None:
 
 def _in_words(text: str) -> Quantity | None:
     """``seventy-two``, ``three quarters``, ``five apples``: one number in words and perhaps a noun."""
-    found = number_in_words(text.lower().replace("-", " ").split())
+    found = number_in_words(text)
     if found is None:
         return None
     value, words = found

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from grpo_lightning.rewards.grading.literals import literal
 from grpo_lightning.rewards.grading.measures import measure
-from grpo_lightning.rewards.grading.number_words import number_in_words, part_named
+from grpo_lightning.rewards.grading.number_words import number_said, part_named
 
 _PART = r"(?:a|one|two|three)\s(?:half|halves|third|quarter|fourth|fifth|eighth)s?"
 _UNIT_AND_PART = re.compile(rf"(?P<count>[0-9]+|[a-z-]+) (?P<unit>[a-z]+) and (?P<part>{_PART})")
@@ -67,10 +66,7 @@ def in_figures(text: str) -> str:
 
 
 def _amount(said: str) -> Fraction | None:
-    if said in ("a", "an"):
-        return Fraction(1)
-    found = number_in_words(said.replace("-", " ").split())
-    return literal(said) if found is None or found[1] else found[0]
+    return Fraction(1) if said in ("a", "an") else number_said(said)
 
 
 def _as_words(money: re.Match[str]) -> str:
