@@ -11,8 +11,7 @@ from typing import Any
 
 from grpo_lightning.environments.environment_class import EnvironmentClass, accepted_columns, check_read
 from grpo_lightning.environments.episode import EnvironmentFault
-from grpo_lightning.environments.observation import as_messages
-from grpo_lightning.environments.output import as_text
+from grpo_lightning.environments.output import as_messages, as_text
 from grpo_lightning.messages import Message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from grpo_lightning.generation.base import Generator
-from grpo_lightning.generation.strategy_check import check_generator
+from grpo_lightning.generation.transformers.generator import TransformersGenerator
 from grpo_lightning.modules.checks.data import check_positions
 from grpo_lightning.modules.checks.partial_rollouts import check_partial_rollouts
 from grpo_lightning.modules.checks.vision import check_vision_settings, check_vision_strategy
@@ -173,3 +173,16 @@ def check_router_replay(settings: GRPOSettings, config: Any, generator: Generato
     except ValueError as error:
         raise ValueError(f"model.router_replay=true is not possible: {error}. Leave it out.") from error
     generator.record_routed_experts(config)
+
+
+def check_generator(strategy: Strategy, generator: Generator) -> None:
+    """Refuses a generator that needs what the strategy spreads over ranks.
+
+    Raises:
+        ValueError: Naming the generators that work.
+    """
+    if isinstance(strategy, ModelParallelStrategy) and isinstance(generator, TransformersGenerator):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and model.generator=TransformersGenerator needs "
+            "them whole on every rank. Use VLLMColocate or VLLMServer as model.generator, or trainer.strategy=ddp."
+        )
