@@ -13,8 +13,7 @@ from grpo_lightning.concurrency.worker_pool import Worker, WorkerError, WorkerPo
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
-from grpo_lightning.environments.instance import Answer, Instance
-from grpo_lightning.environments.instance_runner import InstanceRunner
+from grpo_lightning.environments.instance import Answer, Instance, InstanceRunner
 from grpo_lightning.environments.slots import CallSlots
 
 PROCESSES = 8

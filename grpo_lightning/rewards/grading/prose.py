@@ -6,8 +6,7 @@ import re
 
 from grpo_lightning.rewards.grading.amounts import end_of_time
 from grpo_lightning.rewards.grading.calendar import date_at
-from grpo_lightning.rewards.grading.denied import denied_behind
-from grpo_lightning.rewards.grading.modifiers import change_before
+from grpo_lightning.rewards.grading.denied import change_before, denied_behind
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 from grpo_lightning.rewards.grading.number_words import MAX_WORDS, NUMBER_WORDS, SCALES, number_in_words
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE

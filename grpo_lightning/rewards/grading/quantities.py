@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from grpo_lightning.rewards.grading.compounds import compound_amount, feet_and_inches
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
+from grpo_lightning.rewards.grading.measures import GLUED, Dimension, Measured, Quantity, measure
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
 from grpo_lightning.rewards.grading.numeric import Number
-from grpo_lightning.rewards.grading.quantity_forms import Measured, Quantity
-from grpo_lightning.rewards.grading.spoken import in_figures
+from grpo_lightning.rewards.grading.spoken import compound_amount, feet_and_inches, in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 
 OTHER_VALUE = frozenset(

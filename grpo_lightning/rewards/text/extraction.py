@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.denied import denied_behind, without_contrast
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.grading.notation import tidy
 from grpo_lightning.rewards.grading.numeric import in_ascii, last_number_span
-from grpo_lightning.rewards.grading.whole_value import whole_value
+from grpo_lightning.rewards.grading.quantities import quantity
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
 from grpo_lightning.rewards.text.stated import stated_answer
@@ -203,3 +205,24 @@ def _answer(found: dict[str, object]) -> str | None:
     if isinstance(given, list) and all(isinstance(item, str) for item in given):
         given = ", ".join(given)
     return given if isinstance(given, str) else None
+
+
+MAX_WHOLE = 40
+"""Characters of a text that is nothing but a value."""
+
+
+def whole_value(text: str) -> str | None:
+    """The text where all of it is one quantity, date or time; None for sentences, formulas and long texts.
+
+    Example:
+        >>> whole_value("1 h 30 min"), whole_value("The 4th of July."), whole_value("It is 4"), whole_value("2 + 2")
+        ('1 h 30 min', 'The 4th of July.', None, None)
+    """
+    text = text.strip()
+    if "\n" in text or len(text) > MAX_WHOLE or text.startswith("- "):  # a list of one
+        return None
+    number = last_number_span(text)
+    if number is not None and denied_behind(text, number[1]) is not None:
+        return None
+    plain = tidy(text)
+    return text if quantity(plain) is not None or moment(plain) is not None else None
