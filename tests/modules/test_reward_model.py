@@ -17,7 +17,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo_lightning import RewardModelModule, get_reward_function
-from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
+from grpo_lightning.algorithm.preferences.pairs import bradley_terry_loss
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.datamodules.written.compared_texts import compared_texts
 from grpo_lightning.ordinary_text import OrdinaryText
