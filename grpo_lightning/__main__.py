@@ -52,6 +52,11 @@ def main(args: list[str] | None = None) -> None:
         print(PROGRAM, __version__)
     elif not arguments:
         raise SystemExit(f"{help_text()}\n\nerror: no COMMAND was given.")
+    elif arguments[0] in STAGES:
+        begin(arguments, is_program)
+        with uncollected():
+            from grpo_lightning.commands.stage_cli import main as run_stage
+        raise SystemExit(run_stage(arguments[0], arguments[1:]))
     elif arguments[0] in COMMANDS:
         begin(arguments, is_program)
         with uncollected():
@@ -100,7 +105,7 @@ def begin(arguments: list[str], is_program: bool = False) -> None:
             from grpo_lightning.commands.settings.ranks import ranks_here
             from grpo_lightning.distributed.early_ranks import start_early
 
-            start_early(ranks_here(words), f"grpo_lightning.commands.{command if is_stage else 'cli'}", arguments)
+            start_early(ranks_here(words), f"grpo_lightning.commands.{'stage_cli' if is_stage else 'cli'}", arguments)
     write_all_text()
 
 

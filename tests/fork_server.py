@@ -11,7 +11,7 @@ CONTEXT.set_forkserver_preload(
         "lightning.pytorch.strategies",
         "torch.distributed.fsdp",
         "toy_models",
-        *("grpo_lightning.trackers.tensorboard", "torch.utils.tensorboard"),  # of the first step that is logged
+        *("grpo_lightning.trackers.kinds", "torch.utils.tensorboard"),  # of the first step that is logged
         *("omegaconf", "torch.profiler._cupti_monitor", "numpy.ctypeslib", "torch.utils.serialization"),
         "fork_server_heap",
     ]

@@ -104,7 +104,7 @@ class Objective(ObjectiveSettings):
         policy_loss = loss = (weights * tokens.segments.sum(per_token)).sum()
         if entropy is not None and self.entropy_has_gradient:
             coefficient = self.entropy_coef if entropy_coef is None else entropy_coef
-            loss = policy_loss - coefficient * self._mean_entropy(tokens, terms, entropy, totals)
+            loss = policy_loss - coefficient * self._mean_entropy(terms, entropy, totals)
         metrics = objective_metrics.collect(self, self.policy_loss, tokens, terms, entropy)
         return loss, metrics + MetricSums(totals={"loss": loss.detach(), "policy_loss": policy_loss.detach()})
 
@@ -192,7 +192,7 @@ class Objective(ObjectiveSettings):
             per_token = per_token * terms.correction.per_token
         return per_token
 
-    def _mean_entropy(self, tokens: TokenBatch, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
+    def _mean_entropy(self, terms: LossTerms, entropy: Tensor, totals: StepTotals) -> Tensor:
         """This micro-batch's share of the mean entropy over the step's trained tokens, whatever the loss's average."""
         count = totals.high_entropy_tokens if self.needs_entropy_threshold else totals.tokens
         assert count is not None  # _check_given

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from grpo_lightning.metrics.evaluation import none_if_nan
-from grpo_lightning.metrics.step_record import StepRecord
+from grpo_lightning.metrics.step_report import StepRecord
 from grpo_lightning.rewards.text.valid_text import json_text, valid_text
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Prompt

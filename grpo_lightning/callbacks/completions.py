@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.callbacks.completion_rows import completions_table
 from grpo_lightning.metrics.diagnostics import removed_on_error, skipped_if_not_written
-from grpo_lightning.metrics.step_record import StepRecord
+from grpo_lightning.metrics.step_report import StepRecord
 
 MAX_FILES = 2000
 """Files per rank: a directory of tens of thousands of small files is slow to list and to read."""

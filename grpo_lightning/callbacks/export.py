@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from grpo_lightning.callbacks.samples import show
 from grpo_lightning.callbacks.try_it import shown_path, transformers_lines, typed_path
+from grpo_lightning.distributed.moved_folder import part_of, put_in_place
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
@@ -135,7 +136,7 @@ def _save_full(policy: Any, path: Path) -> None:
 
 def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any, *arguments: Any) -> None:
     """Fills a directory beside ``path``, then renames it."""
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     if not is_first_rank():  # takes part in gathering the weights
         save(policy, part, *arguments)
         return
@@ -144,12 +145,7 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
         part.mkdir(parents=True)
         save(policy, part, *arguments)
         reader.save_pretrained(part)
-        old = path.with_name(path.name + ".old")
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
-            os.replace(path, old)
-        os.replace(part, path)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(path)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if not isinstance(error, OSError | SafetensorError):  # Ctrl-C, for one

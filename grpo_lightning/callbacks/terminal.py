@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.completion_rows import shown_completion
 from grpo_lightning.callbacks.samples import fitting, sample_table, screen, show
-from grpo_lightning.metrics.step_record import StepRecord
+from grpo_lightning.metrics.step_report import StepRecord
 
 SHOWN_METRICS = {
     "reward": "reward {:.3f}",

@@ -1,4 +1,4 @@
-"""Commands beside Lightning's. Each is a module with ``main(args) -> int``, the exit status."""
+"""Commands beside Lightning's. Each is a module with ``main(args) -> int``, the exit status; stages share one."""
 
 COMMANDS = {
     "chat": "types prompts to a trained policy and reads its completions",

@@ -1,4 +1,7 @@
-"""The command line of GRPO for stages that train on what is written: nothing is sampled, no completions are counted."""
+"""``python -m grpo_lightning {sft,dpo,rm}``: stages that train on what is written, under GRPO's command line.
+
+Nothing is sampled, and no completions are counted.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from grpo_lightning.callbacks import HeldOutLine
 from grpo_lightning.commands import STAGE_SUBCOMMANDS
 from grpo_lightning.commands.cli import GRPOCLI, TRAINER_DEFAULTS
 from grpo_lightning.commands.quiet import quiet
+from grpo_lightning.modules import DPOModule, RewardModelModule, SFTModule
 
 
 def stage_defaults(root: str) -> dict[str, Any]:
@@ -35,9 +39,33 @@ class StageCLI(GRPOCLI):
         parser.set_defaults({"data.converter": self.converter})
 
 
-def run_stage(cli: type[StageCLI], arguments: Sequence[str]) -> int:
-    """Runs ``fit`` unless another subcommand is named first."""
+class SFTCLI(StageCLI):
+    """A supervised warm start: ``sft --config sft.yaml``."""
+
+    prog, module_class, converter = "grpo_lightning sft", SFTModule, "sft"
+    defaults = stage_defaults("runs/sft")
+
+
+class DPOCLI(StageCLI):
+    """Training on preferences: ``dpo --config dpo.yaml``."""
+
+    prog, module_class, converter = "grpo_lightning dpo", DPOModule, "dpo"
+    defaults = stage_defaults("runs/dpo")
+
+
+class RMCLI(StageCLI):
+    """A reward model from preferences: ``rm --config rm.yaml``."""
+
+    prog, module_class, converter = "grpo_lightning rm", RewardModelModule, "dpo"
+    defaults = stage_defaults("runs/rm")
+
+
+CLIS: dict[str, type[StageCLI]] = {"sft": SFTCLI, "dpo": DPOCLI, "rm": RMCLI}
+
+
+def main(stage: str, arguments: Sequence[str]) -> int:
+    """Runs ``fit`` of a stage, unless another subcommand is named first."""
     quiet()
     named = bool(arguments) and arguments[0] in STAGE_SUBCOMMANDS
-    cli(args=[*arguments] if named else ["fit", *arguments])
+    CLIS[stage](args=[*arguments] if named else ["fit", *arguments])
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import lightning as L
@@ -72,7 +72,6 @@ class GRPODataModule(L.LightningDataModule):
     """Rows, and what makes prompts of a block of them."""
     order: Order | None = None
     """Which prompts each step gets."""
-    _prompt_reader: PromptReader | None = None
     _outcomes: OutcomeBook | None = None
 
     @checked
@@ -172,7 +171,7 @@ class GRPODataModule(L.LightningDataModule):
             raise ValueError("data.dataset is not set. Name the dataset to train on.")
         if self.streaming:
             check_can_stream(self._module())
-            self.train_stream = self._reader().stream(*specs[UNNAMED])
+            self.train_stream = self._reader.stream(*specs[UNNAMED])
             return
         if self.train_prompts is None:
             parts = self._read(specs)
@@ -203,22 +202,20 @@ class GRPODataModule(L.LightningDataModule):
         return {role: specs for role, specs in roles.items() if specs}
 
     def _read(self, specs: Specs) -> dict[str, PromptDataset]:
-        reader = self._reader()
-        return {name: reader.prompts(spec, split) for name, (spec, split) in specs.items()}
+        return {name: self._reader.prompts(spec, split) for name, (spec, split) in specs.items()}
 
+    @cached_property
     def _reader(self) -> PromptReader:
-        if self._prompt_reader is None:
-            self._prompt_reader = PromptReader(
-                PromptForm.of(self._module(), self.tokenizer, self.replace_text),
-                self.converter,
-                self.converter_args,
-                self.dataset_info,
-                self.max_prompt_length,
-                self.overlong_prompts,
-                # prepare_data has read anew already where a Trainer runs this.
-                self.load_from_cache_file or self.trainer is not None,
-            )
-        return self._prompt_reader
+        return PromptReader(
+            PromptForm.of(self._module(), self.tokenizer, self.replace_text),
+            self.converter,
+            self.converter_args,
+            self.dataset_info,
+            self.max_prompt_length,
+            self.overlong_prompts,
+            # prepare_data has read anew already where a Trainer runs this.
+            self.load_from_cache_file or self.trainer is not None,
+        )
 
     def _module(self) -> Any:
         """The Trainer's; None without one."""

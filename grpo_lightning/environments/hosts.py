@@ -6,15 +6,14 @@ import asyncio
 import dataclasses
 import threading
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from grpo_lightning.concurrency.event_loop import ends_unheard, in_thread
 from grpo_lightning.concurrency.worker_pool import UnsentReplyError, Worker, WorkerError, WorkerPool, WorkerStartError
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.environment_class import EnvironmentClass
 from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, RaisedFault, ToolMistake
-from grpo_lightning.environments.instance import Answer, Instance
-from grpo_lightning.environments.instance_runner import InstanceRunner
+from grpo_lightning.environments.instance import Answer, Instance, InstanceRunner
 from grpo_lightning.environments.slots import CallSlots
 
 PROCESSES = 8
@@ -22,40 +21,8 @@ PROCESSES = 8
 MEMORY_BYTES = 4 * 2**30
 
 
-class Lease(Protocol):
-    """One environment, for one episode."""
-
-    @property
-    def environment(self) -> Any:
-        """The user's object; None where it lives in another process."""
-        ...
-
-    async def ask(self, operation: str, *arguments: Any) -> Answer:
-        """The answer to an operation; see :class:`~grpo_lightning.environments.instance.Instance`."""
-        ...
-
-    async def give_back(self, is_sound: bool) -> None:
-        """Ends the lease; an environment that is not sound is thrown away."""
-        ...
-
-
-class Host(Protocol):
-    """Lends environments of one class."""
-
-    at_once: int | None
-    """Leases that there can be at the same time, further ones wait for one that is given back; None for any number."""
-
-    def lease(self) -> Lease:
-        """One that nobody else has; it is found or made when it is first asked."""
-        ...
-
-    async def close(self) -> None:
-        """Lets all go."""
-        ...
-
-
 class ThreadHost:
-    """Environments in this process.
+    """Lends environments of one class, in this process.
 
     Args:
         described: Their class.
@@ -64,6 +31,7 @@ class ThreadHost:
     """
 
     at_once: int | None = None
+    """Leases that there can be at the same time, further ones wait for one that is given back; None for any number."""
 
     def __init__(self, described: EnvironmentClass, calls: Calls, limit: int) -> None:
         self.described, self.calls, self.limit = described, calls, limit
@@ -71,9 +39,9 @@ class ThreadHost:
         self.idle: list[Instance] = []
         self.closing: set[asyncio.Task[None]] = set()
 
-    def lease(self) -> Lease:
-        """See :class:`Host`."""
-        return _ThreadLease(self)
+    def lease(self) -> ThreadLease:
+        """An environment that nobody else has; it is found or made when it is first asked."""
+        return ThreadLease(self)
 
     async def close(self) -> None:
         """Calls the environments' ``close``."""
@@ -81,7 +49,9 @@ class ThreadHost:
         self.idle = []
 
 
-class _ThreadLease:
+class ThreadLease:
+    """One environment of this process, for one episode."""
+
     def __init__(self, host: ThreadHost) -> None:
         self.host = host
         free = next((n for n, instance in enumerate(host.idle) if instance.is_free), None)
@@ -89,14 +59,17 @@ class _ThreadLease:
 
     @property
     def environment(self) -> Any:
+        """The user's object."""
         return self.instance.environment
 
     async def ask(self, operation: str, *arguments: Any) -> Answer:
+        """The answer to an operation; see :class:`~grpo_lightning.environments.instance.Instance`."""
         start, finish = self.instance.operation(operation, *arguments)
         what = f"{self.host.described.name}.{arguments[0] if operation == 'call' else operation}"
         return await self.host.calls(start, finish, what, self.host.slots)
 
     async def give_back(self, is_sound: bool) -> None:
+        """Ends the lease; an environment that is not sound is thrown away."""
         if is_sound:
             self.host.idle.append(self.instance)
             return
@@ -140,24 +113,28 @@ class ProcessHost:
             ) from error
         self.described, self.calls = described, calls
 
-    def lease(self) -> Lease:
-        """See :class:`Host`."""
-        return _ProcessLease(self)
+    def lease(self) -> ProcessLease:
+        """See ``ThreadHost.lease``."""
+        return ProcessLease(self)
 
     async def close(self) -> None:
         """Ends the children."""
         self.pool.close()
 
 
-class _ProcessLease:
+class ProcessLease:
+    """One environment of a child process, for one episode; see ``ThreadLease``."""
+
     def __init__(self, host: ProcessHost) -> None:
         self.host = host
         self.worker: Worker | None = None
         self.environment: Any = None
+        """The user's object is in the child."""
         self._lock = threading.Lock()
         self._is_over = False
 
     async def ask(self, operation: str, *arguments: Any) -> Answer:
+        """See ``ThreadLease.ask``."""
         if self.worker is None:
             await in_thread(self._take)
         what = f"{self.host.described.name}.{arguments[0] if operation == 'call' else operation}"
@@ -207,7 +184,12 @@ class _ProcessLease:
         return reply
 
     async def give_back(self, is_sound: bool) -> None:
+        """See ``ThreadLease.give_back``."""
         with self._lock:
             worker, self.worker, self._is_over = self.worker, None, True
         if worker is not None:
             await in_thread(lambda: (self.host.pool.give_back if is_sound else self.host.pool.drop)(worker))
+
+
+Host = ThreadHost | ProcessHost
+Lease = ThreadLease | ProcessLease

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +11,11 @@ from inspect import getattr_static
 from numbers import Real
 from typing import Any
 
+from grpo_lightning.concurrency.tracebacks import traceback_of
 from grpo_lightning.environments.environment_class import EnvironmentClass, accepted_columns, check_read
-from grpo_lightning.environments.episode import EnvironmentFault
-from grpo_lightning.environments.observation import as_messages
-from grpo_lightning.environments.output import as_text
+from grpo_lightning.environments.episode import EnvironmentContractError, EnvironmentFault, ToolMistake
+from grpo_lightning.environments.output import as_messages, as_text
+from grpo_lightning.environments.printed import Tail, captured
 from grpo_lightning.messages import Message
 
 
@@ -157,3 +160,35 @@ def _scalar(value: Any) -> Any:
         return value.item()
     except (TypeError, ValueError, RuntimeError):  # it has several, or takes an index
         return value
+
+
+class InstanceRunner:
+    """Runs operations on one environment, asynchronous ones on a loop that lasts.
+
+    Args:
+        described: Its class.
+        limit: Characters of each text.
+    """
+
+    def __init__(self, described: EnvironmentClass, limit: int) -> None:
+        self.instance = Instance(described, limit)
+        self.loop = asyncio.new_event_loop()
+
+    def __call__(self, request: tuple[Any, ...]) -> tuple[str, Any]:
+        """Of ``(operation, *arguments)``: ``("answer", Answer)``, ``("raised", (message, traceback))``, or what is wrong with
+        ``("fault", text)``, ``("mistake", text)`` or ``("contract", text)``.
+        """
+        tail = Tail()
+        try:
+            with captured(tail):
+                start, finish = self.instance.operation(*request)
+                raw = start()
+                return "answer", finish(self.loop.run_until_complete(raw) if inspect.isawaitable(raw) else raw)
+        except ToolMistake as error:
+            return "mistake", str(error)
+        except EnvironmentContractError as error:
+            return "contract", str(error)
+        except EnvironmentFault as error:
+            return "fault", str(error)
+        except BaseException as error:  # SystemExit too: the child goes on
+            return "raised", (str(error), traceback_of(error) + (f"\nIt printed:\n{tail.text}" if tail.text else ""))

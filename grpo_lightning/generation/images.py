@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +17,10 @@ from grpo_lightning.vision.processing import ImageProcessing
 
 @runtime_checkable
 class SamplesWithImages(Protocol):
-    """A generator that samples completions of prompts with images."""
+    """A generator whose ``generate`` takes ``images`` too: B of them, of prompts of which some show images.
+
+    The prompts then have a placeholder token for each feature of an image.
+    """
 
     def see_images(self, processing: ImageProcessing, config: PretrainedConfig) -> None:
         """Tells it that prompts will show images; called before weights load.
@@ -37,24 +40,6 @@ class SamplesWithImages(Protocol):
             ValueError: If the policy would see something else than in training.
         """
 
-    def generate_with_images(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[PromptImages],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """As ``Generator.generate``, of B prompts of which some show images.
-
-        Args:
-            prompt_ids: B lists of token ids, with a placeholder token for each feature of an image.
-            images: B of them.
-            sampling: How to draw.
-            seeds: B integers.
-            on_completed: See there.
-        """
-
 
 def sample_batch(
     generator: Generator,
@@ -64,12 +49,12 @@ def sample_batch(
     on_completed: OnCompleted | None = None,
 ) -> Rollouts:
     """G completions of each prompt of a batch, which may show images; arguments as of ``Generator.generate``."""
+    # The check of the settings has made sure that it takes them.
+    shown = {"images": batch.images} if batch.images else {}
+    generate: Callable[..., Rollouts] = generator.generate
     with naming_rows(batch.row_name):
-        if not batch.images:
-            return generator.generate(batch.prompt_ids, sampling, seeds, on_completed)
-        assert isinstance(generator, SamplesWithImages)  # as the check of the settings has made sure of
-        rollouts = generator.generate_with_images(batch.prompt_ids, batch.images, sampling, seeds, on_completed)
-    return replace(rollouts, images=batch.images)
+        rollouts = generate(batch.prompt_ids, sampling, seeds, on_completed, **shown)
+    return replace(rollouts, images=batch.images) if shown else rollouts
 
 
 def check_sees_images(generator: Generator, processing: ImageProcessing | None) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from grpo_lightning.algorithm.metric_sums import MetricSums, mean_of
-from grpo_lightning.metrics.turn_counts import turn_counts
-from grpo_lightning.types import Rollouts
+from grpo_lightning.messages import StopReason
+from grpo_lightning.rewards import RewardTable
+from grpo_lightning.types import Conversation, PromptBatch, Rollouts
 
 SPREAD = ("sampling/staleness_steps", "sampling/staleness_updates")
 
@@ -101,3 +104,71 @@ class StepReport:
         return self.metrics + MetricSums(
             maxima={name: torch.tensor(seconds, dtype=torch.float64) for name, seconds in times.items()}
         )
+
+
+STOPS: tuple[str, ...] = get_args(StopReason)
+
+
+def turn_counts(conversations: Sequence[Conversation]) -> dict[str, Tensor]:
+    """Entries of the means that are logged of them; empty for rollouts of one turn."""
+    if not conversations:
+        return {}
+    kept = [each for each in conversations if not each.is_fault]
+    calls = sum(each.calls for each in kept)
+    entries = {f"rollouts/stop/{stop}": [float(each.stop == stop) for each in conversations] for stop in STOPS}
+    entries |= {
+        "rollouts/turns": [float(each.turns) for each in kept],
+        "rollouts/histories": [float(max(1, len(each.branches))) for each in kept],
+        "tools/call_frequency": [float(each.calls) for each in kept],
+        "tools/failure_frequency": [sum(each.mistakes for each in kept) / calls] if calls else [],
+    }
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in entries.items()}
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The prompts, completions, rewards and advantages of this rank's last step; replaced by the next one.
+
+    Nothing in training reads it: callbacks do, in ``on_train_batch_end``.
+    """
+
+    batch: PromptBatch
+    """B prompts."""
+    rollouts: Rollouts
+    """N completions of them."""
+    rewards: RewardTable
+    """(N, R) scores of this rank."""
+    advantages: Tensor
+    """(N,) float32."""
+
+
+class StepNumbers:
+    """Completes a step's sums over ranks; remembers the tokens so far."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        """Prompt and completion tokens of all completions so far, over all ranks."""
+
+    def complete(self, sums: dict[str, float], num_updates: int) -> dict[str, float]:
+        """The numbers with their means over updates, all tokens so far, and the speed of the engine.
+
+        Args:
+            sums: Of the step, the same on every rank.
+            num_updates: Optimizer steps of the GRPO step, over which its losses are averaged.
+        """
+        numbers = sums | {name: sums.get(name, 0.0) / num_updates for name in ("loss", "policy_loss")}
+        self.num_tokens += int(numbers.pop("tokens/prompt_and_completion"))
+        numbers["num_tokens"] = float(self.num_tokens)
+        generating = numbers.get("time/generate", 0.0)
+        at_other_times = {"sampling/staleness_steps", "sampling/age/mean"}  # sampled ahead, or begun in earlier steps
+        if generating and at_other_times.isdisjoint(numbers):
+            numbers["generation/tokens_per_second"] = numbers["tokens/completion"] / generating
+        return numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count."""
+        return {"num_tokens": self.num_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on counting from there."""
+        self.num_tokens = state["num_tokens"]

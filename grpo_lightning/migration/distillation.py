@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_lightning.migration.compose.order import compose_order
-from grpo_lightning.migration.migrate import migrate
+from grpo_lightning.migration.migrate import migrate_with_own
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.stage import COMMON
 
@@ -72,13 +72,7 @@ def migrate_distillation(
     implied: dict[str, Any] = {"num_generations": 1, **trainer.implied}
     if name == "gkd":
         implied["max_completion_length"] = settings.get("max_new_tokens", 128)
-    shared = {key: value for key, value in settings.items() if key not in trainer.own}
-    m = migrate(implied | shared, devices, total_steps, "1.16")
-    m.source |= {key: settings[key] for key in trainer.own if key in settings}
-    m.given = dict(settings)
-    m.mapped = {key: targets for key, targets in m.mapped.items() if key in settings}
-    m.refused = {key: reason for key, reason in m.refused.items() if key in settings}
-    m.notes[0] = "What is left out has the defaults of TRL 1.16."
+    m = migrate_with_own(settings, trainer.own, implied, devices, total_steps)
     for key in OF_THE_POLICY_LOSS:
         m.config.pop(f"model.{key}", None)
     _compose_teacher(m)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from grpo_lightning.migration.compose import COMPOSERS
 from grpo_lightning.migration.composed import COMPOSED
-from grpo_lightning.migration.losses import compose_largest_weight, is_of_another_loss
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
 from grpo_lightning.migration.refused import HARMLESS, REFUSED
@@ -73,6 +73,32 @@ def migrate(
     return migration
 
 
+def migrate_with_own(
+    settings: dict[str, Any],
+    own: Collection[str],
+    implied: Mapping[str, Any],
+    devices: int | None,
+    total_steps: int | None,
+) -> Migration:
+    """The same of a trainer of TRL 1.16's that has GRPOConfig's settings, but for some of its own.
+
+    Args:
+        settings: Their flat keys.
+        own: Settings that GRPOConfig does not have, or has with another meaning; they are yet to be composed.
+        implied: Its defaults of the others, where they are not GRPOConfig's.
+        devices, total_steps: See ``migrate``.
+    """
+    shared = {key: value for key, value in settings.items() if key not in own}
+    migration = migrate({**implied, **shared}, devices, total_steps, "1.16")
+    migration.source |= {key: value for key, value in settings.items() if key in own}
+    migration.given = dict(settings)
+    for noted in (migration.mapped, migration.refused):  # nobody has written what is implied
+        for key in noted.keys() - settings.keys():
+            del noted[key]
+    migration.notes[0] = "What is left out has the defaults of TRL 1.16."
+    return migration
+
+
 def _place(migration: Migration, key: str, value: Any, version: Version, is_given: bool) -> None:
     if key in HARMLESS and value == HARMLESS[key]:
         migration.needs_nothing(key)
@@ -116,3 +142,38 @@ def _version_notes(m: Migration, first: Version, last: Version, is_told: bool) -
         if changed and not m.has(key):
             notes.append(f"{key} is not set, and its default was {changed}. If the run was older, give --trl_version.")
     return notes
+
+
+CLIPPED = frozenset({"epsilon", "epsilon_high", "delta"})
+OWN: dict[str, frozenset[str]] = {
+    "cispo": frozenset({"epsilon_high"}),
+    "sapo": frozenset({"sapo_temperature_pos", "sapo_temperature_neg"}),
+    "vespo": frozenset({"vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"}),
+}
+"""Loss -> the settings that are its own; the others clip a surrogate."""
+OF_SINGLE_LOSSES = CLIPPED.union(*OWN.values())
+EPSILON = 0.2
+"""TRL's default."""
+
+
+def is_of_another_loss(key: str, loss_type: str) -> bool:
+    """Whether a setting is one of single losses, and the run's loss is none of them.
+
+    Example:
+        >>> is_of_another_loss("sapo_temperature_neg", "dapo"), is_of_another_loss("vespo_k_pos", "vespo")
+        (True, False)
+    """
+    return key in OF_SINGLE_LOSSES - OWN.get(loss_type, CLIPPED)
+
+
+def compose_largest_weight(m: Migration) -> None:
+    """CISPO's largest weight, which has to be given here: TRL takes epsilon where epsilon_high is left out."""
+    if m.get("loss_type") != "cispo" or m.get("epsilon_high") is not None:
+        return
+    weight = EPSILON if m.get("epsilon") is None else m.get("epsilon")
+    m.refused.pop(m.written.get("epsilon", "epsilon"), None)
+    m.put("model.epsilon_high", weight, "epsilon")
+    m.say(
+        "epsilon_high",
+        f"TRL takes epsilon for it, so no token of cispo weighs more than {weight}; the papers use about 5.0.",
+    )

@@ -42,24 +42,14 @@ OLDER: dict[str, str] = {
     "fsdp_transformer_layer_cls_to_wrap": "trainer.strategy: fsdp2 shards a decoder layer at a time.",
     "split_batches": "Prompts are split over devices by data.batch_size.",
     "dispatch_batches": "Every device reads its own prompts.",
-    **{
-        key: _REMOVED
-        for key in (
-            "fp16_backend",
-            "fp16_opt_level",
-            "half_precision_backend",
-            "jit_mode_eval",
-            "mp_parameters",
-            "past_index",
-            "ray_scope",
-            "torchdynamo",
-            "tpu_metrics_debug",
-            "tpu_num_cores",
-            "use_ipex",
-            "use_mps_device",
-            "xpu_backend",
-        )
-    },
+    **dict.fromkeys(
+        (
+            *("fp16_backend", "fp16_opt_level", "half_precision_backend", "jit_mode_eval", "mp_parameters"),
+            *("past_index", "ray_scope", "torchdynamo", "tpu_metrics_debug", "tpu_num_cores", "use_ipex"),
+            *("use_mps_device", "xpu_backend"),
+        ),
+        _REMOVED,
+    ),
 }
 """Settings that TRL or transformers had once."""
 
@@ -74,20 +64,14 @@ OPEN_R1: dict[str, str] = {
         f"cosine_{key}": _COSINE
         for key in ("min_value_wrong", "max_value_wrong", "min_value_correct", "max_value_correct", "max_len")
     },
-    **{
-        key: _CODE
-        for key in (
-            "code_language",
-            "code_eval_test_batch_size",
-            "code_eval_scoring_mode",
-            "code_provider",
-            "enforce_same_language",
-            "e2b_router_url",
-            "ioi_provider",
-            "morph_router_url",
-            "parallel_code_exec_per_proc",
-        )
-    },
+    **dict.fromkeys(
+        (
+            *("code_language", "code_eval_test_batch_size", "code_eval_scoring_mode", "code_provider"),
+            *("enforce_same_language", "e2b_router_url", "ioi_provider", "morph_router_url"),
+            *("parallel_code_exec_per_proc",),
+        ),
+        _CODE,
+    ),
 }
 """Settings of open-r1's script."""
 
@@ -127,29 +111,14 @@ OTHERS: dict[str, str] = {
 """Arguments of further scripts: verifiers, R1-V, smol-course."""
 
 LAUNCHERS: dict[str, str] = {
-    **{
-        key: _LAUNCHER
-        for key in (
-            "gpu_ids",
-            "machine_rank",
-            "main_process_ip",
-            "main_process_port",
-            "main_training_function",
-            "master_addr",
-            "master_port",
-            "multi_gpu",
-            "node_rank",
-            "num_cpu_threads_per_process",
-            "num_gpus",
-            "rdzv_backend",
-            "rdzv_conf",
-            "rdzv_endpoint",
-            "rdzv_id",
-            "role",
-            "same_network",
-            "standalone",
-        )
-    },
+    **dict.fromkeys(
+        (
+            *("gpu_ids", "machine_rank", "main_process_ip", "main_process_port", "main_training_function"),
+            *("master_addr", "master_port", "multi_gpu", "node_rank", "num_cpu_threads_per_process", "num_gpus"),
+            *("rdzv_backend", "rdzv_conf", "rdzv_endpoint", "rdzv_id", "role", "same_network", "standalone"),
+        ),
+        _LAUNCHER,
+    ),
     "dynamo_backend": "model.torch_compile compiles the policy.",
     "accelerate_config": "It names a file of TRL's that says how processes start: trainer.devices, trainer.strategy.",
 }

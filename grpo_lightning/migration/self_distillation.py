@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from grpo_lightning.migration.distillation import OF_BETA, OF_THE_POLICY_LOSS
-from grpo_lightning.migration.migrate import migrate
+from grpo_lightning.migration.migrate import migrate_with_own
 from grpo_lightning.migration.migration import Migration
 
 DISTILLATION = "model.distillation"
@@ -63,15 +62,8 @@ SAME_HERE = {"max_reprompt_len": 10240, "dont_reprompt_on_self_success": True}
 """Values of refused settings that need nothing."""
 
 
-@dataclass(frozen=True)
-class SelfTeacher:
-    """One of TRL's trainers."""
-
-    own: dict[str, Any]
-    """Its settings beside GRPOConfig's, with their defaults."""
-
-
-SELF_DISTILLATION = {"sdpo": SelfTeacher(OWN | OF_SDPO), "sdft": SelfTeacher(OWN | OF_SDFT)}
+SELF_DISTILLATION = {"sdpo": OWN | OF_SDPO, "sdft": OWN | OF_SDFT}
+"""TRL's trainers, with the settings that each has beside GRPOConfig's, and their defaults."""
 IMPLIED = {"learning_rate": 5e-5, "max_completion_length": 256, "max_prompt_length": 512, "disable_dropout": True}
 """Their defaults, where they are not GRPOConfig's."""
 
@@ -88,14 +80,9 @@ def migrate_self_distillation(
     Returns:
         Every key of ``settings`` is in ``mapped`` or in ``refused``, or in both where only a part fits.
     """
-    own = SELF_DISTILLATION[name].own
-    shared = {key: value for key, value in settings.items() if key not in own}
-    m = migrate(IMPLIED | shared, devices, total_steps, "1.16")
-    m.source |= own | {key: settings[key] for key in own if key in settings}
-    m.given = dict(settings)
-    m.mapped = {key: targets for key, targets in m.mapped.items() if key in settings}
-    m.refused = {key: reason for key, reason in m.refused.items() if key in settings}
-    m.notes[0] = "What is left out has the defaults of TRL 1.16."
+    own = SELF_DISTILLATION[name]
+    m = migrate_with_own(settings, own, IMPLIED, devices, total_steps)
+    m.source = own | m.source
     _compose_teacher(m)
     _compose_loss(m)
     if name == "sdpo":

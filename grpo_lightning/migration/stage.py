@@ -8,11 +8,10 @@ from typing import Any
 from grpo_lightning.migration.compose.checkpoints import compose_checkpoints, compose_evaluation
 from grpo_lightning.migration.compose.data import compose_data
 from grpo_lightning.migration.compose.logs import compose_logging
-from grpo_lightning.migration.compose.optimizer import compose_optimizer
+from grpo_lightning.migration.compose.optimizer import compose_optimizer, compose_schedule
 from grpo_lightning.migration.compose.order import compose_order
 from grpo_lightning.migration.compose.policy import compose_policy
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
-from grpo_lightning.migration.compose.schedule import compose_schedule
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
 from grpo_lightning.migration.refused import HARMLESS, REFUSED

@@ -14,9 +14,7 @@ from grpo_lightning.callbacks.release import ReleaseOnError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
-from grpo_lightning.metrics.step_numbers import StepNumbers
-from grpo_lightning.metrics.step_record import StepRecord
-from grpo_lightning.metrics.step_report import StepReport
+from grpo_lightning.metrics.step_report import StepNumbers, StepRecord, StepReport
 from grpo_lightning.modules.checks.data import check_data, check_held_out
 from grpo_lightning.modules.checks.settings import check_settings, check_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings

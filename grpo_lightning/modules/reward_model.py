@@ -11,8 +11,8 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.experience import MicroBatch
 from grpo_lightning.algorithm.metric_sums import MetricSums
-from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
 from grpo_lightning.algorithm.preferences.metrics import logged_rewards, mean_entries
+from grpo_lightning.algorithm.preferences.pairs import bradley_terry_loss
 from grpo_lightning.datamodules.prompts.mixture import prompts_in_memory
 from grpo_lightning.datamodules.written.compared_texts import MARGIN, check_compared, compared_texts
 from grpo_lightning.datamodules.written.demonstrations import with_replaced

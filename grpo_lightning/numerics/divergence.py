@@ -181,7 +181,7 @@ def _of_distributions(student: Tensor, teacher: Tensor, kind: Divergence) -> Ten
 
 
 def _kl(left: Tensor, right: Tensor) -> Tensor:
-    return (left.exp() * (left - right)).sum(-1)
+    return (left.exp() * (left - right)).sum(-1)  # not vecdot, whose products autocast would round to bfloat16
 
 
 def _with_rest(logprobs: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
+from grpo_lightning.distributed.accelerators import limit_host_threads
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_complete
-from grpo_lightning.distributed.host_threads import limit_host_threads
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product

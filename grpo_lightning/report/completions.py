@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from grpo_lightning.report.metrics import Series
 from grpo_lightning.vision.thumbnails import is_thumbnail
 
 T = TypeVar("T", bound=Hashable)
@@ -140,3 +141,34 @@ def _index(values: Sequence[T]) -> tuple[list[T], list[int]]:
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None or not math.isfinite(value) else round(value, 4) for value in values]
+
+
+PERCENTILES = (10, 50, 90)
+
+
+def length_percentiles(completions: dict[str, Any] | None) -> dict[str, Series]:
+    """``completions/length_p10``, ``_p50`` and ``_p90``: tokens that this share of a step's completions do not exceed.
+
+    The nearest rank is taken, so that each is the length of a completion.
+
+    Args:
+        completions: Columns, of which ``step`` and ``length`` are read; None for a run without.
+
+    Example:
+        >>> table = {"step": [0] * 10, "length": [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]}
+        >>> {name[-3:]: series.values for name, series in length_percentiles(table).items()}
+        {'p10': [10.0], 'p50': [50.0], 'p90': [90.0]}
+    """
+    if completions is None:
+        return {}
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for step, length in zip(completions["step"], completions["length"], strict=True):
+        lengths[step].append(length)
+    steps = sorted(lengths)
+    ordered = [sorted(lengths[step]) for step in steps]
+    return {
+        f"completions/length_p{percent}": Series(
+            list(steps), [float(values[-(-percent * len(values) // 100) - 1]) for values in ordered]
+        )
+        for percent in PERCENTILES
+    }

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import html
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -15,11 +16,9 @@ from string import Template
 from typing import Any
 
 from grpo_lightning.report.headline import headline, held_out_accuracy, num_steps
-from grpo_lightning.report.metrics import EDGE
+from grpo_lightning.report.metrics import EDGE, Series
 from grpo_lightning.report.notices import notices
-from grpo_lightning.report.phases import phase_seconds
 from grpo_lightning.report.run import Run
-from grpo_lightning.report.seeds import seed_groups
 from grpo_lightning.version import __version__
 
 SCRIPTS = (
@@ -97,3 +96,56 @@ def _asset(name: str) -> str:
 
 def _vendor(name: str) -> str:
     return (files("grpo_lightning.report") / "vendor" / "uplot" / name).read_text(encoding="utf-8")
+
+
+def phase_seconds(metrics: dict[str, Series]) -> dict[str, float]:
+    """Seconds of a mean step, by phase; ``other`` is what no phase has, and all together are the step.
+
+    A phase is a block of the step, ``time/<phase>``. What rewards log below that, ``time/rewards/<name>`` and its
+    maximum, are calls that run at the same time as others and as the phases, so they are none.
+
+    Example:
+        >>> metrics = {"step_time": 4.0, "time/generate": 3.0, "time/train": 0.5, "time/rewards/judge": 2.5}
+        >>> phase_seconds({name: Series([0], [seconds]) for name, seconds in metrics.items()})
+        {'generate': 3.0, 'train': 0.5, 'other': 0.5}
+    """
+    step_time = metrics.get("step_time")
+    if step_time is None:
+        return {}
+    count, step = len(step_time.values), sum(step_time.values) / len(step_time.values)
+    found = {match[1]: sum(metrics[name].values) / count for name in metrics if (match := PHASE.fullmatch(name))}
+    together = sum(found.values())
+    if together > step:  # each is that of its slowest rank, and they need not be the same
+        return {name: seconds * step / together for name, seconds in found.items()}
+    return found | {"other": step - together}
+
+
+PHASE = re.compile(r"time/([^/]+)")
+
+
+SEEDS = {"seed_everything", "model.seed", "data.seed"}
+PLACES = {"trainer.default_root_dir", "trainer.logger", "ckpt_path", "config"}
+"""Where a run writes, and what it goes on from: of no weight for what it learns."""
+
+
+def seed_groups(runs: Sequence[Run]) -> list[list[int]]:
+    """Numbers of the runs with equal settings and different seeds, a list for each config that has at least two.
+
+    Example:
+        >>> runs = [Run("", {}, 1, 0.0, settings={"seed_everything": s, "model.beta": b}) for s, b in ("00", "10", "01")]
+        >>> seed_groups(runs)
+        [[0, 1]]
+    """
+    groups: dict[frozenset[tuple[str, str]], list[int]] = {}
+    for number, run in enumerate(runs):
+        if run.settings:
+            groups.setdefault(frozenset(_learning(run)), []).append(number)
+    return [group for group in groups.values() if len({runs[i].settings.get("seed_everything") for i in group}) > 1]
+
+
+def _learning(run: Run) -> set[tuple[str, str]]:
+    return {
+        (name, value)
+        for name, value in run.settings.items()
+        if name not in SEEDS | PLACES and not name.startswith("trainer.logger.") and not name.endswith(".dirpath")
+    }

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_lightning.report.completions import read_completions
-from grpo_lightning.report.lengths import length_percentiles
+from grpo_lightning.report.completions import length_percentiles, read_completions
 from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
 from grpo_lightning.report.small_files import read_json, read_settings, read_text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -84,10 +83,6 @@ class AccuracyReward(BaseRewardFunction):
             raise ValueError(f"{self.name}: extraction={self.extraction!r} is unknown. Choose strict or lenient.")
         if self.time_limit <= 0 or self.workers < 1 or min(self.tolerance or 0, self.relative_tolerance) < 0:
             raise ValueError(f"{self.name}: time_limit above 0, workers 1 or more, tolerances 0 or more; got {self}.")
-        if self.mode == "math" and importlib.util.find_spec("math_verify") is None:
-            raise ModuleNotFoundError(
-                f"{self.name}: mode=math needs math-verify. Run pip install math-verify, or choose mode=numeric."
-            )
         margin = Margin(self.tolerance, self.relative_tolerance)
         if self.mode == "exact":
             self._grader = ExactGrader(self.ignore_case)

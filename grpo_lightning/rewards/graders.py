@@ -12,13 +12,13 @@ from typing import Protocol
 
 from grpo_lightning.concurrency.worker_pool import WorkerError, WorkerPool
 from grpo_lightning.rewards.grading.braces import is_closed, is_readable
-from grpo_lightning.rewards.grading.names import is_name, same_name
+from grpo_lightning.rewards.grading.measures import Quantity
 from grpo_lightning.rewards.grading.notation import tidy, visible
 from grpo_lightning.rewards.grading.numeric import Margin
-from grpo_lightning.rewards.grading.quantity_forms import Quantity
 from grpo_lightning.rewards.grading.shapes import Equation, Shape, Value, parse, read
 from grpo_lightning.rewards.grading.symbols import LATEX
 from grpo_lightning.rewards.grading.verdict import Comparison, formulas_in
+from grpo_lightning.rewards.grading.words import is_name, same_name
 from grpo_lightning.rewards.text.extraction import inner_answer
 
 MAX_ANSWER_CHARS = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
-from grpo_lightning.rollouts.kept_rewards import once
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import known_after
 from grpo_lightning.rollouts.source import RolloutSource
@@ -90,7 +90,7 @@ class AsyncRollouts(Source):
 
         def sample() -> Pending:
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
-            return rollouts, once(rewards_of(rollouts))
+            return rollouts, cache(rewards_of(rollouts))  # a checkpoint and the step may both wait
 
         self.next_batch.launch(origin, batch, sample)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,6 @@ from grpo_lightning.datamodules.drawing.places import epoch_permutation
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.distributed.sharding import is_first_rank
 from grpo_lightning.rewards import RewardTable
-from grpo_lightning.rollouts.replay_buffer import ReplayBuffer
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
 
 logger = logging.getLogger(__name__)
@@ -95,6 +94,31 @@ class Round:
     sampled: ScoredGroups
     kept: ScoredGroups
     """Those of them in which completions differ."""
+
+
+@dataclass
+class ReplayBuffer:
+    """Newest last.
+
+    Args:
+        size: Groups kept at most.
+        max_age: Steps after which one is forgotten.
+    """
+
+    size: int
+    max_age: int
+    groups: list[tuple[int, ScoredGroups]] = field(default_factory=list)
+    """(step in which it was sampled, one group)."""
+
+    def add(self, step: int, groups: ScoredGroups) -> None:
+        """Keeps these groups; the oldest make room."""
+        self.groups += [(step, groups.take([g])) for g in range(len(groups))]
+        self.groups = self.groups[len(self.groups) - self.size :] if len(self.groups) > self.size else self.groups
+
+    def pop(self, count: int, step: int) -> list[ScoredGroups]:
+        """Up to ``count`` groups, newest first, which are then no longer kept; older ones than ``max_age`` are lost."""
+        self.groups = [(then, group) for then, group in self.groups if step - then <= self.max_age]
+        return [self.groups.pop()[1] for _ in range(min(count, len(self.groups)))]
 
 
 class DynamicSampler:

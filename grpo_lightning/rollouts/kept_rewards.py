@@ -44,15 +44,3 @@ def rewards_of_state(states: Sequence[dict[str, Any] | None], rows: Tensor) -> C
         return None
     table = RewardTable.joined([RewardTable(**state) for state in kept]).take(rows)
     return lambda: table
-
-
-def once(await_rewards: Callable[[], RewardTable]) -> Callable[[], RewardTable]:
-    """The same, asked a single time: a checkpoint and the step may both wait."""
-    found: list[RewardTable] = []
-
-    def known() -> RewardTable:
-        if not found:
-            found.append(await_rewards())
-        return found[0]
-
-    return known

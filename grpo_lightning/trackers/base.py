@@ -1,13 +1,10 @@
-"""One form for all trackers, and which tracker a Lightning logger belongs to."""
+"""One form for all trackers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
-
-from lightning.pytorch.loggers import Logger
 
 
 @dataclass(frozen=True)
@@ -65,23 +62,3 @@ class Tracker(ABC):
     @abstractmethod
     def alert(self, level: str, title: str, text: str, step: int) -> None:
         """Says that something stands out; ``level`` is bad, warn or info."""
-
-
-KINDS = {
-    "WandbLogger": "wandb.WandbTracker",
-    "MLFlowLogger": "mlflow.MLFlowTracker",
-    "CometLogger": "comet.CometTracker",
-    "TensorBoardLogger": "tensorboard.TensorBoardTracker",
-    "TrackioLogger": "trackio.TrackioTracker",
-}
-"""Name of a logger's class -> module and class here. By name: importing a tracker takes seconds."""
-
-
-def tracker_of(logger: Logger) -> Tracker | None:
-    """The tracker of a logger, or of a subclass of one; None for those that have metrics alone, such as CSVLogger."""
-    for kind in type(logger).__mro__:
-        if kind.__name__ in KINDS:
-            module, _, name = KINDS[kind.__name__].rpartition(".")
-            made: Tracker = getattr(import_module(f"grpo_lightning.trackers.{module}"), name)(logger)
-            return made
-    return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grpo_lightning.algorithm.entropy import entropy_threshold, high_entropy_mask
 from grpo_lightning.algorithm.experience import Experience
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.numerics.device_copy import to_device
-from grpo_lightning.policy.dropout import has_dropout
+from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.training.passes import Passes
 from grpo_lightning.training.reference_passes import ReferencePasses
 from grpo_lightning.types import Rollouts
@@ -81,3 +81,16 @@ class ExperienceMaker:
         entropies = torch.cat(self.passes.replica.of_all(entropy[on_device].cpu())).to(entropy.device)
         threshold = entropy_threshold(entropies, self.objective.top_entropy_quantile)
         return high_entropy_mask(entropy, threshold, on_device)
+
+
+FUNCTIONAL_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""Names under which configurations keep a dropout that no submodule stands for."""
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """True if a forward pass in training mode differs from one in evaluation mode: LoRA's dropout, or the model's."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = base_model(model).config
+    config = config.get_text_config()
+    return any((getattr(config, name, None) or 0) > 0 for name in FUNCTIONAL_DROPOUT)

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # also without an installed package
 
 from grpo_lightning.migration import ALIASES, COMPOSED, REFUSED, SAME
-from grpo_lightning.migration.compose.script_rewards import OPEN_R1_LACKING, TRL_REWARDS, open_r1_reward
+from grpo_lightning.migration.compose.rewards import OPEN_R1_LACKING, TRL_REWARDS, open_r1_reward
 from grpo_lightning.migration.versions import DEFAULTS, LAST, shown
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-trl.md"

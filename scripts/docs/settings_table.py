@@ -28,15 +28,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
 from grpo_lightning.commands.cli import GRPOCLI
-from grpo_lightning.commands.dpo import DPOCLI
-from grpo_lightning.commands.rm import RMCLI
 from grpo_lightning.commands.settings.table import FILE, LIGHTNING_SECTIONS
-from grpo_lightning.commands.sft import SFTCLI
+from grpo_lightning.commands.stage_cli import CLIS
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 
 REFUSED = [torch.optim.lr_scheduler.ReduceLROnPlateau]
 """Classes of which the full check says why they cannot be used."""
-PROGRAMS = {"grpo": GRPOCLI, "sft": SFTCLI, "dpo": DPOCLI, "rm": RMCLI}
+PROGRAMS = {"grpo": GRPOCLI, **CLIS}
 MADE_WITH = ("lightning", "torch")
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", type(None): "null"}
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from grpo_lightning.commands import export as command
-from grpo_lightning.commands.hub import push, write_card
+from grpo_lightning.commands.export import push, write_card
 from grpo_lightning.report.metrics import Series
 from grpo_lightning.report.model_card import model_card, svg_curve
 from grpo_lightning.report.run import Run

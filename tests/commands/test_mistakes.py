@@ -83,7 +83,7 @@ def test_names_and_types_are_answered_at_once(mistake, works, folder, capsys, mo
 )
 @pytest.mark.parametrize("value", [None, 5], ids=repr)
 def test_every_stage_answers_at_once(command, section, value, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, f"grpo_lightning.commands.{command[0]}", None)
+    monkeypatch.setitem(sys.modules, "grpo_lightning.commands.stage_cli", None)
     monkeypatch.chdir(tmp_path)
     config = {"model": {"model_name_or_path": "m"}, "data": {"dataset": "d"}} | {section: value}
     Path("run.yaml").write_text(yaml.safe_dump(config))

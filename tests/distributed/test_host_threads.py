@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import torch
 torch.set_num_threads({before})
-from grpo_lightning.distributed.host_threads import limit_host_threads
+from grpo_lightning.distributed.accelerators import limit_host_threads
 limit_host_threads(torch.device("{device}"))
 print(torch.get_num_threads())
 """

@@ -9,7 +9,7 @@ from runs import fit
 
 from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy, check_strategy_name
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.generation.strategy_check import check_generator
+from grpo_lightning.modules.checks.settings import check_generator
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import yaml
 from doc_blocks import PAGES, ROOT, Block, blocks
 from runs import write_prompts
 
-from grpo_lightning.commands import COMMANDS, cli
+from grpo_lightning.commands import COMMANDS, STAGES, cli, stage_cli
 from grpo_lightning.commands.cli import GRPOCLI
 from grpo_lightning.rewards.sandbox.python_source import parsed
 
@@ -100,6 +100,8 @@ def run_ours(arguments: list[str], is_parsed_only: bool) -> None:
             return
         assert arguments[0] in ("fit", "validate", "test", "predict")
         ParserOnly(args=arguments[1:], run=False)
+    elif arguments[0] in STAGES:
+        assert stage_cli.main(arguments[0], arguments[1:]) == 0
     elif arguments[0] in COMMANDS:
         command = importlib.import_module(f"grpo_lightning.commands.{arguments[0]}")
         assert command.main(arguments[1:]) == 0

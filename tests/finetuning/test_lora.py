@@ -17,8 +17,8 @@ from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.finetuning.settings import FinetuningSettings
 from grpo_lightning.generation import TransformersGenerator
-from grpo_lightning.policy.dropout import has_dropout
 from grpo_lightning.rewards import AccuracyReward
+from grpo_lightning.training.experience_maker import has_dropout
 
 LORA = {"finetuning_type": "lora", "lora_dropout": 0.0}
 LEARNING_RATE = 0.1

@@ -20,7 +20,7 @@ from vllm_cases import PROMPTS, SEEDS, SETTINGS, ending_model, mismatch, needs_v
 from grpo_lightning.generation import VLLMColocate, VLLMServer
 from grpo_lightning.generation.vllm.compat import import_vllm, installed_version
 from grpo_lightning.generation.vllm.models import ALWAYS_TIED
-from grpo_lightning.generation.vllm.weights import published_names
+from grpo_lightning.generation.vllm.weights import stream as weight_stream
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 pytestmark = needs_vllm
@@ -96,7 +96,7 @@ def asked_classes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
         asked.append(type(model))
         return get_model_conversion_mapping(model, **options)
 
-    monkeypatch.setattr(published_names, "get_model_conversion_mapping", ask)
+    monkeypatch.setattr(weight_stream, "get_model_conversion_mapping", ask)
     return asked
 
 
@@ -132,7 +132,7 @@ def test_what_transformers_has_noted_survives_a_conversion_that_fails():
     policy._weight_conversions = noted = get_model_conversion_mapping(policy, add_legacy=False)
     flat = ("model.layers.1.feed_forward.experts.gate_up_proj", torch.zeros(4))
     with pytest.raises(IndexError):
-        list(published_names.as_published(policy, iter([flat])))
+        list(weight_stream.as_published(policy, iter([flat])))
     assert policy._weight_conversions is noted
 
 

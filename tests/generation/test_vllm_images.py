@@ -133,7 +133,7 @@ def test_other_images_are_sampled_from_otherwise(generator: VLLMColocate, policy
 def test_images_that_the_engine_reads_as_other_tokens_are_refused(generator: VLLMColocate, policy: Policy):
     (ids, images), *_ = prompts_of(policy)
     with pytest.raises(ValueError, match=rf"prompt 0 become {len(ids)} tokens .* and {len(ids) + 1} in training"):
-        generator.generate_with_images([[*ids, 5]], [images], SETTINGS, [1])
+        generator.generate([[*ids, 5]], SETTINGS, [1], images=[images])
 
 
 def run(folder: Path, checkpoint: Path, generator: VLLMColocate, **settings: Any) -> Any:
@@ -156,10 +156,10 @@ def test_a_run_with_images_is_sampled_by_the_engine_and_ends_it(tmp_path: Path, 
 class SeesOthers(VLLMColocate):
     """Shows the engine other pictures of the same sizes."""
 
-    def generate_with_images(self, prompt_ids: Any, images: Sequence[Any], *arguments: Any) -> Rollouts:
+    def generate(self, *arguments: Any, images: Sequence[Any]) -> Rollouts:
         other = [tuple(picture(50 + n, *image.size) for n, image in enumerate(each.images)) for each in images]
         shown = [replace(each, images=pictures) for each, pictures in zip(images, other, strict=True)]
-        return super().generate_with_images(prompt_ids, shown, *arguments)
+        return super().generate(*arguments, images=shown)
 
 
 def test_an_engine_that_sees_other_images_is_found_at_the_first_step(tmp_path: Path, checkpoint: Path):

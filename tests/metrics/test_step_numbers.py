@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpo_lightning.metrics.step_numbers import StepNumbers
+from grpo_lightning.metrics.step_report import StepNumbers
 
 
 @pytest.mark.parametrize("is_ahead", [False, True])

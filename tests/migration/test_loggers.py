@@ -7,7 +7,7 @@ from parsed_config import BASE, written
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from grpo_lightning.migration import migrate
-from grpo_lightning.migration.compose.loggers import LOGGERS, WITHOUT
+from grpo_lightning.migration.compose.logs import LOGGERS, WITHOUT
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 

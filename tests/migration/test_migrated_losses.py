@@ -9,7 +9,7 @@ import pytest
 from grpo_lightning.algorithm.losses import LOSSES
 from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.migration import migrate
-from grpo_lightning.migration.losses import OF_SINGLE_LOSSES, OWN
+from grpo_lightning.migration.migrate import OF_SINGLE_LOSSES, OWN
 
 
 @pytest.mark.parametrize("loss", [*OWN, "grpo", "dapo", None])

@@ -31,7 +31,7 @@ def defaults_of(trainer: str) -> dict:
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_field_of_trl_is_placed_or_refused_with_its_reason(trainer):
     defaults = defaults_of(trainer)
-    assert {name: defaults[name] for name in SELF_DISTILLATION[trainer].own} == SELF_DISTILLATION[trainer].own
+    assert {name: defaults[name] for name in SELF_DISTILLATION[trainer]} == SELF_DISTILLATION[trainer]
     result = migrate_self_distillation(trainer, defaults | BASE)
     assert set(result.mapped) | set(result.refused) >= set(defaults)
     assert [key for key, reason in result.refused.items() if reason.startswith("Unknown")] == []

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from trl import DPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-from grpo_lightning.commands import dpo, rm, sft
 from grpo_lightning.commands.migrate import main
+from grpo_lightning.commands.stage_cli import CLIS
 from grpo_lightning.migration import migrate_stage
 
 TRAINERS = {
-    "sft": (SFTConfig, sft.SFTCLI),
-    "dpo": (DPOConfig, dpo.DPOCLI),
-    "kto": (KTOConfig, dpo.DPOCLI),
-    "reward": (RewardConfig, rm.RMCLI),
+    "sft": (SFTConfig, CLIS["sft"]),
+    "dpo": (DPOConfig, CLIS["dpo"]),
+    "kto": (KTOConfig, CLIS["dpo"]),
+    "reward": (RewardConfig, CLIS["rm"]),
 }
 BASE = {"model_name_or_path": "some/model", "dataset_name": "some/pairs", "max_steps": 100}
 

@@ -263,7 +263,7 @@ def test_a_pair_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_m
 
 
 def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
-    from grpo_lightning.commands.dpo import main
+    from grpo_lightning.commands.stage_cli import main
 
     config = {
         "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 2},
@@ -275,6 +275,6 @@ def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
         "data": {"dataset": write_rows(tmp_path / "rows.jsonl", ROWS), "batch_size": 3},
     }
     (tmp_path / "dpo.yaml").write_text(yaml.safe_dump(config))
-    assert main(["--config", str(tmp_path / "dpo.yaml"), "--trainer.enable_progress_bar=false"]) == 0
+    assert main("dpo", ["--config", str(tmp_path / "dpo.yaml"), "--trainer.enable_progress_bar=false"]) == 0
     assert (tmp_path / "run/hf/last/model.safetensors").is_file()
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()

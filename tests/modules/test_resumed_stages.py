@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer, train_stage, write_rows
 
 from grpo_lightning import DPOModule, GRPODataModule, GRPOModule, RewardModelModule, SFTModule
-from grpo_lightning.commands import dpo, sft
+from grpo_lightning.commands import stage_cli
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError
 
 PAIRS = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": "no"} for i in range(3)]
@@ -78,7 +78,7 @@ def test_a_command_refuses_it_before_weights_load(
     }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit):
-        sft.main([subcommand, "--config", str(tmp_path / "sft.yaml"), "--ckpt_path", checkpoints["dpo"]])
+        stage_cli.main("sft", [subcommand, "--config", str(tmp_path / "sft.yaml"), "--ckpt_path", checkpoints["dpo"]])
     assert "The checkpoint was written by `dpo`, and this is `sft`" in capsys.readouterr().err
 
 
@@ -104,7 +104,7 @@ def test_python_says_of_a_damaged_checkpoint_what_the_command_says(checkpoints, 
         run("dpo", tiny_model_dir, tmp_path, str(tmp_path / "gone.ckpt"))
     command = ["--data.dataset", str(tmp_path / "rows.jsonl"), "--model.model_name_or_path", str(tiny_model_dir)]
     with pytest.raises(SystemExit):
-        dpo.main([*command, "--trainer.default_root_dir", str(tmp_path / "run"), "--ckpt_path", str(path)])
+        stage_cli.main("dpo", [*command, "--trainer.default_root_dir", str(tmp_path / "run"), "--ckpt_path", str(path)])
     assert "the file is cut off, or not a checkpoint. The newest intact one beside it is" in capsys.readouterr().err
 
 

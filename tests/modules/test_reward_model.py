@@ -17,7 +17,7 @@ from toy_models import save_toy_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo_lightning import RewardModelModule, get_reward_function
-from grpo_lightning.algorithm.preferences.bradley_terry import bradley_terry_loss
+from grpo_lightning.algorithm.preferences.pairs import bradley_terry_loss
 from grpo_lightning.callbacks.export import export
 from grpo_lightning.datamodules.written.compared_texts import compared_texts
 from grpo_lightning.ordinary_text import OrdinaryText
@@ -197,7 +197,7 @@ def test_settings_and_rows_that_cannot_work_are_refused_before_weights_load(
 
 def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path, capsys):
     from grpo_lightning.commands.export import main as export_checkpoint
-    from grpo_lightning.commands.rm import main
+    from grpo_lightning.commands.stage_cli import main
 
     config = {
         "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 2},
@@ -205,7 +205,7 @@ def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path, capsys):
         "data": {"dataset": write_rows(tmp_path / "rows.jsonl", TEXTS), "batch_size": 3},
     }
     (tmp_path / "rm.yaml").write_text(yaml.safe_dump(config))
-    assert main(["--config", str(tmp_path / "rm.yaml"), "--trainer.enable_progress_bar=false"]) == 0
+    assert main("rm", ["--config", str(tmp_path / "rm.yaml"), "--trainer.enable_progress_bar=false"]) == 0
     assert (tmp_path / "run/hf/last/model.safetensors").is_file()
     assert "reward_model" in capsys.readouterr().out
     assert export_checkpoint([str(tmp_path / "run"), str(tmp_path / "again")]) == 0

@@ -183,7 +183,7 @@ def test_a_row_that_reaches_beyond_the_positions_of_the_model_is_refused(tiny_mo
 
 
 def test_a_row_that_a_later_step_refuses_ends_the_command_with_its_message_alone(tiny_model_dir, tmp_path, capsys):
-    from grpo_lightning.commands.sft import main
+    from grpo_lightning.commands.stage_cli import main
 
     rows = [{"prompt": "1+1=", "completion": "2"}, {"prompt": "1" * 505, "completion": "3333333333"}]
     data = ["--data.dataset", write_rows(tmp_path / "rows.jsonl", rows), "--data.batch_size", "1"]
@@ -197,7 +197,7 @@ def test_a_row_that_a_later_step_refuses_ends_the_command_with_its_message_alone
         "2",
     ]
     with pytest.raises(SystemExit) as ended:
-        main([*model, *data, *run])
+        main("sft", [*model, *data, *run])
     assert ended.value.code == 1
     assert "\nerror: row 1 has 516 tokens, prompt and completion" in capsys.readouterr().err
 
@@ -229,7 +229,7 @@ def test_replaced_text_is_replaced_in_completions_too(tiny_model_dir, tmp_path, 
 
 
 def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
-    from grpo_lightning.commands.sft import main
+    from grpo_lightning.commands.stage_cli import main
 
     config = {
         "trainer": {"default_root_dir": str(tmp_path / "run"), "accelerator": "cpu", "devices": 1, "max_steps": 2},
@@ -237,6 +237,6 @@ def test_the_command_line_trains_and_exports(tiny_model_dir, tmp_path):
         "data": {"dataset": write_rows(tmp_path / "rows.jsonl", ROWS), "batch_size": 3},
     }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
-    assert main(["--config", str(tmp_path / "sft.yaml"), "--trainer.enable_progress_bar=false"]) == 0
+    assert main("sft", ["--config", str(tmp_path / "sft.yaml"), "--trainer.enable_progress_bar=false"]) == 0
     assert (tmp_path / "run/hf/last/model.safetensors").is_file()
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()

@@ -20,7 +20,7 @@ from grpo_lightning.report.completions import evenly_spaced_steps, read_completi
 from grpo_lightning.report.headline import headline
 from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
 from grpo_lightning.report.notices import notices
-from grpo_lightning.report.phases import phase_seconds
+from grpo_lightning.report.page import phase_seconds
 from grpo_lightning.report.run import Run
 
 

@@ -11,7 +11,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from grpo_lightning.rewards import RewardSpec, get_reward_function, resolve_rewards
-from grpo_lightning.rewards.factories import is_factory
+from grpo_lightning.rewards.registry import is_factory
 
 MODULE = """
 import functools

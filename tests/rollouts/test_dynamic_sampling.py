@@ -15,10 +15,9 @@ from runs import fit, make_data, make_module, make_trainer, weights
 
 from grpo_lightning.rewards import RewardComposition, RewardTable
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, groups_with_signal
+from grpo_lightning.rollouts.dynamic_sampling import DynamicSampler, DynamicSampling, ReplayBuffer, groups_with_signal
 from grpo_lightning.rollouts.dynamic_source import DynamicSource
 from grpo_lightning.rollouts.groups import join_rollouts
-from grpo_lightning.rollouts.replay_buffer import ReplayBuffer
 from grpo_lightning.rollouts.scored_groups import ScoredGroups
 from grpo_lightning.training.distillation import Distillation
 from grpo_lightning.types import PromptBatch, Rollouts

@@ -62,7 +62,7 @@ def sample(generator: Sampler, prompts: Any, sampling: SamplingSettings = SETTIN
     """Completions of the prompts, with their images."""
     ids, images = [each for each, _ in prompts], tuple(each for _, each in prompts)
     seeds = list(range(7, 7 + len(ids)))
-    return replace(generator.generate_with_images(ids, images, sampling, seeds), images=images)
+    return replace(generator.generate(ids, sampling, seeds, images=images), images=images)
 
 
 @torch.no_grad()

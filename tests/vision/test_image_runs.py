@@ -170,10 +170,10 @@ def test_a_run_with_images_resumed_inside_or_after_an_epoch_ends_in_the_same_wei
 class SeesNoise(TransformersGenerator):
     """Samples as if other images were shown."""
 
-    def generate_with_images(self, prompt_ids: Any, images: Any, *arguments: Any) -> Rollouts:
+    def generate(self, *arguments: Any, images: Any) -> Rollouts:
         noise = [{name: torch.randn_like(tensor) for name, tensor in each.pixels.items()} for each in images]
         seen = [replace(each, pixels=pixels) for each, pixels in zip(images, noise, strict=True)]
-        return super().generate_with_images(prompt_ids, seen, *arguments)
+        return super().generate(*arguments, images=seen)
 
 
 def test_a_sampler_that_sees_other_images_is_found_at_the_first_step(tmp_path: Path, toy_llava: Path):

@@ -25,7 +25,7 @@ def test_sampled_tokens_of_prompts_with_images_have_the_probabilities_of_scoring
     sampling = SamplingSettings(num_generations=3, max_completion_length=6)
     ids = [each for each, _ in shown]
     with torch.no_grad():
-        sampled = generator.generate_with_images(ids, prompts.images, sampling, [1, 2, 3])
+        sampled = generator.generate(ids, sampling, [1, 2, 3], images=prompts.images)
         rollouts = Rollouts(**{**sampled.__dict__, "images": prompts.images})
         scores = Scorer(model, 1.0, probe=prompts).score(rollouts, torch.arange(9)).logprobs
     torch.testing.assert_close(rollouts.sampling_logprobs, scores, atol=1e-4, rtol=0)

@@ -8,11 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from grpo_lightning.algorithm.advantages.baselines import maxrl, opo, reinforce_plus_plus_baseline, rloo
 from grpo_lightning.algorithm.advantages.group_relative import GroupRelative, NormalizeThenSum
-from grpo_lightning.algorithm.advantages.maxrl import maxrl
-from grpo_lightning.algorithm.advantages.opo import opo
-from grpo_lightning.algorithm.advantages.reinforce_plus_plus import reinforce_plus_plus_baseline
-from grpo_lightning.algorithm.advantages.rloo import rloo
 from grpo_lightning.algorithm.advantages.scored_step import ScoredStep
 from grpo_lightning.algorithm.choice import chosen, made
 

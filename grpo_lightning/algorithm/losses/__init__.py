@@ -1,4 +1,4 @@
-"""The losses that ``model.loss_type`` chooses, one per file, each with its settings, formula, average and metrics."""
+"""The losses that ``model.loss_type`` chooses, each with its settings, formula, average and metrics."""
 
 from grpo_lightning.algorithm.losses.base import FunctionLoss, PolicyLoss
 from grpo_lightning.algorithm.losses.registry import LOSSES, LossSpec, make_loss

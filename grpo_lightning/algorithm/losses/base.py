@@ -41,8 +41,7 @@ class PolicyLoss(ABC):
     @property
     def name(self) -> str:
         """What messages call it."""
-        from_module = type(self).__module__.rpartition(".")
-        return from_module[2] if from_module[0] == __name__.rpartition(".")[0] else type(self).__name__
+        return str(vars(type(self)).get("known_as", type(self).__name__))
 
     @abstractmethod
     def per_token(self, inputs: LossInputs) -> Tensor:

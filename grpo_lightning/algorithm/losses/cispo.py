@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from grpo_lightning.algorithm.losses.base import PolicyLoss, warn_of_sequence_ratio
-from grpo_lightning.algorithm.losses.clip_shares import clip_shares
+from grpo_lightning.algorithm.losses.clipped import clip_shares
 from grpo_lightning.algorithm.metric_sums import MetricSums
 from grpo_lightning.algorithm.setting_checks import HasObjectiveSettings, check_finite, check_not_negative, refusal
 from grpo_lightning.algorithm.token_batch import LossInputs
@@ -37,6 +37,7 @@ class CISPOLoss(PolicyLoss):
         epsilon_high: The largest weight itself, not a distance from 1; it has to be given, about 5.0.
     """
 
+    known_as: ClassVar[str] = "cispo"
     needs_advantage: ClassVar[bool] = True
     epsilon_high: float | None = None
 

@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO and GRPO, and what a loss with it has in common with others."""
+"""The clipped surrogate of PPO and GRPO, and the losses that differ in how they average it: grpo, dr_grpo, dapo, bnpo, luspo."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.losses.base import PolicyLoss
-from grpo_lightning.algorithm.losses.clip_shares import clip_shares
-from grpo_lightning.algorithm.metric_sums import MetricSums, maximum_over, minimum_over
-from grpo_lightning.algorithm.setting_checks import check_above_zero, check_finite, check_not_negative, refusal
+from grpo_lightning.algorithm.averaging import (
+    StepTotals,
+    constant_divisor,
+    mean_of_completion_means,
+    mean_of_completion_sums,
+)
+from grpo_lightning.algorithm.losses.base import PolicyLoss, warn_of_sequence_ratio
+from grpo_lightning.algorithm.metric_sums import MetricSums, maximum_over, mean_over, minimum_over
+from grpo_lightning.algorithm.setting_checks import (
+    HasObjectiveSettings,
+    check_above_zero,
+    check_finite,
+    check_not_negative,
+    refusal,
+)
 from grpo_lightning.algorithm.token_batch import LossInputs
 
 
@@ -75,6 +86,83 @@ class ClippedLoss(PolicyLoss):
         return clip_metrics(inputs, is_low, is_high)
 
 
+@dataclass(frozen=True)
+class GRPOLoss(ClippedLoss):
+    """The clipped surrogate, averaged over tokens and then over completions (DeepSeekMath, arXiv:2402.03300, Eq. 3)."""
+
+    known_as: ClassVar[str] = "grpo"
+
+    def token_weights(self, lengths: Tensor, totals: StepTotals) -> Tensor:
+        """The mean over completions of the mean over tokens."""
+        return mean_of_completion_means(lengths, totals)
+
+
+@dataclass(frozen=True)
+class DrGRPOLoss(ClippedLoss):
+    """The clipped surrogate, summed and divided by a constant (Dr. GRPO, arXiv:2503.20783).
+
+    Args:
+        max_completion_length: C, tokens; the run's ``model.max_completion_length``.
+    """
+
+    known_as: ClassVar[str] = "dr_grpo"
+    max_completion_length: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "max_completion_length")
+
+    def token_weights(self, lengths: Tensor, totals: StepTotals) -> Tensor:
+        """``1 / (N * C)``."""
+        return constant_divisor(lengths, totals, self.max_completion_length)
+
+    def check(self, settings: HasObjectiveSettings) -> None:
+        """Warns of sequence ratios."""
+        warn_of_sequence_ratio(self, settings)
+
+
+@dataclass(frozen=True)
+class DAPOLoss(ClippedLoss):
+    """The clipped surrogate, averaged over all tokens of the step (DAPO, arXiv:2503.14476, Eq. 8)."""
+
+    known_as: ClassVar[str] = "dapo"
+
+    def check(self, settings: HasObjectiveSettings) -> None:
+        """Warns of sequence ratios."""
+        warn_of_sequence_ratio(self, settings)
+
+
+@dataclass(frozen=True)
+class BNPOLoss(DAPOLoss):
+    """A mean over the tokens of a batch, TRL's name for it: the same as dapo here.
+
+    TRL divides by the tokens of the micro-batch, which makes the gradient depend on how the batch was cut; ours is that
+    rule with one micro-batch.
+    """
+
+    known_as: ClassVar[str] = "bnpo"
+
+
+@dataclass(frozen=True)
+class LUSPOLoss(ClippedLoss):
+    """The clipped surrogate with sequence ratios, each completion weighed by its length (arXiv:2602.05261)."""
+
+    known_as: ClassVar[str] = "luspo"
+
+    def token_weights(self, lengths: Tensor, totals: StepTotals) -> Tensor:
+        """The mean over completions of the sum over tokens."""
+        return mean_of_completion_sums(lengths, totals)
+
+    def check(self, settings: HasObjectiveSettings) -> None:
+        """Warns of token ratios."""
+        if settings.importance_sampling_level == "token":
+            warnings.warn(
+                "model.loss_type='luspo' is defined for sequence ratios: set "
+                "model.importance_sampling_level='sequence'.",
+                stacklevel=5,
+            )
+
+
 def clip_metrics(inputs: LossInputs, is_low: Tensor, is_high: Tensor) -> MetricSums:
     """``clip_ratio/...`` of tokens clipped below and above; names as in TRL."""
     low, low_shares = clip_shares(inputs, is_low)
@@ -86,3 +174,19 @@ def clip_metrics(inputs: LossInputs, is_low: Tensor, is_high: Tensor) -> MetricS
         minima={"clip_ratio/low_min": minimum_over(low_shares, counted)},
         maxima={"clip_ratio/high_max": maximum_over(high_shares, counted)},
     )
+
+
+def clip_shares(inputs: LossInputs, clipped: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of the clipped, and ``(M,)`` the share in each completion.
+
+    Counted are tokens, or completions where the ratio belongs to the completion.
+
+    Args:
+        inputs: Of the loss.
+        clipped: ``(T,)`` bool.
+    """
+    flags = clipped.to(inputs.ratio.dtype)
+    per_completion = inputs.segments.mean(flags)
+    if inputs.level == "token":
+        return mean_over(flags, inputs.segments.mask), per_completion
+    return mean_over(per_completion, inputs.segments.lengths > 0), per_completion

@@ -36,6 +36,7 @@ class DPPOLoss(PolicyLoss):
         max_weight: Largest ratio; its gradient is dropped anyway.
     """
 
+    known_as: ClassVar[str] = "dppo"
     sampler_correction: ClassVar[Literal["multiplied", "own", "none"]] = "none"
     needs_advantage: ClassVar[bool] = True
     divergence: str = "tv"

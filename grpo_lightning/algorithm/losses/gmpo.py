@@ -27,6 +27,7 @@ class GMPOLoss(PolicyLoss):
         epsilon_high: How far that of a good token may rise; None means epsilon.
     """
 
+    known_as: ClassVar[str] = "gmpo"
     needs_advantage: ClassVar[bool] = True
     epsilon: float = 0.4
     epsilon_high: float | None = None

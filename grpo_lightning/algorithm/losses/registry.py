@@ -10,16 +10,11 @@ from torch import Tensor
 
 from grpo_lightning.algorithm.choice import chosen, loss_made, refuse_foreign
 from grpo_lightning.algorithm.losses.base import FunctionLoss, PolicyLoss
-from grpo_lightning.algorithm.losses.bnpo import BNPOLoss
 from grpo_lightning.algorithm.losses.cispo import CISPOLoss
-from grpo_lightning.algorithm.losses.clip_cov import ClipCovLoss
-from grpo_lightning.algorithm.losses.dapo import DAPOLoss
+from grpo_lightning.algorithm.losses.clipped import BNPOLoss, DAPOLoss, DrGRPOLoss, GRPOLoss, LUSPOLoss
+from grpo_lightning.algorithm.losses.covariance import ClipCovLoss, KLCovLoss
 from grpo_lightning.algorithm.losses.dppo import DPPOLoss
-from grpo_lightning.algorithm.losses.dr_grpo import DrGRPOLoss
 from grpo_lightning.algorithm.losses.gmpo import GMPOLoss
-from grpo_lightning.algorithm.losses.grpo import GRPOLoss
-from grpo_lightning.algorithm.losses.kl_cov import KLCovLoss
-from grpo_lightning.algorithm.losses.luspo import LUSPOLoss
 from grpo_lightning.algorithm.losses.sapo import SAPOLoss
 from grpo_lightning.algorithm.losses.vespo import VESPOLoss
 from grpo_lightning.algorithm.token_batch import LossInputs

@@ -37,6 +37,7 @@ class SAPOLoss(PolicyLoss):
         sapo_temperature_neg: Sharpness of the gate for the others.
     """
 
+    known_as: ClassVar[str] = "sapo"
     needs_advantage: ClassVar[bool] = True
     sapo_temperature_pos: float = 1.0
     sapo_temperature_neg: float = 1.05

@@ -74,6 +74,7 @@ class VESPOLoss(PolicyLoss):
         vespo_lambda_neg: Negative advantage: as vespo_lambda_pos.
     """
 
+    known_as: ClassVar[str] = "vespo"
     sampler_correction: ClassVar[Literal["multiplied", "own", "none"]] = "own"
     needs_advantage: ClassVar[bool] = True
     vespo_k_pos: float = 2.0

@@ -7,9 +7,14 @@ from typing import Any
 
 from grpo_lightning.algorithm.choice import chosen, loss_made, refuse_foreign
 from grpo_lightning.algorithm.preferences.base import PreferenceLoss
-from grpo_lightning.algorithm.preferences.ipo import IPOLoss
-from grpo_lightning.algorithm.preferences.length_normalised import SigmoidNormLoss, SimPOLoss
-from grpo_lightning.algorithm.preferences.sigmoid import HingeLoss, RobustLoss, SigmoidLoss
+from grpo_lightning.algorithm.preferences.pairs import (
+    HingeLoss,
+    IPOLoss,
+    RobustLoss,
+    SigmoidLoss,
+    SigmoidNormLoss,
+    SimPOLoss,
+)
 from grpo_lightning.algorithm.preferences.unpaired import APOZeroUnpairedLoss, KTOLoss
 
 PREFERENCE_LOSSES: dict[str, type[PreferenceLoss]] = {

@@ -107,6 +107,7 @@ class TransformersGenerator(Generator):
         sampling: SamplingSettings,
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
+        images: Sequence[PromptImages] = (),
     ) -> Rollouts:
         """G completions for each of B prompts; see ``Generator.generate``.
 
@@ -114,17 +115,6 @@ class TransformersGenerator(Generator):
             ValueError: If the settings ask for what this generator or the policy cannot do.
             FloatingPointError: If the policy's logits are not finite.
         """
-        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
-
-    def generate_with_images(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[PromptImages],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """See ``SamplesWithImages``."""
         policy, tokenizer = self._started()
         self.check_sampling(sampling)
         if len(seeds) != len(prompt_ids):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from grpo_lightning.generation.base import Generator, OnCompleted, SamplingSettings
+from grpo_lightning.generation.base import Generator
 from grpo_lightning.generation.vllm.models import refuse_own_head
 from grpo_lightning.generation.vllm.weights.adapter_route import AdapterRoute
-from grpo_lightning.types import PromptImages, Rollouts
 
 
 class VLLMGenerator(Generator):
@@ -27,27 +24,6 @@ class VLLMGenerator(Generator):
     def check_model(self, config: PretrainedConfig) -> None:
         """See ``Generator.check_model``."""
         refuse_own_head(type(self).__name__, config)
-
-    def generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """G completions for each of B prompts; see ``Generator.generate``."""
-        return self.generate_with_images(prompt_ids, (), sampling, seeds, on_completed)
-
-    @abstractmethod
-    def generate_with_images(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[PromptImages],
-        sampling: SamplingSettings,
-        seeds: Sequence[int],
-        on_completed: OnCompleted | None = None,
-    ) -> Rollouts:
-        """See ``SamplesWithImages``; without images, all prompts are of text alone."""
 
     def state_dict(self) -> dict[str, Any]:
         """What ``lora_sync: auto`` has chosen."""

@@ -176,15 +176,15 @@ class VLLMColocate(VLLMGenerator):
             self.stop()  # weights that are half changed cannot be repaired: the next start builds another engine
             raise
 
-    def generate_with_images(
+    def generate(
         self,
         prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[PromptImages],
         sampling: SamplingSettings,
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
+        images: Sequence[PromptImages] = (),
     ) -> Rollouts:
-        """See ``SamplesWithImages``; images go to the engine as they are, with one placeholder each.
+        """See ``Generator.generate``; images go to the engine as they are, with one placeholder each.
 
         Raises:
             ValueError: If a prompt leaves no room for its completion.

@@ -198,15 +198,15 @@ class VLLMServer(VLLMGenerator):
         with self.adapter_route.update():
             return self._weights.send()
 
-    def generate_with_images(
+    def generate(
         self,
         prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[PromptImages],
         sampling: SamplingSettings,
         seeds: Sequence[int],
         on_completed: OnCompleted | None = None,
+        images: Sequence[PromptImages] = (),
     ) -> Rollouts:
-        """See ``SamplesWithImages``; images go to the server as they are, with one placeholder each.
+        """See ``Generator.generate``; images go to the server as they are, with one placeholder each.
 
         Raises:
             ServerRefused: If the server is there and cannot answer, or cannot load the weights again.

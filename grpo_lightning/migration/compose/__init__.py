@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 
-from grpo_lightning.migration.compose.batches import compose_batches
 from grpo_lightning.migration.compose.checkpoints import compose_checkpoints, compose_evaluation
 from grpo_lightning.migration.compose.data import compose_data
-from grpo_lightning.migration.compose.generator import compose_generator
 from grpo_lightning.migration.compose.logs import compose_logging
-from grpo_lightning.migration.compose.optimizer import compose_optimizer
+from grpo_lightning.migration.compose.optimizer import compose_optimizer, compose_schedule
 from grpo_lightning.migration.compose.policy import compose_policy
 from grpo_lightning.migration.compose.rewards import compose_rewards
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
-from grpo_lightning.migration.compose.sampling import compose_correction, compose_sampling
-from grpo_lightning.migration.compose.schedule import compose_schedule
+from grpo_lightning.migration.compose.sampling import compose_correction, compose_generator, compose_sampling
+from grpo_lightning.migration.compose.steps import compose_batches
 from grpo_lightning.migration.compose.tools import compose_tools
 from grpo_lightning.migration.migration import Migration
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from transformers import PretrainedConfig
 
 from grpo_lightning.generation.base import Generator
-from grpo_lightning.generation.strategy_check import check_generator
+from grpo_lightning.generation.images import SamplesWithImages
+from grpo_lightning.generation.transformers.generator import TransformersGenerator
 from grpo_lightning.modules.checks.data import check_positions
 from grpo_lightning.modules.checks.partial_rollouts import check_partial_rollouts
-from grpo_lightning.modules.checks.vision import check_vision_settings, check_vision_strategy
 from grpo_lightning.modules.grpo_settings import GRPOSettings
 from grpo_lightning.numerics.routers import router_form
 from grpo_lightning.rollouts.source import RolloutSource
@@ -173,3 +174,60 @@ def check_router_replay(settings: GRPOSettings, config: Any, generator: Generato
     except ValueError as error:
         raise ValueError(f"model.router_replay=true is not possible: {error}. Leave it out.") from error
     generator.record_routed_experts(config)
+
+
+def check_generator(strategy: Strategy, generator: Generator) -> None:
+    """Refuses a generator that needs what the strategy spreads over ranks.
+
+    Raises:
+        ValueError: Naming the generators that work.
+    """
+    if isinstance(strategy, ModelParallelStrategy) and isinstance(generator, TransformersGenerator):
+        raise ValueError(
+            "trainer.strategy spreads the policy's weights over ranks, and model.generator=TransformersGenerator needs "
+            "them whole on every rank. Use VLLMColocate or VLLMServer as model.generator, or trainer.strategy=ddp."
+        )
+
+
+def check_vision_settings(settings: GRPOSettings, config: PretrainedConfig, source: RolloutSource) -> None:
+    """Tells the generator that prompts show images, and refuses what those are not covered by.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    generator, processing = source.generator, source.policy.image_processing
+    if settings.vision_tower is None or processing is None:
+        return
+    name = f"model.vision_tower={settings.vision_tower}"
+    if not isinstance(generator, SamplesWithImages):
+        raise ValueError(
+            f"{name} shows images to the policy, and model.generator={type(generator).__name__} samples text alone. Use "
+            "VLLMColocate, VLLMServer or TransformersGenerator."
+        )
+    dynamic = settings.dynamic_sampling
+    refused = {
+        "model.tools, model.environment or model.rollout_func": settings.has_turns or settings.rollout_func is not None,
+        f"model.async_rollouts={settings.async_rollouts}": bool(settings.async_rollouts),
+        "model.partial_rollouts": settings.partial_rollouts.carry_over > 0,
+        f"model.dynamic_sampling.mode={dynamic.mode}": dynamic.mode == "refill",
+        f"model.dynamic_sampling.replay_groups={dynamic.replay_groups}": dynamic.replay_groups > 0,
+        "model.distillation": settings.distillation is not None,
+        "model.router_replay=true": settings.router_replay,
+    }
+    for setting, is_set in refused.items():
+        if is_set:
+            raise ValueError(f"{name} and {setting}: prompts with images are not covered there. Leave one of them out.")
+    generator.see_images(processing, config)
+
+
+def check_vision_strategy(settings: GRPOSettings, strategy: Strategy) -> None:
+    """Refuses weights in parts.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.vision_tower is not None and isinstance(strategy, ModelParallelStrategy):
+        raise ValueError(
+            f"trainer.strategy spreads the policy's weights over ranks, which model.vision_tower={settings.vision_tower} is not "
+            "covered with. Use ddp."
+        )

@@ -190,7 +190,7 @@ def is_year_of(figures: str, date: str) -> bool:
 def _figure(said: str) -> int | None:
     if said.isascii() and said.isdigit():
         return int(said[:3])
-    found = number_in_words(said.lower().replace("-", " ").split())
+    found = number_in_words(said)
     return None if found is None or found[1] or found[0].denominator > 1 else int(found[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grpo_lightning.rewards.grading.quantity_forms import Quantity
+from grpo_lightning.rewards.grading.measures import Quantity
 
 
 @dataclass(frozen=True)

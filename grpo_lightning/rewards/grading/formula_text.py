@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grpo_lightning.rewards.grading.forms import Value
+from grpo_lightning.rewards.grading.measures import sizes_beside
 from grpo_lightning.rewards.grading.quantities import measured
-from grpo_lightning.rewards.grading.quantity_forms import sizes_beside
 
 
 def in_one_unit(reference: Value, answer: Value) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from grpo_lightning.rewards.grading.modifiers import CHANGES, change_before
+from grpo_lightning.rewards.grading.denied import CHANGES, change_before
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS
 
 _SAME_NAME = re.compile(r"(?<![\w\\])([a-z])\s*=\s*[^\s,;]+(?:[,;]?\s+(?:or|and)\s+|,\s*)(?:\1\s*=\s*)?$")

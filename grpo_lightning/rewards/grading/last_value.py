@@ -7,14 +7,13 @@ import re
 from grpo_lightning.rewards.grading.amounts import end_of_amount, whole_compound
 from grpo_lightning.rewards.grading.braces import CLOSING, OPENING
 from grpo_lightning.rewards.grading.calendar import date_at
+from grpo_lightning.rewards.grading.denied import change_before
 from grpo_lightning.rewards.grading.joined_numbers import end_of_alternative, start_of_changed_name, start_of_joined
 from grpo_lightning.rewards.grading.labels import whole_label, without_labels
-from grpo_lightning.rewards.grading.modifiers import change_before
 from grpo_lightning.rewards.grading.notation import CALCULATOR, MATH_SPAN
 from grpo_lightning.rewards.grading.numeric import last_number_span
-from grpo_lightning.rewards.grading.plain_units import with_powers
 from grpo_lightning.rewards.grading.prose import words_in_sentence
-from grpo_lightning.rewards.grading.signs import with_signs
+from grpo_lightning.rewards.grading.signs import with_powers, with_signs
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS
 
 MAX_RUN = 500

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from grpo_lightning.rewards.grading.literals import literal
+
 SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "lakh": 10**5, "crore": 10**7,
@@ -26,21 +28,36 @@ _PARTS = (
 MAX_WORDS = 12
 
 
-def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
-    """The number that a text in lower-case words begins with, and the words behind it; None where it begins with none.
+def number_in_words(text: str) -> tuple[Fraction, list[str]] | None:
+    """The number that a text begins with in words, and the words behind it in lower case; None where it begins with none.
 
     Example:
-        >>> [str(number_in_words(text.split())[0]) for text in ("seventy two", "a dozen", "three quarters", "half")]
+        >>> [str(number_in_words(text)[0]) for text in ("Seventy-two", "a dozen", "three quarters", "half")]
         ['72', '12', '3/4', '1/2']
-        >>> number_in_words("one and a half apples".split()), number_in_words("a cat".split())
+        >>> number_in_words("one and a half apples"), number_in_words("a cat")
         ((Fraction(3, 2), ['apples']), None)
-        >>> number_in_words("two thirds of it".split()), number_in_words("two thirds of nine".split())
+        >>> number_in_words("two thirds of it"), number_in_words("two thirds of nine")
         ((Fraction(2, 3), ['of', 'it']), None)
     """
+    return _number(text.lower().replace("-", " ").split())
+
+
+def number_said(text: str) -> Fraction | None:
+    """The value of a text that is a number and nothing else, in words or in figures; None for other texts.
+
+    Example:
+        >>> str(number_said("twenty-one")), str(number_said("1/2")), number_said("two cats")
+        ('21', '1/2', None)
+    """
+    found = number_in_words(text)
+    return literal(text) if found is None or found[1] else found[0]
+
+
+def _number(words: list[str]) -> tuple[Fraction, list[str]] | None:
     if not words or len(words) > MAX_WORDS:
         return None
     if words[0] in ("minus", "negative"):
-        found = number_in_words(words[1:])
+        found = _number(words[1:])
         return None if found is None else (-found[0], found[1])
     if words[0] == "half":
         return None if _is_share_of_number(words[1:]) else (Fraction(1, 2), words[1:])
@@ -59,7 +76,7 @@ def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
     if part is not None:
         return None if _is_share_of_number(rest[1:]) else (Fraction(value, part), rest[1:])
     if rest[:1] == ["and"]:
-        behind = number_in_words(rest[1:])
+        behind = _number(rest[1:])
         if behind is not None and 0 < behind[0] < 1:
             return value + behind[0], behind[1]
     return Fraction(value), rest
@@ -67,7 +84,7 @@ def number_in_words(words: list[str]) -> tuple[Fraction, list[str]] | None:
 
 def _is_share_of_number(words: list[str]) -> bool:
     """Whether a calculation goes on: ``half of 12``, ``two thirds of nine``; two thirds of the class are a fraction."""
-    return words[:1] == ["of"] and not (words[1:] and words[1].isalpha() and number_in_words(words[1:]) is None)
+    return words[:1] == ["of"] and not (words[1:] and words[1].isalpha() and _number(words[1:]) is None)
 
 
 def _whole(words: list[str]) -> tuple[int, list[str]] | None:

@@ -6,8 +6,7 @@ import re
 
 from grpo_lightning.rewards.grading.amounts import end_of_time
 from grpo_lightning.rewards.grading.calendar import date_at
-from grpo_lightning.rewards.grading.denied import denied_behind
-from grpo_lightning.rewards.grading.modifiers import change_before
+from grpo_lightning.rewards.grading.denied import change_before, denied_behind
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 from grpo_lightning.rewards.grading.number_words import MAX_WORDS, NUMBER_WORDS, SCALES, number_in_words
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE
@@ -193,7 +192,7 @@ def words_in_sentence(text: str) -> str | None:
     if len(words) < 3 or len(words) > MAX_SENTENCE or not OTHER_VALUE.isdisjoint(words):
         return None
     first = next((place for place, word in enumerate(words) if word in NUMBER_WORDS), len(words))
-    found = number_in_words(words[first : first + MAX_WORDS])
+    found = number_in_words(" ".join(words[first : first + MAX_WORDS]))
     if found is None or "\\" in text:
         return None
     end = min(first + MAX_WORDS, len(words)) - len(found[1])

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from grpo_lightning.rewards.grading.compounds import compound_amount, feet_and_inches
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.measures import GLUED, Dimension, measure
+from grpo_lightning.rewards.grading.measures import GLUED, Dimension, Measured, Quantity, measure
 from grpo_lightning.rewards.grading.number_words import NUMBER_WORDS, SCALES, number_in_words, scale_named
 from grpo_lightning.rewards.grading.numeric import Number
-from grpo_lightning.rewards.grading.quantity_forms import Measured, Quantity
-from grpo_lightning.rewards.grading.spoken import in_figures
+from grpo_lightning.rewards.grading.spoken import compound_amount, feet_and_inches, in_figures
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
 
 OTHER_VALUE = frozenset(
@@ -236,7 +234,7 @@ def _number(text: str) -> Number | None:
 
 def _in_words(text: str) -> Quantity | None:
     """``seventy-two``, ``three quarters``, ``five apples``: one number in words and perhaps a noun."""
-    found = number_in_words(text.lower().replace("-", " ").split())
+    found = number_in_words(text)
     if found is None:
         return None
     value, words = found

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from grpo_lightning.rewards.grading.forms import Value
 from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.number_words import number_in_words
+from grpo_lightning.rewards.grading.number_words import number_said
 
 _BASE = re.compile(r"([0-9A-Fa-f]+)_\{?\s?(\w+)\s?\}?")
 _BINARY = re.compile("[01]{3,40}")
@@ -92,11 +92,6 @@ def _ratio(value: Value) -> list[Fraction] | None:
     if _RATIO.fullmatch(text):
         parts = [literal(part) for part in re.split(r":|\bto\b", text)]
     elif _WORDED.fullmatch(text):
-        parts = [_said(part) for part in re.split(r"[ -]to[ -]", text.lower())]
+        parts = [number_said(part) for part in re.split(r"[ -]to[ -]", text.lower())]
     found = [part for part in parts if part is not None]
     return found if len(found) == len(parts) and all(found) else None
-
-
-def _said(part: str) -> Fraction | None:
-    found = number_in_words(part.replace("-", " ").split())
-    return literal(part) if found is None or found[1] else found[0]

@@ -6,15 +6,13 @@ import re
 from fractions import Fraction
 from itertools import product
 
-from grpo_lightning.rewards.grading.arithmetic import arithmetic
-from grpo_lightning.rewards.grading.bounds import in_signs
+from grpo_lightning.rewards.grading.bounds import as_intervals, in_signs
 from grpo_lightning.rewards.grading.braces import OPENING, PAIRS, match_of, separators_outside, split_outside, wrapped
 from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.forms import Equation, Group, Shape, Value, distinct
 from grpo_lightning.rewards.grading.intervals import from_inequality, intersection, interval
 from grpo_lightning.rewards.grading.left_sides import NAME
-from grpo_lightning.rewards.grading.literals import literal
-from grpo_lightning.rewards.grading.names import is_name
+from grpo_lightning.rewards.grading.literals import arithmetic, literal
 from grpo_lightning.rewards.grading.notation import tidy, trimmed
 from grpo_lightning.rewards.grading.prose import (
     formula_in_sentence,
@@ -24,10 +22,9 @@ from grpo_lightning.rewards.grading.prose import (
     without_lead,
 )
 from grpo_lightning.rewards.grading.quantities import OTHER_VALUE, measured, quantity
-from grpo_lightning.rewards.grading.rewritten import as_intervals
 from grpo_lightning.rewards.grading.signs import below_zero
 from grpo_lightning.rewards.grading.symbols import FUNCTIONS, MONEY
-from grpo_lightning.rewards.grading.words import is_words, same_meaning, yes_or_no
+from grpo_lightning.rewards.grading.words import is_name, is_words, same_meaning, yes_or_no
 
 MAX_DEPTH = 8
 """Of brackets in brackets; deeper ones are left to the parser of formulas."""

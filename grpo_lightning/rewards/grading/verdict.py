@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from grpo_lightning.rewards.grading.angles import degrees_as_radians, is_in_radians
-from grpo_lightning.rewards.grading.arithmetic import arithmetic
 from grpo_lightning.rewards.grading.calendar import is_same_day, is_same_hour, is_year_of, same_moment
 from grpo_lightning.rewards.grading.chemistry import is_substance, same_substance
 from grpo_lightning.rewards.grading.forms import Equation, Group, Inequality, Shape, Value
@@ -16,10 +15,10 @@ from grpo_lightning.rewards.grading.formula_text import formula_text, in_one_uni
 from grpo_lightning.rewards.grading.groups import CHOICES, are_choices, same_groups
 from grpo_lightning.rewards.grading.intervals import FLIPPED
 from grpo_lightning.rewards.grading.left_sides import denotes_value, may_name_one
-from grpo_lightning.rewards.grading.literals import literal
+from grpo_lightning.rewards.grading.literals import arithmetic, literal
+from grpo_lightning.rewards.grading.measures import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.numeric import Margin, Number
 from grpo_lightning.rewards.grading.quantities import in_short
-from grpo_lightning.rewards.grading.quantity_forms import Quantity, sizes_beside
 from grpo_lightning.rewards.grading.ratios import is_ratio_or_digits, same_digits, same_ratio, same_score
 from grpo_lightning.rewards.grading.shapes import parse
 from grpo_lightning.rewards.grading.symbols import MONEY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -58,8 +57,6 @@ class HTTPClient:
             )
         if self.api_key_env is not None and not os.environ.get(self.api_key_env):
             raise ValueError(f"api_key_env={self.api_key_env!r} names an environment variable that is not set.")
-        if importlib.util.find_spec("aiohttp") is None:
-            raise ModuleNotFoundError("Remote rewards need aiohttp. Run pip install aiohttp.")
 
     @property
     def longest(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +49,6 @@ class JSONSchemaReward(CompletionReward):
     _validators: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("jsonschema") is None:
-            raise ModuleNotFoundError(f"{self.name} needs jsonschema. Run pip install jsonschema.")
         if sum(setting is not None for setting in (self.schema, self.schema_file, self.schema_key)) != 1:
             raise ValueError(f"{self.name}: set exactly one of schema, schema_file and schema_key.")
         if self.source not in ("whole", "fence", "answer") or not 0 <= self.parsed_score <= 1:

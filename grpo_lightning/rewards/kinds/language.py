@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -39,8 +38,6 @@ class LanguageReward(CompletionReward):
     def __post_init__(self) -> None:
         if (self.language is None) == (self.language_key is None):
             raise ValueError(f"{self.name}: set language (such as en), or language_key to a column with it; not both.")
-        if importlib.util.find_spec("py3langid") is None:
-            raise ModuleNotFoundError(f"{self.name} needs py3langid. Run pip install py3langid.")
         known = _identifier().labels
         for code in [*self.among, *([self.language] if self.language else [])]:
             if code not in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from grpo_lightning.rewards.grading.modifiers import change_before
+from grpo_lightning.rewards.grading.denied import change_before
 from grpo_lightning.rewards.grading.notation import MATH_SPAN
 
 MAX_CLAUSE = 300

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+from grpo_lightning.rewards.grading.calendar import moment
 from grpo_lightning.rewards.grading.denied import denied_behind, without_contrast
 from grpo_lightning.rewards.grading.last_value import last_value
+from grpo_lightning.rewards.grading.notation import tidy
 from grpo_lightning.rewards.grading.numeric import in_ascii, last_number_span
-from grpo_lightning.rewards.grading.whole_value import whole_value
+from grpo_lightning.rewards.grading.quantities import quantity
 from grpo_lightning.rewards.text.boxes import boxed_answer, has_open_box, without_denied_boxes
 from grpo_lightning.rewards.text.concluded import concluding_clause
-from grpo_lightning.rewards.text.json_answer import json_answer
 from grpo_lightning.rewards.text.stated import stated_answer
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -165,3 +167,62 @@ def _last_tagged(text: str) -> str | None:
     end = text.rfind(ANSWER_CLOSE)
     start = text.rfind(ANSWER_OPEN, 0, end) if end >= 0 else -1
     return text[start + len(ANSWER_OPEN) : end].strip() if start >= 0 else None
+
+
+JSON_KEYS = ("answer", "final_answer", "result", "value", "solution")
+"""Of the answer, the first one found; letters' case, spaces and dashes do not count."""
+MAX_OBJECT = 5_000
+"""Characters of an object."""
+MAX_NESTED = 20
+"""Opening braces that are tried, from the last one."""
+_FENCE = " \t\r\n`"
+
+
+def json_answer(text: str) -> str | None:
+    """What the last object of the text has as its answer; None where the text does not end with such an object.
+
+    Example:
+        >>> json_answer('{"reasoning": "3 * 4", "Final Answer": 12}'), json_answer("{12}"), json_answer('{"steps": 3}')
+        ('12', None, None)
+    """
+    text = text.rstrip(_FENCE)[-MAX_OBJECT:]
+    start = len(text) if text.endswith("}") else 0
+    for _ in range(MAX_NESTED):
+        start = text.rfind("{", 0, start)
+        if start < 0:
+            break
+        try:
+            found = json.loads(text[start:], parse_float=str, parse_int=str, strict=False)
+        except (ValueError, RecursionError):
+            continue
+        return _answer(found) if isinstance(found, dict) else None
+    return None
+
+
+def _answer(found: dict[str, object]) -> str | None:
+    plain = {key.strip().lower().replace(" ", "_").replace("-", "_"): value for key, value in found.items()}
+    given = next((plain[key] for key in JSON_KEYS if plain.get(key)), None)
+    if isinstance(given, list) and all(isinstance(item, str) for item in given):
+        given = ", ".join(given)
+    return given if isinstance(given, str) else None
+
+
+MAX_WHOLE = 40
+"""Characters of a text that is nothing but a value."""
+
+
+def whole_value(text: str) -> str | None:
+    """The text where all of it is one quantity, date or time; None for sentences, formulas and long texts.
+
+    Example:
+        >>> whole_value("1 h 30 min"), whole_value("The 4th of July."), whole_value("It is 4"), whole_value("2 + 2")
+        ('1 h 30 min', 'The 4th of July.', None, None)
+    """
+    text = text.strip()
+    if "\n" in text or len(text) > MAX_WHOLE or text.startswith("- "):  # a list of one
+        return None
+    number = last_number_span(text)
+    if number is not None and denied_behind(text, number[1]) is not None:
+        return None
+    plain = tidy(text)
+    return text if quantity(plain) is not None or moment(plain) is not None else None

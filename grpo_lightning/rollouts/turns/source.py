@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -11,20 +13,67 @@ from lightning.pytorch.utilities import rank_zero_info
 from grpo_lightning.concurrency.event_loop import EventLoopThread
 from grpo_lightning.datamodules.prompts.chat_templates import TEMPLATE_KWARGS, TOOLS, row_template_kwargs
 from grpo_lightning.environments import EpisodeFactory
-from grpo_lightning.errors import RefusedRowError
+from grpo_lightning.errors import ExplainedError, RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import open_turns, waits_for_all
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.collect import collect
-from grpo_lightning.rollouts.turns.fault_watch import FaultWatch
 from grpo_lightning.rollouts.turns.rollout import Assignment, PlayedRollout, RolloutPlayer
 from grpo_lightning.rollouts.turns.settings import Turns
 from grpo_lightning.rollouts.turns.template_note import template_note
 from grpo_lightning.rollouts.turns.turn_loop import TurnLoop
 from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import PromptBatch, Rollouts
+
+logger = logging.getLogger(__name__)
+WINDOW = 64
+"""Rollouts, at least, over which the share is taken."""
+
+
+class EnvironmentsFailedError(ExplainedError, RuntimeError):
+    """Too many rollouts ended by a fault of their environment; the text holds the first one."""
+
+
+class FaultWatch:
+    """The recent faults of environments.
+
+    Args:
+        max_share: Stops above this share of the latest ``WINDOW`` rollouts, and where every rollout has failed.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        self.max_share = max_share
+        self._recent: deque[bool] = deque(maxlen=WINDOW)
+        self._one_worked = False
+        self._first = ""
+
+    def record(self, faults: list[str]) -> None:
+        """Takes in the rollouts of a call, in order: what went wrong in each, an empty text for nothing.
+
+        Raises:
+            EnvironmentsFailedError: If too many failed.
+        """
+        if not faults:
+            return
+        found = [fault for fault in faults if fault]
+        self._one_worked |= len(found) < len(faults)
+        self._recent.extend(bool(fault) for fault in faults)
+        if found and not self._first:
+            self._first = found[0]
+            logger.warning(
+                "The environment failed in %d of %d rollouts, which count for nothing. This is shown once, and counted in "
+                "rollouts/stop/fault. The first fault was: %s",
+                *(len(found), len(faults), self._first),
+            )
+        failed, seen = sum(self._recent), len(self._recent)
+        if not self._one_worked or (seen == WINDOW and failed > self.max_share * seen):
+            raise EnvironmentsFailedError(
+                f"The environment failed in {failed} of the last {seen} rollouts, so there is too little to train on "
+                f"(model.turns.max_fault_share={self.max_share:g}). The first fault was: {self._first}"
+            )
+
 
 CLOSE_SECONDS = 30.0
 """How long environments may take to be let go of."""

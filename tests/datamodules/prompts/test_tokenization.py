@@ -145,7 +145,7 @@ def solution_warnings(rows: Any = SOLVED, template_kwargs: Any = None, **setting
     data = GRPODataModule(rows, eval_dataset=rows, batch_size=1, shuffle=False, **settings)
     data.tokenizer = build_tokenizer()
     if template_kwargs:
-        data._reader().warnings.chat_template_kwargs = template_kwargs
+        data._reader.warnings.chat_template_kwargs = template_kwargs
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data.setup("fit")

@@ -17,8 +17,7 @@ from grpo_lightning.rewards.sandbox.isolation import Isolation, isolation
 from grpo_lightning.rewards.sandbox.judge import run_printing
 from grpo_lightning.rewards.sandbox.landlock import version
 from grpo_lightning.rewards.sandbox.launch import Limits, NotStarted
-from grpo_lightning.rewards.sandbox.seccomp import build
-from grpo_lightning.rewards.sandbox.syscalls import ARCHITECTURES
+from grpo_lightning.rewards.sandbox.seccomp import ARCHITECTURES, build
 
 confined = pytest.mark.skipif(bool(isolation().missing), reason=f"this kernel does not confine: {isolation().missing}")
 VERSIONS = [None, *range(1, version())]

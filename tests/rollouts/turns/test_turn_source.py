@@ -17,9 +17,8 @@ from grpo_lightning.policy.policy import Policy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSettings
-from grpo_lightning.rollouts.turns.fault_watch import EnvironmentsFailedError
 from grpo_lightning.rollouts.turns.settings import Turns
-from grpo_lightning.rollouts.turns.source import TurnSource
+from grpo_lightning.rollouts.turns.source import EnvironmentsFailedError, TurnSource
 from grpo_lightning.types import PromptBatch
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call><|im_end|>'
