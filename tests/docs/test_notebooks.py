@@ -25,7 +25,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(name: str) -> str:
         path = Path(shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks"))
         notebook = nbformat.read(path, as_version=4)
-        nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+        nbclient.NotebookClient(
+            notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        ).execute()
         outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
         return "".join(output.text for output in outputs if output.get("name") == "stdout")
 

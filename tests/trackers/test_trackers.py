@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,14 +58,16 @@ def test_weights_and_biases_gets_table_alert_and_config(tmp_path):
     assert b"model.beta" in written and b"0.25" in written
 
 
-def test_mlflow_gets_table_notice_parameters_and_metrics(tmp_path):
+def test_mlflow_gets_table_notice_parameters_and_metrics(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    logger = MLFlowLogger("p", tracking_uri=(tmp_path / "mlruns").as_uri())
+    address = (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)  # which the logger sets, and other tests would read
+    logger = MLFlowLogger("p", tracking_uri=address)
     tell(logger)
-    run = mlflow.MlflowClient((tmp_path / "mlruns").as_uri()).get_run(logger.run_id)
+    run = mlflow.MlflowClient(address).get_run(logger.run_id)
     assert run.data.params["model.beta"] == "0.25" and run.data.metrics["reward"] == 0.75
     assert run.data.tags["notice.Dead groups"] == "warn, step 3: 99% of the groups taught nothing."
     assert run.data.tags["system.python"] == "3.11"
