@@ -119,10 +119,10 @@ class RolloutSource(Source):
 
     @with_float32_defaults
     def _bring_up_to_date(self) -> None:
-        if not self._is_started:
+        is_first = not self._is_started
+        if is_first:
             self.generator.start(self.policy.model, self.policy.tokenizer, self.policy.name_or_path)
             self._is_started = True
-            check_sees_images(self.generator, self.policy.image_processing)
             self._on_started("generator", self.generator.start_note())
         if self.sent_version != self.policy.version:
             for act in self.before_transfer:
@@ -130,6 +130,8 @@ class RolloutSource(Source):
             self.transfer = self.generator.update_weights(self.policy.model)
             self.sent_version = self.policy.version
             self._on_started("first sync", "")
+        if is_first:  # a server answers no run that has not sent it weights
+            check_sees_images(self.generator, self.policy.image_processing)
 
     @torch.no_grad()
     def generate(

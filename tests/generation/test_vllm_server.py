@@ -131,6 +131,14 @@ def test_a_completion_leaves_the_servers_engine_when_it_ends_and_not_token_by_to
         assert logprobs == pytest.approx(others, abs=1e-4)
 
 
+def test_a_server_that_had_another_runs_weights_is_asked_for_tokens_too(generator, policy):
+    generator.stop()
+    generator.start(policy, TOKENIZER, "toy")  # as another run
+    generator.update_weights(policy)
+    assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-4
+    assert generator._endpoint is TOKENS
+
+
 def test_who_has_a_completion_streamed_sees_each_token_when_it_is_there(generator, served):
     body = {"model": "policy", "prompt": PROMPTS[0], "max_tokens": 9, "ignore_eos": True, "stream": True}
     chunks = [line for line in generator.client.post("/v1/completions", body).splitlines() if '"choices"' in line]

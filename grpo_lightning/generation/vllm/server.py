@@ -21,7 +21,7 @@ from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.serving.completing import complete_all, constrain, served_length
-from grpo_lightning.generation.vllm.serving.endpoints import TEXT, sampling_endpoint
+from grpo_lightning.generation.vllm.serving.endpoints import Endpoint, sampling_endpoint
 from grpo_lightning.generation.vllm.serving.images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
@@ -114,7 +114,7 @@ class VLLMServer(VLLMGenerator):
         self.trainer_address = trainer_address
         self.images = ServerImages()
         self.launched: LaunchedServer | None = None
-        self._endpoint = TEXT
+        self._endpoint: Endpoint | None = None
         self._files: Path | None = None
         self._weights: ServedWeights | None = None
 
@@ -158,7 +158,7 @@ class VLLMServer(VLLMGenerator):
         self._wait()
         self._model_length = served_length(self.client)
         name_run(self.client)
-        self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
+        self._endpoint = None
         places = plain_model(policy), self.weight_directory, self.trainer_address
         transfer = open_transfer(self.weight_transfer, self.client, self.is_sender, *places)
         transfer.caches += self.images.caches
@@ -219,8 +219,7 @@ class VLLMServer(VLLMGenerator):
         waiting = engine_requests(prompt_ids, sampling, seeds, self.eos_ids, seed_per_prompt=True, rendered=shown)
         constrain(waiting, sampling)
         started = time.perf_counter()
-        whom = self.client, self._endpoint, self._served
-        complete_all(*whom, waiting, completions, self.max_concurrent_requests, self.recover)
+        complete_all(*self._whom, waiting, completions, self.max_concurrent_requests, self.recover)
         rollouts = completions.rollouts(prompt_ids)
         self.adapter_route.sampled(time.perf_counter() - started, rollouts.completion_ids.numel())
         return rollouts
@@ -228,13 +227,14 @@ class VLLMServer(VLLMGenerator):
     def open_turns(self, sampling: SamplingSettings, wake: Callable[[], None]) -> TurnSampler:
         """Turns as requests of their own; see ``grpo_lightning.generation.turns``."""
         at_a_time = self.max_concurrent_requests
-        whom = self.client, self._endpoint, self._served
-        return ServerTurns(*whom, sampling, self.eos_ids, at_a_time, self.recover, wake)
+        return ServerTurns(*self._whom, sampling, self.eos_ids, at_a_time, self.recover, wake)
 
     @property
-    def _served(self) -> str:
-        """The name of the policy, or of its adapter, in requests."""
-        return ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+    def _whom(self) -> tuple[VLLMClient, Endpoint, str]:
+        """Client and endpoint of requests, and the name of the policy, or of its adapter, in them."""
+        if self._endpoint is None:  # not at the start: a server refuses a run that has not sent it weights
+            self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
+        return self.client, self._endpoint, ADAPTER if self.adapter_route.is_hot else SERVED_NAME
 
     def recover(self, error: ServerUnavailable) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""

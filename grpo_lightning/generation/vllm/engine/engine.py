@@ -17,7 +17,7 @@ from grpo_lightning.generation.vllm.compat import adapter_request, draws_seeded_
 from grpo_lightning.generation.vllm.engine.process import end_engine, engine_mode, make_engine, quiet_collector
 from grpo_lightning.generation.vllm.engine.sampling_parameters import sampling_params
 from grpo_lightning.generation.vllm.patches.lora import reading_adapters_from
-from grpo_lightning.generation.vllm.patches.short_bookkeeping import shorten_bookkeeping
+from grpo_lightning.generation.vllm.patches.short_bookkeeping import ShortBookkeeping, shorten_bookkeeping
 from grpo_lightning.generation.vllm.patches.withheld import ToProcessor
 from grpo_lightning.generation.vllm.requests.completions import Completions, sampled_logprobs
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
@@ -60,13 +60,15 @@ class ColocatedEngine:
             generation_config="vllm",
             load_format="dummy",  # the policy's weights are sent before the first request
         )
-        engine = self.llm.llm_engine
-        place = engine.engine_core.engine_core.scheduler, ToProcessor(engine.output_processor)
-        self._bookkeeping = shorten_bookkeeping(*place) if short_bookkeeping else None
+        self._bookkeeping = self._shortened() if short_bookkeeping else None
         self.max_model_length: int = self.llm.llm_engine.model_config.max_model_len
         self._adapter_path: str | None = None
         self._numbers = itertools.count()
         ColocatedEngine._in_process = self
+
+    def _shortened(self) -> ShortBookkeeping | None:
+        engine = self.llm.llm_engine
+        return shorten_bookkeeping(engine.engine_core.engine_core.scheduler, ToProcessor(engine.output_processor))
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""HTTP to a vLLM server: its completions endpoint, and the development endpoints that move weights."""
+"""HTTP to a vLLM server: its endpoints for completions, and the development endpoints that move weights."""
 
 from __future__ import annotations
 
