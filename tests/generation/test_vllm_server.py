@@ -139,6 +139,13 @@ def test_a_server_that_had_another_runs_weights_is_asked_for_tokens_too(generato
     assert generator._endpoint is TOKENS
 
 
+def test_a_prompt_may_have_more_completions_than_the_server_runs_at_a_time(generator):
+    few, many = (SamplingSettings(num_generations=n, max_completion_length=3, temperature=0.7) for n in (3, 65))
+    expected, found = (rows(generator.generate(PROMPTS[:1], settings, SEEDS[:1])) for settings in (few, many))
+    assert len(found) == 65 > int(SMALL_SERVER[SMALL_SERVER.index("--max-num-seqs") + 1])
+    assert [ids for ids, _, _ in found[:3]] == [ids for ids, _, _ in expected]
+
+
 def test_who_has_a_completion_streamed_sees_each_token_when_it_is_there(generator, served):
     body = {"model": "policy", "prompt": PROMPTS[0], "max_tokens": 9, "ignore_eos": True, "stream": True}
     chunks = [line for line in generator.client.post("/v1/completions", body).splitlines() if '"choices"' in line]

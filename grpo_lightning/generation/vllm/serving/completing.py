@@ -10,8 +10,8 @@ from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
 from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
-from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.serving.endpoints import TOKENS, Endpoint
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import TEXT, TOKENS, Endpoint
 from grpo_lightning.generation.vllm.serving.images import check_tokens
 from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 
@@ -62,9 +62,8 @@ async def complete(
     Raises:
         ServerUnavailable: If there is none, or only a part of one.
     """
-    asked = endpoint if request.rendered is None else TOKENS
     async with slots:
-        answer = await client.send("POST", asked.path, {"model": model} | asked.body(request))
+        answer = await _answer(client, endpoint, model, request)
     if request.rendered is not None:
         check_tokens(answer["prompt_token_ids"], request.prompt_ids)
     rows: list[Choice] = []
@@ -76,6 +75,17 @@ async def complete(
     if len(rows) != request.parameters["n"]:
         raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
     return rows
+
+
+async def _answer(client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest) -> dict[str, Any]:
+    """From the other endpoint where ``TOKENS`` refuses: it gives a prompt no more completions than ``--max-num-seqs``."""
+    endpoint = endpoint if request.rendered is None else TOKENS
+    try:
+        return dict(await client.send("POST", endpoint.path, {"model": model} | endpoint.body(request)))
+    except ServerRefused:
+        if endpoint is TEXT or request.rendered is not None or request.parameters["n"] == 1:
+            raise
+    return dict(await client.send("POST", TEXT.path, {"model": model} | TEXT.body(request)))
 
 
 def _logprobs(told: dict[str, Any]) -> list[float]:
