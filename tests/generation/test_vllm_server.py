@@ -131,6 +131,11 @@ def test_a_completion_leaves_the_servers_engine_when_it_ends_and_not_token_by_to
         assert logprobs == pytest.approx(others, abs=1e-4)
 
 
+def test_a_prompt_may_have_more_completions_than_the_server_runs_requests_at_a_time(generator):
+    settings = SamplingSettings(num_generations=65, max_completion_length=2)
+    assert len(generator.generate(PROMPTS[:1], settings, SEEDS[:1]).group) == 65
+
+
 def test_who_has_a_completion_streamed_sees_each_token_when_it_is_there(generator, served):
     body = {"model": "policy", "prompt": PROMPTS[0], "max_tokens": 9, "ignore_eos": True, "stream": True}
     chunks = [line for line in generator.client.post("/v1/completions", body).splitlines() if '"choices"' in line]
