@@ -130,8 +130,17 @@ def test_an_engine_that_does_more_at_every_token_is_left_alone(generator, schedu
     before, hand_over = scheduler.update_from_output, ToServer()
     scheduler.num_lookahead_tokens = 2
     assert not shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output == before
-    scheduler.num_lookahead_tokens = 0
+    scheduler.num_lookahead_tokens, scheduler.perf_metrics = 0, Named()  # which count what every request computes
+    assert not shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output == before
+    scheduler.perf_metrics = None
     assert shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output != before
+
+
+def test_the_first_token_is_handed_over_when_it_is_there_although_nothing_else_was_computed(generator, scheduler):
+    """A prompt of one token looks like any other step of a completion."""
+    sizes = handed_over(scheduler)
+    generator.generate([[50]], SamplingSettings(max_completion_length=12, num_generations=1, temperature=0), [1])
+    assert sizes[0] == 1 and len(sizes) == 2
 
 
 class Ahead:
