@@ -55,10 +55,13 @@ def stored_dtype(model: str) -> str:
 
 
 def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
-    """Runs the server until it ends well or is told to stop; starts it again when it dies, later each time.
+    """Runs the server until this is told to stop; starts it again when it dies, later each time.
+
+    Status 0 is a good end only of a server that was never ready, such as one that was asked for its help: vLLM ends with it too
+    when its engine has died.
 
     Returns:
-        The exit status: 0 after a request to stop, else that of the server's last death.
+        The exit status: 0 after such an end, else that of the server's last death, and 1 where that is 0.
     """
     process.start()
     announced = 0
@@ -69,8 +72,8 @@ def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
                 announced = process.starts
                 print(f"vLLM is ready at {client.address} (process {process.pid})", flush=True)
             continue
-        if status == 0 or process.starts > restarts:
-            return status
+        if process.starts > restarts or (status == 0 and not announced):
+            return status or int(announced > 0)
         pause = min(2.0 ** (process.starts - 1), 60.0)
         print(f"vLLM died with status {status}; starting it again in {pause:.0f} s", file=sys.stderr, flush=True)
         time.sleep(pause)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from grpo_lightning.commands.serve import build_parser, stored_dtype, supervise
 from grpo_lightning.generation import VLLMServer
@@ -182,6 +183,33 @@ def test_a_server_that_dies_is_started_again_as_often_as_allowed(tmp_path):
     assert supervise(process, VLLMClient("127.0.0.1", 9, 1), restarts=1) == 3
     assert process.starts == 2
     assert process.log_tail().splitlines() == ["last words", "last words"]
+
+
+READY_ONCE = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Ready(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).handle_request()
+"""
+"""A server that is found ready, and then ends with status 0, as vLLM does when its engine dies."""
+
+
+def test_a_server_that_ends_without_being_told_to_is_started_again_whatever_its_status(tmp_path):
+    port = free_port()
+    process = ServerProcess([sys.executable, "-c", READY_ONCE, str(port)], log_file=tmp_path / "log")
+    assert supervise(process, VLLMClient("127.0.0.1", port, 5), restarts=1) == 1
+    assert process.starts == 2
+
+
+def test_a_server_that_only_says_something_of_itself_is_not_started_again(tmp_path):
+    process = ServerProcess([sys.executable, "-c", "print('help')"], log_file=tmp_path / "log")
+    assert supervise(process, VLLMClient("127.0.0.1", 9, 1), restarts=1) == 0
+    assert process.starts == 1
 
 
 def test_stopping_ends_the_server_and_what_it_started(tmp_path):
