@@ -138,7 +138,7 @@ def test_a_prompt_may_have_more_completions_than_the_server_runs_requests_at_a_t
 
 
 def test_who_has_a_completion_streamed_sees_tokens_when_they_are_there(generator, served):
-    """vLLM joins those that it could not send before the next came; a completion that was kept back would come in two parts."""
+    """Those that vLLM could not send before the next came it joins; a completion that was kept back would come in two parts."""
     body = {"model": "policy", "prompt": PROMPTS[0], "max_tokens": 90, "ignore_eos": True, "stream": True}
     chunks = [line for line in generator.client.post("/v1/completions", body).splitlines() if '"choices"' in line]
     assert len(chunks) > 9
