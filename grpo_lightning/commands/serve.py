@@ -86,12 +86,15 @@ def why_no_place(host: str, port: int) -> str | None:
 
 
 def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
-    """Runs the server until it ends well or is told to stop; starts it again when it dies, later each time.
+    """Runs the server until this is told to stop; starts it again when it dies, later each time.
+
+    Status 0 is a good end only of a server that was never ready, such as one that was asked for its help: vLLM ends with it too
+    when its engine has died.
 
     One that has never been ready is not started again: it would die of the same.
 
     Returns:
-        The exit status: 0 after a request to stop, else that of the server's last death.
+        The exit status: 0 after such an end, else that of the server's last death, and 1 where that is 0.
     """
     process.start()
     announced = 0
@@ -107,14 +110,14 @@ def supervise(process: ServerProcess, client: VLLMClient, restarts: int) -> int:
                     flush=True,
                 )
             continue
-        if status == 0:
+        if status == 0 and not announced:
             return status
         why = "before it was ready: what it said above is the reason" if not announced else ""
         if process.starts > restarts:
             why = why or f"for the last of {process.starts} times (--restarts {restarts})"
         if why:
             print(f"vLLM died with status {status} {why}", file=sys.stderr, flush=True)
-            return status
+            return status or 1
         pause = min(2.0 ** (process.starts - 1), 60.0)
         print(f"vLLM died with status {status}; starting it again in {pause:.0f} s", file=sys.stderr, flush=True)
         time.sleep(pause)

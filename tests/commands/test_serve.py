@@ -27,7 +27,7 @@ class Healthy(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        threading.Timer(0.3, os._exit, (4,)).start()
+        threading.Timer(0.3, os._exit, (int(sys.argv[2]),)).start()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
 """
 WATCHED = """
@@ -108,16 +108,24 @@ def test_a_server_that_dies_before_it_is_ready_is_not_started_again(capsys, tmp_
     assert "vLLM died with status 3 before it was ready" in capsys.readouterr().err
 
 
-def test_a_server_that_has_been_ready_is_started_again_and_its_last_death_is_said(capsys):
+def test_a_server_that_only_says_something_of_itself_has_ended_well(tmp_path):
+    process = ServerProcess([sys.executable, "-c", "print('help')"], log_file=tmp_path / "log")
+    with client_of(free_port()) as client:
+        assert supervise(process, client, restarts=1) == 0
+    assert process.starts == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(4, 4), (0, 1)], ids=["dead", "its engine dead"])
+def test_a_server_that_has_been_ready_is_started_again_and_its_last_death_is_said(status, told, capsys):
     port = free_port()
-    process = ServerProcess([sys.executable, "-c", READY_THEN_DEAD, str(port)])
+    process = ServerProcess([sys.executable, "-c", READY_THEN_DEAD, str(port), str(status)])
     with client_of(port) as client:
-        assert supervise(process, client, restarts=1) == 4
+        assert supervise(process, client, restarts=1) == told
     process.stop()
     assert process.starts == 2
     said = capsys.readouterr()
     assert said.out.count(f"vLLM is ready at http://127.0.0.1:{port}") == 2 and "the model policy" in said.out
-    assert "vLLM died with status 4 for the last of 2 times (--restarts 1)" in said.err
+    assert f"vLLM died with status {status} for the last of 2 times (--restarts 1)" in said.err
     assert known_token("127.0.0.1", port) == process.token
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_vllm_server import HANG_UP, fake_vllm
+from fake_vllm_server import HANG_UP, answer_to, fake_vllm
 from runs import make_data, make_module, make_trainer
 from toy_models import build_model, build_tokenizer
 
@@ -16,6 +17,7 @@ from grpo_lightning.generation import SamplingSettings, VLLMServer
 from grpo_lightning.generation.vllm.serving import nccl_transfer
 from grpo_lightning.generation.vllm.serving import weights as served_weights
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
+from grpo_lightning.generation.vllm.serving.endpoints import LOWEST_LOGPROB, TOKENS
 from grpo_lightning.generation.vllm.serving.nccl_transfer import NCCLTransfer
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
@@ -46,6 +48,47 @@ def generator(server, policy):
 def sample(generator: VLLMServer) -> list[int]:
     settings = SamplingSettings(num_generations=2, max_completion_length=1)
     return generator.generate([[1, 2], [3]], settings, [7, 8]).completion_ids.tolist()
+
+
+def tokens_out(logprob: float = -1.0) -> Callable[[str, dict], dict]:
+    """What a server says that takes tokens, and gives one for every completion."""
+
+    def told(path: str, body: dict) -> dict:
+        if path != TOKENS.path:
+            return answer_to(path, body)
+        choice = {"token_ids": [6], "logprobs": {"content": [{"logprob": logprob}]}, "finish_reason": "length"}
+        return {"choices": [{"index": index, **choice} for index in range(body["sampling_params"]["n"])]}
+
+    return told
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 501, 503, HANG_UP])
+def test_whatever_is_answered_instead_of_tokens_a_server_that_completes_text_is_sampled_from(server, policy, status):
+    server.answer(TOKENS.path, always=status)
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
+    generator.start(policy, build_tokenizer(), "toy")
+    assert sample(generator) == [5, 5, 5, 5]
+    assert server.calls.count(TOKENS.path) == 1
+    generator.stop()
+
+
+def test_what_the_endpoint_of_tokens_refuses_the_other_one_is_asked_for(server, policy):
+    server.answer_to = tokens_out()
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
+    generator.start(policy, build_tokenizer(), "toy")
+    assert sample(generator) == [6, 6, 6, 6]
+    server.answer(TOKENS.path, always=404)  # started again, without it
+    assert sample(generator) == [5, 5, 5, 5]
+    generator.stop()
+
+
+def test_a_logprob_that_the_server_could_not_tell_is_none_to_train_on(server, policy):
+    server.answer_to = tokens_out(LOWEST_LOGPROB)
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
+    generator.start(policy, build_tokenizer(), "toy")
+    with pytest.raises(FloatingPointError, match="logprob NaN"):
+        sample(generator)
+    generator.stop()
 
 
 def test_an_update_that_the_server_cannot_do_is_an_error_at_once_and_leaves_it_unpaused(

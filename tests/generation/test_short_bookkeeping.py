@@ -130,8 +130,17 @@ def test_an_engine_that_does_more_at_every_token_is_left_alone(generator, schedu
     before, hand_over = scheduler.update_from_output, ToServer()
     scheduler.num_lookahead_tokens = 2
     assert not shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output == before
-    scheduler.num_lookahead_tokens = 0
+    scheduler.num_lookahead_tokens, scheduler.perf_metrics = 0, Named()  # which count what every request computes
+    assert not shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output == before
+    scheduler.perf_metrics = None
     assert shorten_bookkeeping(scheduler, hand_over) and scheduler.update_from_output != before
+
+
+def test_the_first_token_is_handed_over_when_it_is_there_although_nothing_else_was_computed(generator, scheduler):
+    """A prompt of one token looks like any other step of a completion."""
+    sizes = handed_over(scheduler)
+    generator.generate([[50]], SamplingSettings(max_completion_length=12, num_generations=1, temperature=0), [1])
+    assert sizes[0] == 1 and len(sizes) == 2
 
 
 class Ahead:
@@ -174,6 +183,8 @@ class Ahead:
         self.states: list[Any] = []
         self.outputs: dict[str, list[Any]] = {}
         self.preemptions = 0
+        self.columns = 0
+        """Logprobs of a token that are told besides its own."""
 
     def add(self, limit: int) -> None:
         """A request for a completion of up to so many tokens."""
@@ -220,7 +231,9 @@ class Ahead:
             tokens.append([drawn[name].randrange(60)] if is_whole else [])
             logprobs.append(-drawn[name].random())
         column = np.array([row[0] if row else -1 for row in tokens], dtype=np.int32)
-        scores = LogprobsLists(column[:, None], np.array(logprobs, dtype=np.float32)[:, None], column % 5)
+        others = range(1 + self.columns)  # with those of the likeliest tokens, for some other request of the step
+        wide = [np.stack([n + of_sampled for n in others], 1) for of_sampled in (column, np.float32(logprobs))]
+        scores = LogprobsLists(*wide, column % 5)
         return ModelRunnerOutput(names, {name: n for n, name in enumerate(names)}, tokens, scores)
 
     def _take(self, scheduled: Any, output: Any) -> None:
@@ -276,6 +289,17 @@ def test_scheduled_ahead_every_step_leaves_the_state_that_vllm_would_leave(gener
     assert short.completions() == own.completions()
     assert (own.preemptions > 0) == (num_blocks == 9)
     assert sum(map(len, short.outputs.values())) < sum(map(len, own.outputs.values())) / 2
+
+
+@READERS
+def test_a_step_in_which_somebody_else_wants_more_logprobs_brings_the_same_completions(generator, reader):
+    core, found = engine_core(generator), []
+    for columns in (0, 5):
+        ahead = Ahead(core, 200, reader)
+        ahead.columns = columns
+        ahead.run([1, 2, 130, 17])
+        found.append(ahead.completions())
+    assert found[1] == found[0]
 
 
 def disturbed(core: Any, seed: int, num_blocks: int, reader: str | None = None) -> Ahead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -354,6 +355,8 @@ def test_a_launched_server_samples_from_the_policy_while_both_ways_are_tried_and
             generator.update_weights(policy)
             assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-3  # stale, 10
             ways.append(generator.adapter_route.way)
+        shutil.rmtree(generator._files / "adapter")  # which is read once, and not at every step
+        assert mismatch(policy, generator.generate(PROMPTS, SETTINGS, SEEDS)) < 1e-3
     finally:
         generator.stop()
     assert ways == [*TRIAL, "hot", "hot"]

@@ -25,6 +25,7 @@ FURTHER_WORK = (
     "return_sampling_mask",
     "num_spec_tokens",
     "num_lookahead_tokens",
+    "perf_metrics",
     "use_pp",
 )
 """Attributes of vLLM's schedulers that say that they do more at every token."""
@@ -125,6 +126,9 @@ class ShortBookkeeping:
                 rest[name] = count
                 continue
             if name not in known:
+                if not request.num_output_tokens:  # the first: metrics tell when it came
+                    rest[name] = count
+                    continue
                 known[name] = self._plain(request)
             plain, (token,) = known[name], tokens
             length = request.num_tokens + 1

@@ -86,7 +86,10 @@ class ToServer:
 
 
 def _joined(withheld: Withheld, after: Any) -> Any:
-    """Logprobs of the withheld tokens and of those after them, if there are any, as vLLM's ``LogprobsLists``."""
+    """Logprobs of the withheld tokens and of those after them, if there are any, as vLLM's ``LogprobsLists``.
+
+    A step has columns for the one of its requests that wants most logprobs. Here only the first counts: the sampled token's.
+    """
     import numpy as np
     from vllm.v1.outputs import LogprobsLists
 
@@ -94,9 +97,7 @@ def _joined(withheld: Withheld, after: Any) -> Any:
     tokens = np.array(withheld.tokens, dtypes[0])[:, None]
     logprobs = np.array(withheld.logprobs, dtypes[1])[:, None]
     ranks = np.array(withheld.ranks, dtypes[2])
-    parts = (
-        (tokens, logprobs, ranks)
-        if after is None
-        else map(np.concatenate, zip((tokens, logprobs, ranks), after[:3], strict=True))
-    )
-    return LogprobsLists(*parts)
+    if after is None:
+        return LogprobsLists(tokens, logprobs, ranks)
+    last = after[0][:, :1], after[1][:, :1], after[2]
+    return LogprobsLists(*map(np.concatenate, zip((tokens, logprobs, ranks), last, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
 from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
-from grpo_lightning.generation.vllm.serving.endpoints import TEXT, TOKENS, Endpoint
+from grpo_lightning.generation.vllm.serving.endpoints import LOWEST_LOGPROB, TEXT, TOKENS, Endpoint
 from grpo_lightning.generation.vllm.serving.images import check_tokens
 from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 
@@ -63,7 +64,7 @@ async def complete(
         ServerUnavailable: If there is none, or only a part of one.
     """
     async with slots:
-        answer = await _answer(client, endpoint, model, request)
+        answer = await _answer(client, endpoint if request.rendered is None else TOKENS, model, request)
     if request.rendered is not None:
         check_tokens(answer["prompt_token_ids"], request.prompt_ids)
     rows: list[Choice] = []
@@ -77,23 +78,23 @@ async def complete(
     return rows
 
 
-async def _answer(client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest) -> dict[str, Any]:
-    """From the other endpoint where ``TOKENS`` refuses: it gives a prompt no more completions than ``--max-num-seqs``."""
-    endpoint = endpoint if request.rendered is None else TOKENS
+async def _answer(client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest) -> Any:
+    """Of ``TEXT`` where the other endpoint refuses what it may take.
+
+    That has no more completions of a prompt than the server runs requests at a time, and may be gone after a restart.
+    """
     try:
-        return dict(await client.send("POST", endpoint.path, {"model": model} | endpoint.body(request)))
+        return await client.send("POST", endpoint.path, {"model": model} | endpoint.body(request))
     except ServerRefused:
-        if endpoint is TEXT or request.rendered is not None or request.parameters["n"] == 1:
+        if endpoint is TEXT or request.rendered is not None:
             raise
-    return dict(await client.send("POST", TEXT.path, {"model": model} | TEXT.body(request)))
+    return await _answer(client, TEXT, model, request)
 
 
 def _logprobs(told: dict[str, Any]) -> list[float]:
-    """Of a completion's tokens, as either endpoint tells them."""
-    if "content" in told:
-        return [token["logprob"] for token in told["content"]]
-    logprobs: list[float] = told["token_logprobs"]
-    return logprobs
+    """Of a completion's tokens, as either endpoint tells them; NaN where it has none to tell."""
+    logprobs = [token["logprob"] for token in told["content"]] if "content" in told else told["token_logprobs"]
+    return [logprob if logprob > LOWEST_LOGPROB else math.nan for logprob in logprobs]
 
 
 def constrain(requests: Sequence[EngineRequest], sampling: SamplingSettings) -> None:

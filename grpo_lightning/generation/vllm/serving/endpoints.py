@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
-from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
+from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
 
 FINAL_ONLY = 2
 """vLLM's ``RequestOutputKind`` of completions that are handed over when they have ended."""
+LOWEST_LOGPROB = -9999.0
+"""What the endpoints put in the place of a lower logprob, and ``TOKENS`` in that of NaN. No token that was drawn has it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ def sampling_endpoint(client: VLLMClient, model: str) -> Endpoint:
     Args:
         client: Of a server that is healthy.
         model: The name that it serves the policy under.
+
+    Raises:
+        ServerUnavailable: If the server was lost meanwhile.
     """
     tried = EngineRequest(0, [0], {"n": 1, "max_tokens": 1, "logprobs": 0})
     try:
@@ -51,4 +56,8 @@ def sampling_endpoint(client: VLLMClient, model: str) -> Endpoint:
         is_known = len(choice["token_ids"]) == len(choice["logprobs"]["content"]) == 1
     except (ServerRefused, KeyError, TypeError, ValueError):  # not there, switched off, or another version's
         return TEXT
+    except ServerUnavailable:
+        if client.is_healthy():  # a proxy's answer to a path that it does not know
+            return TEXT
+        raise
     return TOKENS if is_known else TEXT
