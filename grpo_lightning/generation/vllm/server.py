@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,7 +21,7 @@ from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import check_prompts, engine_requests
 from grpo_lightning.generation.vllm.serving.client import ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.serving.completing import complete_all, constrain, served_length
-from grpo_lightning.generation.vllm.serving.endpoints import Endpoint, sampling_endpoint
+from grpo_lightning.generation.vllm.serving.endpoints import TEXT, Endpoint, sampling_endpoint
 from grpo_lightning.generation.vllm.serving.images import ServerImages, check_shown, shown_prompts
 from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
@@ -233,8 +233,9 @@ class VLLMServer(VLLMGenerator):
     def _whom(self) -> tuple[VLLMClient, Endpoint, str]:
         """Client and endpoint of requests, and the name of the policy, or of its adapter, in them."""
         if self._endpoint is None:  # not at the start: a server refuses a run that has not sent it weights
-            self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
-        return self.client, self._endpoint, ADAPTER if self.adapter_route.is_hot else SERVED_NAME
+            with suppress(ServerUnavailable):  # which is waited for where the answers stay away
+                self._endpoint = sampling_endpoint(self.client, SERVED_NAME)
+        return self.client, self._endpoint or TEXT, ADAPTER if self.adapter_route.is_hot else SERVED_NAME
 
     def recover(self, error: ServerUnavailable) -> None:
         """Waits for the server, and gives it the weights that this batch is sampled with."""
