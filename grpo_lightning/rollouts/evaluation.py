@@ -69,7 +69,8 @@ class Evaluation:
                 top_p=settings.top_p_eval,
             )
         trained_on = source.reward_runner
-        extra = resolve_rewards(settings.eval_rewards) if settings.eval_rewards else []
+        spec = settings.eval_rewards
+        extra = resolve_rewards(spec) if spec is not None and spec not in ("", [], ()) else []
         rewards = [*evaluated_apart(trained_on.rewards), *extra]
         self.reward_runner = RewardRunner(resolve_rewards(rewards), **asdict(trained_on.runtime))
         self.success_index = self._find_success_reward(settings.success_reward)

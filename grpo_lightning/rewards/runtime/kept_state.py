@@ -11,7 +11,7 @@ from torch import nn
 
 from grpo_lightning.distributed.checkpoint_values import NotStorableError, stored_exactly
 from grpo_lightning.distributed.gather import gather_objects, own_rank
-from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError, written
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class KeptState:
     """
 
     def __init__(self, rewards: Sequence[BaseRewardFunction]) -> None:
-        self._keepers = {reward.name: _written(reward) for reward in rewards if keeps_state(reward)}
-        others = {reward.name: _written(reward) for reward in rewards if not keeps_state(reward)}
+        self._keepers = {reward.name: written(reward) for reward in rewards if keeps_state(reward)}
+        others = {reward.name: written(reward) for reward in rewards if not keeps_state(reward)}
         self._others = {name: own for name, own in others.items() if not _is_ours(own)}
         self._at_start = {name: _plain(own) for name, own in self._others.items()}
 
@@ -70,7 +70,7 @@ class KeptState:
 
 def keeps_state(reward: BaseRewardFunction) -> bool:
     """Whether it tells what it remembers. A model's weights are no state: they stay as they are, and would fill every checkpoint."""
-    own = _written(reward)
+    own = written(reward)
     has_both = all(callable(getattr(own, name, None)) for name in ("state_dict", "load_state_dict"))
     return has_both and not isinstance(own, nn.Module)
 
@@ -78,11 +78,6 @@ def keeps_state(reward: BaseRewardFunction) -> bool:
 def evaluated_apart(rewards: Sequence[BaseRewardFunction]) -> list[BaseRewardFunction]:
     """The rewards, with copies of those that keep state: what held-out completions change is not what training sees."""
     return [copy.deepcopy(reward) if keeps_state(reward) else reward for reward in rewards]
-
-
-def _written(reward: BaseRewardFunction) -> Any:
-    """The reward, or the function or object that it wraps."""
-    return getattr(reward, "function", None) or reward
 
 
 def _is_ours(own: Any) -> bool:

@@ -75,6 +75,13 @@ def test_a_resumed_run_goes_on_with_what_its_rewards_remember(evaluates, tiny_mo
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+class Seen(Remembering):
+    """As long as the calls that it has seen: false at the start."""
+
+    def __len__(self) -> int:
+        return self.calls
+
+
 def runner(*rewards: Any) -> RewardRunner:
     return RewardRunner(resolve_rewards(list(rewards)))
 
@@ -132,3 +139,13 @@ def test_state_that_would_stay_in_another_process_is_refused():
     reward.isolation = "process"
     with pytest.raises(ValueError, match=r"^Reward 'novelty' has state_dict, and isolation='process'"):
         runner(reward)
+
+
+def test_a_reward_that_is_false_keeps_its_state_and_is_evaluated(tiny_model_dir):
+    empty = Seen()
+    assert not empty
+    kept = runner(empty).kept_state
+    assert kept.state_dict() == {"Seen": {"calls": 0}}
+    kept.restore([{"Seen": {"calls": 3}}])
+    assert empty.calls == 3
+    assert make_module(tiny_model_dir, eval_rewards=Seen()).evaluation.reward_runner.names[-1] == "Seen"
