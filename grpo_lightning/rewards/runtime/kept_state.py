@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -56,6 +57,16 @@ class KeptState:
                     "The checkpoint has no state of the reward '%s', which starts with what it is made with.", name
                 )
 
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Afterwards the rewards remember what they do now, whatever they are called with meanwhile."""
+        before = self.state_dict()
+        try:
+            yield
+        finally:
+            for name, keeper in self._keepers.items():
+                keeper.load_state_dict(before[name])
+
     def _say_lost(self) -> None:
         for name, own in list(self._others.items()):
             now, before = _plain(own), self._at_start[name]
@@ -73,11 +84,6 @@ def keeps_state(reward: BaseRewardFunction) -> bool:
     own = written(reward)
     has_both = all(callable(getattr(own, name, None)) for name in ("state_dict", "load_state_dict"))
     return has_both and not isinstance(own, nn.Module)
-
-
-def evaluated_apart(rewards: Sequence[BaseRewardFunction]) -> list[BaseRewardFunction]:
-    """The rewards, with copies of those that keep state: what held-out completions change is not what training sees."""
-    return [copy.deepcopy(reward) if keeps_state(reward) else reward for reward in rewards]
 
 
 def _is_ours(own: Any) -> bool:

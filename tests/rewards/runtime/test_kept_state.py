@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import make_data, make_module, make_trainer, weights
+from runs import make_data, make_module, make_trainer, weights, write_prompts
 
 from grpo_lightning.rewards import BaseRewardFunction, RewardRunner, resolve_rewards
 from grpo_lightning.rewards.base import RewardContractError
@@ -149,3 +150,39 @@ def test_a_reward_that_is_false_keeps_its_state_and_is_evaluated(tiny_model_dir)
     kept.restore([{"Seen": {"calls": 3}}])
     assert empty.calls == 3
     assert make_module(tiny_model_dir, eval_rewards=Seen()).evaluation.reward_runner.names[-1] == "Seen"
+
+
+class Locked(Remembering):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.counts: list[int] = []
+
+    def __call__(self, completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        with self.lock:
+            self.counts.append(self.calls)
+            return super().__call__(completions, completion_ids, **columns)
+
+
+def test_held_out_completions_are_scored_with_what_training_left_and_change_nothing_of_it(
+    tiny_model_dir, tmp_path, caplog
+):
+    trained, reported = Locked(), Remembering()
+    module = make_module(tiny_model_dir, rewards=[trained], eval_rewards=[reported])
+    trainer = make_trainer(tmp_path, 2, val_check_interval=1, check_val_every_n_epoch=None)
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)), eval_batch_size=2)
+    with caplog.at_level(logging.WARNING):
+        trainer.fit(module, datamodule=data)
+    assert trained.counts == [0, 1, 1, 1, 2, 2]  # a step, then two held-out batches, twice
+    assert (trained.calls, reported.calls) == (2, 4)
+    assert "checkpoint has no state" not in caplog.text
+
+
+def test_what_a_failed_evaluation_changed_is_put_back():
+    kept = runner(one := Novelty()).kept_state
+    with pytest.raises(ArithmeticError), kept.put_back():
+        one([[1]])
+        raise ArithmeticError
+    assert one.seen == {}
