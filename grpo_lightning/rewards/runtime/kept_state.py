@@ -30,6 +30,11 @@ class KeptState:
         self._others = {name: own for name, own in others.items() if not _is_ours(own)}
         self._at_start = {name: _plain(own) for name, own in self._others.items()}
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether any reward has state for checkpoints: its values then depend on the order of calls."""
+        return bool(self._keepers)
+
     def state_dict(self) -> dict[str, Any]:
         """By name of reward, a copy.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from async_copy_generator import AsyncCopyGenerator
+from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer, weights, write_prompts
 
 from grpo_lightning.rewards import BaseRewardFunction, RewardRunner, resolve_rewards
@@ -186,3 +188,26 @@ def test_what_a_failed_evaluation_changed_is_put_back():
         one([[1]])
         raise ArithmeticError
     assert one.seen == {}
+
+
+def saved_at(folder: Path, step: int) -> dict[str, Any]:
+    return torch.load(folder / f"step={step}.ckpt", weights_only=True)["sources"]
+
+
+def test_the_state_is_of_before_the_batch_that_is_sampled_ahead(tiny_model_dir, tmp_path):
+    def run(steps: int, ckpt: Path | None = None, **callbacks: Any) -> tuple[Remembering, Any]:
+        reward = Remembering()
+        ahead = {"generator": AsyncCopyGenerator(), "async_rollouts": 1, "max_sampler_mismatch": None}
+        module = make_module(tiny_model_dir, rewards=[reward], **ahead)
+        trainer = make_trainer(tmp_path, steps, **callbacks)
+        trainer.fit(module, datamodule=make_data(tmp_path), ckpt_path=ckpt)
+        return reward, weights(module)
+
+    each = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    whole, expected = run(4, callbacks=[each], enable_checkpointing=True)
+    assert [saved_at(tmp_path, step)["rollouts"]["rewards"] for step in (1, 2, 3)] == [
+        [{"Remembering": {"calls": calls}}] for calls in (1, 2, 3)
+    ]
+    resumed, found = run(4, tmp_path / "step=2.ckpt")
+    assert whole.calls == resumed.calls == 4
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
