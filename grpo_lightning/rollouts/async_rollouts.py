@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
+from grpo_lightning.rollouts.kept_rewards import has_environments
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import known_after
 from grpo_lightning.rollouts.source import RolloutSource
@@ -72,6 +73,8 @@ class AsyncRollouts(Source):
         return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 
     def _scored(self, batch: PromptBatch, ready: Ready, moment: Moment) -> Sampled:
+        if not has_environments(ready.rollouts):  # whose rewards are saved with them, so after their calls
+            self.inner.reward_runner.kept_state.begin_step(moment.step)
         if ready.await_rewards is not None:
             return Sampled(batch, ready.rollouts, ready.await_rewards)
         state = self._state_of(ready.origin, moment)

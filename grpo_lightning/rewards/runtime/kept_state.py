@@ -28,6 +28,8 @@ class KeptState:
         self._keepers = {reward.name: written(reward) for reward in rewards if keeps_state(reward)}
         others = {reward.name: written(reward) for reward in rewards if not keeps_state(reward)}
         self._others = {name: own for name, own in others.items() if not _is_ours(own)}
+        self._before: tuple[int, dict[str, Any]] = (-1, {})
+        """The step that was begun last, and the state until then: of a step that fails, a checkpoint holds that."""
         self._at_start = {name: _plain(own) for name, own in self._others.items()}
 
     @property
@@ -43,13 +45,19 @@ class KeptState:
         """
         return {name: _stored(name, keeper.state_dict()) for name, keeper in self._keepers.items()}
 
-    def of_all_ranks(self) -> list[dict[str, Any]]:
-        """The states of each rank; called on every one. Says once which rewards remember what no checkpoint holds."""
+    def begin_step(self, step: int) -> None:
+        """Notes the state before any completion of the step is scored; ``step`` are done."""
+        self._before = (step, self.state_dict())
+
+    def of_all_ranks(self, step: int) -> list[dict[str, Any]]:
+        """The states of each rank after ``step`` steps; called on every one. Says once which rewards remember what no checkpoint holds."""
         self._say_lost()
-        return gather_objects(self.state_dict()) if self._keepers else []
+        began, before = self._before
+        return gather_objects(before if began == step else self.state_dict()) if self._keepers else []
 
     def restore(self, ranks: Sequence[dict[str, Any]]) -> None:
         """Gives each reward what it had on this rank; where there were other ranks, on the first."""
+        self._before = (-1, {})
         if not self._keepers:
             return
         rank, size = own_rank()

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from async_copy_generator import AsyncCopyGenerator
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from runs import make_data, make_module, make_trainer, weights, write_prompts
 
 from grpo_lightning.rewards import BaseRewardFunction, RewardRunner, resolve_rewards
 from grpo_lightning.rewards.base import RewardContractError
+
+AHEAD: dict[str, Any] = {"async_rollouts": 1, "max_sampler_mismatch": None}
 
 
 class Forgetful:
@@ -97,7 +99,7 @@ def call(of: RewardRunner, times: int = 1) -> None:
 def test_ranks_get_back_their_own_and_a_state_is_a_copy():
     one = runner(Novelty())
     call(one)
-    (saved,) = one.kept_state.of_all_ranks()
+    (saved,) = one.kept_state.of_all_ranks(1)
     call(one)
     assert saved == {"novelty": {"seen": {1: 1, 2: 1}}}
     other = runner(Novelty())
@@ -111,10 +113,10 @@ def test_what_no_checkpoint_holds_is_said_once_and_only_where_it_has_changed(cap
         lost = runner(
             Forgetful(), "accuracy,format,repetition", lambda completions, **columns: [0.0] * len(completions)
         )
-        assert lost.kept_state.of_all_ranks() == [] and not caplog.records
+        assert lost.kept_state.of_all_ranks(1) == [] and not caplog.records
         lost.score(["p"], ["a"], [[1]], {"ground_truth": ["a"]})
-        lost.kept_state.of_all_ranks()
-        lost.kept_state.of_all_ranks()
+        lost.kept_state.of_all_ranks(1)
+        lost.kept_state.of_all_ranks(1)
     (said,) = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
     assert said.startswith("The reward 'Forgetful' remembers from call to call (calls)")
 
@@ -134,7 +136,7 @@ def test_a_state_that_a_checkpoint_cannot_hold_is_refused_with_the_rewards_name(
     with pytest.raises(
         RewardContractError, match=r"^Reward 'Counting': its state_dict\(\) gives what a checkpoint cannot"
     ):
-        runner(Counting()).kept_state.of_all_ranks()
+        runner(Counting()).kept_state.of_all_ranks(1)
 
 
 def test_state_that_would_stay_in_another_process_is_refused():
@@ -190,6 +192,35 @@ def test_what_a_failed_evaluation_changed_is_put_back():
     assert one.seen == {}
 
 
+@pytest.mark.parametrize("settings", [{}, AHEAD])
+def test_of_a_step_that_fails_a_checkpoint_holds_the_state_from_before_it(settings, tiny_model_dir, tmp_path):
+    class Fail(Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            loss = pl_module.policy_loss
+
+            def fails(*args: Any) -> Any:
+                if pl_module.steps_done == 2:
+                    raise ArithmeticError("in step 3")
+                return loss(*args)
+
+            pl_module.policy_loss = fails
+
+    def run(ckpt: Path | None = None, **callbacks: Any) -> tuple[Remembering, Any]:
+        reward = Remembering()
+        generator = {"generator": AsyncCopyGenerator()} if settings else {}
+        module = make_module(tiny_model_dir, rewards=[reward], **settings, **generator)
+        make_trainer(tmp_path, 4, **callbacks).fit(module, datamodule=make_data(tmp_path), ckpt_path=ckpt)
+        return reward, weights(module)
+
+    whole, expected = run()
+    failing = [Fail(), OnExceptionCheckpoint(str(tmp_path), "failed")]
+    with pytest.raises(ArithmeticError, match="in step 3"):
+        run(callbacks=failing, enable_checkpointing=True)
+    resumed, found = run(tmp_path / "failed.ckpt")
+    assert whole.calls == resumed.calls == 4
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def saved_at(folder: Path, step: int) -> dict[str, Any]:
     return torch.load(folder / f"step={step}.ckpt", weights_only=True)["sources"]
 
@@ -197,8 +228,7 @@ def saved_at(folder: Path, step: int) -> dict[str, Any]:
 def test_the_state_is_of_before_the_batch_that_is_sampled_ahead(tiny_model_dir, tmp_path):
     def run(steps: int, ckpt: Path | None = None, **callbacks: Any) -> tuple[Remembering, Any]:
         reward = Remembering()
-        ahead = {"generator": AsyncCopyGenerator(), "async_rollouts": 1, "max_sampler_mismatch": None}
-        module = make_module(tiny_model_dir, rewards=[reward], **ahead)
+        module = make_module(tiny_model_dir, rewards=[reward], generator=AsyncCopyGenerator(), **AHEAD)
         trainer = make_trainer(tmp_path, steps, **callbacks)
         trainer.fit(module, datamodule=make_data(tmp_path), ckpt_path=ckpt)
         return reward, weights(module)
