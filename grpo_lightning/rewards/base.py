@@ -183,6 +183,12 @@ def completion_text(completion: Completion) -> str:
     return "".join(texts)
 
 
+def written(reward: Any) -> Any:
+    """The reward, or the function or object that it wraps: what a user wrote, be it empty or false."""
+    function = getattr(reward, "function", None)
+    return reward if function is None else function
+
+
 def asks_for(reward: Any, argument: str) -> bool:
     """Whether a reward, or the function that it wraps, names this argument.
 
@@ -190,7 +196,7 @@ def asks_for(reward: Any, argument: str) -> bool:
         >>> asks_for(lambda completions, group: None, "group"), asks_for(lambda **kwargs: None, "group")
         (True, False)
     """
-    return argument in inspect.signature(getattr(reward, "function", None) or reward).parameters
+    return argument in inspect.signature(written(reward)).parameters
 
 
 def on_offer(reward: BaseRewardFunction, columns: Iterable[str]) -> dict[str, None]:

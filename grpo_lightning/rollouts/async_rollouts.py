@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_lightning.rewards import RewardState
 from grpo_lightning.rollouts.base import Moment, Sampled, Source
+from grpo_lightning.rollouts.kept_rewards import has_environments
 from grpo_lightning.rollouts.next_batch import NextBatch, Origin, Pending, Ready
 from grpo_lightning.rollouts.run_state import known_after
 from grpo_lightning.rollouts.source import RolloutSource
@@ -72,6 +73,8 @@ class AsyncRollouts(Source):
         return {name: torch.full((count,), float(age)) for name, age in ages.items()}
 
     def _scored(self, batch: PromptBatch, ready: Ready, moment: Moment) -> Sampled:
+        if not has_environments(ready.rollouts):  # whose rewards are saved with them, so after their calls
+            self.inner.reward_runner.kept_state.begin_step(moment.step)
         if ready.await_rewards is not None:
             return Sampled(batch, ready.rollouts, ready.await_rewards)
         state = self._state_of(ready.origin, moment)
@@ -85,13 +88,20 @@ class AsyncRollouts(Source):
         epoch, batch = found
         origin = Origin(moment.step + 1, moment.step, moment.updates, moment.updates + self.num_updates)
         state = self._state_of(origin, replace(moment, epoch=epoch))
-        completed, rewards_of = self.inner.begin_scoring(batch, state)
         seeds = self.inner.prompt_seeds(batch, "train", origin.step)
 
         def sample() -> Pending:
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
             return rollouts, cache(rewards_of(rollouts))  # a checkpoint and the step may both wait
 
+        def sample_only() -> Pending:  # scored in its step: checkpoints before it hold none of the rewards' calls
+            rollouts = self.inner.generate(batch, self.inner.sampling, seeds, lambda *finished: None)
+            return rollouts, cache(lambda: self.inner.begin_scoring(batch, state)[1](rollouts)())
+
+        if self.inner.reward_runner.kept_state.is_kept:
+            self.next_batch.launch(origin, batch, sample_only)
+            return
+        completed, rewards_of = self.inner.begin_scoring(batch, state)
         self.next_batch.launch(origin, batch, sample)
 
     def _state_of(self, origin: Origin, moment: Moment) -> RewardState:

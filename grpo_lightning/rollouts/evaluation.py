@@ -12,7 +12,6 @@ from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
-from grpo_lightning.rewards.runtime.kept_state import evaluated_apart
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -69,8 +68,9 @@ class Evaluation:
                 top_p=settings.top_p_eval,
             )
         trained_on = source.reward_runner
-        extra = resolve_rewards(settings.eval_rewards) if settings.eval_rewards else []
-        rewards = [*evaluated_apart(trained_on.rewards), *extra]
+        spec = settings.eval_rewards
+        extra = resolve_rewards(spec) if spec is not None and spec not in ("", [], ()) else []
+        rewards = [*trained_on.rewards, *extra]
         self.reward_runner = RewardRunner(resolve_rewards(rewards), **asdict(trained_on.runtime))
         self.success_index = self._find_success_reward(settings.success_reward)
 
@@ -96,8 +96,8 @@ class Evaluation:
 
     def _score(self, batch: PromptBatch, rollouts: Rollouts, moment: Moment) -> RewardTable:
         """With what the rewards remember of training, to which nothing is added."""
-        self.reward_runner.kept_state.restore([self.source.reward_runner.kept_state.state_dict()])
-        return self.source.score(batch, rollouts, moment, self.reward_runner)
+        with self.source.reward_runner.kept_state.put_back():
+            return self.source.score(batch, rollouts, moment, self.reward_runner)
 
     def evaluate(self, batch: PromptBatch, means: NamedMeans, moment: Moment) -> list[dict[str, Any]]:
         """Scores one greedy completion per prompt, and samples for pass@k, into ``means``.

@@ -128,6 +128,7 @@ class PartialSource(Source):
         """The groups that are complete, oldest first, with each token's logprob at the weights that sampled it."""
         if stage != "train":
             return self.inner.sample(batch, moment, stage)
+        self.inner.reward_runner.kept_state.begin_step(moment.step)
         self.inner.prepare()
         seeds = self.inner.prompt_seeds(batch, stage, moment.step)
         fresh = new_groups(batch, seeds, moment.step, self.inner.sampling.num_generations)

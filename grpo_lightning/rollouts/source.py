@@ -153,6 +153,8 @@ class RolloutSource(Source):
 
     def sample(self, batch: PromptBatch, moment: Moment, stage: str = "train") -> Sampled:
         """See ``Source.sample``; rewards run from the first completion that ends."""
+        if stage == "train":
+            self.reward_runner.kept_state.begin_step(moment.step)
         completed, rewards_of = self.begin_scoring(batch, self.reward_state(moment))
         self.prepare()
         rollouts = self.generate(batch, self.sampling, self.prompt_seeds(batch, stage, moment.step), completed)
@@ -238,7 +240,7 @@ class RolloutSource(Source):
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """The generator's, and what the rewards of all ranks remember; called on every rank."""
-        remembered = self.reward_runner.kept_state.of_all_ranks()
+        remembered = self.reward_runner.kept_state.of_all_ranks(step)
         return self.generator.state_dict() | ({"rewards": remembered} if remembered else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

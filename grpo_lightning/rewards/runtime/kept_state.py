@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from grpo_lightning.distributed.checkpoint_values import NotStorableError, stored_exactly
 from grpo_lightning.distributed.gather import gather_objects, own_rank
-from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError
+from grpo_lightning.rewards.base import BaseRewardFunction, RewardContractError, written
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,17 @@ class KeptState:
     """
 
     def __init__(self, rewards: Sequence[BaseRewardFunction]) -> None:
-        self._keepers = {reward.name: _written(reward) for reward in rewards if keeps_state(reward)}
-        others = {reward.name: _written(reward) for reward in rewards if not keeps_state(reward)}
+        self._keepers = {reward.name: written(reward) for reward in rewards if keeps_state(reward)}
+        others = {reward.name: written(reward) for reward in rewards if not keeps_state(reward)}
         self._others = {name: own for name, own in others.items() if not _is_ours(own)}
+        self._before: tuple[int, dict[str, Any]] = (-1, {})
+        """The step that was begun last, and the state until then: of a step that fails, a checkpoint holds that."""
         self._at_start = {name: _plain(own) for name, own in self._others.items()}
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether any reward has state for checkpoints: its values then depend on the order of calls."""
+        return bool(self._keepers)
 
     def state_dict(self) -> dict[str, Any]:
         """By name of reward, a copy.
@@ -37,13 +45,19 @@ class KeptState:
         """
         return {name: _stored(name, keeper.state_dict()) for name, keeper in self._keepers.items()}
 
-    def of_all_ranks(self) -> list[dict[str, Any]]:
-        """The states of each rank; called on every one. Says once which rewards remember what no checkpoint holds."""
+    def begin_step(self, step: int) -> None:
+        """Notes the state before any completion of the step is scored; ``step`` are done."""
+        self._before = (step, self.state_dict())
+
+    def of_all_ranks(self, step: int) -> list[dict[str, Any]]:
+        """The states of each rank after ``step`` steps; called on every one. Says once which rewards remember what no checkpoint holds."""
         self._say_lost()
-        return gather_objects(self.state_dict()) if self._keepers else []
+        began, before = self._before
+        return gather_objects(before if began == step else self.state_dict()) if self._keepers else []
 
     def restore(self, ranks: Sequence[dict[str, Any]]) -> None:
         """Gives each reward what it had on this rank; where there were other ranks, on the first."""
+        self._before = (-1, {})
         if not self._keepers:
             return
         rank, size = own_rank()
@@ -55,6 +69,16 @@ class KeptState:
                 log.warning(
                     "The checkpoint has no state of the reward '%s', which starts with what it is made with.", name
                 )
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Afterwards the rewards remember what they do now, whatever they are called with meanwhile."""
+        before = self.state_dict()
+        try:
+            yield
+        finally:
+            for name, keeper in self._keepers.items():
+                keeper.load_state_dict(before[name])
 
     def _say_lost(self) -> None:
         for name, own in list(self._others.items()):
@@ -70,19 +94,9 @@ class KeptState:
 
 def keeps_state(reward: BaseRewardFunction) -> bool:
     """Whether it tells what it remembers. A model's weights are no state: they stay as they are, and would fill every checkpoint."""
-    own = _written(reward)
+    own = written(reward)
     has_both = all(callable(getattr(own, name, None)) for name in ("state_dict", "load_state_dict"))
     return has_both and not isinstance(own, nn.Module)
-
-
-def evaluated_apart(rewards: Sequence[BaseRewardFunction]) -> list[BaseRewardFunction]:
-    """The rewards, with copies of those that keep state: what held-out completions change is not what training sees."""
-    return [copy.deepcopy(reward) if keeps_state(reward) else reward for reward in rewards]
-
-
-def _written(reward: BaseRewardFunction) -> Any:
-    """The reward, or the function or object that it wraps."""
-    return getattr(reward, "function", None) or reward
 
 
 def _is_ours(own: Any) -> bool:

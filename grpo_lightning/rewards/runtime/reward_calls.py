@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from grpo_lightning.concurrency.event_loop import EventLoopThread, in_thread
-from grpo_lightning.rewards.base import BaseRewardFunction
+from grpo_lightning.rewards.base import BaseRewardFunction, written
 from grpo_lightning.rewards.runtime.call_guard import CallGuard
 from grpo_lightning.rewards.runtime.call_rows import CallRows
 from grpo_lightning.rewards.runtime.main_thread import MainThreadCalls
@@ -111,4 +111,4 @@ def _main_thread_reason(reward: BaseRewardFunction) -> str:
         return "it has isolation: main"
     if reward.isolation == "process" or reward.is_async:  # a process has a main thread; of async ones only calls tell
         return ""
-    return main_thread_reason(getattr(reward, "function", reward))
+    return main_thread_reason(written(reward))

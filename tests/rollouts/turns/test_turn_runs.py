@@ -72,6 +72,36 @@ def test_a_batch_in_flight_keeps_the_rewards_of_environments_that_a_checkpoint_c
     torch.testing.assert_close(resumed["weights"], expected["weights"], rtol=0, atol=0)
 
 
+def test_rewards_of_environments_that_keep_state_count_a_batch_in_flight_once(tmp_path):
+    class Counting:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, completions, environments, **columns):
+            self.calls += 1
+            return [
+                (len(e.results) + len(str(c)) / 1000) / self.calls
+                for e, c in zip(environments, completions, strict=True)
+            ]
+
+        def state_dict(self):
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state):
+            self.calls = state["calls"]
+
+    def run(name: str, **options: Any) -> tuple[dict[str, Any], int]:
+        reward = Counting()
+        ahead = {"async_rollouts": 1, "max_sampler_mismatch": None, "generator": AsyncCopyGenerator()}
+        return train(tmp_path / name, rewards=[reward], **ahead, **options), reward.calls
+
+    expected, calls = run("whole")
+    resumed, calls_of_resumed = run("resumed", ckpt_path=tmp_path / "whole" / "step=2.ckpt")
+    assert calls == calls_of_resumed == 4
+    same_steps(resumed["steps"], expected["steps"][2:])
+    torch.testing.assert_close(resumed["weights"], expected["weights"], rtol=0, atol=0)
+
+
 def test_a_run_whose_template_writes_earlier_turns_anew_samples_what_it_scores_and_resumes_bit_for_bit(tmp_path):
     own = AutoTokenizer.from_pretrained(MODEL).chat_template
     marked = own.replace(
