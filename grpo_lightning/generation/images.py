@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -39,6 +40,13 @@ class SamplesWithImages(Protocol):
         Raises:
             ValueError: If the policy would see something else than in training.
         """
+
+
+def takes_images(generator: Generator) -> bool:
+    """Whether ``generate`` can be called with ``images=``."""
+    parameters = inspect.signature(generator.generate).parameters
+    by_name = "images" in parameters and parameters["images"].kind is not inspect.Parameter.POSITIONAL_ONLY
+    return by_name or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 def sample_batch(

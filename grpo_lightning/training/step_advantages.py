@@ -73,10 +73,10 @@ class StepAdvantages:
 
         (N,) float32, or (T,) where the rule or a reward tells tokens apart.
         """
-        found = self.estimate(rewards.composed, rewards.groups, rewards.weights, rewards.tokens)
+        found = self.estimate(rewards.composed, rewards.groups, rewards.composed_weights, rewards.tokens)
         return rewards.of_own_rank(found.advantages).float()
 
     def reward_metrics(self, rewards: StepRewards) -> MetricSums:
         """What is logged of all ranks' rewards and their totals, whatever advantages are made of them."""
-        totals = self.estimate.totals(rewards.composed, rewards.groups, rewards.weights)
-        return totals.metrics() + rewards.metrics()
+        totals = self.estimate.totals(rewards.composed, rewards.groups, rewards.composed_weights)
+        return totals.metrics() + rewards.summed_metrics()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class StepRewards:
     """(N, R) float64: each reward as it was given; NaN for None."""
     composed: Tensor
     """(N, K): what the composition makes of them, whose weighted sum is the total."""
-    weights: Tensor
-    """(K,)."""
+    composed_weights: Tensor
+    """(K,): the weights of that sum."""
     groups: Tensor
     """(N,) int64: completions with the same id are compared; ids differ between ranks."""
     tokens: CompletionTokens
@@ -46,6 +47,26 @@ class StepRewards:
     def names(self) -> tuple[str, ...]:
         """The R rewards."""
         return self.own.names
+
+    @property
+    def weights(self) -> Tensor:
+        """(R,): the weights as they were given."""
+        return self.own.weights
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What this rank's rewards say of themselves."""
+        return self.own.metrics
+
+    @property
+    def lists(self) -> dict[str, list[tuple[float, ...] | None]]:
+        """Of this rank's rewards that told tokens or turns apart."""
+        return self.own.lists
+
+    @property
+    def extra(self) -> dict[str, list[Any]]:
+        """Columns that this rank's rewards logged."""
+        return self.own.extra
 
     @classmethod
     def together(cls, rollouts: Rollouts, table: RewardTable, composition: RewardComposition) -> StepRewards:
@@ -76,7 +97,7 @@ class StepRewards:
         """This rank's part of (N,) or (T,) of all."""
         return self.tokens.split(advantages, self.of_ranks)[own_rank()[0]]
 
-    def metrics(self) -> MetricSums:
+    def summed_metrics(self) -> MetricSums:
         """Each reward's mean and standard deviation over all ranks, and what rewards say of themselves."""
         columns = dict(zip(self.names, self.given.unbind(dim=1), strict=True))
         means = {f"rewards/{name}/mean": mean_of(column) for name, column in columns.items()}

@@ -17,6 +17,7 @@ from ports import free_port
 
 from grpo_lightning.__main__ import main
 from grpo_lightning.commands.serve import supervise
+from grpo_lightning.generation.vllm.serving import supervisor_watch
 from grpo_lightning.generation.vllm.serving.client import VLLMClient
 from grpo_lightning.generation.vllm.serving.process import ServerProcess
 from grpo_lightning.generation.vllm.serving.token import TOKEN_VARIABLE, known_token, write_token
@@ -35,6 +36,16 @@ import subprocess, sys, time
 from grpo_lightning.generation.vllm.serving.supervisor_watch import watch_supervisor
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 watch_supervisor()
+print(worker.pid, flush=True)
+time.sleep(600)
+"""
+WITH_DEAF_WORKER = """
+import signal, subprocess, sys, time
+from grpo_lightning.generation.vllm.serving.supervisor_watch import watch_supervisor
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a child inherits
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+watch_supervisor(patience=0.5)
 print(worker.pid, flush=True)
 time.sleep(600)
 """
@@ -135,10 +146,25 @@ def is_there(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_a_server_and_its_workers_end_with_what_started_them_however_that_ends(number, tmp_path):
+def watchers_of(group: int) -> list[int]:
+    """Processes that watch over a server's group."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if supervisor_watch.__file__.encode() in words and str(group).encode() in words:
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("server", "number"),
+    [(WATCHED, signal.SIGKILL), (WATCHED, signal.SIGHUP), (WITH_DEAF_WORKER, signal.SIGKILL)],
+    ids=["killed", "terminal closed", "worker ignores SIGTERM"],
+)
+def test_a_server_and_its_workers_end_with_what_started_them_however_that_ends(server, number, tmp_path):
     log = tmp_path / "server.log"
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, WATCHED, str(log)])
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, server, str(log)])
     while not (log.exists() and log.read_text()):
         assert starter.poll() is None
         time.sleep(0.05)
@@ -147,5 +173,18 @@ def test_a_server_and_its_workers_end_with_what_started_them_however_that_ends(n
     assert is_there(worker) and is_there(head)
     starter.send_signal(number)
     starter.wait()
-    while is_there(head) or is_there(worker):
+    while is_there(head) or is_there(worker) or watchers_of(head):
+        time.sleep(0.05)
+
+
+def test_what_watches_over_a_server_ends_with_it(tmp_path):
+    process = ServerProcess([sys.executable, "-c", WATCHED], log_file=tmp_path / "log")
+    process.start()
+    while not (tmp_path / "log").read_text():
+        time.sleep(0.05)
+    head = process.pid
+    assert head is not None and len(watchers_of(head)) == 1
+    assert os.getpgid(watchers_of(head)[0]) != head
+    process.stop()
+    while watchers_of(head):
         time.sleep(0.05)

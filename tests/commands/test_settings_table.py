@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from commands.mistakes import CLASSES, NAMES, TYPES, Mistake
 from test_imports import heavy_imports_after
 
@@ -44,6 +45,59 @@ def test_each_config_of_the_chain_passes_the_check_of_its_stage(stage, path):
     config = ["--config", str(ROOT / "configs" / "chain" / f"{path}.yaml")]
     assert mistakes(config, load_table(stage)) == []
     assert "model.bata is no setting" in mistakes([*config, "--model.bata", "4"], load_table(stage))[0]
+
+
+LOST = "grpo_lightning.algorithm.losses.clip_cov.ClipCovLoss"
+IS_NOW = f"{LOST} is not there ({{}}). Did you mean grpo_lightning.algorithm.losses.covariance.ClipCovLoss?"
+
+
+def given(tmp_path, name: str, value) -> list[str]:
+    section, _, key = name.partition(".")
+    content = {"model": {"model_name_or_path": "m", "rewards": "accuracy"}, "data": {"dataset": "a.jsonl"}}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**content, section: content.get(section, {}) | {key: value}}))
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("value", "line"), [(LOST, 4), ({"class_path": LOST}, 5), ({"class_path": LOST, "init_args": {"epsilon": 0.1}}, 5)]
+)
+def test_a_path_of_a_module_of_ours_that_is_gone_is_answered_with_where_the_class_is(tmp_path, value, line):
+    (said,) = mistakes(given(tmp_path, "model.loss_type", value), load_table())
+    assert said == f"model.loss_type: {IS_NOW.format(f'{tmp_path}/run.yaml, line {line}')}"
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--model.loss_type", LOST], "model.loss_type"),
+        (["--model.loss_type.class_path", LOST], "model.loss_type"),
+        (["--model.rewards+", "accuracy", "--model.loss_type", f"{{class_path: {LOST}}}"], "model.loss_type"),
+    ],
+)
+def test_so_is_one_of_the_command_line(tmp_path, words, where):
+    config = given(tmp_path, "model.rewards", "accuracy")
+    assert mistakes([*config, *words], load_table()) == [f"{where}: {IS_NOW.format('command line')}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.loss_type", "grpo_lightning.algorithm.losses.covariance.ClipCovLoss"),
+        ("model.rewards", [{"class_path": "grpo_lightning.rewards.AccuracyReward"}]),
+        ("model.generator", {"class_path": "grpo_lightning.generation.VLLMServer"}),
+        ("trainer.logger", {"class_path": "grpo_lightning.trackers.TrackioLogger"}),
+        ("trainer.default_root_dir", "grpo_lightning.runs.first"),
+        ("data.dataset", "grpo_lightning.jsonl"),
+    ],
+)
+def test_paths_that_are_there_and_texts_that_are_none_pass(tmp_path, name, value):
+    assert mistakes(given(tmp_path, name, value), load_table()) == []
+
+
+def test_a_class_that_no_module_of_ours_has_is_refused_as_it_stands(tmp_path):
+    (said,) = mistakes(given(tmp_path, "model.rewards", ["grpo_lightning.rewards.NoSuchReward"]), load_table())
+    assert said == f"model.rewards: grpo_lightning.rewards.NoSuchReward is not there ({tmp_path}/run.yaml, line 5)."
 
 
 def test_an_evaluation_of_a_config_is_turned_off_by_the_command_line(tmp_path):

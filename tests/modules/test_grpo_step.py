@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo_lightning import GRPOModule
 from grpo_lightning.callbacks import Alarms, CompletionWriter
 from grpo_lightning.commands.cli import TRAINER_DEFAULTS
+from grpo_lightning.rewards import RewardComposition
 from grpo_lightning.training import step_rewards
 from grpo_lightning.types import PromptBatch, Rollouts
 
@@ -397,6 +398,33 @@ def test_rewards_are_gathered_and_composed_once_a_step_and_another_table_has_adv
     make_trainer(tmp_path, max_steps=1).fit(module, datamodule=make_data(tmp_path))
     assert found["usual"].any()
     torch.testing.assert_close(found["other"], -found["usual"])
+
+
+def test_in_advantages_the_rewards_are_as_they_were_given_whatever_the_composition_makes_of_them(
+    tiny_model_dir, tmp_path
+):
+    seen = []
+
+    class Weighted(GRPOModule):
+        def advantages(self, rollouts: Rollouts, rewards, report) -> Tensor:
+            seen.append(rewards)
+            totals = (rewards.values * rewards.weights).sum(dim=1)
+            return (totals - totals.mean()).float()
+
+    def second(completions, log_metric, log_extra, **columns):
+        log_metric("told", 2.5)
+        log_extra("length", [len(completion) for completion in completions])
+        return [1.0 for _ in completions]
+
+    settings = {"reward_weights": [1.0, 0.0], "reward_composition": RewardComposition(how="product")}
+    module = make_module(tiny_model_dir, rewards=[share_of_digits, second], **settings)
+    module = Weighted(**module.given_settings)
+    make_trainer(tmp_path, max_steps=1).fit(module, datamodule=make_data(tmp_path))
+    (rewards,) = seen
+    assert rewards.weights.tolist() == [1.0, 0.0] and rewards.composed_weights.tolist() == [1.0]
+    assert rewards.metrics["told"] == 2.5 and rewards.lists == {} and len(rewards.extra["length"]) == 12
+    expected = rewards.given[:, 0]
+    torch.testing.assert_close(module.last_step.advantages, (expected - expected.mean()).float())
 
 
 def test_a_subclass_may_replace_the_advantages_altogether(tiny_model_dir, tmp_path):

@@ -41,9 +41,27 @@ def module_with(model: Path, **settings: Any) -> GRPOModule:
     return make_module(model, **({"vision_tower": "frozen"} | settings))
 
 
+class OfTheOldForm(CopyGenerator):
+    def see_images(self, processing: Any, config: Any) -> None: ...
+
+    def check_images(self, prompts: Any) -> None: ...
+
+    def generate_with_images(self, prompt_ids: Any, images: Any, sampling: Any, seeds: Any, on_completed: Any = None):
+        raise AssertionError
+
+
+class PassesOn(OfTheOldForm):
+    def generate(self, *args: Any, **kwargs: Any):
+        return super().generate(*args, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"generator": OfTheOldForm()},
+            r"OfTheOldForm has a generate that does not take images\. Write def generate\(",
+        ),
         ({"generator": CopyGenerator()}, "CopyGenerator samples text alone. Use VLLMColocate, VLLMServer or Transf"),
         ({"rollout_func": lambda prompts, trainer: {}}, "model.rollout_func: prompts with images are not covered"),
         ({"vision_tower": "molten"}, "vision_tower='molten' cannot be used: it takes 'frozen' or 'trained' or None"),
@@ -53,6 +71,10 @@ def module_with(model: Path, **settings: Any) -> GRPOModule:
 def test_what_is_not_covered_with_images_is_refused_by_name(toy_llava: Path, settings: dict[str, Any], message: str):
     with pytest.raises((TypeError, ValueError), match=message):
         module_with(toy_llava, **settings)
+
+
+def test_a_generator_of_ones_own_that_passes_keywords_on_is_taken(toy_llava: Path):
+    module_with(toy_llava, generator=PassesOn())
 
 
 def test_a_model_without_a_tower_is_refused(tiny_model_dir: Path):

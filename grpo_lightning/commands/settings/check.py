@@ -10,6 +10,7 @@ import yaml
 
 from grpo_lightning.commands.module_choice import OPTION, chosen_path, with_one_option
 from grpo_lightning.commands.settings.class_check import argument_mistakes, class_mistakes
+from grpo_lightning.commands.settings.own_paths import lost_paths
 from grpo_lightning.commands.settings.ranges import out_of_range
 from grpo_lightning.commands.settings.table import Setting, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
@@ -49,7 +50,7 @@ def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
     refused: list[str] = []
     for entry in entries:
         if not any(entry.name.startswith(f"{name}.") for name in refused):
-            texts = list(_about(entry, entries, table))
+            texts = list(_about(entry, entries, table)) or list(lost_paths(entry))
             refused += [entry.name] * bool(texts)
             found += texts
     return found or _missing(entries, table, has_own_module) or out_of_range(entries)

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from transformers import PretrainedConfig
 
 from grpo_lightning.generation.base import Generator
-from grpo_lightning.generation.images import SamplesWithImages
+from grpo_lightning.generation.images import SamplesWithImages, takes_images
 from grpo_lightning.generation.transformers.generator import TransformersGenerator
 from grpo_lightning.modules.checks.data import check_positions
 from grpo_lightning.modules.checks.partial_rollouts import check_partial_rollouts
@@ -203,6 +203,12 @@ def check_vision_settings(settings: GRPOSettings, config: PretrainedConfig, sour
         raise ValueError(
             f"{name} shows images to the policy, and model.generator={type(generator).__name__} samples text alone. Use "
             "VLLMColocate, VLLMServer or TransformersGenerator."
+        )
+    if not takes_images(generator):
+        raise ValueError(
+            f"{name} shows images to the policy, and model.generator={type(generator).__name__} has a generate that does not "
+            "take images. Write def generate(self, prompt_ids, sampling, seeds, on_completed=None, images=()); it is called "
+            "in place of generate_with_images."
         )
     dynamic = settings.dynamic_sampling
     refused = {
