@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.callbacks.earlier_run import newest_checkpoint
+from grpo_lightning.callbacks.earlier_run import saved_checkpoints
 from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
@@ -38,15 +38,16 @@ PREFIX = "policy"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint file that ``path`` means: itself, or the newest of a run directory.
+    """The checkpoint file that ``path`` means: itself, or the newest of a run directory, whatever its name.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is a sharded checkpoint, which is a directory.
     """
     is_one = path.is_file() or (path / ".metadata").exists()
-    found = path if is_one else newest_checkpoint(path, [path / "checkpoints"])
-    found = found or newest(path.glob("*/version_*/checkpoints/*.ckpt"))  # where Lightning's own ModelCheckpoint writes
+    of_lightning = path.glob("*/version_*/checkpoints")  # where its own ModelCheckpoint writes
+    last, others = ([path], []) if is_one else saved_checkpoints(path, [path / "checkpoints", *of_lightning])
+    found = newest([*last, *others])  # of two that are equally old, last.ckpt
     if found is None:
         raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
     if found.is_dir():

@@ -115,6 +115,19 @@ def test_what_slurm_asked_for_is_the_run_s_newest_checkpoint(tmp_path):
     assert find_checkpoint(tmp_path) == last
 
 
+@pytest.mark.parametrize("folder", ["checkpoints", "lightning_logs/version_0/checkpoints"])
+@pytest.mark.parametrize("old", ["hpc_ckpt_1.ckpt", "checkpoints/last.ckpt"])
+def test_a_newer_checkpoint_of_any_name_is_the_run_s_newest(old, folder, tmp_path):
+    places = [tmp_path / old, tmp_path / folder / "epoch=0-step=9.ckpt"]
+    for number, path in enumerate(places):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (number, number))
+    assert find_checkpoint(tmp_path) == places[1]
+    os.utime(places[0], (1, 1))  # saved together: last.ckpt is what a run goes on from
+    assert find_checkpoint(tmp_path) == places[0]
+
+
 def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):
     make_run(tmp_path / "run", tiny_model_dir)
     checkpoint = find_checkpoint(tmp_path / "run")
