@@ -19,7 +19,7 @@ from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_directory import ADAPTER_CONFIG_NAME
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.modules.policy_module import SETTINGS_KEY
+from grpo_lightning.modules.policy_module import PRECISION, SETTINGS_KEY
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
@@ -87,10 +87,11 @@ def config_of(checkpoint: Path, named: Path | None = None) -> dict[str, Any]:
     try:
         return read_sections(find_config(checkpoint))
     except FileNotFoundError:
-        settings = read_checkpoint(checkpoint, weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        saved = read_checkpoint(checkpoint, weights_only=True, mmap=True)
+        settings = saved.get(SETTINGS_KEY, {})
         if "model_name_or_path" not in settings or settings.get("finetuning_type", "full") != "full":
             raise
-        return {"model": settings}
+        return {"model": settings, "trainer": {"precision": saved.get(PRECISION)}}
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,18 @@ def test_a_run_from_python_has_its_settings_in_its_checkpoint(tiny_model_dir, tm
         assert all(torch.equal(parameter, expected[name]) for name, parameter in exported.named_parameters())
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_a_run_from_python_is_exported_in_the_dtype_that_it_trained(precision, dtype, tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path, 1, precision=precision)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert export.main([str(tmp_path / "a.ckpt"), str(tmp_path / "model")]) == 0
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    assert {parameter.dtype for parameter in exported.parameters()} == {dtype}
+    assert all(torch.equal(parameter, weights(module)[name]) for name, parameter in exported.named_parameters())
+
+
 def test_an_adapter_of_a_run_from_python_wants_its_config_since_objects_are_not_in_a_checkpoint(
     tiny_model_dir, tmp_path, capsys
 ):
