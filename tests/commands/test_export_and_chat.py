@@ -84,6 +84,8 @@ def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, d
     [
         (["run", "out", "--form", "adapter"], "its run had model.finetuning_type=full"),
         (["elsewhere", "out"], "no such checkpoint"),
+        (["run", "notes"], "notes is a file, and an export writes a directory"),
+        (["run", "notes", "--form", "adapter"], "notes-adapter is a file"),
         (["run/checkpoints/last.ckpt", "out", "--config", "other.yaml"], "checkpoint"),
     ],
 )
@@ -92,8 +94,11 @@ def test_export_says_what_is_wrong(arguments, message, tiny_model_dir, tmp_path,
     make_run(tmp_path / "run", tiny_model_dir)
     other = {"model": {"model_name_or_path": str(tiny_model_dir), "finetuning_type": "lora"}}
     Path("other.yaml").write_text(yaml.safe_dump(other))
+    for name in ("notes", "notes-adapter"):
+        Path(name).write_text("mine")
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err
+    assert Path("notes").read_text() == Path("notes-adapter").read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/last.ckpt", "hpc_ckpt_1.ckpt"])
