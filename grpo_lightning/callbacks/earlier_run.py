@@ -199,16 +199,24 @@ def check_own_start(trainer: Trainer, **settings: str | None) -> None:
 
 
 def newest_checkpoint(root: Path, folders: Iterable[Path]) -> Path | None:
-    """The newest of each folder's last.ckpt and of what Lightning saved in ``root`` when SLURM asked for it.
+    """What ``--ckpt_path last`` means: the newest of each folder's last.ckpt and of what SLURM asked for.
 
     Where there is none, the newest checkpoint of another name: with ``checkpoint.save_last: link``, a run may be killed when
-    the checkpoint that last.ckpt leads to has been replaced, and the link not yet. What a kill has left between two moves of a
-    sharded checkpoint is put in its place.
+    the checkpoint that last.ckpt leads to has been replaced, and the link not yet.
+    """
+    last, others = saved_checkpoints(root, folders)
+    return newest(last) or newest(others)
+
+
+def saved_checkpoints(root: Path, folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Those named last.ckpt with those that Lightning saved in ``root`` when SLURM asked for it, and those of other names.
+
+    What a kill has left between two moves of a sharded checkpoint is put in its place.
     """
     folders = list(folders)
     for folder in folders:
         finish_moves(folder)
     finish_moves(root, REQUEUED)
-    last = [path for folder in folders for path in folder.glob("last*.ckpt")] + [*root.glob(REQUEUED)]
-    others = [path for folder in folders for path in folder.glob("*.ckpt")]
-    return newest(path for path in last if path.exists()) or newest(path for path in others if path.exists())
+    last = {path for folder in folders for path in folder.glob("last*.ckpt")} | {*root.glob(REQUEUED)}
+    others = {path for folder in folders for path in folder.glob("*.ckpt")} - last
+    return [path for path in sorted(last) if path.exists()], [path for path in sorted(others) if path.exists()]

@@ -49,10 +49,11 @@ class HuggingFaceExport(Callback):
             raise ValueError(f"export.forms={forms!r}: list merged, adapter, or both.")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses to export an adapter that will not exist, before weights load.
+        """Refuses to export an adapter that will not exist, or to where a file is, before weights load.
 
         Raises:
             ValueError: In the words of the config.
+            FileExistsError: Naming the file.
         """
         policy: Any = getattr(pl_module, "policy", None)
         if self.forms and "adapter" in self.forms and policy is not None and not policy.settings.has_adapters:
@@ -60,6 +61,10 @@ class HuggingFaceExport(Callback):
                 "export.forms has adapter, but model.finetuning_type=full trains none. Leave it out, or set "
                 "model.finetuning_type to lora or qlora."
             )
+        if stage == "fit":
+            root = self.root(trainer)
+            at_steps = root.glob("step-[0-9]*") if self.every_n_steps else ()
+            check_no_file(root / "last", root / "last-adapter", *(path for path in at_steps if _is_of_a_step(path)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a merged export that cannot be made, before the first step.
@@ -99,6 +104,23 @@ class HuggingFaceExport(Callback):
             if last_step is not None and last_step.batch.prompts and not last_step.batch.images:
                 longest: int = pl_module.sampling.max_completion_length  # type: ignore[assignment, union-attr]
                 show("In Python:\n" + transformers_lines(path, last_step.batch.prompts[0], longest))
+
+
+def check_no_file(*paths: Path) -> None:
+    """Refuses places of directories where files are, which may be the user's own.
+
+    Raises:
+        FileExistsError: Naming the file.
+    """
+    for path in paths:
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(
+                f"{path} is a file, and an export writes a directory. Name another place, or move the file away."
+            )
+
+
+def _is_of_a_step(path: Path) -> bool:
+    return path.name.removeprefix("step-").removesuffix("-adapter").isdecimal()
 
 
 def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:
@@ -141,6 +163,7 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
         save(policy, part, *arguments)
         return
     try:
+        check_no_file(path)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save(policy, part, *arguments)

@@ -37,7 +37,7 @@ from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.accelerators import check_accelerator
 from grpo_lightning.distributed.launched_ranks import check_launched, tasks_fault
 from grpo_lightning.distributed.launcher import use_early_ranks
-from grpo_lightning.distributed.moved_folder import drop_half_written_requeues
+from grpo_lightning.distributed.moved_folder import drop_half_written_requeues, wait_for_no_half_written_requeues
 from grpo_lightning.distributed.strategies import check_strategy_name
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.metrics.diagnostics import LenientCSVLogger, LenientTensorBoardLogger
@@ -181,7 +181,9 @@ class GRPOCLI(LightningCLI):
         check_named(ckpt_path, root, self.model.stage)
         if self.trainer.is_global_zero:
             self._lock = RunLock(root)
-        drop_half_written_requeues(root)
+            drop_half_written_requeues(root)
+        else:
+            wait_for_no_half_written_requeues(root)
         is_queued_again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # by SLURM, with the same command
         if ckpt_path in ("last", "best") or (ckpt_path is None and is_queued_again):
             self._find_checkpoint(ckpt_path or "last")

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from grpo_lightning.callbacks.export import export
+from grpo_lightning.callbacks.export import check_no_file, export
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import config_of, find_checkpoint, load_checkpoint
@@ -48,8 +48,13 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.private and not options.push_to_hub:
         parser.error("--private has no effect without --push-to-hub NAME.")
+    path = written = options.output
+    if options.form == "adapter":  # export() writes adapters to PATH-adapter
+        path = path.with_name(path.name.removesuffix("-adapter"))
+        written = path.with_name(path.name + "-adapter")
     quiet()
     try:
+        check_no_file(written)
         checkpoint = find_checkpoint(options.checkpoint)
         config = config_of(checkpoint, options.config)
         module = load_checkpoint(checkpoint, config, options.accelerator)
@@ -58,11 +63,7 @@ def main(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    path = options.output
-    if options.form == "adapter":  # export() writes adapters to PATH-adapter
-        path = path.with_name(path.name.removesuffix("-adapter"))
     export(module, path, forms=[options.form])
-    written = path.with_name(path.name + "-adapter") if options.form == "adapter" else path
     if checkpoint.parent.name == "checkpoints":  # of a run, whose folder is searched for its metrics
         write_card(written, checkpoint.parent.parent, module.policy.name_or_path)
     print(written)

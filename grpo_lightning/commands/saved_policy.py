@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo_lightning.callbacks.earlier_run import newest_checkpoint
+from grpo_lightning.callbacks.earlier_run import saved_checkpoints
 from grpo_lightning.commands.settings.foreign import peft_config
 from grpo_lightning.commands.settings.yaml_file import read_sections
 from grpo_lightning.distributed.checkpoint_check import read_checkpoint
@@ -19,7 +19,7 @@ from grpo_lightning.distributed.checkpoint_io import newest
 from grpo_lightning.finetuning.adapter_directory import ADAPTER_CONFIG_NAME
 from grpo_lightning.finetuning.adapter_files import check_base, with_adapter
 from grpo_lightning.finetuning.special_tokens import embedding_rows
-from grpo_lightning.modules.policy_module import SETTINGS_KEY
+from grpo_lightning.modules.policy_module import PRECISION, SETTINGS_KEY
 from grpo_lightning.policy.dtypes import known_precision
 from grpo_lightning.policy.loading import load_causal_lm, load_tokenizer
 from grpo_lightning.policy.model_config import load_config
@@ -38,15 +38,16 @@ PREFIX = "policy"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint file that ``path`` means: itself, or the newest of a run directory.
+    """The checkpoint file that ``path`` means: itself, or the newest of a run directory, whatever its name.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is a sharded checkpoint, which is a directory.
     """
     is_one = path.is_file() or (path / ".metadata").exists()
-    found = path if is_one else newest_checkpoint(path, [path / "checkpoints"])
-    found = found or newest(path.glob("*/version_*/checkpoints/*.ckpt"))  # where Lightning's own ModelCheckpoint writes
+    of_lightning = path.glob("*/version_*/checkpoints")  # where its own ModelCheckpoint writes
+    last, others = ([path], []) if is_one else saved_checkpoints(path, [path / "checkpoints", *of_lightning])
+    found = newest([*last, *others])  # of two that are equally old, last.ckpt
     if found is None:
         raise FileNotFoundError(f"{path}: no such checkpoint, and no checkpoints/*.ckpt below it.")
     if found.is_dir():
@@ -86,10 +87,11 @@ def config_of(checkpoint: Path, named: Path | None = None) -> dict[str, Any]:
     try:
         return read_sections(find_config(checkpoint))
     except FileNotFoundError:
-        settings = read_checkpoint(checkpoint, weights_only=True, mmap=True).get(SETTINGS_KEY, {})
+        saved = read_checkpoint(checkpoint, weights_only=True, mmap=True)
+        settings = saved.get(SETTINGS_KEY, {})
         if "model_name_or_path" not in settings or settings.get("finetuning_type", "full") != "full":
             raise
-        return {"model": settings}
+        return {"model": settings, "trainer": {"precision": saved.get(PRECISION)}}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
 
 from grpo_lightning.distributed.folder_checksums import folder_fault, has_checksums
 
@@ -72,9 +73,17 @@ def finish_moves(folder: Path, names: str = "*.ckpt") -> None:
 def drop_half_written_requeues(root: Path) -> None:
     """Removes what a kill has left of checkpoints for SLURM that were not written to their end.
 
-    Lightning reads a number off their names, too, and would look for the checkpoint that never came to be.
+    Lightning reads a number off their names, too, and would look for the checkpoint that never came to be. For the rank that
+    holds the folder's lock: without it, a run that is going on may be writing them.
     """
     finish_moves(root, REQUEUED)
     for part in root.glob(f"{REQUEUED}{PART}"):
-        with suppress(OSError):  # another rank was first
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def wait_for_no_half_written_requeues(root: Path, seconds: float = 60.0) -> None:
+    """The other ranks' part of it: waits until the first has removed them, which it does not in a command that is refused."""
+    for _ in range(int(seconds * 10)):
+        if not any(root.glob(f"{REQUEUED}{PART}")):
+            return
+        sleep(0.1)

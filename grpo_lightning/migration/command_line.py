@@ -56,7 +56,8 @@ def _script_end(words: list[str]) -> int:
 
 def _launcher_options(words: list[str]) -> dict[str, Any]:
     found = _options([word for word in _without_short(words) if not word.endswith(".py")], is_launcher=True)
-    return {SHARDED.get(name, name): value for name, value in found.items()}
+    own = {name: value for name, value in found.items() if value != "auto" or name == "nproc_per_node"}
+    return {SHARDED.get(name, name): value for name, value in own.items()}  # auto: DeepSpeed takes what the script says
 
 
 def _without_short(words: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from grpo_lightning.migration.compose import COMPOSERS
 from grpo_lightning.migration.composed import COMPOSED
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
+from grpo_lightning.migration.numbers import processes_of
 from grpo_lightning.migration.refused import HARMLESS, REFUSED
 from grpo_lightning.migration.same import GRPO_ARGUMENTS_IMPLIED, GRPO_ARGUMENTS_KEYS, IMPLIED, SAME
 from grpo_lightning.migration.versions import (
@@ -53,7 +54,7 @@ def migrate(
     if trl_version is not None and not is_grpo_arguments:
         first = last = parse_version(trl_version)
     defaults = IMPLIED | (GRPO_ARGUMENTS_IMPLIED if is_grpo_arguments else _older_defaults(last, current))
-    processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
+    processes = processes_of(current, devices)
     migration = Migration(
         {**defaults, **current},
         dict(settings),

@@ -24,7 +24,6 @@ NUMBERS = frozenset(
             "max_prompt_length",
             "max_steps",
             "min_p",
-            "nproc_per_node",
         ),
         *(
             "num_generations",
@@ -60,4 +59,24 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
             if value is not None:
                 float(value)
         except (TypeError, ValueError):
-            raise ValueError(f"{key}={value!r} is no number.") from None
+            raise ValueError(f"{key}={value!r} is no number. Give one, or leave it out for TRL's default.") from None
+
+
+def processes_of(settings: Mapping[str, Any], devices: int | None) -> int:
+    """How many processes a run was made for: ``devices``, else what its settings say, else 1.
+
+    Raises:
+        ValueError: If torchrun was to count them, as by ``--nproc_per_node gpu``.
+
+    Example:
+        >>> processes_of({"num_processes": 4}, None), processes_of({"nproc_per_node": "gpu"}, 8), processes_of({}, None)
+        (4, 8, 1)
+    """
+    given = devices or settings.get("num_processes") or settings.get("nproc_per_node") or 1
+    try:
+        return int(given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"nproc_per_node={given!r} is no number: torchrun counts what the machine has. Say with --devices N how many the "
+            "run was made for."
+        ) from None

@@ -14,6 +14,7 @@ from grpo_lightning.migration.compose.policy import compose_policy
 from grpo_lightning.migration.compose.run import compose_length, compose_strategy
 from grpo_lightning.migration.migration import Migration
 from grpo_lightning.migration.names import with_current_names
+from grpo_lightning.migration.numbers import processes_of
 from grpo_lightning.migration.refused import HARMLESS, REFUSED
 from grpo_lightning.migration.same import SAME
 
@@ -136,7 +137,7 @@ def migrate_stage(
     """
     stage = STAGES[name]
     current, written, overridden = with_current_names(settings)
-    processes = devices or int(current.get("num_processes") or current.get("nproc_per_node") or 1)
+    processes = processes_of(current, devices)
     migration = Migration(IMPLIED | stage.implied | current, dict(settings), written, processes, total_steps)
     migration.refused.update(overridden)
     _compose_batches(migration, name)

@@ -39,6 +39,8 @@ from grpo_lightning.training.steps import Steps
 
 SETTINGS_KEY = "module_settings"
 """In a checkpoint. Not Lightning's own key: its command line would put these in the place of the config's."""
+PRECISION = "precision"
+"""In a checkpoint: ``trainer.precision``, which says what the weights are held in where no config is beside it."""
 
 
 class HasState(Protocol):
@@ -233,13 +235,14 @@ class PolicyModule(L.LightningModule):
         return {"passes": self.passes}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what a resumed run needs: trained weights, the step, the size of passes, and plain settings."""
+        """Keeps what a resumed run or an export needs: trained weights, the step, the size of passes, and plain settings."""
         strategy = self.trainer.strategy
         # Lightning's own ModelParallelStrategy loads by the names of the whole module.
         keeps_all = isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2Strategy)
         self.policy.add_to_checkpoint(checkpoint, "policy", keeps_all)
         checkpoint |= {name: part.state_dict() for name, part in self.parts_with_state().items()}
         own = {STAGE: self.stage, SETTINGS_KEY: plain_settings(self.given_settings)}
+        own[PRECISION] = str(self.trainer.precision)
         checkpoint |= own | {"steps_done": self.steps_done}
 
     @classmethod

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from fork_server import CONTEXT
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import make_data, make_module, make_trainer
 
@@ -14,9 +15,13 @@ from grpo_lightning.callbacks import CompletionWriter, EarlierRun, HuggingFaceEx
 from grpo_lightning.callbacks.earlier_run import check_own_start, goes_on_in_place, newest_checkpoint, put_aside
 from grpo_lightning.commands.cli import main
 from grpo_lightning.commands.saved_policy import find_config
+from grpo_lightning.distributed import moved_folder
 from grpo_lightning.distributed.rank_watch import how_to_continue
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.report.metrics import launch_directories
+
+WAITED = 77
+"""An exit status that nothing else has."""
 
 
 def names(folder):
@@ -172,6 +177,35 @@ def test_a_job_goes_on_from_what_was_saved_for_it_though_a_later_one_was_half_wr
     main(["fit", *options, "--trainer.max_steps=2"])
     assert steps_saved(root) == 2 and not half.exists()
     assert (root / "earlier").exists() == (not saved)
+
+
+def be_the_second_rank(options):
+    """Of a job of SLURM's, until it waits for the first."""
+    job = {
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "2",
+        "JOB_NAME": "grpo",
+        "JOB_ID": "7",
+        "NODELIST": "localhost",
+        "NODEID": "0",
+    }
+    os.environ.update({f"SLURM_{name}": value for name, value in (job | {"PROCID": "1", "LOCALID": "1"}).items()})
+
+    def sleep(seconds):
+        os._exit(WAITED)
+
+    moved_folder.sleep = sleep
+    main(["fit", *options, "--trainer.max_steps=1", "--trainer.devices=2"])
+
+
+def test_a_rank_without_the_lock_removes_nothing_that_a_run_may_be_writing(options, tmp_path):
+    part = tmp_path / "run" / "hpc_ckpt_1.ckpt.part"
+    part.parent.mkdir()
+    part.write_bytes(b"half of it")
+    process = CONTEXT.Process(target=be_the_second_rank, args=(options,))
+    process.start()
+    process.join()
+    assert process.exitcode == WAITED and part.read_bytes() == b"half of it"
 
 
 def test_files_in_places_of_their_own_are_put_aside_too(tiny_model_dir, tmp_path):

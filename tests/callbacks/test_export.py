@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import fit, weights
+from runs import fit, make_data, make_module, make_trainer, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks import HuggingFaceExport
-from grpo_lightning.callbacks.export import export
+from grpo_lightning.callbacks.export import ExportNotWrittenError, export
 
 
 def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, capsys):
@@ -60,3 +60,22 @@ def test_an_export_that_fails_leaves_the_previous_one(tiny_model_dir, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         export(module, tmp_path / "model")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+@pytest.mark.parametrize(("name", "every"), [("last", 0), ("last-adapter", 0), ("step-2", 1), ("step-2-adapter", 1)])
+def test_a_file_in_the_place_of_an_export_is_refused_before_weights_load(name, every, tiny_model_dir, tmp_path):
+    (tmp_path / name).write_text("my notes")
+    (tmp_path / "step-1.txt").touch()  # in nobody's place
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path, callbacks=[HuggingFaceExport(str(tmp_path), every)])
+    with pytest.raises(FileExistsError, match=rf"{tmp_path / name} is a file"):
+        trainer.fit(module, datamodule=make_data(tmp_path))
+    assert not module.policy.is_loaded and (tmp_path / name).read_text() == "my notes"
+
+
+def test_a_file_that_came_while_a_run_trained_is_not_overwritten(tiny_model_dir, tmp_path):
+    module = fit(tiny_model_dir, tmp_path, max_steps=1)
+    (tmp_path / "notes").write_text("my notes")
+    with pytest.raises(ExportNotWrittenError, match="notes is a file"):
+        export(module, tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "my notes" and not (tmp_path / "notes.part").exists()

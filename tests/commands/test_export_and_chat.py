@@ -84,6 +84,8 @@ def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, d
     [
         (["run", "out", "--form", "adapter"], "its run had model.finetuning_type=full"),
         (["elsewhere", "out"], "no such checkpoint"),
+        (["run", "notes"], "notes is a file, and an export writes a directory"),
+        (["run", "notes", "--form", "adapter"], "notes-adapter is a file"),
         (["run/checkpoints/last.ckpt", "out", "--config", "other.yaml"], "checkpoint"),
     ],
 )
@@ -92,8 +94,11 @@ def test_export_says_what_is_wrong(arguments, message, tiny_model_dir, tmp_path,
     make_run(tmp_path / "run", tiny_model_dir)
     other = {"model": {"model_name_or_path": str(tiny_model_dir), "finetuning_type": "lora"}}
     Path("other.yaml").write_text(yaml.safe_dump(other))
+    for name in ("notes", "notes-adapter"):
+        Path(name).write_text("mine")
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err
+    assert Path("notes").read_text() == Path("notes-adapter").read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/last.ckpt", "hpc_ckpt_1.ckpt"])
@@ -113,6 +118,19 @@ def test_what_slurm_asked_for_is_the_run_s_newest_checkpoint(tmp_path):
     assert find_checkpoint(tmp_path) == requeued
     os.utime(last, (5, 5))
     assert find_checkpoint(tmp_path) == last
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "lightning_logs/version_0/checkpoints"])
+@pytest.mark.parametrize("old", ["hpc_ckpt_1.ckpt", "checkpoints/last.ckpt"])
+def test_a_newer_checkpoint_of_any_name_is_the_run_s_newest(old, folder, tmp_path):
+    places = [tmp_path / old, tmp_path / folder / "epoch=0-step=9.ckpt"]
+    for number, path in enumerate(places):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (number, number))
+    assert find_checkpoint(tmp_path) == places[1]
+    os.utime(places[0], (1, 1))  # saved together: last.ckpt is what a run goes on from
+    assert find_checkpoint(tmp_path) == places[0]
 
 
 def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):
@@ -143,6 +161,18 @@ def test_a_run_from_python_has_its_settings_in_its_checkpoint(tiny_model_dir, tm
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / f"model{number}", dtype=torch.float32)
         expected = weights(module)
         assert all(torch.equal(parameter, expected[name]) for name, parameter in exported.named_parameters())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_a_run_from_python_is_exported_in_the_dtype_that_it_trained(precision, dtype, tiny_model_dir, tmp_path):
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path, 1, precision=precision)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert export.main([str(tmp_path / "a.ckpt"), str(tmp_path / "model")]) == 0
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    assert {parameter.dtype for parameter in exported.parameters()} == {dtype}
+    assert all(torch.equal(parameter, weights(module)[name]) for name, parameter in exported.named_parameters())
 
 
 def test_an_adapter_of_a_run_from_python_wants_its_config_since_objects_are_not_in_a_checkpoint(

@@ -87,6 +87,7 @@ def test_trls_command_line_is_understood_and_wins_over_the_file(tmp_path, capsys
         ("- a\n", "not `key: value` lines"),
         ("", "is empty"),
         ("per_device_train_batch_size: eight\n", "per_device_train_batch_size='eight' is no number."),
+        ("gradient_accumulation_steps: auto\n", "is no number. Give one, or leave it out for TRL's default."),
         ("model: {beta: 1}\n", "config of this package already"),
         (
             "compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n",
@@ -98,6 +99,32 @@ def test_a_file_that_is_no_flat_config_is_refused(text, message, tmp_path, capsy
     (tmp_path / "old.yaml").write_text(text)
     assert main([str(tmp_path / "old.yaml")]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["gpu", "auto"])
+def test_processes_that_torchrun_counts_are_asked_for(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"torchrun --nproc_per_node={count} grpo.py --num_generations 4 --generation_batch_size 64"
+    for trainer in ("grpo", "dpo"):
+        assert main([command, "--trainer", trainer]) == 1
+        assert f"nproc_per_node='{count}' is no number" in (printed := capsys.readouterr().err)
+        assert "--devices N" in printed
+    assert main([command, "--devices", "8"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (
+        config["trainer"]["devices"] == 8 and config["data"]["batch_size"] == 2
+    )  # 64 completions / 8 devices / 4 of each
+
+
+def test_what_deepspeed_takes_from_the_script_is_the_script_s(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "accelerate launch --use_deepspeed --num_processes 2 {} grpo.py --gradient_accumulation_steps 4"
+    configs = []
+    for option in ("", "--gradient_accumulation_steps auto --gradient_clipping auto"):
+        assert main([told.format(option)]) == 0
+        configs.append(yaml.safe_load(capsys.readouterr().out))
+    assert configs[0] == configs[1]
+    assert (
+        main([told.format("--gradient_accumulation_steps auto").removesuffix(" --gradient_accumulation_steps 4")]) == 0
+    )
 
 
 def test_a_quoted_command_longer_than_a_file_name_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,13 @@ from runs import make_data, make_module, make_trainer, weights
 from grpo_lightning.callbacks.earlier_run import newest_checkpoint
 from grpo_lightning.callbacks.resume import check_named
 from grpo_lightning.distributed.folder_checksums import note_checksums
-from grpo_lightning.distributed.moved_folder import finish_move, part_of, put_in_place
+from grpo_lightning.distributed.moved_folder import (
+    drop_half_written_requeues,
+    finish_move,
+    part_of,
+    put_in_place,
+    wait_for_no_half_written_requeues,
+)
 
 
 def written(folder: Path, text: str, ranks_that_noted: int = 2) -> Path:
@@ -75,6 +82,18 @@ def test_what_slurm_asked_for_is_found_wherever_a_kill_comes(call, asked, tmp_pa
     else:
         assert newest_checkpoint(tmp_path, []) == path
     assert text_of(path) == ("old" if call == 0 else "new")
+
+
+def test_other_ranks_wait_until_the_first_has_removed_what_was_half_written(tmp_path):
+    part = written(tmp_path / "hpc_ckpt_1.ckpt.part", "half", ranks_that_noted=1)
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(wait_for_no_half_written_requeues, tmp_path, 1e6)
+        assert not waits.done() and part.exists()
+        drop_half_written_requeues(tmp_path)
+        waits.result()
+    part.mkdir()
+    wait_for_no_half_written_requeues(tmp_path, seconds=0.2)  # the first was refused
+    assert part.exists()
 
 
 def test_directories_of_the_users_beside_those_for_slurm_are_left(tmp_path):

@@ -67,9 +67,18 @@ def _parts(value: Any, around: tuple[int, ...]) -> Any:
         return sorted((_told(item, around) for item in value), key=repr)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return value.dtype.str, value.shape, zlib.crc32(value.tobytes())
-    if isinstance(value, np.ndarray | torch.Tensor):
+    if isinstance(value, np.ndarray):
         return type(value).__name__, _told(value.tolist(), around)
+    if isinstance(value, torch.Tensor) and _is_dense(value):
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        return str(value.dtype), tuple(value.shape), zlib.crc32(flat.view(torch.uint8).numpy().tobytes())
     return type(value).__name__
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its values lie one after the other in memory; those of sparse, nested, quantized and meta tensors do not."""
+    has_values = not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+    return has_values and tensor.layout == torch.strided
 
 
 def changed_columns(saved: dict[str, int], now: dict[str, int]) -> list[str]:

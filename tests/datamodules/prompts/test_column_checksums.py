@@ -47,6 +47,9 @@ BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
         (np.array(["a", None], dtype=object), np.array(["b", None], dtype=object)),
         (torch.tensor([1, 2]), torch.tensor([1, 3])),
         (torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0], dtype=torch.bfloat16)),
+        (torch.tensor([[1, 2]]), torch.tensor([[1], [2]])),
+        (torch.tensor(1 + 2j), torch.tensor(1 + 2j).conj()),
+        (torch.tensor([0.5]), torch.tensor([0.5], dtype=torch.float64)),
         ({1, 2}, {1, 3}),
         ({"a": 1}, {"a": 2}),
         ({"a": 1, "b": 2}, {"a": 2, "b": 1}),
@@ -69,12 +72,32 @@ def test_values_that_differ_have_other_checksums(one: Any, other: Any, held: Any
         ({"a", "b", "c", "d"}, {"d", "c", "b", "a"}),
         (np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))),
         (np.arange(10)[::2], np.array([0, 2, 4, 6, 8])),
+        (torch.arange(6).reshape(2, 3), torch.tensor([[0, 3], [1, 4], [2, 5]]).t()),
+        (torch.arange(10)[::2], torch.tensor([0, 2, 4, 6, 8])),
+        (torch.ones(2, requires_grad=True), torch.ones(2)),
+        (torch.tensor(1 - 2j), torch.tensor(1 + 2j).conj()),
+        (torch.zeros(0, 3), torch.zeros(0, 3)),
         (np.float64(0.5), 0.5),
         (object(), object()),
     ],
 )
 def test_values_that_are_equal_have_one(one: Any, other: Any) -> None:
     assert checksum_of([one]) == checksum_of([other])
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.rand(3).to_sparse(),
+        lambda: torch.rand(2, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.rand(2), torch.rand(3)], layout=torch.jagged),
+    ],
+    ids=["sparse", "meta", "quantized", "nested"],
+)
+def test_of_tensors_that_are_not_dense_the_class_counts(made: Any) -> None:
+    assert checksum_of([made()]) == checksum_of([made()]) != checksum_of([torch.rand(3)])
 
 
 def test_the_order_of_rows_and_of_lists_counts() -> None:
