@@ -50,9 +50,10 @@ print(worker.pid, flush=True)
 time.sleep(600)
 """
 STARTER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from grpo_lightning.generation.vllm.serving.process import ServerProcess
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 process = ServerProcess([sys.executable, "-c", sys.argv[1]], log_file=Path(sys.argv[2]))
 process.start()
 time.sleep(600)

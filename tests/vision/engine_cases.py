@@ -51,8 +51,8 @@ def told(generator: Any, policy: Policy) -> Iterator[Any]:
     generator.see_images(policy.image_processing, policy.config)
     generator.start(policy.model, policy.tokenizer, "toy")
     try:
-        generator.check_images(image_prompts(policy.image_processing))
         generator.update_weights(policy.model)
+        generator.check_images(image_prompts(policy.image_processing))
         yield generator
     finally:
         generator.stop()
