@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import statistics
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from sides import child
 from sides.command import this_command
 from sides.logged_steps import logged_steps
 from sides.make_model import make_model
+from sides.ports import free_port
 from sides.record import versions
 from sides.workload import word_problems
 
@@ -57,12 +57,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "async_rollouts")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/async_rollouts_<shape>_<device>.json")
     return parser.parse_args()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def generator(options: argparse.Namespace, kind: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ import psutil
 import torch
 from sides.command import this_command
 from sides.make_model import make_model
+from sides.ports import free_port
 from sides.record import versions
 from sides.workload import word_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,12 +48,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "served")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/served_<shape>_<device>.json")
     return parser.parse_args()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def process_seconds(server: psutil.Process) -> dict[str, float]:

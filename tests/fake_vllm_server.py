@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
+
+from local_server import serving_in_a_thread
 
 HANG_UP = 0
 """In place of a status: no answer, as from a server that is killed."""
@@ -68,10 +69,5 @@ def answer_to(path: str, body: dict) -> dict:
 @contextmanager
 def fake_vllm() -> Iterator[FakeVLLM]:
     """Serving until the end of the block."""
-    server = FakeVLLM()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with serving_in_a_thread(FakeVLLM()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

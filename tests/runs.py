@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from toy_models import build_tokenizer
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.generation import TransformersGenerator
@@ -51,6 +52,15 @@ def make_data(tmp_path: Path, **settings: Any) -> GRPODataModule:
     """Three prompts a step."""
     defaults: dict[str, Any] = {"dataset": str(write_prompts(tmp_path / "train.jsonl")), "batch_size": 3}
     return GRPODataModule(**(defaults | settings))
+
+
+def set_up_data(stage: str = "fit", **settings: Any) -> GRPODataModule:
+    """A data module on its own, with a tokenizer, set up."""
+    data = GRPODataModule(**settings)
+    data.tokenizer = build_tokenizer()
+    data.prepare_data()
+    data.setup(stage)
+    return data
 
 
 def make_trainer(tmp_path: Path, max_steps: int = 1, **settings: Any) -> L.Trainer:

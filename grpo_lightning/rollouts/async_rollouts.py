@@ -90,10 +90,6 @@ class AsyncRollouts(Source):
         state = self._state_of(origin, replace(moment, epoch=epoch))
         seeds = self.inner.prompt_seeds(batch, "train", origin.step)
 
-        def sample() -> Pending:
-            rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
-            return rollouts, cache(rewards_of(rollouts))  # a checkpoint and the step may both wait
-
         def sample_only() -> Pending:  # scored in its step: checkpoints before it hold none of the rewards' calls
             rollouts = self.inner.generate(batch, self.inner.sampling, seeds, lambda *finished: None)
             return rollouts, cache(lambda: self.inner.begin_scoring(batch, state)[1](rollouts)())
@@ -102,6 +98,11 @@ class AsyncRollouts(Source):
             self.next_batch.launch(origin, batch, sample_only)
             return
         completed, rewards_of = self.inner.begin_scoring(batch, state)
+
+        def sample() -> Pending:
+            rollouts = self.inner.generate(batch, self.inner.sampling, seeds, completed)
+            return rollouts, cache(rewards_of(rollouts))  # a checkpoint and the step may both wait
+
         self.next_batch.launch(origin, batch, sample)
 
     def _state_of(self, origin: Origin, moment: Moment) -> RewardState:

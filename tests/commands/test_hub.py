@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from local_server import serving_in_a_thread
 
 from grpo_lightning.commands import export as command
 from grpo_lightning.commands.export import push, write_card
@@ -80,14 +80,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A stand-in for the hub on this machine; what it was sent."""
     received: dict[str, Any] = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"received": received}))
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)  # as HF_ENDPOINT sets it, which is read once
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "not-a-token")
-    yield received
-    server.shutdown()
+    with serving_in_a_thread(server):
+        yield received
 
 
 def test_an_export_and_its_card_are_uploaded_in_one_commit(hub, tmp_path):

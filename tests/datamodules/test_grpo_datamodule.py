@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from runs import set_up_data
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule, GRPODatasetConverter
@@ -27,21 +28,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def made(stage: str = "fit", **settings: Any) -> GRPODataModule:
-    """A data module on its own, with a tokenizer, set up."""
-    data = GRPODataModule(**settings)
-    data.tokenizer = build_tokenizer()
-    data.prepare_data()
-    data.setup(stage)
-    return data
-
-
 def uids(loader: Any) -> list[int]:
     return [uid for batch in loader for uid in batch.uids]
 
 
 def test_a_local_file_becomes_batches_with_the_columns_for_the_rewards(tmp_path: Path) -> None:
-    data = made(dataset=write(tmp_path / "m.jsonl", MATHS), converter="gsm8k", batch_size=2, shuffle=False)
+    data = set_up_data(dataset=write(tmp_path / "m.jsonl", MATHS), converter="gsm8k", batch_size=2, shuffle=False)
     first = next(iter(data.train_dataloader()))
     assert (first.prompts, first.uids) == (["0 + 1?", "1 + 1?"], [0, 1])
     assert first.columns["ground_truth"] == ["1", "2"]
@@ -56,7 +48,7 @@ def test_the_entry_of_dataset_info_names_the_converter_of_its_dataset_alone(tmp_
         "texts": {"file_name": "t.jsonl", "columns": {"ground_truth": "kind"}},
     }
     (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
-    data = made(dataset="maths", eval_dataset="texts", dataset_info=str(tmp_path), batch_size=3)
+    data = set_up_data(dataset="maths", eval_dataset="texts", dataset_info=str(tmp_path), batch_size=3)
     train, evaluation = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
     assert train.prompts[0][0] == {"role": "system", "content": "Think."}
     assert evaluation.columns["ground_truth"] == [0, 1, 2]
@@ -64,49 +56,49 @@ def test_the_entry_of_dataset_info_names_the_converter_of_its_dataset_alone(tmp_
 
 def test_data_converter_overrides_the_entry(tmp_path: Path) -> None:
     entry = {"file_name": write(tmp_path / "m.jsonl", MATHS), "converter": "gsm8k"}
-    data = made(dataset=entry, converter="grpo", converter_args={"prompt_key": "question"}, batch_size=6)
+    data = set_up_data(dataset=entry, converter="grpo", converter_args={"prompt_key": "question"}, batch_size=6)
     assert "ground_truth" not in data.train_prompts.columns
     instance = GRPODatasetConverter(prompt_key="answer")
-    data = made(dataset=entry, converter=instance, batch_size=6, shuffle=False)
+    data = set_up_data(dataset=entry, converter=instance, batch_size=6, shuffle=False)
     assert next(iter(data.train_dataloader())).prompts[0] == "one more\n#### 1"
 
 
 def test_one_two_or_named_evaluation_datasets_have_one_loader_each(tmp_path: Path) -> None:
     path, other = write(tmp_path / "a.jsonl", TEXTS), write(tmp_path / "b.jsonl", TEXTS[:2])
-    assert list(made("validate", eval_dataset=path).eval_prompts) == [""]
-    several = made("validate", eval_dataset=[path, other], batch_size=4)
+    assert list(set_up_data("validate", eval_dataset=path).eval_prompts) == [""]
+    several = set_up_data("validate", eval_dataset=[path, other], batch_size=4)
     assert list(several.eval_prompts) == [path, other]
-    named = made("validate", eval_dataset={"long": path, "short": {"file_name": other}}, batch_size=4)
+    named = set_up_data("validate", eval_dataset={"long": path, "short": {"file_name": other}}, batch_size=4)
     assert list(named.eval_prompts) == ["long", "short"]
     assert [uids(loader) for loader in named.val_dataloader().values()] == [[0, 1, 2, 3, 4, 5], [0, 1]]
     with pytest.raises(ValueError, match=r"not all different. Give each a name"):
-        made("validate", eval_dataset=[path, path])
+        set_up_data("validate", eval_dataset=[path, path])
 
 
 def test_rows_and_datasets_may_be_given_from_python() -> None:
     import datasets
 
-    data = made(dataset=TEXTS, eval_dataset={"a": datasets.Dataset.from_list(TEXTS[:2])}, batch_size=2)
+    data = set_up_data(dataset=TEXTS, eval_dataset={"a": datasets.Dataset.from_list(TEXTS[:2])}, batch_size=2)
     assert sorted(uids(data.train_dataloader())) == [0, 1, 2, 3, 4, 5]
     assert uids(data.val_dataloader()["a"]) == [0, 1]
-    assert uids(made("validate", eval_dataset=TEXTS[:3]).val_dataloader()) == [0, 1, 2]
+    assert uids(set_up_data("validate", eval_dataset=TEXTS[:3]).val_dataloader()) == [0, 1, 2]
 
 
 def test_test_and_predict_use_the_test_dataset_else_the_evaluation_dataset() -> None:
-    assert uids(made("test", eval_dataset=TEXTS[:3]).test_dataloader()) == [0, 1, 2]
-    data = made("predict", eval_dataset=TEXTS[:3], test_dataset=TEXTS[:2])
+    assert uids(set_up_data("test", eval_dataset=TEXTS[:3]).test_dataloader()) == [0, 1, 2]
+    data = set_up_data("predict", eval_dataset=TEXTS[:3], test_dataset=TEXTS[:2])
     assert uids(data.predict_dataloader()) == [0, 1]
 
 
 def test_evaluation_keeps_the_last_incomplete_batch_and_its_own_batch_size() -> None:
-    loader = made("validate", eval_dataset=TEXTS[:5], eval_batch_size=2).val_dataloader()
+    loader = set_up_data("validate", eval_dataset=TEXTS[:5], eval_batch_size=2).val_dataloader()
     assert [len(batch) for batch in loader] == [1, 2, 2]
     assert len(loader) == 3
 
 
 def test_overlong_prompts_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        data = made(dataset=TEXTS, max_prompt_length=4, batch_size=4)
+        data = set_up_data(dataset=TEXTS, max_prompt_length=4, batch_size=4)
     assert data.train_prompts.num_dropped == 2
     assert "4 prompts, 2 dropped longer than data.max_prompt_length=4 tokens" in caplog.text
 
@@ -172,7 +164,7 @@ def test_settings_are_checked_on_construction(settings: dict[str, Any], message:
 )
 def test_data_that_cannot_work_is_refused_in_setup(settings: dict[str, Any], stage: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        made(stage, **settings)
+        set_up_data(stage, **settings)
 
 
 def test_without_a_tokenizer_the_error_says_where_to_put_one() -> None:
@@ -261,7 +253,7 @@ def text_warnings(record: pytest.WarningsRecorder) -> list[str]:
 
 
 def test_text_for_a_tokenizer_with_a_chat_template_is_pointed_out_once(recwarn: pytest.WarningsRecorder) -> None:
-    made(dataset=TEXTS, eval_dataset=TEXTS, batch_size=2)
+    set_up_data(dataset=TEXTS, eval_dataset=TEXTS, batch_size=2)
     (message,) = text_warnings(recwarn)
     assert "are text" in message and "data.converter_args.conversational to true" in message
 
@@ -270,11 +262,11 @@ def test_text_for_a_tokenizer_with_a_chat_template_is_pointed_out_once(recwarn: 
 def test_nothing_is_pointed_out_where_the_config_says_what_is_meant(
     conversational: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
-    made(dataset=TEXTS, batch_size=2, converter_args={"conversational": conversational})
+    set_up_data(dataset=TEXTS, batch_size=2, converter_args={"conversational": conversational})
     assert text_warnings(recwarn) == []
 
 
 def test_a_users_own_converter_is_told_to_return_messages(recwarn: pytest.WarningsRecorder) -> None:
-    made(dataset=TEXTS, batch_size=2, converter=dict)
+    set_up_data(dataset=TEXTS, batch_size=2, converter=dict)
     (message,) = text_warnings(recwarn)
     assert "list of messages" in message and "conversational" not in message

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from local_server import serving_in_a_thread
 
 from grpo_lightning.commands.serve import build_parser, stored_dtype
 from grpo_lightning.generation import VLLMServer
@@ -44,10 +45,8 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.statuses, server.calls = [], []
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving_in_a_thread(server):
+        yield server
 
 
 @pytest.fixture

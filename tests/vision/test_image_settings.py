@@ -74,7 +74,8 @@ def test_what_is_not_covered_with_images_is_refused_by_name(toy_llava: Path, set
 
 
 def test_a_generator_of_ones_own_that_passes_keywords_on_is_taken(toy_llava: Path):
-    module_with(toy_llava, generator=PassesOn())
+    generator = PassesOn()
+    assert module_with(toy_llava, generator=generator).source.generator is generator
 
 
 def test_a_model_without_a_tower_is_refused(tiny_model_dir: Path):

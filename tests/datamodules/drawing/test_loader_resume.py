@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from recorder import BatchRecorder
+from runs import make_trainer
 
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.types import PromptBatch
@@ -37,14 +38,11 @@ def fit(directory: Path, module: Recorder, ckpt_path: str | None = None, rows: A
     save = ModelCheckpoint(directory, every_n_train_steps=1, save_top_k=-1, save_last=True, filename="{step}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[save, *trainer.pop("callbacks", [])],
-            **{"max_epochs": 3, "num_sanity_val_steps": 0} | trainer,
-        ).fit(module, data, ckpt_path=ckpt_path, weights_only=False)
+        callbacks = [save, *trainer.pop("callbacks", [])]
+        settings = {"max_epochs": 3, "max_steps": -1} | trainer
+        make_trainer(directory, callbacks=callbacks, enable_checkpointing=True, **settings).fit(
+            module, data, ckpt_path=ckpt_path, weights_only=False
+        )
     return module
 
 

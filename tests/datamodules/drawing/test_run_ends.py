@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from recorder import BatchRecorder
+from runs import make_trainer
 
 from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
@@ -57,16 +58,11 @@ def fit(folder: Path, go_on: bool = False, fail_at: int | None = None, streaming
     save = ModelCheckpoint(folder, every_n_train_steps=100, save_last=True, enable_version_counter=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = {"max_steps": STEPS, "num_sanity_val_steps": 0} | trainer
-        L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[save, *trainer.pop("callbacks", [])],
-            default_root_dir=folder,
-            **trainer,
-        ).fit(module, data, ckpt_path=str(folder / "last.ckpt") if go_on else None, weights_only=True)
+        callbacks = [save, *trainer.pop("callbacks", [])]
+        settings = {"max_steps": STEPS} | trainer
+        make_trainer(folder, callbacks=callbacks, enable_checkpointing=True, **settings).fit(
+            module, data, ckpt_path=str(folder / "last.ckpt") if go_on else None, weights_only=True
+        )
     return module
 
 

@@ -57,14 +57,11 @@ def fit(directory: Path, module: Recorder, rows: Any, ckpt_path: str | None = No
     save = ModelCheckpoint(directory, every_n_train_steps=1, save_top_k=-1, save_last=True, filename="{step}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        L.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[save, *trainer.pop("callbacks", [])],
-            **{"max_epochs": 2, "num_sanity_val_steps": 0} | trainer,
-        ).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        callbacks = [save, *trainer.pop("callbacks", [])]
+        settings = {"max_epochs": 2, "max_steps": -1} | trainer
+        make_trainer(directory, callbacks=callbacks, enable_checkpointing=True, **settings).fit(
+            module, data, ckpt_path=ckpt_path, weights_only=True
+        )
     return module
 
 

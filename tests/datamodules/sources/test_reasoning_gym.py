@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import make_data, make_module, make_trainer
-from toy_models import build_tokenizer
+from runs import make_data, make_module, make_trainer, set_up_data
 
 pytest.importorskip("reasoning_gym")
 
 from reasoning_gym.factory import DATASETS
 
-from grpo_lightning.datamodules import GRPODataModule
 from grpo_lightning.datamodules.sources.reasoning_gym import make_tasks
 from grpo_lightning.rewards import get_reward_function
 from grpo_lightning.rewards.kinds.reasoning_gym import task_maker
-
-
-def made(stage: str = "fit", **settings: Any) -> GRPODataModule:
-    data = GRPODataModule(**settings)
-    data.tokenizer = build_tokenizer()
-    data.prepare_data()
-    data.setup(stage)
-    return data
 
 
 def scores(tasks: list[dict[str, Any]], completions: list[str]) -> list[float | None]:
@@ -36,7 +26,9 @@ def scores(tasks: list[dict[str, Any]], completions: list[str]) -> list[float | 
 
 
 def test_a_dataset_is_named_in_the_config_and_makes_prompts_with_what_its_reward_needs() -> None:
-    data = made(dataset={"reasoning_gym": "leg_counting", "size": 12, "min_animals": 2, "max_animals": 2}, batch_size=3)
+    data = set_up_data(
+        dataset={"reasoning_gym": "leg_counting", "size": 12, "min_animals": 2, "max_animals": 2}, batch_size=3
+    )
     batch = next(iter(data.train_dataloader()))
     assert len(data.train_prompts) == 12
     assert all("legs" in prompt for prompt in batch.prompts)
@@ -130,7 +122,7 @@ def test_every_dataset_makes_tasks_offline_and_scores_its_own_answer() -> None:
 )
 def test_what_cannot_be_made_is_refused_in_the_words_of_the_config(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        made(**settings)
+        set_up_data(**settings)
 
 
 def test_a_run_trains_and_evaluates_on_it_with_its_own_reward(tiny_model_dir: Path, tmp_path: Path) -> None:

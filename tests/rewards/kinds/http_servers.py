@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import serving_in_a_thread
 
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -34,9 +35,5 @@ def serving(answer: Callable[[dict[str, Any], dict[str, str]], Answer]) -> Itera
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with serving_in_a_thread(server):
         yield f"http://127.0.0.1:{server.server_address[1]}/endpoint"
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -53,7 +53,5 @@ def _signal(group: int, number: int) -> bool:
     return False
 
 
-if (
-    __name__ == "__main__" and os.fork() == 0
-):  # the first one ends at once, so that the second is no child of the server
+if __name__ == "__main__" and os.fork() == 0:  # the parent ends at once, so that this is no child of the server
     _watch(int(sys.argv[1]), float(sys.argv[2]))
