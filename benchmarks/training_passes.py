@@ -42,7 +42,12 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM  # noqa:
 from grpo_lightning.policy.activation_checkpointing import Checkpointing, enable_checkpointing  # noqa: E402
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels  # noqa: E402
 from grpo_lightning.scoring.scorer import Scorer  # noqa: E402
+from grpo_lightning.scoring.weight_gradients import WeightGradients  # noqa: E402
 from grpo_lightning.types import Rollouts  # noqa: E402
+
+
+GRADIENTS = WeightGradients()
+"""Of the linear layers on a GPU, as a run has them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ def make_model(shape: str, device: str, variant: Variant, precision: str) -> Pre
         use_liger_kernels(model)
     if variant.compiled:
         compile_layers(model)
+    elif device == "cuda":
+        GRADIENTS.compute(model)
     return model
 
 
@@ -136,7 +143,9 @@ def backward(scorer: Scorer, rollouts: Rollouts, max_tokens: int, is_mixed: bool
     with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):  # as Lightning has it around a step
         plan = scorer.plan(rollouts, torch.arange(rollouts.num_completions), max_tokens)
         for rows in plan:
-            scorer.score(rollouts, rows, with_entropy=True).logprobs.sum().backward()
+            loss = scorer.score(rollouts, rows, with_entropy=True).logprobs.sum()
+            with GRADIENTS.in_place():
+                loss.backward()
     return len(plan)
 
 

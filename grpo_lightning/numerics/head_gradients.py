@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.wide_products import add_product
+
 
 class HeadGradients:
     """What ``hidden @ weight.T + bias`` passes back to the three, from the gradients of the logits of each slice.
@@ -46,13 +48,3 @@ class HeadGradients:
         """Of hidden states, weight and bias; the two last ones in ``dtype``, that of the parameters."""
         of_weight = None if self.of_weight is None else self.of_weight.to(dtype)
         return self.of_hidden, of_weight, None if self.of_bias is None else self.of_bias.to(dtype)
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``, with the sum in the precision of ``total``."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right

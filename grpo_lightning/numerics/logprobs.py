@@ -1,8 +1,9 @@
 """Log-probabilities and entropies of chosen tokens from hidden states, without ever holding all logits.
 
 The logits of T tokens over a vocabulary of V are the largest tensor of a GRPO step: 138,000 tokens of a 152,000-word
-vocabulary are 84 GB in float32. Here they exist one chunk of tokens at a time, in the forward pass and again, computed
-anew, in the backward pass. The policy, the old policy and the reference all go through these functions.
+vocabulary are 84 GB in float32. Here they exist one chunk of tokens at a time, in the forward pass and again in the
+backward pass, computed anew but for what a large device keeps. The policy, the old policy and the reference all go
+through these functions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from grpo_lightning.numerics.logit_transform import LogitTransform
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 1024 * 2**20}
 """Size of one chunk of logits by device type. A CPU is fastest when it fits the cache; on a GPU each chunk reads the
 whole output matrix and writes its gradient, so a chunk needs thousands of tokens to be worth that traffic."""
+KEPT_SHARE = 1 / 8
+"""Of a GPU's memory, for logits that the backward pass finds instead of computing them anew: one in four products of the
+head. A CPU keeps none, whose cache a chunk has to fit."""
 MIN_CHUNK_TOKENS = 64
 """With a large vocabulary the traffic of the output matrix counts on a CPU too."""
 
@@ -40,6 +44,18 @@ def chunk_length(
     return max(MIN_CHUNK_TOKENS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (bytes_per_logit * vocab_size))
 
 
+def kept_length(vocab_size: int, device: torch.device, bytes_per_logit: int) -> int:
+    """Tokens whose logits are kept for a backward pass, if there is one: what fits into ``KEPT_SHARE`` of the memory.
+
+    Example:
+        >>> kept_length(151_936, torch.device("cpu"), 2)
+        0
+    """
+    if device.type != "cuda" or not torch.is_grad_enabled():
+        return 0
+    return int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory) // (bytes_per_logit * vocab_size)
+
+
 def selected_logprobs(
     hidden: Tensor,
     weight: Tensor,
@@ -56,9 +72,8 @@ def selected_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target, and the entropy of the distribution it was drawn from.
 
-    Gradients reach ``hidden``, ``weight`` and ``bias``, exactly as through ``log_softmax`` of the full logits, with the
-    logits of one chunk computed again in the backward pass. Under autocast the matrix products run in its dtype;
-    softmax and entropy are float32 always (float64 for float64 input).
+    Gradients reach ``hidden``, ``weight`` and ``bias``, exactly as through ``log_softmax`` of the full logits. Under
+    autocast the matrix products run in its dtype; softmax and entropy are float32 always (float64 for float64 input).
 
     Args:
         hidden: ``(T, H)`` hidden states, each predicting the target of the same index.
@@ -68,7 +83,7 @@ def selected_logprobs(
         temperature: The temperature that the targets were sampled at.
         logit_scale: Multiplies the raw logits.
         softcap: Bounds the scaled logits by ``softcap * tanh(logits / softcap)``.
-        chunk_tokens: Tokens whose logits exist at the same time. Default: what fits into ``CHUNK_BYTES``.
+        chunk_tokens: Tokens whose logits exist at the same time, none of them kept. Default: see ``CHUNK_BYTES``.
         with_entropy: Also return entropies.
         entropy_grad: Let gradient flow through the entropies; without it they are constants.
         float32_head: Compute the raw logits in float32 from a lower-precision head (one float32 copy of ``weight``).
@@ -86,7 +101,8 @@ def selected_logprobs(
     hidden = hidden.to(dtype)
     bytes_per_logit = dtype.itemsize if is_fused(hidden) else 4  # written out, softmax is float32
     chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
-    arguments = (hidden, weight, bias, targets, transform, chunk, with_entropy, with_entropy and entropy_grad)
+    kept = kept_length(weight.shape[0], hidden.device, bytes_per_logit) if chunk_tokens is None else 0
+    arguments = (hidden, weight, bias, targets, transform, chunk, kept, with_entropy, with_entropy and entropy_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         logprobs, entropy = _SelectedLogprobs.apply(*arguments)
     return logprobs, entropy if with_entropy else None
@@ -156,7 +172,7 @@ def product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.d
 
 
 class _SelectedLogprobs(torch.autograd.Function):
-    """Chunked forward that keeps three numbers per token, and a backward that computes each chunk's logits again."""
+    """Chunked forward that keeps three numbers per token and the logits of some, and a backward that computes the others again."""
 
     @staticmethod
     def forward(
@@ -167,6 +183,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         targets: Tensor,
         transform: LogitTransform,
         chunk: int,
+        kept: int,
         with_entropy: bool,
         entropy_grad: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -174,11 +191,14 @@ class _SelectedLogprobs(torch.autograd.Function):
         ctx.held_in = weight.dtype  # a float32 matrix under autocast: its gradient is not rounded on the way
         weight, bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         logprobs, normalizers, entropy = hidden.new_zeros(3, len(hidden), dtype=dtype).unbind()
+        ctx.logits = {}
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             raw = nn.functional.linear(hidden[part], weight, bias)
-            if is_fused(raw):
+            if is_fused(raw):  # which leaves them as they are
                 statistics = logprob_kernels.softmax_statistics(raw, targets[part], transform)
+                if start + len(raw) <= kept:
+                    ctx.logits[start] = raw
             else:
                 statistics = logprob_formulas.softmax_statistics(raw, targets[part], transform, with_entropy)
             logprobs[part], normalizers[part], entropy[part] = statistics
@@ -194,12 +214,14 @@ class _SelectedLogprobs(torch.autograd.Function):
         gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], normalizers.dtype)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            raw = nn.functional.linear(hidden[part], weight, bias)
+            raw = ctx.logits.pop(start, None)  # overwritten: another backward pass computes them anew
+            if raw is None:
+                raw = nn.functional.linear(hidden[part], weight, bias)
             gradient = logprob_kernels.logit_gradient_ if is_fused(raw) else logprob_formulas.logit_gradient_
             of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
             grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
             gradients.add(part, grad)
-        return *gradients.result(ctx.held_in), *(None,) * 5
+        return *gradients.result(ctx.held_in), *(None,) * 6
 
 
 def fused_head_obstacle(device: torch.device) -> str | None:

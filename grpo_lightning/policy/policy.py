@@ -35,6 +35,7 @@ from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
 from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower
+from grpo_lightning.scoring.weight_gradients import WeightGradients
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.vision.processing import ImageProcessing, load_image_processing
 
@@ -94,6 +95,8 @@ class Policy(nn.Module):
         """Raised whenever the weights change: who holds a copy of them compares it with the version of the copy."""
         self.context_length: int | None = None
         """Tokens of the longest sequence that the sampler admits; None for all positions of the model."""
+        self.weight_gradients = WeightGradients()
+        """Of the linear layers, on a GPU; the optimization says when they may be added up in place."""
         self.placement = Placement()
         self.is_given = False
         """Whether it started from weights that it was given, in place of those of model_name_or_path."""
@@ -198,6 +201,8 @@ class Policy(nn.Module):
             )
         if settings.torch_compile:
             compile_layers(model)
+        elif self.placement.device.type == "cuda":
+            self.weight_gradients.compute(model)
 
     def _is_sent_weights(self) -> bool:
         """Whether another rank reads the weights for this one; new tokens are started from weights on every rank."""

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from grpo_lightning.numerics.output_head import base_model, decoder_layers, output_head
-from grpo_lightning.scoring.packed_attention import compute_dtype, packed_attention
+from grpo_lightning.numerics.output_head import base_model, decoder_layers
+from grpo_lightning.scoring import norms
+from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, compile_norms
+from grpo_lightning.scoring.packed_attention import packed_attention
 
 LIGER = "liger_kernel"
-NORMS_FEED_LINEAR_LAYERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-"""Types of models whose norms before attention and MLP feed linear layers and nothing else."""
 
 
 def liger_obstacle(device: torch.device) -> str | None:
@@ -39,8 +39,8 @@ def liger_obstacle(device: torch.device) -> str | None:
 def use_liger_kernels(model: nn.Module) -> bool:
     """Gives norms, gated activations and rotary embeddings of a model Liger's code; other models stay as they are.
 
-    The loss keeps its own code, which has chunks of its own here. Under autocast the norms in front of linear layers
-    return what those would cast to.
+    The loss keeps its own code, which has chunks of its own here, and the norms in front of linear layers are compiled
+    where the architecture is known to have nothing else behind them.
 
     Args:
         model: On a GPU when it runs; with adapters or not.
@@ -59,7 +59,7 @@ def use_liger_kernels(model: nn.Module) -> bool:
             _apply_liger_kernel_to_instance(model=base, rope=False, **options)
     is_known = bool(fused_modules(model))
     if is_known and base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
-        cast_norms(base)
+        compile_norms(base)
     return is_known
 
 
@@ -116,35 +116,16 @@ def _call_instead(module: nn.Module, replaced: dict[int, dict[str, Callable[...,
         module.__dict__["forward"] = MethodType(copied, module)
 
 
-def cast_norms(model: nn.Module) -> None:
-    """Makes the norms in front of attention and MLP return autocast's dtype, inside it.
-
-    The linear layers behind would cast each for itself, forward and backward.
-    """
-    of_text = set(output_head(model)[0].modules())  # a model of images names the layers of its tower too
-    for layer in of_text.intersection(decoder_layers(model)):
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            norm = getattr(layer, name)
-            own = vars(norm)["forward"].__func__ if "forward" in vars(norm) else type(norm).forward
-            norm.__dict__["forward"] = MethodType(_with_cast(own), norm)
-
-
-def _with_cast(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
-    def cast(self: nn.Module, hidden_states: Tensor) -> Tensor:
-        output = forward(self, hidden_states)
-        return output.to(compute_dtype(output))
-
-    return cast
-
-
 def fused_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules whose forward pass is Liger's."""
+    """The modules whose forward pass is Liger's, or compiled with them."""
     return [module for module in model.modules() if _is_fused(module)]
 
 
 def _is_fused(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
-    return forward is not None and (forward.__module__ == __name__ or forward.__module__.split(".")[0] == LIGER)
+    if forward is None:
+        return False
+    return forward.__module__ in (__name__, norms.__name__) or forward.__module__.split(".")[0] == LIGER
 
 
 @contextmanager

@@ -118,10 +118,14 @@ class Optimization:
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
         strategy = self.lightning.trainer.strategy
-        if micro_batch.is_last or not isinstance(strategy, ParallelStrategy):
+        in_place = self.policy.weight_gradients.in_place()
+        if not isinstance(strategy, ParallelStrategy):
+            with in_place:
+                self.lightning.manual_backward(loss)
+        elif micro_batch.is_last:
             self.lightning.manual_backward(loss)
         else:
-            with strategy.block_backward_sync():
+            with strategy.block_backward_sync(), in_place:
                 self.lightning.manual_backward(loss)
 
     def step(self) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from largest_tensor import LargestTensor
 from torch import Tensor, nn
 
-from grpo_lightning.numerics.logprobs import chunk_length, selected_logprobs, selected_logprobs_of_module
+from grpo_lightning.numerics import logprobs
+from grpo_lightning.numerics.logprobs import chunk_length, kept_length, selected_logprobs, selected_logprobs_of_module
 
 TOKENS, VOCAB, HIDDEN = 23, 37, 8
 TRANSFORMS = [
@@ -216,3 +217,42 @@ def test_the_fused_kernels_equal_log_softmax_in_float64(transform, entropy_grad,
     )
     for found, reference in zip(gradients(loss, *single), gradients(wanted, *exact), strict=True):
         assert (found.cpu().double() - reference).norm() < 1e-4 * reference.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("kept", "products"), [(0, 4 + 4), (20, 4 + 3), (49, 4 + 1), (50, 4 + 0)])
+def test_logits_that_were_kept_give_the_gradient_of_those_computed_anew(monkeypatch, kept, products):
+    """50 tokens in chunks of 16: the last one has two."""
+    monkeypatch.setattr(logprobs, "chunk_length", lambda *_: 16)
+    calls, linear = [], nn.functional.linear
+    monkeypatch.setattr(logprobs.nn.functional, "linear", lambda *args: calls.append(1) or linear(*args))
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(*shape, generator=generator).cuda().requires_grad_() for shape in ((50, 8), (1000, 8), (1000,))
+    ]
+    targets = torch.randint(0, 1000, (50,), generator=generator).cuda()
+
+    def loss_keeping(tokens):
+        monkeypatch.setattr(logprobs, "kept_length", lambda *_: tokens)
+        calls.clear()
+        found, entropy = selected_logprobs(
+            parts[0], parts[1], targets, bias=parts[2], with_entropy=True, entropy_grad=True
+        )
+        return found.sin().sum() + entropy.sum()
+
+    expected = torch.autograd.grad(loss_keeping(0), parts)
+    loss = loss_keeping(kept)
+    found = torch.autograd.grad(loss, parts, retain_graph=True)
+    assert len(calls) == products
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for one, other in zip(torch.autograd.grad(loss, parts), expected, strict=True):  # nothing is left of the kept ones
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with torch.no_grad():
+        loss_keeping(50)
+    assert len(calls) == 4
+
+
+def test_a_cpu_keeps_no_logits():
+    assert kept_length(1000, torch.device("cpu"), 4) == 0

@@ -10,14 +10,13 @@ from test_scorer import TEMPERATURE, assert_relatively_close, loss_gradient, one
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.scoring.fast_kernels import (
-    NORMS_FEED_LINEAR_LAYERS,
-    cast_norms,
     compile_layers,
     fused_modules,
     plain_kernels,
     replaced_in_this_model_alone,
     use_liger_kernels,
 )
+from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, compile_norms
 from grpo_lightning.scoring.scorer import Scorer
 from tests.vision.toy_vision import CONFIGS, toy_vision_model
 
@@ -160,7 +159,7 @@ def test_a_rotation_in_place_leaves_what_checkpointing_keeps_alone(checkpointing
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_norms_of_towers_for_images_stay_as_they_are(family):
     model = toy_vision_model(family)
-    cast_norms(model)
+    compile_norms(model)
     changed = [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert changed == [name for name in changed if "language_model" in name or "text_model" in name]
 
@@ -169,7 +168,7 @@ def test_the_norms_of_towers_for_images_stay_as_they_are(family):
 def test_norms_that_return_what_linear_layers_cast_to_change_no_logit(name):
     """Whatever reads the norm's output in float32 would see other numbers."""
     model, plain = toy(name), toy(name)
-    cast_norms(model)
+    compile_norms(model)
     norm = model.model.layers[1].post_attention_layernorm
     ids = torch.arange(2, 60)[None]
     with torch.autocast("cpu", torch.bfloat16):
@@ -186,6 +185,32 @@ def test_norms_that_return_what_linear_layers_cast_to_change_no_logit(name):
         copied.weight.zero_()
     assert not copied(torch.randn(1, 4, 32)).any()
     assert norm(torch.randn(1, 4, 32)).all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True, "selective"])
+def test_compiled_norms_have_the_gradient_of_plain_ones_whatever_is_recomputed(checkpointing):
+    gradients = []
+    for changed in (compile_norms, lambda model: None):
+        model = toy("qwen3").train()
+        enable_checkpointing(model, checkpointing)
+        changed(model)
+        for tokens in (38, 21, 1):
+            ids = torch.arange(2, 2 + tokens + 1)[None]
+            logits = model(ids, use_cache=False).logits
+            logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None]).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert_relatively_close(*gradients, 1e-5)
+
+
+def test_norms_are_compiled_once_for_any_number_of_tokens():
+    torch._dynamo.reset()
+    compiled = torch._dynamo.utils.counters["stats"]
+    compiled.clear()
+    model = toy("qwen2").train()
+    compile_norms(model)
+    for tokens in (38, 21, 7):
+        model(torch.arange(2, 2 + tokens)[None], use_cache=False).logits.sum().backward()
+    assert compiled["unique_graphs"] == 1
 
 
 def test_fused_kernels_are_refused_without_a_gpu(tiny_model_dir, tmp_path):
