@@ -45,7 +45,6 @@ from grpo_lightning.scoring.scorer import Scorer  # noqa: E402
 from grpo_lightning.scoring.weight_gradients import WeightGradients  # noqa: E402
 from grpo_lightning.types import Rollouts  # noqa: E402
 
-
 GRADIENTS = WeightGradients()
 """Of the linear layers on a GPU, as a run has them."""
 
