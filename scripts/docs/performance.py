@@ -31,8 +31,9 @@ TAIL = """
 ## Make a run faster
 
 - Install vLLM. `TransformersGenerator` is for CPUs and for architectures that vLLM does not know.
-- Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. Or set
-  `model.torch_compile: true`, which fuses more and takes some 20 seconds at the start: 2% less time of supervised steps at 0.5B above, nothing at 1.5B.
+- Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. For an
+  architecture that it does not know, `model.torch_compile: true` fuses too, after some 20 seconds at the start; where both can be had
+  it is the slower one (supervised steps at 0.5B above).
 - `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
