@@ -47,6 +47,15 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
 
 
+def decoder_of(model: nn.Module) -> nn.Module | None:
+    """What makes hidden states of tokens, in a language model or a classifier; None where it is not found."""
+    base = base_model(model)
+    decoder = base.get_decoder()
+    if decoder is base:  # transformers gives the model itself where it does not find a decoder by its known names
+        decoder = getattr(base, "model", None)
+    return cast(nn.Module | None, decoder)
+
+
 def output_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:
     """The decoder, which returns hidden states, and the head that belongs behind it.
 
@@ -57,9 +66,7 @@ def output_head(model: nn.Module) -> tuple[nn.Module, OutputHead]:
         ValueError: If the model has no output embeddings or no decoder behind them.
     """
     base = base_model(model)
-    head, decoder = base.get_output_embeddings(), base.get_decoder()
-    if decoder is base:  # transformers gives the model itself where it does not find a decoder by its known names
-        decoder = getattr(base, "model", None)
+    head, decoder = base.get_output_embeddings(), decoder_of(base)
     if head is None or decoder is None:
         raise ValueError(
             f"{type(base).__name__} has no decoder with an output head, so it gives no next-token probabilities. "

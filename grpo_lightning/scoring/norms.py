@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
-from grpo_lightning.numerics.output_head import decoder_layers, output_head
+from grpo_lightning.numerics.output_head import decoder_layers, decoder_of
 from grpo_lightning.scoring.packed_attention import compute_dtype
 
 NORMS_FEED_LINEAR_LAYERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -27,7 +27,10 @@ def compile_norms(model: nn.Module) -> None:
     Args:
         model: Of a type in ``NORMS_FEED_LINEAR_LAYERS``, or with a language model that is.
     """
-    of_text = set(output_head(model)[0].modules())  # a model of images names the layers of its tower too
+    decoder = decoder_of(model)
+    of_text = (
+        set() if decoder is None else set(decoder.modules())
+    )  # a model of images names the layers of its tower too
     for layer in of_text.intersection(decoder_layers(model)):
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = getattr(layer, name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grpo_lightning.numerics.output_head import output_head
+from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.wide_products import add_product, wide_product
 
 
@@ -42,12 +42,12 @@ class WeightGradients:
             self.are_added_in_place = False
 
     def compute(self, model: nn.Module) -> None:
-        """Gives the linear layers of a model the passes of this file; its output head has others.
+        """Gives the linear layers of a model the passes of this file; an output head over tokens has others.
 
         Only float32 weights that are trained under autocast are concerned: those that are frozen, sharded, quantised or
         held in half precision compute as before.
         """
-        head = output_head(model)[1].module
+        head = base_model(model).get_output_embeddings()
         for module in model.modules():
             if type(module) is nn.Linear and module is not head:
                 module.__dict__["forward"] = MethodType(self._forward, module)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_scorer import toy
 from torch import nn
+from transformers import Qwen2ForSequenceClassification
 
-from grpo_lightning.numerics.output_head import OutputHead
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.scoring import weight_gradients
+from grpo_lightning.scoring.norms import compile_norms
 from grpo_lightning.scoring.weight_gradients import WeightGradients
 
 IDS = torch.arange(2, 42)[None]
@@ -59,7 +61,9 @@ class OneLayer(nn.Module):
 @pytest.fixture
 def layer(monkeypatch):
     model = OneLayer()
-    monkeypatch.setattr(weight_gradients, "output_head", lambda model: (model.layer, OutputHead(model.head, 3)))
+    monkeypatch.setattr(
+        weight_gradients, "base_model", lambda model: SimpleNamespace(get_output_embeddings=lambda: model.head)
+    )
     made = WeightGradients()
     made.compute(model)
     assert "forward" not in vars(model.head)
@@ -160,3 +164,23 @@ def test_a_copy_of_a_model_has_the_gradients_of_its_own_weights():
     gradients(copied)
     assert all(torch.equal(p.grad.double(), before[name]) for name, p in model.named_parameters())
     assert not copied.model.layers[0].mlp.gate_proj.weight.grad.any()
+
+
+def test_a_reward_model_has_them_too_and_the_scores_of_autocast():
+    """A classifier has no output embeddings."""
+    torch.manual_seed(0)
+    config = toy("qwen2").config
+    config.num_labels, config.pad_token_id = 1, 0
+    plain = Qwen2ForSequenceClassification(config).train()
+    model, made = deepcopy(plain), WeightGradients()
+    made.compute(model)
+    compile_norms(model)
+    scores = []
+    for one in (model, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores.append(one(IDS).logits)
+        scores[-1].sum().backward()
+    assert torch.equal(*scores)
+    assert "forward" in vars(model.model.layers[0].input_layernorm)
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm() + 1e-3, name
