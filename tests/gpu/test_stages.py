@@ -1,0 +1,51 @@
+"""The stages besides GRPO on one GPU: steps of ``bf16-mixed`` go where float32 steps on a CPU go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from runs import train_stage, weights
+from toy_models import save_toy_model
+from two_devices import ON_CPU, place
+
+from grpo_lightning import DPOModule, RewardModelModule, SFTModule
+
+pytestmark = [
+    pytest.mark.skipif(place(devices=1) is None, reason=f"needs a CUDA device ({ON_CPU}=1: a process without one)"),
+    *([pytest.mark.gpu] if place(devices=1) != "cpu" else []),
+]
+PAIRS = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": f"{2 * i}{i}0 so"} for i in range(6)]
+TEXTS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
+STAGES: dict[str, tuple[Any, ...]] = {
+    "sft": (SFTModule, "sft", TEXTS),
+    "dpo": (DPOModule, "dpo", PAIRS),
+    "reward model": (RewardModelModule, "dpo", PAIRS),
+}
+FINETUNING: dict[str, dict[str, Any]] = {"full": {}, "lora": {"finetuning_type": "lora", "lora_rank": 4}}
+
+
+@pytest.mark.parametrize("checkpointing", [False, "selective"])
+@pytest.mark.parametrize("finetuning", FINETUNING)
+@pytest.mark.parametrize("stage", STAGES)
+def test_steps_go_where_those_of_a_cpu_go(stage, finetuning, checkpointing, tmp_path):
+    model = save_toy_model(tmp_path / "model", "qwen2", hidden_size=64, num_attention_heads=2)
+    settings = FINETUNING[finetuning] | {
+        "gradient_checkpointing": checkpointing,
+        "max_tokens_per_microbatch": 24,  # several micro-batches a step
+        "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3),
+    }
+    moved = []
+    for name, trainer in (
+        ("cpu", {"accelerator": "cpu", "precision": "32-true"}),
+        ("device", {"accelerator": "gpu" if place(devices=1) == "cuda" else "cpu", "precision": "bf16-mixed"}),
+    ):
+        (folder := tmp_path / name).mkdir()
+        before, after = (
+            weights(train_stage(*STAGES[stage], model, folder, steps, trainer=trainer, **settings)) for steps in (1, 4)
+        )
+        moved.append(torch.cat([(after[key].cpu() - before[key].cpu()).flatten() for key in before]).double())
+    exact, found = moved
+    assert exact.norm() > 0
+    assert (found - exact).norm() < 0.1 * exact.norm()
