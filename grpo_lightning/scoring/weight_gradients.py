@@ -1,8 +1,7 @@
 """Linear layers under autocast whose weight gradients leave their product in float32, and are added up by the next one.
 
 Autocast's own way computes the gradient of a float32 weight in bfloat16, casts it and adds it: the sum over micro-batches
-is of rounded numbers, and each micro-batch reads and writes every gradient three times besides its product. That is one
-twentieth of a pass over 13,000 tokens of a model of 1.5B.
+is of rounded numbers, and each micro-batch reads and writes every gradient twice more than its product does.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ class WeightGradients:
     """
 
     def __init__(self) -> None:
-        self.are_added_in_place = (
-            False  # of the object, not of a thread: torch has threads of its own for backward passes
-        )
+        self.are_added_in_place = False  # of no thread: torch runs backward passes in others
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
