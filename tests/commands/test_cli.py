@@ -140,6 +140,20 @@ def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
 
 
+def test_a_callback_makes_no_resume_of_a_start(config, tmp_path, capsys):
+    """Lightning went on from last.ckpt, unasked, where OnExceptionCheckpoint was among the callbacks."""
+    saver = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path / "failed")}}
+    config["trainer"]["callbacks"] = [saver]
+    run_in_process(config, tmp_path)  # there is nothing to go on from
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    told = refusal(config, tmp_path, capsys, "--trainer.max_steps=3")
+    assert f"OnExceptionCheckpoint has Lightning go on from {last}" in told and "--ckpt_path last" in told
+    config["trainer"]["max_steps"] = 3
+    assert run_in_process(config, tmp_path, "fit", "--ckpt_path=last").trainer.global_step == 3
+    config["trainer"] |= {"callbacks": None, "max_steps": 1}
+    assert run_in_process(config, tmp_path).trainer.global_step == 1
+
+
 def test_one_seed_reaches_model_and_data(config, tmp_path):
     cli = run_in_process(config, tmp_path, "fit", "--seed_everything=7")
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
