@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from runs import write_prompts
 
 from grpo_lightning import GRPOModule
@@ -68,6 +70,27 @@ def refusal(config: dict, tmp_path: Path, capsys, *arguments: str) -> str:
     printed = capsys.readouterr().err
     assert "Traceback" not in printed and len(printed.splitlines()) < 20
     return " ".join(printed.split())
+
+
+class Needy(Callback):
+    """Has an argument without a default."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+
+class Mood(StrEnum):
+    """A text and a name for it."""
+
+    CALM = "calm"
+    WILD = "wild"
+
+
+class Moody(Callback):
+    """Its default is such a text, in an argument of plain text, as Lightning's Timer has."""
+
+    def __init__(self, mood: str = Mood.CALM) -> None:
+        self.mood = mood
 
 
 class FadingAdvantages(GRPOModule):
@@ -138,6 +161,17 @@ def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
     cli = run_in_process(config, tmp_path)
     assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_missing_argument_is_named(config, tmp_path, capsys):
+    told = refusal(config, tmp_path, capsys, f"--trainer.callbacks={__name__}.Needy")
+    assert told == "error: trainer.callbacks: the following arguments are required: patience"
+
+
+def test_a_default_that_is_an_enumeration_of_text_is_written_as_its_text(config, tmp_path):
+    run_in_process(config, tmp_path, "fit", f"--trainer.callbacks={__name__}.Moody")
+    saved = yaml.safe_load((tmp_path / "run/logs/version_0/config.yaml").read_text())["trainer"]["callbacks"]
+    assert saved["init_args"] == {"mood": "calm"}
 
 
 def test_a_callback_makes_no_resume_of_a_start(config, tmp_path, capsys):
