@@ -123,14 +123,17 @@ def _is_of_a_step(path: Path) -> bool:
     return path.name.removeprefix("step-").removesuffix("-adapter").isdecimal()
 
 
-def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None) -> None:
-    """Writes model and tokenizer of ``module.policy`` to ``path``, the adapter alone to ``path-adapter``.
+def export(
+    module: Any, path: Path, is_writer: bool = True, forms: list[Form] | None = None, adapter_path: Path | None = None
+) -> None:
+    """Writes model and tokenizer of ``module.policy`` to ``path``, the adapter alone to ``adapter_path``.
 
     Args:
         module: Whatever has a Policy with weights.
         path: Each directory is written whole or not at all.
         is_writer: False on all ranks but the first.
         forms: See HuggingFaceExport.
+        adapter_path: By default ``path-adapter``.
     """
     policy, tokenizer, images = module.policy.model, module.policy.tokenizer, module.policy.image_processing
     reader = tokenizer if images is None else images.processor  # which brings the tokenizer along
@@ -141,7 +144,7 @@ def export(module: Any, path: Path, is_writer: bool = True, forms: list[Form] | 
         save = save_merged if is_adapted(policy) or in_parts else _save_full
         _write_whole(path, reader, _save_with_the_rest, policy, save, module.policy.name_or_path)
     if is_adapted(policy) and (forms is None or "adapter" in forms):
-        beside = path.with_name(path.name + "-adapter")
+        beside = path.with_name(path.name + "-adapter") if adapter_path is None else adapter_path
         _write_whole(beside, reader, save_adapter, policy, module.policy.name_or_path)
 
 
@@ -173,7 +176,8 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
         shutil.rmtree(part, ignore_errors=True)
         if not isinstance(error, OSError | SafetensorError):  # Ctrl-C, for one
             raise
+        form = " --form adapter" if save is save_adapter else ""
         raise ExportNotWrittenError(
             f"The export {path} could not be written ({error}). Free disk space, or make its folder writable; then "
-            f"`python -m grpo_lightning export RUN_DIR {path}` writes it from the run's checkpoint."
+            f"`python -m grpo_lightning export RUN_DIR {path}{form}` writes it from the run's checkpoint."
         ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import OnExceptionCheckpoint, Timer
 
 from grpo_lightning.distributed.checkpoint_check import (
     CheckpointNotReadableError,
@@ -61,6 +61,29 @@ def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
         return
     check_own(path, saved)
     check_stage(saved, stage)
+
+
+def check_starts_anew(trainer: Trainer, last: Path | None) -> None:
+    """Refuses a start without ``--ckpt_path`` that Lightning would make a resume of: it does where OnExceptionCheckpoint is given.
+
+    Args:
+        trainer: With its callbacks.
+        last: The newest checkpoint of the run's folder.
+
+    Raises:
+        ValueError: Naming the checkpoint, and both ways out.
+    """
+    savers = [each for each in trainer.callbacks if isinstance(each, OnExceptionCheckpoint)]  # type: ignore[attr-defined]
+    saved = [
+        path for path in (last, *(Path(saver.ckpt_path) for saver in savers)) if path is not None and path.exists()
+    ]
+    there = newest(saved)
+    if savers and there is not None:
+        raise ValueError(
+            f"trainer.callbacks: OnExceptionCheckpoint has Lightning go on from {there}, and --ckpt_path was not given. Give "
+            "--ckpt_path last to go on. To start anew, leave the callback out: a run that ends with an error saves "
+            "checkpoints/last.ckpt without it."
+        )
 
 
 def nothing_left(trainer: Trainer) -> str:

@@ -28,7 +28,7 @@ from grpo_lightning.callbacks import (
     Tracking,
 )
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
-from grpo_lightning.callbacks.resume import best_checkpoint, check_named, nothing_left
+from grpo_lightning.callbacks.resume import best_checkpoint, check_named, check_starts_anew, nothing_left
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.quiet import quiet
@@ -188,6 +188,7 @@ class GRPOCLI(LightningCLI):
         if ckpt_path in ("last", "best") or (ckpt_path is None and is_queued_again):
             self._find_checkpoint(ckpt_path or "last")
         elif ckpt_path is None:
+            check_starts_anew(self.trainer, newest_checkpoint(root, checkpoint_folders(self.trainer)))
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(self.trainer, model_name_or_path=model, adapter_name_or_path=adapter)
         self._earlier_run = EarlierRun()

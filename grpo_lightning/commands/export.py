@@ -48,10 +48,7 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.private and not options.push_to_hub:
         parser.error("--private has no effect without --push-to-hub NAME.")
-    path = written = options.output
-    if options.form == "adapter":  # export() writes adapters to PATH-adapter
-        path = path.with_name(path.name.removesuffix("-adapter"))
-        written = path.with_name(path.name + "-adapter")
+    written = options.output
     quiet()
     try:
         check_no_file(written)
@@ -63,7 +60,7 @@ def main(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    export(module, path, forms=[options.form])
+    export(module, written, forms=[options.form], adapter_path=written)
     if checkpoint.parent.name == "checkpoints":  # of a run, whose folder is searched for its metrics
         write_card(written, checkpoint.parent.parent, module.policy.name_or_path)
     print(written)

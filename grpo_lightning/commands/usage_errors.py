@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from grpo_lightning import callbacks, generation
@@ -20,6 +21,10 @@ UNKNOWN = (
     r"Expected a dot import path string: ([\w.]+)",
 )
 """jsonargparse's words for a name that is none: a setting, an argument of a class or of a section, the name of a class."""
+
+
+# The default of Lightning's Timer is a member of a StrEnum, which yaml writes as little as any other kind of text of its own.
+yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 
 
 class Parser(LightningArgumentParser):
@@ -42,7 +47,15 @@ FRAME = (
     *("Expected a path", "Expected a <class 'NoneType'>", "Problem with given class_path"),
 )
 """How lines of jsonargparse begin that tell of types and not of the mistake."""
-TELLING = ("not accepted", "Did you mean", "Multiple subclasses", "has no attribute", "No module", "No action")
+TELLING = (
+    "not accepted",
+    "are required",
+    "Did you mean",
+    "Multiple subclasses",
+    "has no attribute",
+    "No module",
+    "No action",
+)
 
 
 def in_one_line(message: str) -> str:

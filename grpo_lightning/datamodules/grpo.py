@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo_lightning.datamodules.converters import DatasetConverter, get_dataset_converter
+from grpo_lightning.datamodules.converters.registry import with_arguments
 from grpo_lightning.datamodules.curriculum import Curriculum
 from grpo_lightning.datamodules.drawing.loader import EvaluationLoader, TrainingLoader, check_epoch
 from grpo_lightning.datamodules.drawing.orders import Order, make_order
@@ -82,7 +83,7 @@ class GRPODataModule(L.LightningDataModule):
         test_dataset: EvalSpec | None = None,
         split: str | None = None,
         eval_split: str | None = None,
-        converter: str | DatasetConverter | None = None,
+        converter: str | DatasetConverter | dict[str, Any] | None = None,
         converter_args: dict[str, Any] | None = None,
         dataset_info: str | None = None,
         batch_size: int = 8,
@@ -108,8 +109,7 @@ class GRPODataModule(L.LightningDataModule):
         self.test_dataset = test_dataset
         self.split = split
         self.eval_split = eval_split
-        self.converter = converter
-        self.converter_args = converter_args or {}
+        self.converter, self.converter_args = with_arguments(converter, converter_args or {})
         self.dataset_info = dataset_info
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -136,8 +136,6 @@ class GRPODataModule(L.LightningDataModule):
         for name in ("datasets", "curriculum"):
             if self.streaming and getattr(self, name) is not None:
                 raise ValueError(f"data.{name} needs all prompts, and data.streaming has a part. Use one of the two.")
-        if not isinstance(self.converter, str | None) and self.converter_args:
-            raise ValueError("data.converter_args has no effect on a converter with init_args. Put them there.")
         if isinstance(self.converter, str):
             get_dataset_converter(self.converter, **self.converter_args)
 

@@ -12,11 +12,11 @@ from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward, function_name
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, split_names
 
-RewardSpec = list[BaseRewardFunction | str | dict[str, Any]] | str
-"""Type of ``model.rewards`` in a config: ``accuracy,format``, or a list of names, import paths and class_path entries.
+RewardSpec = list[BaseRewardFunction | str | dict[str, Any]] | dict[str, Any] | str
+"""Type of ``model.rewards`` in a config: ``accuracy,format``, a list of names, import paths and class_path entries, or one entry.
 
-The list comes first, else the command line's ``[accuracy,format]`` would be read as one string. The dict takes entries
-whose ``class_path`` is a registered name or a plain function.
+Text comes last, else the command line's ``[accuracy,format]`` and ``{"class_path": ...}`` would be read as names. The dict takes
+entries whose ``class_path`` is a registered name or a plain function.
 """
 
 

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from runs import write_prompts
 
 from grpo_lightning import GRPOModule
@@ -68,6 +70,27 @@ def refusal(config: dict, tmp_path: Path, capsys, *arguments: str) -> str:
     printed = capsys.readouterr().err
     assert "Traceback" not in printed and len(printed.splitlines()) < 20
     return " ".join(printed.split())
+
+
+class Needy(Callback):
+    """Has an argument without a default."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+
+class Mood(StrEnum):
+    """A text and a name for it."""
+
+    CALM = "calm"
+    WILD = "wild"
+
+
+class Moody(Callback):
+    """Its default is such a text, in an argument of plain text, as Lightning's Timer has."""
+
+    def __init__(self, mood: str = Mood.CALM) -> None:
+        self.mood = mood
 
 
 class FadingAdvantages(GRPOModule):
@@ -140,6 +163,31 @@ def test_checkpoints_are_written_whole_or_not_at_all(config, tmp_path):
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
 
 
+def test_a_missing_argument_is_named(config, tmp_path, capsys):
+    told = refusal(config, tmp_path, capsys, f"--trainer.callbacks={__name__}.Needy")
+    assert told == "error: trainer.callbacks: the following arguments are required: patience"
+
+
+def test_a_default_that_is_an_enumeration_of_text_is_written_as_its_text(config, tmp_path):
+    run_in_process(config, tmp_path, "fit", f"--trainer.callbacks={__name__}.Moody")
+    saved = yaml.safe_load((tmp_path / "run/logs/version_0/config.yaml").read_text())["trainer"]["callbacks"]
+    assert saved["init_args"] == {"mood": "calm"}
+
+
+def test_a_callback_makes_no_resume_of_a_start(config, tmp_path, capsys):
+    """Lightning went on from last.ckpt, unasked, where OnExceptionCheckpoint was among the callbacks."""
+    saver = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path / "failed")}}
+    config["trainer"]["callbacks"] = [saver]
+    run_in_process(config, tmp_path)  # there is nothing to go on from
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    told = refusal(config, tmp_path, capsys, "--trainer.max_steps=3")
+    assert f"OnExceptionCheckpoint has Lightning go on from {last}" in told and "--ckpt_path last" in told
+    config["trainer"]["max_steps"] = 3
+    assert run_in_process(config, tmp_path, "fit", "--ckpt_path=last").trainer.global_step == 3
+    config["trainer"] |= {"callbacks": None, "max_steps": 1}
+    assert run_in_process(config, tmp_path).trainer.global_step == 1
+
+
 def test_one_seed_reaches_model_and_data(config, tmp_path):
     cli = run_in_process(config, tmp_path, "fit", "--seed_everything=7")
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
@@ -151,6 +199,18 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
     )
     (reward,) = cli.model.source.reward_runner.rewards
     assert (reward.name, reward.weight) == ("share_of_digits", 2.0)
+
+
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_one_reward_with_settings_needs_no_list(config, tmp_path, where):
+    one = {"class_path": "accuracy", "init_args": {"mode": "exact", "weight": 0.5}}
+    config["model"] |= {"rewards": one, "eval_rewards": one} if where == "file" else {}
+    arguments = [f"--model.{name}={json.dumps(one)}" for name in ("rewards", "eval_rewards")] if where != "file" else []
+    cli = run_in_process(config, tmp_path, "fit", *arguments)
+    (reward,) = cli.model.source.reward_runner.rewards
+    assert (reward.name, reward.mode, reward.weight) == ("accuracy", "exact", 0.5)
+    saved = yaml.safe_load((tmp_path / "run/logs/version_0/config.yaml").read_text())
+    assert saved["model"]["rewards"] == saved["model"]["eval_rewards"] == one
 
 
 def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settings(config, tmp_path):

@@ -54,15 +54,18 @@ def test_export_writes_the_trained_weights_of_a_checkpoint_without_its_rewards(t
     assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == trained.policy.tokenizer.eos_token
 
 
-def test_export_of_an_adapter_is_merged_or_alone(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("name", ["part-adapter", "part"])
+def test_export_of_an_adapter_is_merged_or_alone(name, tiny_model_dir, tmp_path, capsys):
     make_run(tmp_path / "run", tiny_model_dir, finetuning_type="lora", lora_rank=2)
     assert export.main([str(tmp_path / "run"), str(tmp_path / "whole")]) == 0
-    assert export.main([str(tmp_path / "run"), str(tmp_path / "part-adapter"), "--form", "adapter"]) == 0
-    assert (tmp_path / "part-adapter" / "adapter_config.json").exists()
+    assert export.main([str(tmp_path / "run"), str(tmp_path / name), "--form", "adapter"]) == 0
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / name)
+    assert (tmp_path / name / "adapter_config.json").exists()
+    assert {path.name for path in tmp_path.glob("part*")} == {name}
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
     ids = torch.tensor([[5, 6, 7, 8]])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
-    adapted, _, _ = chat.load_for_chat(tmp_path / "part-adapter", None)
+    adapted, _, _ = chat.load_for_chat(tmp_path / name, None)
     torch.testing.assert_close(merged(ids).logits, adapted.eval()(ids).logits)
 
 
@@ -85,7 +88,7 @@ def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, d
         (["run", "out", "--form", "adapter"], "its run had model.finetuning_type=full"),
         (["elsewhere", "out"], "no such checkpoint"),
         (["run", "notes"], "notes is a file, and an export writes a directory"),
-        (["run", "notes", "--form", "adapter"], "notes-adapter is a file"),
+        (["run", "notes", "--form", "adapter"], "notes is a file"),
         (["run/checkpoints/last.ckpt", "out", "--config", "other.yaml"], "checkpoint"),
     ],
 )
@@ -94,11 +97,10 @@ def test_export_says_what_is_wrong(arguments, message, tiny_model_dir, tmp_path,
     make_run(tmp_path / "run", tiny_model_dir)
     other = {"model": {"model_name_or_path": str(tiny_model_dir), "finetuning_type": "lora"}}
     Path("other.yaml").write_text(yaml.safe_dump(other))
-    for name in ("notes", "notes-adapter"):
-        Path(name).write_text("mine")
+    Path("notes").write_text("mine")
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err
-    assert Path("notes").read_text() == Path("notes-adapter").read_text() == "mine"
+    assert Path("notes").read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints/last.ckpt", "hpc_ckpt_1.ckpt"])

@@ -208,7 +208,7 @@ def test_the_nearest_name_of_the_same_section_comes_before_equal_ones_elsewhere(
         (["rm", "--help", "model.center_rewards_coefficient"], ["(TRL"]),
         (
             ["fit", "--help", "model.rewards"],
-            ["model.rewards  (a text, a list or a class_path with init_args; required)"],
+            ["model.rewards  (a text, a list, a mapping or a class_path with init_args; required)"],
         ),
         (["fit", "--help", "samples"], ["samples.every_n_steps  (a whole number; default 20)"]),
         (

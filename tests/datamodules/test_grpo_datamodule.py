@@ -63,6 +63,28 @@ def test_data_converter_overrides_the_entry(tmp_path: Path) -> None:
     assert next(iter(data.train_dataloader())).prompts[0] == "one more\n#### 1"
 
 
+def capital(example: dict[str, Any], question: str = "{}?") -> dict[str, Any]:
+    return {"prompt": question.format(example["country"])}
+
+
+@pytest.mark.parametrize(
+    ("entry", "prompt"),
+    [
+        ({"class_path": f"{__name__}.capital", "init_args": {"question": "Capital of {}?"}}, "Capital of Peru?"),
+        ({"class_path": f"{__name__}.capital"}, "Peru?"),
+        ({"class_path": "grpo", "init_args": {"prompt_key": "country"}}, "Peru"),
+        ({"class_path": "GRPODatasetConverter", "init_args": {"prompt_key": "country"}}, "Peru"),
+    ],
+)
+def test_a_converter_has_its_settings_beside_its_name(tmp_path: Path, entry: dict[str, Any], prompt: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(GRPODataModule, "data")
+    rows = write(tmp_path / "c.jsonl", [{"country": "Peru"}])
+    data = parser.instantiate_classes(parser.parse_object({"data": {"dataset": rows, "converter": entry}})).data
+    data = set_up_data(dataset=rows, converter=data.converter, converter_args=data.converter_args, batch_size=1)
+    assert next(iter(data.train_dataloader())).prompts == [prompt]
+
+
 def test_one_two_or_named_evaluation_datasets_have_one_loader_each(tmp_path: Path) -> None:
     path, other = write(tmp_path / "a.jsonl", TEXTS), write(tmp_path / "b.jsonl", TEXTS[:2])
     assert list(set_up_data("validate", eval_dataset=path).eval_prompts) == [""]
@@ -112,6 +134,8 @@ def test_overlong_prompts_are_counted_in_the_log(caplog: pytest.LogCaptureFixtur
         ({"overlong_prompts": "truncate"}, "overlong_prompts='truncate' cannot be used: it takes 'drop' or 'refuse'"),
         ({"converter": "gms8k"}, "'gms8k' not found. Available converters"),
         ({"converter": "grpo", "converter_args": {"promt": "q"}}, "'grpo' takes no promt"),
+        ({"converter": {"class_path": "grpo", "promt": "q"}}, "has the keys class_path and init_args"),
+        ({"converter": {"class_path": "grpo", "init_args": {"promt": "q"}}}, "'grpo' takes no promt"),
         ({"converter": GRPODatasetConverter(), "converter_args": {"prompt": "q"}}, "no effect on a converter with"),
     ],
 )

@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -43,6 +45,8 @@ def _advice_is_given_again() -> None:
         (EMAWeightAveraging(), "Leave it out"),
         (GradientAccumulationScheduler({0: 2}), "Set data.batch_size"),
         (LearningRateFinder(), "Compare short runs"),
+        (ModelPruning("l1_unstructured"), "prune what the run exports"),
+        (SpikeDetection(), "Watch grad_norm"),
         (BatchSizeFinder(), "model.max_tokens_per_microbatch=auto"),
     ],
 )

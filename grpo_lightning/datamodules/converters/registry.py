@@ -70,6 +70,29 @@ def get_dataset_converter(name: str, **kwargs: Any) -> Converter:
     return factory(**kwargs) if isinstance(factory, type) else partial(factory, **kwargs)
 
 
+Made = TypeVar("Made")
+
+
+def with_arguments(
+    converter: Made | str | dict[str, Any] | None, arguments: dict[str, Any]
+) -> tuple[Made | str | None, dict[str, Any]]:
+    """``data.converter`` and ``data.converter_args``, with those of ``{"class_path": name, "init_args": arguments}`` taken apart.
+
+    Of a class it is an object by now; such an entry names a registered converter or a function.
+
+    Raises:
+        ValueError: If an entry has other keys, or arguments stand beside what has its own.
+    """
+    if not isinstance(converter, str | None) and arguments:
+        raise ValueError("data.converter_args has no effect on a converter with init_args. Put them there.")
+    if not isinstance(converter, dict):
+        return converter, arguments
+    name, own = converter.get("class_path"), converter.get("init_args") or {}
+    if set(converter) - {"class_path", "init_args"} or not isinstance(name, str) or not isinstance(own, Mapping):
+        raise ValueError(f"data.converter holds {converter!r:.200}: a converter has the keys class_path and init_args.")
+    return name, dict(own)
+
+
 def _imported(path: str) -> Callable[..., Any] | None:
     """What ``package.module.Name`` refers to; None for a name without dots."""
     module_name, _, attribute = path.rpartition(".")

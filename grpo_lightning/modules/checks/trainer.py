@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import (
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -41,6 +43,14 @@ IN_VAIN: dict[type[Callback], str] = {
     LearningRateFinder: (
         "raises the rate inside one run and reads the loss that Lightning's own optimization returns, which is not used here. "
         "Compare short runs with different model.optimizer.init_args.lr."
+    ),
+    ModelPruning: (
+        "gives the weights other names, under which neither a generator nor an export knows them. Leave it out; prune what "
+        "the run exports."
+    ),
+    SpikeDetection: (
+        "reads the loss that Lightning's own optimization returns, which is not used here, and what is near 0 by construction "
+        "tells of no spike. Watch grad_norm and kl; model.max_grad_norm bounds a step."
     ),
 }
 """Callbacks of Lightning that cannot work here, and what to do in their place."""

@@ -70,8 +70,8 @@ class ToolSettings:
         turns: Budgets of rollouts of several turns; without tools or environment there is one turn.
     """
 
-    tools: list[str | Callable[..., Any] | dict[str, Any]] | None = None
-    environment: str | Callable[..., Any] | dict[str, Any] | None = None
+    tools: list[str | dict[str, Any] | Callable[..., Any]] | None = None
+    environment: str | dict[str, str | dict[str, Any]] | Callable[..., Any] | None = None
     rollout_func: str | Callable[..., Any] | None = None
     turns: Turns = DEFAULT_TURNS
 
