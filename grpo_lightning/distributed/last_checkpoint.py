@@ -123,11 +123,18 @@ def save_last(trainer: Trainer, again: bool = False) -> None:
     kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.save_last]
     for callback in kept if not trainer.fast_dev_run else []:  # type: ignore[attr-defined]
         if again or callback._last_global_step_saved != trainer.global_step:
-            name = callback.CHECKPOINT_NAME_LAST
-            callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
-            if os.path.islink(callback.last_model_path):  # of save_last: link; the checkpoint that it leads to stays
-                os.remove(callback.last_model_path)
-            callback._save_checkpoint(trainer, callback.last_model_path)
+            write_last(trainer, callback)
+
+
+def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
+    """Writes ``last.ckpt`` of one of them, as a file, also where it was a link."""
+    name = callback.CHECKPOINT_NAME_LAST
+    callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
+    if trainer.is_global_zero and os.path.islink(
+        callback.last_model_path
+    ):  # of save_last: link; what it leads to stays
+        os.remove(callback.last_model_path)
+    callback._save_checkpoint(trainer, callback.last_model_path)
 
 
 def _steps(trainer: Trainer, module: LightningModule) -> tuple[int, int]:

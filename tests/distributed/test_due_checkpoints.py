@@ -1,0 +1,100 @@
+"""Checkpoints come when they are due, and the best is the best of the weights that it holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import make_data, make_module, make_trainer, write_prompts
+
+
+class Held(Callback):
+    """What each evaluation measured, by the optimizer steps before it."""
+
+    def __init__(self) -> None:
+        self.rewards: dict[int, float] = {}
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.rewards[trainer.global_step] = float(trainer.callback_metrics["val/reward"])
+
+
+def steps_saved(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in folder.glob("[0-9]*.ckpt"))
+
+
+def run(
+    model_dir: Path, folder: Path, steps: int, data: dict[str, Any], settings: dict[str, Any], **saving: Any
+) -> Any:
+    kept = ModelCheckpoint(
+        folder / "kept", **{"filename": "{step}", "auto_insert_metric_name": False, "save_top_k": -1, **saving}
+    )
+    held = Held()
+    trainer = make_trainer(
+        folder,
+        steps,
+        callbacks=[held, kept],
+        enable_checkpointing=True,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+    )
+    module = make_module(model_dir, **settings)
+    trainer.fit(module, datamodule=make_data(folder, **data))
+    return kept, held
+
+
+def test_a_step_that_passes_a_multiple_is_saved(tiny_model_dir, tmp_path):
+    run(tiny_model_dir, tmp_path, 9, {}, {"num_iterations": 3}, every_n_train_steps=2)
+    assert steps_saved(tmp_path / "kept") == [3, 6, 9]
+
+
+def test_steps_without_a_multiple_are_not(tiny_model_dir, tmp_path):
+    run(tiny_model_dir, tmp_path, 12, {}, {"num_iterations": 3}, every_n_train_steps=5)
+    assert steps_saved(tmp_path / "kept") == [6, 12]  # which pass 5 and 10
+
+
+def test_checkpoints_go_on_after_an_update_that_was_skipped(tiny_model_dir, tmp_path):
+    def rewards(completions: Any, **columns: Any) -> list[float]:
+        return [float(n % 2) for n in range(len(completions))]
+
+    class Spoilt(torch.optim.SGD):
+        """Its first gradient is no number."""
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.1)
+            left = [1]
+
+            def spoil(gradient: torch.Tensor) -> torch.Tensor | None:
+                return torch.full_like(gradient, torch.nan) if left and left.pop() else None
+
+            self.param_groups[0]["params"][0].register_hook(spoil)
+
+    settings = {"num_iterations": 2, "rewards": [rewards], "optimizer": Spoilt}
+    run(tiny_model_dir, tmp_path, 5, {}, settings, every_n_train_steps=2)
+    assert steps_saved(tmp_path / "kept") == [3, 5]  # of 1, 3 and 5, none of them a multiple of 2
+
+
+@pytest.mark.parametrize(("interval", "expected"), [(timedelta(0), [1, 2, 3]), (timedelta(hours=1), [])])
+def test_an_interval_in_time_is_heeded(interval, expected, tiny_model_dir, tmp_path):
+    run(tiny_model_dir, tmp_path, 3, {}, {}, train_time_interval=interval)
+    assert steps_saved(tmp_path / "kept") == expected
+
+
+@pytest.mark.parametrize("save_last", [None, True, "link"])
+def test_the_score_of_a_checkpoint_is_of_its_own_weights(save_last, tiny_model_dir, tmp_path):
+    data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 8))}
+    settings = {"optimizer": lambda weights: torch.optim.SGD(weights, lr=5.0)}
+    saving = {"monitor": "val/reward", "mode": "max", "every_n_train_steps": 1, "save_last": save_last}
+    kept, held = run(tiny_model_dir, tmp_path, 4, data, settings, **saving)
+    scores = {int(Path(path).stem): float(score) for path, score in kept.best_k_models.items()}
+    assert len(set(scores.values())) > 1, "all weights score alike"
+    assert scores == held.rewards
+    assert int(Path(kept.best_model_path).stem) == max(held.rewards, key=lambda step: held.rewards[step])
+    best = torch.load(kept.best_model_path, weights_only=True)
+    assert best["global_step"] == int(Path(kept.best_model_path).stem)
+    if save_last:
+        assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 4
