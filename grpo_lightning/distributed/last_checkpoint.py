@@ -48,6 +48,10 @@ class LastCheckpoint(Callback):
         if stage == "fit":
             self._place = self._steps = self._not_written = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the steps that are done; the place is Lightning's own until the next one ends."""
+        self._steps = _steps(trainer, pl_module)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -90,6 +94,7 @@ class LastCheckpoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what is complete, in a run of one rank: others might wait for this one elsewhere."""
+        self._keep_from_saving(trainer, pl_module, exception)
         is_handled = isinstance(exception, KeyboardInterrupt | SIGTERMException | CheckpointNotWrittenError)
         if is_handled or trainer.world_size > 1 or trainer.state.fn != "fit":
             return
@@ -102,6 +107,18 @@ class LastCheckpoint(Callback):
             exception.add_note(f"The checkpoint of the last complete step could not be written either: {error}")
         finally:
             self._watch.enter(place)
+
+    def _keep_from_saving(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """``save_on_exception`` would put part of a step in the place of a checkpoint, or ask ranks that are elsewhere."""
+        if trainer.state.fn != "fit" or (trainer.world_size == 1 and self._steps in (None, _steps(trainer, module))):
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
+                callback.save_on_exception = False
+                why = (
+                    "the other ranks are elsewhere" if trainer.world_size > 1 else "its weights are of a part of a step"
+                )
+                exception.add_note(f"checkpoint.save_on_exception saved nothing: {why}.")
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
         """Whether the weights are those after the step whose place is noted."""

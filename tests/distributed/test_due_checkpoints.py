@@ -98,3 +98,37 @@ def test_the_score_of_a_checkpoint_is_of_its_own_weights(save_last, tiny_model_d
     assert best["global_step"] == int(Path(kept.best_model_path).stem)
     if save_last:
         assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize(("update", "saved"), [(1, []), (2, []), (3, ["last", "2"]), (4, ["last", "2"])])
+def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, saved, tiny_model_dir, tmp_path):
+    """save_on_exception put the weights of half a step in the place of last.ckpt, and a resumed run trained on it again."""
+    kept = ModelCheckpoint(
+        tmp_path / "kept",
+        "{step}",
+        auto_insert_metric_name=False,
+        save_last=True,
+        save_top_k=-1,
+        every_n_train_steps=2,
+        save_on_exception=True,
+        enable_version_counter=False,
+    )
+    trainer = make_trainer(tmp_path, 8, callbacks=[kept], enable_checkpointing=True)
+    module = make_module(tiny_model_dir, num_iterations=2)
+    updates, step = iter(range(1, 9)), module.optimization.step
+
+    def failing() -> torch.Tensor:
+        if next(updates) == update:
+            raise ArithmeticError("no memory")
+        return step()
+
+    module.optimization.step = failing
+    with pytest.raises(ArithmeticError) as raised:
+        trainer.fit(module, datamodule=make_data(tmp_path))
+    there = {path.stem for path in (tmp_path / "kept").glob("*.ckpt")}
+    half = update % 2 == 0
+    assert half == ("checkpoint.save_on_exception saved nothing" in str(getattr(raised.value, "__notes__", "")))
+    assert there == set(saved)
+    if "last" in there:
+        last = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
+        assert (last["global_step"], last["steps_done"]) == ((update - 1) // 2 * 2, (update - 1) // 2)
