@@ -67,9 +67,21 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the format, and puts the noted place in.
 
-        In an evaluation inside of training Lightning's own is right: the rest of it has yet to come.
+        In an evaluation inside of training Lightning's own is right: the rest of it has yet to come. Of a step that is not over,
+        as OnExceptionCheckpoint may find it, it is said.
         """
         checkpoint["format"] = FORMAT
+        steps = _steps(trainer, pl_module)
+        if (
+            trainer.state.fn == "fit"
+            and self._steps is not None
+            and steps[1] == self._steps[1]
+            and steps[0] > self._steps[0]
+        ):
+            rank_zero_warn(
+                f"This checkpoint was written in the middle of a step, {steps[0] - self._steps[0]} of whose optimizer steps are in its "
+                "weights. A run that goes on from it does all of them again; one before it repeats the step as it was."
+            )
         is_in_evaluation = trainer.state.fn == "fit" and trainer.evaluating
         if not is_in_evaluation and self._is_between_steps(trainer, pl_module):
             checkpoint["loops"]["fit_loop"] = self._place

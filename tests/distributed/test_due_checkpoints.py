@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import make_data, make_module, make_trainer, write_prompts
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from runs import make_data, make_module, make_trainer, weights, write_prompts
 
 
 class Held(Callback):
@@ -101,7 +101,7 @@ def test_the_score_of_a_checkpoint_is_of_its_own_weights(save_last, tiny_model_d
 
 
 @pytest.mark.parametrize(("update", "saved"), [(1, []), (2, []), (3, ["last", "2"]), (4, ["last", "2"])])
-def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, saved, tiny_model_dir, tmp_path):
+def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, saved, tiny_model_dir, tmp_path, recwarn):
     """save_on_exception put the weights of half a step in the place of last.ckpt, and a resumed run trained on it again."""
     kept = ModelCheckpoint(
         tmp_path / "kept",
@@ -113,7 +113,8 @@ def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, save
         save_on_exception=True,
         enable_version_counter=False,
     )
-    trainer = make_trainer(tmp_path, 8, callbacks=[kept], enable_checkpointing=True)
+    anyhow = OnExceptionCheckpoint(str(tmp_path), "anyhow")
+    trainer = make_trainer(tmp_path, 8, callbacks=[kept, anyhow], enable_checkpointing=True)
     module = make_module(tiny_model_dir, num_iterations=2)
     updates, step = iter(range(1, 9)), module.optimization.step
 
@@ -129,6 +130,27 @@ def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, save
     half = update % 2 == 0
     assert half == ("checkpoint.save_on_exception saved nothing" in str(getattr(raised.value, "__notes__", "")))
     assert there == set(saved)
+    assert half == any("1 of whose optimizer steps" in str(warning.message) for warning in recwarn)
     if "last" in there:
         last = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
         assert (last["global_step"], last["steps_done"]) == ((update - 1) // 2 * 2, (update - 1) // 2)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_checkpoint_that_waited_for_its_evaluation_goes_on_like_any_other(interval, tiny_model_dir, tmp_path):
+    data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
+
+    def fit(name: str, ckpt: Path | None = None) -> tuple[dict[str, torch.Tensor], Held]:
+        kept = ModelCheckpoint(
+            tmp_path / name, "{step}", monitor="val/reward", save_top_k=-1, every_n_train_steps=1, mode="max"
+        )
+        held, of_time = Held(), {"val_check_interval": interval, "check_val_every_n_epoch": None}
+        trainer = make_trainer(tmp_path, 6, callbacks=[held, kept], enable_checkpointing=True, **of_time)
+        module = make_module(tiny_model_dir)
+        trainer.fit(module, datamodule=make_data(tmp_path, **data), ckpt_path=ckpt, weights_only=True)
+        return weights(module), held
+
+    expected, whole = fit("whole")
+    found, resumed = fit("resumed", tmp_path / "whole" / "step=4.ckpt")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert resumed.rewards == {step: reward for step, reward in whole.rewards.items() if step > 4}
