@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from lightning.pytorch.strategies.fsdp import FSDPStrategy
+from torch.distributed import default_pg_timeout
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -32,7 +34,7 @@ from grpo_lightning.distributed.checkpoint_io import not_written
 from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
-from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects, is_distributed
 from grpo_lightning.distributed.moved_folder import finish_move, part_of, put_in_place
 
 METADATA = "meta.pt"
@@ -215,6 +217,15 @@ def check_not_spawned() -> None:
     """
     if get_spawning_popen() is not None:
         raise ValueError(SPAWNED)
+
+
+def allow_waits(strategy: Strategy, seconds: float) -> None:
+    """Adds to the time that ranks wait for each other in a collective: so much longer one of them may take by right.
+
+    To be called before ranks are connected; afterwards it has no effect.
+    """
+    if isinstance(strategy, DDPStrategy | ModelParallelStrategy) and not is_distributed():
+        strategy._timeout = (strategy._timeout or default_pg_timeout) + timedelta(seconds=seconds)
 
 
 def _unsupported(name: str) -> str:
