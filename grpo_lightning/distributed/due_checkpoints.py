@@ -41,7 +41,7 @@ class DueCheckpoints(Callback):
                 continue
             callback._last_time_checked = time.monotonic()
             metrics = callback._monitor_candidates(trainer)
-            if _is_held_out(callback.monitor, metrics):
+            if _is_held_out(callback.monitor, trainer, metrics):
                 self._waiting.append(callback)
                 if callback.save_last:
                     write_last(trainer, callback)
@@ -74,6 +74,11 @@ def _is_due(callback: ModelCheckpoint, trainer: Trainer, before: int) -> bool:
     return every > 0 and before // every < trainer.global_step // every
 
 
-def _is_held_out(monitor: str | None, metrics: dict[str, Any]) -> bool:
-    """Whether an evaluation measures it; what is not there yet is taken for such a metric."""
-    return monitor is not None and (monitor.startswith("val") or monitor not in metrics)
+def _is_held_out(monitor: str | None, trainer: Trainer, metrics: dict[str, Any]) -> bool:
+    """Whether an evaluation is to measure it: what no step logs, in a run that evaluates; and what is not there yet."""
+    if monitor is None or monitor in ("step", "epoch"):
+        return False
+    results: Any = trainer.fit_loop.epoch_loop._results
+    of_steps = {result.meta.name for result in results.values()}
+    plain = monitor.removesuffix("_step").removesuffix("_epoch")  # which Lightning adds to what it logs twice
+    return monitor not in metrics or (trainer.enable_validation and not {monitor, plain} & of_steps)

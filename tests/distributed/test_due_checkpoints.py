@@ -136,6 +136,22 @@ def test_an_error_between_the_updates_of_a_step_costs_no_checkpoint(update, save
         assert (last["global_step"], last["steps_done"]) == ((update - 1) // 2 * 2, (update - 1) // 2)
 
 
+@pytest.mark.parametrize("metric", ["reward", "value/mean", "value/mean_step"])
+def test_a_metric_of_steps_waits_for_no_evaluation(metric, tiny_model_dir, tmp_path):
+    class Values(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            twice = metric.endswith("_step")
+            pl_module.log("value/mean", float(trainer.global_step), on_step=True, on_epoch=twice, batch_size=1)
+
+    kept = ModelCheckpoint(tmp_path / "kept", "{step}", monitor=metric, save_top_k=-1, every_n_train_steps=1)
+    data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
+    trainer = make_trainer(tmp_path, 3, callbacks=[Values(), kept], enable_checkpointing=True)  # evaluates after 4
+    trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path, **data))
+    scores = {int(Path(path).stem.removeprefix("step=")): float(score) for path, score in kept.best_k_models.items()}
+    assert sorted(scores) == [1, 2, 3]
+    assert metric == "reward" or scores == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_a_checkpoint_that_waited_for_its_evaluation_goes_on_like_any_other(interval, tiny_model_dir, tmp_path):
     data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
