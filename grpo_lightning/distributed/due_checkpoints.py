@@ -47,7 +47,10 @@ class DueCheckpoints(Callback):
                     write_last(trainer, callback)
             else:
                 callback._save_topk_checkpoint(trainer, metrics)
-                callback._save_last_checkpoint(trainer, metrics)
+                if callback.save_last == "link" and callback._last_global_step_saved != trainer.global_step:
+                    write_last(trainer, callback)  # it would lead to the last one that was among the best
+                else:
+                    callback._save_last_checkpoint(trainer, metrics)
             callback._last_global_step_saved = trainer.global_step  # also where there was nothing to write yet
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

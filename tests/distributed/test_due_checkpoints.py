@@ -152,6 +152,25 @@ def test_a_metric_of_steps_waits_for_no_evaluation(metric, tiny_model_dir, tmp_p
     assert metric == "reward" or scores == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
+def test_a_link_leads_to_the_last_step_also_where_an_earlier_one_was_the_best(tiny_model_dir, tmp_path):
+    """last.ckpt led to the best of a run whose reward fell ever since, and --ckpt_path last went back to it."""
+
+    class Falling(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            assert (tmp_path / "kept/last.ckpt").exists() == (trainer.global_step > 1)
+            if trainer.global_step > 1:
+                saved = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"]
+                assert saved == trainer.global_step - 1
+            pl_module.log("falling", -float(trainer.global_step))
+
+    options = {"monitor": "falling", "mode": "max", "save_last": "link", "every_n_train_steps": 1}
+    kept = ModelCheckpoint(tmp_path / "kept", "{step}", **options)
+    trainer = make_trainer(tmp_path, 4, callbacks=[Falling(), kept], enable_checkpointing=True)
+    trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+    assert Path(kept.best_model_path).name == "step=1.ckpt" and Path(kept.best_model_path).exists()
+    assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 4
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_a_checkpoint_that_waited_for_its_evaluation_goes_on_like_any_other(interval, tiny_model_dir, tmp_path):
     data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
