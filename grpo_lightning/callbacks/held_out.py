@@ -7,9 +7,10 @@ from itertools import product
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.callbacks.samples import show
-from grpo_lightning.callbacks.summary import BeforeAfterSummary
+from grpo_lightning.callbacks.summary import BeforeAfterSummary, held_out_checksums
 
 SPOKEN: dict[str, Callable[[float], str]] = {
     "accuracy": "{:.1%}".format,
@@ -46,6 +47,19 @@ class HeldOutLine(Callback):
         self.first: dict[str, float] = {}
         """By metric, the first value of the run; before the first step where BeforeAfterSummary measured it."""
         self.last: dict[str, float] = {}
+        self.measured: dict[str, int] | None = None
+        """Checksums of what both were measured on; None of a checkpoint that does not tell."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run with other held-out data compares with nothing that was measured on the former."""
+        now = held_out_checksums(trainer)
+        if self.first and self.measured not in (None, now):
+            rank_zero_warn(
+                "The held-out data has changed since the checkpoint was written: what is measured on it from here on is not compared "
+                "with what was. A best checkpoint (checkpoint.monitor) and the patience of EarlyStopping go by scores on both."
+            )
+            self.first, self.last = {}, {}
+        self.measured = now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first step, prints what BeforeAfterSummary has just measured."""
@@ -81,8 +95,9 @@ class HeldOutLine(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """A resumed run goes on comparing."""
-        return {"first": self.first, "last": self.last}
+        return {"first": self.first, "last": self.last, "measured": self.measured}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores both."""
+        """Restores them."""
         self.first, self.last = state_dict["first"], state_dict["last"]
+        self.measured = state_dict.get("measured")

@@ -26,7 +26,7 @@ class MonitorCheck(Callback):
         self._knows_steps = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks at the names that begin with ``val``, where the module is one of this package and logs no others.
+        """Looks at the names that begin as held-out metrics do, where the module is one of this package and logs no others.
 
         Raises:
             ValueError: Naming the setting and what there is.
@@ -36,7 +36,7 @@ class MonitorCheck(Callback):
             return
         datasets = list(getattr(getattr(trainer, "datamodule", None), "eval_prompts", {}))
         for setting, name in monitored(trainer):
-            if not name.startswith("val"):
+            if not is_held_out(name):
                 continue
             if not datasets:
                 raise ValueError(
@@ -56,7 +56,7 @@ class MonitorCheck(Callback):
         why = never_evaluated(trainer, pl_module) if hasattr(pl_module, "num_updates") else None
         if why is None:
             return
-        waiting = next((f"{setting}={name}" for setting, name in monitored(trainer) if name.startswith("val")), None)
+        waiting = next((f"{setting}={name}" for setting, name in monitored(trainer) if is_held_out(name)), None)
         if waiting is not None:
             raise ExplainedError(f"{waiting} would never be measured. {why}")
         is_shown = any(isinstance(callback, BeforeAfterSummary) for callback in trainer.callbacks)  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ class MonitorCheck(Callback):
         self._knows_steps = True
         known = list(trainer.callback_metrics)
         for setting, name in monitored(trainer):
-            if not name.startswith("val") and name not in known:
+            if not is_held_out(name) and name not in known:
                 raise ExplainedError(no_metric(setting, name, known))
 
 
@@ -89,6 +89,16 @@ def monitored(trainer: Trainer) -> list[tuple[str, str]]:
         elif isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             found.append(("checkpoint.monitor", callback.monitor))
     return found
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a metric has the name of one that evaluations log, here or in a subclass; ``value/mean`` has not.
+
+    Example:
+        >>> [is_held_out(name) for name in ("val/accuracy", "val_loss", "value/mean")]
+        [True, True, False]
+    """
+    return name.startswith(("val/", "val_"))
 
 
 def no_metric(setting: str, name: str, known: list[str]) -> str:

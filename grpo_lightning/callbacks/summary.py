@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.callbacks.completion_rows import plain_text, shown_completion
 from grpo_lightning.callbacks.samples import evenly_spread, sample_table, show
 from grpo_lightning.callbacks.try_it import shown_path
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
@@ -19,6 +21,15 @@ from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.rewards.text.valid_text import valid_text
 
 PASS_1 = "pass@1"
+
+
+def held_out_checksums(trainer: Trainer) -> dict[str, int]:
+    """Of the prompts and of each column of the held-out datasets, by name; the same where they are the same."""
+    held_out = getattr(getattr(trainer, "datamodule", None), "eval_prompts", {})
+    found = {name: each for name, each in held_out.items() if isinstance(each, PromptDataset)}
+    prompts = {name: each.checksum for name, each in found.items()}
+    columns = {f"{name}.{column}": crc for name, each in found.items() for column, crc in each.column_checksums.items()}
+    return prompts | columns
 
 
 class BeforeAfterSummary(Callback):
@@ -49,6 +60,8 @@ class BeforeAfterSummary(Callback):
         self.strict = strict
         self.num_samples = num_samples
         self.before: dict[str, Any] | None = None
+        self.measured: dict[str, Any] | None = None
+        """What decides whether numbers and prompts can be compared with ``before``; None of a checkpoint that does not tell."""
         self.seconds_before_resume = 0.0
         self._started = time.perf_counter()
 
@@ -87,9 +100,18 @@ class BeforeAfterSummary(Callback):
         return {"metrics": means.compute(), "samples": [everywhere[key] for key in shown]}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluates the policy that training starts from; a resumed run remembers it."""
+        """Evaluates the policy that training starts from; a resumed run remembers it, unless it is measured by other things."""
+        rewards: tuple[str, ...] = pl_module.evaluation.reward_runner.names  # type: ignore[assignment, union-attr]
+        now = {"held_out": held_out_checksums(trainer), "rewards": list(rewards), "num_samples": self.num_samples}
+        if self.before is not None and self.measured not in (None, now):
+            rank_zero_warn(
+                "BeforeAfterSummary: the held-out prompts, the rewards or num_samples are not those that the run was measured by "
+                f"before it started, so that it is measured again: before means after step {pl_module.steps_done}."
+            )
+            self.before = None
         if self.before is None:
             self.before = self._evaluate(trainer, pl_module)
+        self.measured = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates again, prints and writes the comparison."""
@@ -160,9 +182,9 @@ class BeforeAfterSummary(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What was measured before training, and the time already spent."""
         spent = self.seconds_before_resume + time.perf_counter() - self._started
-        return {"before": self.before, "seconds": spent}
+        return {"before": self.before, "measured": self.measured, "seconds": spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A resumed run compares with the start of the first one."""
-        self.before = state_dict["before"]
+        self.before, self.measured = state_dict["before"], state_dict.get("measured")
         self.seconds_before_resume = state_dict["seconds"]

@@ -68,8 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a failed write as either
             with suppress(OSError):  # a read-only disk refuses that as well
                 part.unlink(missing_ok=True)
-            message = f"The checkpoint {target} could not be written ({error}). {_what_is_left(target)}"
-            raise CheckpointNotWrittenError(message) from error
+            raise not_written(target, str(error)) from error
 
 
 class ReadableCheckpointIO(_WrappingCheckpointIO):
@@ -105,6 +104,13 @@ def whole_files(plugin: CheckpointIO) -> CheckpointIO:
             wrapper._checkpoint_io = AtomicCheckpointIO()
         wrapper = wrapper._checkpoint_io
     return ReadableCheckpointIO(plugin)
+
+
+def not_written(target: Path, reason: str) -> CheckpointNotWrittenError:
+    """The error of a checkpoint that could not be written, with what to do."""
+    return CheckpointNotWrittenError(
+        f"The checkpoint {target} could not be written ({reason}). {_what_is_left(target)}"
+    )
 
 
 def _innermost(plugin: Any) -> Any:

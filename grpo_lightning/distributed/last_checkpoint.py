@@ -48,6 +48,10 @@ class LastCheckpoint(Callback):
         if stage == "fit":
             self._place = self._steps = self._not_written = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the steps that are done; the place is Lightning's own until the next one ends."""
+        self._steps = _steps(trainer, pl_module)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -63,9 +67,21 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the format, and puts the noted place in.
 
-        In an evaluation inside of training Lightning's own is right: the rest of it has yet to come.
+        In an evaluation inside of training Lightning's own is right: the rest of it has yet to come. Of a step that is not over,
+        as OnExceptionCheckpoint may find it, it is said.
         """
         checkpoint["format"] = FORMAT
+        steps = _steps(trainer, pl_module)
+        if (
+            trainer.state.fn == "fit"
+            and self._steps is not None
+            and steps[1] == self._steps[1]
+            and steps[0] > self._steps[0]
+        ):
+            rank_zero_warn(
+                f"This checkpoint was written in the middle of a step, {steps[0] - self._steps[0]} of whose optimizer steps are in its "
+                "weights. A run that goes on from it does all of them again; one before it repeats the step as it was."
+            )
         is_in_evaluation = trainer.state.fn == "fit" and trainer.evaluating
         if not is_in_evaluation and self._is_between_steps(trainer, pl_module):
             checkpoint["loops"]["fit_loop"] = self._place
@@ -90,6 +106,7 @@ class LastCheckpoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what is complete, in a run of one rank: others might wait for this one elsewhere."""
+        self._keep_from_saving(trainer, pl_module, exception)
         is_handled = isinstance(exception, KeyboardInterrupt | SIGTERMException | CheckpointNotWrittenError)
         if is_handled or trainer.world_size > 1 or trainer.state.fn != "fit":
             return
@@ -102,6 +119,18 @@ class LastCheckpoint(Callback):
             exception.add_note(f"The checkpoint of the last complete step could not be written either: {error}")
         finally:
             self._watch.enter(place)
+
+    def _keep_from_saving(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """``save_on_exception`` would put part of a step in the place of a checkpoint, or ask ranks that are elsewhere."""
+        if trainer.state.fn != "fit" or (trainer.world_size == 1 and self._steps in (None, _steps(trainer, module))):
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
+                callback.save_on_exception = False
+                why = (
+                    "the other ranks are elsewhere" if trainer.world_size > 1 else "its weights are of a part of a step"
+                )
+                exception.add_note(f"checkpoint.save_on_exception saved nothing: {why}.")
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
         """Whether the weights are those after the step whose place is noted."""
@@ -123,11 +152,18 @@ def save_last(trainer: Trainer, again: bool = False) -> None:
     kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.save_last]
     for callback in kept if not trainer.fast_dev_run else []:  # type: ignore[attr-defined]
         if again or callback._last_global_step_saved != trainer.global_step:
-            name = callback.CHECKPOINT_NAME_LAST
-            callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
-            if os.path.islink(callback.last_model_path):  # of save_last: link; the checkpoint that it leads to stays
-                os.remove(callback.last_model_path)
-            callback._save_checkpoint(trainer, callback.last_model_path)
+            write_last(trainer, callback)
+
+
+def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
+    """Writes ``last.ckpt`` of one of them, as a file, also where it was a link."""
+    name = callback.CHECKPOINT_NAME_LAST
+    callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
+    if trainer.is_global_zero and os.path.islink(
+        callback.last_model_path
+    ):  # of save_last: link; what it leads to stays
+        os.remove(callback.last_model_path)
+    callback._save_checkpoint(trainer, callback.last_model_path)
 
 
 def _steps(trainer: Trainer, module: LightningModule) -> tuple[int, int]:

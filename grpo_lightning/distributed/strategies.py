@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from lightning.pytorch.strategies.fsdp import FSDPStrategy
+from torch.distributed import default_pg_timeout
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,11 +29,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, intact_beside
+from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, check_stage, fault_of, intact_beside
+from grpo_lightning.distributed.checkpoint_io import not_written
 from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
 from grpo_lightning.distributed.folder_checksums import folder_fault, note_checksums
 from grpo_lightning.distributed.folder_contents import contents_fault, read_into, read_rest
-from grpo_lightning.distributed.gather import gather_objects
+from grpo_lightning.distributed.gather import gather_objects, is_distributed
 from grpo_lightning.distributed.moved_folder import finish_move, part_of, put_in_place
 
 METADATA = "meta.pt"
@@ -80,6 +86,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Writes beside the place, then moves there: a directory that a kill leaves half overwritten mixes two steps.
 
         All nodes see the directory, as sharded checkpoints need.
+
+        Raises:
+            CheckpointNotWrittenError: On every rank, if one of them cannot write; what was there before still is.
         """
         checkpoint = as_written(checkpoint)
         if not self._save_distributed_checkpoint:
@@ -90,13 +99,24 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(part, ignore_errors=True)
         self.barrier()
-        super().save_checkpoint(checkpoint, part, storage_options)
-        self.barrier()
-        note_checksums(part, self.global_rank, self.world_size)
-        self.barrier()
-        if self.is_global_zero:
-            put_in_place(path)
-        self.barrier()
+        self._together(path, partial(super().save_checkpoint, checkpoint, part, storage_options))
+        self._together(path, partial(note_checksums, part, self.global_rank, self.world_size))
+        self._together(path, partial(put_in_place, path) if self.is_global_zero else lambda: None)
+
+    def _together(self, path: Path, write: Callable[[], None]) -> None:
+        """Waits until every rank has written; where one could not, all of them raise, and what there is makes room again."""
+        own: BaseException | None = None
+        try:
+            write()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            own = error
+        found = gather_objects(None if own is None else _reason(own))
+        reason = next((reason for reason in found if reason is not None), None)
+        if reason is not None:
+            if self.is_global_zero:
+                shutil.rmtree(part_of(path), ignore_errors=True)
+            self.barrier()
+            raise not_written(path, reason) from own
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Trained weights alone: frozen ones would be copied, or gathered, to be left out by the module."""
@@ -125,7 +145,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             finish_move(path)
         self.barrier()
-        self._check_folder(path)
+        self._check(path)
         if not (path / METADATA).is_file():  # the whole in one file
             return super().load_checkpoint(path, weights_only)
         rest = read_rest(path / METADATA, weights_only)
@@ -145,19 +165,28 @@ class FSDP2Strategy(ModelParallelStrategy):
             set_optimizer_state_dict(module, optimizer, optim_state_dict=state[key], options=options)
         return rest
 
-    def _check_folder(self, path: Path) -> None:
-        """Every rank reads its share, and all of them refuse what one has found."""
-        faults = gather_objects(self._fault_of(path) if path.is_dir() else None)
+    def _check(self, path: Path) -> None:
+        """Every rank reads its share, of a file the first the whole, and all of them refuse what one has found."""
+        faults = gather_objects(self._fault_of(path))
         fault = next((fault for fault in faults if fault is not None), None)
         if fault is not None:
             advice = self.broadcast(intact_beside(path) if self.is_global_zero else "")
             raise CheckpointNotReadableError(f"The checkpoint {path} cannot be used: {fault}. {advice}")
 
     def _fault_of(self, path: Path) -> str | None:
+        if not path.is_dir():
+            return fault_of(path) if self.is_global_zero else None
         fault = folder_fault(path, self.global_rank, self.world_size)
         if fault is None and not (path / METADATA).is_file():
             fault = f"it lacks {METADATA}"
         return contents_fault(path) if fault is None else fault
+
+
+def _reason(error: BaseException) -> str:
+    """What torch gives as the tracebacks of all ranks, in the words of the first that failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return str(next(iter(error.failures.values()))[0])
+    return str(error)
 
 
 def _make_groups_plain(optimizer: Optimizer) -> None:
@@ -188,6 +217,15 @@ def check_not_spawned() -> None:
     """
     if get_spawning_popen() is not None:
         raise ValueError(SPAWNED)
+
+
+def allow_waits(strategy: Strategy, seconds: float) -> None:
+    """Adds to the time that ranks wait for each other in a collective: so much longer one of them may take by right.
+
+    To be called before ranks are connected; afterwards it has no effect.
+    """
+    if isinstance(strategy, DDPStrategy | ModelParallelStrategy) and not is_distributed():
+        strategy._timeout = (strategy._timeout or default_pg_timeout) + timedelta(seconds=seconds)
 
 
 def _unsupported(name: str) -> str:

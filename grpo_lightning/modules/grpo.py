@@ -11,6 +11,7 @@ from grpo_lightning.algorithm.objective import Objective
 from grpo_lightning.algorithm.token_marks import mark_tokens
 from grpo_lightning.callbacks.predictions import PredictionWriter
 from grpo_lightning.callbacks.release import ReleaseOnError
+from grpo_lightning.distributed.strategies import allow_waits
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.memory.workload import Workload
 from grpo_lightning.metrics.evaluation import NamedMeans
@@ -199,6 +200,7 @@ class GRPOModule(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_strategy(self.settings, self.trainer.strategy, self.source.generator)
+        allow_waits(self.trainer.strategy, self.source.reward_runner.longest_wait)
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
+from grpo_lightning.distributed.due_checkpoints import DueCheckpoints
+from grpo_lightning.distributed.evaluation_clock import EvaluationClock
 from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 from grpo_lightning.distributed.rank_watch import RankWatch
 from grpo_lightning.distributed.stop_signals import StopSignals
@@ -127,7 +129,14 @@ class PolicyModule(L.LightningModule):
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [self.last_checkpoint, self.rank_watch, StopSignals(), NoWrongAdvice()]
+        return [
+            self.last_checkpoint,
+            self.rank_watch,
+            StopSignals(),
+            NoWrongAdvice(),
+            DueCheckpoints(),
+            EvaluationClock(),
+        ]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""

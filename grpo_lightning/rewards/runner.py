@@ -20,7 +20,7 @@ from grpo_lightning.rewards.runtime.outcome import Outcome, lists_of
 from grpo_lightning.rewards.runtime.reward_calls import RewardCalls
 from grpo_lightning.rewards.runtime.reward_table import RewardTable
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
-from grpo_lightning.rewards.runtime.step_scoring import StepScoring
+from grpo_lightning.rewards.runtime.step_scoring import BLOCKED_AFTER, StepScoring
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ class RewardRunner:
     def names(self) -> tuple[str, ...]:
         """The rewards' names, in the order of the table's columns."""
         return tuple(reward.name for reward in self.rewards)
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a step may wait for rewards after its last completion."""
+        return self.runtime.step_time_limit + BLOCKED_AFTER
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Refuses data that lacks a column which a reward needs; where rows choose their rewards, each row will tell.

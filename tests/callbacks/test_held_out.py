@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ class Judge:
         return [float(n < right) for n in range(len(completions))]
 
 
-def train(tiny_model_dir, tmp_path, judge, steps, callbacks, ckpt_path=None, evals=1):
-    files = [str(write_prompts(tmp_path / f"eval{i}.jsonl", 4)) for i in range(evals)]
+def train(tiny_model_dir, tmp_path, judge, steps, callbacks, ckpt_path=None, evals=1, count=4):
+    files = [str(write_prompts(tmp_path / f"eval{i}.jsonl", count)) for i in range(evals)]
     data = make_data(
         tmp_path,
         eval_dataset=files[0] if evals == 1 else {f"set{i}": file for i, file in enumerate(files)},
@@ -93,3 +94,30 @@ def test_reward_is_said_beside_accuracy(steps, tiny_model_dir, tmp_path, capsys)
     trainer = train(tiny_model_dir, tmp_path, Judge(4), steps, [HeldOutLine()])
     value = float(trainer.callback_metrics["val/reward"])
     assert f"step 1  held-out reward {value:.3f}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_resumed_run_compares_with_nothing_that_was_measured_on_other_prompts(
+    count, tiny_model_dir, tmp_path, capsys, recwarn
+):
+    def callbacks() -> list[Any]:
+        summary = BeforeAfterSummary(path=str(tmp_path / "summary.json"), lenient="judged", strict="judged")
+        return [HeldOutLine(), summary]
+
+    first = train(tiny_model_dir, tmp_path, Judge(0, 1, 1), 1, callbacks())
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    capsys.readouterr()
+    judge = Judge(1, 2, 2) if count == 2 else Judge(2, 2)
+    train(tiny_model_dir, tmp_path, judge, 2, callbacks(), tmp_path / "first.ckpt", count=count)
+    (line,) = accuracies(capsys.readouterr().out)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    said = " ".join(str(warning.message) for warning in recwarn)
+    if count == 2:  # it was the first two of the four: zip() ended the run, and with as many others it compared them
+        assert line == "step 2  held-out accuracy 100.0% (start 50.0%)"
+        assert (written["strict_before"], written["strict_after"]) == (0.5, 1.0)
+        assert [row["prompt"] for row in written["samples"]] == ["0+1=", "01+2="]
+        assert "measured again: before means after step 1" in said and "held-out data has changed" in said
+    else:
+        assert line == "step 2  held-out accuracy 50.0% (was 25.0%, start 0.0%)"
+        assert (written["strict_before"], written["strict_after"]) == (0.0, 0.5)
+        assert "before means" not in said and "held-out data has changed" not in said

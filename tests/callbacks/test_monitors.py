@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from runs import fit, write_prompts
 
 from grpo_lightning.callbacks import MonitorCheck
@@ -38,6 +38,19 @@ def test_a_metric_of_steps_that_does_not_exist_ends_the_run_after_the_first(tiny
 def test_metrics_that_exist_are_waited_for(tiny_model_dir, tmp_path):
     module = run(tiny_model_dir, tmp_path, EarlyStopping("val/accuracy"), ModelCheckpoint(tmp_path, monitor="reward"))
     assert module.steps_done == 2
+
+
+def test_a_metric_of_the_users_own_whose_name_begins_like_held_out_ones_is_waited_for(tiny_model_dir, tmp_path):
+    """value/mean was refused before the first step, as one that no evaluation measures."""
+
+    class Values(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            pl_module.log("value/mean", 1.0)
+
+    kept = ModelCheckpoint(tmp_path, monitor="value/mean", every_n_train_steps=1)
+    settings = {"callbacks": [Values(), MonitorCheck(), kept], "enable_checkpointing": True}
+    assert fit(tiny_model_dir, tmp_path, 2, settings).steps_done == 2
+    assert kept.best_model_score == 1.0
 
 
 def run_for_two_steps(model_dir, tmp_path, *callbacks, **trainer):

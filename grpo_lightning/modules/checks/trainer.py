@@ -95,9 +95,9 @@ def check_trainer(trainer: L.Trainer) -> None:
 def use_whole_files(strategy: Strategy) -> None:
     """AtomicCheckpointIO in the place of Lightning's default; a plugin that the Trainer was given goes on writing.
 
-    Sharded strategies write directories, and check those themselves.
+    FSDP2 writes the whole in one file with ``save_distributed_checkpoint: false``; directories it writes and checks itself.
     """
-    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy):
         strategy.checkpoint_io = whole_files(strategy.checkpoint_io)
 
 
