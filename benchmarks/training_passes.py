@@ -127,12 +127,14 @@ def make_model(shape: str, device: str, variant: Variant, precision: str) -> Pre
     if variant.compiled:
         compile_layers(model)
     elif device == "cuda":
-        GRADIENTS.compute(model)
+        GRADIENTS.install(model)
     return model
 
 
 def make_scorer(variant: Variant, model: PreTrainedModel) -> Scorer:
-    return Scorer(model, 1.0, variant.layout, variant.share_prompts)  # type: ignore[arg-type]
+    scorer = Scorer(model, 1.0, variant.layout, variant.share_prompts)  # type: ignore[arg-type]
+    scorer.keep_logits(not variant.checkpointing)
+    return scorer
 
 
 def backward(scorer: Scorer, rollouts: Rollouts, max_tokens: int, is_mixed: bool) -> int:

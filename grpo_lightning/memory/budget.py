@@ -55,8 +55,8 @@ class PassMemory:
 class MemoryLine:
     """Memory of a pass as a straight line: ``fixed + per_token * tokens`` bytes.
 
-    Packed attention and the head, which has its logits a chunk at a time, both keep as much for each token, however
-    many.
+    Packed attention and the head both keep as much for each token, however many; beyond the logits that a GPU keeps
+    (``logprobs.KEPT_SHARE``) the head keeps less, and the line asks for more than is needed.
     """
 
     fixed: float

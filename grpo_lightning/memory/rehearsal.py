@@ -228,14 +228,14 @@ def rehearse(work: Workload, gauge: MemoryGauge) -> MemoryPlan:
 
 
 def _plan(work: Workload, gauge: MemoryGauge, budget: int | None) -> MemoryPlan:
-    """The budget, where it fits or there is none another one, and what it takes.
+    """The budget, where it fits or there is none another one, and what it takes; logits are kept while there is room.
 
     Raises:
         MemoryError: If nothing fits, or not the fixed budget; it says what to change.
     """
     with torch.no_grad():
         work.wake()
-    awake = gauge.free()
+    awake, asked = gauge.free(), budget
     if work.generator is not None:
         work.generator.rest()  # as while the policy is trained
     rehearsal = Rehearsal(work, gauge)
@@ -249,6 +249,8 @@ def _plan(work: Workload, gauge: MemoryGauge, budget: int | None) -> MemoryPlan:
         if needed is not None:
             return MemoryPlan(budget, needed, least_room(gather_objects(rehearsal.state)))
         smaller = None if work.passes.is_fixed else smaller_budget(budget, rehearsal.longest)
+        if smaller is None and work.passes.forgo_logits():
+            return _plan(work, gauge, asked)
         if smaller is None:
             raise rehearsal.refusal(tokens, line)
         budget = smaller

@@ -29,6 +29,9 @@ class HasBudget(Protocol):
     def scorer(self) -> Scorer:
         """Of the policy."""
 
+    def forgo_logits(self) -> bool:
+        """Keeps no logits from now on; whether that may save memory."""
+
 
 @dataclass(frozen=True)
 class Workload:

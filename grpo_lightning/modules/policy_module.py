@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 import lightning as L
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
 from grpo_lightning.distributed.due_checkpoints import DueCheckpoints
@@ -188,6 +189,11 @@ class PolicyModule(L.LightningModule):
         self.rank_watch.enter("the measurement of memory before the first step")
         self.memory_plan = rehearse(self.workload(), gauge)
         self.start_times.mark("rehearsal")
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """See LightningModule, which calls it once callbacks have seen the loss."""
+        with self.optimization.backward_pass():
+            super().backward(loss, *args, **kwargs)
 
     def on_train_start(self) -> None:
         """Settles memory, and DDP's buckets; from here on the device is watched."""

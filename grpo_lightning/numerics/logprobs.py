@@ -69,27 +69,27 @@ def selected_logprobs(
     with_entropy: bool = False,
     entropy_grad: bool = False,
     float32_head: bool = False,
+    keep_logits: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target, and the entropy of the distribution it was drawn from.
 
-    Gradients reach ``hidden``, ``weight`` and ``bias``, exactly as through ``log_softmax`` of the full logits. Under
-    autocast the matrix products run in its dtype; softmax and entropy are float32 always (float64 for float64 input).
+    Gradients reach hidden, weight and bias, exactly as through ``log_softmax`` of the full logits. Under autocast matrix
+    products run in its dtype; softmax and entropy are float32 always (float64 for float64 input).
 
     Args:
         hidden: ``(T, H)`` hidden states, each predicting the target of the same index.
-        weight: ``(V, H)``, the output matrix; tied or not makes no difference.
+        weight, bias: ``(V, H)`` and ``(V,)``, of the output head; tied or not makes no difference.
         targets: ``(T,)`` int64 in [0, V).
-        bias: ``(V,)``.
         temperature: The temperature that the targets were sampled at.
-        logit_scale: Multiplies the raw logits.
-        softcap: Bounds the scaled logits by ``softcap * tanh(logits / softcap)``.
-        chunk_tokens: Tokens whose logits exist at the same time, none of them kept. Default: see ``CHUNK_BYTES``.
+        logit_scale, softcap: Multiplies the raw logits, and bounds them by ``softcap * tanh(logits / softcap)``.
+        chunk_tokens: Tokens whose logits exist at the same time. Default: see ``CHUNK_BYTES``.
         with_entropy: Also return entropies.
         entropy_grad: Let gradient flow through the entropies; without it they are constants.
         float32_head: Compute the raw logits in float32 from a lower-precision head (one float32 copy of ``weight``).
+        keep_logits: Keep up to ``KEPT_SHARE`` of a GPU's memory of them until the backward pass.
 
     Returns:
-        Logprobs ``(T,)`` float32 nats, and entropies ``(T,)`` float32 nats or None.
+        Logprobs and entropies, ``(T,)`` float32 nats each; None for entropies that are not wanted.
 
     Raises:
         ValueError: If hidden states and targets differ in number, or a setting cannot work.
@@ -101,7 +101,7 @@ def selected_logprobs(
     hidden = hidden.to(dtype)
     bytes_per_logit = dtype.itemsize if is_fused(hidden) else 4  # written out, softmax is float32
     chunk = chunk_length(weight.shape[0], hidden.device, chunk_tokens, bytes_per_logit)
-    kept = kept_length(weight.shape[0], hidden.device, bytes_per_logit) if chunk_tokens is None else 0
+    kept = kept_length(weight.shape[0], hidden.device, bytes_per_logit) if keep_logits else 0
     arguments = (hidden, weight, bias, targets, transform, chunk, kept, with_entropy, with_entropy and entropy_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         logprobs, entropy = _SelectedLogprobs.apply(*arguments)

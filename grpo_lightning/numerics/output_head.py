@@ -26,12 +26,15 @@ class OutputHead:
         """False for a head with adapters, quantisation or hooks, which has to be called as a module."""
         return type(self.module) is nn.Linear and not self.module._forward_hooks and not self.module._forward_pre_hooks
 
-    def logprobs(self, hidden: Tensor, targets: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
+    def logprobs(
+        self, hidden: Tensor, targets: Tensor, keep_logits: bool = False, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Logprobs ``(T,)`` and entropies ``(T,)`` or None; options are those of ``selected_logprobs``."""
         options |= {"logit_scale": self.logit_scale, "softcap": self.softcap}
         if self.is_one_matrix:
             matrix = cast(nn.Linear, self.module)
-            return selected_logprobs(hidden, matrix.weight, targets, bias=matrix.bias, **options)
+            options |= {"bias": matrix.bias, "keep_logits": keep_logits}
+            return selected_logprobs(hidden, matrix.weight, targets, **options)
         return selected_logprobs_of_module(hidden, self.module, targets, vocab_size=self.vocab_size, **options)
 
 

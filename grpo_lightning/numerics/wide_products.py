@@ -12,7 +12,8 @@ def wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         return left @ right
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=dtype)
-    return left.to(dtype) @ right.to(dtype)
+    with torch.autocast(left.device.type, enabled=False):
+        return left.to(dtype) @ right.to(dtype)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

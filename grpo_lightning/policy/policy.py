@@ -202,7 +202,7 @@ class Policy(nn.Module):
         if settings.torch_compile:
             compile_layers(model)
         elif self.placement.device.type == "cuda":
-            self.weight_gradients.compute(model)
+            self.weight_gradients.install(model)
 
     def _is_sent_weights(self) -> bool:
         """Whether another rank reads the weights for this one; new tokens are started from weights on every rank."""

@@ -16,6 +16,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -57,6 +58,11 @@ def use_liger_kernels(model: nn.Module) -> bool:
             _apply_liger_kernel_to_instance(model=base, rope=True, **options)
         except NotImplementedError:  # of an architecture whose rotary embedding Liger does not have
             _apply_liger_kernel_to_instance(model=base, rope=False, **options)
+    for module in fused_modules(model):
+        if isinstance(
+            module, BaseTunerLayer
+        ):  # Liger's code reads the frozen weight, and not what is trained beside it
+            del module.__dict__["forward"]
     is_known = bool(fused_modules(model))
     if is_known and base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
         compile_norms(base)

@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
@@ -21,25 +22,35 @@ NORMS_FEED_LINEAR_LAYERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 """Types of models whose norms before attention and MLP feed linear layers and nothing else."""
 
 
+VARIANTS = 64
+"""Of the compiled code, at most: with and without gradient, of frozen and trained weights, of models of other sizes. Torch
+stops at 8 by itself, and what comes after runs one operation at a time."""
+
+
 def compile_norms(model: nn.Module) -> None:
     """Gives the norms in front of attention and MLP the compiled code; inside autocast they return its dtype.
+
+    Norms that peft has wrapped to train something beside them stay as they are.
 
     Args:
         model: Of a type in ``NORMS_FEED_LINEAR_LAYERS``, or with a language model that is.
     """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     decoder = decoder_of(model)
-    of_text = (
-        set() if decoder is None else set(decoder.modules())
-    )  # a model of images names the layers of its tower too
+    # A model of images names the layers of its tower too.
+    of_text = set() if decoder is None else set(decoder.modules())
     for layer in of_text.intersection(decoder_layers(model)):
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = getattr(layer, name)
-            norm.__dict__["forward"] = MethodType(_compiled_forward, norm)
+            if not isinstance(norm, BaseTunerLayer):
+                norm.__dict__["forward"] = MethodType(forward, norm)
 
 
-def _compiled_forward(self: Any, hidden_states: Tensor) -> Tensor:
-    rows = hidden_states.flatten(0, -2)
-    maybe_mark_dynamic(rows, 0)
+def forward(self: Any, hidden_states: Tensor) -> Tensor:
+    """Of a norm, by which name pickle finds the one of its class."""
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    if not torch.compiler.is_compiling():  # not inside somebody else's compiled code
+        maybe_mark_dynamic(rows, 0)
     normed: Tensor = _compiled(rows, self.weight, self.variance_epsilon, compute_dtype(hidden_states))
     return normed.view_as(hidden_states)
 
@@ -62,3 +73,4 @@ def rms_norm(rows: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -
 
 
 _compiled = torch.compile(rms_norm)
+"""Compiled when it is first called."""

@@ -37,6 +37,9 @@ Beside = Callable[[Tensor, OutputHead], Tensor]
 class Readout(ABC):
     """What a forward pass is for. The scorer holds one, and asks it which part of the model gives hidden states."""
 
+    keeps_logits = False
+    """Whether a backward pass finds logits of the forward pass, for memory; never where there are none."""
+
     @property
     @abstractmethod
     def decoder(self) -> nn.Module:
@@ -86,6 +89,7 @@ class LogprobReadout(Readout):
                 "in 4 bits. Leave the setting out."
             )
         self._head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
+        self.keeps_logits = False
 
     @property
     def decoder(self) -> nn.Module:
@@ -102,7 +106,8 @@ class LogprobReadout(Readout):
         """See ``Readout``; options are those of ``selected_logprobs``, and what is made of the same hidden states."""
         head = output_head(self.model)[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not beside_alone):
-            scores = head.logprobs(hidden, targets, temperature=self.temperature, **options, **self._head_options)
+            options |= self._head_options | {"temperature": self.temperature, "keep_logits": self.keeps_logits}
+            scores = head.logprobs(hidden, targets, **options)
         return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
 
     def read_plain(self, rollouts: Rollouts, rows: Tensor, targets: Tensor, **options: Any) -> TokenScores:

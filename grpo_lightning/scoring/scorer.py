@@ -78,6 +78,10 @@ class Scorer:
         """Whether the check found that the model has to be scored from its full logits, a sequence at a time."""
         return self._forward.is_plain
 
+    def keep_logits(self, keep: bool) -> None:
+        """Whether passes with gradient keep logits for the backward pass, see ``logprobs.KEPT_SHARE``."""
+        self._forward.readout.keeps_logits = keep
+
     def plan(self, rollouts: Rollouts, rows: Tensor, max_tokens: int) -> list[Tensor]:
         """Micro-batches for this layout, see ``plan_micro_batches``; warns once of a completion above the budget."""
         if not self._settled:

@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.wide_products import add_product, wide_product
+
+MANY_ROWS = 1024
+"""Of a pass without gradient: with fewer, as where tokens are sampled one by one, casting a weight is what takes the time."""
 
 
 class WeightGradients:
@@ -27,7 +31,8 @@ class WeightGradients:
     """
 
     def __init__(self) -> None:
-        self.are_added_in_place = False  # of no thread: torch runs backward passes in others
+        self.are_added_in_place = False
+        """Of no thread: torch runs backward passes in others."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -38,7 +43,7 @@ class WeightGradients:
         finally:
             self.are_added_in_place = False
 
-    def compute(self, model: nn.Module) -> None:
+    def install(self, model: nn.Module) -> None:
         """Gives the linear layers of a model the passes of this file; an output head over tokens has others.
 
         Only float32 weights that are trained under autocast are concerned: those that are frozen, sharded, quantised or
@@ -47,17 +52,25 @@ class WeightGradients:
         head = base_model(model).get_output_embeddings()
         for module in model.modules():
             if type(module) is nn.Linear and module is not head:
-                module.__dict__["forward"] = MethodType(self._forward, module)
+                module.__dict__["weight_gradients"] = self
+                module.__dict__["forward"] = MethodType(forward, module)
 
-    def _forward(self, layer: nn.Linear, inputs: Tensor) -> Tensor:
-        weight, device = layer.weight, inputs.device.type
-        is_cast = torch.is_autocast_enabled(device) and inputs.dtype != torch.float64  # which autocast leaves alone
-        is_trained = torch.is_grad_enabled() and weight.requires_grad and type(weight) is nn.Parameter
-        if not (is_cast and is_trained and weight.dtype == torch.float32):
-            return F.linear(inputs, weight, layer.bias)
-        rows = inputs.to(torch.get_autocast_dtype(device)).flatten(0, -2)
-        outputs: Tensor = _Linear.apply(rows, weight, layer.bias, self)
-        return outputs.unflatten(0, inputs.shape[:-1])
+
+def forward(self: Any, inputs: Tensor) -> Tensor:
+    """Of a linear layer, by which name pickle finds the one of its class."""
+    weight, device = self.weight, inputs.device.type
+    is_cast = torch.is_autocast_enabled(device) and inputs.dtype != torch.float64  # which autocast leaves alone
+    is_trained = weight.requires_grad and type(weight) is nn.Parameter and weight.dtype == torch.float32
+    if not (is_cast and is_trained):
+        return F.linear(inputs, weight, self.bias)
+    rows = inputs.to(torch.get_autocast_dtype(device)).reshape(-1, inputs.shape[-1])
+    if torch.is_grad_enabled():
+        outputs: Tensor = _Linear.apply(rows, weight, self.bias, self.weight_gradients)
+    elif len(rows) < MANY_ROWS:
+        outputs = F.linear(rows, weight, self.bias)
+    else:  # cast here, since autocast would keep what it casts beside what passes with gradient cast
+        outputs = F.linear(rows, weight.to(rows.dtype), None if self.bias is None else self.bias.to(rows.dtype))
+    return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
@@ -71,6 +84,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(rows, half, None if bias is None else bias.to(rows.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         rows, half = ctx.saved_tensors
         needs_rows, _, needs_bias, _ = ctx.needs_input_grad

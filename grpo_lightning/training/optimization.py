@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, cast
@@ -93,6 +94,7 @@ class Optimization:
     def __init__(self, settings: OptimizationSettings, policy: Policy, lightning: L.LightningModule) -> None:
         self.settings, self.policy, self.lightning = settings, policy, lightning
         self.skipped_in_a_row = 0
+        self._adds_in_place = False
 
     def make_optimizer(self, run_steps: Callable[[], int | None] = lambda: None) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``.
@@ -118,15 +120,17 @@ class Optimization:
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
         strategy = self.lightning.trainer.strategy
-        in_place = self.policy.weight_gradients.in_place()
-        if not isinstance(strategy, ParallelStrategy):
-            with in_place:
+        waits = isinstance(strategy, ParallelStrategy) and not micro_batch.is_last
+        self._adds_in_place = waits or not isinstance(strategy, ParallelStrategy)
+        try:
+            with cast(ParallelStrategy, strategy).block_backward_sync() if waits else nullcontext():
                 self.lightning.manual_backward(loss)
-        elif micro_batch.is_last:
-            self.lightning.manual_backward(loss)
-        else:
-            with strategy.block_backward_sync(), in_place:
-                self.lightning.manual_backward(loss)
+        finally:
+            self._adds_in_place = False
+
+    def backward_pass(self) -> AbstractContextManager[None]:
+        """Around autograd's run over a micro-batch's loss alone: hooks of callbacks may run others before it."""
+        return self.policy.weight_gradients.in_place() if self._adds_in_place else nullcontext()
 
     def step(self) -> Tensor:
         """One optimizer step on the accumulated gradients, clipped; a gradient with NaN or inf is dropped instead.

@@ -72,6 +72,8 @@ class Passes:
         """Of the run that this one goes on from, where auto keeps it."""
         self.replica = Replica()
         """The ranks that run each pass together; known once a run starts."""
+        self.keeps_logits = policy.settings.gradient_checkpointing is False
+        """Whether memory may be spent on what a backward pass would compute anew, see ``logprobs.KEPT_SHARE``."""
         self._scorer: Scorer | None = None
 
     @property
@@ -79,7 +81,14 @@ class Passes:
         """Of the policy; made on first use, when weights exist."""
         if self._scorer is None or self._scorer.model is not self.policy.model:
             self._scorer = self.make_scorer(self.policy.model)
+            self._scorer.keep_logits(self.keeps_logits)
         return self._scorer
+
+    def forgo_logits(self) -> bool:
+        """Keeps no logits from now on; whether that may save memory."""
+        kept, self.keeps_logits = self.keeps_logits, False
+        self.scorer.keep_logits(False)
+        return kept
 
     def make_scorer(self, model: nn.Module) -> Scorer:
         """Scores another model, such as the reference, as the policy is scored."""

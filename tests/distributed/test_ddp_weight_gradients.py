@@ -30,7 +30,7 @@ def gradients_of_rank():
         torch.manual_seed(0)
         model, gradients = build_model("qwen2").train(), WeightGradients()
         if in_place:
-            gradients.compute(model)
+            gradients.install(model)
         wrapped, rank = DistributedDataParallel(model), dist.get_rank()
         for _ in range(2):  # buckets are laid out anew after the first
             wrapped.zero_grad()

@@ -33,7 +33,7 @@ def test_steps_go_where_those_of_a_cpu_go(stage, finetuning, checkpointing, tmp_
     model = save_toy_model(tmp_path / "model", "qwen2", hidden_size=64, num_attention_heads=2)
     settings = FINETUNING[finetuning] | {
         "gradient_checkpointing": checkpointing,
-        "max_tokens_per_microbatch": 24,  # several micro-batches a step
+        "max_tokens_per_microbatch": 8,  # several micro-batches a step
         "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3),
     }
     moved = []

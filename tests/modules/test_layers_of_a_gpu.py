@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from runs import train_stage, weights
 
 from grpo_lightning import DPOModule, RewardModelModule, SFTModule
@@ -21,12 +21,12 @@ STAGES: dict[str, tuple[Any, ...]] = {
     "dpo": (DPOModule, "dpo", PAIRS),
     "reward model": (RewardModelModule, "dpo", PAIRS),
 }
-SETTINGS: dict[str, Any] = {"max_tokens_per_microbatch": 24, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
+SETTINGS: dict[str, Any] = {"max_tokens_per_microbatch": 8, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
 
 
 def as_on_a_gpu(policy, model):
     compile_norms(model)
-    policy.weight_gradients.compute(model)
+    policy.weight_gradients.install(model)
 
 
 def trained(stage, model, folder, steps, **options):
@@ -57,3 +57,18 @@ def test_a_resumed_run_goes_on_bit_for_bit(tiny_model_dir, tmp_path, monkeypatch
     again = {"trainer": {"callbacks": [copy(checkpoint)], "enable_checkpointing": True}}
     resumed = trained("sft", tiny_model_dir, tmp_path / "again", 4, resume_from=str(tmp_path / "step=2.ckpt"), **again)
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+class GradientOfEachLoss(Callback):
+    """Asks autograd for gradients by itself, as callbacks that log norms of them do."""
+
+    def on_before_backward(self, trainer, module, loss):
+        torch.autograd.grad(loss, [module.policy.model.get_input_embeddings().weight], retain_graph=True)
+
+
+def test_what_callbacks_ask_of_autograd_changes_no_gradient(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(Policy, "_speed_up", lambda policy, model: policy.weight_gradients.install(model))
+    alone = weights(trained("sft", tiny_model_dir, tmp_path / "alone", 2))
+    asked = {"trainer": {"callbacks": [GradientOfEachLoss()]}}
+    beside = weights(trained("sft", tiny_model_dir, tmp_path / "beside", 2, **asked))
+    torch.testing.assert_close(beside, alone, rtol=0, atol=0)

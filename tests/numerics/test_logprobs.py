@@ -237,7 +237,7 @@ def test_logits_that_were_kept_give_the_gradient_of_those_computed_anew(monkeypa
         monkeypatch.setattr(logprobs, "kept_length", lambda *_: tokens)
         calls.clear()
         found, entropy = selected_logprobs(
-            parts[0], parts[1], targets, bias=parts[2], with_entropy=True, entropy_grad=True
+            parts[0], parts[1], targets, bias=parts[2], with_entropy=True, entropy_grad=True, keep_logits=True
         )
         return found.sin().sum() + entropy.sum()
 

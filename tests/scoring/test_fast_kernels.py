@@ -1,14 +1,19 @@
 import sys
 from copy import deepcopy
 from importlib.util import find_spec
+from itertools import product
+from types import MethodType
 
 import lightning as L
 import pytest
 import torch
+from peft import LNTuningConfig, get_peft_model
 from test_scorer import TEMPERATURE, assert_relatively_close, loss_gradient, one_by_one, some_rollouts, toy
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from grpo_lightning import GRPODataModule, GRPOModule
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
+from grpo_lightning.scoring import norms
 from grpo_lightning.scoring.fast_kernels import (
     compile_layers,
     fused_modules,
@@ -211,6 +216,44 @@ def test_norms_are_compiled_once_for_any_number_of_tokens():
     for tokens in (38, 21, 7):
         model(torch.arange(2, 2 + tokens)[None], use_cache=False).logits.sum().backward()
     assert compiled["unique_graphs"] == 1
+
+
+def test_norms_are_compiled_in_every_form_that_a_run_has():
+    """With gradient and without, trained and frozen, one token and many, inside autocast and outside, of two models."""
+    torch._dynamo.reset()
+    compiled = torch._dynamo.utils.counters["stats"]
+    compiled.clear()
+    graphs = 0
+    for hidden_size in (32, 48):
+        norm = Qwen2RMSNorm(hidden_size)
+        norm.__dict__["forward"] = MethodType(norms.forward, norm)
+        for frozen, grad, mixed, rows in product((False, True), (False, True), (False, True), (1, 2, 3)):
+            norm.requires_grad_(not frozen)
+            with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                x = torch.randn(1, rows, hidden_size)
+                assert norm(x).dtype == (torch.bfloat16 if mixed else torch.float32)
+            graphs += rows != 3
+    assert 8 < compiled["unique_graphs"] <= graphs
+
+
+def test_norms_inside_compiled_code_of_somebody_else_compute_the_same():
+    model, plain = toy("qwen2"), toy("qwen2")
+    compile_norms(model)
+    ids = torch.arange(2, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model)(ids).logits, plain(ids).logits)
+
+
+def test_norms_that_peft_trains_something_beside_stay_as_they_are():
+    names = ["input_layernorm", "post_attention_layernorm"]
+    config = LNTuningConfig(task_type="CAUSAL_LM", target_modules=names)
+    model = get_peft_model(toy("qwen2"), config)
+    compile_norms(model)
+    ids = torch.arange(2, 40)[None]
+    model(ids).logits.log_softmax(-1)[0, :, 5].sum().backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * model.config.num_hidden_layers
+    assert all(parameter.grad.any() for parameter in trained)
 
 
 def test_fused_kernels_are_refused_without_a_gpu(tiny_model_dir, tmp_path):

@@ -15,7 +15,7 @@ from transformers import Qwen2ForSequenceClassification
 from grpo_lightning.policy.activation_checkpointing import enable_checkpointing
 from grpo_lightning.scoring import weight_gradients
 from grpo_lightning.scoring.norms import compile_norms
-from grpo_lightning.scoring.weight_gradients import WeightGradients
+from grpo_lightning.scoring.weight_gradients import MANY_ROWS, WeightGradients
 
 IDS = torch.arange(2, 42)[None]
 PARTS = [IDS[:, :9], IDS[:, 9:13], IDS[:, 13:]]
@@ -42,7 +42,7 @@ def gradients(model, parts=PARTS, in_place=None, mixed=True):
 def trained(name="qwen2", **options):
     model = toy(name, **options).train()
     model.weight_gradients = WeightGradients()
-    model.weight_gradients.compute(model)
+    model.weight_gradients.install(model)
     return model
 
 
@@ -65,7 +65,7 @@ def layer(monkeypatch):
         weight_gradients, "base_model", lambda model: SimpleNamespace(get_output_embeddings=lambda: model.head)
     )
     made = WeightGradients()
-    made.compute(model)
+    made.install(model)
     assert "forward" not in vars(model.head)
     model.layer.gradients = made
     return model.layer
@@ -173,7 +173,7 @@ def test_a_reward_model_has_them_too_and_the_scores_of_autocast():
     config.num_labels, config.pad_token_id = 1, 0
     plain = Qwen2ForSequenceClassification(config).train()
     model, made = deepcopy(plain), WeightGradients()
-    made.compute(model)
+    made.install(model)
     compile_norms(model)
     scores = []
     for one in (model, plain):
@@ -184,3 +184,47 @@ def test_a_reward_model_has_them_too_and_the_scores_of_autocast():
     assert "forward" in vars(model.model.layers[0].input_layernorm)
     for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm() + 1e-3, name
+
+
+def test_a_product_of_bfloat16_is_added_up_in_float32_inside_autocast_too(layer):
+    """Lightning's backward passes are inside."""
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.tensor([[256.0, 2.0], [1.0, 4.0]])).backward(torch.tensor([[1.0, 6.0], [1.0, 8.0]]).bfloat16())
+    assert layer.weight.grad.tolist() == [[257, 2 + 4], [6 * 256 + 8, 6 * 2 + 8 * 4]]
+
+
+@pytest.mark.parametrize("rows", [MANY_ROWS - 1, MANY_ROWS])
+def test_a_long_pass_without_gradient_leaves_no_copy_of_a_weight_in_autocasts_cache(layer, rows):
+    """A sampler's short ones do, which cast a weight once for many tokens."""
+    x, kept = torch.randn(rows, 2), []
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            found = layer(x)
+        layer.weight.data.zero_()  # as nobody may: what is kept would not see it
+        kept.append(torch.nn.functional.linear(x[:1], layer.weight).any())
+    assert bool(kept[0]) == (rows < MANY_ROWS)
+    assert found.shape == (rows, 2)
+    assert found.dtype == torch.bfloat16
+
+
+def test_one_vector_is_a_row(layer):
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(torch.tensor([1.0, 2.0]))
+    outputs.backward(torch.tensor([3.0, 4.0]).bfloat16())
+    assert layer.weight.grad.tolist() == [[3, 6], [4, 8]]
+
+
+def test_a_second_derivative_is_refused(layer):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = layer(torch.ones(1, 2, requires_grad=True)).float().square().sum()
+    (first,) = torch.autograd.grad(loss, [layer.weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_a_whole_model_that_was_saved_loads_and_computes_as_its_class_does(tmp_path):
+    model = trained()
+    compile_norms(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits)

@@ -164,8 +164,8 @@ class Teachers:
             return side.logprobs[:, 0]
         targets = lessons.rollouts.completion_ids[lessons.rollouts.tokens_of(rows)]
         with torch.no_grad(), without_autocast_cache(), side.context():
-            options = {"temperature": self.temperature}
-            return side.head.logprobs(side.hidden, to_device(targets, side.hidden.device), **options)[0]
+            targets = to_device(targets, side.hidden.device)
+            return side.head.logprobs(side.hidden, targets, temperature=self.temperature)[0]
 
     def loss(
         self,
