@@ -43,6 +43,10 @@ UNKNOWN_PROMPT = 1024
 """Tokens of the longest prompt, where the data does not tell."""
 
 
+class PassTooLargeError(MemoryError):
+    """A micro-batch does not fit, as all ranks have found."""
+
+
 class Rehearsal:
     """Training passes that change nothing, on all ranks together.
 
@@ -146,13 +150,13 @@ class Rehearsal:
                 f"Any of these helps: {'; '.join(ways_to_save(self.work, False, None))}."
             )
 
-    def refusal(self, tokens: int, line: MemoryLine | None) -> MemoryError:
+    def refusal(self, tokens: int, line: MemoryLine | None) -> PassTooLargeError:
         """The error for a micro-batch that does not fit, the same on all ranks."""
         state = least_room(gather_objects(self.state))
         fitting = None if line is None else choose_budget(line, state, self.longest, self.largest)
         can_be_split = tokens > self.longest and (line is None or line.at(fitting or 0) <= state.for_passes)
         changes = ways_to_save(self.work, can_be_split, fitting)
-        return MemoryError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
+        return PassTooLargeError(does_not_fit(tokens, None if line is None else line.at(tokens), state, changes))
 
     def _measure(self, tokens: int, with_step: bool) -> PassMemory:
         layout, results = self.work.passes.scorer.layout, list[PassMemory]()
@@ -217,7 +221,12 @@ def rehearse(work: Workload, gauge: MemoryGauge) -> MemoryPlan:
     """
     passes = work.passes
     asked = passes.max_tokens if passes.is_fixed else passes.saved_budget
-    plan = _plan(work, gauge, asked)
+    try:
+        plan = _plan(work, gauge, asked)
+    except PassTooLargeError:
+        if not passes.forgo_logits():
+            raise
+        plan = _plan(work, gauge, asked)
     passes.max_tokens = plan.budget
     if asked not in (None, plan.budget):
         rank_zero_warn(
@@ -228,14 +237,14 @@ def rehearse(work: Workload, gauge: MemoryGauge) -> MemoryPlan:
 
 
 def _plan(work: Workload, gauge: MemoryGauge, budget: int | None) -> MemoryPlan:
-    """The budget, where it fits or there is none another one, and what it takes; logits are kept while there is room.
+    """The budget, where it fits or there is none another one, and what it takes.
 
     Raises:
         MemoryError: If nothing fits, or not the fixed budget; it says what to change.
     """
     with torch.no_grad():
         work.wake()
-    awake, asked = gauge.free(), budget
+    awake = gauge.free()
     if work.generator is not None:
         work.generator.rest()  # as while the policy is trained
     rehearsal = Rehearsal(work, gauge)
@@ -249,8 +258,6 @@ def _plan(work: Workload, gauge: MemoryGauge, budget: int | None) -> MemoryPlan:
         if needed is not None:
             return MemoryPlan(budget, needed, least_room(gather_objects(rehearsal.state)))
         smaller = None if work.passes.is_fixed else smaller_budget(budget, rehearsal.longest)
-        if smaller is None and work.passes.forgo_logits():
-            return _plan(work, gauge, asked)
         if smaller is None:
             raise rehearsal.refusal(tokens, line)
         budget = smaller

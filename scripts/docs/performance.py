@@ -34,7 +34,7 @@ TAIL = """
 - Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. For an
   architecture that it does not know, `model.torch_compile: true` fuses too, after some 20 seconds at the start; where both can be had
   it is the slower one (supervised steps at 0.5B above).
-- `model.max_tokens_per_microbatch` fills the memory by itself. Where memory is short, a smaller number costs less time than
+- `model.max_tokens_per_microbatch` fills the memory by itself, up to an eighth of it with logits that a backward pass then finds. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
 - Keep vLLM's compile cache (`~/.cache/vllm`). The first step of the 0.5B shape is over 69 s after the command on a bare machine

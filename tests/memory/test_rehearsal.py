@@ -16,6 +16,7 @@ from grpo_lightning.callbacks import RunPlan
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
 from grpo_lightning.memory import budget as memory_budget
 from grpo_lightning.memory import rehearsal
+from grpo_lightning.scoring.readout import LogprobReadout
 from grpo_lightning.scoring.scorer import Scorer
 from grpo_lightning.training import passes
 
@@ -316,6 +317,37 @@ def test_where_the_saved_size_no_longer_fits_the_run_goes_on_with_less_and_says_
 
 
 # -- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [150, "auto"])
+def test_logits_are_kept_where_there_is_room_and_given_up_before_a_run_is_refused(
+    tiny_model_dir, tmp_path, monkeypatch, budget
+):
+    """A CPU keeps none: here a pass that would holds a kilobyte a token instead."""
+    read = LogprobReadout.read
+
+    def holding(self, hidden, targets, **options):
+        scores = read(self, hidden, targets, **options)
+        if not self.keeps_logits:
+            return scores
+        nothing = (hidden[:, :1] * torch.ones(len(hidden), 256)).sum() * 0.0
+        return scores._replace(logprobs=scores.logprobs + nothing)
+
+    monkeypatch.setattr(LogprobReadout, "read", holding)
+
+    def run(total, **settings):
+        settings = {"max_tokens_per_microbatch": budget} | settings
+        return fit(tiny_model_dir, tmp_path, on_module=on_device(SavedTensors(total)), **settings)
+
+    roomy = run(LARGE)
+    assert roomy.passes.keeps_logits
+    frugal = run(LARGE, max_tokens_per_microbatch=roomy.passes.max_tokens, gradient_checkpointing=True)
+    assert not frugal.passes.keeps_logits
+    smallest = run(LARGE, max_tokens_per_microbatch=1) if budget == "auto" else roomy
+    tight = run(smallest.memory_plan.needed.bytes - 1)
+    assert not tight.passes.keeps_logits
+    assert tight.steps_done == 1
+    assert tight.memory_plan.needed.bytes < smallest.memory_plan.needed.bytes
 
 
 @pytest.mark.gpu
