@@ -209,6 +209,10 @@ VALUES = [
     setting("model.repetition_penalty", 0, "model.repetition_penalty=0.0 cannot be sampled with"),
     setting("model.num_generations_eval", -1, "model.num_generations_eval=-1 cannot be sampled with"),
     setting("model.temperature_eval", float("inf"), "model.temperature_eval=inf cannot be sampled with"),
+    setting(
+        "model.temperature_eval", 0.7, "model.temperature_eval=0.7 has no effect with model.num_generations_eval=0"
+    ),
+    setting("model.top_p_eval", 0.9, "model.top_p_eval=0.9 has no effect with model.num_generations_eval=0"),
     setting("model.structured_outputs", {"regex": "a"}, "but TransformersGenerator has none"),
     setting("model.beta", -0.1, "model.beta=-0.1 is negative"),
     setting("model.epsilon", float("nan"), "model.epsilon=nan is not a finite number"),
