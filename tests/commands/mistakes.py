@@ -158,6 +158,11 @@ RANGES = [
         "trainer.log_every_n_steps", 0, "trainer.log_every_n_steps=0 writes no metrics, and report has none to draw."
     ),
     setting("trainer.log_every_n_steps", -1, "writes no metrics"),
+    setting("trainer.barebones", True, "trainer.barebones=True leaves out checkpoints, logs and the progress bar"),
+    typed("--trainer.barebones", "true", "metrics.csv has the time of each phase of a step"),
+    setting(
+        "trainer.enable_checkpointing", False, "checkpoint.save_top_k=0 with checkpoint.save_last=false writes none"
+    ),
     setting("trainer.num_nodes", 0, "is no number of machines"),
     setting("trainer.limit_train_batches", 0, "trains nothing. Choose a number of steps from 1"),
     setting("trainer.accelerator", "tpu", "Choose one of auto, cpu, gpu, cuda, mps."),
