@@ -89,7 +89,7 @@ class BeforeAfterSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates the policy that training starts from; a resumed run remembers it."""
         if self.before is None:
-            self.before = self._evaluate(trainer, pl_module)
+            self.before = {**self._evaluate(trainer, pl_module), "step": pl_module.steps_done}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates again, prints and writes the comparison."""
