@@ -110,7 +110,7 @@ class BeforeAfterSummary(Callback):
             )
             self.before = None
         if self.before is None:
-            self.before = self._evaluate(trainer, pl_module)
+            self.before = {**self._evaluate(trainer, pl_module), "step": pl_module.steps_done}
         self.measured = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -31,6 +31,7 @@ from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_fol
 from grpo_lightning.callbacks.resume import best_checkpoint, check_named, check_starts_anew, nothing_left
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
+from grpo_lightning.commands.path_options import keep_names
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.usage_errors import Parser
 from grpo_lightning.datamodules import GRPODataModule
@@ -115,6 +116,7 @@ class GRPOCLI(LightningCLI):
         parser.add_lightning_class_args(SampleTable, "samples")
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
+        keep_names(parser)
 
     def _set_seed(self) -> None:
         """Refuses a number that is no seed before Lightning does so with a traceback."""

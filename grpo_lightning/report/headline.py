@@ -54,20 +54,32 @@ def num_steps(run: Run) -> int:
 
 def held_out_accuracy(run: Run) -> tuple[float, float] | None:
     """Before and after: of summary.json where there is one, else the first and the last evaluation."""
-    before, after = run.summary.get("strict_before"), run.summary.get("strict_after")
-    if isinstance(before, int | float) and isinstance(after, int | float):
-        return float(before), float(after)
+    if (noted := _before_and_after(run)) is not None:
+        return noted
     values = run.metrics["val/accuracy"].values if "val/accuracy" in run.metrics else []
     return (values[0], values[-1]) if values else None
 
 
+def evaluated_steps(run: Run) -> tuple[int, int] | None:
+    """The steps of ``held_out_accuracy`` where it is of evaluations in between, and not of before and after training."""
+    steps = run.metrics["val/accuracy"].steps if "val/accuracy" in run.metrics else []
+    return (steps[0], steps[-1]) if steps and _before_and_after(run) is None else None
+
+
+def _before_and_after(run: Run) -> tuple[float, float] | None:
+    before, after = run.summary.get("strict_before"), run.summary.get("strict_after")
+    return (before, after) if isinstance(before, int | float) and isinstance(after, int | float) else None
+
+
 def headline(run: Run) -> str:
     """The outcome: held-out accuracy where it was measured more than once, else the mean reward, or what a teacher alone taught; else empty."""
-    accuracy, reward = held_out_accuracy(run), run.metrics.get("reward")
-    was_measured_twice = "strict_after" in run.summary or len(run.metrics.get("val/accuracy", Series()).values) > 1
-    if accuracy is not None and was_measured_twice:
+    accuracy, reward, evaluated = held_out_accuracy(run), run.metrics.get("reward"), evaluated_steps(run)
+    when = f"in {num_steps(run)} step{'' if num_steps(run) == 1 else 's'}"
+    if accuracy is not None and (evaluated is None or evaluated[0] < evaluated[1]):
         name, (first, last) = "held-out accuracy", accuracy
         said = percent(first), percent(last)
+        if evaluated is not None:
+            when = f"between steps {evaluated[0]} and {evaluated[1]}"
     elif learns_from_teacher_alone(run.metrics, run.settings):
         name, (first, last) = "divergence from the teacher", run.metrics[DIVERGENCE].edge_means(EDGE)
         said = f"{first:.3g}", f"{last:.3g}"
@@ -76,7 +88,6 @@ def headline(run: Run) -> str:
         said = f"{first:.3g}", f"{last:.3g}"
     else:
         return ""
-    steps = f"in {num_steps(run)} step{'' if num_steps(run) == 1 else 's'}"
     if said[0] == said[1]:
-        return f"{name} stayed at {said[1]} {steps}"
-    return f"{name} {'rose' if last > first else 'fell'} from {said[0]} to {said[1]} {steps}"
+        return f"{name} stayed at {said[1]} {when}"
+    return f"{name} {'rose' if last > first else 'fell'} from {said[0]} to {said[1]} {when}"

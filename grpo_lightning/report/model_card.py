@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Sequence
 
-from grpo_lightning.report.headline import headline, held_out_accuracy, num_steps, percent
+from grpo_lightning.report.headline import evaluated_steps, headline, held_out_accuracy, num_steps, percent
 from grpo_lightning.report.metrics import EDGE, Series
 from grpo_lightning.report.run import Run
 
@@ -50,10 +50,11 @@ def _held_out(run: Run) -> list[str]:
     if accuracy is None:
         return []
     before, after = map(percent, accuracy)
+    steps = evaluated_steps(run)
     return [
         "## Held-out accuracy",
         "",
-        "| before training | after |",
+        "| before training | after |" if steps is None else f"| step {steps[0]} | step {steps[1]} |",
         "|---|---|",
         f"| {before} | {after} |",
         "",

@@ -94,7 +94,7 @@ class BaseRewardFunction(ABC):
 
     Args:
         name: What metrics and errors call this reward.
-        weight: Factor in the total reward; ``model.reward_weights`` overrides it.
+        weight: Factor in the total reward; where it is the default, ``model.reward_weights`` sets it.
 
     Example:
         >>> class Short(BaseRewardFunction):

@@ -37,13 +37,21 @@ def resolve_rewards(
         weights: One per reward, ``"1.0,0.5"`` or numbers; None keeps the rewards' own.
 
     Raises:
-        ValueError: If there is no reward, one cannot be found, or weights and rewards differ in number.
+        ValueError: If there is no reward, one cannot be found, weights and rewards differ in number, or one of ``weights``
+            would replace another that an entry gives.
     """
-    entries = list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
-    rewards = [reward for entry in entries for reward in _resolve_entry(entry)]
-    if not rewards:
+    entries = _entries(spec)
+    resolved = [(reward, given_weight(entry, reward)) for entry in entries for reward in _resolve_entry(entry)]
+    if not resolved:
         raise ValueError("model.rewards is empty: name at least one reward, for example accuracy,format.")
-    weighted = _with_weights(_with_unique_names(rewards), parse_weights(weights))
+    rewards, own = zip(*resolved, strict=True)
+    weighted = _with_weights(_with_unique_names(list(rewards)), parse_weights(weights))
+    for reward, weight in zip(weighted, own, strict=True):
+        if weight not in (None, reward.weight):
+            raise ValueError(
+                f"model.rewards gives {reward.name} the weight {weight}, and model.reward_weights {reward.weight:g}. Only one "
+                "can count: leave weight out of its init_args, or reward_weights out of the config."
+            )
     for reward in weighted:
         if not math.isfinite(reward.weight * reward.weight):  # groups are compared by the squares of their totals
             raise ValueError(
@@ -51,6 +59,46 @@ def resolve_rewards(
                 "smaller number in model.reward_weights."
             )
     return weighted
+
+
+def eval_rewards(spec: RewardEntry | Sequence[RewardEntry] | None) -> list[BaseRewardFunction]:
+    """The rewards of ``model.eval_rewards``, which are reported and never trained on.
+
+    Raises:
+        ValueError: As ``resolve_rewards``; if an entry gives a weight other than 0, which nothing would use.
+    """
+    if spec is None or spec in ("", [], ()):
+        return []
+    for entry in _entries(spec):
+        for reward in _resolve_entry(entry):
+            if weight := given_weight(entry, reward):
+                raise ValueError(
+                    f"model.eval_rewards gives {reward.name} the weight {weight}, which has no effect: these rewards are reported "
+                    "and never trained on. Leave weight out, or name the reward in model.rewards."
+                )
+    return resolve_rewards(spec)
+
+
+def given_weight(entry: Any, reward: BaseRewardFunction) -> float | None:
+    """The weight that an entry gives its reward; None where it leaves it to the class or factory.
+
+    What jsonargparse has made of an entry has all arguments, so that one at its default is not known to have been given.
+    """
+    if isinstance(entry, dict):
+        weight: float | None = (entry.get("init_args") or {}).get("weight")
+        return weight
+    if not isinstance(entry, BaseRewardFunction):
+        return None
+    arguments = inspect.signature(type(entry)).parameters
+    is_open = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    if "weight" not in arguments and not is_open:  # of its own making
+        return None
+    default = arguments["weight"].default if "weight" in arguments else type(entry).weight
+    return None if reward.weight == default else reward.weight
+
+
+def _entries(spec: RewardEntry | Sequence[RewardEntry]) -> list[RewardEntry]:
+    return list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
 
 
 def parse_weights(weights: str | Sequence[float] | None) -> list[float] | None:

@@ -12,6 +12,7 @@ from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
+from grpo_lightning.rewards.resolve import eval_rewards
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSource
 from grpo_lightning.types import PromptBatch, Rollouts
@@ -45,6 +46,12 @@ class EvaluationSettings:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise ValueError(f"model.{name}={getattr(self, name)!r} cannot be sampled with: choose {rule}.")
+        for name in ("temperature_eval", "top_p_eval"):
+            if not self.num_generations_eval and getattr(self, name) != 1.0:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r} has no effect with model.num_generations_eval=0: held-out prompts have "
+                    "one greedy completion. Set num_generations_eval, or leave it out."
+                )
 
 
 class Evaluation:
@@ -68,9 +75,7 @@ class Evaluation:
                 top_p=settings.top_p_eval,
             )
         trained_on = source.reward_runner
-        spec = settings.eval_rewards
-        extra = resolve_rewards(spec) if spec is not None and spec not in ("", [], ()) else []
-        rewards = [*trained_on.rewards, *extra]
+        rewards = [*trained_on.rewards, *eval_rewards(settings.eval_rewards)]
         self.reward_runner = RewardRunner(resolve_rewards(rewards), **asdict(trained_on.runtime))
         self.success_index = self._find_success_reward(settings.success_reward)
 

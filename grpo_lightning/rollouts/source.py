@@ -48,7 +48,7 @@ class RolloutSettings:
     Args:
         rewards: What a completion is scored by: names of registered rewards ("accuracy,format"), import paths, or
             class_path / init_args; one or a list.
-        reward_weights: Overrides the rewards' own weights; one number per reward.
+        reward_weights: In place of weight in the rewards' own settings: one number per reward.
         reward_runtime: How rewards are run: workers, time limits, how many failures stop the run.
         reward_composition: How rewards become a total: gates, and sum, product or minimum.
         generator: Samples completions; by default VLLMColocate where vLLM is installed, else TransformersGenerator.

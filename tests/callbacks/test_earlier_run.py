@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +89,10 @@ def test_a_fresh_start_puts_the_earlier_run_aside_and_a_continued_one_goes_on_in
     assert names(earlier) == [name for name in kept if name != "run.lock"]
     assert names(earlier / "logs") == [f"version_{number}" for number in range(4)]
     assert names(root / "logs") == ["version_4"]
+    page = Path(__file__).parents[2].joinpath("docs/quickstart.md").read_text(encoding="utf-8")
+    left = re.findall(r"^\| `([\w./]+)` \|", page, re.MULTILINE)
+    assert "checkpoints/last.ckpt" in left
+    assert not [path for path in left if not [*root.glob(path.replace("_N", "_*"))]], "docs/quickstart.md names them"
     assert find_config(earlier / "checkpoints" / "last.ckpt") == earlier / "logs" / "version_3" / "config.yaml"
     assert launch_directories(root) == [root / "logs" / "version_4"]
     moved = f"All of it is now in {earlier}; --trainer.default_root_dir {earlier} --ckpt_path last"

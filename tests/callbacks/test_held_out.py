@@ -47,8 +47,8 @@ def test_each_evaluation_is_compared_with_the_last_and_the_first(tiny_model_dir,
     train(tiny_model_dir, tmp_path, Judge(1, 2, 4), 3, [HeldOutLine()])
     assert accuracies(capsys.readouterr().out) == [
         "step 1  held-out accuracy 25.0%",
-        "step 2  held-out accuracy 50.0% (was 25.0%, start 25.0%)",
-        "step 3  held-out accuracy 100.0% (was 50.0%, start 25.0%)",
+        "step 2  held-out accuracy 50.0% (was 25.0%, 25.0% at step 1)",
+        "step 3  held-out accuracy 100.0% (was 50.0%, 25.0% at step 1)",
     ]
 
 
@@ -67,7 +67,25 @@ def test_a_resumed_run_remembers_both(tiny_model_dir, tmp_path, capsys):
     trainer.save_checkpoint(tmp_path / "2.ckpt")
     capsys.readouterr()
     train(tiny_model_dir, tmp_path, Judge(3), 3, [HeldOutLine()], tmp_path / "2.ckpt")
-    assert accuracies(capsys.readouterr().out) == ["step 3  held-out accuracy 75.0% (was 50.0%, start 25.0%)"]
+    assert accuracies(capsys.readouterr().out) == ["step 3  held-out accuracy 75.0% (was 50.0%, 25.0% at step 1)"]
+
+
+def test_what_a_summary_measures_in_a_run_that_had_begun_is_no_start(tiny_model_dir, tmp_path, capsys):
+    trainer = train(tiny_model_dir, tmp_path, Judge(1), 1, [])
+    trainer.save_checkpoint(tmp_path / "1.ckpt")
+    capsys.readouterr()
+    late = BeforeAfterSummary(lenient="judged", strict="judged")
+    train(tiny_model_dir, tmp_path, Judge(1, 2, 3, 3), 3, [HeldOutLine(), late], tmp_path / "1.ckpt")
+    assert accuracies(capsys.readouterr().out) == [
+        "step 2  held-out accuracy 50.0% (25.0% at step 1)",
+        "step 3  held-out accuracy 75.0% (was 50.0%, 25.0% at step 1)",
+    ]
+
+
+def test_a_checkpoint_that_does_not_say_when_the_first_was_measured_claims_nothing():
+    line = HeldOutLine()
+    line.load_state_dict({"first": {"val/accuracy": 0.25}, "last": {"val/accuracy": 0.5}})
+    assert line._line("val/accuracy", "accuracy", 0.75, 3) == "accuracy 75.0% (was 50.0%, first 25.0%)"
 
 
 def test_several_datasets_have_a_line_each(tiny_model_dir, tmp_path, capsys):
@@ -75,15 +93,15 @@ def test_several_datasets_have_a_line_each(tiny_model_dir, tmp_path, capsys):
     assert accuracies(capsys.readouterr().out) == [
         "step 1  held-out set0 accuracy 25.0%",
         "step 1  held-out set1 accuracy 50.0%",
-        "step 2  held-out set0 accuracy 75.0% (was 25.0%, start 25.0%)",
-        "step 2  held-out set1 accuracy 100.0% (was 50.0%, start 50.0%)",
+        "step 2  held-out set0 accuracy 75.0% (was 25.0%, 25.0% at step 1)",
+        "step 2  held-out set1 accuracy 100.0% (was 50.0%, 50.0% at step 1)",
     ]
 
 
 def test_a_share_of_float32_is_said_as_the_summary_says_it():
     measured = torch.tensor(351 / 400)  # 0.87749999 in float32
     assert (
-        HeldOutLine()._line("val/accuracy", "accuracy", float(measured))
+        HeldOutLine()._line("val/accuracy", "accuracy", float(measured), 1)
         == "accuracy 87.8%"
         == f"accuracy {351 / 400:.1%}"
     )
@@ -113,7 +131,7 @@ def test_a_resumed_run_compares_with_nothing_that_was_measured_on_other_prompts(
     written = json.loads((tmp_path / "summary.json").read_text())
     said = " ".join(str(warning.message) for warning in recwarn)
     if count == 2:  # it was the first two of the four: zip() ended the run, and with as many others it compared them
-        assert line == "step 2  held-out accuracy 100.0% (start 50.0%)"
+        assert line == "step 2  held-out accuracy 100.0% (50.0% at step 1)"
         assert (written["strict_before"], written["strict_after"]) == (0.5, 1.0)
         assert [row["prompt"] for row in written["samples"]] == ["0+1=", "01+2="]
         assert "measured again: before means after step 1" in said and "held-out data has changed" in said

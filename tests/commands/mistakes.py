@@ -158,6 +158,11 @@ RANGES = [
         "trainer.log_every_n_steps", 0, "trainer.log_every_n_steps=0 writes no metrics, and report has none to draw."
     ),
     setting("trainer.log_every_n_steps", -1, "writes no metrics"),
+    setting("trainer.barebones", True, "trainer.barebones=True leaves out checkpoints, logs and the progress bar"),
+    typed("--trainer.barebones", "true", "metrics.csv has the time of each phase of a step"),
+    setting(
+        "trainer.enable_checkpointing", False, "checkpoint.save_top_k=0 with checkpoint.save_last=false writes none"
+    ),
     setting("trainer.num_nodes", 0, "is no number of machines"),
     setting("trainer.limit_train_batches", 0, "trains nothing. Choose a number of steps from 1"),
     setting("trainer.accelerator", "tpu", "Choose one of auto, cpu, gpu, cuda, mps."),
@@ -209,6 +214,10 @@ VALUES = [
     setting("model.repetition_penalty", 0, "model.repetition_penalty=0.0 cannot be sampled with"),
     setting("model.num_generations_eval", -1, "model.num_generations_eval=-1 cannot be sampled with"),
     setting("model.temperature_eval", float("inf"), "model.temperature_eval=inf cannot be sampled with"),
+    setting(
+        "model.temperature_eval", 0.7, "model.temperature_eval=0.7 has no effect with model.num_generations_eval=0"
+    ),
+    setting("model.top_p_eval", 0.9, "model.top_p_eval=0.9 has no effect with model.num_generations_eval=0"),
     setting("model.structured_outputs", {"regex": "a"}, "but TransformersGenerator has none"),
     setting("model.beta", -0.1, "model.beta=-0.1 is negative"),
     setting("model.epsilon", float("nan"), "model.epsilon=nan is not a finite number"),

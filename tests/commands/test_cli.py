@@ -204,13 +204,14 @@ def test_rewards_can_be_swapped_on_the_command_line(config, tmp_path):
 @pytest.mark.parametrize("where", ["file", "command line"])
 def test_one_reward_with_settings_needs_no_list(config, tmp_path, where):
     one = {"class_path": "accuracy", "init_args": {"mode": "exact", "weight": 0.5}}
-    config["model"] |= {"rewards": one, "eval_rewards": one} if where == "file" else {}
-    arguments = [f"--model.{name}={json.dumps(one)}" for name in ("rewards", "eval_rewards")] if where != "file" else []
+    given = {"rewards": one, "eval_rewards": {"class_path": "accuracy", "init_args": {"mode": "exact"}}}
+    config["model"] |= given if where == "file" else {}
+    arguments = [f"--model.{name}={json.dumps(each)}" for name, each in given.items()] if where != "file" else []
     cli = run_in_process(config, tmp_path, "fit", *arguments)
     (reward,) = cli.model.source.reward_runner.rewards
     assert (reward.name, reward.mode, reward.weight) == ("accuracy", "exact", 0.5)
     saved = yaml.safe_load((tmp_path / "run/logs/version_0/config.yaml").read_text())
-    assert saved["model"]["rewards"] == saved["model"]["eval_rewards"] == one
+    assert {name: saved["model"][name] for name in given} == given
 
 
 def test_losses_and_advantages_are_names_import_paths_or_class_paths_with_settings(config, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -116,6 +117,13 @@ def test_the_card_says_what_was_trained_and_what_came_of_it():
     assert "| reward | 0.025 | 0.925 |" in text  # means of steps 0 and 1, and of 18 and 19
     assert "model.beta: 0.0" in text and "data.dataset: train.jsonl" in text
     assert "/data" not in card and "default_root_dir" not in card
+
+
+def test_the_card_of_a_run_that_was_first_evaluated_on_its_way_names_the_steps():
+    evaluated = {**RUN.metrics, "val/accuracy": Series([5, 20], [0.34, 0.94])}
+    card = model_card(replace(RUN, metrics=evaluated, summary={}), "org/base")
+    assert "Held-out accuracy rose from 34% to 94% between steps 5 and 20." in card
+    assert "| step 5 | step 20 |" in card and "before training" not in card
 
 
 def test_a_local_base_model_is_no_name_on_the_hub():

@@ -154,7 +154,7 @@ def run_with(summary=None, weights="null", **metrics) -> Run:
         ),
         (
             run_with(reward=[0.0] * 40, val__accuracy=[0.5, 0.9, 0.03]),
-            "held-out accuracy fell from 50% to 3% in 40 steps",
+            "held-out accuracy fell from 50% to 3% between steps 1 and 3",
         ),
         (
             run_with(reward=[0.25] * 2 + [0.5] * 18, val__accuracy=[0.5]),
@@ -162,7 +162,10 @@ def run_with(summary=None, weights="null", **metrics) -> Run:
         ),
         (run_with(reward=[0.25]), "mean reward stayed at 0.25 in 1 step"),
         (run_with(kl=[0.0]), ""),
-        (run_with(loss=[0.7] * 6, val__accuracy=[0.6, 0.7]), "held-out accuracy rose from 60% to 70% in 6 steps"),
+        (
+            run_with(loss=[0.7] * 6, val__accuracy=[0.6, 0.7]),
+            "held-out accuracy rose from 60% to 70% between steps 1 and 2",
+        ),
         (
             run_with(weights="[0.0]", reward=[0.0] * 3, distillation__divergence=[0.5, 0.25, 0.125]),
             "divergence from the teacher fell from 0.5 to 0.125 in 3 steps",

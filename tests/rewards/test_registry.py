@@ -27,6 +27,7 @@ from grpo_lightning.rewards import (
     register_reward,
     resolve_rewards,
 )
+from grpo_lightning.rewards.resolve import eval_rewards
 
 pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
@@ -173,11 +174,43 @@ def test_one_reward_needs_no_list() -> None:
 
 
 def test_weights_leave_the_callers_objects_alone() -> None:
-    mine = FormatReward(weight=0.5)
+    mine = FormatReward()
     assert resolve_rewards([mine])[0] is mine
     assert resolve_rewards([mine], [2.0])[0].weight == 2.0
     assert [reward.name for reward in resolve_rewards([mine, mine])] == ["format", "format_2"]
-    assert (mine.name, mine.weight) == ("format", 0.5)
+    assert (mine.name, mine.weight) == ("format", 1.0)
+
+
+class Faint(Constant):
+    """Its own weight is small, which nobody who names it has chosen."""
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"class_path": "format", "init_args": {"weight": 0.5}},
+        {"class_path": f"{__name__}.long_enough", "init_args": {"weight": 0.5}},
+        FormatReward(weight=0.5),  # what jsonargparse makes of the path of a class
+    ],
+)
+def test_a_weight_that_an_entry_gives_is_not_replaced_by_another(entry: Any) -> None:
+    told = r"model.rewards gives \w+ the weight 0.5, and model.reward_weights 2. Only one can count"
+    with pytest.raises(ValueError, match=told):
+        resolve_rewards(["accuracy", entry], [1.0, 2.0])
+    assert resolve_rewards(["accuracy", entry], [1.0, 0.5])[1].weight == 0.5
+    assert resolve_rewards(["accuracy", entry])[1].weight == 0.5
+    with pytest.raises(ValueError, match=r"model.eval_rewards gives \w+ the weight 0.5, which has no effect"):
+        eval_rewards([entry])
+
+
+def test_the_default_weight_of_a_class_is_nobodys_choice() -> None:
+    assert [reward.weight for reward in resolve_rewards([Faint(), FormatReward()], "2,3")] == [2.0, 3.0]
+    unused = {"class_path": "format", "init_args": {"weight": 0.0}}
+    assert len(eval_rewards([Faint(), unused])) == 2 and eval_rewards(None) == eval_rewards("") == []
 
 
 def test_weights_must_match_in_number() -> None:

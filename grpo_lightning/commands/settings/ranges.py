@@ -93,6 +93,16 @@ RANGES = {
         "writes no metrics, and report has none to draw",
         "Choose 1 or more; each step is one line of a file",
     ),
+    "trainer.barebones": Range(
+        lambda value: value is not True,
+        "leaves out checkpoints, logs and the progress bar, to measure Lightning's own milliseconds, and a step takes seconds",
+        "Leave it out; metrics.csv has the time of each phase of a step, and trainer.fast_dev_run=3 is a trial beside the run",
+    ),
+    "trainer.enable_checkpointing": Range(
+        lambda value: value is not False,
+        "goes against the checkpoints that every run writes",
+        "Leave it out; checkpoint.save_top_k=0 with checkpoint.save_last=false writes none",
+    ),
     "trainer.max_time": Range(_is_duration, "is no time", "Write days:hours:minutes:seconds, as in 00:08:00:00"),
     "checkpoint.every_n_train_steps": Range(at_least(0), "is no number of steps", "Choose 1 or more, or 0 for never"),
     "checkpoint.save_top_k": Range(at_least(-1), "is no number of checkpoints", "Choose 0 or more, or -1 for all"),

@@ -71,7 +71,9 @@ class ToolSettings:
     """
 
     tools: list[str | dict[str, Any] | Callable[..., Any]] | None = None
-    environment: str | dict[str, str | dict[str, Any]] | Callable[..., Any] | None = None
+    environment: (
+        str | dict[str, str | dict[str, Any] | list[Any] | bool | int | float | None] | Callable[..., Any] | None
+    ) = None
     rollout_func: str | Callable[..., Any] | None = None
     turns: Turns = DEFAULT_TURNS
 
