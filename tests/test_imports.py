@@ -109,6 +109,7 @@ def test_help_lists_every_command_and_each_is_a_module(capsys):
         "env_play",
         "hub",
         "module_choice",
+        "path_options",
         "quiet",
         "saved_policy",
         "stage_cli",

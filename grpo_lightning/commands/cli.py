@@ -150,6 +150,10 @@ class GRPOCLI(LightningCLI):
         kwargs["default_root_dir"] = root
         if config.get("logger") is not False:
             kwargs["logger"] = with_own_loggers(config.get("logger"), root)
+        given = config.get("callbacks") or []
+        kinds = {type(callback) for callback in (given if isinstance(given, list) else [given])}
+        own = [callback for callback in self.trainer_defaults["callbacks"] if type(callback) not in kinds]
+        self.trainer_defaults = self.trainer_defaults | {"callbacks": own}
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:
@@ -161,8 +165,8 @@ class GRPOCLI(LightningCLI):
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:  # Lightning's default, not one that the config chose
             trainer.callbacks[trainer.callbacks.index(bar)] = StepBar()  # type: ignore[attr-defined]
-        own = [SettingsRecord(self._learning_settings()), MonitorCheck()]
-        trainer.callbacks[:0] = own  # type: ignore[attr-defined]
+        first = [SettingsRecord(self._learning_settings()), MonitorCheck()]
+        trainer.callbacks[:0] = first  # type: ignore[attr-defined]
         if not any(isinstance(callback, Tracking) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             trainer.callbacks.append(Tracking(self._learning_settings()))  # type: ignore[attr-defined]
         for callback in trainer.checkpoint_callbacks:

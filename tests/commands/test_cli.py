@@ -174,6 +174,13 @@ def test_a_default_that_is_an_enumeration_of_text_is_written_as_its_text(config,
     assert saved["init_args"] == {"mood": "calm"}
 
 
+@pytest.mark.parametrize("given", [["HeldOutLine"], "HeldOutLine"])
+def test_a_callback_that_every_run_has_may_be_named_too(config, tmp_path, given):
+    config["trainer"]["callbacks"] = [{"class_path": name} for name in given] if isinstance(given, list) else given
+    callbacks = run_in_process(config, tmp_path).trainer.callbacks
+    assert [type(callback).__name__ for callback in callbacks].count("HeldOutLine") == 1
+
+
 def test_a_callback_makes_no_resume_of_a_start(config, tmp_path, capsys):
     """Lightning went on from last.ckpt, unasked, where OnExceptionCheckpoint was among the callbacks."""
     saver = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path / "failed")}}

@@ -46,7 +46,7 @@ def test_tile_card_notice_and_headline_say_one_number(driver, tmp_path):
     assert tiles["Dead groups"].startswith("74%") and cards["Dead groups"] == "74%"
     assert "74% of the groups" in texts(driver, "#notices")[0]
     assert tiles["Reward"].startswith("0.47") and cards["Reward"] == "0.47"
-    assert texts(driver, ".headline") == ["Held-out accuracy rose from 30% to 78% in 25 steps"]
+    assert texts(driver, ".headline") == ["Held-out accuracy rose from 30% to 78% between steps 1 and 25"]
     assert tiles["Held-out accuracy"].startswith("78%") and cards["Held out: accuracy"] == "78%"
     assert console_errors(driver) == []
 
