@@ -95,10 +95,10 @@ def is_held_out(name: str) -> bool:
     """Whether a metric has the name of one that evaluations log, here or in a subclass; ``value/mean`` has not.
 
     Example:
-        >>> [is_held_out(name) for name in ("val/accuracy", "val_loss", "value/mean")]
+        >>> [is_held_out(name) for name in ("val/accuracy", "valid_loss", "value/mean")]
         [True, True, False]
     """
-    return name.startswith(("val/", "val_"))
+    return name.startswith("val") and not name.startswith("value")
 
 
 def no_metric(setting: str, name: str, known: list[str]) -> str:

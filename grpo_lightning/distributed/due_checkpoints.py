@@ -26,10 +26,14 @@ class DueCheckpoints(Callback):
         """Optimizer steps before the step in progress."""
         self._waiting: list[ModelCheckpoint] = []
         """Those whose best the next evaluation decides."""
+        self._waited: list[str] = []
+        """The same of the run that this one goes on from, by their names in a checkpoint."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from here."""
-        self._global_step, self._waiting = trainer.global_step, []
+        self._global_step = trainer.global_step
+        self._waiting = [callback for callback in _savers(trainer) if callback.state_key in self._waited]
+        self._waited = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,9 +63,19 @@ class DueCheckpoints(Callback):
             return
         waiting, self._waiting = self._waiting, []
         for callback in dict.fromkeys(waiting):
-            metrics = callback._monitor_candidates(trainer)
+            metrics, saved = callback._monitor_candidates(trainer), callback._last_checkpoint_saved
             if callback.monitor in metrics:
                 callback._save_topk_checkpoint(trainer, metrics)
+            if callback.save_last and callback._last_checkpoint_saved != saved:
+                callback._save_last_checkpoint(trainer, metrics)  # which tells of the best of all
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next evaluation is to decide on, in a run that goes on too."""
+        return {"waiting": [callback.state_key for callback in self._waiting]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it over once the ModelCheckpoints are known."""
+        self._waited = state_dict["waiting"]
 
 
 def _savers(trainer: Trainer) -> list[ModelCheckpoint]:

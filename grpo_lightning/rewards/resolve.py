@@ -69,14 +69,15 @@ def eval_rewards(spec: RewardEntry | Sequence[RewardEntry] | None) -> list[BaseR
     """
     if spec is None or spec in ("", [], ()):
         return []
-    for entry in _entries(spec):
-        for reward in _resolve_entry(entry):
+    made = [(entry, _resolve_entry(entry)) for entry in _entries(spec)]
+    for entry, rewards in made:
+        for reward in rewards:
             if weight := given_weight(entry, reward):
                 raise ValueError(
                     f"model.eval_rewards gives {reward.name} the weight {weight}, which has no effect: these rewards are reported "
                     "and never trained on. Leave weight out, or name the reward in model.rewards."
                 )
-    return resolve_rewards(spec)
+    return resolve_rewards([reward for _, rewards in made for reward in rewards])
 
 
 def given_weight(entry: Any, reward: BaseRewardFunction) -> float | None:
@@ -86,7 +87,7 @@ def given_weight(entry: Any, reward: BaseRewardFunction) -> float | None:
     """
     if isinstance(entry, dict):
         weight: float | None = (entry.get("init_args") or {}).get("weight")
-        return weight
+        return weight if weight == reward.weight else None  # else it is an argument of the reward's own
     if not isinstance(entry, BaseRewardFunction):
         return None
     arguments = inspect.signature(type(entry)).parameters

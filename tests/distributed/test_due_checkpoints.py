@@ -97,7 +97,29 @@ def test_the_score_of_a_checkpoint_is_of_its_own_weights(save_last, tiny_model_d
     best = torch.load(kept.best_model_path, weights_only=True)
     assert best["global_step"] == int(Path(kept.best_model_path).stem)
     if save_last:
-        assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 4
+        last = torch.load(tmp_path / "kept/last.ckpt", weights_only=True)
+        assert last["global_step"] == 4
+        (known,) = (state for key, state in last["callbacks"].items() if key.startswith("ModelCheckpoint"))
+        assert known["best_model_path"] == kept.best_model_path
+        assert known["best_k_models"].keys() == kept.best_k_models.keys()  # that of its own evaluation among them
+
+
+def test_a_run_that_goes_on_before_the_evaluation_lets_it_decide(tiny_model_dir, tmp_path):
+    data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
+
+    def fit(name: str, steps: int, ckpt: Path | None = None) -> list[int]:
+        saving = {"monitor": "val/reward", "mode": "max", "every_n_train_steps": 3, "save_last": True}
+        kept = ModelCheckpoint(tmp_path / name, "{step}", auto_insert_metric_name=False, **saving)
+        of_time = {"val_check_interval": 4, "check_val_every_n_epoch": None}
+        trainer = make_trainer(tmp_path, steps, callbacks=[kept], enable_checkpointing=True, **of_time)
+        trainer.fit(
+            make_module(tiny_model_dir), datamodule=make_data(tmp_path, **data), ckpt_path=ckpt, weights_only=True
+        )
+        return steps_saved(tmp_path / name)
+
+    assert fit("whole", 5) == [4]
+    assert fit("parts", 3) == []
+    assert fit("parts", 5, tmp_path / "parts/last.ckpt") == [4]
 
 
 @pytest.mark.parametrize(("update", "saved"), [(1, []), (2, []), (3, ["last", "2"]), (4, ["last", "2"])])

@@ -207,6 +207,17 @@ def test_a_weight_that_an_entry_gives_is_not_replaced_by_another(entry: Any) -> 
         eval_rewards([entry])
 
 
+def weighed(completions: list[str], weight: float, **columns: Any) -> list[float]:
+    """A reward with a ``weight`` of its own, which is no factor."""
+    return [weight * len(completion) for completion in completions]
+
+
+def test_an_argument_of_a_rewards_own_that_is_called_weight_is_no_factor() -> None:
+    entry = {"class_path": f"{__name__}.weighed", "init_args": {"weight": 0.5}}
+    assert resolve_rewards([entry, "format"], [1.0, 2.0])[0].weight == 1.0
+    assert [reward.weight for reward in (*resolve_rewards([entry]), *eval_rewards([entry]))] == [1.0, 1.0]
+
+
 def test_the_default_weight_of_a_class_is_nobodys_choice() -> None:
     assert [reward.weight for reward in resolve_rewards([Faint(), FormatReward()], "2,3")] == [2.0, 3.0]
     unused = {"class_path": "format", "init_args": {"weight": 0.0}}
