@@ -122,14 +122,13 @@ class LastCheckpoint(Callback):
 
     def _keep_from_saving(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """``save_on_exception`` would put part of a step in the place of a checkpoint, or ask ranks that are elsewhere."""
-        if trainer.state.fn != "fit" or (trainer.world_size == 1 and self._steps in (None, _steps(trainer, module))):
+        is_alone = trainer.world_size == 1
+        if trainer.state.fn != "fit" or (is_alone and self._steps in (None, _steps(trainer, module))):
             return
+        why = "its weights are of a part of a step" if is_alone else "the other ranks are elsewhere"
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
                 callback.save_on_exception = False
-                why = (
-                    "the other ranks are elsewhere" if trainer.world_size > 1 else "its weights are of a part of a step"
-                )
                 exception.add_note(f"checkpoint.save_on_exception saved nothing: {why}.")
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
@@ -159,10 +158,8 @@ def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
     """Writes ``last.ckpt`` of one of them, as a file, also where it was a link."""
     name = callback.CHECKPOINT_NAME_LAST
     callback.last_model_path = callback.format_checkpoint_name(callback._monitor_candidates(trainer), name)
-    if trainer.is_global_zero and os.path.islink(
-        callback.last_model_path
-    ):  # of save_last: link; what it leads to stays
-        os.remove(callback.last_model_path)
+    if trainer.is_global_zero and os.path.islink(callback.last_model_path):
+        os.remove(callback.last_model_path)  # of save_last: link; what it leads to stays
     callback._save_checkpoint(trainer, callback.last_model_path)
 
 

@@ -110,8 +110,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             write()
         except (OSError, RuntimeError, CheckpointException) as error:
             own = error
-        found = gather_objects(None if own is None else _reason(own))
-        reason = next((reason for reason in found if reason is not None), None)
+        reason = _of_any_rank(None if own is None else _reason(own))
         if reason is not None:
             if self.is_global_zero:
                 shutil.rmtree(part_of(path), ignore_errors=True)
@@ -167,8 +166,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _check(self, path: Path) -> None:
         """Every rank reads its share, of a file the first the whole, and all of them refuse what one has found."""
-        faults = gather_objects(self._fault_of(path))
-        fault = next((fault for fault in faults if fault is not None), None)
+        fault = _of_any_rank(self._fault_of(path))
         if fault is not None:
             advice = self.broadcast(intact_beside(path) if self.is_global_zero else "")
             raise CheckpointNotReadableError(f"The checkpoint {path} cannot be used: {fault}. {advice}")
@@ -180,6 +178,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         if fault is None and not (path / METADATA).is_file():
             fault = f"it lacks {METADATA}"
         return contents_fault(path) if fault is None else fault
+
+
+def _of_any_rank(found: str | None) -> str | None:
+    """What the first rank has found that has found anything; called on every one."""
+    return next((each for each in gather_objects(found) if each is not None), None)
 
 
 def _reason(error: BaseException) -> str:

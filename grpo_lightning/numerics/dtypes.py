@@ -1,4 +1,4 @@
-"""The dtypes that a config names, and float32 as the default one while a step runs."""
+"""The dtypes that a config names, those that products run in, and float32 as the default one while a step runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """By the names that settings have for them."""
+
+
+def autocast_dtype(value: Tensor) -> torch.dtype | None:
+    """What autocast casts a value to in front of a product; None outside of it, and for float64, which it leaves alone."""
+    device = value.device.type
+    is_cast = torch.is_autocast_enabled(device) and value.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if is_cast else None
 
 
 def with_float32_defaults(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

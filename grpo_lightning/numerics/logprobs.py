@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from grpo_lightning.numerics import logprob_formulas, logprob_kernels
+from grpo_lightning.numerics.dtypes import autocast_dtype
 from grpo_lightning.numerics.head_gradients import HeadGradients
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
@@ -166,9 +167,7 @@ def product_dtype(hidden: Tensor, weight: Tensor, float32_head: bool) -> torch.d
         return torch.float64
     if float32_head:
         return torch.float32
-    if torch.is_autocast_enabled(hidden.device.type):
-        return torch.get_autocast_dtype(hidden.device.type)
-    return torch.promote_types(hidden.dtype, weight.dtype)
+    return autocast_dtype(hidden) or torch.promote_types(hidden.dtype, weight.dtype)
 
 
 class _SelectedLogprobs(torch.autograd.Function):

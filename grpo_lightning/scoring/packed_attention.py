@@ -25,6 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grpo_lightning.numerics.deterministic_gather import rows_at
+from grpo_lightning.numerics.dtypes import autocast_dtype
 from grpo_lightning.scoring.blocks import Packing
 
 logger = logging.getLogger(__name__)
@@ -136,9 +137,7 @@ def compute_dtype(value: Tensor) -> torch.dtype:
 
     Queries and keys may be wider: under autocast they leave the rotary embedding, whose cosines are float32, in float32.
     """
-    device = value.device.type
-    is_cast = torch.is_autocast_enabled(device) and value.dtype != torch.float64  # which autocast leaves alone
-    return torch.get_autocast_dtype(device) if is_cast else value.dtype
+    return autocast_dtype(value) or value.dtype
 
 
 def _varlen_obstacle(query: Tensor, softcap: float | None, sinks: Tensor | None) -> str | None:

@@ -89,7 +89,6 @@ class LogprobReadout(Readout):
                 "in 4 bits. Leave the setting out."
             )
         self._head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
-        self.keeps_logits = False
 
     @property
     def decoder(self) -> nn.Module:

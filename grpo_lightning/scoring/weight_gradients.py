@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from grpo_lightning.numerics.dtypes import autocast_dtype
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.wide_products import add_product, wide_product
 
@@ -58,12 +59,11 @@ class WeightGradients:
 
 def forward(self: Any, inputs: Tensor) -> Tensor:
     """Of a linear layer, by which name pickle finds the one of its class."""
-    weight, device = self.weight, inputs.device.type
-    is_cast = torch.is_autocast_enabled(device) and inputs.dtype != torch.float64  # which autocast leaves alone
+    weight, dtype = self.weight, autocast_dtype(inputs)
     is_trained = weight.requires_grad and type(weight) is nn.Parameter and weight.dtype == torch.float32
-    if not (is_cast and is_trained):
+    if dtype is None or not is_trained:
         return F.linear(inputs, weight, self.bias)
-    rows = inputs.to(torch.get_autocast_dtype(device)).reshape(-1, inputs.shape[-1])
+    rows = inputs.to(dtype).reshape(-1, inputs.shape[-1])
     if torch.is_grad_enabled():
         outputs: Tensor = _Linear.apply(rows, weight, self.bias, self.weight_gradients)
     elif len(rows) < MANY_ROWS:

@@ -120,10 +120,10 @@ class Optimization:
     def accumulate_gradient(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Adds the gradient of a micro-batch; ranks exchange gradients in the last one of an optimizer step only."""
         strategy = self.lightning.trainer.strategy
-        waits = isinstance(strategy, ParallelStrategy) and not micro_batch.is_last
-        self._adds_in_place = waits or not isinstance(strategy, ParallelStrategy)
+        ranks = strategy if isinstance(strategy, ParallelStrategy) else None
+        self._adds_in_place = ranks is None or not micro_batch.is_last
         try:
-            with cast(ParallelStrategy, strategy).block_backward_sync() if waits else nullcontext():
+            with nullcontext() if ranks is None or micro_batch.is_last else ranks.block_backward_sync():
                 self.lightning.manual_backward(loss)
         finally:
             self._adds_in_place = False

@@ -7,22 +7,14 @@ from typing import Any
 import pytest
 import torch
 from runs import train_stage, weights
+from stage_cases import STAGES
 from toy_models import save_toy_model
 from two_devices import ON_CPU, place
-
-from grpo_lightning import DPOModule, RewardModelModule, SFTModule
 
 pytestmark = [
     pytest.mark.skipif(place(devices=1) is None, reason=f"needs a CUDA device ({ON_CPU}=1: a process without one)"),
     *([pytest.mark.gpu] if place(devices=1) != "cpu" else []),
 ]
-PAIRS = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": f"{2 * i}{i}0 so"} for i in range(6)]
-TEXTS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
-STAGES: dict[str, tuple[Any, ...]] = {
-    "sft": (SFTModule, "sft", TEXTS),
-    "dpo": (DPOModule, "dpo", PAIRS),
-    "reward model": (RewardModelModule, "dpo", PAIRS),
-}
 FINETUNING: dict[str, dict[str, Any]] = {"full": {}, "lora": {"finetuning_type": "lora", "lora_rank": 4}}
 
 

@@ -9,18 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from runs import train_stage, weights
+from stage_cases import STAGES
 
-from grpo_lightning import DPOModule, RewardModelModule, SFTModule
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.scoring.norms import compile_norms
 
-PAIRS = [{"prompt": f"{i}+{i}=", "chosen": f"{2 * i}", "rejected": f"{2 * i}{i}0 so"} for i in range(6)]
-TEXTS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
-STAGES: dict[str, tuple[Any, ...]] = {
-    "sft": (SFTModule, "sft", TEXTS),
-    "dpo": (DPOModule, "dpo", PAIRS),
-    "reward model": (RewardModelModule, "dpo", PAIRS),
-}
 SETTINGS: dict[str, Any] = {"max_tokens_per_microbatch": 8, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
 
 
