@@ -2,6 +2,7 @@
 
 python benchmarks/smollm2.py runs/smollm2                                     # once: the model directory
 python benchmarks/learning.py --model runs/smollm2 --seeds 0,1,2              # 1 GPU: one side after the other; 2: at once
+python benchmarks/learning.py --model runs/smollm2 --side partial             # ours, with partial rollouts
 python benchmarks/learning.py --model runs/smollm2 --device cpu               # minutes: two small steps, to see that it runs
 python benchmarks/learning_plot.py benchmarks/results/learning_{ours,trl}_cuda.json   # docs/images/learning.png
 
@@ -34,7 +35,8 @@ from sides.learning_summary import summarize, table
 from sides.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-SIDES = {"ours": "sides.learning_ours", "trl": "sides.learning_trl"}
+SIDES = {"ours": "sides.learning_ours", "trl": "sides.learning_trl", "partial": "sides.learning_partial"}
+BOTH = ("ours", "trl")
 NOT_OPTIONS = ("task", "device", "folder", "model")
 POLL_SECONDS = 2.0
 
@@ -168,7 +170,7 @@ def store(options: argparse.Namespace, run: LearningRun) -> None:
 def main() -> int:
     options, run = parse()
     run_file = prepare(run)
-    sides = list(SIDES) if options.side == "both" else [options.side]
+    sides = list(BOTH) if options.side == "both" else [options.side]
     for side in sides:
         for seed in options.seeds:
             run.record_file(side, seed).unlink(missing_ok=True)

@@ -18,7 +18,11 @@ import numpy as np
 from sides.learning_summary import by_completions, table
 
 ROOT = Path(__file__).resolve().parent.parent
-STYLES = {"ours": ("grpo_lightning", "#1b6ca8"), "trl": ("TRL 1.16", "#d1495b")}
+STYLES = {
+    "ours": ("grpo_lightning", "#1b6ca8"),
+    "partial": ("grpo_lightning, partial rollouts", "#66a182"),
+    "trl": ("TRL 1.16", "#d1495b"),
+}
 Bands = tuple[np.ndarray, np.ndarray]
 
 

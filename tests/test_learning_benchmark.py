@@ -82,13 +82,25 @@ def test_sides_are_compared_over_their_seeds():
     assert found["accuracy"]["last_difference"] == pytest.approx(0.1)
 
 
+def test_partial_rollouts_are_compared_with_the_steps_that_wait():
+    runs = [*RUNS, record("partial", 0, [0.2, 0.5, 0.7], 0.5), record("partial", 1, [0.2, 0.5, 0.7], 0.5)]
+    found = summarize(runs, level=0.6)
+    assert found["accuracy"] == summarize(RUNS, level=0.6)["accuracy"]
+    assert found["partial"]["mean_seconds_to_level"] == 7.5
+    # At 0, 1000 and 2000 completions 0.2, 0.5, 0.7, where steps that wait have 0.2, 0.5 to 0.6, 0.8 to 0.9.
+    expected = {"evaluations": 3, "within_spread": 2, "not_below_spread": 2}
+    assert found["accuracy_partial"].items() >= expected.items()
+    assert found["accuracy_partial"]["last_difference"] == pytest.approx(-0.15)
+    assert "partial seed 1" in table(runs)
+
+
 def test_a_run_that_was_cut_off_counts_as_far_as_it_came():
     runs = [*RUNS[:3], record("trl", 1, [0.2, 0.7], 5.0, finished=False), record("trl", 2, [0.2], 5.0, finished=False)]
     found = summarize(runs)
     assert found["trl"]["finished"] == [True, False]
     assert found["accuracy"]["evaluations"] == 2
-    assert "trl   seed 1" in table(runs)
-    assert "trl   seed 2" not in table(runs)  # evaluated before its first step alone
+    assert "trl     seed 1" in table(runs)
+    assert "trl     seed 2" not in table(runs)  # evaluated before its first step alone
     assert "No run" in table(runs[-1:])
 
 
@@ -126,7 +138,7 @@ def test_both_sides_train_several_seeds_from_the_same_weights_and_a_side_may_be_
         assert [place["completions"] for place in run["steps"]] == [2 * 4]
         assert run["evaluations"][1]["seconds"] == run["steps"][0]["seconds"] > 0  # evaluating takes no training time
     assert str(tmp_path) not in out.read_text()
-    assert "trl   seed 1" in output
+    assert "trl     seed 1" in output
 
     status, output = call(tmp_path, "--side=ours", "--seeds=0", "--seconds-per-side=0.1", *settings)
     assert status == 1
@@ -134,6 +146,14 @@ def test_both_sides_train_several_seeds_from_the_same_weights_and_a_side_may_be_
     kept = json.loads(out.read_text())["runs"]
     assert [(run["side"], run["seed"]) for run in kept] == [("ours", 1), ("trl", 0), ("trl", 1)]
     assert kept == found["runs"][1:]
+
+    status, output = call(tmp_path, "--side=partial", "--seeds=1", *settings)
+    assert status == 0, output
+    partial = json.loads(out.read_text())
+    assert [run["side"] for run in partial["runs"]] == ["ours", "trl", "trl", "partial"]
+    assert partial["runs"][-1]["evaluations"][0]["accuracy"] == kept[0]["evaluations"][0]["accuracy"]  # the same weights
+    assert partial["runs"][-1]["steps"][0]["completions"] == 2 * 4
+    assert partial["summary"]["accuracy_partial"]["evaluations"] == 2
 
 
 def test_a_model_that_is_not_there_is_named_with_what_makes_it(tmp_path):

@@ -18,6 +18,16 @@ from grpo_lightning.__main__ import main as grpo_lightning
 from sides.learning_curve import Curve
 from sides.learning_run import LearningRun
 
+OF_SIDE: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "partial": {
+        "partial_rollouts": {"carry_over": 1.0},
+        "importance_sampling_correction": True,
+        "importance_sampling_mode": "token_truncate",  # each token by the weights that sampled it, as the docs advise
+    },
+}
+"""Model settings of each side of ours: steps that wait for their completions, and steps that carry the longest ones over."""
+
 
 class CurveCallback(Callback):
     """Tells the curve where steps begin and end.
@@ -44,18 +54,18 @@ class CurveCallback(Callback):
         self.curve.end_step(pl_module.steps_done, pl_module.step_metrics["reward"])  # type: ignore[arg-type, index]
 
 
-def config_of(run: LearningRun, run_file: str, seed: int, born: float) -> dict[str, Any]:
-    """A complete config; what it leaves out keeps this project's defaults."""
+def config_of(run: LearningRun, run_file: str, seed: int, born: float, side: str) -> dict[str, Any]:
+    """A complete config; what it leaves out keeps this project's defaults. ``side`` is a key of ``OF_SIDE``."""
     generator = {"class_path": "grpo_lightning.generation.TransformersGenerator"}
     if run.on_gpu:
         arguments = {"gpu_memory_utilization": run.gpu_memory_utilization, "max_model_length": run.max_model_length}
         generator = {"class_path": "grpo_lightning.generation.VLLMColocate", "init_args": arguments}
     optimizer = {"lr": run.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "fused": True}
-    curve = {"run_file": run_file, "seed": seed, "born": born}
+    curve = {"run_file": run_file, "seed": seed, "born": born, "side": side}
     return {
         "seed_everything": seed,
         "trainer": {
-            "default_root_dir": str(Path(run.folder, f"ours_seed{seed}_{time.time_ns()}")),
+            "default_root_dir": str(Path(run.folder, f"{side}_seed{seed}_{time.time_ns()}")),
             "accelerator": "gpu" if run.on_gpu else "cpu",
             "devices": 1,
             "precision": "bf16-mixed" if run.on_gpu else "32-true",
@@ -83,23 +93,25 @@ def config_of(run: LearningRun, run_file: str, seed: int, born: float) -> dict[s
             "importance_sampling_max": 3.0,
             "max_grad_norm": run.max_grad_norm,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": optimizer},
+            **OF_SIDE[side],
         },
         "data": {"dataset": str(run.train_file), "batch_size": run.prompts_per_step},
         "checkpoint": {"save_top_k": 0, "save_last": False},
     }
 
 
-def main(run_file: str, seeds: list[int]) -> None:
+def main(run_file: str, seeds: list[int], side: str = "ours") -> None:
+    """Trains the seeds in turn, then leaves the process: an engine in it may hang at exit."""
     run = LearningRun.load(run_file)
     born = float(os.environ.get("LEARNING_STARTED", time.time()))
     for seed in seeds:
-        config = Path(run.folder, f"ours_seed{seed}.yaml")
-        config.write_text(yaml.safe_dump(config_of(run, run_file, seed, born)), encoding="utf-8")
+        config = Path(run.folder, f"{side}_seed{seed}.yaml")
+        config.write_text(yaml.safe_dump(config_of(run, run_file, seed, born, side)), encoding="utf-8")
         grpo_lightning(["fit", "--config", str(config)])
         born = time.time()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
     main(sys.argv[1], [int(seed) for seed in sys.argv[2:]])
-    sys.stdout.flush()
-    os._exit(0)  # an engine in this process may hang at exit

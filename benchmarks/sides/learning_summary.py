@@ -9,6 +9,7 @@ Record = dict[str, Any]
 Place = dict[str, Any]
 
 LEVELS = [level / 100 for level in range(0, 101, 5)]
+SIDES = ("ours", "trl", "partial")
 WARM_UP = 2
 """First steps, which compile and capture, that seconds per step leave out; the curves have them."""
 
@@ -65,13 +66,13 @@ def of_side(records: list[Record], level: float) -> dict[str, Any]:
     }
 
 
-def compared(ours: list[Record], trl: list[Record]) -> dict[str, Any]:
-    """Where our mean accuracy lies among TRL's seeds, at each number of completions that all runs were evaluated at.
+def compared(ours: list[Record], others: list[Record]) -> dict[str, Any]:
+    """Where our mean accuracy lies among others' seeds, at each number of completions that all runs were evaluated at.
 
-    ``within_spread`` counts the evaluations at which it is neither below TRL's worst seed nor above its best one;
+    ``within_spread`` counts the evaluations at which it is neither below their worst seed nor above their best one;
     ``not_below_spread`` those at which it is not below.
     """
-    mine, theirs = (by_completions(records, "evaluations", "accuracy") for records in (ours, trl))
+    mine, theirs = (by_completions(records, "evaluations", "accuracy") for records in (ours, others))
     shared = [count for count in mine if count in theirs]
     not_below = [count for count in shared if mean(mine[count]) >= min(theirs[count])]
     within = [count for count in not_below if mean(mine[count]) <= max(theirs[count])]
@@ -91,14 +92,16 @@ def summarize(records: list[Record], level: float | None = None) -> dict[str, An
     if not usable:
         return {}
     level = common_level(usable) if level is None else level
-    sides = {side: [record for record in usable if record["side"] == side] for side in ("ours", "trl")}
+    sides = {side: [record for record in usable if record["side"] == side] for side in SIDES}
     found: dict[str, Any] = {"level": level}
     found |= {side: of_side(runs, level) for side, runs in sides.items() if runs}
-    if all(sides.values()):
+    if sides["ours"] and sides["trl"]:
         found["accuracy"] = compared(sides["ours"], sides["trl"])
         for name in ("step_seconds", "mean_seconds_to_level"):
             if found["ours"][name] and found["trl"][name]:
                 found[f"{name}_ratio"] = round(found["trl"][name] / found["ours"][name], 2)
+    if sides["ours"] and sides["partial"]:
+        found["accuracy_partial"] = compared(sides["partial"], sides["ours"])
     return found
 
 
@@ -107,23 +110,25 @@ def table(records: list[Record], level: float | None = None) -> str:
     found = summarize(records, level)
     if not found:
         return "No run has come to an evaluation after its first step yet."
-    head = f"{'':12}{'steps':>7}{'start':>8}{'final':>8}{'reward':>8}{'s/step':>9}{'s to ' + format(found['level'], '.2f'):>12}"
+    head = f"{'':14}{'steps':>7}{'start':>8}{'final':>8}{'reward':>8}{'s/step':>9}{'s to ' + format(found['level'], '.2f'):>12}"
     lines = [head]
     for record in records:
         if len(record["evaluations"]) > 1:
             own = of_side([record], found["level"])
             start, final = (record["evaluations"][place]["accuracy"] for place in (0, -1))
             lines.append(
-                f"{record['side']:6}seed {record['seed']}{len(record['steps']):7}{start:8.3f}{final:8.3f}"
+                f"{record['side']:8}seed {record['seed']}{len(record['steps']):7}{start:8.3f}{final:8.3f}"
                 f"{own['last_rewards'][0]:8.3f}{_number(own['step_seconds'], 9, 3)}"
                 f"{_number(own['seconds_to_level'][0], 12, 1)}"
             )
-    for side in ("ours", "trl"):
+    for side in SIDES:
         if side in found:
             spread = found[side]["final_accuracy_deviation"]
             of_seeds = "" if spread is None else f" ± {spread:.3f} over seeds"
             lines.append(f"{side}: final accuracy {found[side]['final_accuracy_mean']:.3f}{of_seeds}")
-    lines += [f"{name}: {value}" for name, value in found.items() if name.endswith("ratio") or name == "accuracy"]
+    lines += [
+        f"{name}: {value}" for name, value in found.items() if name.endswith("ratio") or name.startswith("accuracy")
+    ]
     return "\n".join(lines)
 
 
