@@ -151,7 +151,9 @@ def test_both_sides_train_several_seeds_from_the_same_weights_and_a_side_may_be_
     assert status == 0, output
     partial = json.loads(out.read_text())
     assert [run["side"] for run in partial["runs"]] == ["ours", "trl", "trl", "partial"]
-    assert partial["runs"][-1]["evaluations"][0]["accuracy"] == kept[0]["evaluations"][0]["accuracy"]  # the same weights
+    assert (
+        partial["runs"][-1]["evaluations"][0]["accuracy"] == kept[0]["evaluations"][0]["accuracy"]
+    )  # the same weights
     assert partial["runs"][-1]["steps"][0]["completions"] == 2 * 4
     assert partial["summary"]["accuracy_partial"]["evaluations"] == 2
 
