@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from grpo_lightning.numerics.deterministic_gather import Inverse, inverse_of
+from grpo_lightning.numerics.deterministic_gather import inverse_of
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.scoring.packing import AttentionSpans
 
@@ -29,17 +28,14 @@ class Packing:
         self.max_q, self.max_k = (int(lengths.max()) if len(lengths) else 0 for lengths in (queries, keys))
         self.cu_seq_q, self.cu_seq_k = self._move(spans.cu_seq_q), self._move(spans.cu_seq_k)
         self.key_index = None if spans.key_index is None else self._move(spans.key_index)
+        self.key_inverse = None if self.key_index is None else inverse_of(self.key_index, int(spans.cu_seq_q[-1]))
+        """Of ``key_index``: every layer's keys and values need it in the backward pass."""
         self.windows: list[int | None] = []
         """The sliding window that each layer asked for, in order of the calls."""
         self.slow_path: str | None = None
         """Why the last layer was computed in padded blocks; None if one flash kernel did it."""
         self._blocks: list[_Block] | None = None
         self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
-
-    @cached_property
-    def key_inverse(self) -> Inverse | None:
-        """Of ``key_index``: every layer's keys and values need it in the backward pass."""
-        return None if self.key_index is None else inverse_of(self.key_index, int(self.spans.cu_seq_q[-1]))
 
     def blocks(self) -> tuple[list[_Block], Tensor]:
         """The padded form, and for each packed token its place in the blocks' outputs laid end to end."""

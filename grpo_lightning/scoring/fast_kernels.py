@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from types import FunctionType, MethodType
 from typing import Any
@@ -18,12 +17,10 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from grpo_lightning.numerics.output_head import base_model, decoder_layers
 from grpo_lightning.scoring import norms
 from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, compile_norms
-from grpo_lightning.scoring.packed_attention import packed_attention
 
 LIGER = "liger_kernel"
 
@@ -170,7 +167,7 @@ def uncompiled_layers(model: nn.Module) -> Iterator[None]:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compiles the decoder's layers in place, for any number of tokens; attention runs as it is between the parts.
+    """Compiles the decoder's layers in place, for any number of tokens, each with its attention where that is one flash kernel.
 
     All layers share their code, so the first pass compiles one of them: half a minute, not minutes.
 
@@ -181,8 +178,5 @@ def compile_layers(model: nn.Module) -> None:
     if not layers:
         name = type(base_model(model)).__name__
         raise ValueError(f"model.torch_compile: {name} does not name its layers (_no_split_modules).")
-    for name in ("sdpa", "eager"):  # its tensors have sizes and indices of their own in every micro-batch
-        uncompiled = torch.compiler.disable(partial(packed_attention, name), recursive=True)
-        AttentionInterface.register(f"packed_{name}", uncompiled)
     for layer in layers:
         layer.compile(dynamic=True)

@@ -104,12 +104,14 @@ def packed_attention(
         return attend(module, query, key, value, attention_mask, **kwargs)
     _refuse_unsupported(module, query, attention_mask, kwargs)
     window, softcap, sinks = kwargs.get("sliding_window"), kwargs.get("softcap"), kwargs.get("s_aux")
-    packing.windows.append(window)
     scale = kwargs["scaling"] if kwargs.get("scaling") is not None else query.shape[-1] ** -0.5
     dtype = compute_dtype(value)
     q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (L, heads, D)
-    packing.slow_path = _varlen_obstacle(q, softcap, sinks)
-    if packing.slow_path is None:
+    obstacle = _varlen_obstacle(q, softcap, sinks)
+    if not torch.compiler.is_compiling():  # compiled layers share their code, and these notes are of each
+        packing.windows.append(window)
+        packing.slow_path = obstacle
+    if obstacle is None:
         return _varlen(q, k, v, packing, scale, window)[None], None
     return _in_blocks(q, k, v, packing, Scores(scale, window, softcap, sinks))[None], None
 
@@ -195,6 +197,7 @@ class Scores:
     """(heads,): what a softmax has in its sum beside the scores (gpt-oss), and no value belongs to."""
 
 
+@torch.compiler.disable  # sizes and indices of blocks are others in every micro-batch
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """The same on any device and in any precision: spans of similar length padded to blocks, block by block."""
     blocks, order = packing.blocks()

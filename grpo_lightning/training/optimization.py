@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,10 +23,12 @@ from grpo_lightning.distributed.sharding import by_mesh, clip_gradients
 from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.numerics.output_head import decoder_layers
 from grpo_lightning.policy.low_precision_updates import check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.training.fused_optimizer import settle_kernels
+from grpo_lightning.training.host_watch import HostWatch
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -95,6 +98,7 @@ class Optimization:
         self.settings, self.policy, self.lightning = settings, policy, lightning
         self.skipped_in_a_row = 0
         self._adds_in_place = False
+        self._host = HostWatch(self._say_what_bounds_passes)
 
     def make_optimizer(self, run_steps: Callable[[], int | None] = lambda: None) -> Any:
         """The optimizer over trainable weights and, where set, its scheduler; for ``configure_optimizers``.
@@ -122,6 +126,7 @@ class Optimization:
         strategy = self.lightning.trainer.strategy
         ranks = strategy if isinstance(strategy, ParallelStrategy) else None
         self._adds_in_place = ranks is None or not micro_batch.is_last
+        self._host.begin()
         try:
             with nullcontext() if ranks is None or micro_batch.is_last else ranks.block_backward_sync():
                 self.lightning.manual_backward(loss)
@@ -151,7 +156,8 @@ class Optimization:
         strategy = self.lightning.trainer.strategy
         if isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1:
             settle_gradients(self.policy.model, strategy.device_mesh)
-        norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
+        with self._host.waiting():
+            norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
         if torch.isfinite(norm):
             self._move_weights(optimizer)
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights
@@ -167,6 +173,19 @@ class Optimization:
         lightning = self.lightning
         with forked_seed(self.policy.seed, "optimizer", lightning.trainer.global_step, device=lightning.device):
             optimizer.step()
+
+    def _say_what_bounds_passes(self, seconds: float, waited: float) -> None:
+        """Once, on a GPU whose passes wait for the host, where compiled layers can be had."""
+        policy, strategy = self.policy, self.lightning.trainer.strategy
+        is_split = isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1
+        if self.lightning.device.type != "cuda" or policy.settings.torch_compile or is_split:
+            return
+        if decoder_layers(policy.model):
+            rank_zero_info(
+                f"Training passes are bound by the host: those of a step take {seconds:.2f} s, and for {1 - waited:.0%} of it the "
+                "host is launching kernels. model.torch_compile=true has fewer of them, and compiles for half a minute at the "
+                "start. Fewer and larger passes need fewer too: raise data.batch_size or model.max_tokens_per_microbatch."
+            )
 
     def _count_skipped(self, is_finite: bool) -> None:
         self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1

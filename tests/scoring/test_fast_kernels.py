@@ -309,6 +309,29 @@ def test_liger_gives_the_same_scores_and_gradient(name, mixed, checkpointing):
         assert distance < (0.1 if mixed else 1e-3), parameter
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("share_prompts", [True, False])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "gemma2"])
+def test_layers_are_compiled_with_their_flash_attention_as_one_graph(name, share_prompts):
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    rollouts = some_rollouts()
+    model, plain = toy(name).cuda().train(), toy(name).cuda().train()
+    compile_layers(model)
+    scorer, plain_scorer = (Scorer(each, TEMPERATURE, share_prompts=share_prompts) for each in (model, plain))
+    parts = [ROWS, ROWS[:2], ROWS[2:]]
+    with torch.autocast("cuda", torch.bfloat16):
+        found = [scorer.score(rollouts, part) for part in parts]
+        expected = [plain_scorer.score(rollouts, part) for part in parts]
+        gradient = loss_gradient(model, found, rollouts, parts)
+        assert_relatively_close(gradient, loss_gradient(plain, expected, rollouts, parts), 0.05)
+    is_whole = name != "gemma2"  # whose soft cap no flash kernel has: attention in blocks stays between two graphs
+    assert bool(counters["graph_break"]) is not is_whole
+    assert counters["stats"]["unique_graphs"] == 1 or not is_whole
+
+
 def test_layers_are_compiled_for_training_alone_and_not_for_what_a_probe_compares():
     compiled = torch._dynamo.utils.counters["stats"]
     torch._dynamo.reset()
