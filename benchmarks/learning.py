@@ -4,7 +4,7 @@ python benchmarks/smollm2.py runs/smollm2                                     # 
 python benchmarks/learning.py --model runs/smollm2 --seeds 0,1,2              # 1 GPU: one side after the other; 2: at once
 python benchmarks/learning.py --model runs/smollm2 --side partial             # ours, with partial rollouts
 python benchmarks/learning.py --model runs/smollm2 --device cpu               # minutes: two small steps, to see that it runs
-python benchmarks/learning_plot.py benchmarks/results/learning_{ours,trl}_cuda.json   # docs/images/learning.png
+python benchmarks/learning_plot.py benchmarks/results/learning_{ours,partial,trl}_cuda.json   # docs/images/learning.png
 
 Both sides train the same float32 weights (computed in bfloat16 on a GPU) on the same prompts and reward with the same
 settings; sides/learning_run.py has them, and each is an option. Seeds differ in the order of prompts and in what is sampled.

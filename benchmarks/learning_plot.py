@@ -1,6 +1,6 @@
 """Draws what learning.py has recorded: held-out accuracy over completions, and over seconds of training.
 
-python benchmarks/learning_plot.py benchmarks/results/learning_{ours,trl}_cuda.json   # docs/images/learning.png
+python benchmarks/learning_plot.py benchmarks/results/learning_{ours,partial,trl}_cuda.json   # docs/images/learning.png
 python benchmarks/learning_plot.py ours.json trl.json --out learning.png                # sides that ran by themselves
 
 A line is the mean over seeds, the area behind it goes from the worst seed to the best one. Over seconds, each seed's curve is

@@ -31,9 +31,12 @@ TAIL = """
 ## Make a run faster
 
 - Install vLLM. `TransformersGenerator` is for CPUs and for architectures that vLLM does not know.
-- Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. For an
-  architecture that it does not know, `model.torch_compile: true` fuses too, after some 20 seconds at the start; where both can be had
-  it is the slower one (supervised steps at 0.5B above).
+- Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU. `model.torch_compile: true`
+  compiles the layers instead, each with its attention as one graph, after 10 to 20 seconds at the start: for an architecture that
+  Liger does not know, and where launching kernels takes longer than they run, which a run says in one line ("bound by
+  the host"). That is so for small models and small steps: supervised steps of SmolLM2-135M are 1.5 times as fast with it (above), and
+  so were passes of 12,288 tokens at 0.5B (1.2 to 1.4 s instead of 1.9 to 2.0 for 64 x 8 completions, both in one process, at
+  0df0ee8's code). Weight gradients are then rounded and added as autocast does. With large passes it was not compared since.
 - `model.max_tokens_per_microbatch` fills the memory by itself, up to an eighth of it with logits that a backward pass then finds. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
@@ -278,7 +281,18 @@ def tail(name: str, result: dict[str, Any]) -> str:
     return with_table(title, where, lines)
 
 
+def real_model(name: str, result: dict[str, Any]) -> str:
+    """A table of runs of a pretrained model on a real dataset."""
+    lines = ["| run | a step, s | generation, s | training, s | tokens/s |", "|---|---|---|---|---|"]
+    for kind, run in result["runs"].items():
+        seconds = [f"{run[key]:.2f}" if key in run else "" for key in ("step_time", "time/generate", "time/train")]
+        lines.append(f"| {' | '.join([kind, *seconds, format(run['tokens_per_second'], ',.0f')])} |")
+    where = f"`{result['command']}`, {result['precision']}. File: `benchmarks/results/{name}`. {result['note']}"
+    return with_table(f"## SmolLM2-135M on GSM8K, {result['device']}", where, lines)
+
+
 SECTIONS = {
+    "smollm2_gsm8k_": real_model,
     "async_rollouts_": async_rollouts,
     "peers_": peers,
     "dpo_": stage,
