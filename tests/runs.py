@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from toy_models import build_tokenizer
 
 from grpo_lightning import GRPODataModule, GRPOModule
@@ -139,3 +140,24 @@ def token_logprobs(model: torch.nn.Module, rollouts: Rollouts) -> list[torch.Ten
         logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
         rows.append(logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0])
     return rows
+
+
+class FailsInStep(L.Callback):
+    """Makes the loss of one step raise ArithmeticError, once its rollouts are there.
+
+    Args:
+        number: Of the step, from 1.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        original = pl_module.policy_loss
+
+        def loss(*args: Any) -> Tensor:
+            if pl_module.steps_done == self.number - 1:
+                raise ArithmeticError(f"in step {self.number}")
+            return original(*args)
+
+        pl_module.policy_loss = loss

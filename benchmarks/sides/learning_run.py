@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sides.saved_settings import SavedSettings
+
 
 @dataclass(frozen=True)
-class LearningRun:
+class LearningRun(SavedSettings):
     """One training run, less its seed. Lengths in tokens.
 
     What the two would do differently by default is set to the same: loss ``dapo`` (mean over the tokens of the optimizer step),
@@ -63,15 +64,6 @@ class LearningRun:
     def settings(self) -> dict[str, Any]:
         """Everything but the places of files."""
         return {name: value for name, value in asdict(self).items() if name not in ("model", "folder")}
-
-    def save(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> LearningRun:
-        """From the file that ``save`` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 ON_CPU = replace(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sides.whole_file import write_whole
+from sides.saved_settings import SavedSettings
 from sides.workload import sentences
 
 
 @dataclass(frozen=True)
-class PairWorkload:
+class PairWorkload(SavedSettings):
     """One comparison of DPO. Lengths in words, of 1.5 tokens or so."""
 
     shape: str = "tiny"
@@ -44,15 +42,6 @@ class PairWorkload:
     """Model directory."""
     pairs: str = ""
     """JSONL with ``prompt``, ``chosen`` and ``rejected``, as text."""
-
-    @classmethod
-    def load(cls, path: str | Path) -> PairWorkload:
-        """From the file that ``save`` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-
-    def save(self, path: Path) -> None:
-        """As JSON."""
-        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def options(self) -> dict[str, Any]:
         """Everything but the places of files."""

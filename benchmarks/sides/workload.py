@@ -7,14 +7,13 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from sides.whole_file import write_whole
+from sides.saved_settings import SavedSettings
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(SavedSettings):
     """One comparison. Lengths in tokens."""
 
     shape: str = "tiny"
@@ -57,15 +56,6 @@ class Workload:
     def uses_vllm(self) -> bool:
         """Whether both sides sample with vLLM in the training process, and not with transformers."""
         return self.device == "cuda"
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """From the file that ``save`` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-
-    def save(self, path: Path) -> None:
-        """As JSON."""
-        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def options(self) -> dict[str, Any]:
         """Everything but the places of files."""

@@ -46,7 +46,6 @@ class Experience:
     """(T,) float32 nats under the reference; None where beta is 0."""
     is_uncertain: Tensor | None
     """(T,) bool: tokens among the step's most uncertain at the weights that start it; None to train all."""
-
     is_marked: Tensor | None = None
     """(T,) bool: tokens that the loss has marked among all of the step's; None for a loss that marks none."""
     lessons: Lessons | None = None

@@ -51,16 +51,19 @@ class TokenBatch:
         return Segments(self.rows, self.mask, self.lengths)
 
     @property
+    def advantages_by_token(self) -> bool:
+        """True where each token has an advantage of its own."""
+        return self.advantages.shape != self.lengths.shape
+
+    @property
     def token_advantages(self) -> Tensor:
         """``(T,)``: of each token."""
-        is_spread = self.advantages.shape != self.lengths.shape
-        return self.advantages if is_spread else self.segments.spread(self.advantages)
+        return self.advantages if self.advantages_by_token else self.segments.spread(self.advantages)
 
     @property
     def completion_advantages(self) -> Tensor:
         """``(M,)``: of each completion; where tokens have their own, the mean of those that count."""
-        is_spread = self.advantages.shape != self.lengths.shape
-        return self.segments.mean(self.advantages) if is_spread else self.advantages
+        return self.segments.mean(self.advantages) if self.advantages_by_token else self.advantages
 
 
 @dataclass(frozen=True)

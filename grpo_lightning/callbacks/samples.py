@@ -15,6 +15,9 @@ from grpo_lightning.messages import said
 
 T = TypeVar("T")
 
+CELL_CHARS = 90
+"""Of a prompt or completion in a table."""
+
 
 def shorten(value: Any, limit: int) -> str:
     """A prompt, a completion or what a reward logged on one line, its middle left out beyond ``limit`` characters.
@@ -45,14 +48,14 @@ def evenly_spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * last // gaps] for i in range(count)] if count < len(items) else list(items)
 
 
-def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str], limit: int = 90) -> Table:
+def sample_table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
     """A table of rows; numbers with two decimals, everything else shortened."""
     table = Table(title=title, title_justify="left", show_lines=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         cells = (row.get(column) for column in columns)
-        table.add_row(*(Text(f"{c:.2f}" if isinstance(c, float) else shorten(c, limit)) for c in cells))
+        table.add_row(*(Text(f"{c:.2f}" if isinstance(c, float) else shorten(c, CELL_CHARS)) for c in cells))
     return table
 
 

@@ -83,7 +83,7 @@ async def _findings(factory: EpisodeFactory, row: dict[str, Any]) -> AsyncIterat
         else Finding("ok", "reset starts an episode")
     )
     yield _global_random(states, described)
-    yield _same(first, await episode.reset(row), "a second reset of the same instance with the same row")
+    yield _same(first, await episode.reset(row))
     yield await _reward(episode)
     if described.has_step:
         yield await _empty_turn(episode)
@@ -135,7 +135,8 @@ def _speed(seconds: float) -> Finding:
     return Finding(level, f"the first reset took {seconds:.2f} s, with the constructor")
 
 
-def _same(first: list[Message], again: list[Message], what: str) -> Finding:
+def _same(first: list[Message], again: list[Message]) -> Finding:
+    what = "a second reset of the same instance with the same row"
     if first == again:
         return Finding("ok", f"{what} gives the same observation")
     return Finding(

@@ -62,17 +62,13 @@ class BaseIdentity:
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def identify_base(model_name_or_path: str, setting: str = MODEL) -> BaseIdentity:
+def identify_base(model_name_or_path: str) -> BaseIdentity:
     """The identity of the model at a directory or hub name; reads all its weights once a process.
-
-    Args:
-        model_name_or_path: Directory or hub name.
-        setting: That names it, for errors.
 
     Raises:
         ValueError: If it has no safetensors weights, or they cannot be read.
     """
-    weights = _hash_weights(model_name_or_path, setting)
+    weights = _hash_weights(model_name_or_path, MODEL)
     return BaseIdentity(model_name_or_path, weights, _lasting_config(model_name_or_path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -73,6 +73,27 @@ def _refuse_unknown_names(setting: str, given: Collection[str], layers: Collecti
     )
 
 
+def exclude(config: Any, names: Iterable[str], why: str, otherwise: str = "") -> None:
+    """Adds layers to those that an adapter leaves out.
+
+    Args:
+        config: peft's.
+        names: Of the layers.
+        why: There are such, for the error.
+        otherwise: What else helps.
+
+    Raises:
+        ValueError: If it has an ``exclude_modules`` that is not a list, to which nothing can be added.
+    """
+    excluded = getattr(config, "exclude_modules", None) or []
+    if isinstance(excluded, str):
+        raise ValueError(
+            f"model.peft_config has exclude_modules={excluded!r}, and {why}. Write exclude_modules as a list of names, to which "
+            f"they are added{otherwise}."
+        )
+    config.exclude_modules = [*excluded, *names]
+
+
 def leave_out_unfit(model: nn.Module, config: Any) -> None:
     """Takes the unfit layers out of an adapter on all linear layers, and says so.
 
@@ -83,13 +104,7 @@ def leave_out_unfit(model: nn.Module, config: Any) -> None:
     unfit = unfit_layers(model)
     if not unfit:
         return
-    excluded = getattr(config, "exclude_modules", None) or []
-    if isinstance(excluded, str):
-        raise ValueError(
-            f"model.peft_config has exclude_modules={excluded!r}, and {describe(unfit)}, which take no adapter. Write "
-            "exclude_modules as a list of names, to which they are added, or name the layers in target_modules."
-        )
-    config.exclude_modules = [*excluded, *unfit]
+    exclude(config, unfit, f"{describe(unfit)}, which take no adapter", ", or name the layers in target_modules")
     logger.warning(
         "The adapter leaves out %s. To choose the layers yourself, set model.lora_target to names, such as q_proj,v_proj.",
         describe(unfit),

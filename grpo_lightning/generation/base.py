@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +64,16 @@ class SamplingSettings:
         require(self.top_k >= 0, "top_k", "0 (off) or more")
         require(0 <= self.min_p <= 1, "min_p", "a number between 0 and 1")
         require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "a number above 0")
+
+    def changed_since(self, saved: Mapping[str, Any]) -> str:
+        """The settings that a checkpoint's sampling had otherwise, as a config names them; empty where there are none.
+
+        Example:
+            >>> SamplingSettings(top_p=0.9, top_k=5).changed_since({"top_p": 1.0, "top_k": 5, "min_p": 0.1})
+            'model.top_p, model.min_p'
+        """
+        now = asdict(self)
+        return ", ".join(f"model.{name}" for name, value in saved.items() if value != now.get(name))
 
     @property
     def reshapes_distribution(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpo_lightning.migration.axolotl import KEYS as AXOLOTL
 
-_HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
+HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
 _CODE = (
     "It belongs to open-r1's code rewards: code_execution runs programs in a sandbox on this machine (docs/rewards.md)."
 )
@@ -32,9 +32,9 @@ OLDER: dict[str, str] = {
     "logging_dir": "Logs are under trainer.default_root_dir, in logs.",
     "save_safetensors": "The exported model is in safetensors; checkpoints are Lightning's.",
     "group_by_length": "Micro-batches are packed; prompts need no order by length.",
-    "push_to_hub_token": _HUB,
-    "push_to_hub_model_id": _HUB,
-    "push_to_hub_organization": _HUB,
+    "push_to_hub_token": HUB,
+    "push_to_hub_model_id": HUB,
+    "push_to_hub_organization": HUB,
     "include_inputs_for_metrics": "Evaluation logs mean rewards, accuracy and pass@k; it has no compute_metrics.",
     "include_tokens_per_second": "tokens_per_second is always logged.",
     "adafactor": "Name an optimizer by class path in model.optimizer: transformers.optimization.Adafactor.",
@@ -57,9 +57,9 @@ OPEN_R1: dict[str, str] = {
     "test_split_size": "Name held-out rows in data.eval_dataset: another split, or a part such as train[95%:].",
     "benchmarks": "Benchmarks are run by tools of their own on the exported model (export.*).",
     "callbacks": "open-r1's names. Callbacks are class paths in trainer.callbacks.",
-    "hub_model_revision": _HUB,
-    "overwrite_hub_revision": _HUB,
-    "push_to_hub_revision": _HUB,
+    "hub_model_revision": HUB,
+    "overwrite_hub_revision": HUB,
+    "push_to_hub_revision": HUB,
     **{
         f"cosine_{key}": _COSINE
         for key in ("min_value_wrong", "max_value_wrong", "min_value_correct", "max_value_correct", "max_len")

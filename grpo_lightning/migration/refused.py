@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from grpo_lightning.migration.recipes import RECIPES
+from grpo_lightning.migration.recipes import HUB, RECIPES
 
-_HUB = "Nothing is uploaded while a run trains. `python -m grpo_lightning export RUN DIR --push-to-hub NAME` uploads."
 _LOADER = "Prompts are converted and tokenised once before training, so there is no loader with workers to set up."
 _DDP = "Give trainer.strategy a class_path with init_args (lightning.pytorch.strategies.DDPStrategy)."
 _LOGGING = "Lightning's loggers decide: trainer.logger."
@@ -50,13 +49,13 @@ REFUSED: dict[str, str] = {
     "batch_eval_metrics": _METRICS,
     "save_on_each_node": "Put trainer.default_root_dir on a file system that all nodes see.",
     "enable_jit_checkpoint": "On SIGTERM a run saves last.ckpt after the step that it is in, and ends.",
-    "push_to_hub": _HUB,
-    "hub_token": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_model_id": _HUB,
-    "hub_strategy": _HUB,
-    "hub_always_push": _HUB,
-    "hub_revision": _HUB,
+    "push_to_hub": HUB,
+    "hub_token": HUB,
+    "hub_private_repo": HUB,
+    "hub_model_id": HUB,
+    "hub_strategy": HUB,
+    "hub_always_push": HUB,
+    "hub_revision": HUB,
     "load_best_model_at_end": "Set checkpoint.monitor and checkpoint.mode, and use the checkpoint that is kept.",
     "metric_for_best_model": "Set checkpoint.monitor, for example val/accuracy.",
     "greater_is_better": "Set checkpoint.mode.",
@@ -102,7 +101,7 @@ REFUSED: dict[str, str] = {
     "log_multimodal": "Prompts and completions are text.",
     "num_completions_to_print": _COMPLETIONS,
     "log_unique_prompts": _COMPLETIONS,
-    "log_completions_hub_repo": _HUB,
+    "log_completions_hub_repo": HUB,
     # TRL's script and model settings
     "ignore_bias_buffers": "DDP needs no such fix here.",
     "model_revision": "Download that revision and give its directory as model.model_name_or_path.",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grpo_lightning.numerics import gather_kernels
+from grpo_lightning.numerics import gather_kernels, kernel_language
 
 
 class Inverse(NamedTuple):
@@ -21,7 +21,7 @@ class Inverse(NamedTuple):
 
 def inverse_of(index: Tensor, rows: int) -> Inverse | None:
     """The inverse of a ``(K,)`` index into so many rows, for ``rows_at``; None where no kernel uses it."""
-    if not index.is_cuda or not gather_kernels.AVAILABLE:
+    if not index.is_cuda or not kernel_language.AVAILABLE:
         return None
     ascending, order = index.sort(stable=True)
     return Inverse(order, torch.searchsorted(ascending, torch.arange(rows + 1, device=index.device)))

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from grpo_lightning.numerics.divergence_formulas import Divergence
 from grpo_lightning.numerics.divergence_function import divergence_of_matrix
+from grpo_lightning.numerics.dtypes import at_least_float32
 from grpo_lightning.numerics.logit_transform import LogitTransform
 from grpo_lightning.numerics.logprobs import chunk_length, is_fused, product_dtype
 from grpo_lightning.numerics.output_head import OutputHead
@@ -33,7 +34,7 @@ class Side:
         """``(n, V)`` float32 (float64 for float64): what tokens are sampled from, unnormalised."""
         raw = self.head.module(self.hidden[part])[:, :vocab_size]
         # Cloned, because a head's output may be a view that autograd needs as it is.
-        return self.transform(temperature).apply(raw.clone() if raw.dtype == torch.float64 else raw.float().clone())
+        return self.transform(temperature).apply(at_least_float32(raw).clone())
 
     def transform(self, temperature: float) -> LogitTransform:
         """From the head's output to what tokens are sampled from."""

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.dtypes import at_least_float32
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
 Divergence = Literal["reverse_kl", "forward_kl", "jsd"]
@@ -45,7 +46,7 @@ def divergence_statistics(
         transforms: From raw logits to z, of the student and of the teacher.
         kind: Which divergence.
     """
-    log_p, log_q = (_wide(t.apply(_wide(raw))) for t, raw in zip(transforms, (student, teacher), strict=True))
+    log_p, log_q = (t.apply(at_least_float32(raw)) for t, raw in zip(transforms, (student, teacher), strict=True))
     normalizers = log_p.logsumexp(-1), log_q.logsumexp(-1)
     log_p, log_q = log_p - normalizers[0][:, None], log_q - normalizers[1][:, None]
     if kind == "forward_kl":
@@ -77,10 +78,10 @@ def student_gradient_(
         transforms: As in the forward pass.
         kind: Which divergence.
     """
-    z = transforms[0].apply(_wide(student))
+    z = transforms[0].apply(at_least_float32(student))
     slope = transforms[0].slope(z)
     log_p = z - statistics.student[:, None]
-    log_q = transforms[1].apply(_wide(teacher)) - statistics.teacher[:, None]
+    log_q = transforms[1].apply(at_least_float32(teacher)) - statistics.teacher[:, None]
     if kind == "forward_kl":
         grad = log_p.exp() - log_q.exp()
     elif kind == "reverse_kl":
@@ -89,10 +90,6 @@ def student_gradient_(
         log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
         grad = 0.5 * log_p.exp() * (log_p - log_m - statistics.of_student[:, None])
     return (grad * upstream[:, None] * slope).to(student.dtype)
-
-
-def _wide(raw: Tensor) -> Tensor:
-    return raw if raw.dtype == torch.float64 else raw.float()
 
 
 def _kl(left: Tensor, right: Tensor) -> Tensor:

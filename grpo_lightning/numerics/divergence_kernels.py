@@ -1,5 +1,5 @@
-# mypy: disable-error-code="no-untyped-def, import-not-found"
-# triton types a kernel's arguments itself, and is missing where torch is built for CPUs.
+# mypy: disable-error-code="no-untyped-def"
+# triton types a kernel's arguments itself.
 """Fused CUDA kernels of ``divergence_formulas.py``, whose texts say what they compute.
 
 Written out in torch, divergence and gradient pass over chunks of [tokens, vocabulary] some forty times, which at a vocabulary of
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from grpo_lightning.numerics.divergence_formulas import Divergence, Statistics
+from grpo_lightning.numerics.kernel_language import jit, tl, triton
 from grpo_lightning.numerics.logit_transform import LogitTransform
-from grpo_lightning.numerics.logprob_kernels import _jit, _transformed, tl, triton
+from grpo_lightning.numerics.logprob_kernels import transformed
 
 BLOCK = 4096
 """Logits of a row, of either model, that one program holds at a time."""
@@ -69,14 +70,14 @@ def _constants(transforms: tuple[LogitTransform, LogitTransform], kind: Divergen
     return constants
 
 
-@_jit
+@jit
 def _log_mean(log_p, log_q):
     """The logarithm of the mean of both probabilities."""
     top = tl.maximum(log_p, log_q)
     return top + tl.log(0.5 * (tl.exp(log_p - top) + tl.exp(log_q - top)))
 
 
-@_jit
+@jit
 def _normalizer(
     row, vocab_size: tl.constexpr, scale, temperature, softcap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -87,7 +88,7 @@ def _normalizer(
     for start in range(0, vocab_size, BLOCK):
         inside = start + columns < vocab_size
         x = tl.load(row + start + columns, mask=inside, other=0.0).to(tl.float32)
-        z, _ = _transformed(x, scale, temperature, softcap, CAPPED)
+        z, _ = transformed(x, scale, temperature, softcap, CAPPED)
         z = tl.where(inside, z, -float("inf"))
         new_top = tl.maximum(top, tl.max(z, 0))
         total = total * tl.exp(top - new_top) + tl.sum(tl.exp(z - new_top), 0)
@@ -95,7 +96,7 @@ def _normalizer(
     return top + tl.log(total)
 
 
-@_jit
+@jit
 def _statistics_kernel(
     student, student_stride, teacher, teacher_stride, divergence, of_p, of_q, of_student, vocab_size: tl.constexpr,
     student_scale, student_temperature, student_softcap, teacher_scale, teacher_temperature, teacher_softcap,
@@ -118,8 +119,8 @@ def _statistics_kernel(
         inside = start + columns < vocab_size
         x = tl.load(student + row * student_stride + start + columns, mask=inside, other=0.0).to(tl.float32)
         y = tl.load(teacher + row * teacher_stride + start + columns, mask=inside, other=0.0).to(tl.float32)
-        z_p, _ = _transformed(x, student_scale, student_temperature, student_softcap, STUDENT_CAPPED)
-        z_q, _ = _transformed(y, teacher_scale, teacher_temperature, teacher_softcap, TEACHER_CAPPED)
+        z_p, _ = transformed(x, student_scale, student_temperature, student_softcap, STUDENT_CAPPED)
+        z_q, _ = transformed(y, teacher_scale, teacher_temperature, teacher_softcap, TEACHER_CAPPED)
         log_p = z_p - normalizer_p
         log_q = z_q - normalizer_q
         if KIND == 0:
@@ -139,7 +140,7 @@ def _statistics_kernel(
         tl.store(divergence + row, left)
 
 
-@_jit
+@jit
 def _gradient_kernel(
     student, student_stride, teacher, teacher_stride, of_p, of_q, of_student, upstream, vocab_size: tl.constexpr,
     student_scale, student_temperature, student_softcap, teacher_scale, teacher_temperature, teacher_softcap,
@@ -151,8 +152,8 @@ def _gradient_kernel(
     inside = columns < vocab_size
     x = tl.load(student + row * student_stride + columns, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(teacher + row * teacher_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    z_p, slope = _transformed(x, student_scale, student_temperature, student_softcap, STUDENT_CAPPED)
-    z_q, _ = _transformed(y, teacher_scale, teacher_temperature, teacher_softcap, TEACHER_CAPPED)
+    z_p, slope = transformed(x, student_scale, student_temperature, student_softcap, STUDENT_CAPPED)
+    z_q, _ = transformed(y, teacher_scale, teacher_temperature, teacher_softcap, TEACHER_CAPPED)
     log_p = z_p - tl.load(of_p + row)
     log_q = z_q - tl.load(of_q + row)
     if KIND == 0:

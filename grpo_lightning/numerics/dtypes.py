@@ -1,4 +1,4 @@
-"""The dtypes that a config names, those that products run in, and float32 as the default one while a step runs."""
+"""The dtypes that a config names, those that products and sums run in, and float32 as the default one while a step runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def autocast_dtype(value: Tensor) -> torch.dtype | None:
     device = value.device.type
     is_cast = torch.is_autocast_enabled(device) and value.dtype != torch.float64
     return torch.get_autocast_dtype(device) if is_cast else None
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """The value in float32, or as it is in float64: what softmax and sums over tokens are computed in."""
+    return value if value.dtype == torch.float64 else value.float()
 
 
 def with_float32_defaults(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

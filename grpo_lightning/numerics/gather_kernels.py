@@ -1,5 +1,5 @@
-# mypy: disable-error-code="no-untyped-def, import-not-found"
-# triton types a kernel's arguments itself, and is missing where torch is built for CPUs.
+# mypy: disable-error-code="no-untyped-def"
+# triton types a kernel's arguments itself.
 """A CUDA kernel for the gradient of gathered rows whose index was turned round once for many gathers.
 
 torch sorts the index at every backward pass: a dozen kernels for each layer's keys, and for its values, whose index is the
@@ -11,14 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # torch for CPUs comes without triton; the module can be imported, its kernels cannot be launched
-    triton = tl = None
-
-AVAILABLE = triton is not None
-_jit = triton.jit if AVAILABLE else lambda function: function
+from grpo_lightning.numerics.kernel_language import jit, tl, triton
 
 
 def sum_of_rows(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
@@ -38,7 +31,7 @@ def sum_of_rows(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     return sums
 
 
-@_jit
+@jit
 def _sum_kernel(rows, order, starts, sums, columns, BLOCK: tl.constexpr):
     """One row of the result a program."""
     row = tl.program_id(0).to(tl.int64)

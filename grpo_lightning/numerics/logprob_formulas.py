@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.dtypes import at_least_float32
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
 
@@ -22,7 +23,7 @@ def softmax_statistics(
         transform: From raw logits to z.
         with_entropy: Whether the entropies are wanted.
     """
-    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+    z = transform.apply(at_least_float32(raw))
     log_p = z.log_softmax(-1)
     logprobs = log_p.gather(-1, targets[:, None])[:, 0]
     normalizers = z.gather(-1, targets[:, None])[:, 0] - logprobs
@@ -50,7 +51,7 @@ def logit_gradient_(
         entropy: The entropies and the gradient with respect to them, ``(n,)`` each; None without that term.
         transform: From raw logits to z.
     """
-    z = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+    z = transform.apply(at_least_float32(raw))
     slope = transform.slope(z)
     log_p = z.sub_(normalizers[:, None])
     if entropy is None:

@@ -1,5 +1,5 @@
-# mypy: disable-error-code="no-untyped-def, import-not-found"
-# triton types a kernel's arguments itself, and is missing where torch is built for CPUs.
+# mypy: disable-error-code="no-untyped-def"
+# triton types a kernel's arguments itself.
 """Fused CUDA kernels for one chunk of logits: softmax statistics forward, the gradient of the logits backward.
 
 Written out in torch, each of these passes over a [chunk, vocabulary] tensor half a dozen times, and at a vocabulary of
@@ -14,19 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.kernel_language import jit, tl, triton
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # torch for CPUs comes without triton; the module can be imported, its kernels cannot be launched
-    triton = tl = None
-
-AVAILABLE = triton is not None
 BLOCK = 4096
 """Logits of a row that one program holds at a time."""
 WARPS = 8
-_jit = triton.jit if AVAILABLE else lambda function: function
 
 
 def softmax_statistics(raw: Tensor, targets: Tensor, transform: LogitTransform) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +89,7 @@ def _constants(transform: LogitTransform) -> dict[str, Any]:
     }
 
 
-@_jit
+@jit
 def _tanh(x):
     # From the exponential of a number that is never positive, so that it cannot overflow.
     small = tl.exp(-2.0 * tl.abs(x))
@@ -104,8 +97,8 @@ def _tanh(x):
     return tl.where(x < 0, -magnitude, magnitude)
 
 
-@_jit
-def _transformed(raw, scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr):
+@jit
+def transformed(raw, scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr):
     """The logits z and d z / d raw."""
     if HAS_SOFTCAP:
         bounded = _tanh(raw * (scale / softcap))
@@ -117,7 +110,7 @@ def _transformed(raw, scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr):
     return z, slope
 
 
-@_jit
+@jit
 def _statistics_kernel(
     raw, stride, targets, logprobs, normalizers, entropy, vocab_size: tl.constexpr,
     scale, temperature, softcap, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
@@ -131,7 +124,7 @@ def _statistics_kernel(
     for start in range(0, vocab_size, BLOCK):
         inside = start + columns < vocab_size
         x = tl.load(raw + row * stride + start + columns, mask=inside, other=0.0).to(tl.float32)
-        z, _ = _transformed(x, scale, temperature, softcap, HAS_SOFTCAP)
+        z, _ = transformed(x, scale, temperature, softcap, HAS_SOFTCAP)
         new_top = tl.maximum(top, tl.max(tl.where(inside, z, -float("inf")), 0))
         p = tl.where(inside, tl.exp(z - new_top), 0.0)
         shrink = tl.exp(top - new_top)
@@ -140,13 +133,13 @@ def _statistics_kernel(
         top = new_top
     normalizer = top + tl.log(total)
     chosen = tl.load(raw + row * stride + tl.load(targets + row)).to(tl.float32)
-    z, _ = _transformed(chosen, scale, temperature, softcap, HAS_SOFTCAP)
+    z, _ = transformed(chosen, scale, temperature, softcap, HAS_SOFTCAP)
     tl.store(logprobs + row, z - normalizer)
     tl.store(normalizers + row, normalizer)
     tl.store(entropy + row, normalizer - weighted / total)
 
 
-@_jit
+@jit
 def _gradient_kernel(
     raw, stride, targets, normalizers, grad_logprobs, entropy, grad_entropy, vocab_size: tl.constexpr,
     scale, temperature, softcap, HAS_ENTROPY: tl.constexpr, HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
@@ -156,7 +149,7 @@ def _gradient_kernel(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < vocab_size
     x = tl.load(raw + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    z, slope = _transformed(x, scale, temperature, softcap, HAS_SOFTCAP)
+    z, slope = transformed(x, scale, temperature, softcap, HAS_SOFTCAP)
     log_p = z - tl.load(normalizers + row)
     upstream = tl.load(grad_logprobs + row)
     factor = tl.zeros_like(z) + upstream

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from grpo_lightning.numerics import logprob_formulas, logprob_kernels
-from grpo_lightning.numerics.dtypes import autocast_dtype
+from grpo_lightning.numerics import kernel_language, logprob_formulas, logprob_kernels
+from grpo_lightning.numerics.dtypes import at_least_float32, autocast_dtype
 from grpo_lightning.numerics.head_gradients import HeadGradients
 from grpo_lightning.numerics.logit_transform import LogitTransform
 
@@ -146,7 +146,7 @@ def selected_logprobs_of_module(
             hidden.device.type, enabled=torch.is_autocast_enabled(hidden.device.type) and not float32_head
         ):
             raw = head(hidden_chunk.float() if float32_head else hidden_chunk)
-        logits = transform.apply(raw if raw.dtype == torch.float64 else raw.float())
+        logits = transform.apply(at_least_float32(raw))
         logprobs = logits.log_softmax(-1)
         entropy = torch.zeros_like(logprobs[:, 0])
         if with_entropy:
@@ -227,9 +227,9 @@ def fused_head_obstacle(device: torch.device) -> str | None:
     """Why the kernels of ``logprob_kernels`` are not used on a device; None if they are."""
     if device.type != "cuda":
         return f"they run on a GPU, and training runs on {device.type}"
-    return None if logprob_kernels.AVAILABLE else "the package triton is not installed"
+    return None if kernel_language.AVAILABLE else "the package triton is not installed"
 
 
 def is_fused(raw: Tensor) -> bool:
     """Whether the kernels of ``logprob_kernels`` take these logits."""
-    return logprob_kernels.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64
+    return kernel_language.AVAILABLE and raw.is_cuda and raw.dtype != torch.float64

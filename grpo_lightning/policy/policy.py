@@ -18,7 +18,7 @@ from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableErr
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded, shard
 from grpo_lightning.finetuning.adapter_files import adapter_record, check_record, load_adapter
 from grpo_lightning.finetuning.lora_passes import add_in_one_product
-from grpo_lightning.finetuning.lora_targets import refuse_unfit, refuse_unmatched, unfit_layers, why_no_adapter
+from grpo_lightning.finetuning.lora_targets import exclude, refuse_unfit, refuse_unmatched, unfit_layers, why_no_adapter
 from grpo_lightning.finetuning.quantization import keep_trainable_layout
 from grpo_lightning.finetuning.special_tokens import add_special_tokens, special_token_descriptions, start_embeddings
 from grpo_lightning.numerics.dtypes import DTYPES
@@ -34,7 +34,7 @@ from grpo_lightning.policy.text_class import check_trained_on_text
 from grpo_lightning.policy.vision_check import check_vision
 from grpo_lightning.policy.weight_sample import WeightSample
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels
-from grpo_lightning.scoring.images.tower import freeze_tower, leave_out_tower
+from grpo_lightning.scoring.images.tower import freeze_tower, tower_layers
 from grpo_lightning.scoring.weight_gradients import WeightGradients
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.vision.processing import ImageProcessing, load_image_processing
@@ -226,7 +226,7 @@ class Policy(nn.Module):
     def _peft_config(self, model: PreTrainedModel) -> PeftConfig:
         config = self.settings.make_peft_config(model, self.new_tokens)
         if self.vision_tower is not None:
-            leave_out_tower(model, config)
+            exclude(config, tower_layers(model), "adapters leave the layers of the vision tower out")
         return config
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -44,18 +44,18 @@ def _end(metrics: Metrics, name: str) -> float:
     return metrics[name].edge_means(EDGE)[1] if name in metrics else 0.0
 
 
-def _total(metrics: Metrics, suffix: str) -> dict[str, float]:
-    """Sum over the run of each reward's metric that ends in ``suffix``, where it is not 0."""
+def _errors(metrics: Metrics) -> dict[str, float]:
+    """Errors of each reward over the run, where there are any."""
     sums = {
-        name.removeprefix("rewards/").removesuffix(suffix): sum(series.values)
+        name.removeprefix("rewards/").removesuffix("/errors"): sum(series.values)
         for name, series in metrics.items()
-        if name.startswith("rewards/") and name.endswith(suffix)
+        if name.startswith("rewards/") and name.endswith("/errors")
     }
     return {name: total for name, total in sums.items() if total}
 
 
 def _reward_errors(metrics: Metrics) -> Notice | None:
-    errors = _total(metrics, "/errors")
+    errors = _errors(metrics)
     if not errors:
         return None
     counts = ", ".join(f"{name} on {count:.0f}" for name, count in errors.items())

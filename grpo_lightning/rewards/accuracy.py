@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import RESERVED, BaseRewardFunction, Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.graders import (
     MAX_ANSWER_CHARS,
     ExactGrader,
@@ -19,6 +19,7 @@ from grpo_lightning.rewards.graders import (
 from grpo_lightning.rewards.grading.numeric import Margin
 from grpo_lightning.rewards.grading.references import UnknownReferenceError, reference_texts
 from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.rewards.row_columns import column_of
 from grpo_lightning.rewards.text.claimed import claims_of
 from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
 
@@ -117,7 +118,7 @@ class AccuracyReward(BaseRewardFunction):
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Refuses data without a column of references."""
-        self._reference_column(dict.fromkeys(columns))
+        self._reference_column(columns)
 
     def close(self) -> None:
         """Ends the math-verify processes; the next call starts new ones."""
@@ -128,16 +129,8 @@ class AccuracyReward(BaseRewardFunction):
             return strict_answer(text)
         return lenient_answer(text, prefer_formulas=self.mode == "math")
 
-    def _reference_column(self, columns: dict[str, Any]) -> str:
-        wanted = (self.answer_key,) if self.answer_key else ANSWER_KEYS
-        for key in wanted:
-            if key in columns:
-                return key
-        found = ", ".join(sorted(set(columns) - RESERVED)) or "no further columns"
-        raise RewardContractError(
-            f"Reward '{self.name}' finds no reference: looked for the column {' or '.join(wanted)}, the data has {found}. "
-            "Set answer_key in the reward's init_args to the column that holds the reference."
-        )
+    def _reference_column(self, columns: Collection[str]) -> str:
+        return column_of(self, "answer_key", "reference", ANSWER_KEYS, columns)
 
     def _verdicts(self, references: list[Any], answers: list[str | None]) -> list[Verdict | None]:
         alternatives = [self._reference_texts(reference) for reference in references]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from typing import Any
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import (
-    BaseRewardFunction,
-    Completion,
-    RewardContractError,
-    completion_text,
-    dataset_columns,
-)
+from grpo_lightning.rewards.base import BaseRewardFunction, Completion, completion_text, dataset_columns
+from grpo_lightning.rewards.row_columns import require_column
 
 OF_THE_CALL = ("prompt", "completion_ids", "trainer_state")
 """What ``score`` is given beside the columns of the row."""
@@ -75,15 +70,18 @@ class CompletionReward(BaseRewardFunction):
                     log_error(n, str(error))
         return values
 
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without a column that a setting names, see ``of_row``."""
+        super().check_columns(columns)
+        settings = {field.name for field in fields(self)}
+        for key in sorted(f"{setting}_key" for setting in settings if f"{setting}_key" in settings):
+            require_column(self, key, columns)
+
     def of_row(self, setting: str, row: dict[str, Any]) -> Any:
         """A setting, or this row's own where ``<setting>_key`` names a column.
 
         Raises:
             RewardContractError: If there is no such column.
         """
-        column = getattr(self, f"{setting}_key")
-        if column is None:
-            return getattr(self, setting)
-        if column not in row:
-            raise RewardContractError(f"Reward '{self.name}' needs the column {setting}_key={column!r}.")
-        return row[column]
+        column = require_column(self, f"{setting}_key", row)
+        return getattr(self, setting) if column is None else row[column]

@@ -207,10 +207,9 @@ class NextBatch:
         Args:
             state: None of a run without async rollouts.
         """
-        state, now = state or {"sampling": {}, "parts": []}, asdict(self.sampling)
-        changed = [name for name, value in state["sampling"].items() if value != now.get(name)]
+        state = state or {"sampling": {}, "parts": []}
+        changed = self.sampling.changed_since(state["sampling"])
         if changed:
-            names = ", ".join(f"model.{name}" for name in changed)
-            logger.warning("The checkpoint's next batch was sampled with another %s; it is sampled again.", names)
+            logger.warning("The checkpoint's next batch was sampled with another %s; it is sampled again.", changed)
         whole = [part for part in state["parts"] if "prompt_ids" in part]  # those of before 0.4 have none
         self._stored = [] if changed else whole

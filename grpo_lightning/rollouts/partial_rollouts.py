@@ -183,11 +183,9 @@ class PartialSource(Source):
         if len(parts) != world_size:
             oldest_first = sorted((group for part in parts for group in part), key=lambda group: group.step)
             parts = [oldest_first[r::world_size] for r in range(world_size)]
-        now = asdict(self.inner.sampling)
-        changed = [name for name, value in state["sampling"].items() if value != now.get(name)]
+        changed = self.inner.sampling.changed_since(state["sampling"])
         if changed:
-            names = ", ".join(f"model.{name}" for name in changed)
-            logger.warning("The checkpoint's carried groups were sampled with another %s; they start anew.", names)
+            logger.warning("The checkpoint's carried groups were sampled with another %s; they start anew.", changed)
             parts = [[group.restarted(self.inner.sampling.num_generations) for group in part] for part in parts]
         self._carried, self._before = parts[rank], (-1, [])
 

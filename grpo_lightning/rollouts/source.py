@@ -30,8 +30,8 @@ from grpo_lightning.seeds import derive_seed
 from grpo_lightning.types import Conversation, PromptBatch, Rollouts
 
 
-class OnFinished(Protocol):
-    """Called as soon as completion n has ended: prompt-major, n // G is its prompt."""
+class OnRolloutCompleted(Protocol):
+    """As ``OnCompleted`` of a generator, for a rollout of one turn or of several: prompt-major, n // G is its prompt."""
 
     def __call__(self, n: int, ids: list[int], conversation: Conversation | None = None, /) -> None:
         """Takes its token ids and, of several turns, what happened."""
@@ -139,7 +139,7 @@ class RolloutSource(Source):
         batch: PromptBatch,
         sampling: SamplingSettings,
         seeds: list[int],
-        on_completed: OnFinished | None = None,
+        on_completed: OnRolloutCompleted | None = None,
     ) -> Rollouts:
         """G completions of each prompt from the weights that the generator has; perhaps in a thread, ahead of a step.
 
@@ -178,7 +178,7 @@ class RolloutSource(Source):
 
     def begin_scoring(
         self, batch: PromptBatch, state: RewardState
-    ) -> tuple[OnFinished, Callable[[Rollouts], Callable[[], RewardTable]]]:
+    ) -> tuple[OnRolloutCompleted, Callable[[Rollouts], Callable[[], RewardTable]]]:
         """Takes completions one by one as they end, then all rollouts, which gives the function that waits for rewards.
 
         Args:

@@ -72,23 +72,20 @@ class LogprobReadout(Readout):
     Args:
         model: A causal language model.
         temperature: The sampling temperature.
-        chunk_tokens: Tokens whose logits exist at the same time; by default what suits the device.
         float32_head: Compute logits in float32.
 
     Raises:
         ValueError: For ``float32_head`` with an output head that is more than one matrix.
     """
 
-    def __init__(
-        self, model: nn.Module, temperature: float, chunk_tokens: int | None = None, float32_head: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, temperature: float, float32_head: bool = False) -> None:
         self.model, self.temperature = model, temperature
         if float32_head and not output_head(model)[1].is_one_matrix:
             raise ValueError(
                 "model.float32_head=true needs an output head of one matrix: this one has adapters, is sharded or is held "
                 "in 4 bits. Leave the setting out."
             )
-        self._head_options: dict[str, Any] = {"chunk_tokens": chunk_tokens, "float32_head": float32_head}
+        self.float32_head = float32_head
 
     @property
     def decoder(self) -> nn.Module:
@@ -105,8 +102,8 @@ class LogprobReadout(Readout):
         """See ``Readout``; options are those of ``selected_logprobs``, and what is made of the same hidden states."""
         head = output_head(self.model)[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not beside_alone):
-            options |= self._head_options | {"temperature": self.temperature, "keep_logits": self.keeps_logits}
-            scores = head.logprobs(hidden, targets, **options)
+            options |= {"temperature": self.temperature, "float32_head": self.float32_head}
+            scores = head.logprobs(hidden, targets, keep_logits=self.keeps_logits, **options)
         return TokenScores(*scores, beside=None if beside is None else beside(hidden, head))
 
     def read_plain(self, rollouts: Rollouts, rows: Tensor, targets: Tensor, **options: Any) -> TokenScores:
@@ -120,9 +117,10 @@ class LogprobReadout(Readout):
             images = own_inputs(rollouts.images[int(rollouts.group[row])], input_ids) if rollouts.images else {}
             logits.append(plain(input_ids=input_ids, use_cache=False, **images).logits[0, len(prompt) - 1 : -1])
         flat = torch.cat(logits)
-        options |= {"temperature": self.temperature, "vocab_size": flat.shape[1], **self._head_options}
+        options |= {"temperature": self.temperature, "float32_head": self.float32_head}
         # Cloned, because the head's output may be overwritten.
-        return TokenScores(*selected_logprobs_of_module(flat, torch.clone, targets, **options))
+        scores = selected_logprobs_of_module(flat, torch.clone, targets, vocab_size=flat.shape[1], **options)
+        return TokenScores(*scores)
 
     def output(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """``(B, L, V)`` nats, of every token."""

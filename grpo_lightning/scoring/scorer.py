@@ -35,7 +35,6 @@ class Scorer:
         temperature: The sampling temperature.
         layout: ``packed`` insists and raises where ``auto`` falls back to ``padded``.
         share_prompts: Compute the prompt of a group once per micro-batch (packed layout only).
-        chunk_tokens: Tokens whose logits exist at the same time; by default what suits the device.
         float32_head: Compute logits in float32.
         readout: What is read off hidden states; logprobs, with the settings above, by default. Another readout has settings
             of its own.
@@ -53,7 +52,6 @@ class Scorer:
         temperature: float,
         layout: Layout | Literal["auto"] = "auto",
         share_prompts: bool = True,
-        chunk_tokens: int | None = None,
         float32_head: bool = False,
         readout: Readout | None = None,
         probe: Rollouts | None = None,
@@ -61,7 +59,7 @@ class Scorer:
         self.model = model
         fix_rope_scaling(model)  # whatever was loaded for a run has been fixed for its lengths already
         if readout is None:
-            readout = LogprobReadout(model, temperature, chunk_tokens, float32_head)
+            readout = LogprobReadout(model, temperature, float32_head)
         self._insists_on_packed = layout == "packed"
         first: Layout = "padded" if layout == "padded" else "packed"
         self._forward = ForwardPass(model, readout, first, share_prompts, probe)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo_lightning.numerics.device_copy import to_device
+from grpo_lightning.numerics.dtypes import at_least_float32
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.readout import Readout, TokenScores
 from grpo_lightning.types import Rollouts
@@ -63,5 +64,4 @@ class ValueReadout(Readout):
         head = cast(nn.Module, base_model(self.model).score)
         own = [p for p in head.parameters() if p.requires_grad] or list(head.parameters())
         # Trained beside adapters it is held in float32, on hidden states of a frozen base in half precision.
-        values = head(hidden.to(own[0].dtype))[..., 0]
-        return values if values.dtype == torch.float64 else values.float()
+        return at_least_float32(head(hidden.to(own[0].dtype))[..., 0])

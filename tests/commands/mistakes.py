@@ -279,6 +279,9 @@ FILES = [
     setting(
         "data.eval_dataset", "{folder}/no_answers.jsonl", "data.eval_dataset: Reward 'accuracy' finds no reference"
     ),
+    setting(
+        "model.rewards", [of("CodeExecutionReward", unsafe=True)], "Reward 'code_execution' finds no tests: looked for"
+    ),
     setting("model.rewards", "reasoning_gym", "scores the tasks of {reasoning_gym: ...}, and the data has the columns"),
     setting("trainer.val_check_interval", 99, "trainer.val_check_interval=99 steps is never reached: an epoch has"),
     setting("data.converter", "gsm9k", "Dataset converter 'gsm9k' not found"),

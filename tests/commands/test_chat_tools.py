@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -41,25 +40,20 @@ def talk(player, turns=None, row=None, **settings):
     return ToolChat(player, open_episodes(**settings), turns or Turns(), row or {}, "Be brief.")
 
 
-@pytest.fixture
-def piped(monkeypatch):
-    return lambda *lines: monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-
-
-def test_a_trained_model_calls_the_tools_of_its_config(piped, capsys):
-    piped("8+14=", "30+5=")
+def test_a_trained_model_calls_the_tools_of_its_config(typed, capsys):
+    typed("8+14=", "30+5=")
     assert chat.main([*CALCULATOR, "--tools", "--max_completion_length", "96"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert 'assistant calls add {"a": 8, "b": 14}' in shown and "tool add: 22" in shown
     assert 'assistant calls add {"a": 30, "b": 5}' in shown and "tool add: 35" in shown
 
 
-def test_tools_are_imported_only_where_it_is_asked_for(piped, capsys, tmp_path, monkeypatch):
+def test_tools_are_imported_only_where_it_is_asked_for(typed, capsys, tmp_path, monkeypatch):
     (tmp_path / "noted_tools.py").write_text("raise SystemExit('imported')\n")
     (tmp_path / "config.yaml").write_text("model: {tools: [noted_tools.add]}\n")
     monkeypatch.chdir(tmp_path)
     directory = str(save_toy_model(tmp_path / "model"))
-    piped("1+2=")
+    typed("1+2=")
     assert chat.main([directory, "--config", "config.yaml", "--max_completion_length", "2"]) == 0
     assert "--tools imports their code and runs them" in capsys.readouterr().err
 
@@ -110,10 +104,10 @@ def test_a_fault_or_too_many_turns_end_an_episode_and_not_the_chat():
         (["--tools"], {"environment": "worlds.Guess"}, "reset needs secret"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_way_out(flags, config, told, piped, capsys, tmp_path):
+def test_what_cannot_work_is_refused_with_the_way_out(flags, config, told, typed, capsys, tmp_path):
     directory = save_toy_model(tmp_path / "model")
     tool_tokenizer().save_pretrained(directory)
     (tmp_path / "config.yaml").write_text(json.dumps({"model": config}))
-    piped("hello")
+    typed("hello")
     assert chat.main([str(directory), "--config", str(tmp_path / "config.yaml"), *flags]) == 1
     assert told in capsys.readouterr().err

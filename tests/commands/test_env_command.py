@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from rollouts.turns.tool_models import tool_tokenizer
 from toy_models import save_toy_model
 
 from grpo_lightning.commands.env import main
-
-
-@pytest.fixture
-def typed(monkeypatch):
-    return lambda *lines: monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
 def test_an_episode_is_played_by_hand_with_tools(typed, capsys):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from runs import set_up_data
+from runs import set_up_data, write_rows
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule, GRPODatasetConverter
@@ -23,17 +23,12 @@ MATHS = [{"question": f"{n} + 1?", "answer": f"one more\n#### {n + 1}"} for n in
 TEXTS = [{"prompt": "z" * (n + 1), "kind": n} for n in range(6)]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def uids(loader: Any) -> list[int]:
     return [uid for batch in loader for uid in batch.uids]
 
 
 def test_a_local_file_becomes_batches_with_the_columns_for_the_rewards(tmp_path: Path) -> None:
-    data = set_up_data(dataset=write(tmp_path / "m.jsonl", MATHS), converter="gsm8k", batch_size=2, shuffle=False)
+    data = set_up_data(dataset=write_rows(tmp_path / "m.jsonl", MATHS), converter="gsm8k", batch_size=2, shuffle=False)
     first = next(iter(data.train_dataloader()))
     assert (first.prompts, first.uids) == (["0 + 1?", "1 + 1?"], [0, 1])
     assert first.columns["ground_truth"] == ["1", "2"]
@@ -41,8 +36,8 @@ def test_a_local_file_becomes_batches_with_the_columns_for_the_rewards(tmp_path:
 
 
 def test_the_entry_of_dataset_info_names_the_converter_of_its_dataset_alone(tmp_path: Path) -> None:
-    write(tmp_path / "m.jsonl", MATHS)
-    write(tmp_path / "t.jsonl", TEXTS)
+    write_rows(tmp_path / "m.jsonl", MATHS)
+    write_rows(tmp_path / "t.jsonl", TEXTS)
     entries = {
         "maths": {"file_name": "m.jsonl", "converter": "gsm8k", "converter_args": {"system_prompt": "Think."}},
         "texts": {"file_name": "t.jsonl", "columns": {"ground_truth": "kind"}},
@@ -55,7 +50,7 @@ def test_the_entry_of_dataset_info_names_the_converter_of_its_dataset_alone(tmp_
 
 
 def test_data_converter_overrides_the_entry(tmp_path: Path) -> None:
-    entry = {"file_name": write(tmp_path / "m.jsonl", MATHS), "converter": "gsm8k"}
+    entry = {"file_name": write_rows(tmp_path / "m.jsonl", MATHS), "converter": "gsm8k"}
     data = set_up_data(dataset=entry, converter="grpo", converter_args={"prompt_key": "question"}, batch_size=6)
     assert "ground_truth" not in data.train_prompts.columns
     instance = GRPODatasetConverter(prompt_key="answer")
@@ -79,14 +74,14 @@ def capital(example: dict[str, Any], question: str = "{}?") -> dict[str, Any]:
 def test_a_converter_has_its_settings_beside_its_name(tmp_path: Path, entry: dict[str, Any], prompt: str) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(GRPODataModule, "data")
-    rows = write(tmp_path / "c.jsonl", [{"country": "Peru"}])
+    rows = write_rows(tmp_path / "c.jsonl", [{"country": "Peru"}])
     data = parser.instantiate_classes(parser.parse_object({"data": {"dataset": rows, "converter": entry}})).data
     data = set_up_data(dataset=rows, converter=data.converter, converter_args=data.converter_args, batch_size=1)
     assert next(iter(data.train_dataloader())).prompts == [prompt]
 
 
 def test_one_two_or_named_evaluation_datasets_have_one_loader_each(tmp_path: Path) -> None:
-    path, other = write(tmp_path / "a.jsonl", TEXTS), write(tmp_path / "b.jsonl", TEXTS[:2])
+    path, other = write_rows(tmp_path / "a.jsonl", TEXTS), write_rows(tmp_path / "b.jsonl", TEXTS[:2])
     assert list(set_up_data("validate", eval_dataset=path).eval_prompts) == [""]
     several = set_up_data("validate", eval_dataset=[path, other], batch_size=4)
     assert list(several.eval_prompts) == [path, other]

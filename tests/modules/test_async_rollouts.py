@@ -11,7 +11,7 @@ import pytest
 import torch
 from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from runs import fit, make_data, make_module, make_trainer, share_of_digits, weights, write_prompts
+from runs import FailsInStep, fit, make_data, make_module, make_trainer, share_of_digits, weights, write_prompts
 from transformers import AutoModelForCausalLM
 
 from grpo_lightning.generation import TransformersGenerator, VLLMColocate
@@ -258,19 +258,8 @@ def test_a_run_that_failed_in_mid_step_resumes_with_the_batch_of_that_step(tiny_
     whole = Recorder()
     train(tiny_model_dir, tmp_path, recorder=whole)
 
-    class Fail(L.Callback):
-        def on_fit_start(self, trainer, pl_module) -> None:
-            original = pl_module.policy_loss
-
-            def loss(*args):
-                if pl_module.steps_done == 3:
-                    raise ArithmeticError("in step 4")
-                return original(*args)
-
-            pl_module.policy_loss = loss
-
     on_exception = OnExceptionCheckpoint(str(tmp_path), "failed")
-    saving = {"trainer": {"enable_checkpointing": True}, "callbacks": [Fail(), on_exception]}
+    saving = {"trainer": {"enable_checkpointing": True}, "callbacks": [FailsInStep(4), on_exception]}
     with pytest.raises(ArithmeticError, match="in step 4"):
         train(tiny_model_dir, tmp_path, **saving)
     resumed = Recorder()

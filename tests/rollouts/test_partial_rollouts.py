@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from runs import make_data, make_module, make_trainer, token_logprobs, weights, write_prompts
+from runs import FailsInStep, make_data, make_module, make_trainer, token_logprobs, weights, write_prompts
 from transformers import AutoModelForCausalLM
 from vllm_cases import TOKENIZER, ending_model
 
@@ -224,18 +224,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(model_dir, run, tmp_path):
 def test_a_step_that_fails_after_it_sampled_is_sampled_again_as_it_was(model_dir, run, tmp_path):
     whole, _ = run
 
-    class Fail(L.Callback):
-        def on_fit_start(self, trainer, pl_module) -> None:
-            original = pl_module.policy_loss
-
-            def loss(*args):
-                if pl_module.steps_done == 3:
-                    raise ArithmeticError("in step 4")
-                return original(*args)
-
-            pl_module.policy_loss = loss
-
-    failing = [Fail(), OnExceptionCheckpoint(str(tmp_path), "failed")]
+    failing = [FailsInStep(4), OnExceptionCheckpoint(str(tmp_path), "failed")]
     with pytest.raises(ArithmeticError, match="in step 4"):
         train(model_dir, tmp_path / "broken", callbacks=failing)
     resumed = train(model_dir, tmp_path / "resumed", ckpt_path=tmp_path / "failed.ckpt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from grpo_lightning.rewards.base import (
 )
 from grpo_lightning.rewards.kinds.json_schema import FENCE, last_fence
 from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.rewards.row_columns import column_of
 from grpo_lightning.rewards.sandbox.forms import Case, Printing, Row, recognised
 from grpo_lightning.rewards.sandbox.isolation import isolation
 from grpo_lightning.rewards.sandbox.judge import run_printing, run_tested
@@ -103,12 +104,7 @@ class CodeExecutionReward(BaseRewardFunction):
         Raises:
             RewardContractError: If no column holds tests, or a test is in no known form.
         """
-        wanted = (self.test_key,) if self.test_key else TEST_KEYS
-        key = next((key for key in wanted if key in columns), None)
-        if key is None:
-            raise RewardContractError(
-                f"Reward '{self.name}' finds no tests: looked for the column {' or '.join(wanted)}. Set test_key."
-            )
+        key = self._test_column(columns)
         results = []
         for place, completion in enumerate(completions):
             row = Row.of({name: values[place] for name, values in dataset_columns(columns).items()}, prompts[place])
@@ -116,6 +112,13 @@ class CodeExecutionReward(BaseRewardFunction):
         if log_extra is not None:
             log_extra("test_results", [", ".join(result) for result in results])
         return [self._value(result) for result in results]
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without a column of tests."""
+        self._test_column(columns)
+
+    def _test_column(self, columns: Collection[str]) -> str:
+        return column_of(self, "test_key", "tests", TEST_KEYS, columns)
 
     def _cases(self, tests: Any, row: Row) -> list[Case]:
         try:

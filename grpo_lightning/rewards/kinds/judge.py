@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from grpo_lightning.messages import Prompt
-from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
+from grpo_lightning.rewards.base import Completion, completion_text
 from grpo_lightning.rewards.kinds.http_client import RemoteError
 from grpo_lightning.rewards.kinds.remote_reward import RemoteReward
 from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.rewards.row_columns import require_column
 from grpo_lightning.rewards.text.chat_text import prompt_text
 
 DEFAULT_RUBRIC = "Is the answer correct, complete and helpful? Does it follow the instructions of the task?"
@@ -84,12 +85,9 @@ class LLMJudgeReward(RemoteReward):
             RewardContractError: If the reference column is missing.
         """
         references: list[Any] = [None] * len(completions)
-        if self.reference_key is not None:
-            if self.reference_key not in columns:
-                raise RewardContractError(
-                    f"Reward '{self.name}' needs the column reference_key={self.reference_key!r}."
-                )
-            references = columns[self.reference_key]
+        column = require_column(self, "reference_key", columns)
+        if column is not None:
+            references = columns[column]
         values: list[float | None] = []
         replies: list[str] = []
         for row, task in enumerate(zip(prompts, completions, references, strict=True)):
@@ -103,6 +101,10 @@ class LLMJudgeReward(RemoteReward):
         if log_extra is not None:
             log_extra("judgement", replies)
         return values
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without the column of references that is set."""
+        require_column(self, "reference_key", columns)
 
     def _messages(self, prompt: Prompt, completion: Completion, reference: Any) -> list[dict[str, str]]:
         parts = {"task": prompt_text(prompt), "answer": completion_text(completion)}

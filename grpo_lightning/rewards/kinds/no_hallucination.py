@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from grpo_lightning.messages import Prompt
 from grpo_lightning.rewards.base import Completion, RewardContractError, completion_text
 from grpo_lightning.rewards.kinds.local_model_reward import LocalModelReward
 from grpo_lightning.rewards.registry import register_reward
+from grpo_lightning.rewards.row_columns import column_of
 from grpo_lightning.rewards.text.claims import sentences, unsupported_names, unsupported_numbers
 from grpo_lightning.rewards.text.extraction import THINK_CLOSE
 
@@ -111,14 +112,12 @@ class NoHallucinationReward(LocalModelReward):
         numbers = unsupported_numbers(sentence, context) if self.check_numbers else []
         return numbers + (unsupported_names(sentence, context) if self.check_names else [])
 
-    def _context_column(self, columns: dict[str, Any]) -> str:
-        wanted = (self.context_key,) if self.context_key else CONTEXT_KEYS
-        for key in wanted:
-            if key in columns:
-                return key
-        raise RewardContractError(
-            f"Reward '{self.name}' finds no context: looked for the column {' or '.join(wanted)}. Set context_key."
-        )
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Refuses data without a column of contexts."""
+        self._context_column(columns)
+
+    def _context_column(self, columns: Collection[str]) -> str:
+        return column_of(self, "context_key", "context", CONTEXT_KEYS, columns)
 
     def _entailment(self, pairs: Sequence[tuple[str | None, str]]) -> Any:
         """Probability for each pair of context and sentence that the first supports the second: an iterator."""

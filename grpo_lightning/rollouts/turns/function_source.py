@@ -12,7 +12,7 @@ from grpo_lightning.generation.base import Generator, SamplingSettings
 from grpo_lightning.messages import StopReason
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rewards.base import RESERVED
-from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.source import OnRolloutCompleted, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.collect import collect
 from grpo_lightning.rollouts.turns.rollout import PlayedRollout, TokenTrail
 from grpo_lightning.seeds import derive_seed
@@ -92,7 +92,11 @@ class FunctionSource(RolloutSource):
 
     @torch.no_grad()
     def generate(
-        self, batch: PromptBatch, sampling: SamplingSettings, seeds: list[int], on_completed: OnFinished | None = None
+        self,
+        batch: PromptBatch,
+        sampling: SamplingSettings,
+        seeds: list[int],
+        on_completed: OnRolloutCompleted | None = None,
     ) -> Rollouts:
         """G rollouts of each prompt; see ``RolloutSource.generate``.
 

@@ -17,7 +17,7 @@ from grpo_lightning.errors import ExplainedError, RefusedRowError
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.turns import open_turns, waits_for_all
 from grpo_lightning.policy.policy import Policy
-from grpo_lightning.rollouts.source import OnFinished, RolloutSettings, RolloutSource
+from grpo_lightning.rollouts.source import OnRolloutCompleted, RolloutSettings, RolloutSource
 from grpo_lightning.rollouts.turns.chat_form import ChatForm
 from grpo_lightning.rollouts.turns.collect import collect
 from grpo_lightning.rollouts.turns.rollout import Assignment, PlayedRollout, RolloutPlayer
@@ -142,7 +142,7 @@ class TurnSource(RolloutSource):
         batch: PromptBatch,
         sampling: SamplingSettings,
         seeds: list[int],
-        on_completed: OnFinished | None = None,
+        on_completed: OnRolloutCompleted | None = None,
     ) -> Rollouts:
         """G rollouts of each prompt; see ``RolloutSource.generate``.
 

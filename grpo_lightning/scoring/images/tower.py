@@ -37,29 +37,18 @@ def freeze_tower(model: PreTrainedModel) -> None:
         module.requires_grad_(False)
 
 
-def leave_out_tower(model: PreTrainedModel, config: Any) -> None:
-    """Takes the tower's layers out of an adapter, which names of layers (``q_proj``) may fit too.
+def tower_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the tower's linear layers, which those that an adapter is given (``q_proj``) may fit too.
 
     Args:
         model: The base, before it is wrapped.
-        config: peft's.
-
-    Raises:
-        ValueError: If it has an ``exclude_modules`` that is not a list, to which nothing can be added.
     """
-    excluded = getattr(config, "exclude_modules", None) or []
-    if isinstance(excluded, str):
-        raise ValueError(
-            f"model.peft_config has exclude_modules={excluded!r}, and adapters leave the vision tower out. Write "
-            "exclude_modules as a list of names, to which its layers are added."
-        )
-    linear = [
+    return [
         f"{name}.{inner}" if inner else name
         for name, module in tower_modules(model).items()
         for inner, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     ]
-    config.exclude_modules = [*excluded, *linear]
 
 
 def encode_images(model: PreTrainedModel, prompts: Sequence[PromptImages], device: torch.device) -> list[Any]:

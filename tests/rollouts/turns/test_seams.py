@@ -7,14 +7,11 @@ import threading
 
 import pytest
 from rollouts.turns.test_turn_source import batch
-from rollouts.turns.tool_models import Scripted, tool_tokenizer
-from toy_models import build_model
+from rollouts.turns.tool_models import Scripted, tool_policy
 
 from grpo_lightning.environments import ToolMistake
 from grpo_lightning.errors import RefusedRowError
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
-from grpo_lightning.policy.policy import Policy
-from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.make import make_source
@@ -53,12 +50,7 @@ class OwnsItsReward(IncrementEnv):
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tool_tokenizer()
-    build_model(tokenizer=tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
-    policy.model = build_model(tokenizer=tokenizer)
-    return policy
+    return tool_policy(tmp_path_factory.mktemp("model"))
 
 
 def source_of(policy, rewards, environment=IncrementEnv, script=SCRIPT, turns=None, generator=None, **sampling):

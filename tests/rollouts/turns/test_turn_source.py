@@ -7,14 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import worlds
-from rollouts.turns.tool_models import Adder, Echo, Factory, Gate, Held, Opening, Scripted, tool_tokenizer
-from toy_models import build_model
+from rollouts.turns.tool_models import Adder, Echo, Factory, Gate, Held, Opening, Scripted, tool_policy
 
 from grpo_lightning.environments import EnvironmentFault
 from grpo_lightning.environments.forms import open_episodes
 from grpo_lightning.generation import SamplingSettings, TransformersGenerator
-from grpo_lightning.policy.policy import Policy
-from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.rollouts.base import Moment
 from grpo_lightning.rollouts.source import RolloutSettings
 from grpo_lightning.rollouts.turns.settings import Turns
@@ -34,12 +31,7 @@ def length(completions, **columns):
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tool_tokenizer()
-    build_model(tokenizer=tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
-    policy.model = build_model(tokenizer=tokenizer)
-    return policy
+    return tool_policy(tmp_path_factory.mktemp("model"))
 
 
 def make_source(policy, make_episode, generator=None, turns=None, rewards=(length,), has_tools=True, **sampling):

@@ -6,13 +6,16 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from toy_models import build_tokenizer
+from toy_models import build_model, build_tokenizer
 
 from grpo_lightning.environments import ToolResult
 from grpo_lightning.generation import Generator
+from grpo_lightning.policy.policy import Policy
+from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.types import Rollouts
 
 TOOL_TEMPLATE = (
@@ -37,6 +40,17 @@ def tool_tokenizer():
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TOOL_TEMPLATE
     return tokenizer
+
+
+def tool_policy(folder: Path) -> Policy:
+    """A policy of that tokenizer, loaded; what a module would read is in the folder."""
+    tokenizer = tool_tokenizer()
+    model = build_model(tokenizer=tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    policy = Policy(PolicySettings(model_name_or_path=str(folder)), 0)
+    policy.model = model
+    return policy
 
 
 @dataclass

@@ -165,8 +165,8 @@ class ServerProcess:
             self._process.stdin.close()
         self._process = None
 
-    def log_tail(self, lines: int = 15) -> str:
+    def log_tail(self) -> str:
         """The last lines of its output, for error messages."""
         if self.log_file is None or not self.log_file.exists():
             return "(see the output of the server)"
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])
