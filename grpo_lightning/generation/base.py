@@ -64,6 +64,7 @@ class SamplingSettings:
         require(self.top_k >= 0, "top_k", "0 (off) or more")
         require(0 <= self.min_p <= 1, "min_p", "a number between 0 and 1")
         require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "a number above 0")
+        require("" not in (self.stop or ()), "stop", 'no "", which every text contains')
 
     def changed_since(self, saved: Mapping[str, Any]) -> str:
         """The settings that a checkpoint's sampling had otherwise, as a config names them; empty where there are none.

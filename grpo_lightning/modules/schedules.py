@@ -14,6 +14,8 @@ from transformers import get_scheduler
 
 from grpo_lightning.errors import ExplainedError
 
+SHAPES = ("constant", "linear", "cosine")
+"""What may follow a warm-up."""
 Curve = Callable[[int], float]
 """Optimizer steps done -> the factor of the peak rate."""
 
@@ -84,6 +86,7 @@ class WarmupSchedule(RunSchedule):
         min_ratio: Where the decay ends, as a fraction of the peak.
 
     Raises:
+        ValueError: For a shape that there is not, numbers that cannot be, or an end of the decay without one.
         ScheduleLengthError: If the warm-up leaves no step for a decaying shape.
 
     Example:
@@ -105,6 +108,17 @@ class WarmupSchedule(RunSchedule):
         shape: Literal["constant", "linear", "cosine"] = "constant",
         min_ratio: float = 0.0,
     ) -> None:
+        check_warmup(warmup_steps)
+        if shape not in SHAPES:
+            raise ValueError(f"model.lr_scheduler: shape={shape!r} is unknown. Choose one of {', '.join(SHAPES)}.")
+        if not 0 <= min_ratio <= 1:
+            raise ValueError(f"model.lr_scheduler: min_ratio={min_ratio} is no share of the peak. Choose 0 to 1.")
+        if shape == "constant" and min_ratio:
+            raise ValueError(
+                f"model.lr_scheduler: min_ratio={min_ratio} has no effect with shape=constant, which does not decay. Set shape=linear "
+                "or cosine, or leave it out."
+            )
+
         def curve_of(total: int | None) -> Curve:
             warmup = steps_of(warmup_steps, total)
             if shape != "constant" and (total is None or total <= warmup):
@@ -164,6 +178,12 @@ class TransformersSchedule(RunSchedule):
         total_steps: int | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
+        check_warmup(warmup_steps)
+        if name == "constant" and warmup_steps:
+            raise ValueError(
+                f"model.lr_scheduler: warmup_steps={warmup_steps} has no effect with name=constant, which starts at the peak. Use "
+                "constant_with_warmup, or leave it out."
+            )
         peak = max(group["lr"] for group in optimizer.param_groups)
 
         def curve_of(total: int | None) -> Curve:
@@ -180,6 +200,18 @@ class TransformersSchedule(RunSchedule):
 
         needs_total = name not in self.OPEN_ENDED or 0 < warmup_steps < 1
         super().__init__(optimizer, curve_of, total_steps, needs_total)
+
+
+def check_warmup(steps: float) -> None:
+    """Refuses what is neither a number of steps nor a share.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if not 0 <= steps < math.inf or (steps > 1 and steps != int(steps)):
+        raise ValueError(
+            f"model.lr_scheduler: warmup_steps={steps} is neither a whole number of steps nor a share below 1 of them. Use 100, or 0.1."
+        )
 
 
 def steps_of(steps: float, total: int | None) -> int:

@@ -71,12 +71,13 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, statistics = ctx.saved_tensors
         gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], statistics.dtype)
-        for start in range(0, len(hidden), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            raw = nn.functional.linear(hidden[part], weight, bias)
-            of_chunk, expected = Statistics(*statistics[:, part].unbind()), ctx.teacher(part).to(raw.device)
-            gradient = _way(raw).student_gradient_
-            gradients.add(part, gradient(raw, expected, of_chunk, upstream[part], ctx.transforms, ctx.kind))
+        with torch.autocast(hidden.device.type, enabled=False):  # Lightning's backward passes are inside
+            for start in range(0, len(hidden), ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                raw = nn.functional.linear(hidden[part], weight, bias)
+                of_chunk, expected = Statistics(*statistics[:, part].unbind()), ctx.teacher(part).to(raw.device)
+                gradient = _way(raw).student_gradient_
+                gradients.add(part, gradient(raw, expected, of_chunk, upstream[part], ctx.transforms, ctx.kind))
         return *gradients.result(ctx.held_in), *(None,) * 4
 
 

@@ -211,15 +211,16 @@ class _SelectedLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers, entropy = ctx.saved_tensors
         gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3], normalizers.dtype)
-        for start in range(0, len(hidden), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            raw = ctx.logits.pop(start, None)  # overwritten: another backward pass computes them anew
-            if raw is None:
-                raw = nn.functional.linear(hidden[part], weight, bias)
-            gradient = logprob_kernels.logit_gradient_ if is_fused(raw) else logprob_formulas.logit_gradient_
-            of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
-            grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
-            gradients.add(part, grad)
+        with torch.autocast(hidden.device.type, enabled=False):  # Lightning's backward passes are inside
+            for start in range(0, len(hidden), ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                raw = ctx.logits.pop(start, None)  # overwritten: another backward pass computes them anew
+                if raw is None:
+                    raw = nn.functional.linear(hidden[part], weight, bias)
+                gradient = logprob_kernels.logit_gradient_ if is_fused(raw) else logprob_formulas.logit_gradient_
+                of_entropy = None if entropy is None else (entropy[part], grad_entropy[part])
+                grad = gradient(raw, targets[part], normalizers[part], grad_logprobs[part], of_entropy, ctx.transform)
+                gradients.add(part, grad)
         return *gradients.result(ctx.held_in), *(None,) * 6
 
 

@@ -76,6 +76,44 @@ def keeps_small_steps(factory: OptimizerFactory, dtype: torch.dtype, device: tor
     return (weight.detach().float().mean().item() - start) > 0.5 * wanted
 
 
+def stays_without_gradient(factory: OptimizerFactory, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether weights without a gradient are numbers after a step: tried on a small weight.
+
+    False for torch's AdamW on float16 weights on a CPU, where its eps of 1e-8 is 0, and the step 0 by 0.
+
+    Args:
+        factory: Makes the optimizer.
+        dtype: Of the weights.
+        device: Of the weights.
+    """
+    weight = nn.Parameter(torch.ones(64, 64, dtype=dtype, device=device))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        optimizer = factory([weight])
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    return bool(weight.isfinite().all())
+
+
+def check_finite_steps(optimizer: Optimizer, factory: OptimizerFactory) -> None:
+    """Refuses float16 weights under an optimizer that makes NaN of those without a gradient, such as unseen tokens' rows.
+
+    Args:
+        optimizer: That of the run.
+        factory: Makes another one of its kind.
+
+    Raises:
+        ValueError: With what to use instead.
+    """
+    weights = [
+        weight for group in optimizer.param_groups for weight in group["params"] if weight.dtype == torch.float16
+    ]
+    if weights and not stays_without_gradient(factory, torch.float16, weights[0].device):
+        raise ValueError(
+            f"model.optimizer: {type(optimizer).__name__} makes NaN of float16 weights that have no gradient: what it adds to "
+            "denominators (eps) is 0 in float16. Use trainer.precision=bf16-mixed or bf16-true, or an eps of 1e-4."
+        )
+
+
 def check_steps_land(optimizer: Optimizer, factory: OptimizerFactory) -> None:
     """Refuses half-precision weights under an optimizer whose steps are mostly rounded away; on all ranks together.
 

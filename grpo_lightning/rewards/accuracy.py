@@ -26,6 +26,16 @@ from grpo_lightning.rewards.text.extraction import lenient_answer, strict_answer
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
 
 
+MODES_OF = {
+    "tolerance": ("math", "numeric"),
+    "relative_tolerance": ("math", "numeric"),
+    "ignore_case": ("exact",),
+    "time_limit": ("math",),
+    "workers": ("math",),
+}
+"""Which modes look at a setting that others ignore."""
+
+
 @register_reward("accuracy")
 @dataclass
 class AccuracyReward(BaseRewardFunction):
@@ -84,6 +94,12 @@ class AccuracyReward(BaseRewardFunction):
             raise ValueError(f"{self.name}: extraction={self.extraction!r} is unknown. Choose strict or lenient.")
         if self.time_limit <= 0 or self.workers < 1 or min(self.tolerance or 0, self.relative_tolerance) < 0:
             raise ValueError(f"{self.name}: time_limit above 0, workers 1 or more, tolerances 0 or more; got {self}.")
+        for name, modes in MODES_OF.items():
+            if self.mode not in modes and getattr(self, name) != getattr(AccuracyReward, name):
+                raise ValueError(
+                    f"{self.name}: {name}={getattr(self, name)!r} has no effect with mode={self.mode}. Leave it out, or use mode="
+                    f"{' or '.join(modes)}."
+                )
         margin = Margin(self.tolerance, self.relative_tolerance)
         if self.mode == "exact":
             self._grader = ExactGrader(self.ignore_case)

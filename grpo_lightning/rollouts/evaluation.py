@@ -52,6 +52,11 @@ class EvaluationSettings:
                     f"model.{name}={getattr(self, name)!r} has no effect with model.num_generations_eval=0: held-out prompts have "
                     "one greedy completion. Set num_generations_eval, or leave it out."
                 )
+        if self.num_generations_eval > 1 and self.temperature_eval == 0:
+            raise ValueError(
+                f"model.temperature_eval=0 gives one completion {self.num_generations_eval} times over, so that pass@k says no "
+                "more than the greedy one. Use a number above 0, or num_generations_eval=0."
+            )
 
 
 class Evaluation:

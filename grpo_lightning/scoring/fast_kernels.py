@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from grpo_lightning.numerics.output_head import base_model, decoder_layers
 from grpo_lightning.scoring import norms
+from grpo_lightning.scoring.kept_graphs import leave_saved
 from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, compile_norms
 
 LIGER = "liger_kernel"
@@ -60,6 +61,7 @@ def use_liger_kernels(model: nn.Module) -> bool:
             module, BaseTunerLayer
         ):  # Liger's code reads the frozen weight, and not what is trained beside it
             del module.__dict__["forward"]
+    leave_saved(fused_modules(model))
     is_known = bool(fused_modules(model))
     if is_known and base.config.get_text_config().model_type in NORMS_FEED_LINEAR_LAYERS:
         compile_norms(base)

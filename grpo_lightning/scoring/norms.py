@@ -30,12 +30,14 @@ stops at 8 by itself, and what comes after runs one operation at a time."""
 def compile_norms(model: nn.Module) -> None:
     """Gives the norms in front of attention and MLP the compiled code; inside autocast they return its dtype.
 
-    Norms that peft has wrapped to train something beside them stay as they are.
+    Norms that peft has wrapped to train something beside them stay as they are. Backward passes leave what they need to a
+    second one (``retain_graph=True``), of code that torch compiles from here on.
 
     Args:
         model: Of a type in ``NORMS_FEED_LINEAR_LAYERS``, or with a language model that is.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    torch._functorch.config.donated_buffer = False  # saves a number a row here, and torch refuses such a second pass
     decoder = decoder_of(model)
     # A model of images names the layers of its tower too.
     of_text = set() if decoder is None else set(decoder.modules())

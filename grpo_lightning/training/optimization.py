@@ -24,7 +24,7 @@ from grpo_lightning.distributed.strategies import FSDP2Strategy
 from grpo_lightning.distributed.tensor_parallel import settle_gradients
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.numerics.output_head import decoder_layers
-from grpo_lightning.policy.low_precision_updates import check_steps_land
+from grpo_lightning.policy.low_precision_updates import check_finite_steps, check_steps_land
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.training.fused_optimizer import settle_kernels
@@ -113,6 +113,7 @@ class Optimization:
         scheduler = (
             None if settings.lr_scheduler is None else make_scheduler(settings.lr_scheduler, optimizer, run_steps)
         )
+        check_finite_steps(optimizer, self.new_optimizer)
         if not settings.allow_rounded_steps:
             check_steps_land(optimizer, self.new_optimizer)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}

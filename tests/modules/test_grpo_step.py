@@ -167,6 +167,17 @@ def test_a_float32_head_computes_logits_in_float32_over_bfloat16_layers(tiny_mod
         fit(tiny_model_dir, tmp_path, float32_head=True, finetuning_type="lora", lora_target="q_proj,lm_head")
 
 
+def test_a_float32_head_trains_under_mixed_precision(tiny_model_dir, tmp_path):
+    moved = []
+    for float32_head in (True, False):
+        settings = {"float32_head": float32_head, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-2)}
+        start, after = (
+            weights(fit(tiny_model_dir, tmp_path, steps, {"precision": "bf16-mixed"}, **settings)) for steps in (0, 1)
+        )
+        moved.append(torch.cat([(after[name] - start[name]).flatten() for name in start]))
+    assert 0 < (moved[0] - moved[1]).norm() < 0.05 * moved[1].norm()
+
+
 def test_a_soft_cap_on_attention_scores_is_kept_in_every_layout(tmp_path):
     model_dir = save_toy_model(tmp_path / "model", "gemma2", attn_logit_softcapping=1.0)
     packed, padded = (fit(model_dir, tmp_path, microbatch_layout=layout) for layout in ("packed", "padded"))

@@ -60,7 +60,7 @@ class GradientOfEachLoss(Callback):
 
 
 def test_what_callbacks_ask_of_autograd_changes_no_gradient(tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(Policy, "_speed_up", lambda policy, model: policy.weight_gradients.install(model))
+    monkeypatch.setattr(Policy, "_speed_up", as_on_a_gpu)
     alone = weights(trained("sft", tiny_model_dir, tmp_path / "alone", 2))
     asked = {"trainer": {"callbacks": [GradientOfEachLoss()]}}
     beside = weights(trained("sft", tiny_model_dir, tmp_path / "beside", 2, **asked))

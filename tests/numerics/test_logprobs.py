@@ -129,6 +129,21 @@ def test_autocast_computes_products_in_bfloat16_and_returns_float32_gradients():
     assert gradients(logprobs.sum(), weight)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_float32_head_has_the_gradients_of_float64_under_autocast_whose_backward_passes_are_inside(with_bias):
+    hidden, weight, bias, targets = problem(torch.float32)
+    bias = bias if with_bias else None
+    inputs = [hidden, weight] + ([bias] if with_bias else [])
+    with torch.autocast("cpu", torch.bfloat16):
+        options = {"float32_head": True, "chunk_tokens": 4, "with_entropy": True, "entropy_grad": True}
+        logprobs, entropy = selected_logprobs(hidden, weight, targets, bias=bias, **options)
+        found = gradients(logprobs.square().sum() + entropy.sum(), *inputs)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected, of_all = plain(exact[0], exact[1], exact[2] if with_bias else None, targets)
+    for one, wanted in zip(found, gradients(expected.square().sum() + of_all.sum(), *exact), strict=True):
+        assert (one - wanted).norm() < 1e-6 * wanted.norm()
+
+
 def test_entropy_without_its_gradient_leaves_the_logprob_gradient_alone():
     hidden, weight, _, targets = problem()
     logprobs, entropy = selected_logprobs(hidden, weight, targets, with_entropy=True)

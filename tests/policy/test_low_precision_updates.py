@@ -10,7 +10,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit, make_data, make_module, make_trainer
 from torch import nn
 
-from grpo_lightning.policy.low_precision_updates import check_steps_land, keeps_small_steps, moved_share
+from grpo_lightning.policy.low_precision_updates import (
+    check_steps_land,
+    keeps_small_steps,
+    moved_share,
+    stays_without_gradient,
+)
 from grpo_lightning.policy.weight_sample import WeightSample
 
 BF16_TRUE = {"precision": "bf16-true"}
@@ -152,3 +157,27 @@ def test_a_resumed_run_compares_with_what_training_started_from(tiny_model_dir, 
     assert resumed.step_metrics[name] == whole.step_metrics[name] > 0
     for found, wanted in zip(resumed.policy.model.parameters(), whole.policy.model.parameters(), strict=True):
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("factory", "dtype", "stays"),
+    [
+        (torch_adamw(), torch.float16, False),
+        (lambda params: torch.optim.AdamW(params, foreach=True), torch.float16, False),
+        (lambda params: torch.optim.AdamW(params, eps=1e-4), torch.float16, True),
+        (lambda params: torch.optim.SGD(params, lr=1.0, momentum=0.9), torch.float16, True),
+        (torch_adamw(), torch.bfloat16, True),
+        (torch_adamw(), torch.float32, True),
+    ],
+)
+def test_an_optimizer_is_asked_by_trying_it_whether_weights_without_gradient_stay_numbers(factory, dtype, stays):
+    assert stays_without_gradient(factory, dtype, torch.device("cpu")) is stays
+
+
+def test_an_optimizer_that_makes_nan_of_float16_weights_is_refused_before_the_first_step(tiny_model_dir, tmp_path):
+    settings = {"trainer": {"precision": "16-true"}, "allow_rounded_steps": True}
+    with pytest.raises(ValueError, match=r"AdamW makes NaN of float16 weights .* or an eps of 1e-4"):
+        fit(tiny_model_dir, tmp_path, optimizer=torch_adamw(1e-3), **settings)
+    eps = {"optimizer": lambda params: torch.optim.AdamW(params, lr=1e-3, eps=1e-4)}
+    module = fit(tiny_model_dir, tmp_path, 2, **eps, **settings)
+    assert all(weight.isfinite().all() for weight in module.policy.model.parameters())

@@ -16,7 +16,8 @@ KINDS = list(dict.fromkeys((verdict.mode, verdict.kind) for verdict in VERDICTS)
 
 @pytest.fixture(scope="module")
 def rewards() -> Iterator[dict[str, AccuracyReward]]:
-    rewards = {mode: AccuracyReward(mode=mode, time_limit=20.0) for mode in ("math", "numeric", "exact")}
+    rewards = {mode: AccuracyReward(mode=mode) for mode in ("numeric", "exact")}
+    rewards["math"] = AccuracyReward(mode="math", time_limit=20.0)
     yield rewards
     for reward in rewards.values():
         reward.close()

@@ -26,6 +26,7 @@ from grpo_lightning.generation.vllm.serving.images import ServerImages, check_sh
 from grpo_lightning.generation.vllm.serving.launch import (
     LaunchedServer,
     check_not_launched,
+    check_transfer,
     launch_options,
     name_run,
     share_token,
@@ -100,6 +101,7 @@ class VLLMServer(VLLMGenerator):
                 max_model_length=max_model_length,
                 dtype=None if dtype == "auto" else dtype,
             )
+        check_transfer(weight_transfer, weight_directory, trainer_address)
         super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
         self.client = VLLMClient(host, port, request_timeout)
         self.client.token = lambda: known_token(host, port)

@@ -38,6 +38,10 @@ class RewardComposition:
             raise ValueError(
                 f"model.reward_composition.how={self.how!r} is unknown. Choose one of {', '.join(COMPOSITIONS)}."
             )
+        if not self.gates and self.threshold != RewardComposition.threshold:
+            raise ValueError(
+                f"model.reward_composition.threshold={self.threshold} has no effect without gates. Leave it out, or set gates."
+            )
 
     def check(self, names: Sequence[str], weights: Sequence[float]) -> None:
         """Refuses gates and weights that these rewards do not have.

@@ -123,6 +123,23 @@ def check_not_launched(**settings: Any) -> None:
             )
 
 
+def check_transfer(weight_transfer: str, weight_directory: str | None, trainer_address: str) -> None:
+    """Refuses settings of one way for weights with the other one.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    idle = {
+        "weight_directory": weight_transfer == "nccl" and weight_directory is not None,
+        "trainer_address": weight_transfer == "files" and trainer_address != "127.0.0.1",
+    }
+    for name, is_idle in idle.items():
+        if is_idle:
+            raise ValueError(
+                f"model.generator.init_args.{name} has no effect with weight_transfer={weight_transfer}. Leave one of them out."
+            )
+
+
 def launch_options(
     policy: PreTrainedModel, max_model_length: int | None, weight_transfer: str, hot_adapter: bool
 ) -> list[str]:
