@@ -16,6 +16,9 @@ from grpo_lightning.distributed.checkpoint_check import FORMAT
 from grpo_lightning.distributed.checkpoint_io import CheckpointNotWrittenError
 from grpo_lightning.distributed.rank_watch import RankWatch
 
+NO_STEP = -1
+"""What a ModelCheckpoint has saved that has to save the present step, whatever it takes for saved."""
+
 
 class LastCheckpoint(Callback):
     """Brings last.ckpt up to the last step at the end of training, and at an error between two steps.
