@@ -133,7 +133,7 @@ class PolicyModule(L.LightningModule):
         return [
             self.last_checkpoint,
             self.rank_watch,
-            StopSignals(),
+            StopSignals(self.last_checkpoint),
             NoWrongAdvice(),
             DueCheckpoints(),
             EvaluationClock(),

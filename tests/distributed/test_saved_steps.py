@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import make_data, make_module, make_trainer, write_prompts
+from runs import make_data, make_module, make_trainer, spoilt, write_prompts
 
 
 def steps_of(path: Path) -> tuple[int, int]:
@@ -76,3 +78,25 @@ def test_a_step_that_was_saved_is_not_saved_again_on_an_exception(update, tiny_m
     with pytest.raises(ArithmeticError):
         trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
     assert written == list(range(1, update + 1))
+
+
+@pytest.mark.parametrize("end", ["end", "error", "save_on_exception", "signal"])
+def test_the_last_checkpoint_knows_of_steps_that_were_skipped(end, tiny_model_dir, tmp_path):
+    """It was of the step before them, which a run that went on then did once more."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            if pl_module.steps_done == 4 and end == "end":
+                trainer.should_stop = True
+            elif pl_module.steps_done == 4 and end == "signal":
+                signal.raise_signal(signal.SIGTERM)
+
+    keeps_last = end != "save_on_exception"
+    options = {"every_n_train_steps": 1, "save_last": keeps_last, "save_on_exception": not keeps_last}
+    kept = ModelCheckpoint(tmp_path / "kept", "{step}", auto_insert_metric_name=False, **options)
+    callbacks = [Stop(), kept, *([] if end in ("end", "signal") else [FailingAfter(4)])]
+    trainer = make_trainer(tmp_path, 8, callbacks=callbacks, enable_checkpointing=True)
+    module = make_module(tiny_model_dir, optimizer=spoilt(3, 4), max_tokens_per_microbatch=10_000)
+    with nullcontext() if end == "end" else pytest.raises(SystemExit if end == "signal" else ArithmeticError):
+        trainer.fit(module, datamodule=make_data(tmp_path))
+    assert steps_of(tmp_path / "kept" / ("last.ckpt" if keeps_last else "2.ckpt")) == (2, 4)
