@@ -30,6 +30,7 @@ from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.modules.checks.trainer import check_batch, prepare_trainer
+from grpo_lightning.modules.former_settings import still_used
 from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
@@ -275,7 +276,7 @@ class PolicyModule(L.LightningModule):
         """
         checkpoint = read_checkpoint(Path(checkpoint_path), weights_only=True, mmap=True)
         check_stage(checkpoint, cls.stage)
-        saved = checkpoint.get(SETTINGS_KEY, {})
+        saved = still_used(checkpoint.get(SETTINGS_KEY, {}), settings)
         check_loaded_settings(cls, settings, saved)
         return super().load_from_checkpoint(checkpoint_path, *args, **(saved | settings))
 

@@ -98,6 +98,24 @@ def given_weight(entry: Any, reward: BaseRewardFunction) -> float | None:
     return None if reward.weight == default else reward.weight
 
 
+def without_weights(spec: RewardEntry | Sequence[RewardEntry]) -> list[RewardEntry]:
+    """The same rewards, whose entries give none a weight; an argument of a reward's own that is called ``weight`` stays.
+
+    Example:
+        >>> without_weights([{"class_path": "accuracy", "init_args": {"mode": "exact", "weight": 2.0}}, "format"])
+        [{'class_path': 'accuracy', 'init_args': {'mode': 'exact'}}, 'format']
+    """
+    return [_without_weight(entry) for entry in _entries(spec)]
+
+
+def _without_weight(entry: RewardEntry) -> RewardEntry:
+    if not isinstance(entry, dict) or "weight" not in (entry.get("init_args") or {}):
+        return entry
+    if given_weight(entry, _resolve_class_path(entry)) is None:
+        return entry
+    return entry | {"init_args": {name: value for name, value in entry["init_args"].items() if name != "weight"}}
+
+
 def _entries(spec: RewardEntry | Sequence[RewardEntry]) -> list[RewardEntry]:
     return list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
 
