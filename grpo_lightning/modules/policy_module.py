@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
+from grpo_lightning.callbacks.monitors import MonitorCheck
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
 from grpo_lightning.distributed.due_checkpoints import DueCheckpoints
 from grpo_lightning.distributed.evaluation_clock import EvaluationClock
@@ -131,14 +132,10 @@ class PolicyModule(L.LightningModule):
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [
-            self.last_checkpoint,
-            self.rank_watch,
-            StopSignals(self.last_checkpoint),
-            NoWrongAdvice(),
-            DueCheckpoints(),
-            EvaluationClock(),
-        ]
+        signals, callbacks = StopSignals(self.last_checkpoint), self.trainer.callbacks  # type: ignore[attr-defined]
+        checks = [] if any(isinstance(each, MonitorCheck) for each in callbacks) else [MonitorCheck(of_script=True)]
+        parts = [self.last_checkpoint, self.rank_watch, signals, NoWrongAdvice(), DueCheckpoints(), EvaluationClock()]
+        return [*parts, *checks]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
