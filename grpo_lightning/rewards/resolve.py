@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from grpo_lightning.class_entry import class_path_of
 from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward, function_name
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, split_names
@@ -153,10 +154,10 @@ def _resolve_entry(entry: Any) -> list[BaseRewardFunction]:
 
 
 def _resolve_class_path(entry: dict[str, Any]) -> BaseRewardFunction:
-    unknown = set(entry) - {"class_path", "init_args"}
-    if unknown or "class_path" not in entry:
+    parts = class_path_of(entry)
+    if parts is None:
         raise ValueError(f"model.rewards holds {entry!r}: a reward has the keys class_path and init_args.")
-    path, settings = entry["class_path"], entry.get("init_args") or {}
+    path, settings = parts
     name = path if "." in path else _registered_name(path)
     try:
         return get_reward_function(name, **settings)
