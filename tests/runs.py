@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ def write_prompts(path: Path, count: int = 12) -> Path:
     rows = [{"prompt": "0" * (i % 3) + f"{i}+{i + 1}=", "ground_truth": str(2 * i + 1)} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def spoilt(*passes: int) -> Any:
+    """An optimizer whose gradient is no number after these of all backward passes, counted from 1; that step is skipped."""
+
+    class Spoilt(torch.optim.SGD):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.1)
+            number = count(1)
+
+            def spoil(gradient: torch.Tensor) -> torch.Tensor | None:
+                return torch.full_like(gradient, torch.nan) if next(number) in passes else None
+
+            self.param_groups[0]["params"][0].register_hook(spoil)
+
+    return Spoilt
 
 
 def make_module(model_dir: str | Path, **settings: Any) -> GRPOModule:

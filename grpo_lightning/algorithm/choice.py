@@ -10,6 +10,8 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
+from grpo_lightning.class_entry import class_path_of
+
 
 def find(setting: str, name: str, known: Mapping[str, Any]) -> Any:
     """What is registered as ``name``, or stands at that import path.
@@ -70,9 +72,10 @@ def split_spec(setting: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[s
     """
     if isinstance(spec, str):
         return spec, {}
-    if "class_path" not in spec or set(spec) - {"class_path", "init_args"}:
+    parts = class_path_of(spec)
+    if parts is None:
         raise ValueError(f"model.{setting}={dict(spec)!r} has other keys than class_path and init_args.")
-    return str(spec["class_path"]), dict(spec.get("init_args") or {})
+    return str(parts[0]), dict(parts[1])
 
 
 def made(setting: str, name: str, factory: Any, settings: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from grpo_lightning.errors import ExplainedError
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import is_adapted
 from grpo_lightning.finetuning.whole_checkpoint import complete_checkpoint
+from grpo_lightning.version import __version__
+
+MARKER = "grpo_lightning_export.json"
+"""In a directory that an export has written, which the next one may replace."""
 
 
 class ExportNotWrittenError(ExplainedError, OSError):
@@ -62,9 +67,7 @@ class HuggingFaceExport(Callback):
                 "model.finetuning_type to lora or qlora."
             )
         if stage == "fit":
-            root = self.root(trainer)
-            at_steps = root.glob("step-[0-9]*") if self.every_n_steps else ()
-            check_no_file(root / "last", root / "last-adapter", *(path for path in at_steps if _is_of_a_step(path)))
+            check_no_file(*self._places(trainer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a merged export that cannot be made, before the first step.
@@ -79,6 +82,25 @@ class HuggingFaceExport(Callback):
                     f"lora_bias: true gives {name} a bias, which the layer of the base model cannot hold, so that the "
                     "adapter cannot be merged. Leave it out of model.peft_config, or set export.forms=[adapter]."
                 )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to replace a directory of the user's own, once an earlier run is put aside.
+
+        Raises:
+            ExplainedError: Naming it.
+        """
+        if not trainer.is_global_zero:
+            return
+        try:
+            check_free(*self._places(trainer))
+        except FileExistsError as error:
+            raise ExplainedError(str(error)) from error
+
+    def _places(self, trainer: Trainer) -> list[Path]:
+        """Where it will write, as far as something may be there."""
+        root = self.root(trainer)
+        at_steps = root.glob("step-[0-9]*") if self.every_n_steps else ()
+        return [root / "last", root / "last-adapter", *(path for path in at_steps if _is_of_a_step(path))]
 
     def root(self, trainer: Trainer) -> Path:
         """Where the directories are."""
@@ -116,6 +138,26 @@ def check_no_file(*paths: Path) -> None:
         if path.exists() and not path.is_dir():
             raise FileExistsError(
                 f"{path} is a file, and an export writes a directory. Name another place, or move the file away."
+            )
+
+
+def check_free(*paths: Path) -> None:
+    """Refuses places where a file is, or a directory that no export has written: a model of the user's own, for one.
+
+    One without a marker, as earlier versions wrote them, may be replaced in ``hf`` of a run. A link is replaced, not where it leads.
+
+    Raises:
+        FileExistsError: Naming it, and what to do.
+    """
+    check_no_file(*paths)
+    for path in paths:
+        if path.is_symlink() or not path.is_dir() or not (names := {each.name for each in path.iterdir()}):
+            continue
+        is_of_a_run = path.absolute().parent.name == "hf" and names & {"config.json", "adapter_config.json"}
+        if MARKER not in names and not is_of_a_run:
+            raise FileExistsError(
+                f"{path} is a directory that no export has written (it has no {MARKER}), and an export takes the place of what is "
+                "there. Name another place, or move the directory away; an export of an earlier version may be removed."
             )
 
 
@@ -166,11 +208,12 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
         save(policy, part, *arguments)
         return
     try:
-        check_no_file(path)
+        check_free(path)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save(policy, part, *arguments)
         reader.save_pretrained(part)
+        (part / MARKER).write_text(json.dumps({"version": __version__}) + "\n", encoding="utf-8")
         put_in_place(path)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)

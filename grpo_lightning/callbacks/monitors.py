@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.callbacks.samples import show
 from grpo_lightning.callbacks.step_bar import planned_steps
@@ -18,21 +19,27 @@ from grpo_lightning.errors import ExplainedError
 class MonitorCheck(Callback):
     """Refuses a ``monitor`` of ModelCheckpoint or EarlyStopping that no metric has the name of.
 
-    Held-out metrics have names that the settings tell. What a step logs is known once the first one has ended. A run that ends
-    before its first evaluation is refused where something waits for it, else it says so.
+    Held-out metrics have names that the settings tell. What a step logs is known once the first one has ended, and what callbacks
+    and subclasses of the user's own log of held-out data after the first evaluation; what else these may log later is warned of.
+    A run that ends before its first evaluation is refused where something waits for it, else it says so.
+
+    Args:
+        of_script: Only warns of evaluations that never come, and only where something waits for them: a script may go on.
     """
 
-    def __init__(self) -> None:
-        self._knows_steps = False
+    def __init__(self, of_script: bool = False) -> None:
+        self.of_script = of_script
+        self._knows_steps = self._knows_evaluations = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Looks at the names that begin as held-out metrics do, where the module is one of this package and logs no others.
+        """Looks at the names that begin as held-out metrics do, where nothing of the user's own may log others.
 
         Raises:
             ValueError: Naming the setting and what there is.
         """
         means: Any = getattr(pl_module, "evaluation_means", None)
-        if stage != "fit" or means is None or not type(pl_module).__module__.startswith("grpo_lightning."):
+        self._knows_steps = self._knows_evaluations = False
+        if stage != "fit" or means is None or has_own_code(trainer, pl_module):
             return
         datasets = list(getattr(getattr(trainer, "datamodule", None), "eval_prompts", {}))
         for setting, name in monitored(trainer):
@@ -57,10 +64,12 @@ class MonitorCheck(Callback):
         if why is None:
             return
         waiting = next((f"{setting}={name}" for setting, name in monitored(trainer) if is_held_out(name)), None)
-        if waiting is not None:
+        if waiting is not None and self.of_script:
+            rank_zero_warn(f"{waiting} will not be measured. {why}")
+        elif waiting is not None:
             raise ExplainedError(f"{waiting} would never be measured. {why}")
         is_shown = any(isinstance(callback, BeforeAfterSummary) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.is_global_zero and not is_shown:
+        if trainer.is_global_zero and not is_shown and not self.of_script:
             show(why)
 
     def on_train_batch_end(
@@ -73,11 +82,42 @@ class MonitorCheck(Callback):
         """
         if self._knows_steps:
             return
-        self._knows_steps = True
-        known = list(trainer.callback_metrics)
+        self._knows_steps, known = True, logged(trainer)
         for setting, name in monitored(trainer):
-            if not is_held_out(name) and name not in known:
+            if is_held_out(name) or name in known:
+                continue
+            if has_own_code(trainer, pl_module):
+                rank_zero_warn(f"{no_metric(setting, name, known)} This is no mistake if your own code logs it later.")
+            else:
                 raise ExplainedError(no_metric(setting, name, known))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the names of held-out metrics again, after the first evaluation of the run.
+
+        Raises:
+            ExplainedError: Naming the setting and what there is.
+        """
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self._knows_evaluations:
+            return
+        self._knows_evaluations, known = True, logged(trainer)
+        for setting, name in monitored(trainer):
+            if is_held_out(name) and name not in known:
+                raise ExplainedError(no_metric(setting, name, [each for each in known if is_held_out(each)] or known))
+
+
+def has_own_code(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether there is a module or callback of the user's, which may log anything at any time."""
+    ours = ("grpo_lightning", "lightning", "pytorch_lightning")
+    parts = [callback for callback in trainer.callbacks if not isinstance(callback, LambdaCallback)]  # type: ignore[attr-defined]
+    has_lambdas = len(parts) < len(trainer.callbacks)  # type: ignore[attr-defined]
+    return has_lambdas or any(type(part).__module__.partition(".")[0] not in ours for part in (module, *parts))
+
+
+def logged(trainer: Trainer) -> list[str]:
+    """The metrics of the run so far, those too that have a value at the end of an epoch only, and what Lightning counts."""
+    results: Any = trainer.fit_loop.epoch_loop._results
+    names = [name for result in results.values() for name in (result.meta.name, f"{result.meta.name}_epoch")]
+    return list(dict.fromkeys([*trainer.callback_metrics, *names, "epoch", "step"]))
 
 
 def monitored(trainer: Trainer) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import OnExceptionCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, Timer
 
 from grpo_lightning.distributed.checkpoint_check import (
     CheckpointNotReadableError,
@@ -63,22 +63,27 @@ def check_named(ckpt_path: str | None, root: Path, stage: str) -> None:
     check_stage(saved, stage)
 
 
-def check_starts_anew(trainer: Trainer, last: Path | None) -> None:
+def check_starts_anew(trainer: Trainer) -> None:
     """Refuses a start without ``--ckpt_path`` that Lightning would make a resume of: it does where OnExceptionCheckpoint is given.
+
+    From the newest of what that callback has saved and of the ``last.ckpt`` of each ModelCheckpoint, and from no other.
 
     Args:
         trainer: With its callbacks.
-        last: The newest checkpoint of the run's folder.
 
     Raises:
         ValueError: Naming the checkpoint, and both ways out.
     """
     savers = [each for each in trainer.callbacks if isinstance(each, OnExceptionCheckpoint)]  # type: ignore[attr-defined]
-    saved = [
-        path for path in (last, *(Path(saver.ckpt_path) for saver in savers)) if path is not None and path.exists()
+    if not savers:
+        return
+    keepers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    paths = [saver.ckpt_path for saver in savers] + [
+        path for each in keepers for path in each._find_last_checkpoints(trainer)
     ]
+    saved = [Path(path) for path in paths if Path(path).exists()]
     there = newest(saved)
-    if savers and there is not None:
+    if there is not None:
         raise ValueError(
             f"trainer.callbacks: OnExceptionCheckpoint has Lightning go on from {there}, and --ckpt_path was not given. Give "
             "--ckpt_path last to go on. To start anew, leave the callback out: a run that ends with an error saves "

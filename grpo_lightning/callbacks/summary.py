@@ -39,7 +39,8 @@ class BeforeAfterSummary(Callback):
     ``strict_before``, ``strict_after`` (the right answer in exactly the asked format), as fractions in [0, 1] of greedy
     completions, ``sampled_before`` and ``sampled_after`` with model.num_generations_eval (pass@1: the accuracy of sampled
     completions), ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all resumes) and ``samples``: the
-    prompts shown, with both completions and what the strict reward gave them.
+    prompts shown, with both completions and what the strict reward gave them. Of a run that first measured when it went on from a
+    checkpoint it holds ``step_before`` too: the steps that were done then.
 
     Args:
         path: The file; by default summary.json in trainer.default_root_dir.
@@ -136,6 +137,7 @@ class BeforeAfterSummary(Callback):
             "strict_before": fraction(before, self.strict),
             "strict_after": fraction(after, self.strict),
             **sampled,
+            **({"step_before": before["step"]} if before.get("step") else {}),
             "steps": steps,
             "seconds": round(self.seconds_before_resume + time.perf_counter() - self._started, 1),
             "samples": [
@@ -151,21 +153,24 @@ class BeforeAfterSummary(Callback):
         }
 
     def _print(self, before: dict[str, Any], after: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
+        step = before.get("step")
+        first = f"step {step}" if step else "before"
+        title = f"The same held-out prompts {f'after {first} and at the end' if step else 'before and after training'}"
         samples = [
             {
                 "prompt": old["prompt"],
-                "before": old["completion"],
-                "correct before": old["rewards"][self.strict],
+                first: old["completion"],
+                f"correct {first}": old["rewards"][self.strict],
                 "after": new["completion"],
                 "correct after": new["rewards"][self.strict],
             }
             for old, new in zip(before["samples"], after["samples"], strict=True)
         ]
-        columns = ["prompt", "before", "correct before", "after", "correct after"]
+        columns = ["prompt", first, f"correct {first}", "after", "correct after"]
         scores = [
             {
                 "held-out greedy accuracy": kind,
-                "before": f"{summary[f'{key}_before']:.1%}",
+                first: f"{summary[f'{key}_before']:.1%}",
                 "after": f"{summary[f'{key}_after']:.1%}",
             }
             for kind, key in (
@@ -174,8 +179,8 @@ class BeforeAfterSummary(Callback):
             )
         ]
         show(
-            sample_table("The same held-out prompts before and after training", samples, columns),
-            sample_table("", scores, ["held-out greedy accuracy", "before", "after"]),
+            sample_table(title, samples, columns),
+            sample_table("", scores, ["held-out greedy accuracy", first, "after"]),
             f"{summary['steps']} steps in {summary['seconds']} s; written to {shown_path(path)}",
         )
 

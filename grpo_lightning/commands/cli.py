@@ -194,7 +194,7 @@ class GRPOCLI(LightningCLI):
         if ckpt_path in ("last", "best") or (ckpt_path is None and is_queued_again):
             self._find_checkpoint(ckpt_path or "last")
         elif ckpt_path is None:
-            check_starts_anew(self.trainer, newest_checkpoint(root, checkpoint_folders(self.trainer)))
+            check_starts_anew(self.trainer)
             model, adapter = self.model.policy.name_or_path, self.model.policy.settings.adapter_name_or_path
             check_own_start(self.trainer, model_name_or_path=model, adapter_name_or_path=adapter)
         self._earlier_run = EarlierRun()

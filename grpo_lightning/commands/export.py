@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from grpo_lightning.callbacks.export import check_no_file, export
+from grpo_lightning.callbacks.export import check_free, export
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import config_of, find_checkpoint, load_checkpoint
@@ -51,7 +51,7 @@ def main(args: list[str]) -> int:
     written = options.output
     quiet()
     try:
-        check_no_file(written)
+        check_free(written)
         checkpoint = find_checkpoint(options.checkpoint)
         config = config_of(checkpoint, options.config)
         module = load_checkpoint(checkpoint, config, options.accelerator)

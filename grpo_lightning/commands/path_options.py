@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from grpo_lightning.class_entry import KEYS
+
 ENVIRONMENT = "model.environment"
 """Either one environment or several by name; beside a class_path its own check finds misspelt settings, which ``**kwargs`` would take."""
 NAMED = (
@@ -17,7 +19,6 @@ NAMED = (
     ENVIRONMENT,
 )
 """Settings that take a registered name or an import path, with or without settings of what it names."""
-SPEC = {"class_path", "init_args"}
 
 
 def keep_names(parser: LightningArgumentParser) -> None:
@@ -53,7 +54,7 @@ class _PathOption:
         after = settings.get(self.dest)
         old, new = _last(before), _last(after)
         path = option.removeprefix(f"--{self.dest}.").split(".")
-        if not isinstance(new, dict) or set(new) == SPEC or path[0] in ("class_path", "dict_kwargs"):
+        if not isinstance(new, dict) or set(new) == KEYS or path[0] in ("class_path", "dict_kwargs"):
             return None  # it names a thing, or jsonargparse knows what the settings are of
         names = isinstance(old, str) or (isinstance(old, Mapping) and "class_path" in old)
         if names and self.dest != ENVIRONMENT and path[0] != "init_args":

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
 from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
+from grpo_lightning.distributed.moved_folder import part_of
 from grpo_lightning.errors import ExplainedError
 
 
@@ -57,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        part = target.with_name(target.name + ".part")
+        part = part_of(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from grpo_lightning.distributed.last_checkpoint import write_last
+from grpo_lightning.distributed.last_checkpoint import NO_STEP, write_last
 
 
 class DueCheckpoints(Callback):
@@ -26,6 +26,8 @@ class DueCheckpoints(Callback):
         """Optimizer steps before the step in progress."""
         self._waiting: list[ModelCheckpoint] = []
         """Those whose best the next evaluation decides."""
+        self._unwritten: dict[ModelCheckpoint, str] = {}
+        """Those that wrote nothing at the last step that was due, and what they had written before."""
         self._waited: list[str] = []
         """The same of the run that this one goes on from, by their names in a checkpoint."""
 
@@ -33,7 +35,7 @@ class DueCheckpoints(Callback):
         """Counts from here."""
         self._global_step = trainer.global_step
         self._waiting = [callback for callback in _savers(trainer) if callback.state_key in self._waited]
-        self._waited = []
+        self._waited, self._unwritten = [], {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,7 +57,13 @@ class DueCheckpoints(Callback):
                     write_last(trainer, callback)  # it would lead to the last one that was among the best
                 else:
                     callback._save_last_checkpoint(trainer, metrics)
-            callback._last_global_step_saved = trainer.global_step  # also where there was nothing to write yet
+            if callback._last_global_step_saved == trainer.global_step:
+                self._unwritten.pop(callback, None)
+            else:
+                self._unwritten[callback] = callback._last_checkpoint_saved
+                callback._last_global_step_saved = (
+                    trainer.global_step
+                )  # else it would save now, by Lightning's own rules
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what has waited for the metrics of these weights."""
@@ -68,6 +76,12 @@ class DueCheckpoints(Callback):
                 callback._save_topk_checkpoint(trainer, metrics)
             if callback.save_last and callback._last_checkpoint_saved != saved:
                 callback._save_last_checkpoint(trainer, metrics)  # which tells of the best of all
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets ``save_on_exception``, which comes after this, save a step that was due and is written nowhere."""
+        for callback, saved in self._unwritten.items():
+            if callback._last_checkpoint_saved == saved and callback._last_global_step_saved == trainer.global_step:
+                callback._last_global_step_saved = NO_STEP
 
     def state_dict(self) -> dict[str, Any]:
         """What the next evaluation is to decide on, in a run that goes on too."""

@@ -16,8 +16,14 @@ class EvaluationClock(Callback):
         self._since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from where Lightning does."""
+        """Counts from where Lightning does, which asks for the time before the first step too: whether an evaluation is to be ended.
+
+        It is where the checkpoint was written in the middle of one.
+        """
         self._since = getattr(trainer, "_last_val_time", 0.0)
+        if getattr(trainer, "_val_check_time_interval", None) is not None:
+            is_inside = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
+            trainer._last_val_time = -math.inf if is_inside else math.inf  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -16,6 +16,9 @@ from grpo_lightning.distributed.checkpoint_check import FORMAT
 from grpo_lightning.distributed.checkpoint_io import CheckpointNotWrittenError
 from grpo_lightning.distributed.rank_watch import RankWatch
 
+NO_STEP = -1
+"""What a ModelCheckpoint has saved that has to save the present step, whatever it takes for saved."""
+
 
 class LastCheckpoint(Callback):
     """Brings last.ckpt up to the last step at the end of training, and at an error between two steps.
@@ -35,6 +38,8 @@ class LastCheckpoint(Callback):
         self._watch = watch
         self._place: dict[str, Any] | None = None
         self._steps: tuple[int, int] | None = None
+        self._moved: tuple[int, int] | None = None
+        """The steps after the last one that changed the weights: those since then were skipped."""
         self._not_written: CheckpointNotWrittenError | None = None
         self._folder = ""
 
@@ -46,17 +51,19 @@ class LastCheckpoint(Callback):
             trainer._default_root_dir = str(Path(trainer.default_root_dir).absolute())  # type: ignore[attr-defined]
         self._folder = os.getcwd()
         if stage == "fit":
-            self._place = self._steps = self._not_written = None
+            self._place = self._steps = self._moved = self._not_written = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the steps that are done; the place is Lightning's own until the next one ends."""
-        self._steps = _steps(trainer, pl_module)
+        self._steps = self._moved = _steps(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Notes the place; undoes a change of the working directory, which rewards share with the run."""
         self._place, self._steps = deepcopy(trainer.fit_loop.state_dict()), _steps(trainer, pl_module)
+        if self._moved is None or self._moved[0] != self._steps[0]:
+            self._moved = self._steps
         if _working_directory() != self._folder:
             rank_zero_warn(
                 f"A reward or callback changed the working directory to {_working_directory()}; the run goes back to "
@@ -86,10 +93,22 @@ class LastCheckpoint(Callback):
         if not is_in_evaluation and self._is_between_steps(trainer, pl_module):
             checkpoint["loops"]["fit_loop"] = self._place
 
+    def save(self, trainer: Trainer, again: bool = False) -> None:
+        """Writes the checkpoint that ``--ckpt_path last`` finds, wherever one is kept.
+
+        Args:
+            trainer: In a run that keeps any.
+            again: Also where there is one of this step already.
+        """
+        kept = [callback for callback in _model_checkpoints(trainer) if callback.save_last]
+        for callback in kept if not trainer.fast_dev_run else []:  # type: ignore[attr-defined]
+            if again or self._has_skipped() or callback._last_global_step_saved != trainer.global_step:
+                write_last(trainer, callback)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the last step; where that cannot be done, what else there is to save comes first."""
         try:
-            save_last(trainer)
+            self.save(trainer)
         except CheckpointNotWrittenError as error:
             if trainer.world_size > 1:  # the others wait for the end of the save, not in what comes next
                 raise
@@ -114,22 +133,31 @@ class LastCheckpoint(Callback):
             return
         place = self._watch.place  # of the error, which comes before the save
         try:
-            save_last(trainer)
+            self.save(trainer)
         except Exception as error:  # the error that ends the run is the one to show
             exception.add_note(f"The checkpoint of the last complete step could not be written either: {error}")
         finally:
             self._watch.enter(place)
 
     def _keep_from_saving(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """``save_on_exception`` would put part of a step in the place of a checkpoint, or ask ranks that are elsewhere."""
+        """``save_on_exception`` would put part of a step in the place of a checkpoint, or ask ranks that are elsewhere.
+
+        Of steps that were skipped it would save nothing.
+        """
         is_alone = trainer.world_size == 1
         if trainer.state.fn != "fit" or (is_alone and self._steps in (None, _steps(trainer, module))):
+            for callback in _model_checkpoints(trainer) if self._has_skipped() else []:
+                callback._last_global_step_saved = NO_STEP
             return
         why = "its weights are of a part of a step" if is_alone else "the other ranks are elsewhere"
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
+        for callback in _model_checkpoints(trainer):
+            if callback.save_on_exception:
                 callback.save_on_exception = False
                 exception.add_note(f"checkpoint.save_on_exception saved nothing: {why}.")
+
+    def _has_skipped(self) -> bool:
+        """Whether steps that ended since changed no weights, so that Lightning's count takes them for saved."""
+        return self._steps != self._moved
 
     def _is_between_steps(self, trainer: Trainer, module: LightningModule) -> bool:
         """Whether the weights are those after the step whose place is noted."""
@@ -141,19 +169,6 @@ class LastCheckpoint(Callback):
         return progress.ready == progress.processed or getattr(module, "can_repeat_step", True)
 
 
-def save_last(trainer: Trainer, again: bool = False) -> None:
-    """Writes the checkpoint that ``--ckpt_path last`` finds, wherever one is kept.
-
-    Args:
-        trainer: In a run that keeps any.
-        again: Also where there is one of this step already.
-    """
-    kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.save_last]
-    for callback in kept if not trainer.fast_dev_run else []:  # type: ignore[attr-defined]
-        if again or callback._last_global_step_saved != trainer.global_step:
-            write_last(trainer, callback)
-
-
 def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
     """Writes ``last.ckpt`` of one of them, as a file, also where it was a link."""
     name = callback.CHECKPOINT_NAME_LAST
@@ -161,6 +176,10 @@ def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
     if trainer.is_global_zero and os.path.islink(callback.last_model_path):
         os.remove(callback.last_model_path)  # of save_last: link; what it leads to stays
     callback._save_checkpoint(trainer, callback.last_model_path)
+
+
+def _model_checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
 
 
 def _steps(trainer: Trainer, module: LightningModule) -> tuple[int, int]:

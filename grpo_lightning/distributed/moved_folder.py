@@ -14,11 +14,13 @@ PART, OLD = ".part", ".old"
 """What the names of directories end with that are being written, and that are about to be removed."""
 REQUEUED = "hpc_ckpt_*.ckpt"
 """What Lightning saves in ``trainer.default_root_dir`` when SLURM asks for it, before it queues the job again."""
+NUMBERED, UNNUMBERED = "hpc_ckpt_", "hpc-ckpt-"
+"""Of the former Lightning reads the number, also of what is half written; of the latter, in the names of parts, it does not."""
 
 
 def part_of(path: Path) -> Path:
-    """Where a directory is written that will be ``path``."""
-    return path.with_name(path.name + PART)
+    """Where a file or directory is written that will be ``path``."""
+    return path.with_name(path.name.replace(NUMBERED, UNNUMBERED) + PART)
 
 
 def put_in_place(path: Path) -> None:
@@ -65,25 +67,30 @@ def _is_whole(folder: Path, without_checksums: bool) -> bool:
 
 def finish_moves(folder: Path, names: str = "*.ckpt") -> None:
     """The same of all checkpoints of a folder, or of those that match a pattern."""
-    for end in (PART, OLD):
-        for found in sorted(folder.glob(f"{names}{end}")):
-            finish_move(found.with_name(found.name.removesuffix(end)))
+    for pattern, end in ((names.replace(NUMBERED, UNNUMBERED), PART), (names, OLD)):
+        for found in sorted(folder.glob(f"{pattern}{end}")):
+            finish_move(found.with_name(found.name.removesuffix(end).replace(UNNUMBERED, NUMBERED)))
 
 
 def drop_half_written_requeues(root: Path) -> None:
     """Removes what a kill has left of checkpoints for SLURM that were not written to their end.
 
-    Lightning reads a number off their names, too, and would look for the checkpoint that never came to be. For the rank that
-    holds the folder's lock: without it, a run that is going on may be writing them.
+    Lightning reads a number off the names that earlier versions gave them, and would look for a checkpoint that never came to be.
+    For the rank that holds the folder's lock: without it, a run that is going on may be writing them.
     """
     finish_moves(root, REQUEUED)
-    for part in root.glob(f"{REQUEUED}{PART}"):
+    for part in half_written_requeues(root):
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def half_written_requeues(root: Path) -> list[Path]:
+    """By their present names, and by those that earlier versions gave them."""
+    return [*root.glob(f"{REQUEUED}{PART}"), *root.glob(f"{REQUEUED.replace(NUMBERED, UNNUMBERED)}{PART}")]
 
 
 def wait_for_no_half_written_requeues(root: Path, seconds: float = 60.0) -> None:
     """The other ranks' part of it: waits until the first has removed them, which it does not in a command that is refused."""
     for _ in range(int(seconds * 10)):
-        if not any(root.glob(f"{REQUEUED}{PART}")):
+        if not half_written_requeues(root):
             return
         sleep(0.1)

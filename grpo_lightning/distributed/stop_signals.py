@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _HandlersCompo
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grpo_lightning.distributed.gather import gather_objects
-from grpo_lightning.distributed.last_checkpoint import save_last
+from grpo_lightning.distributed.last_checkpoint import LastCheckpoint
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -27,9 +27,13 @@ class StopSignals(Callback):
     ever. A step takes seconds to minutes: so long a signal waits, and a scheduler has to give notice. Before SIGTERM,
     Ctrl-C or the end of its terminal (SIGHUP) ends the run, last.ckpt is brought up to the step, so that no step is lost. The
     exit status is 143, 130 or 129, as of a program that the signal ends: the run is not finished. A second Ctrl-C does not wait.
+
+    Args:
+        last: Writes that checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: LastCheckpoint) -> None:
+        self._last = last
         self._asked: set[int] = set()
         self._handlers: dict[int, Any] = {}
 
@@ -93,7 +97,7 @@ class StopSignals(Callback):
         if ending is not None:
             if trainer.training:
                 trainer._logger_connector.update_train_step_metrics()  # what Lightning logs after the hook, too late
-            save_last(trainer, again=trainer.validating)  # one written before this evaluation would leave it out
+            self._last.save(trainer, again=trainer.validating)  # one written before this evaluation would leave it out
             raise SIGTERMException(128 + ending)  # the exit status
         for number in sorted(asked & self._handlers.keys()):
             self._handlers[number](number, None)

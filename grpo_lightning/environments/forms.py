@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from grpo_lightning.class_entry import KEYS, class_path_of
 from grpo_lightning.environments.calls import Calls
 from grpo_lightning.environments.class_episode import ClassEpisode, ToolCalls, ToolExceptions
 from grpo_lightning.environments.environment_class import EnvironmentClass, argument_names, check_arguments, read_class
@@ -20,7 +21,6 @@ OUTPUT_LIMIT = 8192
 """Characters that a model reads of one answer."""
 COLUMN = "environment"
 """The column of a row that names its environment, where there are several; as in TRL."""
-SPEC = {"class_path", "init_args"}
 
 ToolSpec = str | Callable[..., Any] | dict[str, Any]
 EnvironmentSpec = str | Callable[[], Any] | dict[str, Any]
@@ -96,7 +96,7 @@ def _classes(environment: EnvironmentSpec | None) -> dict[str | None, Environmen
         return {}
     if isinstance(environment, Mapping) and "class_path" in environment:
         return {None: _read(_with_settings(environment), "model.environment")}
-    if isinstance(environment, Mapping) and not set(environment) <= SPEC:
+    if isinstance(environment, Mapping) and not set(environment) <= KEYS:
         return {name: _read(entry, f"model.environment.{name}") for name, entry in environment.items()}
     return {None: _read(environment, "model.environment")}
 
@@ -106,7 +106,7 @@ def _with_settings(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
     So does a misspelt key, which ``**kwargs`` would take: beside it only arguments with a name are meant.
     """
-    beside = {name: value for name, value in entry.items() if name not in SPEC}
+    beside = {name: value for name, value in entry.items() if name not in KEYS}
     given = entry.get("init_args") or {}
     if not beside or not isinstance(given, Mapping):
         return entry
@@ -132,9 +132,10 @@ def _made(entry: Any, setting: str) -> Any:
     """A callable of what a config names; a class with settings is not made yet, unless it is a source of tools."""
     settings: dict[str, Any] = {}
     if isinstance(entry, Mapping):
-        if "class_path" not in entry or set(entry) - SPEC:
+        parts = class_path_of(entry)
+        if parts is None:
             raise EnvironmentContractError(f"{setting} holds {dict(entry)!r}: an entry has class_path and init_args.")
-        entry, settings = entry["class_path"], entry.get("init_args") or {}
+        entry, settings = parts
         if not isinstance(settings, Mapping):
             raise EnvironmentContractError(
                 f"{setting} has init_args={settings!r:.200}, which are no mapping of names to values."

@@ -100,6 +100,10 @@ class Generator(ABC):
     tensor_parallel_size: int = 1
     """Ranks that sample together: above 1, all of them call ``generate`` or none, without prompts if need be."""
 
+    longest_wait: float = 0.0
+    """Seconds that a call of ``generate`` (or a turn of a rollout) may take by right where it waits for something outside of this
+    process: so much longer the other ranks wait for this one."""
+
     def check_sampling(self, sampling: SamplingSettings) -> None:  # noqa: B027 - most can do all of it
         """Refuses settings that this generator cannot sample with; called before weights load.
 

@@ -200,7 +200,10 @@ class GRPOModule(PolicyModule):
     def configure_callbacks(self) -> list[Callback]:
         """Adds what releases the engine after an error and what writes predictions; refuses generators in vain."""
         check_strategy(self.settings, self.trainer.strategy, self.source.generator)
-        allow_waits(self.trainer.strategy, self.source.reward_runner.longest_wait)
+        teach = self.settings.distillation
+        allow_waits(
+            self.trainer.strategy, self.source.longest_wait + (teach.longest_wait if teach is not None else 0.0)
+        )
         return [*super().configure_callbacks(), ReleaseOnError(), PredictionWriter()]
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
+from grpo_lightning.callbacks.monitors import MonitorCheck
 from grpo_lightning.distributed.checkpoint_check import STAGE, check_parts, check_stage, read_checkpoint
 from grpo_lightning.distributed.due_checkpoints import DueCheckpoints
 from grpo_lightning.distributed.evaluation_clock import EvaluationClock
@@ -30,6 +31,7 @@ from grpo_lightning.metrics.held_out import HeldOutMeans
 from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.modules.checks.trainer import check_batch, prepare_trainer
+from grpo_lightning.modules.former_settings import still_used
 from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
@@ -130,14 +132,10 @@ class PolicyModule(L.LightningModule):
         """Refuses what the Trainer cannot do with this policy, before it loads; the only hook that is early enough."""
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
-        return [
-            self.last_checkpoint,
-            self.rank_watch,
-            StopSignals(),
-            NoWrongAdvice(),
-            DueCheckpoints(),
-            EvaluationClock(),
-        ]
+        signals, callbacks = StopSignals(self.last_checkpoint), self.trainer.callbacks  # type: ignore[attr-defined]
+        checks = [] if any(isinstance(each, MonitorCheck) for each in callbacks) else [MonitorCheck(of_script=True)]
+        parts = [self.last_checkpoint, self.rank_watch, signals, NoWrongAdvice(), DueCheckpoints(), EvaluationClock()]
+        return [*parts, *checks]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""
@@ -275,7 +273,7 @@ class PolicyModule(L.LightningModule):
         """
         checkpoint = read_checkpoint(Path(checkpoint_path), weights_only=True, mmap=True)
         check_stage(checkpoint, cls.stage)
-        saved = checkpoint.get(SETTINGS_KEY, {})
+        saved = still_used(checkpoint.get(SETTINGS_KEY, {}), settings)
         check_loaded_settings(cls, settings, saved)
         return super().load_from_checkpoint(checkpoint_path, *args, **(saved | settings))
 

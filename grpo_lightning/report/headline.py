@@ -62,6 +62,9 @@ def held_out_accuracy(run: Run) -> tuple[float, float] | None:
 
 def evaluated_steps(run: Run) -> tuple[int, int] | None:
     """The steps of ``held_out_accuracy`` where it is of evaluations in between, and not of before and after training."""
+    first = run.summary.get("step_before")  # BeforeAfterSummary joined the run on a resume
+    if _before_and_after(run) is not None and isinstance(first, int) and first > 0:
+        return first, num_steps(run)
     steps = run.metrics["val/accuracy"].steps if "val/accuracy" in run.metrics else []
     return (steps[0], steps[-1]) if steps and _before_and_after(run) is None else None
 

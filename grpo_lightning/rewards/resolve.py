@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from grpo_lightning.class_entry import class_path_of
 from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward, function_name
 from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, split_names
@@ -98,6 +99,24 @@ def given_weight(entry: Any, reward: BaseRewardFunction) -> float | None:
     return None if reward.weight == default else reward.weight
 
 
+def without_weights(spec: RewardEntry | Sequence[RewardEntry]) -> list[RewardEntry]:
+    """The same rewards, whose entries give none a weight; an argument of a reward's own that is called ``weight`` stays.
+
+    Example:
+        >>> without_weights([{"class_path": "accuracy", "init_args": {"mode": "exact", "weight": 2.0}}, "format"])
+        [{'class_path': 'accuracy', 'init_args': {'mode': 'exact'}}, 'format']
+    """
+    return [_without_weight(entry) for entry in _entries(spec)]
+
+
+def _without_weight(entry: RewardEntry) -> RewardEntry:
+    if not isinstance(entry, dict) or "weight" not in (entry.get("init_args") or {}):
+        return entry
+    if given_weight(entry, _resolve_class_path(entry)) is None:
+        return entry
+    return entry | {"init_args": {name: value for name, value in entry["init_args"].items() if name != "weight"}}
+
+
 def _entries(spec: RewardEntry | Sequence[RewardEntry]) -> list[RewardEntry]:
     return list(spec) if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
 
@@ -135,10 +154,10 @@ def _resolve_entry(entry: Any) -> list[BaseRewardFunction]:
 
 
 def _resolve_class_path(entry: dict[str, Any]) -> BaseRewardFunction:
-    unknown = set(entry) - {"class_path", "init_args"}
-    if unknown or "class_path" not in entry:
+    parts = class_path_of(entry)
+    if parts is None:
         raise ValueError(f"model.rewards holds {entry!r}: a reward has the keys class_path and init_args.")
-    path, settings = entry["class_path"], entry.get("init_args") or {}
+    path, settings = parts
     name = path if "." in path else _registered_name(path)
     try:
         return get_reward_function(name, **settings)

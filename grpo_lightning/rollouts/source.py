@@ -99,6 +99,11 @@ class RolloutSource(Source):
         self._on_started: Callable[[str, str], None] = lambda part, note: None
         self._is_started = False
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a step may wait for a server and for rewards: so long it may come after those of other ranks."""
+        return self.generator.longest_wait + self.reward_runner.longest_wait
+
     def expect(
         self, precision: Callable[[], AbstractContextManager[None]], on_started: Callable[[str, str], None]
     ) -> None:

@@ -18,6 +18,7 @@ from grpo_lightning.callbacks.earlier_run import check_own_start, goes_on_in_pla
 from grpo_lightning.commands.cli import main
 from grpo_lightning.commands.saved_policy import find_config
 from grpo_lightning.distributed import moved_folder
+from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
 from grpo_lightning.distributed.rank_watch import how_to_continue
 from grpo_lightning.errors import ExplainedError
 from grpo_lightning.report.metrics import launch_directories
@@ -165,21 +166,59 @@ def test_the_way_to_continue_is_a_checkpoint_that_this_run_has_saved(tiny_model_
     assert how_to_continue(trainer) == "Continue with --ckpt_path 'hpc_ckpt_1.ckpt'."
 
 
+def is_in_a_job_of_slurms(monkeypatch):
+    job = {"NTASKS": "1", "JOB_NAME": "grpo", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODELIST": "localhost"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+class LooksAround:
+    """Notes what is in a folder while it is being saved."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        SEEN.extend(names(self.folder))
+        return (str, ())
+
+
+SEEN = []
+
+
+def test_a_script_goes_on_from_what_was_saved_for_it_though_a_later_one_was_half_written(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    """Only the command line removed it, and Lightning looked for the checkpoint that it would have become."""
+    root = tmp_path / "run"
+    trainer = make_trainer(root, 1)
+    trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+    trainer.save_checkpoint(root / "hpc_ckpt_1.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"looks": LooksAround(root)}, root / "hpc_ckpt_2.ckpt")
+    (root / "hpc_ckpt_2.ckpt").unlink()
+    (half,) = {name for name in SEEN if name.endswith(".part")}
+    (root / half).write_bytes(b"half of it")
+    is_in_a_job_of_slurms(monkeypatch)
+    trainer = make_trainer(root, 2)
+    trainer.fit(make_module(tiny_model_dir), datamodule=make_data(tmp_path))
+    assert trainer.global_step == 2 and trainer.ckpt_path == str(root / "hpc_ckpt_1.ckpt")
+
+
+@pytest.mark.parametrize("of_before", [False, True])
 @pytest.mark.parametrize("is_directory", [False, True], ids=["file", "directory"])
 @pytest.mark.parametrize("saved", [0, 1])
 def test_a_job_goes_on_from_what_was_saved_for_it_though_a_later_one_was_half_written(
-    saved, is_directory, options, tmp_path, monkeypatch
+    saved, is_directory, of_before, options, tmp_path, monkeypatch
 ):
     """Lightning looks for the highest number, which it reads of half-written ones as well."""
     root = tmp_path / "run"
     main(["fit", *options, "--trainer.max_steps=1"])
     if saved:
         (root / "checkpoints" / "last.ckpt").rename(root / "hpc_ckpt_1.ckpt")
-    half = root / f"hpc_ckpt_{saved + 1}.ckpt.part"
+    target = root / f"hpc_ckpt_{saved + 1}.ckpt"
+    half = target.with_name(f"{target.name}.part") if of_before else moved_folder.part_of(target)
     half.mkdir() if is_directory else half.write_bytes(b"half of it")
-    job = {"NTASKS": "1", "JOB_NAME": "grpo", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODELIST": "localhost"}
-    for name, value in job.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
+    is_in_a_job_of_slurms(monkeypatch)
     main(["fit", *options, "--trainer.max_steps=2"])
     assert steps_saved(root) == 2 and not half.exists()
     assert (root / "earlier").exists() == (not saved)

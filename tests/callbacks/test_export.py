@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_lightning.callbacks import HuggingFaceExport
 from grpo_lightning.callbacks.export import ExportNotWrittenError, export
+from grpo_lightning.errors import ExplainedError
 
 
 def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, capsys):
@@ -27,11 +28,11 @@ def test_an_export_loads_with_the_trained_logprobs(tiny_model_dir, tmp_path, cap
 def test_what_a_run_that_was_killed_left_is_in_nobodys_way(tiny_model_dir, tmp_path):
     module = fit(tiny_model_dir, tmp_path, max_steps=1)
     for name in ("model", "model.old", "model.part"):  # killed between two renames
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-    export(module, tmp_path / "model")
-    assert (tmp_path / "model/model.safetensors").exists()
-    assert not list(tmp_path.glob("model.*"))
+        (tmp_path / "hf" / name).mkdir(parents=True)
+        (tmp_path / "hf" / name / "config.json").write_text("{}")  # of a version that left no marker
+    export(module, tmp_path / "hf/model")
+    assert (tmp_path / "hf/model/model.safetensors").exists()
+    assert not list(tmp_path.glob("hf/model.*"))
 
 
 def test_an_export_that_is_interrupted_leaves_no_part(tiny_model_dir, tmp_path):
@@ -79,3 +80,29 @@ def test_a_file_that_came_while_a_run_trained_is_not_overwritten(tiny_model_dir,
     with pytest.raises(ExportNotWrittenError, match="notes is a file"):
         export(module, tmp_path / "notes")
     assert (tmp_path / "notes").read_text() == "my notes" and not (tmp_path / "notes.part").exists()
+
+
+@pytest.mark.parametrize(("place", "name"), [("own", "config.json"), ("hf", "notes.txt")])
+def test_a_directory_of_the_users_own_is_not_replaced(place, name, tiny_model_dir, tmp_path):
+    """It was removed, a model that somebody else had put there as well."""
+    mine = tmp_path / place / "last"
+    mine.mkdir(parents=True)
+    (mine / name).write_text("{}")
+    module = make_module(tiny_model_dir)
+    trainer = make_trainer(tmp_path, callbacks=[HuggingFaceExport(str(mine.parent))])
+    with pytest.raises(ExplainedError, match=f"{mine} is a directory that no export has written.*Name another place"):
+        trainer.fit(module, datamodule=make_data(tmp_path))
+    assert module.steps_done == 0 and (mine / name).read_text() == "{}"
+    with pytest.raises(ExportNotWrittenError, match="no export has written"):
+        export(module, mine)
+    assert [path.name for path in mine.iterdir()] == [name]
+
+
+def test_an_export_replaces_what_another_one_has_written_and_what_is_empty(tiny_model_dir, tmp_path):
+    place = tmp_path / "own/last"
+    place.mkdir(parents=True)
+    callbacks = [HuggingFaceExport(str(place.parent))]
+    fit(tiny_model_dir, tmp_path, max_steps=1, trainer={"callbacks": callbacks})
+    first = (place / "model.safetensors").read_bytes()
+    fit(tiny_model_dir, tmp_path, max_steps=2, trainer={"callbacks": callbacks})
+    assert (place / "model.safetensors").read_bytes() != first

@@ -8,6 +8,8 @@ import torch
 from runs import make_data, make_module, make_trainer, write_prompts
 
 from grpo_lightning.callbacks import BeforeAfterSummary, HeldOutLine
+from grpo_lightning.report.headline import headline
+from grpo_lightning.report.run import Run
 
 
 class Judge:
@@ -139,3 +141,19 @@ def test_a_resumed_run_compares_with_nothing_that_was_measured_on_other_prompts(
         assert line == "step 2  held-out accuracy 50.0% (was 25.0%, start 0.0%)"
         assert (written["strict_before"], written["strict_after"]) == (0.0, 0.5)
         assert "before means" not in said and "held-out data has changed" not in said
+
+
+def test_a_summary_that_joins_a_run_on_a_resume_names_the_step_it_first_measured(tiny_model_dir, tmp_path, capsys):
+    """It called that before, on the screen, in the first sentence of a report and in a model card."""
+    first = train(tiny_model_dir, tmp_path, Judge(0), 1, [])
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    summary = BeforeAfterSummary(path=str(tmp_path / "summary.json"), lenient="judged", strict="judged")
+    capsys.readouterr()
+    train(tiny_model_dir, tmp_path, Judge(1, 2, 2), 2, [summary], tmp_path / "first.ckpt")
+    printed = capsys.readouterr().out
+    assert "The same held-out prompts after step 1 and at the end" in " ".join(printed.split())
+    assert "correct step 1" in printed and "before" not in printed
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert (written["step_before"], written["strict_before"], written["strict_after"]) == (1, 0.25, 0.5)
+    run = Run("run", {}, 2, 0.0, summary=written)
+    assert headline(run) == "held-out accuracy rose from 25% to 50% between steps 1 and 2"

@@ -77,3 +77,58 @@ def test_a_checkpoint_that_waits_for_an_evaluation_that_never_comes_is_refused(t
 def test_a_run_that_evaluates_says_nothing_of_it(tiny_model_dir, tmp_path, capsys, interval):
     module = run_for_two_steps(tiny_model_dir, tmp_path, val_check_interval=interval)
     assert "is not evaluated" not in capsys.readouterr().out and "val/accuracy" in module.trainer.callback_metrics
+
+
+def in_a_script(model_dir, tmp_path, *callbacks, **trainer):
+    """Without the command line, which adds MonitorCheck."""
+    settings = {"callbacks": list(callbacks), "enable_checkpointing": True, "val_check_interval": 1, **trainer}
+    return fit(model_dir, tmp_path, 2, settings, {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4))})
+
+
+class Logging(Callback):
+    """Metrics of the user's own: of an evaluation, of an epoch, of its end."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        pl_module.log("of/epoch", 1.0, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log("of/end", 1.0)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/mine", 1.0)
+
+
+@pytest.mark.parametrize("name", ["val/acuracy", "rewrad"])
+def test_a_script_that_waits_for_no_metric_is_told_as_the_command_line_is(name, tiny_model_dir, tmp_path):
+    """It waited to its end, and no best checkpoint was there."""
+    with pytest.raises((ValueError, ExplainedError), match=f"checkpoint.monitor={name} is no metric of this run"):
+        in_a_script(tiny_model_dir, tmp_path, ModelCheckpoint(tmp_path, monitor=name, every_n_train_steps=1))
+
+
+def test_the_first_evaluation_tells_what_a_callback_of_the_users_logs(tiny_model_dir, tmp_path):
+    with pytest.raises(ExplainedError, match=r"checkpoint.monitor=val/mien is no metric.*Did you mean val/mine"):
+        in_a_script(tiny_model_dir, tmp_path, Logging(), ModelCheckpoint(tmp_path, monitor="val/mien"))
+    kept = ModelCheckpoint(tmp_path, monitor="val/mine", every_n_train_steps=1)
+    assert in_a_script(tiny_model_dir, tmp_path, Logging(), kept).steps_done == 2
+    assert kept.best_model_score == 1.0
+
+
+@pytest.mark.parametrize(("name", "is_warned"), [("of/end", True), ("of/epoch", False)])
+def test_what_a_callback_of_the_users_may_log_later_is_warned_of(name, is_warned, tiny_model_dir, tmp_path, recwarn):
+    kept = ModelCheckpoint(tmp_path, monitor=name, save_on_train_epoch_end=True)
+    in_a_script(tiny_model_dir, tmp_path, Logging(), kept)
+    said = any(f"checkpoint.monitor={name} is no metric" in str(warning.message) for warning in recwarn)
+    assert said == is_warned
+
+
+@pytest.mark.parametrize("name", ["step", "epoch"])
+def test_the_newest_checkpoints_may_be_kept_by_what_lightning_counts(name, tiny_model_dir, tmp_path):
+    kept = ModelCheckpoint(tmp_path / "kept", monitor=name, mode="max", every_n_train_steps=1)
+    assert run(tiny_model_dir, tmp_path, kept).steps_done == 2
+    assert kept.best_model_score == {"step": 2, "epoch": 0}[name]
+
+
+def test_a_script_whose_evaluation_does_not_come_is_warned(tiny_model_dir, tmp_path):
+    kept = ModelCheckpoint(tmp_path, monitor="val/accuracy", every_n_train_steps=1)
+    with pytest.warns(UserWarning, match=r"checkpoint.monitor=val/accuracy will not be measured.*at most 2"):
+        in_a_script(tiny_model_dir, tmp_path, kept, val_check_interval=3)

@@ -195,6 +195,30 @@ def test_a_callback_makes_no_resume_of_a_start(config, tmp_path, capsys):
     assert run_in_process(config, tmp_path).trainer.global_step == 1
 
 
+def test_a_checkpoint_that_lightning_would_not_go_on_from_keeps_no_run_from_starting(config, tmp_path):
+    """The start was refused, and the message said that Lightning would go on from it."""
+    run_in_process(config, tmp_path)
+    checkpoints = tmp_path / "run/checkpoints"
+    (checkpoints / "last.ckpt").rename(checkpoints / "step=50.ckpt")
+    config["trainer"]["callbacks"] = [
+        {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path / "failed")}}
+    ]
+    assert run_in_process(config, tmp_path).trainer.global_step == 2
+    assert (tmp_path / "run/earlier/1/checkpoints/step=50.ckpt").exists()
+
+
+def test_a_start_looks_for_no_checkpoint_unasked_and_takes_what_a_kill_has_left_aside(config, tmp_path, capsys):
+    """Where no callback asks for the newest one; a start that is refused had moved things already."""
+    run_in_process(config, tmp_path)
+    left = tmp_path / "own" / "step=4.ckpt.old"
+    left.mkdir(parents=True)
+    arguments = [f"--checkpoint.dirpath={left.parent}", f"--model.model_name_or_path={tmp_path / 'run/hf/last'}"]
+    assert "would put its own results" in refusal(config, tmp_path, capsys, *arguments)
+    assert left.exists()
+    run_in_process(config, tmp_path, "fit", arguments[0])
+    assert not left.exists() and (tmp_path / "own-earlier/1/step=4.ckpt").is_dir()
+
+
 def test_one_seed_reaches_model_and_data(config, tmp_path):
     cli = run_in_process(config, tmp_path, "fit", "--seed_everything=7")
     assert (cli.model.seed, cli.datamodule.seed) == (7, 7)

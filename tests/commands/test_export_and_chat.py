@@ -89,6 +89,7 @@ def test_a_config_may_call_the_trainers_precision_as_lightning_does(precision, d
         (["elsewhere", "out"], "no such checkpoint"),
         (["run", "notes"], "notes is a file, and an export writes a directory"),
         (["run", "notes", "--form", "adapter"], "notes is a file"),
+        (["run", "mine"], "mine is a directory that no export has written (it has no grpo_lightning_export.json)"),
         (["run/checkpoints/last.ckpt", "out", "--config", "other.yaml"], "checkpoint"),
     ],
 )
@@ -98,6 +99,8 @@ def test_export_says_what_is_wrong(arguments, message, tiny_model_dir, tmp_path,
     other = {"model": {"model_name_or_path": str(tiny_model_dir), "finetuning_type": "lora"}}
     Path("other.yaml").write_text(yaml.safe_dump(other))
     Path("notes").write_text("mine")
+    Path("mine").mkdir()
+    Path("mine", "config.json").write_text("{}")
     assert export.main(arguments) == 1
     assert message in capsys.readouterr().err
     assert Path("notes").read_text() == "mine"

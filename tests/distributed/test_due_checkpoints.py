@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from runs import make_data, make_module, make_trainer, weights, write_prompts
+from runs import make_data, make_module, make_trainer, spoilt, weights, write_prompts
 
 
 class Held(Callback):
@@ -61,19 +61,7 @@ def test_checkpoints_go_on_after_an_update_that_was_skipped(tiny_model_dir, tmp_
     def rewards(completions: Any, **columns: Any) -> list[float]:
         return [float(n % 2) for n in range(len(completions))]
 
-    class Spoilt(torch.optim.SGD):
-        """Its first gradient is no number."""
-
-        def __init__(self, params: Any) -> None:
-            super().__init__(params, lr=0.1)
-            left = [1]
-
-            def spoil(gradient: torch.Tensor) -> torch.Tensor | None:
-                return torch.full_like(gradient, torch.nan) if left and left.pop() else None
-
-            self.param_groups[0]["params"][0].register_hook(spoil)
-
-    settings = {"num_iterations": 2, "rewards": [rewards], "optimizer": Spoilt}
+    settings = {"num_iterations": 2, "rewards": [rewards], "optimizer": spoilt(1)}
     run(tiny_model_dir, tmp_path, 5, {}, settings, every_n_train_steps=2)
     assert steps_saved(tmp_path / "kept") == [3, 5]  # of 1, 3 and 5, none of them a multiple of 2
 

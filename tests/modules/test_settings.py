@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,39 @@ def test_a_checkpoint_whose_reward_is_an_object_says_how_it_is_given_again(tiny_
     given = module.given_settings["rewards"]
     loaded = GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt", map_location="cpu", rewards=given)
     assert loaded.steps_done == 1
+
+
+def test_a_checkpoint_with_settings_that_nothing_used_is_loaded_without_them(tiny_model_dir, tmp_path):
+    """Earlier versions took them; a checkpoint that held them could only be loaded with others given in their place."""
+    module = make_module(tiny_model_dir, rewards="accuracy")
+    trainer = make_trainer(tmp_path)
+    trainer.fit(module, datamodule=make_data(tmp_path))
+    entry = {"class_path": "accuracy", "init_args": {"mode": "exact", "weight": 3.0}}
+    module.given_settings |= {
+        "temperature_eval": 0.5,
+        "top_p_eval": 0.9,
+        "eval_rewards": [
+            entry,
+            f"{__name__}.weighing",
+            {"class_path": f"{__name__}.weighing", "init_args": {"weight": 7}},
+        ],
+        "rewards": [entry, "format"],
+        "reward_weights": [2.0, 1.0],
+    }
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert [reward.weight for reward in loaded.source.reward_runner.rewards] == [2.0, 1.0]
+    names = ["accuracy", "format", "accuracy_2", "weighing", "weighing_2"]
+    assert list(loaded.evaluation.reward_runner.names) == names and loaded.evaluation.sampling is None
+    assert loaded.given_settings["eval_rewards"][2]["init_args"] == {"weight": 7}  # the function's own
+    sampling = GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt", num_generations_eval=2).evaluation.sampling
+    assert sampling is not None and (sampling.temperature, sampling.top_p) == (0.5, 0.9)
+    with pytest.raises(ValueError, match=r"model.temperature_eval=0.3 has no effect"):
+        GRPOModule.load_from_checkpoint(tmp_path / "one.ckpt", temperature_eval=0.3)
+
+
+def weighing(completions: list[str], weight: float = 1.0, **columns: Any) -> list[float]:
+    return [weight for _ in completions]
 
 
 def test_a_class_is_chosen_by_its_import_path_on_the_command_line_or_in_a_config(tmp_path: Path):

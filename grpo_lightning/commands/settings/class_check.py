@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from grpo_lightning.class_entry import KEYS
 from grpo_lightning.commands.settings.table import KnownClass, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
 from grpo_lightning.commands.settings.yaml_file import UNREAD, Entry
 
-SPEC_KEYS = {"class_path", "init_args", "dict_kwargs"}
+SPEC_KEYS = KEYS | {"dict_kwargs"}
 WITHDRAWN = {
     "NeptuneLogger": "the service has ended. Use another logger, such as grpo_lightning.trackers.TrackioLogger"
 }

@@ -8,6 +8,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
+from grpo_lightning.class_entry import class_path_of
+
 Converter = Callable[[Mapping[str, Any]], dict[str, Any]]
 """One raw row in, one row with a ``prompt`` and the columns for the rewards out. The row is not changed."""
 
@@ -87,8 +89,8 @@ def with_arguments(
         raise ValueError("data.converter_args has no effect on a converter with init_args. Put them there.")
     if not isinstance(converter, dict):
         return converter, arguments
-    name, own = converter.get("class_path"), converter.get("init_args") or {}
-    if set(converter) - {"class_path", "init_args"} or not isinstance(name, str) or not isinstance(own, Mapping):
+    name, own = class_path_of(converter) or (None, {})
+    if not isinstance(name, str) or not isinstance(own, Mapping):
         raise ValueError(f"data.converter holds {converter!r:.200}: a converter has the keys class_path and init_args.")
     return name, dict(own)
 

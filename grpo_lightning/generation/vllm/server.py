@@ -105,7 +105,7 @@ class VLLMServer(VLLMGenerator):
         super().__init__(AdapterRoute(lora_sync if launch or lora_sync == "hot" else "merge"))
         self.client = VLLMClient(host, port, request_timeout)
         self.client.token = lambda: known_token(host, port)
-        self.timeout = timeout
+        self.timeout, self.longest_wait = timeout, timeout + request_timeout
         self.max_concurrent_requests = max_concurrent_requests
         self.launch = launch
         self.launch_gpus = launch_gpus

@@ -52,6 +52,24 @@ class Turns:
             if not holds:
                 raise ValueError(f"model.turns.{name}={getattr(self, name)} cannot work. Choose {rule}.")
 
+    def longest_wait(self, asking: float = 0.0) -> float:
+        """Seconds that a rollout may take where every call takes all of its time.
+
+        Args:
+            asking: Of these, for a turn of the policy.
+
+        Example:
+            >>> Turns(max_turns=4, call_time_limit=10).longest_wait(asking=5)  # 4 turns; the start, the final reward, the end
+            90.0
+            >>> Turns(max_turns=4, call_time_limit=10, time_limit=20).longest_wait(asking=5)  # and the turn at 20 s
+            65.0
+        """
+        turn = asking + self.call_time_limit
+        played = self.max_turns * turn
+        if self.time_limit is not None:
+            played = min(played, self.time_limit + turn)
+        return float(played + 3 * self.call_time_limit)
+
 
 DEFAULT_TURNS = Turns()
 

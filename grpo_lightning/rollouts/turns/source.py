@@ -133,6 +133,11 @@ class TurnSource(RolloutSource):
         self.faults = FaultWatch(turns.max_fault_share)
         self._loop = EventLoopThread()
 
+    @property
+    def longest_wait(self) -> float:
+        """With that for tools and environments."""
+        return self.turns.longest_wait(self.generator.longest_wait) + self.reward_runner.longest_wait
+
     def _form(self, end_ids: frozenset[int]) -> ChatForm:
         return ChatForm(self.policy.tokenizer, end_ids, self.template_kwargs, self.turns.tool_call_format)
 

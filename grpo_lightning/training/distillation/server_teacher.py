@@ -47,9 +47,9 @@ class ServerTeacher:
         parts = urlsplit(address)
         assert parts.hostname is not None and parts.port is not None
         self.address, self.top_k, self.policy = address, settings.top_k, policy
-        client = VLLMClient(parts.hostname, parts.port, settings.request_timeout or 1800.0)
+        client = VLLMClient(parts.hostname, parts.port, settings.wait_for_answer)
         client.token = lambda: known_token(client.host, client.port)
-        self.server = PromptLogprobs(client, settings.timeout or 240.0)
+        self.server = PromptLogprobs(client, settings.wait_for_server)
         self._is_checked = False
 
     def start(self) -> None:

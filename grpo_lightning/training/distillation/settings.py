@@ -203,6 +203,21 @@ class Distillation:
         return self.teacher if isinstance(self.teacher, dict) else {"": self.teacher}
 
     @property
+    def longest_wait(self) -> float:
+        """Seconds that a step may wait for teachers on servers."""
+        return self.wait_for_server + self.wait_for_answer if self.addresses else 0.0
+
+    @property
+    def wait_for_server(self) -> float:
+        """Seconds for one to become healthy."""
+        return 240.0 if self.timeout is None else self.timeout
+
+    @property
+    def wait_for_answer(self) -> float:
+        """Seconds for a completion."""
+        return 1800.0 if self.request_timeout is None else self.request_timeout
+
+    @property
     def addresses(self) -> list[str]:
         """Of teachers on servers."""
         return [name for name in self.by_name.values() if name.startswith(SCHEMES)]
