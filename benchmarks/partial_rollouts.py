@@ -90,9 +90,7 @@ def config_of(
             "num_generations": workload.num_generations,
             "max_completion_length": workload.max_completion_length,
             "max_tokens_per_microbatch": workload.max_tokens_per_microbatch,
-            "partial_rollouts": {"carry_over": carry_over, "max_staleness": options.max_staleness}
-            if carry_over
-            else {},
+            "partial_rollouts": {"carry_over": carry_over, "max_staleness": options.max_staleness},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.0, "weight_decay": 0.0}},
         },
         "data": {"dataset": str(prompts), "batch_size": workload.prompts_per_step, "shuffle": False},

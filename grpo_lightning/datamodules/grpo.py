@@ -136,11 +136,6 @@ class GRPODataModule(L.LightningDataModule):
         for name in ("datasets", "curriculum"):
             if self.streaming and getattr(self, name) is not None:
                 raise ValueError(f"data.{name} needs all prompts, and data.streaming has a part. Use one of the two.")
-        if not self.streaming and self.shuffle_block != 1024:
-            raise ValueError(
-                f"data.shuffle_block={self.shuffle_block} has no effect without data.streaming=true: all prompts are shuffled "
-                "together. Leave it out."
-            )
         if self.max_prompt_length is None and self.overlong_prompts != "drop":
             raise ValueError(
                 f"data.overlong_prompts={self.overlong_prompts} has no effect without data.max_prompt_length: no prompt is too long. "

@@ -54,11 +54,6 @@ class PartialRollouts:
                 f"model.partial_rollouts.max_staleness={self.max_staleness} would carry nothing over. Give 1 or more, or "
                 "carry_over=0."
             )
-        if not self.carry_over and self.max_staleness != PartialRollouts.max_staleness:
-            raise ValueError(
-                f"model.partial_rollouts.max_staleness={self.max_staleness} has no effect with carry_over=0: no group is carried "
-                "over. Leave it out, or set carry_over."
-            )
         if self.carry_over > self.max_staleness:
             raise ValueError(
                 f"model.partial_rollouts.carry_over={self.carry_over} carries groups for so many steps on average, more than "

@@ -46,12 +46,6 @@ class ReferenceSettings:
             )
         if not 0 <= self.ref_model_mixup_alpha <= 1:
             raise ValueError(f"model.ref_model_mixup_alpha={self.ref_model_mixup_alpha} is no share. Choose 0 to 1.")
-        for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
-            if not self.sync_ref_model and getattr(self, name) != getattr(ReferenceSettings, name):
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)} has no effect without model.sync_ref_model=true: the reference stays "
-                    "where it is. Set that, or leave it out."
-                )
         try:
             self.reference_device  # noqa: B018 - read for its error
         except RuntimeError as error:

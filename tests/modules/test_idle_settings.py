@@ -10,14 +10,11 @@ import torch
 
 from grpo_lightning import GRPODataModule
 from grpo_lightning.generation import SamplingSettings
-from grpo_lightning.generation.vllm.engine.settings import check_sleep
 from grpo_lightning.generation.vllm.server import VLLMServer
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 from grpo_lightning.rewards import AccuracyReward, RewardComposition
 from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.evaluation import EvaluationSettings
-from grpo_lightning.rollouts.partial_rollouts import PartialRollouts
-from grpo_lightning.training.reference_passes import ReferenceSettings
 
 
 def on(schedule: type, **settings: Any) -> Any:
@@ -36,14 +33,10 @@ DECAY = {"shape": "linear", "total_steps": 10}
 IDLE: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any], str]] = [
     (DynamicSampling, {"max_rounds": 9}, {"mode": "refill"}, "max_rounds=9 has no effect with mode=off"),
     (DynamicSampling, {"mode": "drop", "replay_max_age": 9}, {"replay_groups": 2}, "replay_max_age=9 has no effect"),
-    (PartialRollouts, {"max_staleness": 9}, {"carry_over": 0.5}, "max_staleness=9 has no effect with carry_over=0"),
     (RewardComposition, {"threshold": 0.5}, {"gates": {"accuracy": "format"}}, "threshold=0.5 has no effect without"),
-    (ReferenceSettings, {"ref_model_mixup_alpha": 0.5}, {"sync_ref_model": True}, "ref_model_mixup_alpha=0.5 has no"),
-    (ReferenceSettings, {"ref_model_sync_steps": 5}, {"sync_ref_model": True}, "ref_model_sync_steps=5 has no effect"),
     (AccuracyReward, {"ignore_case": True}, {"mode": "exact"}, "ignore_case=True has no effect with mode=math"),
     (AccuracyReward, {"mode": "exact", "tolerance": 0.1}, {"mode": "numeric"}, "tolerance=0.1 has no effect with mode"),
     (AccuracyReward, {"mode": "numeric", "workers": 4}, {"mode": "math"}, "workers=4 has no effect .* use mode=math"),
-    (check_sleep, {"enable_sleep_mode": False, "sleep_level": 2}, {"enable_sleep_mode": True}, "sleep_level=2 has no"),
     (
         VLLMServer,
         {"weight_transfer": "nccl", "weight_directory": "/tmp"},
@@ -56,7 +49,6 @@ IDLE: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any], str]] = [
         {"weight_transfer": "nccl"},
         "trainer_address has no effect with weight_transfer=files",
     ),
-    (GRPODataModule, {"dataset": "x", "shuffle_block": 7}, {"streaming": True}, "data.shuffle_block=7 has no effect"),
     (
         GRPODataModule,
         {"dataset": "x", "overlong_prompts": "refuse"},

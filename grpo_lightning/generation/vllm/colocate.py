@@ -22,7 +22,6 @@ from grpo_lightning.generation.vllm.engine.sampling_parameters import further_pa
 from grpo_lightning.generation.vllm.engine.settings import (
     check_engine_kwargs,
     check_numbers,
-    check_sleep,
     device_arguments,
     noting_failed_start,
 )
@@ -94,7 +93,6 @@ class VLLMColocate(VLLMGenerator):
             raise ValueError(f"model.generator=VLLMColocate: {reason}.")
         check_numbers(gpu_memory_utilization, tensor_parallel_size)
         check_engine_kwargs(engine_kwargs or {})
-        check_sleep(enable_sleep_mode, sleep_level)
         super().__init__(AdapterRoute(lora_sync))
         self.gpu_memory_utilization, self.max_model_length = gpu_memory_utilization, max_model_length
         self.sleep_level = sleep_level if enable_sleep_mode else 0

@@ -62,19 +62,6 @@ def check_numbers(gpu_memory_utilization: float, tensor_parallel_size: int) -> N
         raise ValueError(f"model.generator.init_args.tensor_parallel_size={tensor_parallel_size}: at least 1 rank.")
 
 
-def check_sleep(enable_sleep_mode: bool, sleep_level: int) -> None:
-    """Refuses how to sleep without sleep.
-
-    Raises:
-        ValueError: With a way out.
-    """
-    if not enable_sleep_mode and sleep_level != 1:
-        raise ValueError(
-            f"model.generator.init_args.sleep_level={sleep_level} has no effect without enable_sleep_mode=true. Set that, or leave "
-            "it out."
-        )
-
-
 def check_engine_kwargs(engine_kwargs: dict[str, Any]) -> None:
     """Refuses engine arguments that have a setting of their own, or that correctness depends on.
 
