@@ -27,7 +27,7 @@ from grpo_lightning.policy.policy import Placement, Policy
 from grpo_lightning.policy.reward_policy import RewardPolicy
 from grpo_lightning.policy.settings import PolicySettings
 from grpo_lightning.policy.text_class import class_for_text
-from grpo_lightning.report.metrics import launch_directories
+from grpo_lightning.report.metrics import launch_directories, that_trained
 from grpo_lightning.settings.flat import own_fields
 from grpo_lightning.vision.settings import VisionSettings
 
@@ -60,13 +60,13 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def find_config(checkpoint: Path) -> Path:
-    """config.yaml of the run that a checkpoint lies in: that of its last launch.
+    """config.yaml of the run that a checkpoint lies in: that of its last launch that logged a step, else of its last.
 
     Raises:
         FileNotFoundError: If the checkpoint does not lie in a run directory.
     """
     for parent in checkpoint.resolve().parents[:3]:
-        launches = launch_directories(parent / "logs", "config.yaml")
+        launches = that_trained(launch_directories(parent / "logs", "config.yaml"))
         if launches:
             return launches[-1] / "config.yaml"
     raise FileNotFoundError(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 
-from grpo_lightning.report.metrics import EDGE, Series
+from grpo_lightning.report.metrics import EDGE, OF_EVERY_STEP, Series
 from grpo_lightning.report.run import Run
 
 
@@ -23,8 +23,6 @@ def percent(share: float) -> str:
     return f"{rounded}".removesuffix(".0") + "%"
 
 
-OF_EVERY_STEP = ("reward", "loss")
-"""Metrics of steps; other stages than GRPO have no reward."""
 DIVERGENCE = "distillation/divergence"
 """Of the policy from its teacher."""
 

@@ -11,6 +11,8 @@ from grpo_lightning.report.small_files import MAX_DIGITS
 
 EDGE = 0.1
 """Share of the steps that counts as the start and as the end of a run, in every part of the page."""
+OF_EVERY_STEP = ("reward", "loss")
+"""Metrics of training steps; other stages than GRPO have no reward."""
 MAX_FLOAT32 = 3.4028234663852886e38
 
 
@@ -48,6 +50,21 @@ def launch_directories(run: Path, holding: str = "metrics.csv") -> list[Path]:
         return (int(version[1]) if version else -1, str(path))
 
     return sorted(found, key=age)
+
+
+def that_trained(launches: list[Path]) -> list[Path]:
+    """Those with metrics of training steps; where none has, all of them.
+
+    ``validate`` and ``test`` log into a directory of their own too, whose one line says step 0 whatever the weights are: beside
+    those of the run it would be where the run began.
+    """
+    files = {launch: launch / "metrics.csv" for launch in launches}
+    return [launch for launch, metrics in files.items() if metrics.is_file() and _has_trained(metrics)] or launches
+
+
+def _has_trained(metrics: Path) -> bool:
+    with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
+        return not {*OF_EVERY_STEP}.isdisjoint(file.readline().strip().split(","))
 
 
 def read_metrics(launches: list[Path]) -> dict[str, Series]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_lightning.report.completions import length_percentiles, read_completions
-from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
+from grpo_lightning.report.metrics import Series, launch_directories, read_metrics, that_trained
 from grpo_lightning.report.small_files import read_json, read_settings, read_text
 
 
@@ -23,7 +23,7 @@ class Run:
     age: float
     """Seconds since it last wrote a metric."""
     config: str = ""
-    """config.yaml of the last launch, as it is on disk."""
+    """config.yaml of the last launch that trained, as it is on disk."""
     settings: dict[str, str] = field(default_factory=dict)
     """The same flat: ``model.beta`` -> ``0.0``."""
     system: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +37,7 @@ def read_run(path: Path, max_completions: int = 100_000) -> Run:
     Raises:
         FileNotFoundError: If there are neither metrics nor completions.
     """
-    launches = launch_directories(path)
+    launches = that_trained(launch_directories(path))
     completions = read_completions(path, max_completions)
     if not launches and completions is None:
         raise FileNotFoundError(

@@ -144,6 +144,18 @@ def test_the_config_of_the_last_launch_counts(tiny_model_dir, tmp_path):
     assert find_config(checkpoint) == tmp_path / "run" / "logs" / "version_1" / "config.yaml"
 
 
+def test_an_evaluation_with_other_settings_leaves_the_run_its_config(tmp_path):
+    """``validate`` of the base in the run's folder, and ``predict``, which logs no metrics, were taken for the run's last launch."""
+    logged = {0: "step,reward\n0,0.5\n", 1: "step,val/accuracy\n0,0.5\n", 2: None}
+    for version, lines in logged.items():
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        if lines is not None:
+            (folder / "metrics.csv").write_text(lines)
+    assert find_config(tmp_path / "checkpoints" / "last.ckpt") == tmp_path / "logs" / "version_0" / "config.yaml"
+
+
 def test_a_launch_too_short_to_log_has_its_config_all_the_same(tiny_model_dir, tmp_path):
     run = tmp_path / "run"
     make_run(run, tiny_model_dir)

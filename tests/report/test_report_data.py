@@ -17,7 +17,7 @@ from runs import fit
 from grpo_lightning.commands.report import main
 from grpo_lightning.report import read_run, render_page
 from grpo_lightning.report.completions import evenly_spaced_steps, read_completions
-from grpo_lightning.report.headline import headline
+from grpo_lightning.report.headline import headline, num_steps
 from grpo_lightning.report.metrics import Series, launch_directories, read_metrics
 from grpo_lightning.report.notices import notices
 from grpo_lightning.report.page import phase_seconds
@@ -38,6 +38,24 @@ def test_a_run_that_started_again_replaces_everything(tmp_path):
     write_metrics(tmp_path, 1, [{"step": 0, "reward": 0.7}])
     metrics = read_metrics(launch_directories(tmp_path))
     assert metrics["reward"].steps == [1] and "kl" not in metrics
+
+
+@pytest.mark.parametrize("command", ["val", "test"])
+def test_an_evaluation_after_training_takes_nothing_from_the_run_s_curves(command, tmp_path):
+    """Its one line says step 0: it replaced all that the run had logged, and a model card said that it had trained for 0 steps."""
+    write_metrics(tmp_path, 0, [{"step": s, "reward": 0.1 * s, "val/accuracy": 0.3} for s in range(5)])
+    write_metrics(tmp_path, 1, [{"step": 0, "epoch": 0, f"{command}/accuracy": 0.9, f"{command}/reward": 0.9}])
+    for version, beta in ((0, 0.1), (1, 0.2)):
+        (tmp_path / f"logs/version_{version}/config.yaml").write_text(f"model: {{beta: {beta}}}")
+    run = read_run(tmp_path)
+    assert run.metrics["reward"].steps == [1, 2, 3, 4, 5] and set(run.metrics) == {"reward", "val/accuracy"}
+    assert run.metrics["val/accuracy"].values == [0.3] * 5
+    assert num_steps(run) == 5 and run.launches == 1 and run.settings == {"model.beta": "0.1"}
+
+
+def test_a_folder_of_evaluations_alone_shows_them(tmp_path):
+    write_metrics(tmp_path, 0, [{"step": 0, "epoch": 0, "val/accuracy": 0.9}])
+    assert read_run(tmp_path).metrics["val/accuracy"].values == [0.9]
 
 
 def test_a_line_that_is_being_written_and_values_that_are_not_numbers_are_left_out(tmp_path):
