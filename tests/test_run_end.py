@@ -142,7 +142,12 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tiny_model_dir, folder):
 @pytest.mark.parametrize(
     ("arguments", "status", "message", "steps"),
     [
-        (["--model.rewards=ends.forgets"], 1, "In 3 steps no reward applied to any completion", 3),
+        (
+            ["--model.rewards=ends.forgets"],
+            1,
+            "In 3 steps no reward applied to any completion: all of them returned None, raised",
+            3,
+        ),
         (["--trainer.max_steps=0"], 2, "trainer.max_steps=0 trains nothing", None),
         (["--ckpt_path=best"], 2, "checkpoint.monitor is not set", None),
     ],

@@ -52,8 +52,9 @@ ALARMS = [
 
 
 UNREWARDED = (
-    "no reward applied to any completion: all of them returned None, so that nothing was learnt. Check that each reward ends "
-    "with return, and that the columns that it needs are in the data (`python -m grpo_lightning rewards` tries one)."
+    "no reward applied to any completion: all of them returned None, raised (the first traceback stands above) or ran out of "
+    "time, so that nothing was learnt. Check that each reward ends with return, and that the columns that it needs are in the "
+    "data (`python -m grpo_lightning rewards` tries one)."
 )
 CHANGED = "update/changed_since_start"
 STALL_STEPS = 20

@@ -11,7 +11,7 @@ from typing import Any
 from grpo_lightning.class_entry import class_path_of
 from grpo_lightning.rewards.base import UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward, function_name
-from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, split_names
+from grpo_lightning.rewards.registry import REWARD_FUNCTIONS, get_reward_function, import_reward, split_names
 
 RewardSpec = list[BaseRewardFunction | str | dict[str, Any]] | dict[str, Any] | str
 """Type of ``model.rewards`` in a config: ``accuracy,format``, a list of names, import paths and class_path entries, or one entry.
@@ -138,7 +138,7 @@ def parse_weights(weights: str | Sequence[float] | None) -> list[float] | None:
 
 def _resolve_entry(entry: Any) -> list[BaseRewardFunction]:
     if isinstance(entry, str):
-        return [get_reward_function(name) for name in split_names(entry)]
+        return [_made(name, name, {}) for name in split_names(entry)]
     if isinstance(entry, BaseRewardFunction):
         if entry.name != UNNAMED:
             return [entry]
@@ -158,7 +158,13 @@ def _resolve_class_path(entry: dict[str, Any]) -> BaseRewardFunction:
     if parts is None:
         raise ValueError(f"model.rewards holds {entry!r}: a reward has the keys class_path and init_args.")
     path, settings = parts
-    name = path if "." in path else _registered_name(path)
+    return _made(path if "." in path else _registered_name(path), path, settings)
+
+
+def _made(name: str, path: str, settings: dict[str, Any]) -> BaseRewardFunction:
+    """A reward by its registered name or import path; ``path`` is what errors call it."""
+    if "." in name and name not in REWARD_FUNCTIONS:
+        import_reward(name)  # a fault of the file's own keeps its traceback, and is not one of settings
     try:
         return get_reward_function(name, **settings)
     except TypeError as error:

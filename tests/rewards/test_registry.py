@@ -233,6 +233,26 @@ def test_weights_must_match_in_number() -> None:
         resolve_rewards("accuracy,format", "1;2")
 
 
+NEEDING = """
+class Needs:
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, completions, **columns):
+        return [1.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("spec", ["faulty.reward", {"class_path": "faulty.reward"}])
+def test_a_type_error_of_the_file_itself_is_none_of_its_settings(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty.py").write_text("len(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TypeError, match="no len"):
+        resolve_rewards(spec)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -243,10 +263,16 @@ def test_weights_must_match_in_number() -> None:
         ([{"class_pth": "format"}], "a reward has the keys class_path and init_args"),
         ([{"class_path": "format", "init_args": {"patern": "x"}}], "format cannot be made with init_args=.*'patern'"),
         ([{"class_path": "accuracy", "init_args": {"mode": "x"}}], "mode='x' is unknown"),
+        ("needing.Needs", r"needing.Needs cannot be made with init_args={}: .*missing 1 required .*'path'"),
+        ("accuracy,needing.Needs", r"needing.Needs cannot be made with init_args={}"),
         ("acuracy", "Reward function 'acuracy' not found. Available reward functions: accuracy"),
     ],
 )
-def test_a_wrong_spec_is_refused_in_the_words_of_the_config(spec: Any, message: str) -> None:
+def test_a_wrong_spec_is_refused_in_the_words_of_the_config(
+    spec: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needing.py").write_text(NEEDING)
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=message):
         resolve_rewards(spec)
 
