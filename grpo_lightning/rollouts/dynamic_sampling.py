@@ -58,15 +58,6 @@ class DynamicSampling:
             raise ValueError(
                 "model.dynamic_sampling.replay_groups has no effect with mode=off: no group is missing. Set mode."
             )
-        if self.mode != "refill" and self.max_rounds != DynamicSampling.max_rounds:
-            raise ValueError(
-                f"model.dynamic_sampling.max_rounds={self.max_rounds} has no effect with mode={self.mode}: refill alone samples "
-                "further prompts. Leave it out."
-            )
-        if not self.replay_groups and self.replay_max_age != DynamicSampling.replay_max_age:
-            raise ValueError(
-                f"model.dynamic_sampling.replay_max_age={self.replay_max_age} has no effect with replay_groups=0. Leave it out."
-            )
 
 
 def groups_with_signal(

@@ -13,7 +13,6 @@ from grpo_lightning.generation import SamplingSettings
 from grpo_lightning.generation.vllm.server import VLLMServer
 from grpo_lightning.modules.schedules import TransformersSchedule, WarmupSchedule
 from grpo_lightning.rewards import AccuracyReward, RewardComposition
-from grpo_lightning.rollouts.dynamic_sampling import DynamicSampling
 from grpo_lightning.rollouts.evaluation import EvaluationSettings
 
 
@@ -31,8 +30,6 @@ def of_transformers(**settings: Any) -> Any:
 
 DECAY = {"shape": "linear", "total_steps": 10}
 IDLE: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any], str]] = [
-    (DynamicSampling, {"max_rounds": 9}, {"mode": "refill"}, "max_rounds=9 has no effect with mode=off"),
-    (DynamicSampling, {"mode": "drop", "replay_max_age": 9}, {"replay_groups": 2}, "replay_max_age=9 has no effect"),
     (RewardComposition, {"threshold": 0.5}, {"gates": {"accuracy": "format"}}, "threshold=0.5 has no effect without"),
     (AccuracyReward, {"ignore_case": True}, {"mode": "exact"}, "ignore_case=True has no effect with mode=math"),
     (AccuracyReward, {"mode": "exact", "tolerance": 0.1}, {"mode": "numeric"}, "tolerance=0.1 has no effect with mode"),
