@@ -47,11 +47,13 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Appends one line per completion."""
-        path = self._file(trainer)
+        """Appends one line per completion, with its dataset's name where there are several."""
+        path, loaders = self._file(trainer), trainer.predict_dataloaders
+        names = list(loaders) if isinstance(loaders, dict) and len(loaders) > 1 else []
+        dataset = {"dataset": names[dataloader_idx]} if names else {}
         with _explained(path), path.open("a", encoding="utf-8") as file:
             for row in prediction:
-                file.write(json_text(row) + "\n")
+                file.write(json_text(dataset | row) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the rows are."""

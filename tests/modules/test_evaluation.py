@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -100,3 +101,11 @@ def test_written_predictions_are_not_said_to_be_without_indices(tiny_model_dir, 
         assert warnings.filters == filters
     assert not [each for each in heard if "batch indices" in str(each.message)]
     assert (tmp_path / "predictions.jsonl").read_text().count("\n") == 16
+
+
+def test_written_predictions_of_several_datasets_say_which_one_they_are_of(tiny_model_dir, tmp_path):
+    files = {name: write_prompts(tmp_path / f"{name}.jsonl", 2) for name in ("easy", "hard")}
+    data = make_data(tmp_path, eval_dataset={name: str(file) for name, file in files.items()})
+    make_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(make_module(tiny_model_dir), datamodule=data)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["dataset"] for row in rows] == ["easy"] * 2 * 4 + ["hard"] * 2 * 4
