@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -17,7 +18,7 @@ if ("-m", "gpu") not in zip(sys.argv, sys.argv[1:], strict=False) and "PYTEST_XD
 import linecache
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,9 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy_models import save_toy_model  # imports transformers, for which a test without a model does not wait
 
     return save_toy_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts lines on standard input, as if they were typed."""
+    return lambda *lines: monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
