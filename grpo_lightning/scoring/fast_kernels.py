@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from grpo_lightning.numerics.output_head import base_model, decoder_layers
 from grpo_lightning.scoring import norms
 from grpo_lightning.scoring.kept_graphs import leave_saved
-from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, compile_norms
+from grpo_lightning.scoring.norms import NORMS_FEED_LINEAR_LAYERS, allow_variants, compile_norms
 
 LIGER = "liger_kernel"
 
@@ -157,7 +157,7 @@ def has_compiled_layers(model: nn.Module) -> bool:
 
 @contextmanager
 def uncompiled_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, layers run as they are: torch would compile them once more for every form that only a probe has."""
+    """Inside, layers run as they are: torch would compile them once more for every form that only a probe has, or sampling."""
     compiled = [(layer, layer._compiled_call_impl) for layer in decoder_layers(model)]
     for layer, _ in compiled:
         layer._compiled_call_impl = None
@@ -180,5 +180,6 @@ def compile_layers(model: nn.Module) -> None:
     if not layers:
         name = type(base_model(model)).__name__
         raise ValueError(f"model.torch_compile: {name} does not name its layers (_no_split_modules).")
+    allow_variants()
     for layer in layers:
         layer.compile(dynamic=True)

@@ -27,6 +27,11 @@ VARIANTS = 64
 stops at 8 by itself, and what comes after runs one operation at a time."""
 
 
+def allow_variants() -> None:
+    """Raises torch's limit to ``VARIANTS``, for the whole process."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+
+
 def compile_norms(model: nn.Module) -> None:
     """Gives the norms in front of attention and MLP the compiled code; inside autocast they return its dtype.
 
@@ -36,7 +41,7 @@ def compile_norms(model: nn.Module) -> None:
     Args:
         model: Of a type in ``NORMS_FEED_LINEAR_LAYERS``, or with a language model that is.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    allow_variants()
     torch._functorch.config.donated_buffer = False  # saves a number a row here, and torch refuses such a second pass
     decoder = decoder_of(model)
     # A model of images names the layers of its tower too.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import train_stage, weights
+from runs import make_data, make_module, make_trainer, train_stage, weights, write_prompts
 from stage_cases import STAGES
 
 SETTINGS: dict[str, Any] = {"max_tokens_per_microbatch": 8, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
@@ -28,3 +28,16 @@ def test_steps_with_compiled_layers_are_those_of_plain_ones(stage, options, tiny
     )
     assert wanted.norm() > 0
     assert (moved - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_nothing_is_compiled_for_sampling_with_transformers(tiny_model_dir, tmp_path):
+    compiled = torch._dynamo.utils.counters["stats"]
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)))
+    rows = []
+    for is_compiled in (False, True):
+        torch._dynamo.reset()
+        compiled.clear()
+        module = make_module(tiny_model_dir, torch_compile=is_compiled)
+        rows.append([row for batch in make_trainer(tmp_path).predict(module, datamodule=data) for row in batch])
+        assert compiled["unique_graphs"] == 0
+    assert rows[0] == rows[1]

@@ -26,6 +26,7 @@ from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.routers import RouterForm, recorded_routes, router_form
 from grpo_lightning.policy.end_of_sequence import end_of_sequence_ids
+from grpo_lightning.scoring.fast_kernels import uncompiled_layers
 from grpo_lightning.types import PromptImages, Rollouts
 from grpo_lightning.vision.processing import ImageProcessing
 
@@ -244,8 +245,9 @@ def _refuse_sharded(policy: PreTrainedModel) -> None:
 def _sampling_mode(policy: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradient; afterwards every submodule is in the mode it was in.
 
-    Evaluation mode also turns gradient checkpointing off, which would drop the cache.
+    Evaluation mode also turns gradient checkpointing off, which would drop the cache. Compiled layers run as they are: their
+    cache is another one in each layer, and its length at each token, so that torch would compile until its limit ends all of it.
     """
     torch.clear_autocast_cache()  # autocast keeps the weights it has cast until its region ends: they may have changed
-    with evaluating(policy), fast_decode_attention(policy):
+    with evaluating(policy), uncompiled_layers(policy), fast_decode_attention(policy):
         yield
