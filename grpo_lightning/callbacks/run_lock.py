@@ -55,7 +55,8 @@ class RunLock:
 
     def release(self) -> None:
         """Lets another run have the folder. The file stays: who is about to open it must not lock one that is gone."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is written again, and the file closed all the same
+            self._file.close()
 
     def _write(self) -> None:
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

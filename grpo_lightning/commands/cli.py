@@ -30,6 +30,7 @@ from grpo_lightning.callbacks import (
 from grpo_lightning.callbacks.earlier_run import check_own_start, checkpoint_folders, newest_checkpoint
 from grpo_lightning.callbacks.resume import best_checkpoint, check_named, check_starts_anew, nothing_left
 from grpo_lightning.callbacks.run_lock import RunLock
+from grpo_lightning.callbacks.saved_config import SavedConfig
 from grpo_lightning.commands.module_choice import OPTION, chosen_class, chosen_path, with_one_option
 from grpo_lightning.commands.path_options import keep_names
 from grpo_lightning.commands.quiet import quiet
@@ -85,6 +86,7 @@ class GRPOCLI(LightningCLI):
             trainer_defaults=self.defaults,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
             parser_kwargs={"prog": self.prog},

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from grpo_lightning.callbacks.export import check_free, export
+from grpo_lightning.callbacks.export import ExportNotWrittenError, check_free, export
 from grpo_lightning.commands.arguments import CommandParser
 from grpo_lightning.commands.quiet import quiet
 from grpo_lightning.commands.saved_policy import config_of, find_checkpoint, load_checkpoint
@@ -60,9 +60,17 @@ def main(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    export(module, written, forms=[options.form], adapter_path=written)
+    try:
+        export(module, written, forms=[options.form], adapter_path=written)
+    except ExportNotWrittenError as error:
+        print(error, file=sys.stderr)
+        return 1
     if checkpoint.parent.name == "checkpoints":  # of a run, whose folder is searched for its metrics
-        write_card(written, checkpoint.parent.parent, module.policy.name_or_path)
+        try:
+            write_card(written, checkpoint.parent.parent, module.policy.name_or_path)
+        except OSError as error:
+            print(f"{written} was written without its whole model card ({error}). Free disk space.", file=sys.stderr)
+            return 1
     print(written)
     return _pushed(written, options.push_to_hub, options.private) if options.push_to_hub else 0
 

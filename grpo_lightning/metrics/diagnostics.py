@@ -10,6 +10,8 @@ from typing import Any, cast
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from grpo_lightning.errors import ExplainedError
+
 _reported: set[str] = set()
 
 
@@ -39,6 +41,14 @@ def removed_on_error(part: Path) -> Iterator[None]:
         raise
 
 
+def not_begun(path: Path | str, error: OSError) -> ExplainedError:
+    """The error of a command that cannot write where it would log: the system's names no file where a disk is full."""
+    return ExplainedError(
+        f"{path} could not be written ({error}). Free disk space, or set a trainer.default_root_dir that can be written; "
+        "checkpoints of this one are then named by their paths, not as last or best."
+    )
+
+
 class LenientCSVLogger(CSVLogger):
     """CSVLogger whose lines wait in memory while the disk is full, in a folder that no other process takes."""
 
@@ -55,6 +65,18 @@ class LenientCSVLogger(CSVLogger):
                 number += 1
             except OSError:  # the first line that cannot be written says so
                 return number
+
+    @property
+    def experiment(self) -> Any:
+        """As CSVLogger, which makes its folder with it.
+
+        Raises:
+            ExplainedError: If it cannot be made.
+        """
+        try:
+            return super().experiment
+        except OSError as error:
+            raise not_begun(self.log_dir, error) from error
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """As CSVLogger."""
