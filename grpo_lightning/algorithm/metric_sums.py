@@ -88,6 +88,17 @@ class MetricSums:
             numbers |= {f"{name}_p{percent}": percentile(values, percent) for percent in PERCENTILES if len(values)}
         return dict(sorted(numbers.items()))
 
+    def unmeasured(self) -> list[str]:
+        """The names that :meth:`result` leaves out.
+
+        Example:
+            >>> MetricSums(means={"judge": torch.tensor([0.0, 0.0]), "kl": torch.tensor([1.0, 2.0])}).unmeasured()
+            ['judge']
+        """
+        possible = {*self.totals, *self.means, *self.minima, *self.maxima}
+        possible |= {f"{name}_p{percent}" for name in self.samples for percent in PERCENTILES}
+        return sorted(possible - self.result().keys())
+
     def _kinds(self) -> list[dict[str, Tensor]]:
         return [dict(self.totals), dict(self.means), dict(self.minima), dict(self.maxima), dict(self.samples)]
 

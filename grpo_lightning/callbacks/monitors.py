@@ -37,20 +37,17 @@ class MonitorCheck(Callback):
         Raises:
             ValueError: Naming the setting and what there is.
         """
-        means: Any = getattr(pl_module, "evaluation_means", None)
         self._knows_steps = self._knows_evaluations = False
-        if stage != "fit" or means is None or has_own_code(trainer, pl_module):
+        if stage != "fit" or not hasattr(pl_module, "evaluation_means") or has_own_code(trainer, pl_module):
             return
-        datasets = list(getattr(getattr(trainer, "datamodule", None), "eval_prompts", {}))
         for setting, name in monitored(trainer):
             if not is_held_out(name):
                 continue
-            if not datasets:
+            known = held_out(trainer, pl_module)
+            if not known:
                 raise ValueError(
                     f"{setting}={name} is measured on held-out prompts, and data.eval_dataset is not set. Set it."
                 )
-            prefixes = [f"val/{dataset}" for dataset in datasets] if len(datasets) > 1 else ["val"]
-            known = [f"{prefix}/{each}" for prefix in prefixes for each in means().names]
             if name not in known:
                 raise ValueError(no_metric(setting, name, known))
 
@@ -82,7 +79,7 @@ class MonitorCheck(Callback):
         """
         if self._knows_steps:
             return
-        self._knows_steps, known = True, logged(trainer)
+        self._knows_steps, known = True, [*logged(trainer), *getattr(pl_module, "unmeasured_metrics", ())]
         for setting, name in monitored(trainer):
             if is_held_out(name) or name in known:
                 continue
@@ -99,7 +96,7 @@ class MonitorCheck(Callback):
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking or self._knows_evaluations:
             return
-        self._knows_evaluations, known = True, logged(trainer)
+        self._knows_evaluations, known = True, [*logged(trainer), *held_out(trainer, pl_module)]
         for setting, name in monitored(trainer):
             if is_held_out(name) and name not in known:
                 raise ExplainedError(no_metric(setting, name, [each for each in known if is_held_out(each)] or known))
@@ -111,6 +108,14 @@ def has_own_code(trainer: Trainer, module: LightningModule) -> bool:
     parts = [callback for callback in trainer.callbacks if not isinstance(callback, LambdaCallback)]  # type: ignore[attr-defined]
     has_lambdas = len(parts) < len(trainer.callbacks)  # type: ignore[attr-defined]
     return has_lambdas or any(type(part).__module__.partition(".")[0] not in ours for part in (module, *parts))
+
+
+def held_out(trainer: Trainer, module: LightningModule) -> list[str]:
+    """Names of what evaluations may log by the settings: one that has nothing to average leaves a metric out."""
+    means: Any = getattr(module, "evaluation_means", None)
+    datasets = list(getattr(getattr(trainer, "datamodule", None), "eval_prompts", {}))
+    prefixes = [f"val/{dataset}" for dataset in datasets] if len(datasets) > 1 else ["val"] * len(datasets)
+    return [] if means is None else [f"{prefix}/{name}" for prefix in prefixes for name in means().names]
 
 
 def logged(trainer: Trainer) -> list[str]:

@@ -110,6 +110,11 @@ class PolicyModule(L.LightningModule):
         return self.steps.metrics
 
     @property
+    def unmeasured_metrics(self) -> list[str]:
+        """What the last step did not log for want of anything to measure."""
+        return self.steps.unmeasured
+
+    @property
     def replica(self) -> Replica:
         """The ranks that this one runs training passes with; known once the weights are there."""
         return self.passes.replica

@@ -29,6 +29,7 @@ class Steps:
         """Steps finished; saved in checkpoints, and with the seed the source of all randomness."""
         self.metrics: dict[str, float] = {}
         """What the last step logged, the same on every rank."""
+        self._sums = MetricSums()
 
     def begin(self, on_phase: Callable[[str], None] = lambda name: None) -> StepReport:
         """Seeds everything that draws from global generators during the step, and starts its clock.
@@ -49,7 +50,13 @@ class Steps:
         sample = self.passes.policy.weight_sample
         if sample is not None:
             report.add_mean("update/changed_since_start", sample.changed())
-        return report.close().over_ranks()
+        self._sums = report.close().over_ranks()
+        return self._sums
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Metrics that the last step had nothing to make of, as of a reward that applied to no completion; a later one may."""
+        return self._sums.unmeasured()
 
     def log(self, numbers: dict[str, float], shown: Collection[str] | None = None) -> None:
         """Logs a step, with its learning rate and its speed.

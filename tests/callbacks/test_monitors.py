@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from runs import fit, write_prompts
+from runs import fit, share_of_digits, write_prompts
 
 from grpo_lightning.callbacks import MonitorCheck
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.rewards import BaseRewardFunction
 
 
 def run(model_dir, tmp_path, *callbacks, **data):
@@ -132,3 +133,27 @@ def test_a_script_whose_evaluation_does_not_come_is_warned(tiny_model_dir, tmp_p
     kept = ModelCheckpoint(tmp_path, monitor="val/accuracy", every_n_train_steps=1)
     with pytest.warns(UserWarning, match=r"checkpoint.monitor=val/accuracy will not be measured.*at most 2"):
         in_a_script(tiny_model_dir, tmp_path, kept, val_check_interval=3)
+
+
+class LateReward(BaseRewardFunction):
+    """Applies to nothing in the first evaluation, like a judge whose server is not there yet."""
+
+    def __call__(self, prompts, completions, trainer_state, **columns):
+        return [None if trainer_state.global_step < 2 else 1.0 for _ in completions]
+
+
+@pytest.mark.parametrize("checks", [[MonitorCheck()], []])
+def test_a_held_out_metric_without_a_value_in_the_first_evaluation_is_waited_for(checks, tiny_model_dir, tmp_path):
+    """The run ended after its first evaluation, with a metric that its own settings name."""
+    kept = ModelCheckpoint(tmp_path, monitor="val/rewards/LateReward", every_n_train_steps=1)
+    settings = {"callbacks": [*checks, kept], "enable_checkpointing": True, "val_check_interval": 1}
+    held_out = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4))}
+    assert fit(tiny_model_dir, tmp_path, 2, settings, held_out, eval_rewards=[LateReward()]).steps_done == 2
+    assert kept.best_model_score == 1.0
+
+
+def test_a_reward_that_applies_to_nothing_in_the_first_step_is_waited_for(tiny_model_dir, tmp_path):
+    kept = ModelCheckpoint(tmp_path, monitor="rewards/LateReward/mean", every_n_train_steps=1)
+    settings = {"callbacks": [MonitorCheck(), kept], "enable_checkpointing": True}
+    module = fit(tiny_model_dir, tmp_path, 3, settings, rewards=[share_of_digits, LateReward()])
+    assert module.steps_done == 3 and kept.best_model_score == 1.0
