@@ -50,7 +50,8 @@ class SamplingSettings:
     structured_outputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        object.__setattr__(self, "stop", tuple(stop))
         object.__setattr__(self, "structured_outputs", self.structured_outputs or {})
 
         def require(holds: bool, name: str, rule: str) -> None:

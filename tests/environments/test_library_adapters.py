@@ -130,6 +130,12 @@ def test_openenv_has_a_session_for_each_rollout_and_a_crash_costs_its_own_alone(
     assert results[2] == ("seed 3", ["1: x"], [1.0], False)
 
 
+def test_openenv_takes_the_name_of_one_column(openenv_url):
+    """``columns: seed`` was the four columns s, e, e and d: no episode had its row's seed."""
+    (result,) = play(opened("openenv.OpenEnv", base_url=openenv_url, columns="seed"), ({"seed": 7}, ["x"]))
+    assert result[0] == "seed 7"
+
+
 def test_openenv_says_which_fields_an_observation_has(openenv_url):
     (error,) = play(opened("openenv.OpenEnv", base_url=openenv_url, observation="board"), ({}, []))
     assert isinstance(error, EnvironmentFault) and "The observation has metadata, message" in str(error)

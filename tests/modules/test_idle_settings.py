@@ -79,3 +79,10 @@ def test_a_setting_without_effect_is_refused_and_taken_with_what_it_needs(made, 
 def test_what_cannot_be_meant_is_refused(made, settings, message):
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+def test_one_string_that_ends_completions_is_one():
+    """It was each of its characters."""
+    assert SamplingSettings(stop="###").stop == ("###",)
+    with pytest.raises(ValueError, match=r"model.stop=\('',\) cannot be sampled with"):
+        SamplingSettings(stop="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from openenv.core import GenericEnvClient
@@ -17,7 +18,7 @@ class OpenEnv:
         base_url: Of the server. It must allow as many sessions as there are rollouts at once.
         action: Field of the action that takes the text.
         observation: Field of the observation that the policy reads.
-        columns: Columns of the row that the environment's reset takes.
+        columns: Column of the row that the environment's reset takes, or several.
         message_timeout_s: Seconds for an answer of the server.
     """
 
@@ -26,11 +27,12 @@ class OpenEnv:
         base_url: str,
         action: str = "message",
         observation: str = "message",
-        columns: tuple[str, ...] | list[str] = ("seed",),
+        columns: str | Sequence[str] = "seed",
         message_timeout_s: float = 60.0,
     ) -> None:
         self.client = GenericEnvClient(base_url=base_url, message_timeout_s=message_timeout_s)
-        self.action, self.observation, self.columns = action, observation, columns
+        self.action, self.observation = action, observation
+        self.columns = [columns] if isinstance(columns, str) else columns
 
     async def reset(self, **row: Any) -> str:
         """The first observation."""
