@@ -212,6 +212,10 @@ SPAWNED = (
 )
 
 
+ONE_YEAR = 365.0 * 24 * 3600
+"""In seconds."""
+
+
 def check_not_spawned() -> None:
     """For the state of a module that is pickled: refuses it where a process is being spawned, which is to get it.
 
@@ -226,9 +230,14 @@ def allow_waits(strategy: Strategy, seconds: float) -> None:
     """Adds to the time that ranks wait for each other in a collective: so much longer one of them may take by right.
 
     To be called before ranks are connected; afterwards it has no effect.
+
+    Args:
+        strategy: Of the ranks.
+        seconds: Beyond a year, as where a limit is inf, it is one: torch's clock holds 292.
     """
     if isinstance(strategy, DDPStrategy | ModelParallelStrategy) and not is_distributed():
-        strategy._timeout = (strategy._timeout or default_pg_timeout) + timedelta(seconds=seconds)
+        longer = timedelta(seconds=min(seconds, ONE_YEAR))
+        strategy._timeout = (strategy._timeout or default_pg_timeout) + longer
 
 
 def _unsupported(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from rollouts.turns.calculators import MODEL, train
 from runs import make_data, make_module, make_trainer
 
 from grpo_lightning.distributed.gather import own_rank
+from grpo_lightning.distributed.strategies import allow_waits
 from grpo_lightning.generation import VLLMServer
 from grpo_lightning.rewards.runtime.settings import RewardRuntime
 from grpo_lightning.rollouts.turns.settings import Turns
@@ -69,3 +71,10 @@ def add(a: int, b: int) -> int:
         b: The second one.
     """
     return a + b
+
+
+def test_calls_without_a_limit_are_waited_for_for_a_year():
+    """``call_time_limit: .inf`` ended a run of several ranks: cannot convert float infinity to integer."""
+    strategy = DDPStrategy(timeout=timedelta(minutes=1))
+    allow_waits(strategy, Turns(call_time_limit=math.inf).longest_wait())
+    assert strategy._timeout == timedelta(days=365, minutes=1)

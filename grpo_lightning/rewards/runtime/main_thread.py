@@ -50,6 +50,7 @@ class MainThreadCalls:
             TimeoutError: After that time.
             KeyboardInterrupt: If Ctrl-C came in a call.
         """
+        idle_limit = min(idle_limit, threading.TIMEOUT_MAX)
         future.add_done_callback(lambda _: self._waiting.put(None))
         while not future.done():
             try:

@@ -13,6 +13,7 @@ import sys
 import threading
 from asyncio import events
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import math_verify
@@ -503,3 +504,9 @@ def test_isolation_main_asks_for_the_main_thread_by_name(runner: Callable[..., R
 
     assert score(runner(FunctionReward(function=where, isolation="main")), ["a"]).values.tolist() == [[1.0]]
     assert score(runner(where), ["a"]).values.tolist() == [[0.0]]
+
+
+def test_rewards_without_a_limit_are_waited_for(runner):
+    """It ended the first step: timestamp out of range for platform time_t."""
+    unlimited = runner(lambda completions: [1.0 for _ in completions], time_limit=inf, step_time_limit=inf)
+    assert score(unlimited, ["a"]).values.tolist() == [[1.0]]
