@@ -61,6 +61,9 @@ def test_a_server_is_waited_for_until_it_is_healthy_and_has_answered(tiny_model_
     assert Distillation(**given).longest_wait == 240 + 1800
     assert Distillation(**given, timeout=100, request_timeout=7).longest_wait == 107
     assert Distillation(teacher="a/local/model").longest_wait == 0
+    several = {"maths": "http://one:8000", "code": "http://two:8000", "chat": "a/local/model"}
+    of_each = {"teacher": several, "teacher_column": "subject", "divergence": "sampled_token"}
+    assert Distillation(**of_each, timeout=100, request_timeout=7).longest_wait == 2 * 107
 
 
 def add(a: int, b: int) -> int:

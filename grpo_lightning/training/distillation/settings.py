@@ -204,8 +204,8 @@ class Distillation:
 
     @property
     def longest_wait(self) -> float:
-        """Seconds that a step may wait for teachers on servers."""
-        return self.wait_for_server + self.wait_for_answer if self.addresses else 0.0
+        """Seconds that a step may wait for teachers on servers, which are asked one after the other."""
+        return len(self.addresses) * (self.wait_for_server + self.wait_for_answer)
 
     @property
     def wait_for_server(self) -> float:
