@@ -168,7 +168,8 @@ class TransformersSchedule(RunSchedule):
         [0.0, 1.0, 0.67, 0.33]
     """
 
-    OPEN_ENDED = ("constant", "constant_with_warmup", "inverse_sqrt")
+    WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
+    OPEN_ENDED = (*WITHOUT_ARGUMENTS, "inverse_sqrt")
 
     def __init__(
         self,
@@ -183,6 +184,10 @@ class TransformersSchedule(RunSchedule):
             raise ValueError(
                 f"model.lr_scheduler: warmup_steps={warmup_steps} has no effect with name=constant, which starts at the peak. Use "
                 "constant_with_warmup, or leave it out."
+            )
+        if name in self.WITHOUT_ARGUMENTS and arguments:
+            raise ValueError(
+                f"model.lr_scheduler: arguments={arguments} has no effect with name={name}, which takes none. Leave it out."
             )
         peak = max(group["lr"] for group in optimizer.param_groups)
 

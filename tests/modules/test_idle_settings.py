@@ -54,6 +54,12 @@ IDLE: list[tuple[Callable[..., Any], dict[str, Any], dict[str, Any], str]] = [
     ),
     (warmup, {"min_ratio": 0.1}, DECAY, "min_ratio=0.1 has no effect with shape=constant"),
     (of_transformers, {"name": "constant", "warmup_steps": 9}, {"name": "constant_with_warmup"}, "Use constant_with"),
+    (
+        of_transformers,
+        {"name": "constant_with_warmup", "arguments": {"timescale": 9}},
+        {"name": "inverse_sqrt"},
+        "arguments=.* has no effect with name=constant_with_warmup",
+    ),
 ]
 
 
