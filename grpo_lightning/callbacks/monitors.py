@@ -24,11 +24,12 @@ class MonitorCheck(Callback):
     A run that ends before its first evaluation is refused where something waits for it, else it says so.
 
     Args:
-        of_script: Only warns of evaluations that never come, and only where something waits for them: a script may go on.
+        strict: Refuses a run that waits for an evaluation which never comes, and says of any other that it will not evaluate. A
+            script may go on in another way: false only warns it, where something waits.
     """
 
-    def __init__(self, of_script: bool = False) -> None:
-        self.of_script = of_script
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
         self._knows_steps = self._knows_evaluations = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,12 +62,14 @@ class MonitorCheck(Callback):
         if why is None:
             return
         waiting = next((f"{setting}={name}" for setting, name in monitored(trainer) if is_held_out(name)), None)
-        if waiting is not None and self.of_script:
-            rank_zero_warn(f"{waiting} will not be measured. {why}")
-        elif waiting is not None:
+        if not self.strict:
+            if waiting is not None:
+                rank_zero_warn(f"{waiting} will not be measured. {why}")
+            return
+        if waiting is not None:
             raise ExplainedError(f"{waiting} would never be measured. {why}")
         is_shown = any(isinstance(callback, BeforeAfterSummary) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.is_global_zero and not is_shown and not self.of_script:
+        if trainer.is_global_zero and not is_shown:
             show(why)
 
     def on_train_batch_end(

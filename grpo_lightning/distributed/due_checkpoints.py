@@ -61,9 +61,8 @@ class DueCheckpoints(Callback):
                 self._unwritten.pop(callback, None)
             else:
                 self._unwritten[callback] = callback._last_checkpoint_saved
-                callback._last_global_step_saved = (
-                    trainer.global_step
-                )  # else it would save now, by Lightning's own rules
+                # Else it would save now, by Lightning's own rules.
+                callback._last_global_step_saved = trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what has waited for the metrics of these weights."""

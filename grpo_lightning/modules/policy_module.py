@@ -138,7 +138,7 @@ class PolicyModule(L.LightningModule):
         self.returned.check_start(self.trainer.state.fn)
         prepare_trainer(self, self.policy)
         signals, callbacks = StopSignals(self.last_checkpoint), self.trainer.callbacks  # type: ignore[attr-defined]
-        checks = [] if any(isinstance(each, MonitorCheck) for each in callbacks) else [MonitorCheck(of_script=True)]
+        checks = [] if any(isinstance(each, MonitorCheck) for each in callbacks) else [MonitorCheck(strict=False)]
         parts = [self.last_checkpoint, self.rank_watch, signals, NoWrongAdvice(), DueCheckpoints(), EvaluationClock()]
         return [*parts, *checks]
 
