@@ -47,6 +47,7 @@ class DueCheckpoints(Callback):
                 continue
             callback._last_time_checked = time.monotonic()
             metrics = callback._monitor_candidates(trainer)
+            self._waiting = [each for each in self._waiting if each is not callback]  # for an earlier step
             if _is_held_out(callback.monitor, trainer, metrics):
                 self._waiting.append(callback)
                 if callback.save_last:
@@ -69,7 +70,7 @@ class DueCheckpoints(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         waiting, self._waiting = self._waiting, []
-        for callback in dict.fromkeys(waiting):
+        for callback in waiting:
             metrics, saved = callback._monitor_candidates(trainer), callback._last_checkpoint_saved
             if callback.monitor in metrics:
                 callback._save_topk_checkpoint(trainer, metrics)

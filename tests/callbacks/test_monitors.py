@@ -157,3 +157,12 @@ def test_a_reward_that_applies_to_nothing_in_the_first_step_is_waited_for(tiny_m
     settings = {"callbacks": [MonitorCheck(), kept], "enable_checkpointing": True}
     module = fit(tiny_model_dir, tmp_path, 3, settings, rewards=[share_of_digits, LateReward()])
     assert module.steps_done == 3 and kept.best_model_score == 1.0
+
+
+def test_a_checkpoint_that_a_later_step_has_decided_on_waits_for_no_evaluation(tiny_model_dir, tmp_path):
+    """It was written again by the evaluation after it, in the place of another of the best."""
+    kept = ModelCheckpoint(tmp_path / "kept", "{step}", "rewards/LateReward/mean", save_top_k=2, every_n_train_steps=1)
+    settings = {"callbacks": [kept], "enable_checkpointing": True, "val_check_interval": 3}
+    held_out = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4))}
+    fit(tiny_model_dir, tmp_path, 3, settings, held_out, rewards=[share_of_digits, LateReward()])
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["step=3.ckpt"]
