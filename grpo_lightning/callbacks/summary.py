@@ -16,7 +16,7 @@ from grpo_lightning.callbacks.try_it import shown_path
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.distributed.gather import gather_objects
 from grpo_lightning.metrics.diagnostics import skipped_if_not_written
-from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan
+from grpo_lightning.metrics.evaluation import NamedMeans
 from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.rewards.text.valid_text import valid_text
 
@@ -37,10 +37,10 @@ class BeforeAfterSummary(Callback):
 
     The file holds ``accuracy_before``, ``accuracy_after`` (lenient: the right answer can be found),
     ``strict_before``, ``strict_after`` (the right answer in exactly the asked format), as fractions in [0, 1] of greedy
-    completions, ``sampled_before`` and ``sampled_after`` with model.num_generations_eval (pass@1: the accuracy of sampled
-    completions), ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all resumes) and ``samples``: the
-    prompts shown, with both completions and what the strict reward gave them. Of a run that first measured when it went on from a
-    checkpoint it holds ``step_before`` too: the steps that were done then.
+    completions, null where the reward applied to none, ``sampled_before`` and ``sampled_after`` with model.num_generations_eval
+    (pass@1: the accuracy of sampled completions), ``steps``, ``seconds`` (wall time of fit, both evaluations included, over all
+    resumes) and ``samples``: the prompts shown, with both completions and what the strict reward gave them. Of a run that first
+    measured when it went on from a checkpoint it holds ``step_before`` too: the steps that were done then.
 
     Args:
         path: The file; by default summary.json in trainer.default_root_dir.
@@ -126,8 +126,9 @@ class BeforeAfterSummary(Callback):
             self._print(self.before, after, summary, path)
 
     def _summary(self, before: dict[str, Any], after: dict[str, Any], steps: int) -> dict[str, Any]:
-        def fraction(evaluation: dict[str, Any], reward: str) -> float:
-            return round(evaluation["metrics"][f"rewards/{reward}"], 4)
+        def fraction(evaluation: dict[str, Any], reward: str) -> float | None:
+            value = evaluation["metrics"].get(f"rewards/{reward}")
+            return None if value is None else round(value, 4)
 
         of_both = {"sampled_before": before["metrics"], "sampled_after": after["metrics"]}
         sampled = {name: round(metrics[PASS_1], 4) for name, metrics in of_both.items() if PASS_1 in metrics}
@@ -145,8 +146,8 @@ class BeforeAfterSummary(Callback):
                     "prompt": valid_text(plain_text(old["prompt"])),
                     "before": valid_text(shown_completion(old["completion"])),
                     "after": valid_text(shown_completion(new["completion"])),
-                    "reward_before": none_if_nan(old["rewards"][self.strict]),
-                    "reward_after": none_if_nan(new["rewards"][self.strict]),
+                    "reward_before": old["rewards"][self.strict],
+                    "reward_after": new["rewards"][self.strict],
                 }
                 for old, new in zip(before["samples"], after["samples"], strict=True)
             ],
@@ -170,8 +171,8 @@ class BeforeAfterSummary(Callback):
         scores = [
             {
                 "held-out greedy accuracy": kind,
-                first: f"{summary[f'{key}_before']:.1%}",
-                "after": f"{summary[f'{key}_after']:.1%}",
+                first: _percent(summary[f"{key}_before"]),
+                "after": _percent(summary[f"{key}_after"]),
             }
             for kind, key in (
                 ("lenient (the answer is right)", "accuracy"),
@@ -193,3 +194,7 @@ class BeforeAfterSummary(Callback):
         """A resumed run compares with the start of the first one."""
         self.before, self.measured = state_dict["before"], state_dict.get("measured")
         self.seconds_before_resume = state_dict["seconds"]
+
+
+def _percent(fraction: float | None) -> str:
+    return "none" if fraction is None else f"{fraction:.1%}"

@@ -107,3 +107,25 @@ def test_a_test_run_needs_no_eval_dataset(tiny_model_dir, tmp_path):
     (found,) = trainer.test(make_module(tiny_model_dir), datamodule=data)
     assert 0.0 <= found["test/rewards/share_of_digits"] <= 1.0
     assert not (tmp_path / "summary.json").exists()  # nothing was trained
+
+
+def test_a_reward_that_applies_to_no_held_out_prompt_costs_no_summary(tiny_model_dir, tmp_path, capsys):
+    """A judge whose server is gone when training ends: it was a KeyError, and what comes after it, such as an export, was lost."""
+    calls = []
+
+    def judged_once(completions, **columns):
+        calls.append(len(completions))
+        return [1.0 if len(calls) == 1 else None for _ in completions]
+
+    fit(
+        tiny_model_dir,
+        tmp_path,
+        trainer={"callbacks": [BeforeAfterSummary(lenient="judged_once", strict="judged_once")]},
+        data={"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4)), "eval_batch_size": 4},
+        eval_rewards=[judged_once],
+        success_reward="judged_once",
+    )
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert (written["strict_before"], written["strict_after"], written["steps"]) == (1.0, None, 1)
+    assert {(sample["reward_before"], sample["reward_after"]) for sample in written["samples"]} == {(1.0, None)}
+    assert "100.0%" in capsys.readouterr().out
