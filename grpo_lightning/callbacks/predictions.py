@@ -53,7 +53,7 @@ class PredictionWriter(BasePredictionWriter):
         dataset = {"dataset": names[dataloader_idx]} if names else {}
         with _explained(path), path.open("a", encoding="utf-8") as file:
             for row in prediction:
-                file.write(json_text(dataset | row) + "\n")
+                file.write(json_text(dataset | row | dataset) + "\n")  # also where a column has that name
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the rows are."""

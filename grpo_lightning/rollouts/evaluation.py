@@ -156,7 +156,8 @@ class Evaluation:
             columns = {name: values[b] for name, values in batch.columns.items()}
             identity = {"uid": batch.uids[b], "prompt": rollouts.asked(n, batch.prompts[b]), "completion": texts[n]}
             logged = {name: values[n] for name, values in table.extra.items()}
-            rows.append({**identity, **columns, **logged, "rewards": scores, "truncated": bool(rollouts.truncated[n])})
+            own = {**identity, "rewards": scores, "truncated": bool(rollouts.truncated[n])}
+            rows.append({**identity, **columns, **logged, **own})  # columns may have the same names
         return rows
 
     def close(self) -> None:

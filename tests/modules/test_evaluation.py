@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from runs import fit, make_data, make_module, make_trainer, weights, write_prompts
+from runs import fit, make_data, make_module, make_trainer, weights, write_prompts, write_rows
 
 from grpo_lightning.callbacks import PredictionWriter
 from grpo_lightning.metrics.evaluation import NamedMeans, pass_at_k
@@ -109,3 +109,15 @@ def test_written_predictions_of_several_datasets_say_which_one_they_are_of(tiny_
     make_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(make_module(tiny_model_dir), datamodule=data)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["dataset"] for row in rows] == ["easy"] * 2 * 4 + ["hard"] * 2 * 4
+
+
+def test_columns_of_the_data_do_not_hide_what_a_prediction_says(tiny_model_dir, tmp_path):
+    """A data set with completions of its own had these in predictions.jsonl, as if the policy had written them."""
+    taken = {"uid": "mine", "completion": "mine", "truncated": "mine", "dataset": "mine", "rewards": "share_of_digits"}
+    row = {"prompt": "1+1=", "ground_truth": "2", **taken}
+    files = {name: write_rows(tmp_path / f"{name}.jsonl", [row]) for name in ("easy", "hard")}
+    data = make_data(tmp_path, eval_dataset=files)
+    make_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(make_module(tiny_model_dir), datamodule=data)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert {row["dataset"] for row in rows} == {"easy", "hard"}
+    assert all(type(row["truncated"]) is bool and row["completion"] != "mine" and row["uid"] == 0 for row in rows)
