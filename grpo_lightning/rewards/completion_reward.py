@@ -40,7 +40,7 @@ class CompletionReward(BaseRewardFunction):
 
         Args:
             completion: The text that the policy wrote.
-            row: The columns of its dataset row, and ``prompt``, ``completion_ids`` and ``trainer_state``.
+            row: The columns of its dataset row but one called completion, and ``prompt``, ``completion_ids`` and ``trainer_state``.
 
         Raises:
             TimeoutError: Where it could not be scored in time; the value is None then, and the message is counted as an
@@ -59,7 +59,7 @@ class CompletionReward(BaseRewardFunction):
         """``score`` of each completion."""
         values: list[float | None] = []
         for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            row = {name: column[n] for name, column in dataset_columns(columns).items()}
+            row = {name: column[n] for name, column in dataset_columns(columns).items() if name != "completion"}
             row |= {"prompt": prompt, "trainer_state": trainer_state}
             row["completion_ids"] = None if completions_ids is None else completions_ids[n]
             try:

@@ -65,3 +65,8 @@ def test_a_setting_may_be_a_column_and_one_that_is_missing_is_named():
     assert scored(Seen(word_key="w"), ["ab", "ab"], w=["b", "c"]).values.squeeze(1).tolist() == [1.0, 0.0]
     with pytest.raises(RewardContractError, match="needs the column word_key='nothing'"):
         Seen(word_key="nothing")(prompts=["p"], completions=["a"])
+
+
+def test_a_column_called_completion_does_not_take_the_place_of_the_policys():
+    """Of data with prompts and completions, as for supervised training; it was a TypeError at every call."""
+    assert scored(Seen(), ["ab", "cd"], completion=["c", "a"]).values.squeeze(1).tolist() == [1.0, 0.0]
