@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.callbacks.samples import show
 from grpo_lightning.callbacks.summary import BeforeAfterSummary, held_out_checksums
+from grpo_lightning.distributed.due_checkpoints import is_of_earlier
 
 SPOKEN: dict[str, Callable[[float], str]] = {
     "accuracy": "{:.1%}".format,
@@ -86,7 +87,7 @@ class HeldOutLine(Callback):
             return
         for dataset, kind in product(prefixes(trainer.val_dataloaders), SPOKEN):
             name = f"val/{dataset}{kind}"
-            if name in trainer.callback_metrics:
+            if name in trainer.callback_metrics and not is_of_earlier(trainer, name):
                 step: int = pl_module.steps_done  # type: ignore[assignment]
                 line = self._line(name, kind, float(trainer.callback_metrics[name]), step)
                 if trainer.is_global_zero:

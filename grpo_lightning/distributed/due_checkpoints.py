@@ -72,7 +72,7 @@ class DueCheckpoints(Callback):
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
             metrics, saved = callback._monitor_candidates(trainer), callback._last_checkpoint_saved
-            if callback.monitor in metrics:
+            if callback.monitor in metrics and not is_of_earlier(trainer, callback.monitor):
                 callback._save_topk_checkpoint(trainer, metrics)
             if callback.save_last and callback._last_checkpoint_saved != saved:
                 callback._save_last_checkpoint(trainer, metrics)  # which tells of the best of all
@@ -90,6 +90,13 @@ class DueCheckpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it over once the ModelCheckpoints are known."""
         self._waited = state_dict["waiting"]
+
+
+def is_of_earlier(trainer: Trainer, name: str) -> bool:
+    """Whether the evaluation that has just ended measured nothing of the name, so that Lightning has it of an earlier one."""
+    results: Any = trainer._results or {}
+    of_name = [result for result in results.values() if result.meta.name == name]
+    return bool(of_name) and all(result.has_reset for result in of_name)
 
 
 def _savers(trainer: Trainer) -> list[ModelCheckpoint]:

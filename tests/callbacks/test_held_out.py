@@ -157,3 +157,16 @@ def test_a_summary_that_joins_a_run_on_a_resume_names_the_step_it_first_measured
     assert (written["step_before"], written["strict_before"], written["strict_after"]) == (1, 0.25, 0.5)
     run = Run("run", {}, 2, 0.0, summary=written)
     assert headline(run) == "held-out accuracy rose from 25% to 50% between steps 1 and 2"
+
+
+def test_an_evaluation_that_measured_nothing_is_not_said_to_have_found_what_the_last_one_did(
+    tiny_model_dir, tmp_path, capsys
+):
+    def rewarded_once(completions: list[str], trainer_state: Any, **columns: Any) -> list[float | None]:
+        return [0.5 if trainer_state.global_step < 2 else None for _ in completions]
+
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)))
+    settings = {"val_check_interval": 1, "check_val_every_n_epoch": None, "callbacks": [HeldOutLine()]}
+    make_trainer(tmp_path, 3, **settings).fit(make_module(tiny_model_dir, rewards=[rewarded_once]), datamodule=data)
+    said = [line for line in capsys.readouterr().out.splitlines() if "held-out reward" in line]
+    assert said == ["step 1  held-out reward 0.500"]

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from runs import make_data, make_module, make_trainer, spoilt, weights, write_prompts
 
+from grpo_lightning.rewards import BaseRewardFunction
+
 
 class Held(Callback):
     """What each evaluation measured, by the optimizer steps before it."""
@@ -199,3 +201,20 @@ def test_a_checkpoint_that_waited_for_its_evaluation_goes_on_like_any_other(inte
     found, resumed = fit("resumed", tmp_path / "whole" / "step=4.ckpt")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert resumed.rewards == {step: reward for step, reward in whole.rewards.items() if step > 4}
+
+
+class EarlyReward(BaseRewardFunction):
+    """Applies to nothing after the first step, like a judge whose server is gone."""
+
+    def __call__(self, prompts, completions, trainer_state, **columns):
+        return [0.5 if trainer_state.global_step < 2 else None for _ in completions]
+
+
+def test_an_evaluation_without_a_score_decides_on_no_checkpoint(tiny_model_dir, tmp_path):
+    """Weights were given the score of the evaluation before, which is of others."""
+    data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
+    settings = {"eval_rewards": [EarlyReward()]}
+    saving = {"monitor": "val/rewards/EarlyReward", "every_n_train_steps": 1, "save_last": True}
+    kept, _ = run(tiny_model_dir, tmp_path, 3, data, settings, **saving)
+    assert {Path(path).stem: float(score) for path, score in kept.best_k_models.items()} == {"1": 0.5}
+    assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 3
