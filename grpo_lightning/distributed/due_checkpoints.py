@@ -53,7 +53,8 @@ class DueCheckpoints(Callback):
                 if callback.save_last:
                     write_last(trainer, callback)
             else:
-                callback._save_topk_checkpoint(trainer, metrics)
+                if callback.monitor is None or not is_of_earlier(trainer, callback.monitor):
+                    callback._save_topk_checkpoint(trainer, metrics)
                 if callback.save_last == "link" and callback._last_global_step_saved != trainer.global_step:
                     write_last(trainer, callback)  # it would lead to the last one that was among the best
                 else:
@@ -93,7 +94,7 @@ class DueCheckpoints(Callback):
 
 
 def is_of_earlier(trainer: Trainer, name: str) -> bool:
-    """Whether the evaluation that has just ended measured nothing of the name, so that Lightning has it of an earlier one."""
+    """Whether the step or evaluation that has just ended measured nothing of a metric, which Lightning then has of an earlier one."""
     results: Any = trainer._results or {}
     of_name = [result for result in results.values() if result.meta.name == name]
     return bool(of_name) and all(result.has_reset for result in of_name)

@@ -204,17 +204,20 @@ def test_a_checkpoint_that_waited_for_its_evaluation_goes_on_like_any_other(inte
 
 
 class EarlyReward(BaseRewardFunction):
-    """Applies to nothing after the first step, like a judge whose server is gone."""
+    """Applies to nothing once two steps are done, like a judge whose server is gone."""
 
     def __call__(self, prompts, completions, trainer_state, **columns):
         return [0.5 if trainer_state.global_step < 2 else None for _ in completions]
 
 
-def test_an_evaluation_without_a_score_decides_on_no_checkpoint(tiny_model_dir, tmp_path):
-    """Weights were given the score of the evaluation before, which is of others."""
+@pytest.mark.parametrize(
+    ("name", "scored"), [("val/rewards/EarlyReward", {"1"}), ("rewards/EarlyReward/mean", {"1", "2"})]
+)
+def test_weights_without_a_score_are_given_none_of_others(name, scored, tiny_model_dir, tmp_path):
+    """They had that of the step or evaluation before."""
     data = {"eval_dataset": str(write_prompts(tmp_path / "held_out.jsonl", 4))}
-    settings = {"eval_rewards": [EarlyReward()]}
-    saving = {"monitor": "val/rewards/EarlyReward", "every_n_train_steps": 1, "save_last": True}
+    settings = {"rewards": [lambda completions: [0.0 for _ in completions], EarlyReward()]}
+    saving = {"monitor": name, "every_n_train_steps": 1, "save_last": True}
     kept, _ = run(tiny_model_dir, tmp_path, 3, data, settings, **saving)
-    assert {Path(path).stem: float(score) for path, score in kept.best_k_models.items()} == {"1": 0.5}
+    assert {Path(path).stem for path in kept.best_k_models} == scored
     assert torch.load(tmp_path / "kept/last.ckpt", weights_only=True)["global_step"] == 3
