@@ -46,6 +46,8 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "compiled": {"torch_compile": True},
+    "graphs": {"cuda_graphs": True},
+    "compiled graphs": {"cuda_graphs": True, "torch_compile": True},
     "32k": {"max_tokens_per_microbatch": 32768},
     "32k compiled": {"max_tokens_per_microbatch": 32768, "torch_compile": True},
 }

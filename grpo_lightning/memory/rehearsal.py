@@ -200,7 +200,7 @@ def unchanged(work: Workload) -> Iterator[None]:
     """Whatever passes change, an error in them included, is as before after the block."""
     budget, model = work.passes.max_tokens, work.policy.model
     was_training = model.training
-    with preserved_random_state(work.device):
+    with preserved_random_state(work.device), work.passes.scorer.without_graphs():
         try:
             yield
         finally:

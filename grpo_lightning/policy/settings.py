@@ -31,6 +31,9 @@ class PolicySettings(FinetuningSettings):
         torch_compile: Compile the policy's layers, each with its attention, in place of Liger's kernels: fewer kernels to
             launch, for some 20 seconds at the start. Passes of small models and small steps are faster by it; a run whose
             passes the host bounds says so. What the start compares with plain passes is the model without it.
+        cuda_graphs: Launch each training pass over text as two CUDA graphs, which the host does in no time: passes of small
+            models and small steps are as fast as the GPU computes them. For one GPU. A graph is recorded for every size of
+            pass when it first comes, and the memory of the largest stays taken.
         float32_head: Compute the logits of training passes in float32 also where the rest is bfloat16, from a head of one
             matrix: more exact logprobs for the time and memory of that product.
         gradient_checkpointing: Recompute activations in the backward pass; the gradient stays the same. true: all of
@@ -52,6 +55,7 @@ class PolicySettings(FinetuningSettings):
     attn_implementation: str | None = None
     use_liger_kernel: bool | None = None
     torch_compile: bool = False
+    cuda_graphs: bool = False
     float32_head: bool = False
     gradient_checkpointing: Checkpointing = False
 
@@ -62,5 +66,10 @@ class PolicySettings(FinetuningSettings):
             raise ValueError(
                 "model.use_liger_kernel=true and model.torch_compile=true: torch.compile makes kernels of its own, and "
                 "cannot look into Liger's. Leave one of them out."
+            )
+        if self.cuda_graphs and self.gradient_checkpointing is not False:
+            raise ValueError(
+                "model.cuda_graphs=true records passes that keep their activations, and model.gradient_checkpointing computes "
+                "them again. Leave one of them out; model.max_tokens_per_microbatch saves memory too."
             )
         check_checkpointing(self.gradient_checkpointing, self.torch_compile)

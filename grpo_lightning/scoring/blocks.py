@@ -28,7 +28,8 @@ class Packing:
         self.max_q, self.max_k = (int(lengths.max()) if len(lengths) else 0 for lengths in (queries, keys))
         self.cu_seq_q, self.cu_seq_k = self._move(spans.cu_seq_q), self._move(spans.cu_seq_k)
         self.key_index = None if spans.key_index is None else self._move(spans.key_index)
-        self.key_inverse = None if self.key_index is None else inverse_of(self.key_index, int(spans.cu_seq_q[-1]))
+        read = None if self.key_index is None else self.key_index[: int(spans.cu_seq_k[-1])]
+        self.key_inverse = None if read is None else inverse_of(read, int(spans.cu_seq_q[-1]))
         """Of ``key_index``: every layer's keys and values need it in the backward pass."""
         self.windows: list[int | None] = []
         """The sliding window that each layer asked for, in order of the calls."""

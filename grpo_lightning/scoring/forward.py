@@ -13,6 +13,7 @@ from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads, expert_loads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.scoring.blocks import Packing
+from grpo_lightning.scoring.decoder_graphs import DecoderGraphs
 from grpo_lightning.scoring.images.embedding import decoder_inputs
 from grpo_lightning.scoring.packed_attention import install_packed_attention
 from grpo_lightning.scoring.packing import PackedBatch, PaddedBatch, pack, pad
@@ -51,6 +52,8 @@ class ForwardPass:
         """Whether each sequence goes through the model's own forward pass, whose hidden states do not explain its output."""
         self.slow_attention: str | None = None
         """Why packed attention is not the fastest one."""
+        self.graphs: DecoderGraphs | None = None
+        """Which launch passes of training, where a setting asks for it."""
         self._replay: RouterReplay | None = None
         self._ahead: tuple[Rollouts, Tensor, PackedBatch | PaddedBatch] | None = None
         """What has been laid out, of which completions, and not been asked for yet."""
@@ -120,8 +123,20 @@ class ForwardPass:
     def _decode(self, rollouts: Rollouts, rows: Tensor, with_loads: bool = False) -> Decoded:
         batch = self._laid_out(rollouts, rows)
         if isinstance(batch, PackedBatch):
+            hidden = None if with_loads else self._by_graph(rollouts, batch)
+            if hidden is not None:
+                return Decoded(hidden, None)
             return self._decode_packed(rollouts, batch, Packing(batch.spans, self.device), with_loads)
         return self._decode_padded(rollouts, batch, with_loads)
+
+    def _by_graph(self, rollouts: Rollouts, batch: PackedBatch) -> Tensor | None:
+        """As in ``Decoded``, by a graph where one serves this pass."""
+        if self.graphs is None or rollouts.images or rollouts.routed_experts is not None:
+            return None
+        decoder: Any = self.readout.decoder
+        embeddings = decoder.get_input_embeddings()(to_device(batch.input_ids[None], self.device))
+        hidden = self.graphs.hidden(decoder, embeddings, batch)
+        return None if hidden is None else rows_at(hidden, to_device(batch.score_index, self.device))
 
     def _decode_packed(
         self, rollouts: Rollouts, batch: PackedBatch, packing: Packing, with_loads: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,7 @@ from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.numerics.output_head import base_model
 from grpo_lightning.numerics.rope_scaling import fix_rope_scaling
 from grpo_lightning.scoring.branches import branched, planned_lengths
+from grpo_lightning.scoring.decoder_graphs import DecoderGraphs
 from grpo_lightning.scoring.forward import ForwardPass
 from grpo_lightning.scoring.planning import Layout, count_tokens, plan_micro_batches
 from grpo_lightning.scoring.readout import Beside, LogprobReadout, Readout, TokenScores
@@ -79,6 +82,19 @@ class Scorer:
     def keep_logits(self, keep: bool) -> None:
         """Whether passes with gradient keep logits for the backward pass, see ``logprobs.KEPT_SHARE``."""
         self._forward.readout.keeps_logits = keep
+
+    def use_graphs(self, graphs: DecoderGraphs | None) -> None:
+        """Has passes with gradient launched by graphs, where they can be."""
+        self._forward.graphs = graphs
+
+    @contextmanager
+    def without_graphs(self) -> Iterator[None]:
+        """Inside, passes are launched kernel by kernel, and leave no memory taken."""
+        graphs, self._forward.graphs = self._forward.graphs, None
+        try:
+            yield
+        finally:
+            self._forward.graphs = graphs
 
     def plan(self, rollouts: Rollouts, rows: Tensor, max_tokens: int) -> list[Tensor]:
         """Micro-batches for this layout, see ``plan_micro_batches``; warns once of a completion above the budget."""

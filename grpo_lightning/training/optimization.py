@@ -179,13 +179,15 @@ class Optimization:
         """Once, on a GPU whose passes wait for the host, where compiled layers can be had."""
         policy, strategy = self.policy, self.lightning.trainer.strategy
         is_split = isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1
-        if self.lightning.device.type != "cuda" or policy.settings.torch_compile or is_split:
+        settings = policy.settings
+        if self.lightning.device.type != "cuda" or settings.torch_compile or settings.cuda_graphs or is_split:
             return
         if decoder_layers(policy.model):
             rank_zero_info(
                 f"Training passes are bound by the host: those of a step take {seconds:.2f} s, and for {1 - waited:.0%} of it the "
-                "host is launching kernels. model.torch_compile=true has fewer of them, and compiles for half a minute at the "
-                "start. Fewer and larger passes need fewer too: raise data.batch_size or model.max_tokens_per_microbatch."
+                "host is launching kernels. On one GPU model.cuda_graphs=true launches a pass at once; model.torch_compile=true has fewer "
+                "kernels, and compiles for half a minute at the start. Fewer and larger passes need fewer too: raise data.batch_size "
+                "or model.max_tokens_per_microbatch."
             )
 
     def _count_skipped(self, is_finite: bool) -> None:

@@ -17,6 +17,7 @@ from grpo_lightning.numerics.evaluation_mode import evaluating
 from grpo_lightning.numerics.load_balance import ExpertLoads, sum_of_loads
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.rollouts.replicas import Replica
+from grpo_lightning.scoring.decoder_graphs import DecoderGraphs
 from grpo_lightning.scoring.images.tower import no_change_of_tower
 from grpo_lightning.scoring.readout import Readout
 from grpo_lightning.scoring.scorer import Scorer
@@ -74,6 +75,8 @@ class Passes:
         """The ranks that run each pass together; known once a run starts."""
         self.keeps_logits = policy.settings.gradient_checkpointing is False
         """Whether memory may be spent on what a backward pass would compute anew, see ``logprobs.KEPT_SHARE``."""
+        self.graphs = DecoderGraphs(policy.weight_gradients) if policy.settings.cuda_graphs else None
+        """Which launch passes of training, where the config asks for them."""
         self._scorer: Scorer | None = None
 
     @property
@@ -82,6 +85,7 @@ class Passes:
         if self._scorer is None or self._scorer.model is not self.policy.model:
             self._scorer = self.make_scorer(self.policy.model)
             self._scorer.keep_logits(self.keeps_logits)
+            self._scorer.use_graphs(self.graphs)
         return self._scorer
 
     def forgo_logits(self) -> bool:

@@ -32,11 +32,25 @@ def check_settings(settings: GRPOSettings, config: Any, source: RolloutSource) -
     check_weights(settings, source)
     check_async_rollouts(settings, source.generator)
     check_partial_rollouts(settings, source.generator)
+    check_graphs(settings, source.generator)
     check_router_replay(settings, config, source.generator)
     check_positions(settings, config, source.generator)
     check_vision_settings(settings, config, source)
     if settings.vision_tower is None:
         source.generator.check_model(config)
+
+
+def check_graphs(settings: GRPOSettings, generator: Generator) -> None:
+    """Refuses graphs of training passes, whose memory stays taken, beside an engine that needs that memory for itself.
+
+    Raises:
+        ValueError: With a way out.
+    """
+    if settings.cuda_graphs and getattr(generator, "sleep_level", False):
+        raise ValueError(
+            "model.cuda_graphs=true keeps the memory of training passes, which an engine of "
+            "model.generator.init_args.enable_sleep_mode=true takes back between them. Leave one of them out."
+        )
 
 
 def check_weights(settings: GRPOSettings, source: RolloutSource) -> None:

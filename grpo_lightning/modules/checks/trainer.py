@@ -15,7 +15,13 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 from grpo_lightning.distributed.checkpoint_io import whole_files
 from grpo_lightning.distributed.strategies import FSDP2Strategy, check_strategy
@@ -137,12 +143,28 @@ def check_policy(policy: Policy, strategy: Strategy) -> None:
     policy.check_layers()
     if settings.use_liger_kernel and (obstacle := liger_obstacle(strategy.root_device)) is not None:
         raise ValueError(f"model.use_liger_kernel=true: {obstacle}.")
+    if settings.cuda_graphs:
+        _check_graphs(strategy)
     if isinstance(strategy, ModelParallelStrategy) and settings.is_quantized:
         raise ValueError(
             "model.finetuning_type=qlora: 4-bit weights cannot be sharded. Use trainer.strategy=ddp, or lora."
         )
     if isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1:
         _check_tensor_parallel(policy, strategy.tensor_parallel_size)
+
+
+def _check_graphs(strategy: Strategy) -> None:
+    """Refuses graphs of passes where there is no GPU, or more than one."""
+    if strategy.root_device.type != "cuda":
+        raise ValueError(
+            f"model.cuda_graphs=true: CUDA graphs run on a GPU, and training runs on {strategy.root_device.type}. Leave the "
+            "setting out."
+        )
+    if isinstance(strategy, ParallelStrategy):
+        raise ValueError(
+            f"model.cuda_graphs=true is for one GPU (trainer.devices=1, trainer.strategy=auto): {type(strategy).__name__} "
+            "exchanges gradients while a backward pass runs. Leave it out, or use model.torch_compile=true."
+        )
 
 
 def _check_tensor_parallel(policy: Policy, size: int) -> None:
