@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.deterministic_gather import Inverse
+from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.packing import AttentionSpans, PackedBatch
 
 TOKEN_STEPS = 32
@@ -75,6 +77,17 @@ def filled(batch: PackedBatch, shape: Shape) -> PackedBatch:
         times=_longer(batch.times, shape.tokens, 0),
         source_index=_longer(batch.source_index, shape.tokens, 0),
     )
+
+
+def with_room(packing: Packing, shape: Shape) -> Packing:
+    """A packing with room for any batch of its shape."""
+    packing.max_q, packing.max_k = shape.longest_queries, shape.longest_keys
+    inverse = packing.key_inverse
+    if inverse is not None and shape.keys is not None:
+        room = inverse.order.new_zeros(shape.keys)
+        room[: len(inverse.order)] = inverse.order
+        packing.key_inverse = Inverse(room, inverse.starts)
+    return packing
 
 
 def _longer(tensor: Tensor, length: int, value: int) -> Tensor:

@@ -59,12 +59,13 @@ def test_a_step_without_passes_is_none():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("is_compiled", [False, True])
-def test_a_run_on_a_gpu_says_once_that_the_host_bounds_it_and_what_helps(is_compiled, tiny_model_dir, tmp_path, caplog):
+@pytest.mark.parametrize("settings", [{}, {"torch_compile": True}, {"cuda_graphs": True}])
+def test_a_run_on_a_gpu_says_once_that_the_host_bounds_it_and_what_helps(settings, tiny_model_dir, tmp_path, caplog):
     caplog.set_level("INFO")
-    options = {"trainer": {"accelerator": "gpu", "precision": "bf16-mixed"}, "torch_compile": is_compiled}
+    options = {"trainer": {"accelerator": "gpu", "precision": "bf16-mixed"}} | settings
     train_stage(*STAGES["sft"], tiny_model_dir, tmp_path, 2 * (WARM_UP + STEPS), **options)
-    assert caplog.text.count("bound by the host") == (not is_compiled)
+    assert caplog.text.count("bound by the host") == (not settings)
+    assert "could not record" not in caplog.text
 
 
 def test_a_run_on_a_cpu_says_nothing_of_it(tiny_model_dir, tmp_path, caplog):

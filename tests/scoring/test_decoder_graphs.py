@@ -118,6 +118,18 @@ def test_a_second_backward_pass_says_what_to_change():
         loss.backward()
 
 
+def test_hooks_are_called_in_every_pass_and_that_is_said_once(caplog):
+    model, gradients = trained()
+    calls = []
+    model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    graphs = DecoderGraphs(gradients)
+    gradient_of(model, gradients, graphs)
+    seen = len(calls)
+    gradient_of(model, gradients, graphs)
+    assert len(calls) - seen >= len(BATCHES)
+    assert caplog.text.count("in spite of model.cuda_graphs=true") == 1
+
+
 def test_what_cannot_be_recorded_is_launched_kernel_by_kernel_and_said_once(caplog):
     model, gradients = trained()
     _, expected = gradient_of(model, gradients, None)
