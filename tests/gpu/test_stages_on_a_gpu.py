@@ -28,16 +28,19 @@ def test_steps_go_where_those_of_a_cpu_go(stage, finetuning, checkpointing, tmp_
         "max_tokens_per_microbatch": 8,  # several micro-batches a step
         "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3),
     }
-    moved = []
-    for name, trainer in (
-        ("cpu", {"accelerator": "cpu", "precision": "32-true"}),
-        ("device", {"accelerator": "gpu" if place(devices=1) == "cuda" else "cpu", "precision": "bf16-mixed"}),
-    ):
+    on_cpu = {"accelerator": "cpu", "precision": "32-true"}
+    on_device = {"accelerator": "gpu" if place(devices=1) == "cuda" else "cpu", "precision": "bf16-mixed"}
+    (tmp_path / "first").mkdir()
+    first = train_stage(*STAGES[stage], model, tmp_path / "first", 1, trainer=on_cpu, **settings)
+    checkpoint = tmp_path / "first.ckpt"  # a device draws other adapters and heads than a CPU
+    first.trainer.save_checkpoint(checkpoint)
+    trained = [name for name, weight in first.policy.model.named_parameters() if weight.requires_grad]
+    before, moved = weights(first), []
+    for name, trainer in (("cpu", on_cpu), ("device", on_device)):
         (folder := tmp_path / name).mkdir()
-        before, after = (
-            weights(train_stage(*STAGES[stage], model, folder, steps, trainer=trainer, **settings)) for steps in (1, 4)
-        )
-        moved.append(torch.cat([(after[key].cpu() - before[key].cpu()).flatten() for key in before]).double())
+        options = {"trainer": trainer, "resume_from": checkpoint} | settings
+        after = weights(train_stage(*STAGES[stage], model, folder, 4, **options))
+        moved.append(torch.cat([(after[key].cpu() - before[key]).flatten() for key in trained]).double())
     exact, found = moved
     assert exact.norm() > 0
     assert (found - exact).norm() < 0.1 * exact.norm()
