@@ -35,11 +35,19 @@ class Packing:
         """The sliding window that each layer asked for, in order of the calls."""
         self.slow_path: str | None = None
         """Why the last layer was computed in padded blocks; None if one flash kernel did it."""
+        self.is_of_one_batch = True
+        """False where the indices on the device are replaced by those of other batches: blocks would stay those of the first."""
         self._blocks: list[_Block] | None = None
         self._masks: dict[tuple[int, int | None, torch.dtype], Tensor] = {}
 
     def blocks(self) -> tuple[list[_Block], Tensor]:
-        """The padded form, and for each packed token its place in the blocks' outputs laid end to end."""
+        """The padded form, and for each packed token its place in the blocks' outputs laid end to end.
+
+        Raises:
+            RuntimeError: For a packing of several batches.
+        """
+        if not self.is_of_one_batch:
+            raise RuntimeError("attention in padded blocks, without a flash kernel, has other indices in every batch")
         if self._blocks is None:
             self._blocks, order = _padded_blocks(self.spans)
             for block in self._blocks:

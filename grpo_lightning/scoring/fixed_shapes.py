@@ -81,7 +81,7 @@ def filled(batch: PackedBatch, shape: Shape) -> PackedBatch:
 
 def with_room(packing: Packing, shape: Shape) -> Packing:
     """A packing with room for any batch of its shape."""
-    packing.max_q, packing.max_k = shape.longest_queries, shape.longest_keys
+    packing.max_q, packing.max_k, packing.is_of_one_batch = shape.longest_queries, shape.longest_keys, False
     inverse = packing.key_inverse
     if inverse is not None and shape.keys is not None:
         room = inverse.order.new_zeros(shape.keys)

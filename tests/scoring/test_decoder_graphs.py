@@ -107,6 +107,18 @@ def test_a_pass_before_the_gradient_of_another_one_leaves_that_its_memory():
     assert_close(total(), expected)
 
 
+def test_float32_passes_whose_attention_has_other_indices_in_every_batch_are_not_recorded(caplog):
+    model, gradients = trained()
+    graphs, found = DecoderGraphs(gradients), []
+    for used in (None, graphs):
+        scorer = Scorer(model, 1.0)
+        scorer.use_graphs(used)
+        found.append([scorer.score(each, torch.arange(each.num_completions)).logprobs for each in BATCHES[:2]])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert "without a flash kernel" in caplog.text
+
+
 def test_a_second_backward_pass_says_what_to_change():
     model, gradients = trained()
     scorer, rollouts = Scorer(model, 1.0), BATCHES[0]

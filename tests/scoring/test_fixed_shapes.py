@@ -8,7 +8,7 @@ from test_packing import rollouts_of
 from test_scorer import some_rollouts, toy
 
 from grpo_lightning.scoring.blocks import Packing
-from grpo_lightning.scoring.fixed_shapes import Shape, filled, shape_of
+from grpo_lightning.scoring.fixed_shapes import Shape, filled, shape_of, with_room
 from grpo_lightning.scoring.forward import ForwardPass
 from grpo_lightning.scoring.packing import pack
 from grpo_lightning.scoring.readout import LogprobReadout
@@ -34,6 +34,14 @@ def test_what_is_added_is_a_span_of_its_own_and_spans_of_no_token():
     assert found.spans.key_index.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 4, 5, 6, 7, 0, 0, 0, 0]
     assert found.input_ids[5:].tolist() == [0, 0, 0]
     assert found.score_index.tolist() == batch.score_index.tolist()
+
+
+def test_a_packing_for_several_batches_has_no_blocks_whose_indices_would_be_those_of_the_first():
+    batch = pack(rollouts_of([2], [2, 1], [0, 0]), torch.arange(2))
+    shape = shape_of(batch)
+    packing = with_room(Packing(filled(batch, shape).spans), shape)
+    with pytest.raises(RuntimeError, match="without a flash kernel"):
+        packing.blocks()
 
 
 @pytest.mark.parametrize("share_prompts", [True, False])
