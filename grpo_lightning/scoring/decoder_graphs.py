@@ -48,20 +48,21 @@ class DecoderGraphs:
         self._open: weakref.ref[_Open] | None = None
         self._has_failed = self._has_told = False
 
-    def hidden(self, decoder: nn.Module, embeddings: Tensor, batch: PackedBatch) -> Tensor | None:
+    def hidden(self, decoder: Any, batch: PackedBatch) -> Tensor | None:
         """``(L, H)`` hidden states behind the last norm, L at least that of the batch; None where no graph serves this pass.
 
         Args:
             decoder: Of a transformers model, with packed attention.
-            embeddings: ``(1, n, H)`` of the batch's tokens.
             batch: On the CPU.
         """
-        if self._has_failed or not embeddings.is_cuda or not torch.is_grad_enabled() or self._is_open:
+        if self._has_failed or not torch.is_grad_enabled() or self._is_open:
             return None
-        weights = [weight for weight in decoder.parameters() if weight.requires_grad]
-        if not weights or self._is_watched(decoder, weights):
+        parameters = list(decoder.parameters())
+        device, weights = parameters[0].device, [weight for weight in parameters if weight.requires_grad]
+        if device.type != "cuda" or not weights or self._is_watched(decoder, weights):
             return None
-        self._forget_other(decoder)
+        self._forget_other(decoder.training, parameters)
+        embeddings = decoder.get_input_embeddings()(to_device(batch.input_ids[None], device))
         shape = shape_of(batch)
         key = shape, embeddings.dtype, embeddings.requires_grad, autocast_now()
         batch = filled(batch, shape)
@@ -74,7 +75,7 @@ class DecoderGraphs:
         graph.read(embeddings.detach(), batch)
         taken = _Open()
         self._open = weakref.ref(taken)
-        anchor = torch.empty(0, device=embeddings.device, requires_grad=True)  # embeddings may have no gradient
+        anchor = torch.empty(0, device=device, requires_grad=True)  # embeddings may have no gradient
         hidden: Tensor = _Replay.apply(embeddings, anchor, graph, self, taken)
         return hidden
 
@@ -94,13 +95,17 @@ class DecoderGraphs:
             )
         return watched
 
-    def _forget_other(self, decoder: nn.Module) -> None:
+    def _forget_other(self, training: bool, parameters: list[nn.Parameter]) -> None:
         """Drops graphs of weights that are elsewhere by now, or are frozen, and of another mode."""
-        weights = tuple((weight.data_ptr(), weight.requires_grad) for weight in decoder.parameters())
-        recorded_for = decoder.training, weights
+        recorded_for = training, [(weight.data_ptr(), weight.requires_grad) for weight in parameters]
         if recorded_for != self._recorded_for:
-            self._graphs.clear()
-            self._sums, self._pool, self._recorded_for = {}, None, recorded_for
+            self._forget()
+            self._recorded_for = recorded_for
+
+    def _forget(self) -> None:
+        """Gives back what graphs read and write."""
+        self._graphs.clear()
+        self._sums, self._pool = {}, None
 
     def collect_sums(self) -> None:
         """Sees to it that the weights' gradients are where graphs add to them: 0 where there is none yet."""
@@ -124,8 +129,7 @@ class DecoderGraphs:
         except Exception as error:  # of whatever cannot be recorded in a model; the passes themselves run without
             generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
             self._has_failed = True
-            self._graphs.clear()
-            self._pool = None
+            self._forget()
             first = error.__context__ or error  # what ended the recording, and not that it did not end well
             logger.warning(
                 "Training passes are launched kernel by kernel: model.cuda_graphs=true could not record one of %d tokens "

@@ -133,9 +133,7 @@ class ForwardPass:
         """As in ``Decoded``, by a graph where one serves this pass."""
         if self.graphs is None or rollouts.images or rollouts.routed_experts is not None:
             return None
-        decoder: Any = self.readout.decoder
-        embeddings = decoder.get_input_embeddings()(to_device(batch.input_ids[None], self.device))
-        hidden = self.graphs.hidden(decoder, embeddings, batch)
+        hidden = self.graphs.hidden(self.readout.decoder, batch)
         return None if hidden is None else rows_at(hidden, to_device(batch.score_index, self.device))
 
     def _decode_packed(

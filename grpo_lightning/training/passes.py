@@ -75,8 +75,6 @@ class Passes:
         """The ranks that run each pass together; known once a run starts."""
         self.keeps_logits = policy.settings.gradient_checkpointing is False
         """Whether memory may be spent on what a backward pass would compute anew, see ``logprobs.KEPT_SHARE``."""
-        self.graphs = DecoderGraphs(policy.weight_gradients) if policy.settings.cuda_graphs else None
-        """Which launch passes of training, where the config asks for them."""
         self._scorer: Scorer | None = None
 
     @property
@@ -85,7 +83,8 @@ class Passes:
         if self._scorer is None or self._scorer.model is not self.policy.model:
             self._scorer = self.make_scorer(self.policy.model)
             self._scorer.keep_logits(self.keeps_logits)
-            self._scorer.use_graphs(self.graphs)
+            if self.policy.settings.cuda_graphs:
+                self._scorer.use_graphs(DecoderGraphs(self.policy.weight_gradients))
         return self._scorer
 
     def forgo_logits(self) -> bool:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from test_host_watch import STAGES, train_stage
+from runs import train_stage
+from stage_cases import STAGES
 
 from grpo_lightning.generation.vllm.colocate import VLLMColocate
 from grpo_lightning.modules.checks.settings import check_graphs

@@ -335,7 +335,9 @@ def test_mixed_precision_takes_no_slow_way_on_a_gpu_and_float32_says_which_it_ta
         mixed = Scorer(model, TEMPERATURE)
         mixed.check()
     assert mixed.slow_ways() == {}
-    assert "slower ways" not in caplog.text
+    assert [
+        record for record in caplog.records if record.name != "torch.__trace"
+    ] == []  # which a test before may turn on
     Scorer(model, TEMPERATURE).check()
     assert (
         "attention: padded blocks, because flash attention computes in half precision, and this run in float32"
