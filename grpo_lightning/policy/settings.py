@@ -31,8 +31,8 @@ class PolicySettings(FinetuningSettings):
         torch_compile: Compile the policy's layers, each with its attention, in place of Liger's kernels: fewer kernels to
             launch, for some 20 seconds at the start. Passes of small models and small steps are faster by it; a run whose
             passes the host bounds says so. What the start compares with plain passes is the model without it.
-        cuda_graphs: Launch each training pass over text as two CUDA graphs, which the host does in no time: passes of small
-            models and small steps are as fast as the GPU computes them. For one GPU. A graph is recorded for every size of
+        cuda_graphs: Launch the layers of each training pass over text as two CUDA graphs, at once: passes of small models
+            and small steps, which the host bounds, are faster by it. For one GPU. A graph is recorded for every size of
             pass when it first comes, and the memory of the largest stays taken.
         float32_head: Compute the logits of training passes in float32 also where the rest is bfloat16, from a head of one
             matrix: more exact logprobs for the time and memory of that product.
