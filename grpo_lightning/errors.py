@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class ExplainedError(Exception):
@@ -27,6 +28,26 @@ def refusing_rows() -> Iterator[None]:
         yield
     except ValueError as error:
         raise RefusedRowError(str(error)) from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about a name that is none: a sentence with a space before it, or nothing where no other is like it.
+
+    Example:
+        >>> did_you_mean("acuracy", ["format", "accuracy"]), did_you_mean("mine", ["format"])
+        (' Did you mean accuracy?', '')
+        >>> did_you_mean("GRPO", ["grpo"])
+        ' Did you mean grpo?'
+    """
+    near = nearest(name, known)
+    return "" if near is None else f" Did you mean {near}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like another one, whatever letters are capitals; None where none is like it."""
+    by_letters = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), by_letters, 1, cutoff=0.7)
+    return by_letters[near[0]] if near else None
 
 
 def write_all_text() -> None:

@@ -78,6 +78,11 @@ def in_one_line(message: str) -> str:
     reason = next((line for line in reasons if any(words in line for words in TELLING)), reasons[0])
     reason = re.sub(r"^Type .*? expects a function or a callable class: |\.? Got value: Namespace.*$", "", reason)
     reason = re.sub(r"Expected a <class '(\w+)'>", lambda found: f"it takes {WORDS.get(found[1], found[1])}", reason)
+    reason = re.sub(
+        r"Expected a dot import path string: ([\w.]+)$",
+        r"\1 is no known class. Name one by its import path, such as package.module.Class",
+        reason,
+    )
     return reason if key is None else f"{key[1]}: {reason}"
 
 

@@ -32,6 +32,7 @@ from grpo_lightning.metrics.start_times import StartTimes
 from grpo_lightning.metrics.utilization import DeviceUtilization, reader_of
 from grpo_lightning.modules.checks.trainer import check_batch, prepare_trainer
 from grpo_lightning.modules.former_settings import still_used
+from grpo_lightning.modules.lone_evaluation import LoneEvaluation
 from grpo_lightning.modules.returned_weights import ReturnedWeights, mark_returned
 from grpo_lightning.modules.schedules import RunSchedule, run_steps
 from grpo_lightning.modules.wrong_advice import NoWrongAdvice, settle_results
@@ -140,7 +141,7 @@ class PolicyModule(L.LightningModule):
         signals, callbacks = StopSignals(self.last_checkpoint), self.trainer.callbacks  # type: ignore[attr-defined]
         checks = [] if any(isinstance(each, MonitorCheck) for each in callbacks) else [MonitorCheck(strict=False)]
         parts = [self.last_checkpoint, self.rank_watch, signals, NoWrongAdvice(), DueCheckpoints(), EvaluationClock()]
-        return [*parts, *checks]
+        return [*parts, LoneEvaluation(), *checks]
 
     def configure_model(self) -> None:
         """Loads the weights, once; without a Trainer onto the CPU, in float32."""

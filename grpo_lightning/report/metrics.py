@@ -55,8 +55,8 @@ def launch_directories(run: Path, holding: str = "metrics.csv") -> list[Path]:
 def that_trained(launches: list[Path]) -> list[Path]:
     """Those with metrics of training steps; where none has, all of them.
 
-    ``validate`` and ``test`` log into a directory of their own too, whose one line says step 0 whatever the weights are: beside
-    those of the run it would be where the run began.
+    ``validate`` and ``test`` log into a directory of their own too, whose one line is at the step of the weights: beside those of
+    the run it would take the place of all steps from there on.
     """
     files = {launch: launch / "metrics.csv" for launch in launches}
     return [launch for launch, metrics in files.items() if metrics.is_file() and _has_trained(metrics)] or launches

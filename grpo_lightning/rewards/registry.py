@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from grpo_lightning.errors import ExplainedError
+from grpo_lightning.errors import ExplainedError, did_you_mean
 from grpo_lightning.rewards.base import CALLING, RESERVED, UNNAMED, BaseRewardFunction
 from grpo_lightning.rewards.function import FunctionReward
 
@@ -61,7 +61,8 @@ def get_reward_function(name: str, /, **kwargs: Any) -> BaseRewardFunction:
     if "." in name:
         return make_reward(import_reward(name), name.rpartition(".")[2], **kwargs)
     available = ", ".join(REWARD_FUNCTIONS) or "none"
-    raise ValueError(f"Reward function '{name}' not found. Available reward functions: {available}")
+    meant = did_you_mean(name, REWARD_FUNCTIONS)
+    raise ValueError(f"Reward function '{name}' not found.{meant} Available reward functions: {available}")
 
 
 def get_reward_functions(names: str | list[str], /, **kwargs: Any) -> list[BaseRewardFunction]:
@@ -158,7 +159,8 @@ def import_reward(path: str) -> Registrable:
     if not hasattr(module, attribute):
         has = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_") or "nothing"
         raise ValueError(
-            f"Reward '{path}' not found: module '{module_name}' has no attribute '{attribute}'. It has: {has}"
+            f"Reward '{path}' not found: module '{module_name}' has no attribute '{attribute}'."
+            f"{did_you_mean(attribute, has.split(', '))} It has: {has}"
         )
     return _checked(getattr(module, attribute), path)
 

@@ -138,6 +138,14 @@ CLASSES = [
     ),
     setting("trainer.logger", "wandb", "or a class path."),
     setting("model.optimizer", "adam", "model.optimizer=adam is no known class. Did you mean Adam?"),
+    setting("model.optimizer", "adamW", "Did you mean AdamW?"),
+    setting("model.optimizer", "adamw", "is a name of transformers and no class. Write torch.optim.AdamW."),
+    setting("model.optimizer", "adamw_8bit", "Write bitsandbytes.optim.AdamW8bit."),
+    setting("model.lr_scheduler", "cosine", "Write class_path: TransformersSchedule with init_args: {name: cosine}"),
+    setting("model.lr_scheduler", of("linear"), "as options --model.lr_scheduler TransformersSchedule --model.lr"),
+    setting(
+        "model.lr_scheduler", {"name": "cosine"}, "has name and names no class. Give it class_path, one of Chained"
+    ),
 ]
 RANGES = [
     setting(
@@ -261,7 +269,11 @@ FILES = [
     setting("model.rewards", "syntax_reward.r", "syntax_reward.py, line 1: expected ':'. Correct that line."),
     setting("model.rewards", "import_reward.r", "imports 'nosuchlib', which is not installed"),
     setting("model.rewards", "no_such_module.r", "there is no module 'no_such_module'"),
-    setting("model.rewards", "column_reward.nothing", "module 'column_reward' has no attribute 'nothing'. It has: r"),
+    setting(
+        "model.rewards",
+        "column_reward.nothing",
+        "module 'column_reward' has no attribute 'nothing'. Did you mean nothing_made? It has: r",
+    ),
     setting("model.rewards", "column_reward.Plain", "which is not a BaseRewardFunction"),
     setting("model.rewards", "column_reward.nothing_made", "takes neither prompts nor completions"),
     setting("model.rewards", "column_reward.NUMBER", "neither a reward class nor a function"),
@@ -271,6 +283,9 @@ FILES = [
     setting("model.rewards", [of("AccuracyReward", mod="exact")], "AccuracyReward cannot be made with init_args"),
     setting("model.eval_rewards", "nope", "Reward function 'nope' not found"),
     setting("data.dataset", None, "data.dataset is not set"),
+    setting("model.rewards", "acuracy", "Did you mean accuracy? Available reward functions:"),
+    setting("data.dataset", "trian.jsonl", "trian.jsonl. Did you mean train.jsonl?"),
+    setting("data.dataset", "train", "Did you mean train.jsonl?"),
     setting("data.dataset", "/no/file.jsonl", "there is no file or directory /no/file.jsonl"),
     setting("data.dataset", "{folder}/empty.jsonl", "empty.jsonl has no rows"),
     setting("data.dataset", "{folder}/broken.jsonl", "line 1 is not JSON"),

@@ -107,7 +107,18 @@ def test_a_system_prompt_goes_before_a_conversation_and_never_beside_another() -
             "neither prompt_key='prompt' nor query_key='query'. Keys found: question. .*data.converter_args.prompt_key",
         ),
         ({"prompt": 7}, "'prompt' holds 7, neither text nor a list of messages"),
-        ({"prompt": [{"from": "human", "value": "hi"}]}, "neither text nor a list of messages"),
+        (
+            {"prompt": [{"from": "human", "value": "hi"}]},
+            "neither text nor a list of messages with 'role' and 'content'. Message 0 has from, value: rename from to role "
+            "and rename value to content, human to user and gpt to assistant, in the file or in a converter",
+        ),
+        (
+            {"prompt": [user("hi"), {"role": "user", "text": "so?"}]},
+            "Message 1 has role, text: rename text to content, in",
+        ),
+        ({"prompt": [{"role": "user"}]}, "Message 0 has role: add content, in the file"),
+        ({"prompt": ["hi"]}, "Entry 0 is no message: write {'role': 'user', 'content': 'hi'}\\."),
+        ({"prompt": user("hi")}, "Put the message into a list."),
         ({"prompt": "p", "query": [user("q")]}, "the query is conversational and there is a prompt too"),
         ({"prompt": [{"role": "assistant", "content": "a"}], "query": "q"}, "no user message"),
     ],
@@ -223,7 +234,9 @@ def test_shipped_converters_are_registered() -> None:
 
 
 def test_an_unknown_converter_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"'grop' not found. Available converters: .*grpo, gsm8k, .*squad"):
+    with pytest.raises(
+        ValueError, match=r"'grop' not found. Did you mean grpo\? Available converters: .*grpo, gsm8k, .*squad"
+    ):
         get_dataset_converter("grop")
 
 

@@ -127,7 +127,7 @@ def test_overlong_prompts_are_counted_in_the_log(caplog: pytest.LogCaptureFixtur
         ({"eval_batch_size": -1}, "data.eval_batch_size=-1"),
         ({"max_prompt_length": 0}, "data.max_prompt_length=0"),
         ({"overlong_prompts": "truncate"}, "overlong_prompts='truncate' cannot be used: it takes 'drop' or 'refuse'"),
-        ({"converter": "gms8k"}, "'gms8k' not found. Available converters"),
+        ({"converter": "gms8k"}, "'gms8k' not found. Did you mean gsm8k\\? Available converters"),
         ({"converter": "grpo", "converter_args": {"promt": "q"}}, "'grpo' takes no promt"),
         ({"converter": {"class_path": "grpo", "promt": "q"}}, "has the keys class_path and init_args"),
         ({"converter": {"class_path": "grpo", "init_args": {"promt": "q"}}}, "'grpo' takes no promt"),

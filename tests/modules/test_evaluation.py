@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from runs import fit, make_data, make_module, make_trainer, weights, write_prompts, write_rows
 
 from grpo_lightning.callbacks import PredictionWriter
@@ -75,6 +78,45 @@ def test_several_held_out_datasets_are_logged_by_name(tiny_model_dir, tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.validate(module, datamodule=make_data(tmp_path, eval_dataset=paths), verbose=False)
     assert {"val/easy/accuracy", "val/hard/accuracy"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("kind", ["validate", "test"])
+def test_an_evaluation_is_logged_where_that_of_the_run_was(kind, tiny_model_dir, tmp_path):
+    """A CSV file of ``validate`` said step 0, whatever the weights were."""
+    data = {"eval_dataset": str(write_prompts(tmp_path / "eval.jsonl", 4))}
+    trained = fit(
+        tiny_model_dir,
+        tmp_path,
+        max_steps=3,
+        trainer={"val_check_interval": 3, "logger": CSVLogger(tmp_path, "fit"), "log_every_n_steps": 1},
+        data=data,
+    )
+    trained.trainer.save_checkpoint(tmp_path / "third.ckpt")
+    logger = CSVLogger(tmp_path, "after")
+    after = make_trainer(tmp_path, logger=logger)
+    evaluate = {"validate": after.validate, "test": after.test}[kind]
+    held_out = make_data(tmp_path, **data)
+    evaluate(make_module(tiny_model_dir), held_out, ckpt_path=str(tmp_path / "third.ckpt"), verbose=False)
+    of_run = [row for row in csv_rows(trained.trainer.logger) if row.get("val/accuracy")]
+    assert [row["step"] for row in csv_rows(logger)] == [row["step"] for row in of_run] == ["2"]
+    assert after.fit_loop.epoch_loop._batches_that_stepped == 0  # as Lightning left it
+    assert trained.trainer.fit_loop.epoch_loop._batches_that_stepped == 3
+
+
+def csv_rows(logger: CSVLogger) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(logger.log_dir, "metrics.csv").read_text().splitlines()))
+
+
+def test_the_table_of_several_datasets_has_a_column_of_each(tiny_model_dir, tmp_path, capsys):
+    """Lightning's had the metrics of all of them in each column, and no names."""
+    paths = {name: str(write_prompts(tmp_path / f"{name}.jsonl", 3)) for name in ("easy", "hard")}
+    trainer = make_trainer(tmp_path)
+    (metrics, _) = trainer.validate(make_module(tiny_model_dir), make_data(tmp_path, eval_dataset=paths))
+    lines = [line.replace("┃", "│").split("│") for line in capsys.readouterr().out.splitlines()]
+    rows = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines if len(line) > 3}
+    assert rows["Validate metric"] == ["easy", "hard"]
+    means = [metrics[f"val/{name}/completions/mean_length"] for name in ("easy", "hard")]
+    assert rows["val/completions/mean_length"] == [f"{mean:.6g}" for mean in means]
 
 
 def test_predictions_show_what_a_reward_says_of_each_completion(tiny_model_dir, tmp_path):

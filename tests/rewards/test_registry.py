@@ -134,7 +134,9 @@ def test_import_paths_find_functions_and_classes(user_module: str) -> None:
 def test_a_wrong_import_path_says_whether_module_or_attribute_is_missing(user_module: str) -> None:
     with pytest.raises(ValueError, match=r"no module 'my_reward_pkg.reward'"):
         get_reward_function("my_reward_pkg.reward.ones")
-    with pytest.raises(ValueError, match=r"'my_reward_pkg.rewards' has no attribute 'one'. It has: .*ones, Twos"):
+    with pytest.raises(
+        ValueError, match=r"'my_reward_pkg.rewards' has no attribute 'one'. Did you mean ones\? It has: .*ones, Twos"
+    ):
         get_reward_function(f"{user_module}.one")
     with pytest.raises(TypeError, match="neither a reward class nor a function"):
         get_reward_function(f"{user_module}.NUMBER")
@@ -265,7 +267,10 @@ def test_a_type_error_of_the_file_itself_is_none_of_its_settings(
         ([{"class_path": "accuracy", "init_args": {"mode": "x"}}], "mode='x' is unknown"),
         ("needing.Needs", r"needing.Needs cannot be made with init_args={}: .*missing 1 required .*'path'"),
         ("accuracy,needing.Needs", r"needing.Needs cannot be made with init_args={}"),
-        ("acuracy", "Reward function 'acuracy' not found. Available reward functions: accuracy"),
+        ("acuracy", "'acuracy' not found. Did you mean accuracy\\? Available reward functions: accuracy"),
+        ("Fromat", "'Fromat' not found. Did you mean format\\? Available"),
+        ("zzz", "Reward function 'zzz' not found. Available reward functions: accuracy"),
+        ("needing.Neds", "has no attribute 'Neds'. Did you mean Needs\\? It has: "),
     ],
 )
 def test_a_wrong_spec_is_refused_in_the_words_of_the_config(

@@ -10,6 +10,7 @@ from grpo_lightning.class_entry import KEYS
 from grpo_lightning.commands.settings.table import KnownClass, SettingsTable
 from grpo_lightning.commands.settings.values import fits, wanted
 from grpo_lightning.commands.settings.yaml_file import UNREAD, Entry
+from grpo_lightning.migration.compose.optimizer import OPTIMIZERS, SCHEDULES
 
 SPEC_KEYS = KEYS | {"dict_kwargs"}
 WITHDRAWN = {
@@ -31,6 +32,12 @@ def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterat
     for spec in entry.value if isinstance(entry.value, list) else [entry.value]:
         path = spec.get("class_path") if isinstance(spec, dict) else spec
         if not isinstance(path, str):
+            if isinstance(spec, dict) and spec and is_whole and _has_no_class(entry.name, table):
+                names = ", ".join(sorted(table.classes[entry.name]))
+                yield (
+                    f"{entry.name} has {', '.join(map(str, spec))} and names no class ({entry.where}). Give it class_path, one of "
+                    f"{names}, or a path of your own, and its arguments under init_args."
+                )
             continue
         odd = set(spec) - SPEC_KEYS if isinstance(spec, dict) else set()
         if odd:
@@ -41,10 +48,13 @@ def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterat
         known, name = _find(path, family), path.rpartition(".")[2]
         if known is None and name in WITHDRAWN:
             yield f"{entry.name}={name} cannot be used ({entry.where}): {WITHDRAWN[name]}."
+        elif known is None and (advice := _of_transformers(entry.name, path)):
+            yield f"{entry.name}={path} is a name of transformers and no class ({entry.where}). {advice}"
         elif known is None:
-            near = [] if "." in path else get_close_matches(path, family, 1, cutoff=0.75)
+            by_letters = {each.lower(): each for each in family}
+            near = [] if "." in path else get_close_matches(path.lower(), by_letters, 1, cutoff=0.75)
             if near:
-                yield f"{entry.name}={path} is no known class ({entry.where}). Did you mean {near[0]}?"
+                yield f"{entry.name}={path} is no known class ({entry.where}). Did you mean {by_letters[near[0]]}?"
             elif "." not in path and entry.name in CHOSEN:
                 names = ", ".join(sorted(family))
                 yield f"{entry.name}={path} is no known class ({entry.where}). Choose one of {names}, or a class path."
@@ -52,6 +62,22 @@ def class_mistakes(entry: Entry, table: SettingsTable, is_whole: bool) -> Iterat
             given = (spec.get("init_args") or {}) if isinstance(spec, dict) else {}
             if isinstance(given, dict):
                 yield from _argument_mistakes(entry, *known, given, is_whole)
+
+
+def _has_no_class(setting: str, table: SettingsTable) -> bool:
+    return setting in table.settings and table.settings[setting].default is None
+
+
+def _of_transformers(setting: str, name: str) -> str | None:
+    """What to write for a name that transformers and TRL have for a schedule (lr_scheduler_type) or an optimizer (optim)."""
+    if setting == "model.lr_scheduler" and name in SCHEDULES:
+        return (
+            f"Write class_path: TransformersSchedule with init_args: {{name: {name}}}; as options --{setting} "
+            f"TransformersSchedule --{setting}.name {name}."
+        )
+    if setting == "model.optimizer" and name in OPTIMIZERS:
+        return f"Write {OPTIMIZERS[name]}."
+    return None
 
 
 def _argument_mistakes(

@@ -179,6 +179,34 @@ def as_prompt(value: Any, name: str) -> Prompt:
         return messages
     raise ValueError(
         f"{name!r} holds {_shortened(value)}, neither text nor a list of messages with 'role' and 'content'."
+        f"{_what_to_change(value)}"
+    )
+
+
+FOREIGN_KEYS = {"role": ("from", "speaker", "author"), "content": ("value", "text", "message")}
+"""What messages of other formats, ShareGPT's first of all, call the two."""
+
+
+def _what_to_change(value: Any) -> str:
+    """A sentence with a space before it about a cell that is no prompt; nothing where the error says all."""
+    if isinstance(value, Mapping):
+        return " Put the message into a list." if {"role", "content"} <= value.keys() else ""
+    if not isinstance(value, list):
+        return ""
+    number, odd = next(
+        (n, m) for n, m in enumerate(value) if not isinstance(m, Mapping) or {"role", "content"} - m.keys()
+    )
+    if not isinstance(odd, Mapping):
+        return f" Entry {number} is no message: write {{'role': 'user', 'content': {_shortened(odd)}}}."
+    renamed = []
+    for key in FOREIGN_KEYS:
+        foreign = next((each for each in FOREIGN_KEYS[key] if each in odd), None)
+        if key not in odd:
+            renamed.append(f"add {key}" if foreign is None else f"rename {foreign} to {key}")
+    who = ", human to user and gpt to assistant" if odd.get("from") in ("human", "gpt") else ""
+    return (
+        f" Message {number} has {', '.join(map(str, odd)) or 'nothing'}: {' and '.join(renamed)}{who}, in the file or in a converter "
+        "of yours (data.converter: my_data.my_function)."
     )
 
 

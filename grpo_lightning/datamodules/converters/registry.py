@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from grpo_lightning.class_entry import class_path_of
+from grpo_lightning.errors import did_you_mean
 
 Converter = Callable[[Mapping[str, Any]], dict[str, Any]]
 """One raw row in, one row with a ``prompt`` and the columns for the rewards out. The row is not changed."""
@@ -59,8 +60,9 @@ def get_dataset_converter(name: str, **kwargs: Any) -> Converter:
     factory = DATASET_CONVERTERS.get(name) or _imported(name)
     if factory is None:
         available = ", ".join(sorted(DATASET_CONVERTERS))
+        meant = did_you_mean(name, DATASET_CONVERTERS)
         raise ValueError(
-            f"Dataset converter '{name}' not found. Available converters: {available}. "
+            f"Dataset converter '{name}' not found.{meant} Available converters: {available}. "
             "Others are named by import path (package.module.Converter)."
         )
     parameters = inspect.signature(factory).parameters

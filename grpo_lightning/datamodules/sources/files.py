@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from grpo_lightning.errors import nearest
+
 FILE_FORMATS = {
     ".json": "json",
     ".jsonl": "json",
@@ -55,6 +57,25 @@ def is_pattern(path: str) -> bool:
 def matching_files(pattern: str) -> list[str]:
     """The files that a pattern names, sorted; ``**`` goes through folders."""
     return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+
+
+def did_you_mean_path(path: Path) -> str:
+    """The end of an error about a path at which nothing is: a sentence with a space before it, or nothing.
+
+    Named is a file of rows or a folder that is called alike, or a file that has an ending beside the name; of a path through
+    folders that are not there, a folder like the first of them.
+    """
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        beside = sorted(each for each in missing.parent.iterdir() if each.is_dir() or file_format(each))
+    except OSError:  # a folder that may not be listed
+        return ""
+    names = [each.name for each in beside if missing == path or each.is_dir()]
+    with_ending = next((name for name in names if name.partition(".")[0] == missing.name), None)
+    near = with_ending or nearest(missing.name, names)
+    return "" if near is None else f" Did you mean {missing.parent / near / path.relative_to(missing)}?"
 
 
 def check_directory(name: str, path: Path) -> None:

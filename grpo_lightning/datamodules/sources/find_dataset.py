@@ -13,6 +13,7 @@ from grpo_lightning.datamodules.sources.dataset_info import ENTRY_KEYS, check_en
 from grpo_lightning.datamodules.sources.files import (
     FILE_FORMATS,
     check_directory,
+    did_you_mean_path,
     file_format,
     is_pattern,
     matching_files,
@@ -21,6 +22,7 @@ from grpo_lightning.datamodules.sources.row_stream import RowStream
 from grpo_lightning.datamodules.sources.source import DEFAULT_SPLIT, DataSource, Table
 from grpo_lightning.datamodules.sources.specs import DatasetSpec, entry_name, is_rows, is_rows_by_split
 from grpo_lightning.datamodules.sources.splits import check_split
+from grpo_lightning.errors import did_you_mean
 
 Source: TypeAlias = "DataSource | GivenRows"
 
@@ -54,6 +56,7 @@ def find_dataset(
         raise ValueError(
             f"Dataset {spec!r} is not a key of dataset_info.json (keys: {keys}), no file {path.resolve()} exists, and "
             "a hub dataset is named owner/name. Correct data.dataset, or point data.dataset_info to the right file."
+            f"{did_you_mean(spec, data_config) or did_you_mean_path(path)}"
         )
     return DataSource(name=spec, hub=spec, split=split or DEFAULT_SPLIT)
 
@@ -83,9 +86,12 @@ def _local(name: str, path: Path, **settings: Any) -> DataSource:
     if is_pattern(str(path)):
         files = matching_files(str(path))
         if not files:
-            raise FileNotFoundError(f"Dataset {name!r}: no file matches {path.absolute()}.")
+            raise FileNotFoundError(
+                f"Dataset {name!r}: no file matches {path.absolute()}. Correct the pattern or the folder."
+            )
     elif not path.exists():
-        raise FileNotFoundError(f"Dataset {name!r}: there is no file or directory {path.resolve()}.")
+        where = f"there is no file or directory {path.resolve()}."
+        raise FileNotFoundError(f"Dataset {name!r}: {where}{did_you_mean_path(path)}")
     else:
         files = [] if path.is_dir() else [str(path)]
         check_directory(name, path)

@@ -217,3 +217,34 @@ def test_formats_are_told_by_the_ending_alone() -> None:
     assert [file_format(name) for name in ("a.JSONL", "a.tsv.bz2", "a.gz", "a", "a.b.csv")] == [
         *("json", "csv", None, None, "csv")
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("data/trian.jsonl", "data/train.jsonl"),
+        ("data/train.json", "data/train.jsonl"),
+        ("./data/TRAIN.JSONL", "data/train.jsonl"),
+        ("dta/train.jsonl", "data/train.jsonl"),
+        ("data/notes.jsonl", None),  # notes.md has no rows
+        ("elsewhere/train.jsonl", None),
+    ],
+)
+def test_a_path_at_which_nothing_is_is_answered_with_one_like_it(written, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "data" / "notes.md").touch()
+    with pytest.raises(FileNotFoundError) as raised:
+        get_dataset(written)
+    assert str(raised.value).partition("Did you mean ")[2] == (f"{meant}?" if meant else "")
+
+
+def test_a_name_without_an_ending_is_answered_with_the_file_that_has_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl.gz").touch()
+    Path("info.json").write_text('{"gsm8k": {"file_name": "train.jsonl.gz"}}')
+    with pytest.raises(ValueError, match=r"Did you mean train.jsonl.gz\?$"):
+        get_dataset("train")
+    with pytest.raises(ValueError, match=r"Did you mean gsm8k\?$"):
+        get_dataset("gms8k", dataset_info="info.json")
