@@ -7,6 +7,7 @@ when it first comes, and gradients of weights are added in place. Embeddings, he
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from typing import Any
@@ -57,9 +58,12 @@ class DecoderGraphs:
         """
         if self._has_failed or not torch.is_grad_enabled() or self._is_open:
             return None
-        parameters = list(decoder.parameters())
+        modules = list(decoder.modules())
+        parameters = list(
+            dict.fromkeys(each for module in modules for each in module._parameters.values() if each is not None)
+        )
         device, weights = parameters[0].device, [weight for weight in parameters if weight.requires_grad]
-        if device.type != "cuda" or not weights or self._is_watched(decoder, weights):
+        if device.type != "cuda" or not weights or self._is_watched(modules, weights):
             return None
         self._forget_other(decoder.training, parameters)
         embeddings = decoder.get_input_embeddings()(to_device(batch.input_ids[None], device))
@@ -84,9 +88,9 @@ class DecoderGraphs:
         taken = None if self._open is None else self._open()
         return taken is not None and not taken.is_done
 
-    def _is_watched(self, decoder: nn.Module, weights: list[nn.Parameter]) -> bool:
+    def _is_watched(self, modules: list[nn.Module], weights: list[nn.Parameter]) -> bool:
         """Whether somebody waits for what a launched graph does not tell; said once."""
-        watched = any(map(_has_hooks, decoder.modules())) or any(map(_gradient_is_awaited, weights))
+        watched = any(map(_has_hooks, modules)) or any(map(_gradient_is_awaited, weights))
         if watched and not self._has_told:
             self._has_told = True
             logger.warning(
@@ -122,14 +126,20 @@ class DecoderGraphs:
     def _try_record(
         self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape
     ) -> RecordedPass | None:
+        is_first = not self._graphs
+        if is_first:
+            gc.collect()  # of passes launched one by one, whose weights would get their gradients on another stream
+            torch.cuda.empty_cache()
         generator = torch.cuda.default_generators[embeddings.device.index]
         random_state = generator.clone_state()
         try:
             return self._record(decoder, weights, embeddings, batch, shape)
         except Exception as error:  # of whatever cannot be recorded in a model; the passes themselves run without
             generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
-            self._has_failed = True
             self._forget()
+            if not is_first:  # passes may have been launched one by one since
+                return self._try_record(decoder, weights, embeddings, batch, shape)
+            self._has_failed = True
             first = error.__context__ or error  # what ended the recording, and not that it did not end well
             logger.warning(
                 "Training passes are launched kernel by kernel: model.cuda_graphs=true could not record one of %d tokens "

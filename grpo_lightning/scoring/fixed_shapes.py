@@ -11,8 +11,8 @@ from grpo_lightning.numerics.deterministic_gather import Inverse
 from grpo_lightning.scoring.blocks import Packing
 from grpo_lightning.scoring.packing import AttentionSpans, PackedBatch
 
-TOKEN_STEPS = 32
-"""Numbers of tokens that shapes have between one power of two and the next: padding adds less than 1/32 to 512 tokens or more."""
+TOKEN_STEPS = 16
+"""Numbers of tokens that shapes have between one power of two and the next: padding adds less than 1/16 to 512 tokens or more."""
 KEY_STEPS = 8
 """The same for keys, which padding adds to gathers alone."""
 SMALLEST = 256

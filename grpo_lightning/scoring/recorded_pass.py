@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,16 +79,14 @@ class RecordedPass:
 
     def __init__(self, inputs: DecoderPass, pool: Any, stream: torch.cuda.Stream) -> None:
         self.inputs = inputs
-        gc.collect()  # of passes before, whose weights would get their gradients on another stream
-        torch.clear_autocast_cache()  # casts likewise
-        recorder: dict[str, Any] = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
+        torch.clear_autocast_cache()  # casts of another stream
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _without_cached_casts():
             inputs.once_unrecorded(stream)
-            with torch.cuda.graph(self._forward, **recorder):
+            with _recorded_by(self._forward, pool, stream):
                 hidden = inputs.forward()
             self._of_hidden = torch.zeros_like(hidden)
-            with torch.cuda.graph(self._backward, **recorder):
+            with _recorded_by(self._backward, pool, stream):
                 self._of_embeddings = inputs.backward(hidden, self._of_hidden)
         self.hidden = hidden.detach()
         """(L, H), of the last pass that was launched."""
@@ -118,6 +117,18 @@ class RecordedPass:
         if own.key_inverse is not None and given.key_inverse is not None:
             own.key_inverse.order[: len(given.key_inverse.order)].copy_(given.key_inverse.order)
             own.key_inverse.starts.copy_(given.key_inverse.starts)
+
+
+@contextmanager
+def _recorded_by(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
+    """What ``torch.cuda.graph`` does, but for emptying torch's caches of memory, which costs a second for each graph."""
+    torch.cuda.synchronize(stream.device)
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool, capture_error_mode="thread_local")
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 def autocast_now() -> tuple[bool, torch.dtype]:

@@ -57,7 +57,7 @@ def test_a_reward_of_ones_own_is_shown_by_its_import_path(
     assert "own_rewards_to_show.near: Closeness." in shown and "within=0.5" in shown
     assert "own_rewards_to_show.bare: no docstring" in shown
     for path, message in [
-        ("own_rewards_to_show.nearer", "has no attribute 'nearer'. It has: near, bare"),
+        ("own_rewards_to_show.nearer", "has no attribute 'nearer'. Did you mean near? It has: near, bare"),
         ("own_rewards_nowhere.near", "there is no module 'own_rewards_nowhere'"),
         ("own_rewards_to_show.NO", "neither a reward class nor a function"),
         ("near", "goes by its import path, as in fit"),

@@ -119,6 +119,21 @@ def test_float32_passes_whose_attention_has_other_indices_in_every_batch_are_not
     assert "without a flash kernel" in caplog.text
 
 
+def test_passes_kernel_by_kernel_in_between_leave_nothing_that_the_next_recording_fails_on(caplog):
+    model, gradients = trained()
+    _, expected = gradient_of(model, gradients, None, BATCHES[2:])
+    graphs = DecoderGraphs(gradients)
+    gradient_of(model, gradients, graphs, BATCHES[:1])
+    with torch.autocast("cuda", torch.bfloat16):
+        left: list[object] = [Scorer(model, 1.0).score(BATCHES[1], torch.arange(4)).logprobs.sum()]
+    left.append(left)  # until it is collected its weights' gradients belong to another stream
+    del left
+    _, found = gradient_of(model, gradients, graphs, BATCHES[2:])
+    assert_close(found, expected)
+    assert "could not record" not in caplog.text
+    assert len(graphs._graphs) == 2
+
+
 def test_a_second_backward_pass_says_what_to_change():
     model, gradients = trained()
     scorer, rollouts = Scorer(model, 1.0), BATCHES[0]
