@@ -126,29 +126,30 @@ class DecoderGraphs:
     def _try_record(
         self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape
     ) -> RecordedPass | None:
-        is_first = not self._graphs
-        if is_first:
-            gc.collect()  # of passes launched one by one, whose weights would get their gradients on another stream
-            torch.cuda.empty_cache()
-        generator = torch.cuda.default_generators[embeddings.device.index]
-        random_state = generator.clone_state()
-        try:
-            return self._record(decoder, weights, embeddings, batch, shape)
-        except Exception as error:  # of whatever cannot be recorded in a model; the passes themselves run without
-            generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
-            self._forget()
-            if not is_first:  # passes may have been launched one by one since
-                return self._try_record(decoder, weights, embeddings, batch, shape)
-            self._has_failed = True
-            first = error.__context__ or error  # what ended the recording, and not that it did not end well
-            logger.warning(
-                "Training passes are launched kernel by kernel: model.cuda_graphs=true could not record one of %d tokens "
-                "(%s: %s).",
-                shape.tokens,
-                type(first).__name__,
-                str(first).partition("\n")[0],
-            )
-            return None
+        """None for what cannot be recorded, which is said: this pass and all others run without."""
+        error: str | None = None
+        for has_others in [True, False] if self._graphs else [False]:
+            if not has_others:
+                self._forget()
+                gc.collect()  # of passes launched one by one, whose weights would get their gradients on another stream
+                torch.cuda.empty_cache()
+            generator = torch.cuda.default_generators[embeddings.device.index]
+            random_state = generator.clone_state()
+            try:
+                return self._record(decoder, weights, embeddings, batch, shape)
+            except Exception as raised:  # of whatever it is in a model
+                generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
+                first = raised.__context__ or raised  # what ended the recording, and not that it did not end well
+                line, _, _ = str(first).partition("\n")
+                error = f"{type(first).__name__}: {line}"
+        self._has_failed = True
+        self._forget()
+        logger.warning(
+            "Training passes are launched kernel by kernel: model.cuda_graphs=true could not record one of %d tokens (%s).",
+            shape.tokens,
+            error,
+        )
+        return None
 
     def _record(
         self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape

@@ -11,7 +11,8 @@ from toy_models import save_toy_model
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 ON_GPU = {"accelerator": "gpu", "precision": "bf16-mixed"}
-LENGTHS = (10, 300, 40, 450, 20, 100)
+LENGTHS = (10, 100, 40, 110, 20, 60)
+"""Within 128, beyond which flash attention adds up gradients of queries in any order."""
 ROWS = [
     {"prompt": f"{i}+{i}=", "completion": "7" * length, "chosen": "7" * length, "rejected": "8" * length}
     for i, length in enumerate(LENGTHS)

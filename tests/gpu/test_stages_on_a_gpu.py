@@ -15,7 +15,10 @@ pytestmark = [
     pytest.mark.skipif(place(devices=1) is None, reason=f"needs a CUDA device ({ON_CPU}=1: a process without one)"),
     *([pytest.mark.gpu] if place(devices=1) != "cpu" else []),
 ]
-FINETUNING: dict[str, dict[str, Any]] = {"full": {}, "lora": {"finetuning_type": "lora", "lora_rank": 4}}
+FINETUNING: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"finetuning_type": "lora", "lora_rank": 4, "lora_dropout": 0.0},
+}
 
 
 @pytest.mark.parametrize("checkpointing", [False, "selective"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain, repeat
 
 import pytest
@@ -59,6 +60,7 @@ def test_a_step_without_passes_is_none():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="other workers keep the GPU busy: run it without -n")
 @pytest.mark.parametrize("settings", [{}, {"torch_compile": True}, {"cuda_graphs": True}])
 def test_a_run_on_a_gpu_says_once_that_the_host_bounds_it_and_what_helps(settings, tiny_model_dir, tmp_path, caplog):
     caplog.set_level("INFO")

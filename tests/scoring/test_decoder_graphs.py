@@ -119,8 +119,9 @@ def test_float32_passes_whose_attention_has_other_indices_in_every_batch_are_not
     assert "without a flash kernel" in caplog.text
 
 
-def test_passes_kernel_by_kernel_in_between_leave_nothing_that_the_next_recording_fails_on(caplog):
-    model, gradients = trained()
+@pytest.mark.parametrize("kernels", ["plain", "liger"])
+def test_passes_kernel_by_kernel_in_between_leave_nothing_that_the_next_recording_fails_on(kernels, caplog):
+    model, gradients = trained(kernels)
     _, expected = gradient_of(model, gradients, None, BATCHES[2:])
     graphs = DecoderGraphs(gradients)
     gradient_of(model, gradients, graphs, BATCHES[:1])
@@ -131,7 +132,7 @@ def test_passes_kernel_by_kernel_in_between_leave_nothing_that_the_next_recordin
     _, found = gradient_of(model, gradients, graphs, BATCHES[2:])
     assert_close(found, expected)
     assert "could not record" not in caplog.text
-    assert len(graphs._graphs) == 2
+    assert len(graphs._graphs) >= 2
 
 
 def test_a_second_backward_pass_says_what_to_change():
