@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grpo_lightning.numerics.deterministic_gather import rows_at, sums_at
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -41,8 +43,7 @@ class Segments:
 
     def sum(self, values: Tensor) -> Tensor:
         """``(M,)``: sum of ``(T,)`` values over each completion's masked tokens."""
-        zeros = torch.zeros(self.lengths.numel(), dtype=values.dtype, device=values.device)
-        return zeros.index_add(0, self.rows, self.keep(values))
+        return sums_at(self.keep(values), self.rows, self.lengths.numel())
 
     def mean(self, values: Tensor) -> Tensor:
         """``(M,)``: mean of ``(T,)`` values over each completion's masked tokens; 0 where there is none."""
@@ -50,4 +51,4 @@ class Segments:
 
     def spread(self, values: Tensor) -> Tensor:
         """``(T,)``: each token receives its completion's entry of the ``(M,)`` values."""
-        return values.index_select(0, self.rows)
+        return rows_at(values, self.rows)

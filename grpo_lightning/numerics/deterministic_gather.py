@@ -1,4 +1,4 @@
-"""Rows of a tensor by index, with a gradient that is the same every time it is computed."""
+"""Rows of a tensor by index, with a gradient that is the same every time it is computed, and sums that are."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def rows_at(tensor: Tensor, index: Tensor, inverse: Inverse | None = None) -> Te
         return tensor[index]
     gathered: Tensor = _RowsAt.apply(tensor, index)
     return gathered
+
+
+def sums_at(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """``(size,)``: sums of the ``(T,)`` values that have the same ``(T,)`` int64 index; 0 where none has it.
+
+    ``index_add`` adds up on a GPU in the order in which its threads come, so that two runs of the same config drift apart by
+    rounding. ``index_put`` sorts there.
+    """
+    zeros = values.new_zeros(size)
+    return zeros.index_put((index,), values, accumulate=True) if values.is_cuda else zeros.index_add(0, index, values)
 
 
 class _RowsAt(torch.autograd.Function):

@@ -131,17 +131,16 @@ class DecoderGraphs:
         for has_others in [True, False] if self._graphs else [False]:
             if not has_others:
                 self._forget()
-                gc.collect()  # of passes launched one by one, whose weights would get their gradients on another stream
-                torch.cuda.empty_cache()
             generator = torch.cuda.default_generators[embeddings.device.index]
             random_state = generator.clone_state()
             try:
-                return self._record(decoder, weights, embeddings, batch, shape)
+                return self._record(decoder, weights, embeddings, batch, shape, tidy=not has_others)
             except Exception as raised:  # of whatever it is in a model
                 generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
                 first = raised.__context__ or raised  # what ended the recording, and not that it did not end well
                 line, _, _ = str(first).partition("\n")
                 error = f"{type(first).__name__}: {line}"
+                logger.debug("A pass of %d tokens could not be recorded.", shape.tokens, exc_info=True)
         self._has_failed = True
         self._forget()
         logger.warning(
@@ -152,7 +151,13 @@ class DecoderGraphs:
         return None
 
     def _record(
-        self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape
+        self,
+        decoder: nn.Module,
+        weights: list[nn.Parameter],
+        embeddings: Tensor,
+        batch: PackedBatch,
+        shape: Shape,
+        tidy: bool,
     ) -> RecordedPass:
         device = embeddings.device
         inner = [weight for weight in weights if not _is_of_embeddings(weight, decoder)]
@@ -164,6 +169,9 @@ class DecoderGraphs:
         packing = with_room(Packing(batch.spans, device), shape)
         position_ids = to_device(batch.position_ids[None], device)
         passed = DecoderPass(decoder, inputs, position_ids, packing, self._sums, self.gradients)
+        if tidy:
+            gc.collect()  # of passes launched one by one, whose weights would get their gradients on another stream
+            torch.cuda.empty_cache()
         return RecordedPass(passed, self._pool, self._stream)
 
 

@@ -157,8 +157,9 @@ class Optimization:
         strategy = self.lightning.trainer.strategy
         if isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1:
             settle_gradients(self.policy.model, strategy.device_mesh)
+        norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach()
         with self._host.waiting():
-            norm = clip_gradients(parameters, self.settings.max_grad_norm or float("inf")).detach().cpu()
+            norm = norm.cpu()
         if torch.isfinite(norm):
             self._move_weights(optimizer)
             torch.clear_autocast_cache()  # Lightning's autocast spans the step: later passes would see the old weights

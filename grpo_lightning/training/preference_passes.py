@@ -14,6 +14,7 @@ from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
 from grpo_lightning.datamodules.written.preferences import Preferences
 from grpo_lightning.errors import ExplainedError
+from grpo_lightning.numerics.deterministic_gather import sums_at
 from grpo_lightning.numerics.device_copy import to_device
 from grpo_lightning.numerics.load_balance import ExpertLoads
 from grpo_lightning.training.passes import Passes
@@ -33,7 +34,7 @@ def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
         tensor([1., 6.])
     """
     rows = to_device(torch.repeat_interleave(torch.arange(len(lengths)), lengths), values.device)
-    return values.new_zeros(len(lengths)).index_add(0, rows, values)
+    return sums_at(values, rows, len(lengths))
 
 
 def plan_examples(passes: Passes, preferences: Preferences) -> list[Tensor]:
