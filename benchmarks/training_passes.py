@@ -40,6 +40,7 @@ from torch.profiler import profile  # noqa: E402
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
 from grpo_lightning.policy.activation_checkpointing import Checkpointing, enable_checkpointing  # noqa: E402
+from grpo_lightning.scoring.decoder_graphs import DecoderGraphs  # noqa: E402
 from grpo_lightning.scoring.fast_kernels import compile_layers, liger_obstacle, use_liger_kernels  # noqa: E402
 from grpo_lightning.scoring.scorer import Scorer  # noqa: E402
 from grpo_lightning.scoring.weight_gradients import WeightGradients  # noqa: E402
@@ -59,6 +60,7 @@ class Variant:
     liger: bool = False
     compiled: bool = False
     checkpointing: Checkpointing = False
+    graphs: bool = False
 
 
 VARIANTS = {
@@ -72,7 +74,9 @@ VARIANTS = {
     "liger 16k selective": Variant(16384, liger=True, checkpointing="selective"),
     "selective 16k": Variant(16384, checkpointing="selective"),
     "liger 16k recomputed": Variant(16384, liger=True, checkpointing=True),
+    "graphs 12k": Variant(12288, liger=True, graphs=True),
     "compiled 8k": Variant(8192, compiled=True),
+    "compiled graphs 12k": Variant(12288, compiled=True, graphs=True),
     "compiled 16k": Variant(16384, compiled=True),  # compiled ones last: what is registered for them stays
 }
 
@@ -134,6 +138,8 @@ def make_model(shape: str, device: str, variant: Variant, precision: str) -> Pre
 def make_scorer(variant: Variant, model: PreTrainedModel) -> Scorer:
     scorer = Scorer(model, 1.0, variant.layout, variant.share_prompts)  # type: ignore[arg-type]
     scorer.keep_logits(not variant.checkpointing)
+    if variant.graphs:
+        scorer.use_graphs(DecoderGraphs(GRADIENTS))
     return scorer
 
 
