@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grpo_lightning.algorithm.advantages import combine_rewards
 from grpo_lightning.generation.base import SamplingSettings
@@ -28,7 +29,8 @@ class EvaluationSettings:
         top_p_eval: top_p of those samples.
         eval_rewards: Further rewards that are reported in evaluation and never trained on.
         success_reward: The reward that says whether a completion is correct (1 or more), for ``accuracy`` and
-            pass@k; by default the one called accuracy, else the first.
+            pass@k; by default the one called accuracy, else the first. Completions that it does not score (None) count for
+            neither; pass@k is over prompts with k that it does.
     """
 
     num_generations_eval: int = 0
@@ -124,8 +126,7 @@ class Evaluation:
         trained_on = len(self.source.reward_runner.rewards)
         trained = (table.values[:, :trained_on], table.names[:trained_on], table.weights[:trained_on])
         totals = combine_rewards(*self.source.compose_rewards(*trained))
-        success = (table.values[:, self.success_index] >= 1).double()
-        means.update({"reward": totals.tolist(), "accuracy": success.tolist()})
+        means.update({"reward": totals.tolist(), "accuracy": self._success(table).tolist()})
         lengths, clipped = rollouts.completion_lengths.double().tolist(), rollouts.truncated.double().tolist()
         means.update({"completions/mean_length": lengths, "completions/clipped_ratio": clipped})
         if self.sampling is not None:
@@ -143,10 +144,20 @@ class Evaluation:
     def _pass_at_ks(self, batch: PromptBatch, sampling: SamplingSettings, moment: Moment) -> dict[str, list[float]]:
         rollouts = self.source.sample_as(batch, sampling, "eval", moment.step)
         table = self._score(batch, rollouts, moment)
-        success = (table.values[:, self.success_index] >= 1).double()
-        correct = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rollouts.group, success)
-        samples = sampling.num_generations
-        return {f"pass@{k}": [pass_at_k(samples, int(c), k) for c in correct.tolist()] for k in _ks(sampling)}
+        success = self._success(table)
+        scored, correct = (
+            torch.zeros(len(batch), dtype=torch.int64).index_add_(0, rollouts.group, counted.long()).tolist()
+            for counted in (~success.isnan(), success == 1)
+        )
+        return {
+            f"pass@{k}": [pass_at_k(n, c, k) if n >= k else math.nan for n, c in zip(scored, correct, strict=True)]
+            for k in _ks(sampling)
+        }
+
+    def _success(self, table: RewardTable) -> Tensor:
+        """(N,) float64: 1 for a correct completion, 0 for another, NaN for one that the reward did not score."""
+        scores = table.values[:, self.success_index].double()
+        return (scores >= 1).double().masked_fill(scores.isnan(), math.nan)
 
     def _rows(self, batch: PromptBatch, rollouts: Rollouts, table: RewardTable) -> list[dict[str, Any]]:
         texts = self.source.texts.completions(batch, rollouts)

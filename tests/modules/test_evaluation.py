@@ -72,6 +72,23 @@ def test_accuracy_is_greedy_and_pass_at_k_sampled(tiny_model_dir, tmp_path):
     assert metrics["val/pass@2"] == metrics["val/pass@4"] == 1.0
 
 
+def test_what_the_success_reward_does_not_score_is_neither_right_nor_wrong(tiny_model_dir, tmp_path):
+    """Greedy: of four prompts two are scored. Sampled: all, three, one and none of four completions."""
+    scores = {
+        4: [1.0, None, 0.0, None],
+        16: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, None, 0.0, None, None, None, None, None, None, None],
+    }
+    module = make_module(
+        tiny_model_dir, rewards=[lambda completions, **columns: scores[len(completions)]], num_generations_eval=4
+    )
+    data = make_data(tmp_path, eval_dataset=str(write_prompts(tmp_path / "eval.jsonl", 4)), eval_batch_size=4)
+    (metrics,) = make_trainer(tmp_path).validate(module, datamodule=data, verbose=False)
+    assert metrics["val/accuracy"] == 0.5
+    assert metrics["val/pass@1"] == pytest.approx((1 / 4 + 1 / 3 + 0) / 3)
+    assert metrics["val/pass@2"] == pytest.approx((3 / 6 + 2 / 3) / 2)  # the first two prompts
+    assert metrics["val/pass@4"] == 1.0  # the first one alone
+
+
 def test_several_held_out_datasets_are_logged_by_name(tiny_model_dir, tmp_path):
     paths = {name: str(write_prompts(tmp_path / f"{name}.jsonl", 3)) for name in ("easy", "hard")}
     module = make_module(tiny_model_dir)
