@@ -167,6 +167,8 @@ class DecoderGraphs:
         self.collect_sums()
         inputs = embeddings.detach()[:, :1].repeat(1, shape.tokens, 1).requires_grad_(embeddings.requires_grad)
         packing = with_room(Packing(batch.spans, device), shape)
+        if packing.key_index is not None and packing.key_inverse is None:
+            raise RuntimeError("without triton gathers have gradients also of keys that nobody reads")
         position_ids = to_device(batch.position_ids[None], device)
         passed = DecoderPass(decoder, inputs, position_ids, packing, self._sums, self.gradients)
         if tidy:

@@ -56,3 +56,26 @@ class HostWatch:
             seconds, waited = sorted(self._bound)[STEPS // 2]
             self._steps = None
             self._tell(seconds, waited / seconds)
+
+
+def notice(seconds: float, waited: float, can_record: bool, can_compile: bool) -> str:
+    """What a run that the host bounds is told, and what helps.
+
+    Args:
+        seconds: That the passes of a step take.
+        waited: The share of them that the host waited.
+        can_record: Whether CUDA graphs can be had.
+        can_compile: Whether compiled layers can be.
+
+    Example:
+        >>> notice(0.5, 0.04, can_record=True, can_compile=False).split(". ")[1]
+        'model.cuda_graphs=true launches a pass at once'
+    """
+    ways = ["model.cuda_graphs=true launches a pass at once"] if can_record else []
+    if can_compile:
+        ways.append("model.torch_compile=true has fewer kernels, and compiles for half a minute at the start")
+    return (
+        f"Training passes are bound by the host: those of a step take {seconds:.2f} s, and for {1 - waited:.0%} of it the host is "
+        f"launching kernels. {'; '.join(ways)}. Fewer and larger passes need fewer too: raise data.batch_size or "
+        "model.max_tokens_per_microbatch."
+    )

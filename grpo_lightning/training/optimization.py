@@ -28,7 +28,7 @@ from grpo_lightning.policy.low_precision_updates import check_finite_steps, chec
 from grpo_lightning.policy.policy import Policy
 from grpo_lightning.seeds import forked_seed
 from grpo_lightning.training.fused_optimizer import settle_kernels
-from grpo_lightning.training.host_watch import HostWatch
+from grpo_lightning.training.host_watch import HostWatch, notice
 
 
 class ScheduleError(ExplainedError, ValueError):
@@ -177,19 +177,15 @@ class Optimization:
             optimizer.step()
 
     def _say_what_bounds_passes(self, seconds: float, waited: float) -> None:
-        """Once, on a GPU whose passes wait for the host, where compiled layers can be had."""
-        policy, strategy = self.policy, self.lightning.trainer.strategy
-        is_split = isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1
-        settings = policy.settings
-        if self.lightning.device.type != "cuda" or settings.torch_compile or settings.cuda_graphs or is_split:
+        """Once, on a GPU whose passes wait for the host, where something can be done about it."""
+        settings, strategy = self.policy.settings, self.lightning.trainer.strategy
+        if self.lightning.device.type != "cuda" or settings.cuda_graphs:
             return
-        if decoder_layers(policy.model):
-            rank_zero_info(
-                f"Training passes are bound by the host: those of a step take {seconds:.2f} s, and for {1 - waited:.0%} of it the "
-                "host is launching kernels. On one GPU model.cuda_graphs=true launches a pass at once; model.torch_compile=true has fewer "
-                "kernels, and compiles for half a minute at the start. Fewer and larger passes need fewer too: raise data.batch_size "
-                "or model.max_tokens_per_microbatch."
-            )
+        is_split = isinstance(strategy, FSDP2Strategy) and strategy.tensor_parallel_size > 1
+        can_compile = not (settings.torch_compile or is_split) and bool(decoder_layers(self.policy.model))
+        can_record = settings.gradient_checkpointing is False and not isinstance(strategy, ParallelStrategy)
+        if can_record or can_compile:
+            rank_zero_info(notice(seconds, waited, can_record, can_compile))
 
     def _count_skipped(self, is_finite: bool) -> None:
         self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1

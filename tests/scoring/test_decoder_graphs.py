@@ -135,6 +135,15 @@ def test_passes_kernel_by_kernel_in_between_leave_nothing_that_the_next_recordin
     assert len(graphs._graphs) >= 2
 
 
+def test_without_triton_gathered_keys_are_not_recorded(monkeypatch, caplog):
+    monkeypatch.setattr("grpo_lightning.numerics.kernel_language.AVAILABLE", False)
+    model, gradients = trained()
+    _, expected = gradient_of(model, gradients, None)
+    _, found = gradient_of(model, gradients, DecoderGraphs(gradients))
+    assert_close(found, expected)
+    assert "without triton" in caplog.text
+
+
 def test_a_second_backward_pass_says_what_to_change():
     model, gradients = trained()
     scorer, rollouts = Scorer(model, 1.0), BATCHES[0]
