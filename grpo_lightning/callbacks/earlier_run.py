@@ -42,9 +42,9 @@ class EarlierRun(Callback):
         root, folders = Path(trainer.default_root_dir).resolve(), own_folders(trainer)
         if not trainer.is_global_zero or goes_on_in_place(trainer.ckpt_path, root, folders):
             return
-        for folder in checkpoint_folders(trainer):
-            finish_moves(folder)  # what a kill has left of a move would come back in the new run
         try:
+            for folder in checkpoint_folders(trainer):
+                finish_moves(folder)  # what a kill has left of a move would come back in the new run
             inside = {folder: names for folder, names in folders.items() if root in (folder, *folder.parents)}
             put_aside(root, [log.log_dir for log in trainer.loggers if log.log_dir], inside)
             for folder in folders.keys() - inside.keys():

@@ -365,6 +365,21 @@ def test_a_run_that_cannot_be_put_aside_is_said_in_one_line(tiny_model_dir, tmp_
     assert steps_saved(root) == 1
 
 
+def test_a_move_that_a_kill_left_and_that_cannot_be_finished_is_said_in_one_line(tiny_model_dir, tmp_path, monkeypatch):
+    root = tmp_path / "run"
+    folders = [root / "checkpoints", root / "completions", root / "hf"]
+    train(tiny_model_dir, root, 1, folders)
+    (root / "checkpoints" / "gone.ckpt.old").mkdir()
+
+    def fails(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(moved_folder, "finish_move", fails)
+    with pytest.raises(ExplainedError, match=r"cannot be put aside \(.*Permission denied.*gone\.ckpt"):
+        train(tiny_model_dir, root, 2, folders)
+    assert steps_saved(root) == 1
+
+
 def test_settings_of_data_that_cannot_go_on_are_not_said_to_apply(options, capsys, recwarn):
     """They were in a warning, and refused right behind it."""
     main(["fit", *options, "--trainer.max_steps=1"])
