@@ -127,28 +127,39 @@ class DecoderGraphs:
         self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape
     ) -> RecordedPass | None:
         """None for what cannot be recorded, which is said: this pass and all others run without."""
-        error: str | None = None
+        found: RecordedPass | str = ""
         for has_others in [True, False] if self._graphs else [False]:
             if not has_others:
                 self._forget()
-            generator = torch.cuda.default_generators[embeddings.device.index]
-            random_state = generator.clone_state()
-            try:
-                return self._record(decoder, weights, embeddings, batch, shape, tidy=not has_others)
-            except Exception as raised:  # of whatever it is in a model
-                generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
-                first = raised.__context__ or raised  # what ended the recording, and not that it did not end well
-                line, _, _ = str(first).partition("\n")
-                error = f"{type(first).__name__}: {line}"
-                logger.debug("A pass of %d tokens could not be recorded.", shape.tokens, exc_info=True)
+            found = self._recorded_or_why(decoder, weights, embeddings, batch, shape, not has_others)
+            if isinstance(found, RecordedPass):
+                return found
         self._has_failed = True
         self._forget()
         logger.warning(
             "Training passes are launched kernel by kernel: model.cuda_graphs=true could not record one of %d tokens (%s).",
             shape.tokens,
-            error,
+            found,
         )
         return None
+
+    def _recorded_or_why(
+        self,
+        decoder: nn.Module,
+        weights: list[nn.Parameter],
+        embeddings: Tensor,
+        batch: PackedBatch,
+        shape: Shape,
+        tidy: bool,
+    ) -> RecordedPass | str:
+        """What ``_record`` makes, or the error in a line; the error itself would keep alive what the next try has to be rid of."""
+        generator = torch.cuda.default_generators[embeddings.device.index]
+        random_state = generator.clone_state()
+        try:
+            return self._record(decoder, weights, embeddings, batch, shape, tidy)
+        except Exception as error:  # of whatever it is in a model
+            generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
+            return _first_line(error.__context__ or error)  # what ended the recording, and not that it did not end well
 
     def _record(
         self,
@@ -206,6 +217,11 @@ class _Replay(torch.autograd.Function):
         ctx.graphs.collect_sums()
         of_embeddings = ctx.graph.launch_backward(of_hidden)
         return None if of_embeddings is None else of_embeddings[:, : ctx.length], None, None, None, None
+
+
+def _first_line(error: BaseException) -> str:
+    line, _, _ = str(error).partition("\n")
+    return f"{type(error).__name__}: {line}"
 
 
 def _is_of_embeddings(weight: nn.Parameter, decoder: Any) -> bool:
