@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,24 @@ def refusing_rows() -> Iterator[None]:
         yield
     except ValueError as error:
         raise RefusedRowError(str(error)) from error
+
+
+def to_write(reason: object, otherwise: str) -> str:
+    """What to do about a write that failed: ``otherwise``, unless too many files are open, which no disk space changes.
+
+    Args:
+        reason: The error, or its text.
+        otherwise: Such as to free disk space.
+
+    Example:
+        >>> to_write("No space left on device", "Free disk space")
+        'Free disk space'
+        >>> to_write(OSError(24, "Too many open files"), "Free disk space")
+        'Close the files and connections that a reward, a tool or a dataset leaves open, or raise their limit (ulimit -n)'
+    """
+    if os.strerror(errno.EMFILE) not in str(reason):
+        return otherwise
+    return "Close the files and connections that a reward, a tool or a dataset leaves open, or raise their limit (ulimit -n)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

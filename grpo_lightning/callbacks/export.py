@@ -16,7 +16,7 @@ from grpo_lightning.callbacks.samples import show
 from grpo_lightning.callbacks.try_it import shown_path, transformers_lines, typed_path
 from grpo_lightning.distributed.moved_folder import part_of, put_in_place
 from grpo_lightning.distributed.sharding import is_first_rank, is_sharded
-from grpo_lightning.errors import ExplainedError
+from grpo_lightning.errors import ExplainedError, to_write
 from grpo_lightning.finetuning.adapter_files import save_adapter, save_merged
 from grpo_lightning.finetuning.adapters import is_adapted
 from grpo_lightning.finetuning.whole_checkpoint import complete_checkpoint
@@ -221,6 +221,7 @@ def _write_whole(path: Path, reader: Any, save: Callable[..., None], policy: Any
             raise
         form = " --form adapter" if save is save_adapter else ""
         raise ExportNotWrittenError(
-            f"The export {path} could not be written ({error}). Free disk space, or make its folder writable; then "
+            f"The export {path} could not be written ({error}). "
+            f"{to_write(error, 'Free disk space, or make its folder writable')}; then "
             f"`python -m grpo_lightning export RUN_DIR {path}{form}` writes it from the run's checkpoint."
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from grpo_lightning.errors import ExplainedError
+from grpo_lightning.errors import ExplainedError, to_write
 from grpo_lightning.rewards.text.valid_text import json_text
 
 
@@ -68,6 +68,6 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ExplainedError(
-            f"The completions could not be written to {path} ({error}). Free disk space, or make its folder writable, and run "
-            "predict again."
+            f"The completions could not be written to {path} ({error}). "
+            f"{to_write(error, 'Free disk space, or make its folder writable')}, and run predict again."
         ) from error

@@ -68,13 +68,26 @@ def fault_of(path: Path) -> str | None:
 
 
 def intact_beside(path: Path) -> str:
-    """The newest other checkpoint of the folder that is of the same kind and intact, as advice."""
+    """The newest other checkpoint of this program in the folder that is of the same kind and intact, as advice."""
     beside = [other for other in path.parent.glob("*.ckpt") if other.resolve() != path.resolve()]
     others = [other for other in beside if other.is_dir() == path.is_dir()]
     for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
-        if fault_of(other) is None:
+        if fault_of(other) is None and _may_be_own(other):
             return f"The newest intact one beside it is '{other}': go on with --ckpt_path '{other}'."
     return "There is no intact one beside it."
+
+
+def _may_be_own(path: Path) -> bool:
+    """Whether nothing says that an intact one is of another program; one that names classes of the user's is not read for it."""
+    if path.is_dir():
+        return any(path.glob(".metadata"))
+    try:
+        check_own(path, torch.load(path, map_location="meta", mmap=True, weights_only=True))
+    except CheckpointNotReadableError:
+        return False
+    except Exception:  # what weights_only does not make, and what else a foreign file raises
+        return True
+    return True
 
 
 def read_checkpoint(path: Path, **loading: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from grpo_lightning.distributed.checkpoint_check import CheckpointNotReadableError, read_checkpoint
 from grpo_lightning.distributed.checkpoint_values import as_written, with_python_scalars
 from grpo_lightning.distributed.moved_folder import part_of
-from grpo_lightning.errors import ExplainedError
+from grpo_lightning.errors import ExplainedError, to_write
 
 
 class CheckpointNotWrittenError(ExplainedError, OSError):
@@ -110,7 +110,7 @@ def whole_files(plugin: CheckpointIO) -> CheckpointIO:
 def not_written(target: Path, reason: str) -> CheckpointNotWrittenError:
     """The error of a checkpoint that could not be written, with what to do."""
     return CheckpointNotWrittenError(
-        f"The checkpoint {target} could not be written ({reason}). {_what_is_left(target)}"
+        f"The checkpoint {target} could not be written ({reason}). {_what_is_left(target, reason)}"
     )
 
 
@@ -120,13 +120,16 @@ def _innermost(plugin: Any) -> Any:
     return plugin
 
 
-def _what_is_left(target: Path) -> str:
+def _what_is_left(target: Path, reason: str) -> str:
     """What to do after the checkpoint at ``target`` could not be written."""
-    free = "Free disk space, or make the folder writable,"
+    free = f"{to_write(reason, 'Free disk space, or make the folder writable')},"
     last = target.with_name("last.ckpt")
     if last.exists():
         return f"last.ckpt, of an earlier step, is untouched. {free} then go on with --ckpt_path last."
-    other = newest(target.parent.glob("*.ckpt"))
+    try:
+        other = newest(target.parent.glob("*.ckpt"))
+    except OSError:  # the folder cannot be opened either
+        return f"{free} then go on with --ckpt_path last, where there is an earlier one."
     if other is not None:
         return f"{free} then go on with --ckpt_path '{other}'."
     return f"There is no earlier one. {free} and start again."

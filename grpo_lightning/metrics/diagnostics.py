@@ -10,7 +10,7 @@ from typing import Any, cast
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from grpo_lightning.errors import ExplainedError
+from grpo_lightning.errors import ExplainedError, to_write
 
 _reported: set[str] = set()
 
@@ -25,8 +25,9 @@ def skipped_if_not_written(path: Path | str) -> Iterator[None]:
         if folder not in _reported:
             _reported.add(folder)
             rank_zero_warn(
-                f"{path} could not be written ({error}) and is left out; training goes on. Free disk space, or make {folder} "
-                "writable. Further files there are left out without a word."
+                f"{path} could not be written ({error}) and is left out; training goes on. "
+                f"{to_write(error, f'Free disk space, or make {folder} writable')}. Further files there are left out without a "
+                "word."
             )
 
 
@@ -44,7 +45,8 @@ def removed_on_error(part: Path) -> Iterator[None]:
 def not_begun(path: Path | str, error: OSError) -> ExplainedError:
     """The error of a command that cannot write where it would log: the system's names no file where a disk is full."""
     return ExplainedError(
-        f"{path} could not be written ({error}). Free disk space, or set a trainer.default_root_dir that can be written; "
+        f"{path} could not be written ({error}). "
+        f"{to_write(error, 'Free disk space, or set a trainer.default_root_dir that can be written')}; "
         "checkpoints of this one are then named by their paths, not as last or best."
     )
 

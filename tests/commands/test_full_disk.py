@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 from commands.test_export_and_chat import make_run
@@ -14,6 +15,9 @@ from runs import write_prompts
 from grpo_lightning.__main__ import main
 from grpo_lightning.callbacks.run_lock import RunLock
 from grpo_lightning.commands import export
+from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO, CheckpointNotWrittenError
+from grpo_lightning.metrics.diagnostics import skipped_if_not_written
+from grpo_lightning.rewards.runtime.process_state import ProcessState
 
 
 @contextmanager
@@ -89,3 +93,43 @@ def test_a_folder_is_released_though_its_lock_file_took_no_word(tmp_path):
         RunLock(tmp_path).release()
     assert (tmp_path / "run.lock").read_text() == ""
     RunLock(tmp_path).release()
+
+
+@contextmanager
+def no_further_file() -> Iterator[None]:
+    """Inside, this process can open no file: one that is open has the last number that it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(30)]  # fills holes in the numbers below the limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(held), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for each in held:
+            os.close(each)
+
+
+def test_too_many_open_files_are_no_full_disk_and_no_change_of_a_reward(tmp_path, caplog):
+    """A reward that leaves its connections open had a run say to free disk space, and was said to have changed os.umask."""
+    state = ProcessState()
+    with pytest.warns(UserWarning, match=r"log.csv could not be written .*ulimit -n") as said, no_further_file():
+        with pytest.raises(
+            CheckpointNotWrittenError, match=r"Too many open files.*ulimit -n.*then go on with"
+        ) as ended:
+            AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+        with skipped_if_not_written(tmp_path / "log.csv"):
+            (tmp_path / "log.csv").touch()
+    assert not any("disk" in str(each) for each in (ended.value, *(warning.message for warning in said)))
+    with no_further_file_after(state.call("leaky")):
+        pass
+    assert not caplog.records
+
+
+@contextmanager
+def no_further_file_after(call: AbstractContextManager[None]) -> Iterator[None]:
+    """A call that begins with files to open and ends without."""
+    with ExitStack() as inside:
+        inside.enter_context(call)
+        with no_further_file():
+            yield
+            inside.close()

@@ -16,6 +16,7 @@ from grpo_lightning.distributed.checkpoint_check import (
     CheckpointNotReadableError,
     check_complete,
     check_parts,
+    intact_beside,
     read_checkpoint,
 )
 from grpo_lightning.distributed.checkpoint_io import AtomicCheckpointIO
@@ -73,6 +74,23 @@ def test_the_newest_intact_checkpoint_beside_a_damaged_one_is_named(tmp_path):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointNotReadableError, match=r"cut off.*--ckpt_path '.*/new.ckpt'\.$"):
         AtomicCheckpointIO().load_checkpoint(paths[3])
+
+
+def test_what_no_run_goes_on_from_is_not_named_beside_a_damaged_one(tmp_path):
+    """Weights of another program, and of a sharded one an empty folder, were the newest intact ones."""
+    ours, cut, foreign = saved(tmp_path / "step=1.ckpt"), saved(tmp_path / "last.ckpt"), tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": WEIGHTS}, foreign)
+    for age, path in enumerate((ours, foreign, cut)):
+        os.utime(path, (age, age))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(CheckpointNotReadableError, match=r"cut off.*--ckpt_path '.*/step=1.ckpt'\.$"):
+        AtomicCheckpointIO().load_checkpoint(cut)
+    damaged = tmp_path / "sharded.ckpt"
+    for folder in (damaged, tmp_path / "empty.ckpt"):
+        folder.mkdir()
+    assert intact_beside(damaged) == "There is no intact one beside it."
+    (tmp_path / "empty.ckpt" / ".metadata").touch()  # as those of versions that noted no checksums
+    assert "empty.ckpt" in intact_beside(damaged)
 
 
 @pytest.mark.parametrize(

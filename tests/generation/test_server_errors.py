@@ -19,6 +19,7 @@ from grpo_lightning.generation.vllm.serving import weights as served_weights
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.serving.endpoints import LOWEST_LOGPROB, TOKENS
 from grpo_lightning.generation.vllm.serving.nccl_transfer import NCCLTransfer
+from grpo_lightning.generation.vllm.serving.prompt_logprobs import PromptLogprobs, TokenRow
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
 
 RELOAD, COMPLETIONS = "/collective_rpc", "/v1/completions"
@@ -158,6 +159,64 @@ def test_prompts_that_are_never_answered_are_asked_for_three_times_with_pauses_a
     assert server.calls.count(COMPLETIONS) == 6  # of two prompts
     assert pauses == [1, 2]
     assert len(caplog.records) == 1
+
+
+def changed(**parts: object) -> Callable[[dict], object]:
+    """Answers with other parts in each completion; without those that are None."""
+
+    def change(answer: dict) -> dict:
+        choices = [
+            {name: part for name, part in {**each, **parts}.items() if part is not None} for each in answer["choices"]
+        ]
+        return {"choices": choices}
+
+    return change
+
+
+FOREIGN = {
+    "a proxy's page": (lambda answer: "<html>Welcome</html>", "'<html>Welcome</html>'.*TypeError"),
+    "nothing": (lambda answer: None, "None, which"),
+    "another form": (lambda answer: {"results": []}, "KeyError: 'choices'"),
+    "no tokens": (changed(token_ids=None), "KeyError: 'token_ids'"),
+    "no logprobs": (changed(logprobs=None), "KeyError: 'logprobs'"),
+    "logprobs of other tokens": (changed(logprobs={"token_logprobs": [-1.0] * 3}), "3 logprobs of 1 tokens"),
+    "the same completion again": (changed(index=0), "two completions have the same index"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_completions_that_are_not_what_vllm_answers_are_shown_with_a_way_out(server, generator, policy, case):
+    """They ended a run in a bare KeyError or TypeError, or in what the rollouts had against them."""
+    generator.update_weights(policy)
+    change, found = FOREIGN[case]
+    server.answer_to = lambda path, body: (
+        change(answer_to(path, body)) if path == COMPLETIONS else answer_to(path, body)
+    )
+    with pytest.raises(ServerRefused, match=rf"(?s)/v1/completions answered with .*{found}.*grpo_lightning serve"):
+        sample(generator)
+
+
+@pytest.mark.parametrize("cards", ["<html>Welcome</html>", {}, {"data": [{"id": "policy"}]}])
+def test_a_list_of_models_that_is_not_vllms_is_shown_with_a_way_out(server, policy, cards):
+    server.answer_to = lambda path, body: cards if path == "/v1/models" else answer_to(path, body)
+    generator = VLLMServer(port=server.server_address[1], timeout=5)
+    with pytest.raises(ServerRefused, match=r"/v1/models answered with .* is not what vLLM answers"):
+        generator.start(policy, build_tokenizer(), "toy")
+    generator.stop()
+
+
+@pytest.mark.parametrize(
+    "told", ["<html>", {"choices": []}, {"choices": [{}]}, {"choices": [{"prompt_logprobs": [None, {}]}]}]
+)
+def test_what_is_not_a_teachers_answer_is_shown_with_a_way_out(server, told):
+    teacher = PromptLogprobs(VLLMClient("127.0.0.1", server.server_address[1], 10), timeout=5)
+    teacher.start()
+    server.answer_to = lambda path, body: told
+    with pytest.raises(ServerRefused, match=r"/v1/completions answered with .* is not what vLLM answers"):
+        teacher.of_tokens([TokenRow([1, 2], 1)])
+    with pytest.raises(ServerRefused, match=r"/detokenize answered with .* is not what vLLM answers"):
+        teacher.text_of([1])
+    teacher.client.close()
 
 
 class GroupOfOne:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from grpo_lightning.datamodules.drawing.orders import EpochOrder, Order
+from grpo_lightning.datamodules.drawing.other_prompts import noted, say_what_changed
 from grpo_lightning.datamodules.drawing.places import (
     OtherDataError,
     evaluation_rows,
     num_evaluation_batches,
     training_rows,
 )
-from grpo_lightning.datamodules.prompts.column_checksums import changed_columns
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.mixture import MixedPrompts
 from grpo_lightning.types import PromptBatch
@@ -121,8 +120,7 @@ class TrainingLoader:
     def state_dict(self) -> dict[str, Any]:
         """The epoch, the next batch to train on, and what must be the same for that place to mean the same."""
         place = {"epoch": self.epoch, "next_batch": max(0, self.next_batch - self.untrained_batches())}
-        order = {"order": self.order.state_dict(), "checksum": self.prompts.checksum}
-        order["columns"] = self.prompts.column_checksums
+        order = {"order": self.order.state_dict()} | noted(self.prompts)
         return place | {"batches": len(self)} | order | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,25 +145,9 @@ class TrainingLoader:
                 f"continued: {found}. Use the data settings and the number of devices of the first run."
             )
         if inside or state.get("order"):
-            self._say_what_changed(state)
+            say_what_changed(state, self.prompts, state["epoch"])
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
         self.order.load_state_dict(state.get("order", {}))
-
-    def _say_what_changed(self, state: dict[str, Any]) -> None:
-        """Of prompts that are as many as those of the checkpoint's run; one of an earlier version does not tell."""
-        if state.get("checksum", self.prompts.checksum) != self.prompts.checksum:
-            rank_zero_warn(
-                f"The prompts of {self.prompts.name} have other tokens, or another order, than those that the checkpoint's run "
-                f"drew from. Epoch {state['epoch']} goes on with them: some may come twice in it, others not at all."
-            )
-            return
-        now = self.prompts.column_checksums
-        changed = changed_columns(state.get("columns", now), now)
-        if changed:
-            rank_zero_warn(
-                f"{self.prompts.name} has the prompts that the checkpoint's run drew from, and other values in "
-                f"{', '.join(changed)}. What is drawn from here on has the new ones."
-            )
 
     def _identity(self) -> dict[str, Any]:
         return {

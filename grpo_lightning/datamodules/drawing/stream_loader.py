@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from grpo_lightning.datamodules.drawing.other_prompts import noted
 from grpo_lightning.datamodules.drawing.places import OtherDataError, training_rows
 from grpo_lightning.datamodules.drawing.stream_reader import MakePrompts, StreamReader
+from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.prompts.mixture import join_batches
 from grpo_lightning.datamodules.sources.row_stream import START, Cursor, RowStream
 from grpo_lightning.errors import ExplainedError
@@ -56,9 +58,9 @@ class StreamLoader:
         self._counted_before = 0  # of what Lightning counts, batches that were no batches of this epoch
         self._open(dict(START), 0)
 
-    def _open(self, cursor: Cursor, used: int) -> None:
+    def _open(self, cursor: Cursor, used: int, note: Mapping[str, Any] | None = None) -> None:
         self._reader = StreamReader(
-            self.stream, self.make_prompts, self.block_size, self.seed, self.epoch, cursor, used
+            self.stream, self.make_prompts, self.block_size, self.seed, self.epoch, cursor, used, note
         )
         self._places: dict[int, dict[str, Any]] = {self.next_batch: self._reader.place()}
         self._batches: dict[int, PromptBatch] = {}
@@ -132,13 +134,15 @@ class StreamLoader:
         """The epoch, the next batch to train on and where it lies, and what must be the same for that to mean the same."""
         index = self._next_to_train()
         place = {"epoch": self.epoch, "next_batch": index, **self._places[index]}
+        if isinstance(place["block"], PromptDataset):  # only here: a block that no checkpoint lies in is not summed up
+            place["block"] = noted(place["block"])
         if self._is_over and index not in self._batches:
             # Lightning fetches from the loader before it sets the epoch, and would find the old one at its end.
             place = {"epoch": self.epoch + 1, "next_batch": 0, "cursor": dict(START), "used": 0}
         return place | self._identity()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a saved place.
+        """Continues from a saved place; where other prompts lie there now, with a warning once they are read.
 
         Raises:
             OtherDataError: If it was a place in other data, or in another order.
@@ -157,7 +161,7 @@ class StreamLoader:
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
         # Until set_epoch, a run that goes on from the end of an epoch has that epoch's count.
         self._counted_before = (self.steps_trained() or self.next_batch) - self.next_batch
-        self._open(state["cursor"], state["used"])
+        self._open(state["cursor"], state["used"], state.get("block"))
 
     def _identity(self) -> dict[str, Any]:
         return {"data.seed": self.seed, "data.shuffle_block": self.block_size}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from grpo_lightning.datamodules.drawing.other_prompts import say_it_ends, say_what_changed
 from grpo_lightning.datamodules.drawing.places import epoch_permutation
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.datamodules.sources.row_stream import START, Cursor, RowStream
@@ -29,6 +30,8 @@ class StreamReader:
     """Of the block at hand."""
     used: int = 0
     """Prompts of that block that have been handed out."""
+    note: Mapping[str, Any] | None = None
+    """Of a checkpoint: what its run read as that block."""
 
     def __post_init__(self) -> None:
         self._blocks = self.stream.blocks(self.block_size, self.epoch, self.cursor)
@@ -37,8 +40,8 @@ class StreamReader:
         self._order: list[int] = []
 
     def place(self) -> dict[str, Any]:
-        """What a checkpoint holds of the place."""
-        return {"cursor": self.cursor, "used": self.used}
+        """What a checkpoint holds of the place; ``block`` are the prompts there, or what an earlier checkpoint noted of them."""
+        return {"cursor": self.cursor, "used": self.used, "block": self._prompts or self.note}
 
     @property
     def rows_read(self) -> int:
@@ -64,11 +67,16 @@ class StreamReader:
         block = next(self._blocks, None)
         if block is None:
             self._prompts, self._order = None, []
+            if self.note is not None:
+                say_it_ends(self.stream.name, self.cursor["rows"], self.epoch)
             return False
         rows, self._after = block
         first = self.cursor["rows"]
         with refusing_rows():
             self._prompts = self.make_prompts(rows, first)
+        if self.note is not None:
+            say_what_changed(self.note, self._prompts, self.epoch)
+            self.note = None
         order = epoch_permutation(
             len(self._prompts), derive_seed(self.seed or 0, "block", first), self.epoch, self.seed is not None
         )

@@ -129,7 +129,11 @@ OF_PROCESS = {
         lambda method: multiprocessing.set_start_method(None if method == START_METHOD else method, force=True),
     ),
     "os.environ": ProcessValue(_environment, _set_environment),
-    "os.umask": ProcessValue(umask, os.umask),
+    "os.umask": ProcessValue(
+        umask,
+        os.umask,
+        lambda found, before: found in (before, UNTOLD),  # no file can be opened: a reward left too many
+    ),
     "sys.stdout": _attributes(sys, "stdout", is_harmless=_passes_on),
     "sys.stderr": _attributes(sys, "stderr", is_harmless=_passes_on),
     "the filters of warnings": ProcessValue(_raising_filters, _set_raising_filters),

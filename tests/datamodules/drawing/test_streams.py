@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from async_copy_generator import AsyncCopyGenerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from recorder import BatchRecorder
-from runs import make_data, make_module, make_trainer
+from runs import make_data, make_module, make_trainer, write_rows
 from toy_models import build_tokenizer
 
 from grpo_lightning.datamodules import GRPODataModule
@@ -80,6 +81,44 @@ def test_every_checkpoint_of_a_run_over_a_stream_continues_where_it_was_written(
         on = fit(tmp_path / "on", Recorder(), SOURCES[source](), str(tmp_path / f"step={step}.ckpt"))
         assert on.seen == whole.seen[step:], step
         assert torch.equal(on.weight, whole.weight)
+
+
+ANSWERED = [row | {"answer": str(index)} for index, row in enumerate(ROWS)]
+OTHER = {
+    "the same": (ANSWERED, None),
+    "changed behind the block": ([*ANSWERED[:10], *ANSWERED[:13]], None),
+    "a row less before it": (ANSWERED[1:], "have other tokens, or another order"),
+    "another order": (ANSWERED[::-1], "have other tokens, or another order"),
+    "a row of the block changed": ([*ANSWERED[:7], {"prompt": "another"}, *ANSWERED[8:]], "have other tokens"),
+    "an answer of the block changed": ([*ANSWERED[:9], ANSWERED[9] | {"answer": "7"}], "other values in answer"),
+    "fewer rows than were read": (
+        ANSWERED[:5],
+        "ends before row 5, which the checkpoint's run had read.*Epoch 0 is over",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_a_stream_that_holds_other_rows_where_a_run_goes_on_says_so(case: str, tmp_path: Path) -> None:
+    """The third step of two prompts ends inside the second block of five rows."""
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, ANSWERED)
+    fit(tmp_path, Recorder(), str(path), max_steps=3)
+    rows, message = OTHER[case]
+    write_rows(path, rows)
+    saved = tmp_path / "step=3.ckpt"
+    for step in (3, 4):  # the second time from a checkpoint of a run that had gone on from one
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            data = GRPODataModule(str(path), batch_size=2, seed=4, streaming=True, shuffle_block=5)
+            module, keep = Recorder(), ModelCheckpoint(tmp_path / "on", filename="{step}", every_n_train_steps=1)
+            trainer = make_trainer(tmp_path / "on", step + 1, callbacks=[keep], enable_checkpointing=True)
+            trainer.fit(module, data, ckpt_path=str(saved), weights_only=True)
+        lines = [line for line in (str(warning.message) for warning in said) if "checkpoint's run" in line]
+        expected = message if step == 3 else None  # it has been said of this block
+        assert len(lines) == (expected is not None), lines
+        assert expected is None or re.search(expected, lines[0]), lines
+        saved = tmp_path / "on" / "step=4.ckpt"
 
 
 def test_the_prompts_of_a_failed_step_are_given_out_again(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.generation.vllm.requests.completions import Completions
 from grpo_lightning.generation.vllm.requests.prompts import EngineRequest
+from grpo_lightning.generation.vllm.serving.answers import read_as_vllms
 from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, ServerUnavailable, VLLMClient
 from grpo_lightning.generation.vllm.serving.endpoints import LOWEST_LOGPROB, TEXT, TOKENS, Endpoint
 from grpo_lightning.generation.vllm.serving.images import check_tokens
 from grpo_lightning.generation.vllm.serving.process import SERVED_NAME
 
+MODELS = "/v1/models"
 Choice = tuple[int, list[int], list[float], str]
 """Place in the batch, token ids, logprobs and finish reason of one completion."""
 
@@ -61,30 +63,41 @@ async def complete(
     """The whole answer to one request, asked for once it has one of the slots.
 
     Raises:
+        ServerRefused: If it is not what vLLM answers.
         ServerUnavailable: If there is none, or only a part of one.
     """
     async with slots:
-        answer = await _answer(client, endpoint if request.rendered is None else TOKENS, model, request)
+        path, answer = await _answer(client, endpoint if request.rendered is None else TOKENS, model, request)
+    with read_as_vllms(client, path, answer):
+        rows = [_choice(choice, request.first) for choice in answer["choices"]]
+        seen = answer["prompt_token_ids"] if request.rendered is not None else []
+        if len({place for place, *_ in rows}) < len(rows):
+            raise ValueError("two completions have the same index")
     if request.rendered is not None:
-        check_tokens(answer["prompt_token_ids"], request.prompt_ids)
-    rows: list[Choice] = []
-    for choice in answer["choices"]:
-        if choice["finish_reason"] not in ("stop", "length"):  # "abort": the engine is being shut down
-            raise ServerUnavailable(f"a completion ended with finish_reason={choice['finish_reason']!r}")
-        logprobs = _logprobs(choice["logprobs"])
-        rows.append((request.first + choice["index"], choice["token_ids"], logprobs, choice["finish_reason"]))
+        check_tokens(seen, request.prompt_ids)
     if len(rows) != request.parameters["n"]:
         raise ServerUnavailable(f"{len(rows)} of {request.parameters['n']} completions came back.")
     return rows
 
 
-async def _answer(client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest) -> Any:
-    """Of ``TEXT`` where the other endpoint refuses what it may take.
+def _choice(told: dict[str, Any], first: int) -> Choice:
+    """One completion of an answer, whose place is counted from ``first``."""
+    reason, token_ids = told["finish_reason"], told["token_ids"]
+    if reason not in ("stop", "length"):  # "abort": the engine is being shut down
+        raise ServerUnavailable(f"a completion ended with finish_reason={reason!r}")
+    logprobs = _logprobs(told["logprobs"])
+    if len(logprobs) != len(token_ids):
+        raise ValueError(f"{len(logprobs)} logprobs of {len(token_ids)} tokens")
+    return first + told["index"], token_ids, logprobs, reason
+
+
+async def _answer(client: VLLMClient, endpoint: Endpoint, model: str, request: EngineRequest) -> tuple[str, Any]:
+    """The path and its answer, of ``TEXT`` where the other endpoint refuses what it may take.
 
     That has no more completions of a prompt than the server runs requests at a time, and may be gone after a restart.
     """
     try:
-        return await client.send("POST", endpoint.path, {"model": model} | endpoint.body(request))
+        return endpoint.path, await client.send("POST", endpoint.path, {"model": model} | endpoint.body(request))
     except ServerRefused:
         if endpoint is TEXT or request.rendered is not None:
             raise
@@ -110,11 +123,13 @@ def served_length(client: VLLMClient) -> int:
     Raises:
         ValueError: If it serves another model.
     """
-    cards = client.call("GET", "/v1/models")["data"]
-    names = [card["id"] for card in cards]
-    if SERVED_NAME not in names:
+    answer = client.call("GET", MODELS)
+    with read_as_vllms(client, MODELS, answer):
+        lengths = {card["id"]: card.get("max_model_len") for card in answer["data"]}
+    if SERVED_NAME not in lengths:
         raise ValueError(
-            f"the server at {client.address} serves {', '.join(names)}, not {SERVED_NAME!r}. Start it with "
+            f"the server at {client.address} serves {', '.join(map(str, lengths))}, not {SERVED_NAME!r}. Start it with "
             f"python -m grpo_lightning serve, or with --served-model-name {SERVED_NAME}."
         )
-    return int(cards[names.index(SERVED_NAME)]["max_model_len"])
+    with read_as_vllms(client, MODELS, answer):
+        return int(lengths[SERVED_NAME])

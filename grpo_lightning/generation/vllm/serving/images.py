@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from grpo_lightning.generation.vllm.compat import why_no_server_images
 from grpo_lightning.generation.vllm.models import refuse_own_head, refuse_unshown
+from grpo_lightning.generation.vllm.serving.answers import read_as_vllms
 from grpo_lightning.generation.vllm.serving.client import ServerRefused, VLLMClient
 from grpo_lightning.generation.vllm.serving.endpoints import TOKENS
 from grpo_lightning.generation.vllm.serving.process import IMAGE_OPTIONS
@@ -84,7 +85,9 @@ def check_shown(client: VLLMClient, model: str, prompts: Sequence[tuple[list[int
     for ids, images in prompts:
         body = {"model": model, "sampling_params": {"max_tokens": 1}, "return_token_ids": True, **_shown(images)}
         try:
-            found = client.post(TOKENS.path, body)["prompt_token_ids"]
+            answer = client.post(TOKENS.path, body)
+            with read_as_vllms(client, TOKENS.path, answer):
+                found = answer["prompt_token_ids"]
         except ServerRefused as error:
             raise ValueError(
                 f"model.vision_tower is set, and the vLLM server at {client.address} takes no images ({error}). Start it "

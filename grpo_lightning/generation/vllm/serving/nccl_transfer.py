@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from grpo_lightning.distributed.sharding import plain_class
 from grpo_lightning.generation.vllm.compat import nccl_payloads
 from grpo_lightning.generation.vllm.patches.reloading import COPIED
+from grpo_lightning.generation.vllm.serving.answers import read_as_vllms
 from grpo_lightning.generation.vllm.serving.client import VLLMClient
 from grpo_lightning.generation.vllm.serving.transfer import WeightTransfer
 from grpo_lightning.generation.vllm.weights.stream import WeightStream
@@ -40,7 +41,9 @@ class NCCLTransfer(WeightTransfer):
         self._group: Any = None
 
     def _connect(self) -> None:
-        workers = int(self.client.call("GET", "/get_world_size")["world_size"])
+        size = self.client.call("GET", "/get_world_size")
+        with read_as_vllms(self.client, "/get_world_size", size):
+            workers = int(size["world_size"])
         with socket.socket() as probe:
             probe.bind((self.address, 0))
             port = probe.getsockname()[1]

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from grpo_lightning.generation.vllm.serving.answers import read_as_vllms
 from grpo_lightning.generation.vllm.serving.asking import ask_until_answered
 from grpo_lightning.generation.vllm.serving.client import ServerNotReadyError, VLLMClient
+
+COMPLETIONS = "/v1/completions"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ class PromptLogprobs:
         """
         self.client.open()
         self._wait()
-        card = self.client.call("GET", "/v1/models")["data"][0]  # adapters come behind
-        self.model, self.max_length = card["id"], card.get("max_model_len")
+        answer = self.client.call("GET", "/v1/models")
+        with read_as_vllms(self.client, "/v1/models", answer):
+            card = answer["data"][0]  # adapters come behind
+            self.model, self.max_length = card["id"], card.get("max_model_len")
 
     def _wait(self) -> None:
         try:
@@ -68,7 +73,9 @@ class PromptLogprobs:
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """What the tokens mean to the server."""
-        return self.client.post("/detokenize", {"model": self.model, "tokens": list(token_ids)})["prompt"]
+        answer = self.client.post("/detokenize", {"model": self.model, "tokens": list(token_ids)})
+        with read_as_vllms(self.client, "/detokenize", answer):
+            return str(answer["prompt"])
 
     def likeliest(self, rows: Sequence[TokenRow], top_k: int) -> list[Told]:
         """The ``top_k`` likeliest tokens at each completion token of the rows, at temperature 1.
@@ -102,17 +109,17 @@ class PromptLogprobs:
         answers: dict[int, Answer] = {}
 
         async def ask(n: int) -> Answer:
-            return read(rows[n], await self._row(rows[n], top_k, slots))
+            answer = await self._answer(rows[n], top_k, slots)
+            with read_as_vllms(self.client, COMPLETIONS, answer):
+                return read(rows[n], answer["choices"][0]["prompt_logprobs"][rows[n].start :])
 
         ask_until_answered(self.client, range(len(rows)), ask, answers.__setitem__, lambda _: self._wait())
         return [answers[n] for n in range(len(rows))]
 
-    async def _row(self, row: TokenRow, top_k: int, slots: asyncio.Semaphore) -> Places:
+    async def _answer(self, row: TokenRow, top_k: int, slots: asyncio.Semaphore) -> Any:
         body: dict[str, Any] = {"model": self.model, "prompt": row.token_ids, "prompt_logprobs": top_k, "max_tokens": 1}
         async with slots:
-            answer = await self.client.send("POST", "/v1/completions", body)
-        places: Places = answer["choices"][0]["prompt_logprobs"][row.start :]
-        return places
+            return await self.client.send("POST", COMPLETIONS, body)
 
 
 def of_these(places: Places, token_ids: Sequence[int]) -> list[float]:
