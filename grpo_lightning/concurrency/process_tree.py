@@ -50,6 +50,15 @@ def end_descendants(token: str) -> None:
             return
 
 
+def end_started() -> None:
+    """Kills all that this process has started: its children, theirs, and those that the environment tells of."""
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    if VARIABLE in os.environ:
+        end_descendants(os.environ[VARIABLE])
+
+
 def _named(token: str) -> Iterator[int]:
     wanted = f"{VARIABLE}={token}".encode()
     for entry in Path("/proc").glob("[0-9]*"):

@@ -7,10 +7,12 @@ that defines ``answer``. It says ``("ready", None)``, or ``("failed", traceback)
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import resource
 import runpy
+import select
 import signal
 import sys
 import traceback
@@ -50,15 +52,38 @@ def serve(connection: Connection, seconds: float, memory_bytes: int) -> None:
             connection.send(("unsent", str(error)))
 
 
+def end_with(descriptor: int) -> None:
+    """Ends this process, and what it has started, when the other end closes the connection while a call is under way.
+
+    Nobody reads the connection then, so the kernel is asked for a signal.
+    """
+
+    def hear(*_: Any) -> None:
+        connection = select.poll()
+        connection.register(descriptor, 0)  # of which only the end is told
+        if connection.poll(0):
+            end_what_was_started()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    signal.signal(signal.SIGIO, hear)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def end_what_was_started() -> None:
+    """See ``process_tree``, which is imported when it is needed."""
+    from grpo_lightning.concurrency.process_tree import end_started
+
+    end_started()
+
+
 def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     """Serves until the other end closes the connection, and takes along what its work has started."""
+    end_with(descriptor)
     try:
         serve(Connection(descriptor), seconds, memory_bytes)
     except (EOFError, ConnectionError):  # the trainer ended or was killed
-        from grpo_lightning.concurrency.process_tree import VARIABLE, end_descendants
-
-        if VARIABLE in os.environ:
-            end_descendants(os.environ[VARIABLE])
+        end_what_was_started()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -261,3 +263,23 @@ def test_a_script_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> No
     broken.write_text("raise SystemExit(7)")
     with pytest.raises(RuntimeError, match=r"(?s)broken\.py.*SystemExit: 7"):
         WorkerPool(broken).call(1)
+
+
+def test_a_trainer_that_is_killed_takes_a_child_in_a_call_and_its_children_along(script: Path, tmp_path: Path) -> None:
+    started = tmp_path / "pids"
+    trainer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from pathlib import Path; from grpo_lightning.concurrency.worker_pool import WorkerPool\n"
+            f"WorkerPool(Path({str(script)!r}), size=1, time_limit=600).call(('start', {str(started)!r}, 'hang'))",
+        ]
+    )
+    while not (started.exists() and len(started.read_text().split()) == 2):
+        assert trainer.poll() is None
+        time.sleep(0.05)
+    pids = [int(pid) for pid in started.read_text().split()]
+    (worker,) = (int(pid) for pid in Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children").read_text().split())
+    trainer.kill()
+    trainer.wait()
+    assert all(ends(pid) for pid in (worker, *pids))
