@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -109,8 +110,21 @@ def make_reward(reward: Registrable, fallback_name: str, /, **kwargs: Any) -> Ba
         function, kwargs = _made_by_factory(reward, kwargs, fallback_name), {}
         if isinstance(function, BaseRewardFunction):
             return function
+    _warn_of_misspelt(kwargs.keys() - own.keys(), fallback_name)
     given: dict[str, Any] = {"name": fallback_name, **common, **calling}
     return FunctionReward(**given, function=function, settings=kwargs)
+
+
+def _warn_of_misspelt(settings: Collection[str], name: str) -> None:
+    """Of settings that a function gets among its ``**kwargs``, where one of every reward's has a name like it."""
+    for setting in sorted(settings):
+        meant = did_you_mean(setting, [*CALLING, "name", "weight"])
+        if meant:
+            warnings.warn(
+                f"Reward {name}: {setting} in its init_args is no parameter of the function, which gets it as one of its **kwargs."
+                f"{meant} Name it in the function's parameters if it is meant for it.",
+                stacklevel=2,
+            )
 
 
 class NoRewardMadeError(ExplainedError, TypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -358,3 +359,19 @@ def test_the_command_line_takes_names_with_and_without_brackets(argument: str) -
     parser.add_class_arguments(Holder, "model")
     rewards = parser.instantiate(parser.parse_args([argument, "--model.reward_weights=1,0.5"])).model.rewards
     assert [(reward.name, reward.weight) for reward in rewards] == [("format", 1.0), ("length", 0.5)]
+
+
+def open_ended(completions: list[str], within: float = 0.5, **columns: Any) -> list[float]:
+    return [within for _ in completions]
+
+
+def test_a_setting_of_every_reward_that_is_misspelt_for_a_function_is_warned_of() -> None:
+    entry = {"class_path": f"{__name__}.open_ended", "init_args": {"within": 0.25, "time_limit": 5, "tone": "dry"}}
+    with pytest.warns(UserWarning, match=r"time_limit .* is no parameter .* Did you mean call_time_limit\?") as said:
+        resolve_rewards([entry])
+    assert len(said) == 1
+    plain = {"class_path": f"{__name__}.open_ended", "init_args": {"within": 0.25, "call_time_limit": 5}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (reward,) = resolve_rewards([plain])
+    assert reward.call_time_limit == 5
