@@ -57,7 +57,7 @@ def write_config(mistake: Mistake, works: dict, folder: Path) -> list[str]:
             at = at.setdefault(section, {})
         at[key] = value.format(folder=folder) if isinstance(value, str) else value
     Path("run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return ["fit", "--config", "run.yaml", *(word.format(folder=folder) for word in mistake.arguments)]
+    return ["fit", "--config", "run.yaml", *(word.replace("{folder}", str(folder)) for word in mistake.arguments)]
 
 
 def answer(arguments: list[str], capsys) -> str:
