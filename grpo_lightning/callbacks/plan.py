@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from grpo_lightning.callbacks.samples import show
-from grpo_lightning.callbacks.step_bar import planned_steps
+from grpo_lightning.callbacks.step_bar import last_step
 
 
 def memory(size: int) -> str:
@@ -34,7 +34,7 @@ def run_plan(trainer: Trainer, module: Any) -> list[str]:
     tokens = completions * sampling.max_completion_length
     # None: a stream does not say how many there are.
     per_epoch = int(trainer.num_training_batches) if math.isfinite(trainer.num_training_batches) else None
-    steps = planned_steps(trainer, module.num_updates)
+    steps = last_step(trainer, module.num_updates, module.steps_done)
     trained = sum(p.numel() for p in module.policy.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in module.policy.parameters())
     states = sum(3 * p.numel() * p.element_size() for p in module.policy.parameters() if p.requires_grad)

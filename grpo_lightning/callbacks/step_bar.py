@@ -32,6 +32,27 @@ def planned_steps(trainer: Trainer, num_updates: int) -> int | None:
     return steps
 
 
+def last_step(trainer: Trainer, num_updates: int, done: int) -> int | None:
+    """The step that the run ends after, counted from its first; None where it has no end. As training starts.
+
+    A resumed run has what is left by its own settings: prompts per step and optimizer steps may be other ones than before.
+
+    Args:
+        trainer: With the progress of the run that is continued, if one is.
+        num_updates: Optimizer steps per step.
+        done: Steps behind it.
+    """
+    left = []
+    if math.isfinite(trainer.num_training_batches) and trainer.max_epochs and trainer.max_epochs > 0:
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        into_epoch = batches.ready if epochs.processed < epochs.ready else 0
+        left.append((trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches) - into_epoch)
+    if trainer.max_steps > 0:
+        left.append(-(-(trainer.max_steps - trainer.global_step) // num_updates))
+    return done + max(0, min(left)) if left else None
+
+
 def spoken(seconds: float) -> str:
     """A time as people say it.
 
@@ -92,7 +113,7 @@ class StepBar(RichProgressBar):
         super().on_train_start(trainer, pl_module)
         self._ends = [time.monotonic()]
         if self.progress is not None:
-            total = planned_steps(trainer, getattr(pl_module, "num_updates", 1))
+            total = last_step(trainer, getattr(pl_module, "num_updates", 1), int(pl_module.steps_done))  # type: ignore[arg-type]
             self.train_progress_bar_id = self._add_task(float("inf") if total is None else total, "")
             self._draw(pl_module)
 

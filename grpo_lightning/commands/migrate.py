@@ -96,6 +96,12 @@ def main(args: list[str]) -> int:
             result = migrate_self_distillation(options.trainer, settings, *counts)
         else:
             result = migrate_stage(options.trainer, settings, *counts)
+        if not result.given:
+            raise ValueError(
+                f"No settings were found in {source or ' '.join(theirs)}. Give TRL's YAML config, or a command with settings in it: "
+                "migrate 'accelerate launch grpo.py --config trl.yaml --beta 0.04'. What a script sets in Python is not read: "
+                "have it write them, behind its GRPOConfig: yaml.safe_dump(args.to_dict(), open('trl.yaml', 'w'))."
+            )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -38,7 +38,7 @@ def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, A
             --num_processes 8 grpo.py --config run.yaml --vllm-mode colocate`, also as one text.
 
     Raises:
-        ValueError: If the file is no flat mapping or another program's, or an argument has no name.
+        ValueError: If the file is missing, no flat mapping or another program's, or an argument has no name.
     """
     words = [word for argument in arguments for word in _words(argument, is_all=len(arguments) == 1)]
     refuse_foreign_command(words)
@@ -47,6 +47,10 @@ def read_source(path: Path | None, arguments: Sequence[str] = ()) -> dict[str, A
     if path is not None and named is not None:
         raise ValueError(f"{path} and --config {named} are both given. Name one file.")
     file = path or (Path(str(named)) if named is not None else None)
+    if file is not None and not file.is_file():
+        raise ValueError(
+            f"{file} {'is a folder' if file.is_dir() else 'does not exist'}. Give the path of a config of TRL."
+        )
     launcher = _launcher(command)
     return launcher | (_read_yaml(file) if file else {}) | command
 

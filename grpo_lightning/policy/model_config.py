@@ -24,7 +24,7 @@ def where_to_look(name: str) -> str:
     if os.path.isdir(name) and not Path(name, "config.json").exists():
         exported = sorted(Path(name).glob("hf/*/config.json"), key=lambda path: path.parent.name == "last")
         if exported:
-            return f"It is the folder of a run, whose trained policy is in {exported[-1].parent}."
+            return f"It is the folder of a run, whose trained model is in {exported[-1].parent}."
         if Path(name, "checkpoints").is_dir():
             return f"It is the folder of a run. {export} that it trained."
     if os.path.isdir(name):

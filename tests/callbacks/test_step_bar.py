@@ -46,6 +46,19 @@ def test_a_resumed_run_goes_on_where_it_stopped(tiny_model_dir, tmp_path):
     assert [name for name, *_ in bar.said] == ["step 3/3"]
 
 
+def test_a_resumed_run_with_other_steps_counts_those_that_are_left(tiny_model_dir, tmp_path):
+    # An epoch of 12 prompts in 4 steps is behind it; two more are a step each of all 12 prompts: 4 + 2 steps.
+    _, trainer = run(tiny_model_dir, tmp_path, -1, trainer={"max_epochs": 1})
+    trainer.save_checkpoint(tmp_path / "4.ckpt")
+    resumed = make_trainer(tmp_path, -1, max_epochs=3, enable_progress_bar=True, callbacks=[bar := Watched()])
+    data = make_data(tmp_path, batch_size=12)
+    resumed.fit(make_module(tiny_model_dir), datamodule=data, ckpt_path=tmp_path / "4.ckpt", weights_only=False)
+    assert [name for name, *_ in bar.said] == ["step 5/6", "step 6/6"]
+    # 4 optimizer steps are behind it, and 4 of the 8 left make two steps.
+    bar, _ = run(tiny_model_dir, tmp_path, 8, tmp_path / "4.ckpt", num_minibatches=1, num_iterations=2)
+    assert [name for name, *_ in bar.said] == ["step 5/6", "step 6/6"]
+
+
 def test_the_end_is_the_nearer_of_two_limits_and_may_be_missing(tiny_model_dir, tmp_path):
     _, trainer = run(tiny_model_dir, tmp_path, 2, trainer={"max_epochs": 3, "limit_train_batches": 2})
     limits = [((-1, -1), None), ((7, -1), 7), ((-1, 3), 6), ((5, 3), 5), ((9, 3), 6)]

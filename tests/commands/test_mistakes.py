@@ -57,7 +57,7 @@ def write_config(mistake: Mistake, works: dict, folder: Path) -> list[str]:
             at = at.setdefault(section, {})
         at[key] = value.format(folder=folder) if isinstance(value, str) else value
     Path("run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return ["fit", "--config", "run.yaml", *(word.format(folder=folder) for word in mistake.arguments)]
+    return ["fit", "--config", "run.yaml", *(word.replace("{folder}", str(folder)) for word in mistake.arguments)]
 
 
 def answer(arguments: list[str], capsys) -> str:
@@ -145,6 +145,14 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (
+            ["python", "train.py"],
+            "No settings were found in python train.py. Give TRL's YAML config, or a command with",
+        ),
+        (["accelerate launch train.py"], "No settings were found in accelerate launch train.py."),
+        (["missing.yaml"], "missing.yaml does not exist. Give the path of a config of TRL."),
+        (["folder.yaml"], "folder.yaml is a folder. Give"),
+        (["--config", "missing.yaml"], "missing.yaml does not exist."),
         (["tab.yaml"], "tab.yaml is no valid YAML: line 2: found character '\\t'"),
         (
             ["good.yaml", "--output", "none/new.yaml"],
@@ -156,6 +164,7 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
 def test_migrate_says_which_file_it_cannot_read_or_write(words, said, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     Path("good.yaml").write_text("model_name_or_path: m\n")
+    Path("folder.yaml").mkdir(exist_ok=True)
     with pytest.raises(SystemExit) as stopped:
         main(["migrate", *words])
     assert stopped.value.code == 1

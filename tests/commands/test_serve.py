@@ -107,7 +107,7 @@ def test_the_folder_of_a_run_and_a_checkpoint_are_answered_with_what_can_be_serv
     for name in ("last", "step-8"):
         (run / "hf" / name).mkdir(parents=True)
         (run / "hf" / name / "config.json").write_text("{}")
-    assert f"whose trained policy is in {run}/hf/last." in refused(capsys, "--model", str(run))
+    assert f"whose trained model is in {run}/hf/last." in refused(capsys, "--model", str(run))
 
 
 def test_a_server_that_dies_before_it_is_ready_is_not_started_again(capsys, tmp_path):

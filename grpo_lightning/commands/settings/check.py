@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ OFF = {
     "export": ", since every run exports what it has trained",
 }
 """For those who meant to switch something off: what a section's error ends with."""
+
+ONE_CLASS = {
+    "model.distillation": "Write model.distillation: {teacher: DIRECTORY}; as an option --model.distillation.teacher DIRECTORY.",
+    "data.curriculum": "Write data.curriculum: {hard_share: 0.1}; as an option --data.curriculum.hard_share 0.1.",
+    "model.peft_config": "Write class_path: peft.LoraConfig with init_args: {use_dora: true}, or another of peft's configurations.",
+}
+"""Settings that hold the settings of a class, and what to write where a value stands for them."""
 
 
 def mistakes(arguments: Sequence[str], table: SettingsTable) -> list[str]:
@@ -112,10 +120,15 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
             )
         elif entry.value is None and setting.is_required:
             yield f"{entry.name} is null ({entry.where}), and a run needs it. {_first_sentence(setting)}"
+        elif entry.name in ONE_CLASS and _is_no_settings(entry.value):
+            yield f"{entry.name}={entry.value} cannot be used ({entry.where}): it holds settings. {ONE_CLASS[entry.name]}"
         elif entry.name in table.classes:
             below = [each for each in entries if each is not entry and each.name.startswith(entry.name)]
             inside = [each for each in below if each.where.partition(",")[0] == entry.where.partition(",")[0]]
-            is_whole = len(inside) == len(below) and entry.where != COMMAND_LINE
+            in_own_file = any(
+                isinstance(each.value, str) and each.name == entry.name.partition(".")[0] for each in entries
+            )
+            is_whole = len(inside) == len(below) if entry.where != COMMAND_LINE else not below and not in_own_file
             yield from class_mistakes(entry, table, is_whole)
     elif setting is None and entry.name in table.sections:
         is_file = isinstance(entry.value, str) and Path(entry.value).is_file()
@@ -136,6 +149,14 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
     ):
         names = [*table.settings, *table.sections]
         yield f"{entry.name} is no setting ({entry.where}). {hint(entry.name, names)}".rstrip()
+
+
+def _is_no_settings(value: Any) -> bool:
+    """A number, a switch or a word: no mapping, null, file of settings or import path of a class."""
+    if not isinstance(value, str):
+        return isinstance(value, bool | int | float | list)
+    is_path = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value) is not None
+    return not (is_path or Path(value).is_file() or value.lstrip()[:1] == "{" or value.lower() in ("", "null", "none"))
 
 
 def _typed(entry: Entry) -> bool:

@@ -62,8 +62,18 @@ class LocalModelReward(BaseRewardFunction):
         is_path = self.model.startswith(("/", "./", "../")) or self.model.count("/") > 1  # a hub name has one at most
         if is_path and not Path(self.model).is_dir():
             raise ValueError(f"{self.name}: model={self.model!r} is no directory. Train it first, or name another one.")
+        self._refuse_folder_without_model(Path(self.model))
         self._refuse_language_model(Path(self.model, "config.json"))
         self._local = self._unloaded(self.model)
+
+    def _refuse_folder_without_model(self, folder: Path) -> None:
+        """The folder of a run, first of all, whose model is further inside; an adapter is read with its base."""
+        if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            from grpo_lightning.policy.model_config import where_to_look  # it imports transformers
+
+            raise ValueError(
+                f"{self.name}: model={self.model!r} has no config.json. {where_to_look(str(folder))} Name a model's own directory."
+            )
 
     def _refuse_language_model(self, config: Path) -> None:
         """Where transformers would draw a head at random."""

@@ -227,6 +227,18 @@ def test_a_reward_model_has_its_own_tokenizer_and_refuses_settings_that_cannot_w
             RewardModelReward(**settings)
 
 
+def test_a_reward_model_named_by_its_runs_folder_is_answered_with_the_export(
+    tmp_path: Path, classifier_dir: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(classifier_dir, tmp_path / "rm/hf/last")
+    with pytest.raises(ValueError, match=rf"folder of a run, whose trained model is in {tmp_path}/rm/hf/last"):
+        RewardModelReward(model=str(tmp_path / "rm"))
+    with pytest.raises(ValueError, match="check that its files are complete"):
+        RewardModelReward(model=str(tmp_path / "empty"))
+    assert RewardModelReward(model=str(tmp_path / "rm/hf/last")).processing_class is not None
+
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "nile", "is", "long", "short", "river", "a", "."]
 
 
