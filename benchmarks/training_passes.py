@@ -187,6 +187,7 @@ def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int, 
     runs = [timed() for _ in range(repeats)]
     seconds = statistics.median(seconds for seconds, _ in runs)
     useful = int(rollouts.prompt_lengths[rollouts.group].sum() + rollouts.completion_lengths.sum())
+    is_counted = device.type == "cuda" and not variant.graphs
     operations = 6 * sum(p.numel() for p in parameters) * useful
     return asdict(variant) | {
         "seconds": round(seconds, 4),
@@ -194,7 +195,8 @@ def measure(variant: Variant, scorer: Scorer, rollouts: Rollouts, repeats: int, 
         "micro_batches": runs[0][1],
         "useful_tokens": useful,
         "useful_tflops": round(operations / seconds / 1e12, 2),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
+        # Of graphs torch counts nothing when they are launched.
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if is_counted else None,
     }
 
 

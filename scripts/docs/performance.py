@@ -34,14 +34,13 @@ TAIL = """
 - Install `grpo-lightning[liger]`: fused norms and activations are then used by themselves on a GPU.
 - Where launching kernels takes longer than they run, which a run says in one line ("bound by the host"), set
   `model.cuda_graphs: true` on one GPU. So it is for small models and small steps: supervised steps of SmolLM2-135M are 2.6 times as
-  fast with it (above), and passes of 12,288 tokens at 0.5B took 1.20 s instead of 1.65 to 2.09 for 64 x 8 completions (one H200, one
-  process, at 64e85c7, by a script that was not kept). Passes of 512 tokens or more are rounded up by less than a thirty-second, and
-  each size is recorded when it first comes: such a step of SmolLM2 took 0.2 to 0.4 s longer. The memory of the largest pass stays
+  fast with it (64e85c7, one machine), and passes of 12,288 tokens at 0.5B 1.7 times on a host of 16 cores (above). Passes of 512 tokens or more are
+  rounded up by less than a sixteenth, and each size is recorded when it first comes: such a step of SmolLM2 takes 0.4 s, or 0.25 s
+  with compiled layers, and of its first 50 supervised steps 7 did (one H200, at ea41596). The memory of the largest pass stays
   taken, so it does not go with an engine that sleeps.
 - `model.torch_compile: true` compiles the layers in place of Liger's kernels, each with its attention as one graph, after 10 to 20
   seconds at the start: for an architecture that Liger does not know, and for several GPUs that the host bounds. Weight gradients are
-  then rounded and added as autocast does. With large passes it was not compared since. Both settings go together: those passes at
-  0.5B then took 1.17 s.
+  then rounded and added as autocast does. With large passes it was not compared since. Both settings go together.
 - `model.max_tokens_per_microbatch` fills the memory by itself, up to an eighth of it with logits that a backward pass then finds. Where memory is short, a smaller number costs less time than
   `model.gradient_checkpointing`, as long as the longest completion fits. `packing/fill` is how full micro-batches are, from 0 to 1.
 - Give `VLLMColocate` more memory (`gpu_memory_utilization`), or all of it in turns (`enable_sleep_mode`).
@@ -120,12 +119,11 @@ def passes(name: str, result: dict[str, Any]) -> str:
     for variant, found in result["variants"].items():
         if "seconds" in found:
             seconds, first = found["seconds"], found["first_seconds"]
-            lines.append(
-                f"| {variant} | {seconds:.2f} | {found['useful_tflops']:.0f} | {found['peak_gib']} | {first:.1f} |"
-            )
+            peak = "" if found["peak_gib"] is None else found["peak_gib"]
+            lines.append(f"| {variant} | {seconds:.2f} | {found['useful_tflops']:.0f} | {peak} | {first:.1f} |")
     where = (
         f"`{result['command']}`: forward and backward passes alone, one ragged batch of 64 prompts x 8 completions, 1k is "
-        f"1,024 tokens a micro-batch. File: `benchmarks/results/{name}`."
+        f"1,024 tokens a micro-batch. File: `benchmarks/results/{name}`. {result.get('note', '')}".rstrip()
     )
     return f"## Training passes, shape {result['shape']}, {result['device']}\n\n{where}\n\n" + "\n".join(lines) + "\n"
 
