@@ -16,7 +16,7 @@ from grpo_lightning.scoring.readout import LogprobReadout
 
 def test_the_shape_of_a_shared_prompt_by_hand():
     rollouts = rollouts_of([300], [400, 700], [0, 0])
-    # 1,400 tokens between 1,024 and 2,048 go up in steps of 1,024 / 32; 300 + 700 + 1,000 keys and 8 of padding in 128.
+    # 1,400 tokens between 1,024 and 2,048 go up in steps of 1,024 / 16; 300 + 700 + 1,000 keys and 8 of padding in 128.
     shape = shape_of(pack(rollouts, torch.arange(2)))
     assert shape == Shape(tokens=1408, keys=2048, spans=256, longest_queries=1024, longest_keys=1024)
 
