@@ -146,13 +146,8 @@ CLASSES = [
     setting(
         "model.lr_scheduler", {"name": "cosine"}, "has name and names no class. Give it class_path, one of Chained"
     ),
-    typed(
-        "--model.lr_scheduler", "{name: cosine}", "has name and names no class (command line). Give it class_path, one"
-    ),
-    typed("--model.distillation", "runs/quickstart/hf/last", "as an option --model.distillation.teacher DIRECTORY."),
     setting("model.distillation", "Qwen/Qwen3-1.7B", "holds settings. Write model.distillation: {teacher: DIRECTORY}"),
     setting("data.curriculum", True, "Write data.curriculum: {hard_share: 0.1}"),
-    typed("--data.curriculum", "0.5", "as an option --data.curriculum.hard_share 0.1."),
     setting("model.peft_config", "dora", "Write class_path: peft.LoraConfig with init_args: {use_dora: true}"),
 ]
 RANGES = [
@@ -189,6 +184,11 @@ RANGES = [
     Mistake("without held-out prompts", {"data.eval_dataset": None, "trainer.val_check_interval": 2}),
 ]
 TYPED = [
+    typed(
+        "--model.lr_scheduler", "{name: cosine}", "has name and names no class (command line). Give it class_path, one"
+    ),
+    typed("--model.distillation", "runs/quickstart/hf/last", "as an option --model.distillation.teacher DIRECTORY."),
+    typed("--data.curriculum", "0.5", "as an option --data.curriculum.hard_share 0.1."),
     typed("--model.betaa", "1", "model.betaa is no setting (command line). Did you mean model.beta?"),
     typed("--modle.beta", "1", "Did you mean model.beta?"),
     typed("--max_steps", "3", "Did you mean trainer.max_steps?"),

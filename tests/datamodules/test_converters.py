@@ -116,12 +116,6 @@ def test_a_system_prompt_goes_before_a_conversation_and_never_beside_another() -
             {"prompt": [user("hi"), {"role": "user", "text": "so?"}]},
             "Message 1 has role, text: rename text to content, in",
         ),
-        (
-            {"prompt": [user("hi"), {"role": "gpt", "content": "so?"}]},
-            "'prompt' has the role 'gpt' in message 1, which chat templates do not know: rename it to assistant, in the file",
-        ),
-        ({"prompt": [{"role": "human", "content": "hi"}]}, "the role 'human' in message 0, .* rename it to user"),
-        ({"prompt": [{"role": "User", "content": "hi"}]}, "rename it to user"),
         ({"prompt": [{"role": "user"}]}, "Message 0 has role: add content, in the file"),
         ({"prompt": ["hi"]}, "Entry 0 is no message: write {'role': 'user', 'content': 'hi'}\\."),
         ({"prompt": user("hi")}, "Put the message into a list."),

@@ -165,13 +165,7 @@ def as_prompt(value: Any, name: str) -> Prompt:
         return value or ""
     if isinstance(value, list) and all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value):
         messages = [_without_fillers(message) for message in value]
-        for number, message in enumerate(messages):
-            if (role := FOREIGN_ROLES.get(str(message["role"]))) is not None:
-                raise ValueError(
-                    f"{name!r} has the role {message['role']!r} in message {number}, which chat templates do not know: rename it to "
-                    f"{role}, in the file or in a converter of yours (data.converter: my_data.my_function)."
-                )
-            # chat templates would write the word None
+        for message in messages:  # chat templates would write the word None
             if message["content"] is None and not any(message[key] for key in message.keys() - {"role", "content"}):
                 raise ValueError(
                     f"{name!r} has a message of the {message['role']} with the content null. Give it text, if need be an empty "
@@ -191,12 +185,6 @@ def as_prompt(value: Any, name: str) -> Prompt:
 
 FOREIGN_KEYS = {"role": ("from", "speaker", "author"), "content": ("value", "text", "message")}
 """What messages of other formats, ShareGPT's first of all, call the two."""
-FOREIGN_ROLES = {
-    **dict.fromkeys(("human", "prompter", "User", "Human"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "ai", "Assistant"), "assistant"),
-    "System": "system",
-}
-"""Roles of other formats (ShareGPT, OpenAssistant, LangChain), which a template skips, or writes as they are, and what they are here."""
 
 
 def _what_to_change(value: Any) -> str:

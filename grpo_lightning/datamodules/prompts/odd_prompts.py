@@ -14,6 +14,12 @@ from grpo_lightning.datamodules.prompts.dataset import PromptDataset
 from grpo_lightning.messages import as_read
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
+FOREIGN_ROLES = {
+    **dict.fromkeys(("human", "prompter", "User", "Human"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "ai", "Assistant"), "assistant"),
+    "System": "system",
+}
+"""Roles of other formats (ShareGPT, OpenAssistant, LangChain), and what templates know them as."""
 MARK, UNKNOWN = "7f3aQz", "7f3aqy"
 """A content, and a role that nobody has."""
 
@@ -89,11 +95,12 @@ class PromptWarnings:
                 return None
 
         text, where = written(role), f"messages of the role {role!r} (row {prompts.uids[place]})"
+        new_name = f" to {FOREIGN_ROLES[role]}" if role in FOREIGN_ROLES else ""
         if text is not None and MARK not in text:
             self._say(
                 f"left out: {role}",
                 f"{prompts.name} has {where}, which the chat template leaves out: the policy does not see them. Rename the "
-                f"role, or put what they say into a message of the user. Roles that templates know are {', '.join(ROLES)}.",
+                f"role{new_name}, or put what they say into a message of the user. Roles that templates know are {', '.join(ROLES)}.",
             )
         elif text is None or role in ROLES or f"<|{role}|>" in self.tokenizer.all_special_tokens:
             return  # the last: templates of GLM write every role so, and it is one that the model knows
@@ -101,7 +108,7 @@ class PromptWarnings:
             self._say(
                 f"unknown: {role}",
                 f"{prompts.name} has {where}, which the chat template writes as it would any other word. Unless the model knows "
-                f"it, rename it: roles that models know are {', '.join(ROLES)}.",
+                f"it, rename it{new_name}: roles that models know are {', '.join(ROLES)}.",
             )
 
     def _say(self, subject: str, message: str) -> None:

@@ -192,13 +192,16 @@ def test_a_message_that_the_template_leaves_out_is_said() -> None:
     (message,) = role_warnings(["system", "user"], KNOWS_TWO)
     assert "role 'system' (row 0), which the chat template leaves out" in message
     (message,) = role_warnings(["user", "human"], KNOWS_TWO)
-    assert "role 'human' (row 0), which the chat template leaves out" in message
+    assert (
+        "role 'human' (row 0), which the chat template leaves out" in message and "Rename the role to user," in message
+    )
     assert role_warnings(["user", "assistant", "user"], KNOWS_TWO) == []
 
 
 def test_a_role_that_the_template_writes_as_any_word_is_said() -> None:
     (message,) = role_warnings(["system", "human"])
     assert "role 'human' (row 0), which the chat template writes as it would any other word" in message
+    assert "rename it to user: roles" in message
     assert role_warnings(["system", "user"]) == []
     as_glm = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
     (message,) = role_warnings(["observation", "user"], as_glm)
