@@ -156,6 +156,7 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
         (["run", "--beta", "0.1"], "run is a folder."),
         (["trl", "grpo"], "No settings were found in trl grpo."),
         (["--config", "missing.yaml"], "missing.yaml does not exist."),
+        (["binary"], "binary is no text in UTF-8. Give the path of a config of TRL."),
         (["tab.yaml"], "tab.yaml is no valid YAML: line 2: found character '\\t'"),
         (
             ["good.yaml", "--output", "none/new.yaml"],
@@ -167,6 +168,7 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
 def test_migrate_says_which_file_it_cannot_read_or_write(words, said, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     Path("good.yaml").write_text("model_name_or_path: m\n")
+    Path("binary").write_bytes(b"\x7fELF\xc0")
     for name in ("folder.yaml", "run", "trl"):
         Path(name).mkdir(exist_ok=True)
     with pytest.raises(SystemExit) as stopped:
