@@ -83,7 +83,7 @@ def other_trainers(result: Migration) -> list[str]:
 def main(args: list[str]) -> int:
     """Runs the command; 1 where the source cannot be read."""
     options, theirs = build_parser().parse_known_args(args)
-    source = Path(theirs.pop(0)) if theirs and _is_file(theirs[0]) else None
+    source = Path(theirs.pop(0)) if theirs and (_is_file(theirs[0]) or _is_folder(theirs)) else None
     try:
         if source is None and not theirs:
             raise ValueError("Give a YAML file, settings such as --beta 0.04, or the command that starts the run.")
@@ -131,3 +131,8 @@ def _is_file(word: str) -> bool:
     """Whether the first word names a config rather than a program."""
     # Path.is_file raises on a whole command in quotes, which is longer than a file's name may be.
     return not word.startswith("-") and ((word.endswith(FILES) and " " not in word) or os.path.isfile(word))
+
+
+def _is_folder(words: list[str]) -> bool:
+    """Whether a folder is given in place of a config; `trl grpo` beside a clone of TRL is a command all the same."""
+    return os.path.isdir(words[0]) and (len(words) == 1 or words[1].startswith("--"))

@@ -93,7 +93,10 @@ def _refuse_script(path: Path, text: str) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8. Give the path of a config of TRL.") from error
     if path.suffix in SCRIPTS:
         _refuse_script(path, text)
     if path.suffix in PROGRAMS:

@@ -152,7 +152,11 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
         (["accelerate launch train.py"], "No settings were found in accelerate launch train.py."),
         (["missing.yaml"], "missing.yaml does not exist. Give the path of a config of TRL."),
         (["folder.yaml"], "folder.yaml is a folder. Give"),
+        (["run"], "run is a folder. Give the path of a config of TRL."),
+        (["run", "--beta", "0.1"], "run is a folder."),
+        (["trl", "grpo"], "No settings were found in trl grpo."),
         (["--config", "missing.yaml"], "missing.yaml does not exist."),
+        (["binary"], "binary is no text in UTF-8. Give the path of a config of TRL."),
         (["tab.yaml"], "tab.yaml is no valid YAML: line 2: found character '\\t'"),
         (
             ["good.yaml", "--output", "none/new.yaml"],
@@ -164,7 +168,9 @@ def test_arguments_of_other_commands_are_answered_in_a_line(command, said, capsy
 def test_migrate_says_which_file_it_cannot_read_or_write(words, said, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     Path("good.yaml").write_text("model_name_or_path: m\n")
-    Path("folder.yaml").mkdir(exist_ok=True)
+    Path("binary").write_bytes(b"\x7fELF\xc0")
+    for name in ("folder.yaml", "run", "trl"):
+        Path(name).mkdir(exist_ok=True)
     with pytest.raises(SystemExit) as stopped:
         main(["migrate", *words])
     assert stopped.value.code == 1
