@@ -113,7 +113,7 @@ class StepBar(RichProgressBar):
         super().on_train_start(trainer, pl_module)
         self._ends = [time.monotonic()]
         if self.progress is not None:
-            total = last_step(trainer, getattr(pl_module, "num_updates", 1), int(pl_module.steps_done))  # type: ignore[arg-type]
+            total = last_step(trainer, getattr(pl_module, "num_updates", 1), getattr(pl_module, "steps_done", 0))
             self.train_progress_bar_id = self._add_task(float("inf") if total is None else total, "")
             self._draw(pl_module)
 
