@@ -152,11 +152,12 @@ def _about(entry: Entry, entries: Sequence[Entry], table: SettingsTable) -> Iter
 
 
 def _is_no_settings(value: Any) -> bool:
-    """A number, a switch or a word: no mapping, null, file of settings or import path of a class."""
+    """A number, a switch or a word: no mapping, null, file of settings, or import path or name of a class."""
     if not isinstance(value, str):
         return isinstance(value, bool | int | float | list)
-    is_path = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value) is not None
-    return not (is_path or Path(value).is_file() or value.lstrip()[:1] == "{" or value.lower() in ("", "null", "none"))
+    is_class = re.fullmatch(r"[A-Z]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value) is not None
+    is_file = value.endswith((".yaml", ".yml", ".json")) or Path(value).is_file()
+    return not (is_class or is_file or value.lstrip()[:1] == "{" or value.lower() in ("", "null", "none"))
 
 
 def _typed(entry: Entry) -> bool:
