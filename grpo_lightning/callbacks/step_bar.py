@@ -46,7 +46,7 @@ def last_step(trainer: Trainer, num_updates: int, done: int) -> int | None:
     if math.isfinite(trainer.num_training_batches) and trainer.max_epochs and trainer.max_epochs > 0:
         epochs: Any = trainer.fit_loop.epoch_progress.current
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        into_epoch = batches.processed if epochs.processed < epochs.ready else 0
+        into_epoch = batches.ready if epochs.processed < epochs.ready else 0
         left.append((trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches) - into_epoch)
     if trainer.max_steps > 0:
         left.append(-(-(trainer.max_steps - trainer.global_step) // num_updates))

@@ -62,10 +62,8 @@ def end_with(descriptor: int) -> None:
         connection = select.poll()
         connection.register(descriptor, 0)  # of which only the end is told
         if connection.poll(0):
-            try:
-                end_what_was_started()
-            finally:  # also where no file can be opened any more: the call may swallow whatever is raised here
-                os.kill(os.getpid(), signal.SIGKILL)
+            end_what_was_started()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     signal.signal(signal.SIGIO, hear)
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
