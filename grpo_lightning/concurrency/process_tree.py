@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 VARIABLE = "GRPO_LIGHTNING_GRADER"
@@ -24,9 +24,7 @@ def end_tree(leader: int) -> None:
         os.kill(leader, signal.SIGSTOP)
     found = _descendants(leader)
     end_group(leader)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    _kill(found)
 
 
 def end_group(leader: int) -> None:
@@ -43,20 +41,22 @@ def end_descendants(token: str) -> None:
     """
     for _ in range(ROUNDS):
         found = list(_named(token))
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(found)
         if not found:
             return
 
 
 def end_started() -> None:
     """Kills all that this process has started: its children, theirs, and those that the environment tells of."""
-    for pid in _descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    _kill(_descendants(os.getpid()))
     if VARIABLE in os.environ:
         end_descendants(os.environ[VARIABLE])
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _named(token: str) -> Iterator[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages import combine_rewards
+from grpo_lightning.algorithm.advantages import combine_rewards, successes
 from grpo_lightning.generation.base import SamplingSettings
 from grpo_lightning.metrics.evaluation import NamedMeans, none_if_nan, pass_at_k
 from grpo_lightning.rewards import RewardRunner, RewardSpec, RewardTable, resolve_rewards
@@ -156,8 +156,7 @@ class Evaluation:
 
     def _success(self, table: RewardTable) -> Tensor:
         """(N,) float64: 1 for a correct completion, 0 for another, NaN for one that the reward did not score."""
-        scores = table.values[:, self.success_index].double()
-        return (scores >= 1).double().masked_fill(scores.isnan(), math.nan)
+        return successes(table.values[:, self.success_index])
 
     def _rows(self, batch: PromptBatch, rollouts: Rollouts, table: RewardTable) -> list[dict[str, Any]]:
         texts = self.source.texts.completions(batch, rollouts)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,11 +129,12 @@ class DecoderGraphs:
         self, decoder: nn.Module, weights: list[nn.Parameter], embeddings: Tensor, batch: PackedBatch, shape: Shape
     ) -> RecordedPass | None:
         """None for what cannot be recorded, which is said: this pass and all others run without."""
+        record = partial(self._record, decoder, weights, embeddings, batch, shape)
         found: RecordedPass | str = ""
         for has_others in [True, False] if self._graphs else [False]:
             if not has_others:
                 self._forget()
-            found = self._recorded_or_why(decoder, weights, embeddings, batch, shape, not has_others)
+            found = _made_or_why(partial(record, tidy=not has_others), embeddings.device)
             if isinstance(found, RecordedPass):
                 return found
         self._has_failed = True
@@ -142,24 +145,6 @@ class DecoderGraphs:
             found,
         )
         return None
-
-    def _recorded_or_why(
-        self,
-        decoder: nn.Module,
-        weights: list[nn.Parameter],
-        embeddings: Tensor,
-        batch: PackedBatch,
-        shape: Shape,
-        tidy: bool,
-    ) -> RecordedPass | str:
-        """What ``_record`` makes, or the error in a line; the error itself would keep alive what the next try has to be rid of."""
-        generator = torch.cuda.default_generators[embeddings.device.index]
-        random_state = generator.clone_state()
-        try:
-            return self._record(decoder, weights, embeddings, batch, shape, tidy)
-        except Exception as error:  # of whatever it is in a model
-            generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
-            return _first_line(error.__context__ or error)  # what ended the recording, and not that it did not end well
 
     def _record(
         self,
@@ -217,6 +202,17 @@ class _Replay(torch.autograd.Function):
         ctx.graphs.collect_sums()
         of_embeddings = ctx.graph.launch_backward(of_hidden)
         return None if of_embeddings is None else of_embeddings[:, : ctx.length], None, None, None, None
+
+
+def _made_or_why(record: Callable[[], RecordedPass], device: torch.device) -> RecordedPass | str:
+    """What is recorded, or the error in a line; the error itself would keep alive what the next try has to be rid of."""
+    generator = torch.cuda.default_generators[device.index]
+    random_state = generator.clone_state()
+    try:
+        return record()
+    except Exception as error:  # of whatever it is in a model
+        generator.graphsafe_set_state(random_state)  # torch leaves it as if it went on recording
+        return _first_line(error.__context__ or error)  # what ended the recording, and not that it did not end well
 
 
 def _first_line(error: BaseException) -> str:

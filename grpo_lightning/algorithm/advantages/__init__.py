@@ -15,6 +15,7 @@ from grpo_lightning.algorithm.advantages.statistics import (
     group_std,
     group_sum,
     is_unanimous,
+    successes,
 )
 from grpo_lightning.algorithm.advantages.token_rewards import CompletionTokens, RewardLists
 from grpo_lightning.algorithm.advantages.totals import combine_rewards, is_partly_scored
@@ -37,4 +38,5 @@ __all__ = [
     "group_sum",
     "is_partly_scored",
     "is_unanimous",
+    "successes",
 ]

@@ -62,6 +62,16 @@ def is_unanimous(values: Tensor, groups: Tensor) -> Tensor:
     return (lowest >= highest)[index]
 
 
+def successes(values: Tensor) -> Tensor:
+    """``(N,)`` float64: 1 where the reward that says what is correct is 1 or more, 0 where it is less, NaN where it is none.
+
+    Example:
+        >>> successes(torch.tensor([1.0, 0.5, float("nan")]))
+        tensor([1., 0., nan], dtype=torch.float64)
+    """
+    return (values >= 1).double().masked_fill(values.isnan(), torch.nan)
+
+
 def batch_std(values: Tensor) -> Tensor:
     """Scalar: the sample standard deviation of the values that are not NaN; 0 with fewer than two."""
     present = values[~values.isnan()]

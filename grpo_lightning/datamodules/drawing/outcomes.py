@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_lightning.algorithm.advantages import is_unanimous
+from grpo_lightning.algorithm.advantages import is_unanimous, successes
 from grpo_lightning.datamodules.curriculum import POOLS
 from grpo_lightning.datamodules.drawing.orders import DrawnOrder, Order
 from grpo_lightning.datamodules.prompts.dataset import PromptDataset
@@ -49,12 +49,12 @@ class GroupOutcomes:
                           is_dead=tensor([False,  True,  True]))
         """
         rows = [(group == b).nonzero()[:, 0] for b in range(len(uids))]
-        successes = (correct >= 1).double().masked_fill(correct.isnan(), torch.nan)
+        passed = successes(correct)
         alike = is_unanimous(totals, group) if len(totals) else totals.bool()
         return cls(
             list(uids),
             torch.stack([totals[mine].double().nanmean() for mine in rows] or [torch.zeros(0)]).reshape(-1).double(),
-            torch.stack([successes[mine].nanmean() for mine in rows] or [torch.zeros(0)]).reshape(-1).double(),
+            torch.stack([passed[mine].nanmean() for mine in rows] or [torch.zeros(0)]).reshape(-1).double(),
             torch.tensor([bool(alike[mine].all()) for mine in rows], dtype=torch.bool),
         )
 
